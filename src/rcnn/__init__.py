@@ -9,7 +9,7 @@ The names in `__all__` are the public API, described in docs/api.md. Each is imp
 `import rcnn` itself takes milliseconds.
 
 It asks torch for huge pages (on Linux), unless THP_MEM_ALLOC_ENABLE is set: feature maps of many MB then cause a
-fraction of the page faults.
+fraction of the page faults. It also limits how long threads spin while they wait for each other, see threads.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from rcnn import threads
+
 if TYPE_CHECKING:
+    from rcnn.bench.benchmark import benchmark
+    from rcnn.bench.report import Benchmark
     from rcnn.data import Dataset, ImageRecord, open_dataset
     from rcnn.data.images import read_image
     from rcnn.data.inspect.check import check_dataset
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from rcnn.results import DetectedObject, ImageDetections
     from rcnn.serving.client import Client
     from rcnn.structures import Detections, ImageBatch, Proposals, Targets
+    from rcnn.tiles import predict_tiled
     from rcnn.training.api import TrainingRun, train
     from rcnn.training.publish import push_to_hub
     from rcnn.training.settings import TrainConfig
@@ -48,10 +53,12 @@ if TYPE_CHECKING:
     from rcnn.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it first allocates
+threads.prepare()
 __version__ = "0.2.0.dev0"
 
 __all__ = [
     "AugmentedPredictor",
+    "Benchmark",
     "Checkpoint",
     "Client",
     "Dataset",
@@ -71,6 +78,7 @@ __all__ = [
     "TrainingBatch",
     "TrainingRun",
     "__version__",
+    "benchmark",
     "browse_dataset",
     "build_detector",
     "check_dataset",
@@ -89,6 +97,7 @@ __all__ = [
     "model_config",
     "open_dataset",
     "override",
+    "predict_tiled",
     "push_to_hub",
     "read_image",
     "save_checkpoint",
@@ -99,6 +108,7 @@ __all__ = [
 
 _MODULES = {  # public name -> the module that defines it
     "AugmentedPredictor": "rcnn.tta",
+    "Benchmark": "rcnn.bench.report",
     "Checkpoint": "rcnn.weights.checkpoint",
     "Client": "rcnn.serving.client",
     "Dataset": "rcnn.data",
@@ -117,6 +127,7 @@ _MODULES = {  # public name -> the module that defines it
     "TrainConfig": "rcnn.training.settings",
     "TrainingBatch": "rcnn.data.loading",
     "TrainingRun": "rcnn.training.api",
+    "benchmark": "rcnn.bench.benchmark",
     "browse_dataset": "rcnn.drawing.browse",
     "build_detector": "rcnn.models",
     "check_dataset": "rcnn.data.inspect.check",
@@ -135,6 +146,7 @@ _MODULES = {  # public name -> the module that defines it
     "model_config": "rcnn.models",
     "open_dataset": "rcnn.data",
     "override": "rcnn.models.overrides",
+    "predict_tiled": "rcnn.tiles",
     "push_to_hub": "rcnn.training.publish",
     "read_image": "rcnn.data.images",
     "save_checkpoint": "rcnn.weights.checkpoint",

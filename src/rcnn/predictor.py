@@ -21,7 +21,15 @@ import torch
 from torch import Tensor
 
 from rcnn.data.given_boxes import Boxes, GivenBoxes, Labels, check_given, one_per_image, pad_given
-from rcnn.data.image_inputs import Channels, ImageInput, as_image, image_of_list, is_one_image, require_channels
+from rcnn.data.image_inputs import (
+    Channels,
+    ImageInput,
+    ImageSource,
+    as_image,
+    image_of_list,
+    is_one_image,
+    require_channels,
+)
 from rcnn.data.images import MAX_PIXELS
 from rcnn.data.loading import Padding, pad_images
 from rcnn.data.messages import counted
@@ -29,9 +37,10 @@ from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig
 from rcnn.models.overrides import Overrides, as_strings
-from rcnn.ops.pasting import Paste
+from rcnn.models.pasting import pasting_of
 from rcnn.preprocess import Frame
-from rcnn.results import ImageDetections, ImageSource, Pasting, RegionFeatures, require_score
+from rcnn.region_features import RegionFeatures
+from rcnn.results import ImageDetections, require_score
 from rcnn.runtime.devices import Device, Precision, choose_device
 from rcnn.runtime.open_model import open_model
 from rcnn.structures import Detections, ImageBatch
@@ -383,16 +392,4 @@ def to_original(
         box_masks=None if masks is None else masks[index].float().numpy()[keep],
         keypoints=None if points is None else frame.points_to_original(points[index].float().numpy()[keep]),
         pasting=pasting_of(config),
-    )
-
-
-def pasting_of(config: DetectorConfig) -> Pasting:
-    """How the masks of a detector of `config` are brought to image size."""
-    kind: Paste = "accurate" if config.mask is None else config.mask.paste
-    if config.fcis is not None:
-        kind = "fitted" if config.fcis.legacy.mask_inclusive else "fitted_above"
-    return Pasting(
-        kind=kind,
-        last_pixel_inside=config.legacy.boxes.startswith("inclusive") and kind in ("padded", "squeezed", "stretched"),
-        threshold=0.5 if config.fcis is None else config.fcis.mask_threshold,
     )

@@ -1,4 +1,4 @@
-"""The detections of one image, as arrays on the CPU, and what they convert to: JSON, COCO, masks, pictures.
+"""The detections of one image, as arrays on the CPU, and what they convert to: JSON, COCO, labelme, masks, pictures.
 
 Letters: N detections, H x W the image, m the side of a mask in its box, J keypoints, K classes.
 Boxes are float32 xyxy in absolute pixels of the original image, width = x2 - x1.
@@ -14,56 +14,35 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
 
-from rcnn.data.image_inputs import Channels, ImageInput, as_image
+from rcnn.data.image_inputs import ImageInput, ImageSource, as_image
 from rcnn.data.messages import counted, few
-from rcnn.data.skeletons import HALF_PIXEL
+from rcnn.data.writers.coco import coco_result
+from rcnn.data.writers.labelme import labelme_file
+from rcnn.data.writers.yolo import yolo_lines
 from rcnn.drawing.pictures import draw_objects
 from rcnn.ops.boxes import move_ends
 from rcnn.ops.coco_backend import encode_region
+from rcnn.ops.contours import TOLERANCE
 from rcnn.ops.masks import Region
-from rcnn.ops.pasting import Paste, paste_as
-from rcnn.weights.systems.classes import COCO_CATEGORY_IDS, COCO_CLASSES
+from rcnn.ops.pasting import Pasting, paste_as
+from rcnn.weights.systems.classes import category_ids as default_ids
 
 if TYPE_CHECKING:
     import supervision
-
-    from rcnn.models.heads.box import PooledRegions
 
 T = TypeVar("T")
 # what selects several detections
 Rows: TypeAlias = slice | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
 SHOWN_SIDE = 1024  # longer side of the picture in a notebook, pixels
 SHOWN_ROWS = 20  # detections listed in a notebook
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pasting:
-    """How masks in the frame of their box are brought to image size; see `rcnn.ops.pasting`."""
-
-    kind: Paste = "accurate"
-    last_pixel_inside: bool = False  # whether x2, y2 are the last pixel (inclusive)
-    threshold: float = 0.5  # used by FCIS; the other kinds have fixed thresholds
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSource:
-    """The image that detections belong to, read again when it is drawn."""
-
-    image: ImageInput
-    channels: Channels = "rgb"
-    max_pixels: int = 0
-
-    def read(self) -> Tensor:
-        """uint8 RGB (3, H, W)."""
-        return as_image(self.image, channels=self.channels, max_pixels=self.max_pixels)
 
 
 def require_score(score: float) -> float:
@@ -80,44 +59,6 @@ def require_classes(names: Iterable[str], classes: Sequence[str]) -> None:
             near = difflib.get_close_matches(name, classes, 1)
             hint = f" (similar: {near[0]!r})" if near else ""
             raise ValueError(f"the model has no class {name!r}{hint}; it has {few(classes)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegionFeatures:
-    """What the box head of a model computes from N given boxes of one image; row i of each array is box i.
-
-    C channels and side s of the pooled map, F features of the head: 256 x 7 x 7 and 1024 with an FPN; 1024 x 14 x 14
-    (mask-faster-rcnn: 7 x 7) and 2048 with C4, where `vectors` are the means of `maps`.
-    """
-
-    boxes: npt.NDArray[np.float32]  # (N, 4) xyxy, pixels of the original image
-    pooled: npt.NDArray[np.float32]  # (N, C, s, s), pooled from the level of the pyramid that fits the box
-    maps: npt.NDArray[np.float32] | None  # (N, F, h, w), the output of res5 (C4); None with fully connected layers
-    vectors: npt.NDArray[np.float32]  # (N, F), which class and box are computed from ("fc7")
-
-    @classmethod
-    def of(cls, regions: PooledRegions, boxes: npt.NDArray[np.float32]) -> Self:
-        """The features of `boxes` (N, 4), which are the first of the only image of a batch."""
-        count = len(boxes)
-        maps = None if regions.maps is None else _to_numpy(regions.maps[0, :count])
-        return cls(
-            boxes=boxes,
-            pooled=_to_numpy(regions.pooled[0, :count]),
-            maps=maps,
-            vectors=_to_numpy(regions.vectors[0, :count]),
-        )
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    @property
-    def pooled_means(self) -> npt.NDArray[np.float32]:
-        """(N, C), the means of `pooled` over the cells ("pool5" of mask-faster-rcnn's extractors)."""
-        return self.pooled.mean((2, 3))
-
-
-def _to_numpy(values: Tensor) -> npt.NDArray[np.float32]:
-    return values.float().cpu().numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +114,7 @@ class ImageDetections:
     scores: npt.NDArray[np.float32]  # (N,) in 0..1
     labels: npt.NDArray[np.int64]  # (N,) in 0..K-1
     box_masks: npt.NDArray[np.float32] | None = None  # (N, m, m) probabilities, in the frame of their boxes
+    pasted: tuple[Region, ...] | None = None  # N masks at image size, in place of `box_masks` (merged tiles)
     keypoints: npt.NDArray[np.float32] | None = None  # (N, J, 3): x, y, score
     classes: tuple[str, ...] = ()  # the K class names
     skeleton: tuple[tuple[int, int], ...] = ()  # pairs of keypoints that are joined by a line in pictures
@@ -201,6 +143,7 @@ class ImageDetections:
             scores=self.scores[rows],
             labels=self.labels[rows],
             box_masks=None if self.box_masks is None else self.box_masks[rows],
+            pasted=None if self.pasted is None else tuple(self.pasted[row] for row in np.arange(len(self))[rows]),
             keypoints=None if self.keypoints is None else self.keypoints[rows],
         )
 
@@ -261,6 +204,8 @@ class ImageDetections:
 
     def regions(self) -> Iterator[Region] | None:
         """Each mask as the part of the image that it touches; None for models without masks."""
+        if self.pasted is not None:
+            return iter(self.pasted)
         if self.box_masks is None:
             return None
         masks, boxes = torch.from_numpy(self.box_masks), torch.from_numpy(self.boxes)
@@ -293,27 +238,56 @@ class ImageDetections:
         `category_ids` (K,) are the data set's ids of the classes, e.g. `dataset.category_ids`. The default is COCO's
         ids (1 to 90) for COCO's 80 classes in COCO's order, and label + 1 for all other classes.
         """
-        if category_ids is None and self.classes == COCO_CLASSES:
-            category_ids = COCO_CATEGORY_IDS
+        if category_ids is None and self.classes:
+            category_ids = default_ids(self.classes)
         categories = (
             (self.labels + 1).tolist() if category_ids is None else self._of_classes(category_ids, "category_ids")
         )
-        rles = self.rles()
-        results: list[dict[str, Any]] = []
-        for i, (x1, y1, x2, y2) in enumerate(self.boxes.tolist()):
-            result: dict[str, Any] = {
-                "image_id": image_id,
-                "category_id": categories[i],
-                "score": float(self.scores[i]),
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-            }
-            if rles is not None:
-                result["segmentation"] = rles[i]
-            if self.keypoints is not None:
-                # the centre of a pixel is x + 0.5 here and x in COCO; the score replaces visibility
-                result["keypoints"] = (self.keypoints[i] - HALF_PIXEL).reshape(-1).tolist()
-            results.append(result)
-        return results
+        return [
+            coco_result(found, image_id, category) for found, category in zip(self.to_json(), categories, strict=True)
+        ]
+
+    def to_labelme(self, image_path: str | Path, *, tolerance: float = TOLERANCE) -> dict[str, Any]:
+        """The content of labelme's JSON file of the image, e.g. `json.dumps(result.to_labelme("photo.jpg"))`.
+
+        `image_path` is the image, relative to the JSON file. Masks become polygons, simplified to within `tolerance`
+        pixels (0: they follow the pixels); detections without masks are rectangles. Keypoints are not written.
+        """
+        return labelme_file(
+            (self.height, self.width), Path(image_path).as_posix(), self.names, self.boxes,
+            scores=self.scores, masks=self.regions(), tolerance=tolerance,
+        )  # fmt: skip
+
+    def to_yolo(self, *, polygons: bool = True, tolerance: float = TOLERANCE) -> list[str]:
+        """The lines of YOLO's label file of the image: class and polygon, or class and box, in fractions of the image.
+
+        `polygons=False` writes boxes also for models with masks. `tolerance` as in `to_labelme`.
+        """
+        masks = self.regions() if polygons else None
+        return yolo_lines((self.height, self.width), self.labels.tolist(), self.boxes, masks=masks, tolerance=tolerance)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """A dict per detection (for `csv.DictWriter` or `pandas.DataFrame`): label, name, score, x1, y1, x2, y2."""
+        return [
+            {"label": label, "name": name, "score": score, **dict(zip(("x1", "y1", "x2", "y2"), box, strict=True))}
+            for label, name, score, box in zip(
+                self.labels.tolist(), self.names, self.scores.tolist(), self.boxes.tolist(), strict=True
+            )
+        ]
+
+    def to_id_mask(self) -> npt.NDArray[np.uint16]:
+        """The masks in one array (H, W): 0 is background, i + 1 detection i; where they overlap, the best is on top.
+
+        Raises ValueError for models without masks.
+        """
+        regions = self.regions()
+        if regions is None:
+            raise ValueError("these detections have no masks; expected those of Mask R-CNN, Cascade Mask R-CNN or FCIS")
+        ids = np.zeros((self.height, self.width), dtype=np.uint16)
+        for number, (left, top, mask) in enumerate(regions, start=1):
+            part = ids[top : top + mask.shape[0], left : left + mask.shape[1]]
+            part[mask & (part == 0)] = number
+        return ids
 
     def _of_classes(self, values: Sequence[T], name: str) -> list[T]:
         """The value of each detection's class; `values` has one per class."""

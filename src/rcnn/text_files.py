@@ -54,6 +54,15 @@ def missing_text(path: Path) -> str:
     return "does not exist"
 
 
+def require_data_path(path: Path) -> None:
+    """FileNotFoundError unless there is something at `path`, which is to be a data set."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{as_given(path)} {missing_text(path)}; expected the folder of a data set, or an annotation file, in one "
+            "of the formats of docs/data.md"
+        )
+
+
 def decoded(content: bytes, source: str) -> str:
     """Text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which is removed; line ends are LF.
 

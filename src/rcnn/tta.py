@@ -30,7 +30,8 @@ from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.nms import nms
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame, build_preprocessor
-from rcnn.results import ImageDetections, RegionFeatures
+from rcnn.region_features import RegionFeatures
+from rcnn.results import ImageDetections
 from rcnn.runtime.devices import Device, Precision
 from rcnn.structures import Detections, ImageBatch
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -17,6 +14,7 @@ from rcnn.models.heads.box import BoxHead
 from rcnn.structures import ImageBatch, Proposals
 from rcnn.weights.systems.detectron2.system import RULES
 from tests.deviations import assert_at_most, assert_within
+from tests.known_features import known_features
 from tests.narrow import instance, present
 from tests.parity.golden_detectron2 import assert_stage, golden_images, golden_targets, match_sets
 from tests.whole_masks import paste_masks
@@ -44,17 +42,6 @@ def assert_features(detector: Detector, images: ImageBatch, stored: Stored) -> d
     for level in detector.rpn.anchors.strides:  # C4's trunk gives finer maps too, which nothing uses
         assert_stage(stored, f"feat_{level.replace('c', 'res')}", features[level], atol=2e-4)
     return features
-
-
-@contextmanager
-def known_features(detector: Detector, features: dict[str, Tensor]) -> Generator[None, None, None]:
-    """The detector takes these maps instead of computing those of its images again, which takes seconds."""
-
-    def given(images: ImageBatch) -> dict[str, Tensor]:
-        return features
-
-    with patch.object(detector, "features", given):
-        yield
 
 
 def assert_proposals(detector: Detector, features: dict[str, Tensor], images: ImageBatch, stored: Stored) -> None:

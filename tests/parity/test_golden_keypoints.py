@@ -14,9 +14,10 @@ from rcnn.predictor import to_original
 from rcnn.preprocess import Frame
 from rcnn.structures import Targets
 from tests.deviations import assert_at_most, assert_within
+from tests.known_features import known_features
 from tests.narrow import present
 from tests.parity.golden_detectron2 import assert_stage, golden_detector, golden_images, golden_targets, match_sets
-from tests.parity.golden_stages import assert_gradients, known_features
+from tests.parity.golden_stages import assert_gradients
 
 NAME = "keypoint_rcnn_R_50_FPN_1x"
 LOSSES = {

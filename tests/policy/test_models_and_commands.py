@@ -31,6 +31,7 @@ COMMANDS = {
     "train",
     "runs",
     "eval",
+    "benchmark",
     "compare",
     "predict",
     "convert",

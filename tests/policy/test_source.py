@@ -25,21 +25,23 @@ LEVELS = {
     "progress": 0,
     "stopping": 0,
     "text_files": 0,
+    "threads": 0,
     "structures": 0, "ops": 0,
     "preprocess": 1, "download": 1,
     "models": 2, "data": 2,
     "weights": 3, "metrics": 3, "drawing": 3,
     "runtime": 4,
+    "region_features": 4,
     "results": 4,
-    "predictor": 5, "tta": 5,
+    "predictor": 5, "tta": 5, "tiles": 5,
     "evaluation": 6, "export": 6,
-    "training": 7, "serving": 7,
+    "training": 7, "serving": 7, "bench": 7,
     "demo": 8,
     "cli": 9,
     "__main__": 10,
 }  # fmt: skip
-# test-time augmentation is prediction, repeated
-ALLOWED_BESIDE = {("tta", "predictor")}
+# test-time augmentation and tiles are prediction, repeated
+ALLOWED_BESIDE = {("tta", "predictor"), ("tiles", "predictor")}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 # written in pieces so that this file does not hold what it forbids
 FORBIDDEN_WORDS = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK|for " + r"now)\b")

@@ -21,7 +21,6 @@ from PIL import Image
 from pycocotools import mask as pycoco
 
 from rcnn.cli.predict_images import ImageRun
-from rcnn.cli.sources import Source
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.command import rcnn
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
@@ -289,15 +288,15 @@ def test_predict_keeps_earlier_results_if_nothing_could_be_read(data: Path, trai
 def test_a_full_disk_stops_the_command_and_keeps_what_is_there(
     data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write, drawn = ImageRun._write_picture, list[object]()
+    write, drawn = ImageRun._write_file, list[object]()
 
-    def full(run: ImageRun, source: Source, picture: bytes) -> None:
+    def full(run: ImageRun, name: str, picture: bytes) -> None:
         if drawn:
             raise OSError(errno.ENOSPC, "No space left on device")
-        drawn.append(source)
-        write(run, source, picture)
+        drawn.append(name)
+        write(run, name, picture)
 
-    monkeypatch.setattr(ImageRun, "_write_picture", full)
+    monkeypatch.setattr(ImageRun, "_write_file", full)
     assert rcnn("predict", trained, data / "val2017", "--output", tmp_path) == 2
     message = capsys.readouterr().err
     free = r"\(\d+\.\d MB free\)"

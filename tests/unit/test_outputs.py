@@ -16,16 +16,17 @@ from typing import IO
 
 import pytest
 
-from rcnn import outputs
 from rcnn.new_outputs import new_output, output_or_new
 from rcnn.outputs import (
     MARKER,
     OutputFolder,
     files_of_rcnn,
     finish_moves,
+    marker,
     numbered,
     recover_folder,
     replace_folder,
+    require_not_in_use,
 )
 
 
@@ -96,13 +97,19 @@ def test_an_output_that_is_no_folder_is_refused(tmp_path: Path) -> None:
         new_output("eval", "m", below=tmp_path / "file")
 
 
-def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> None:
+def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import sys, rcnn.outputs as o; f = o.OutputFolder(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
+        who = rf"process {other.pid} \(rcnn\)" if marker.LOCKS.exists() else "another rcnn process"
+        with pytest.raises(BlockingIOError, match=f"in use by {who}: wait until it ends"):
+            OutputFolder(tmp_path)
+        with pytest.raises(BlockingIOError, match=f"in use by {who}: wait until it ends"):
+            require_not_in_use(tmp_path)
+        monkeypatch.setattr(marker, "LOCKS", tmp_path / "absent")
         with pytest.raises(BlockingIOError, match="in use by another rcnn process"):
             OutputFolder(tmp_path)
         other.kill()
@@ -111,7 +118,7 @@ def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> No
 
 def test_a_lock_on_a_marker_that_was_removed_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that held the lock removed the marker between our open and our lock."""
-    lock, removed = outputs.lock_file, list[Path]()
+    lock, removed = marker.lock_file, list[Path]()
 
     def slow(file: IO[str]) -> None:
         if not removed:
@@ -119,7 +126,7 @@ def test_a_lock_on_a_marker_that_was_removed_does_not_count(tmp_path: Path, monk
             removed[0].unlink()
         lock(file)
 
-    monkeypatch.setattr(outputs, "lock_file", slow)
+    monkeypatch.setattr(marker, "lock_file", slow)
     with OutputFolder(tmp_path) as output:
         assert (tmp_path / MARKER).exists()
         output.write_text("a.txt", "a")

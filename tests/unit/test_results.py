@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rcnn.results import ImageDetections, ImageSource
+from rcnn.data.image_inputs import ImageSource
+from rcnn.results import ImageDetections
 from rcnn.weights.systems.classes import COCO_CATEGORY_IDS, COCO_CLASSES
 
 RESULT = ImageDetections(

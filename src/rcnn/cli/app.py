@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from rcnn.cli.benchmark import benchmark
 from rcnn.cli.compare import compare
 from rcnn.cli.convert import convert
 from rcnn.cli.data import data
@@ -42,6 +43,7 @@ app.add_typer(models, name="models")
 app.command("download")(download)
 app.command("push")(push)
 app.add_typer(data, name="data")
+app.command("benchmark")(benchmark)
 app.command("doctor")(doctor)
 app.command("demo")(demo)
 

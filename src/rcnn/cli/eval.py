@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rcnn.cli.early import require_places
 from rcnn.cli.options import (
     TTA,
     Allow,
@@ -114,6 +115,7 @@ def evaluate(
 
     Example: rcnn eval runs/balloons --data balloons/ --output evaluated
     """
+    require_places(data, output)
     from rcnn.data.opening import DatasetOptions
     from rcnn.evaluation.opening import open_subject
     from rcnn.evaluation.plan import EvaluationOptions

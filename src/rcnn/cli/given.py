@@ -14,7 +14,7 @@ from rcnn.outputs import OutputFolder
 
 if TYPE_CHECKING:
     from rcnn.data.given_boxes import BoxFile
-    from rcnn.results import RegionFeatures
+    from rcnn.region_features import RegionFeatures
 
 
 def given_boxes(boxes: Path | None, features: Path | None, filters: str | None, tta: str) -> BoxFile | None:

@@ -29,6 +29,7 @@ COMMANDS = {
     "download": "Download published weights by name, verify and convert them.",
     "push": "Upload a checkpoint with a model card to the Hugging Face Hub.",
     "data": "Check, describe, divide and download data sets.",
+    "benchmark": "Measure the speed of a model on this machine, beside torchvision's.",
     "doctor": "Show what this machine has, and how to install what is missing.",
     "demo": "Train and evaluate a small Mask R-CNN on synthetic images, in minutes.",
 }

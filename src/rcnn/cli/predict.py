@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.given import given_boxes
+from rcnn.cli.early import require_an_input, require_places
 from rcnn.cli.options import (
     TTA,
     Allow,
@@ -23,12 +23,10 @@ from rcnn.cli.options import (
     PrecisionOption,
     TTAFlip,
 )
-from rcnn.cli.predict_images import ImageOptions, predict_images, share_images, warn_of_dropped_scores
 from rcnn.cli.predict_split import SplitOptions, predict_split_command, require_one_input
 from rcnn.cli.scores import chosen_filter
 from rcnn.cli.views import predictor_from
 from rcnn.cli.workers import Devices, launch
-from rcnn.data.messages import counted
 from rcnn.new_outputs import output_or_new
 
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
@@ -44,8 +42,9 @@ def predict(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="FILES_FOLDERS_OR_URLS [KEY=VALUE]...",
-            help="Images; folders are searched recursively. Settings, e.g. box.score_threshold=0.01.",
+            metavar="FILES_FOLDERS_PATTERNS_OR_URLS [KEY=VALUE]...",
+            help="Images; folders are searched recursively; patterns in quotes: 'photos/**/*.jpg'. Settings, e.g. "
+            "box.score_threshold=0.01.",
         ),
     ] = None,
     data: Annotated[
@@ -65,6 +64,19 @@ def predict(
     to_stdout: Annotated[
         bool, typer.Option("--json", help="Also print predictions.json on stdout, and nothing else there.")
     ] = False,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT,...",
+            help="Also write the detections as coco (results and a data set file), csv, labelme, yolo (polygons where "
+            "the model has masks), yolo-boxes or masks (PNG of ids).",
+        ),
+    ] = "",
+    copy_images: Annotated[
+        bool,
+        typer.Option(help="Copy the images beside their labels, for --format labelme and yolo."),
+    ] = True,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write pictures with the detections, or only JSON.")
     ] = True,
@@ -106,6 +118,17 @@ def predict(
     max_pixels: Annotated[
         int, typer.Option(help="Refuse images with more pixels (0 = no limit).", min=0)
     ] = 180_000_000,
+    tile: Annotated[
+        int,
+        typer.Option(
+            help="Predict on overlapping tiles of this side in pixels, e.g. 1024, and merge the objects that they cut: "
+            "for very large images (0 = whole images).",
+            min=0,
+        ),
+    ] = 0,
+    tile_overlap: Annotated[
+        float, typer.Option(help="With --tile: how much of its side a tile shares with the next one.", min=0, max=0.9)
+    ] = 0.25,
     precision: PrecisionOption = Precision.float32,
     padding: PaddingOption = Padding.exact,
     tta: TTA = "",
@@ -120,6 +143,8 @@ def predict(
     Files that rcnn did not write are never overwritten. An image that cannot be read is reported on stderr and under
     "failed" in the JSON; the others are processed, and the exit status is 1.
 
+    --format labelme and yolo write data sets that rcnn and other tools read: correct the labels, and train on them.
+
     With --boxes, each image gets one entry per box of the file, in its order: the box as given, the most probable
     class, its score and mask.
 
@@ -127,15 +152,26 @@ def predict(
 
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
-    from rcnn.runtime.processes import joined
-
     inputs, overrides = split_overrides(arguments or [])
     of_split = None if data is None else SplitOptions(
         data=data, split=split, annotations=annotations, images=images, limit=limit
     )  # fmt: skip
     require_one_input(of_split, split, inputs)
+    require_places(data, output)
+    require_an_input(inputs)
     if of_split is not None and (boxes is not None or features is not None):
         raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
+    if of_split is not None and formats:
+        raise ValueError("--format is for images; --data writes COCO's results files: leave --format out")
+    if tile:
+        require_tiles_fit(tile, tile_overlap, of_split, boxes)
+    # imported here: they import torch, and what is above needs none
+    from rcnn.cli.formats import chosen_formats
+    from rcnn.cli.given import given_boxes
+    from rcnn.cli.predict_images import ImageOptions, predict_images, share_images, warn_of_dropped_scores
+    from rcnn.data.messages import counted
+    from rcnn.runtime.processes import joined
+
     given = given_boxes(boxes, features, score or classes, tta)
     if devices > 1:
         if given is not None:
@@ -157,17 +193,29 @@ def predict(
     options = ImageOptions(
         keep=keep, pictures=pictures, contour=contour, labels=labels, line_width=line_width,
         keypoint_score=keypoint_score, max_pixels=max_pixels,
-        given=given, features=features, limit=limit,
+        given=given, features=features, limit=limit, formats=chosen_formats(formats, predictor.config),
+        copies=copy_images, tile=tile, overlap=tile_overlap,
     )  # fmt: skip
     with joined(predictor.device) as processes:
         if not processes.is_first:
-            share_images(predictor, options, processes)
+            share_images(predictor, output or Path(), options, processes)
             return
         predictions = predict_images(predictor, inputs, output, checkpoint, options, processes)
     typer.echo(predictions.text if to_stdout else predictions.summary)
     if predictions.failed:
         typer.echo(f"{counted(len(predictions.failed), 'input')} failed", err=True)
         raise typer.Exit(1)
+
+
+def require_tiles_fit(tile: int, overlap: float, of_split: SplitOptions | None, boxes: Path | None) -> None:
+    """Raise ValueError for --tile with options that it cannot be combined with, or out of range."""
+    from rcnn.tiles import check_tiling
+
+    check_tiling(tile, overlap)
+    if of_split is not None:
+        raise ValueError("--tile is for images; --data predicts on whole images: leave --tile out")
+    if boxes is not None:
+        raise ValueError("--boxes are scored in the whole image; leave --tile out")
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 import typer
 
 from rcnn.background import in_background
+from rcnn.cli.formats import WITH_IMAGES, copy_image, files_of_image, names_of_outputs, write_tables
 from rcnn.cli.given import keep_given, require_free, write_features
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.scores import Filter
@@ -33,10 +34,13 @@ if TYPE_CHECKING:
     from rcnn.data.given_boxes import BoxFile
     from rcnn.models.config import DetectorConfig
     from rcnn.predictor import Predictor
-    from rcnn.results import ImageDetections, RegionFeatures
+    from rcnn.preprocess import Frame
+    from rcnn.region_features import RegionFeatures
+    from rcnn.results import ImageDetections
     from rcnn.runtime.processes import Processes
 
 READ_AHEAD = 2  # images decoded before they are needed
+DRAWN_BESIDE = 1  # images that are drawn while the model works on the next one
 QUALITY = 92  # of the JPEG pictures
 MAX_SIDE = 65_500  # pixels; JPEG has no longer sides
 RESULTS = "predictions.json"
@@ -58,6 +62,10 @@ class ImageOptions:
     limit: int = 0  # images, the first ones; 0: all
     given: BoxFile | None = None  # boxes to score instead of detecting
     features: Path | None = None  # .npz file for the features of the boxes given
+    formats: tuple[str, ...] = ()  # besides predictions.json
+    tile: int = 0  # side of the tiles that an image is divided into, pixels; 0: none
+    overlap: float = 0.25  # of a tile's side, shared with the next one
+    copies: bool = True  # images are copied beside their labels, for the formats that are data sets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +110,7 @@ def predict_images(
             )
         if options.limit:
             del sources.images[options.limit :]
+        folder.require_free(*names_of_outputs(options.formats, sources.images, copies=options.copies))
         if output is None:
             typer.echo(f"output folder: {path}", err=True)
         run = ImageRun(predictor=predictor, folder=folder, options=options)
@@ -112,6 +121,8 @@ def predict_images(
                 typer.echo(f"the results so far are in {path / PARTIAL}", err=True)
             raise
         text = _write_results(folder, images, sources.failed)
+        keypoint = predictor.config.keypoint
+        write_tables(folder, options.formats, images, predictor.classes, () if keypoint is None else keypoint.names)
         if options.features is not None:
             write_features(options.features, folder, run.features)
     if options.given is not None and (unused := options.given.unused()):
@@ -121,9 +132,9 @@ def predict_images(
     return Predictions(text=text, images=images, failed=sources.failed, folder=path)
 
 
-def share_images(predictor: Predictor, options: ImageOptions, processes: Processes) -> None:
-    """Predict on a part of the images of the first process, which gets the outcomes."""
-    for _ in outcomes(predictor, options, processes.share(list[Source]()), processes):
+def share_images(predictor: Predictor, output: Path, options: ImageOptions, processes: Processes) -> None:
+    """Predict on a part of the images of the first process, which gets the outcomes and writes them to `output`."""
+    for _ in outcomes(predictor, output, options, processes.share(list[Source]()), processes):
         raise AssertionError("only the first process gets outcomes")
 
 
@@ -176,7 +187,9 @@ class ImageRun:
         shared = processes.share(sources.images)
         partial_results = self.folder.claim(PARTIAL)
         with partial_results.open("w", encoding="utf-8") as lines, progress_bar("predict", len(shared)) as advance:
-            for source, outcome in zip(shared, outcomes(self.predictor, self.options, shared, processes), strict=True):
+            for source, outcome in zip(
+                shared, outcomes(self.predictor, self.folder.path, self.options, shared, processes), strict=True
+            ):
                 if outcome.entry is None:
                     sources.failed.append((source.name, outcome.error))
                     typer.echo(f"{source.name}: {outcome.error}", err=True)
@@ -190,7 +203,12 @@ class ImageRun:
         """Write the picture of an image, then its line."""
         try:
             if outcome.picture:
-                self._write_picture(source, outcome.picture)
+                self._write_file(source.picture, outcome.picture)
+            for name, content in outcome.files.items():
+                self._write_file(name, content)
+            for name in self.options.formats:
+                if self.options.copies and name in WITH_IMAGES:
+                    copy_image(self.folder, name, source, outcome.content)
             lines.write(json.dumps(outcome.entry) + "\n")
             lines.flush()
         except OSError as error:
@@ -200,9 +218,9 @@ class ImageRun:
         if outcome.features is not None:
             self.features.append((source.name, outcome.features))
 
-    def _write_picture(self, source: Source, picture: bytes) -> None:
-        with self.folder.writing(source.picture) as path:
-            path.write_bytes(picture)
+    def _write_file(self, name: str, content: bytes) -> None:
+        with self.folder.writing(name) as path:
+            path.write_bytes(content)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,50 +229,106 @@ class Outcome:
 
     entry: dict[str, Any] | None = None  # of predictions.json; None: it failed
     picture: bytes = b""  # JPEG; empty: none is drawn
+    files: dict[str, bytes] = field(default_factory=dict)  # of --format: names in the output folder, and contents
+    content: bytes | None = None  # of a download that is to be copied
     features: RegionFeatures | None = None  # of the boxes given
     error: str = ""
 
 
 def outcomes(
-    predictor: Predictor, options: ImageOptions, images: Sequence[Source], processes: Processes
+    predictor: Predictor, output: Path, options: ImageOptions, images: Sequence[Source], processes: Processes
 ) -> Iterator[Outcome]:
-    """What became of each image, in order, on the first process; the others yield none."""
+    """What became of each image, in order, on the first process; the others yield none.
+
+    While the model works on an image, threads read the next ones, and encode and draw the one before.
+    """
     own = [images[place] for place in processes.own_places(len(images), 1)]
-    read = read_ahead(own, partial(in_background, partial(_read, options)), READ_AHEAD)
-    found = (_outcome(predictor, options, source, image) for source, image in read)
-    return processes.in_order(found, len(images), 1)
+    read = read_ahead(own, partial(in_background, partial(_read, predictor, options)), READ_AHEAD)
+    detected = (_detect(predictor, options, source, image) for source, image in read)
+    finished = read_ahead(detected, partial(in_background, partial(_finish, output, options)), DRAWN_BESIDE)
+    return processes.in_order((outcome.result() for _, outcome in finished), len(images), 1)
 
 
-def _read(options: ImageOptions, source: Source) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class ReadImage:
+    """One image, as it is before the model."""
+
+    pixels: Tensor  # (3, H, W) uint8 RGB
+    prepared: tuple[Tensor, Frame] | None  # what `Predictor.prepare` returns; None: boxes are given, or tiles cut
+    content: bytes | None  # of a download
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectedImage:
+    """One image after the model: its detections, or why there are none."""
+
+    source: Source
+    found: ImageDetections | Exception
+    content: bytes | None = None  # of a download that is to be copied
+    features: RegionFeatures | None = None
+
+
+def _read(predictor: Predictor, options: ImageOptions, source: Source) -> ReadImage:
     from rcnn.data.images import read_image
 
-    return read_image(source.read(), max_pixels=options.max_pixels)
-
-
-def _outcome(predictor: Predictor, options: ImageOptions, source: Source, image: Future[Tensor]) -> Outcome:
-    try:
-        return _predict(predictor, options, source, image.result())
-    except Exception as error:  # one bad input must not stop the others
-        reason = " ".join(str(error).removeprefix(source.name).lstrip(": ").split()) or type(error).__name__
-        return Outcome(error=reason)
-
-
-def _predict(predictor: Predictor, options: ImageOptions, source: Source, image: Tensor) -> Outcome:
-    """The entry of an image in predictions.json, and its picture."""
-    boxes = None if options.given is None else options.given.of(source.name)
-    features = None
-    if boxes is not None and options.features is not None:
-        result, features = predictor.predict_with_features(image, boxes)
-    else:
-        result = predictor.predict(image, boxes=boxes)
-        if boxes is None:
-            result = options.keep.apply(result)
-    entry: dict[str, Any] = {"file": source.name, "height": result.height, "width": result.width}
-    return Outcome(
-        entry=entry | {"detections": result.to_json()},
-        picture=_picture(result, options) if options.pictures else b"",
-        features=features,
+    content = source.read()
+    pixels = read_image(content, max_pixels=options.max_pixels)
+    return ReadImage(
+        pixels=pixels,
+        prepared=predictor.prepare(pixels) if options.given is None and not options.tile else None,
+        content=content if isinstance(content, bytes) else None,
     )
+
+
+def _detect(predictor: Predictor, options: ImageOptions, source: Source, read: Future[ReadImage]) -> DetectedImage:
+    """What the model finds in an image, or in its boxes given."""
+    from rcnn.results import ImageSource
+    from rcnn.tiles import predict_tiled
+
+    features = None
+    try:
+        image = read.result()
+        boxes = None if options.given is None else options.given.of(source.name)
+        if boxes is not None and options.features is not None:
+            found, features = predictor.predict_with_features(image.pixels, boxes)
+        elif options.tile:
+            found = predict_tiled(
+                predictor, image.pixels, tile=options.tile, overlap=options.overlap, score=options.keep.score,
+                max_pixels=0,
+            )  # fmt: skip
+        elif image.prepared is not None:
+            resized, frame = image.prepared
+            found = replace(predictor.detect([resized], [frame])[0], source=ImageSource(image=image.pixels))
+        else:
+            found = predictor.predict(image.pixels, boxes=boxes)
+    except Exception as error:  # one bad input must not stop the others
+        return DetectedImage(source=source, found=error)
+    return DetectedImage(source=source, found=found, content=image.content, features=features)
+
+
+def _finish(output: Path, options: ImageOptions, image: DetectedImage) -> Outcome:
+    """The entry of an image in predictions.json, its picture and its files of other formats."""
+    source = image.source
+    if isinstance(image.found, Exception):
+        return Outcome(error=_reason(image.found, source))
+    try:
+        result = options.keep.apply(image.found) if options.given is None else image.found
+        entry: dict[str, Any] = {"file": source.name, "height": result.height, "width": result.width}
+        copied = options.copies and any(name in WITH_IMAGES for name in options.formats)
+        return Outcome(
+            entry=entry | {"detections": result.to_json()},
+            picture=_picture(result, options) if options.pictures else b"",
+            files=files_of_image(result, source, options.formats, output, copies=options.copies),
+            features=image.features,
+            content=image.content if copied else None,
+        )
+    except Exception as error:
+        return Outcome(error=_reason(error, source))
+
+
+def _reason(error: Exception, source: Source) -> str:
+    """The message of an error in one line, without the name of the image, which is printed before it."""
+    return " ".join(str(error).removeprefix(source.name).lstrip(": ").split()) or type(error).__name__
 
 
 def _picture(result: ImageDetections, options: ImageOptions) -> bytes:

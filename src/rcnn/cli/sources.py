@@ -1,7 +1,8 @@
-"""The inputs of `rcnn predict` (files, folders and URLs) as a list of images."""
+"""The inputs of `rcnn predict` (files, folders, patterns and URLs) as a list of images."""
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import urllib.parse
@@ -47,10 +48,11 @@ def is_url(word: str) -> bool:
 
 
 def expand(words: Iterable[str], output: OutputFolder) -> Sources:
-    """The images of files, folders (with all folders in them, sorted by name) and URLs, in this order.
+    """The images of files, folders (with all folders in them, sorted by name), patterns and URLs, in this order.
 
-    In folders, hidden files, files that are not images, and files that rcnn wrote are skipped. Names of pictures are
-    unique and free in `output`.
+    A pattern is a word with *, ? or [ that is no file: photos/*.jpg, or with folders at any depth photos/**/*.jpg. In
+    folders and patterns, hidden files, files that are not images, and files that rcnn wrote are skipped. Names of
+    pictures are unique and free in `output`.
     """
     sources, taken = Sources(), set[str]()
 
@@ -69,9 +71,15 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
                     sources.failed.append((word, "contains no image"))
             elif "\0" not in word and Path(word).exists():
                 add(word, Path(word).name)
+            elif glob.has_magic(word):
+                before, folder = len(sources.images), _fixed_part(word)
+                for path in _images_of_pattern(word, folder, sources):
+                    add(str(path), path.relative_to(folder).as_posix())
+                if len(sources.images) == before:
+                    sources.failed.append((word, "matches no image"))
             else:
                 reason = missing_text(Path(word))
-                sources.failed.append((word, f"{reason}; expected a file, a folder, or an http(s) URL"))
+                sources.failed.append((word, f"{reason}; expected a file, a folder, a pattern, or an http(s) URL"))
         except (ValueError, OSError) as error:
             sources.failed.append((word, str(error)))
     return sources
@@ -97,8 +105,6 @@ def _images_below(folder: Path, sources: Sources) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
         sources.failed.append((str(error.filename), f"cannot be read: {error.strerror}"))
 
-    from rcnn.data.images import is_image
-
     for here, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         written = {os.path.realpath(Path(here) / name) for name in files_of_rcnn(here)}
@@ -106,10 +112,34 @@ def _images_below(folder: Path, sources: Sources) -> Iterator[Path]:
             path = Path(here) / name
             if name.startswith(".") or os.path.realpath(path) in written or _written_above(path, folder):
                 continue
-            if path.suffix.lower() in IMAGE_SUFFIXES or is_image(path):
+            if _may_be_image(path):
                 yield path
             else:
                 sources.skipped.append(str(path))
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folder of a pattern before its first part with a wildcard."""
+    parts = Path(pattern).parts
+    return Path(*parts[: next(place for place, part in enumerate(parts) if glob.has_magic(part))])
+
+
+def _images_of_pattern(pattern: str, folder: Path, sources: Sources) -> Iterator[Path]:
+    """Image files that match a pattern below `folder`, sorted by path; others are counted in `sources`."""
+    for match in sorted(glob.glob(pattern, recursive=True)):
+        path = Path(match)
+        if path.is_dir() or path.name in files_of_rcnn(path.parent) or _written_above(path, folder):
+            continue
+        if _may_be_image(path):
+            yield path
+        else:
+            sources.skipped.append(str(path))
+
+
+def _may_be_image(path: Path) -> bool:
+    from rcnn.data.images import is_image
+
+    return path.suffix.lower() in IMAGE_SUFFIXES or is_image(path)
 
 
 def _written_above(path: Path, folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rcnn.cli.early import require_places, require_run_folder
 from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Images, Offline, RelativeBoxes, Strict
 from rcnn.cli.workers import Devices, MaxRestarts, is_restarted, launch, require_devices
 from rcnn.new_outputs import output_or_new
@@ -111,16 +111,10 @@ def train(
 
     Example: rcnn train mask_rcnn_compact --data balloons/ --output runs/balloons train.steps=500
     """
-    from rcnn.data.messages import counted
-    from rcnn.runtime.devices import choose_device
-    from rcnn.training.describe import describe_plan
-    from rcnn.training.finite import replay
-    from rcnn.training.measure import measure
-    from rcnn.training.plan import plan_training
-    from rcnn.training.request import RunRequest
-    from rcnn.training.run import execute
-
     if replay_file is not None:
+        from rcnn.runtime.devices import choose_device
+        from rcnn.training.finite import replay
+
         for line in replay(replay_file, choose_device(device), tuple(allow or ())):
             typer.echo(line)
         return
@@ -134,6 +128,17 @@ def train(
         )
     if measure_steps and not (dry_run and devices == 1):
         raise ValueError("--measure is for --dry-run on one device: rcnn train MODEL --data DIR --dry-run --measure 5")
+    require_places(data, None)
+    require_run_folder(output, resume=resume or is_restarted())
+
+    # imported here: they import torch, and what is above needs none
+    from rcnn.data.messages import counted
+    from rcnn.training.describe import describe_plan
+    from rcnn.training.measure import measure
+    from rcnn.training.plan import plan_training
+    from rcnn.training.request import RunRequest, continue_command
+    from rcnn.training.run import execute
+
     request = RunRequest(
         model=model or "",
         recipe=recipe,
@@ -174,8 +179,7 @@ def train(
             typer.echo(f"finished after {counted(outcome.step, 'step')}; the run is in {outcome.output}")
         else:
             done = f"stopped after {outcome.step} of {counted(plan.settings.steps, 'step')}"
-            again = ["train", plan.request.model, "--data", str(data), "--output", str(outcome.output), "--resume"]
-            typer.echo(f"{done}; to continue: rcnn {shlex.join(again)}")
+            typer.echo(f"{done}; to continue: {continue_command(plan.request, plan.processes.count, outcome.output)}")
         if outcome.best is not None:
             typer.echo(f"best {outcome.best_metric} {outcome.best:.4f}, in {outcome.output / 'best'}")
         if outcome.best == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, cast, get_args
 
@@ -24,6 +25,19 @@ ACCEPTED = (
     "a path (str or Path), encoded bytes, a binary file, a Pillow image, a numpy array uint8 (H, W), (H, W, 1), "
     "(H, W, 3) or (H, W, 4), or a tensor uint8 (3, H, W)"
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """The image that detections belong to, read again when it is drawn."""
+
+    image: ImageInput
+    channels: Channels = "rgb"
+    max_pixels: int = 0
+
+    def read(self) -> Tensor:
+        """uint8 RGB (3, H, W)."""
+        return as_image(self.image, channels=self.channels, max_pixels=self.max_pixels)
 
 
 def is_one_image(value: object) -> bool:

@@ -30,11 +30,11 @@ from rcnn.outputs import OutputFolder, files_of_rcnn
 from rcnn.predictor import Predictor
 from rcnn.progress import Progress, no_progress
 from rcnn.stopping import Stopped
+from rcnn.training.found_run import LOG
 from rcnn.training.log import read_log
 from rcnn.training.request import RunRequest
 from rcnn.training.run import run_training
 from rcnn.training.run_data import NO_SPLIT
-from rcnn.training.run_folder import LOG
 from rcnn.training.settings import TrainConfig
 
 MODEL = "mask_rcnn_compact"

@@ -111,6 +111,12 @@ def chart_svg(chart: Chart) -> str:
     return page_svg(lambda axes: _draw(axes, chart), chart.describe())
 
 
+def load_matplotlib() -> None:
+    """Import what `page_svg` needs: a thread may do it beside other work."""
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+
+
 def page_svg(draw: Callable[[Axes], None], description: str) -> str:
     """What `draw` draws on a pair of axes, as an `<svg>` element for a page; `description`: for screen readers."""
     import matplotlib as mpl

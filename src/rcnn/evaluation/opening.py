@@ -22,7 +22,7 @@ from rcnn.predictor import Predictor
 from rcnn.runtime.exported import is_exported
 from rcnn.runtime.open_model import model_record
 from rcnn.text_files import read_json
-from rcnn.weights.checkpoint import CONFIG_FILE
+from rcnn.weights.files import CONFIG_FILE
 
 
 class Model(Protocol):

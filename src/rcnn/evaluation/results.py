@@ -18,7 +18,7 @@ from rcnn.metrics.inputs import check_results, json_lines, read_json_or_lines
 from rcnn.metrics.values import FIELDS
 from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
 from rcnn.runtime.exported import is_exported
-from rcnn.weights.checkpoint import CONFIG_FILE
+from rcnn.weights.files import CONFIG_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ one image, m the side of a mask in its box.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,15 @@ from rcnn.ops.opencv import resize_bilinear
 
 Paste = Literal["accurate", "padded", "squeezed", "rounded", "stretched", "fitted", "fitted_above"]
 STRETCHED_CUT = 122  # of 255; mask-faster-rcnn sets pixels above it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pasting:
+    """How masks in the frame of their box are brought to image size; see `paste_as`."""
+
+    kind: Paste = "accurate"
+    last_pixel_inside: bool = False  # whether x2, y2 are the last pixel (inclusive)
+    threshold: float = 0.5  # used by FCIS; the other kinds have fixed thresholds
 
 
 def paste_as(

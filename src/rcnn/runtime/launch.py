@@ -21,6 +21,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from rcnn import threads
 from rcnn.data.messages import counted
 from rcnn.runtime.in_flight import IN_FLIGHT
 
@@ -117,12 +118,11 @@ def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
 
     Afterwards the signal handlers, which torch's launcher replaces, are as before.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     added = {LAUNCHED: "1"}
     if typed:
         added[TYPED] = shlex.join(["rcnn", *typed])
-    if "OMP_NUM_THREADS" not in os.environ:
-        added["OMP_NUM_THREADS"] = str(max(1, cores // devices))
+    if not threads.set_by_user():
+        added[threads.NUMBER] = str(max(1, threads.available_cores() // devices))
     numbers = [getattr(signal, name) for name in SIGNALS.split(",") if hasattr(signal, name)]
     handlers = {number: signal.getsignal(number) for number in numbers}
     os.environ.update(added)
@@ -131,6 +131,7 @@ def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+        threads.prepare()
         for number, handler in handlers.items():
             if threading.current_thread() is threading.main_thread():
                 signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python

@@ -18,9 +18,9 @@ from typing import Any
 
 from PIL import Image
 
-from rcnn.data.image_inputs import Channels, ImageInput, as_image
+from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image
 from rcnn.data.images import MAX_PIXELS
-from rcnn.results import ImageDetections, ImageSource, require_score
+from rcnn.results import ImageDetections, require_score
 from rcnn.serving.wire import from_wire
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rcnn.results import ImageDetections, Pasting
+from rcnn.ops.pasting import Pasting
+from rcnn.results import ImageDetections
 
 ARRAYS = ("boxes", "scores", "labels", "box_masks", "keypoints")
 

@@ -20,6 +20,7 @@ from rcnn.data.messages import counted
 from rcnn.models import build_detector
 from rcnn.runtime.memory import free_memory, held_memory, is_out_of_memory, measures_peaks, peak_memory
 from rcnn.runtime.processes import Processes
+from rcnn.training.advice import rescaled
 from rcnn.training.engine import optimize
 from rcnn.training.finite import NonFiniteError
 from rcnn.training.length import keys_of, with_length
@@ -73,8 +74,10 @@ def _with_images(plan: RunPlan, images: int, processes: int) -> TrainConfig:
     recipe = find_recipe(plan.request.recipe) if plan.request.recipe else None
     if recipe is not None:
         settings, _ = recipe.with_published_batch(settings, processes, given)
-    published = 0 if recipe is None else before
-    return with_length(settings, images=len(plan.dataset), processes=processes, given=given, published=published)[0]
+    chosen = "train.steps" in plan.advised  # for a number of images, as those of a recipe
+    published = before if recipe is not None or chosen else 0
+    settings, _ = with_length(settings, images=len(plan.dataset), processes=processes, given=given, published=published)
+    return rescaled(settings, plan.settings.steps, plan.advised)
 
 
 class _Step:

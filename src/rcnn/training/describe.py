@@ -38,6 +38,7 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
     if plan.request.recipe:
         yield from _recipe(plan)
     yield f"train: {' '.join(f'{key}={value}' for key, value in config_to_dict(plan.settings).items())}"
+    yield from _advised(plan)
     yield _learning_rate(plan)
     if plan.config.keypoint is not None:
         keypoint = plan.config.keypoint
@@ -62,12 +63,12 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
         "val-split": ", ".join(map(_data, plan.validations)) or "none",
         "classes": ", ".join(plan.dataset.classes),
         "output": str(plan.output or "a new folder runs/train-MODEL-N"),
+        "disk": plan.space.describe(),
         "device": str(plan.device),
     }
     if plan.resumes:
         rows["resume"] = f"from {plan.output}/last"
-    rows |= {setting.path: str(setting.default) for setting in settings_table(plan.config)}
-    rows |= {PREFIX + setting.path: str(setting.default) for setting in settings_table(plan.settings)}
+    rows |= _values(plan)
     if plan.auto_batch_size:
         rows[BATCH_SIZE] = f"{AUTO}: the largest that fits in the memory, chosen when the run starts"
     width = max(map(len, rows))
@@ -86,6 +87,18 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
             f"backbone from them; above are those of the model. To see them: rcnn download {plan.download.name}"
         )
     yield "nothing was written (--dry-run)"
+
+
+def _advised(plan: RunPlan) -> Iterator[str]:
+    """The settings that the data decided, with their reasons."""
+    values = _values(plan)
+    yield from (f"chosen from the data: {name}={values[name]} ({plan.reasons[name]})" for name in plan.advised)
+
+
+def _values(plan: RunPlan) -> dict[str, str]:
+    """Every setting of the model and of training."""
+    model = {setting.path: str(setting.default) for setting in settings_table(plan.config)}
+    return model | {PREFIX + setting.path: str(setting.default) for setting in settings_table(plan.settings)}
 
 
 def _recipe(plan: RunPlan) -> Iterator[str]:

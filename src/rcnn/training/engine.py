@@ -37,9 +37,10 @@ def train(
 
     `batches(first)` is an endless stream from batch `first` on. The gradients of `accumulate` batches are averaged.
     `last/` is saved every `checkpoint_every` steps, before each evaluation, and when the run is stopped or the stream
-    fails; `best/` is the best of the evaluations. A stop signal ends the run after the current step, or at once in a
-    wait for data or an evaluation. A run that is resumed equals an uninterrupted one bit for bit. With several
-    processes, each runs this loop; one that fails ends all of them. Raises DivergedError if a loss is not finite.
+    fails; `best/` is the best of the evaluations. `patience` evaluations in a row that are not better end the run. A
+    stop signal ends it after the current step, or at once in a wait for data or an evaluation. A run that is resumed
+    equals an uninterrupted one bit for bit. With several processes, each runs this loop; one that fails ends all of
+    them. Raises DivergedError if a loss is not finite.
     """
     saver, processes = Saver(state, settings, run, log, evaluate), state.processes
     may_save = True  # not within a step, which has changed a part of the state; nor where processes are apart
@@ -53,6 +54,8 @@ def train(
             with monitor.paused():
                 saver.evaluate_if_due(stop)
             for step in range(state.step, settings.steps):
+                if saver.ends_early():  # also a run that is resumed after its early end
+                    break
                 with together(processes, stop), log.waiting():  # all data of the step, before anything changes
                     fetched = [next(stream) for _ in range(settings.accumulate)]
                 may_save = False

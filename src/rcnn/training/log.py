@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from typing_extensions import override
 
+from rcnn.outputs import naming
 from rcnn.training.trackers import Reports
 from rcnn.training.view import RunSize, details, speed
 
@@ -110,7 +111,8 @@ class RunLog(SilentLog):
     ) -> None:
         with suppress(OSError):  # the terminal was closed (SIGHUP)
             self._view.stop()
-        self._file.close()
+        with suppress(OSError):  # of a full disk, which `write` has reported
+            self._file.close()
         if self._reports is not None:
             self._reports.close()
 
@@ -119,8 +121,9 @@ class RunLog(SilentLog):
         """One line: the step, the seconds that the run has taken so far (also before it was resumed), and `values`."""
         seconds = self._before + time.perf_counter() - self._started
         line = {"step": step, "seconds": round(seconds, 3), **values}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
         if "loss" in numbers:
             self._losses, self._losses_of = numbers, step + 1
@@ -132,7 +135,8 @@ class RunLog(SilentLog):
     @override
     def sync(self) -> None:
         """Force the lines to the disk."""
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            os.fsync(self._file.fileno())
 
     @override
     @contextmanager

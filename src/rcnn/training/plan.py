@@ -25,6 +25,9 @@ from rcnn.own_code import require_file
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers
+from rcnn.training.advice import Advice, advise_model, advise_training
+from rcnn.training.disk_space import DiskSpace, disk_space, require_space
+from rcnn.training.found_run import FoundRun, find_run
 from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
 from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length
@@ -34,15 +37,14 @@ from rcnn.training.recipes.fitting import fitted
 from rcnn.training.request import RunRequest
 from rcnn.training.resuming import as_recorded, record_to_resume, recorded_settings, require_fixed
 from rcnn.training.run_data import RunData, open_run_data, shared_images
-from rcnn.training.run_folder import FoundRun, find_run
 from rcnn.training.schedule import require_one_schedule, schedule_warnings
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides, without_auto
 from rcnn.training.sharding import require_divisible
 from rcnn.training.starting import (
+    buildable,
     choose_weights,
     is_whole,
     read_weights,
-    require_buildable,
     size_text,
     starting_config,
     starting_settings,
@@ -69,10 +71,12 @@ class RunPlan:
     request: RunRequest  # with the values of the run that is resumed
     auto_batch_size: bool  # settings.batch_size is to be replaced by the largest that fits in the memory
     reasons: dict[str, str]  # "data", "split", "val-split", "device", "train.lr", ... -> reason, or "given"
+    advised: tuple[str, ...]  # the settings that the data decided, e.g. "input.min_size", "train.steps"
     changed: tuple[str, ...]  # settings that differ from those of the run that is resumed, as KEY: OLD -> NEW
     warnings: tuple[str, ...]
     download: Entry | None  # the weights that the run downloads; `config` then has the model's settings, not the file's
     identity: dict[str, dict[str, Any]]  # of the data, by split; see `data_identity`
+    space: DiskSpace  # for the checkpoints
     trained_images: TrainedImages | None  # for evaluations; None: its images are not files
 
     @property
@@ -128,6 +132,7 @@ def plan_training(
     processes = Processes(count=devices) if devices > 1 else process_numbers()
     found = find_run(request.output) if request.output is not None else FoundRun(record=None, checkpoints=())
     record = record_to_resume(request, found)
+    device = device_of_process(choose_device(request.device), processes)
     if record is not None:
         request = as_recorded(request, record)
     overrides, automatic = without_auto(request.overrides)
@@ -174,7 +179,13 @@ def plan_training(
         config = with_backbone(config, request.model, request.weights, typed)
         if recipe is not None and own_weights:  # what the recipe says of its weights, e.g. means, wins over their file
             config = override(config, [*recipe.input_settings, *typed])
-    require_buildable(config, "" if record is None else request.record_file)
+    detector = buildable(config, "" if record is None else request.record_file)
+    advises = record is None and recipe is None and request.settings is None
+    advice = Advice()
+    if advises and request.config is None:
+        whole = not starts_fresh(request.model) or is_whole(request.model, request.weights)
+        advice = advise_model(config, data.training, _keys(typed), pretrained=whole)
+        config = override(config, advice.model)
     evaluations = _evaluation_plans(config, data, settings)
 
     length = dict[str, str]()
@@ -189,9 +200,22 @@ def plan_training(
             published=recipe.images_per_step if recipe is not None else 0,
         )
         length |= reasons
+    if advises:
+        advice = advice.and_also(
+            advise_training(
+                settings,
+                defaults,
+                data.training,
+                sum(map(len, data.validations)),
+                given | ({"augment"} if request.augment is not None else set()),
+                min_size=config.input.min_size,
+                processes=processes.count,
+            )
+        )
+        settings = replace(settings, **advice.training)
     if before is not None:
         require_fixed(before, settings, request.output)
-    device = device_of_process(choose_device(request.device), processes)
+    space = disk_space(detector, settings, request.output)
     return RunPlan(
         output=request.output,
         resumes=record is not None and "last" in found.checkpoints,
@@ -205,12 +229,15 @@ def plan_training(
         reasons=data.reasons
         | _setting_reasons(request, first, recipe, resumes=record is not None)
         | {PREFIX + name: reason for name, reason in length.items()}
+        | advice.reasons
         | _device_reason(request, device)
         | {"weights": why},
+        advised=tuple(advice.reasons),
         changed=() if before is None else (*_changes(start, config), *_changes(Prefixed(before), Prefixed(settings))),
         warnings=(
             *([left_out] if left_out else []),
             *_run_warnings(request, found),
+            *require_space(space, request.output),
             *schedule_warnings(settings, given),
             *length_warning(settings, images=len(data.training), processes=processes.count),
             *_images_warning(settings, record, before, processes),
@@ -221,8 +248,14 @@ def plan_training(
         ),
         download=absent,
         identity={split: data_identity(dataset) for split, dataset in data.every.items()},
+        space=space,
         trained_images=TrainedImages.of(data.training),
     )
+
+
+def _keys(words: Sequence[str]) -> set[str]:
+    """The keys of KEY=VALUE settings."""
+    return {word.partition("=")[0].strip() for word in words}
 
 
 def _device_reason(request: RunRequest, device: torch.device) -> dict[str, str]:
@@ -299,7 +332,7 @@ def _setting_reasons(
     lengths = [name for name in LENGTHS if getattr(first, name) != getattr(defaults, name)]
     if typed := [PREFIX + name for name in keys_of(request.overrides).intersection(LENGTHS)]:  # it replaces the others
         reasons |= dict.fromkeys((PREFIX + name for name in lengths), f"{typed[0]} is given")
-    given = {one.partition("=")[0].strip() for one in request.overrides}
+    given = _keys(request.overrides)
     given |= {PREFIX + "augment"} if request.augment is not None else set()
     return reasons | dict.fromkeys(given, "given")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rcnn.training.found_run import LOG
 from rcnn.training.log import read_log
-from rcnn.training.run_folder import LOG
 from rcnn.weights.hub import push
 
 METRICS = ("bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50", "keypoints_AP")  # of log.jsonl, shown on the card

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data import Dataset
 from rcnn.data.transforms import Step
 from rcnn.models import DetectorConfig
+from rcnn.runtime.launch import LAUNCHED
 from rcnn.training.settings import TrainConfig
 
 
@@ -47,3 +50,16 @@ class RunRequest:
     def record_file(self) -> str:
         """The record of the run."""
         return f"{self.output}/config.json"
+
+
+def continue_command(request: RunRequest, processes: int, output: Path) -> str:
+    """The command that continues the run in `output`, which was stopped, with the same number of processes."""
+    words = ["rcnn", "train", request.model, "--data", str(request.data_name), "--output", str(output), "--resume"]
+    words += [] if request.device == "auto" else ["--device", request.device]
+    words += [word for factory in request.allow for word in ("--allow", factory)]
+    words += ["--strict"] * request.strict + ["--allow-empty"] * request.allow_empty
+    if processes == 1:
+        return shlex.join(words)
+    if os.environ.get(LAUNCHED) == "1":
+        return shlex.join([*words, "--devices", str(processes)])
+    return f"{shlex.join(words)} (in {processes} processes, started as before)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from rcnn.data.held_out import HeldOut
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import config_from_dict
 from rcnn.models.validate import validate
+from rcnn.training.found_run import FoundRun, listed, require_no_run
 from rcnn.training.request import RunRequest
 from rcnn.training.run_data import NO_SPLIT
-from rcnn.training.run_folder import FoundRun
 from rcnn.training.settings import TrainConfig
 from rcnn.training.starting import NO_WEIGHTS, same_weights
 
@@ -29,13 +28,10 @@ def record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | N
     if not found.checkpoints:  # nothing yet, or killed before the first checkpoint: start again
         return found.record if request.resume else None
     if not request.resume:
-        raise ValueError(
-            f"{output} contains a run ({_listed(found.checkpoints)}): continue it with resume=True (--resume), or "
-            "choose another output (--output)"
-        )
+        require_no_run(request.output or Path(), found.checkpoints)
     if "last" not in found.checkpoints:
         raise ValueError(
-            f"{output}/last is missing, so the run cannot be resumed: {_listed(found.checkpoints)} does not contain "
+            f"{output}/last is missing, so the run cannot be resumed: {listed(found.checkpoints)} does not contain "
             f"the state of the optimizer. Start a new run from its weights: rcnn train "
             f"{output}/{found.checkpoints[0]} --data {data} --output NEW_RUN"
         )
@@ -114,7 +110,3 @@ def _same_path(one: str, other: str) -> bool:
         return bool(other) and Path(one).resolve() == Path(other).resolve()
     except (ValueError, OSError):  # a null byte in a damaged record, a name that is too long
         return False
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"{name}/" for name in names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from rcnn.training.describe import describe_start
 from rcnn.training.determinism import deterministic
 from rcnn.training.distributed import batch_norm_warnings
 from rcnn.training.engine import train
+from rcnn.training.found_run import CURVE, HELD_OUT, LOG, PLOT, REPORT
 from rcnn.training.identity import identity_changes
 from rcnn.training.log import RunLog, SilentLog, read_log
 from rcnn.training.plan import RunPlan, RunRequest, plan_training
-from rcnn.training.run_folder import CURVE, HELD_OUT, LOG, PLOT, REPORT, RunFolder
+from rcnn.training.run_folder import RunFolder
 from rcnn.training.saver import Outcome
 from rcnn.training.schedule import learning_rate
 from rcnn.training.settings import PREFIX
@@ -106,7 +107,8 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
             with _run_log(plan, output, state, log) as run_log:
                 evaluate = _evaluation(plan, run_log, processes)
                 outcome = train(state, batches_of(plan), plan.settings, run, run_log, evaluate=evaluate)
-            ending = "finished" if outcome.finished else "stopped"
+            done = "finished" if state.step == plan.settings.steps else "stopped early by train.patience"
+            ending = done if outcome.finished else "stopped"
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -114,7 +116,9 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         finally:
             if processes.is_first:
                 lead = f"{state.step} of {counted(plan.settings.steps, 'step')}, {ending}."
-                _draw_curve(run, plan, lead, unchanged=(state.step, state.evaluation_due) == before)
+                # the error that ended a run says more than one of the charts, e.g. on a full disk
+                with suppress(OSError) if ending == "failed" else nullcontext():
+                    _draw_curve(run, plan, lead, unchanged=(state.step, state.evaluation_due) == before)
     return outcome
 
 
@@ -199,7 +203,7 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
             f"warning: {run.path}/best is missing (its value was {state.best:.4f}): the next evaluation writes a new "
             "one, whatever its value"
         )
-        state.best, state.evaluation_due = None, state.evaluation_due or state.step == steps
+        state.best, state.since_best, state.evaluation_due = None, 0, state.evaluation_due or state.step == steps
     done = state.step == steps and not (state.evaluation_due and plan.validations)
     finished = f"{run.path} has already finished its {counted(steps, 'step')}"
     log(finished if done else f"resuming {run.path} at step {state.step}")

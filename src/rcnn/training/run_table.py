@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rcnn.training.found_run import FIELDS, LOG, RECORD
 from rcnn.training.log import read_log
-from rcnn.training.run_folder import FIELDS, LOG, RECORD
+from rcnn.training.validation import SINCE_BEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class RunRow:
     step: int  # of the last line of the log, from 1; 0: none
     steps: int
     hours: float  # of training
+    stopped_early: bool  # by train.patience
     loss: float | None  # the last
     box: float | None
     mask: float | None
@@ -29,8 +31,10 @@ class RunRow:
 
     @property
     def state(self) -> str:
-        """`finished`, or how far the run is."""
-        return "finished" if self.step >= self.steps else f"{100 * self.step / self.steps:.0f} %"
+        """`finished`, `early` (stopped early), or how far the run is."""
+        if self.step >= self.steps:
+            return "finished"
+        return "early" if self.stopped_early else f"{100 * self.step / self.steps:.0f} %"
 
 
 def runs_in(folder: Path) -> list[RunRow]:
@@ -60,6 +64,8 @@ def _row(run: Path, folder: Path, record: dict[str, Any]) -> RunRow:
     lines = read_log(run / LOG)
     losses = [line["loss"] for line in lines if isinstance(line.get("loss"), int | float)]
     seconds = [line["seconds"] for line in lines if isinstance(line.get("seconds"), int | float)]
+    patience = record["train"].get("patience", 0)
+    since_best = next((line[SINCE_BEST] for line in reversed(lines) if type(line.get(SINCE_BEST)) is int), 0)
     return RunRow(
         folder=run.relative_to(folder).as_posix(),
         model=str(record["model"].get("name", "?")),
@@ -67,6 +73,7 @@ def _row(run: Path, folder: Path, record: dict[str, Any]) -> RunRow:
         step=max((line["step"] + 1 for line in lines), default=0),
         steps=int(record["train"].get("steps", 0)),
         hours=max(seconds, default=0.0) / 3600,
+        stopped_early=bool(patience) and since_best >= patience,
         loss=losses[-1] if losses else None,
         box=_best(lines, "bbox_AP"),
         mask=_best(lines, "segm_AP"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcnn.data.messages import counted
 from rcnn.models import Detector
 from rcnn.training.distributed import share_buffers, together
 from rcnn.training.log import SilentLog
@@ -14,7 +15,7 @@ from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import whole_detector
 from rcnn.training.signals import StopRequests
 from rcnn.training.state import TrainState
-from rcnn.training.validation import Metrics, choose, chosen_metric, flatten, main_metrics
+from rcnn.training.validation import SINCE_BEST, Metrics, choose, chosen_metric, flatten, main_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Outcome:
 
     output: Path  # the folder of the run
     step: int  # steps done
-    finished: bool  # False: a signal or the time limit stopped it, and it can be resumed
+    finished: bool  # all steps, or ended early; False: a signal or the time limit stopped it, and it can be resumed
     best: float | None  # best value of the metric that best/ is chosen by; None: never evaluated
     best_metric: str  # its name, e.g. segm.AP
     metrics: Metrics | None  # of the last evaluation
@@ -63,13 +64,26 @@ class Saver:
         with stop.interrupting():  # last/ is saved: the evaluation is repeated when the run is resumed
             self._metrics = self.evaluate(whole_detector(state.evaluated))
         value = choose(self._metrics, self.settings.best)
+        state.since_best += 1
         if value is not None and (state.best is None or value > state.best):
-            state.best = value
+            state.best, state.since_best = value, 0
             self.run.save("best", state.evaluated)
-        self.log.write(step=state.step - 1, **flatten(self._metrics))
+        self.log.write(step=state.step - 1, **flatten(self._metrics), **{SINCE_BEST: state.since_best})
         self.log.log(f"step {state.step}: {main_metrics(self._metrics)}")
         state.evaluation_due = False
         self.save_last()
+
+    def ends_early(self) -> bool:
+        """Whether the last `train.patience` evaluations were not better than the best; says so in the log."""
+        state, patience = self.state, self.settings.patience
+        if not patience or state.best is None or state.since_best < patience:
+            return False
+        self.log.log(
+            f"stopped early after {state.step} of {counted(self.settings.steps, 'step')}: "
+            f"{counted(state.since_best, 'evaluation')} in a row were not better than {state.best:.4f} "
+            f"(train.patience={patience})"
+        )
+        return True
 
     def outcome(self, *, finished: bool, signal: int | None = None) -> Outcome:
         """How the run ended: finished, or stopped by `signal` or the time limit."""

@@ -91,13 +91,15 @@ class TrainConfig:
     keep: int = 0  # steps between checkpoints that are kept beside last/ and best/, as step-N/; 0: none
     time_limit: float = 0.0  # hours of training after which the run is saved and stopped, to be resumed; 0: none
     evaluate_every: int = 500  # steps between evaluations, after which best/ may be saved; 0: only at the end
+    # early stopping: the run ends after this number of evaluations in a row without a new best value; 0: never
+    patience: int = 0
     # definition of average precision; auto: that of the validation set's format
     metric: Literal["auto", "coco", "voc2007", "voc2012", "lvis"] = "auto"
     best: str = ""  # metric that best/ is chosen by, e.g. segm.AP; empty: AP of masks if there are any, else of boxes
 
     def __post_init__(self) -> None:
         minimum = {"steps": 1, "batch_size": 1, "accumulate": 1, "reference_batch": 1, "warmup_steps": 0, "workers": 0}
-        minimum |= {"log_every": 1, "checkpoint_every": 1, "evaluate_every": 0, "seed": 0}
+        minimum |= {"log_every": 1, "checkpoint_every": 1, "evaluate_every": 0, "patience": 0, "seed": 0}
         minimum |= {"lr": 0, "clip_norm": 0, "jitter": 0, "warmup_factor": 0, "decay": 0, "momentum": 0}
         minimum |= {"weight_decay": 0, "norm_weight_decay": 0, "backbone_lr": 0}
         minimum |= {"keep": 0, "time_limit": 0, "watchdog": 0, "epochs": 0, "layer_decay": 0, "final_lr": 0}
@@ -191,23 +193,26 @@ class TrainConfig:
         return self.lr * self.images_per_step(processes) / self.reference_batch
 
 
-# Defaults of a run that starts from a checkpoint: few images, few steps, weights that should mostly be kept. The
-# learning rate of the papers would destroy a network with batch norm folded into its convolutions.
+# The defaults for each start. What depends on the data (steps, evaluations, EMA, image sizes) is decided in advice.py.
+
+# From a trained detector: few images, few steps, weights that should mostly be kept. The learning rate of the papers
+# would destroy a network with batch norm folded into its convolutions.
 FINE_TUNING = TrainConfig(
     steps=300,
     batch_size=2,
     reference_batch=2,
     optimizer="adamw",
     lr=0.0002,
+    ema=0.99,
     weight_decay=0.01,
     warmup_steps=20,
     clip_norm=5.0,
+    jitter=0.2,
     evaluate_every=100,
 )
 
-# Defaults of the lite0 models, which start from ImageNet weights and are for data sets of tens to hundreds of images:
-# many small steps, a backbone that changes slowly, and training images that are smaller than those of prediction, which
-# is faster and hardly worse (Touvron et al. 2019).
+# The lite0 models, which start from ImageNet weights and are for data sets of tens to hundreds of images: many small
+# steps, and a backbone that changes slowly.
 LITE = TrainConfig(
     steps=300,
     batch_size=2,
@@ -216,7 +221,6 @@ LITE = TrainConfig(
     lr=0.001,
     backbone_lr=0.2,
     ema=0.99,
-    scales=(288, 352, 416),
     weight_decay=0.02,
     warmup_steps=20,
     milestones=(0.7, 0.9),
@@ -224,6 +228,20 @@ LITE = TrainConfig(
     clip_norm=5.0,
     jitter=0.2,
     evaluate_every=100,
+)
+
+# The compact models, which start from random weights.
+FROM_SCRATCH = TrainConfig(
+    steps=1000,
+    batch_size=8,
+    reference_batch=8,
+    optimizer="adamw",
+    lr=0.002,
+    weight_decay=0.02,
+    warmup_steps=30,
+    milestones=(0.6, 0.85),
+    decay=0.2,
+    jitter=0.2,
 )
 
 

@@ -15,7 +15,7 @@ from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_
 from rcnn.models.overrides import override
 from rcnn.models.zoo import lite, unknown_model
 from rcnn.text_files import as_given, missing_text
-from rcnn.training.settings import FINE_TUNING, LITE, TrainConfig
+from rcnn.training.settings import FINE_TUNING, FROM_SCRATCH, LITE, TrainConfig
 from rcnn.weights.backbone import adopt_backbone, load_backbone
 from rcnn.weights.catalogue.cache import is_available
 from rcnn.weights.catalogue.entry import Entry
@@ -39,6 +39,7 @@ FROZEN_AND_RANDOM = (
     "train from random weights, set backbone.norm=bn backbone.frozen_stages=0 (and fpn.norm=bn) "
     "train.optimizer=adamw train.lr=0.002"
 )
+COMPACT = "_compact"  # end of the names of models that are trained from random weights in minutes
 NO_WEIGHTS = "none"  # value of --weights: random weights
 IMAGENET = "imagenet"  # value of --weights: the ImageNet weights of the model's backbone
 
@@ -71,9 +72,11 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
 
 
 def starting_settings(model: str, weights: str = "") -> TrainConfig:
-    """The default training settings: the papers' for a named model, milder ones for a trained detector."""
+    """The default training settings before those that the data decide: the papers' for most named models."""
     if not starts_fresh(model) or is_whole(model, weights):
         return FINE_TUNING
+    if model.endswith(COMPACT):
+        return FROM_SCRATCH
     return LITE if model in lite.MODELS else TrainConfig()
 
 
@@ -163,10 +166,13 @@ def with_backbone(config: DetectorConfig, model: str, weights: str, overrides: S
     return adopt_backbone(config, read_weights(weights), weights, overrides)
 
 
-def require_buildable(config: DetectorConfig, source: str = "") -> None:
-    """ValueError unless a detector can be built with these settings, of the file `source` if one is named."""
+def buildable(config: DetectorConfig, source: str = "") -> Detector:
+    """The detector with these settings and uninitialized weights.
+
+    ValueError if it cannot be built; it names the file of the settings, `source`, if one is given.
+    """
     try:
-        empty_detector(config)
+        return empty_detector(config)
     except ValueError as error:
         if not source:
             raise

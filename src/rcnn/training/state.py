@@ -22,7 +22,7 @@ from rcnn.training.sharding import divided, divided_state, whole_state
 
 STATE_FILE = "training.pt"
 COMPILE: dict[str, dict[str, Any]] = {"default": {}, "cuda_graphs": {"mode": "reduce-overhead", "dynamic": False}}
-KEYS = {"step", "best", "evaluation_due", "optimizer", "ema", "random"}  # of the file
+KEYS = {"step", "best", "since_best", "evaluation_due", "optimizer", "ema", "random"}  # of the file
 OTHER_RANDOM = "other_random"  # key of the random generators of the processes after the first, where there are any
 RandomState = dict[str, Any]  # of the global generators of one process
 
@@ -38,6 +38,7 @@ class TrainState:
     processes: Processes = ALONE
     step: int = 0
     best: float | None = None  # the best value so far of the metric that best/ is chosen by
+    since_best: int = 0  # evaluations since the best
     evaluation_due: bool = False  # the evaluation after `step` is not done yet
 
     @classmethod
@@ -75,6 +76,7 @@ class TrainState:
         values: dict[str, Any] = {
             "step": self.step,
             "best": self.best,
+            "since_best": self.since_best,
             "evaluation_due": self.evaluation_due,
             "optimizer": whole_state(self.optimizer.state_dict()),
             "ema": None if self.ema is None else whole_state(self.ema.detector.state_dict()),
@@ -101,6 +103,7 @@ class TrainState:
             average = divided_state(values["ema"], self.ema.detector) if values["ema"] else self.detector.state_dict()
             self.ema.detector.load_state_dict(average)
         self.step, self.best, self.evaluation_due = values["step"], values["best"], values["evaluation_due"]
+        self.since_best = values["since_best"]
         if type(self.step) is not int or self.step < 0:
             raise ValueError(f"step is {self.step!r}; expected an integer of 0 or more")
         random_states = [values["random"], *values.get(OTHER_RANDOM, [])]
@@ -135,10 +138,12 @@ def _require_shapes(optimizer: torch.optim.Optimizer) -> None:
 def write_state(values: Mapping[str, Any], folder: Path) -> None:
     """Write what `TrainState.contents` returned to `training.pt` in `folder`. Reading it runs no code."""
     try:
-        torch.save(values, folder / STATE_FILE)
-    except RuntimeError as error:  # torch's for an error of the disk
-        reason = str(error).splitlines()[0]
-        raise OSError(f"{folder / STATE_FILE} cannot be written ({reason}); is the disk full?") from error
+        with (folder / STATE_FILE).open("wb") as file:  # torch hides the number of an error if it opens the file itself
+            torch.save(values, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # e.g. of a full disk
+            raise error.__context__ from error
+        raise
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from typing_extensions import override
 
-from rcnn.training.run_folder import EVENTS, TRACKED
+from rcnn.training.found_run import EVENTS, TRACKED
 
 Name = Literal["tensorboard", "wandb", "mlflow"]  # also of the package and of the extra of rcnn
 

@@ -23,6 +23,7 @@ from rcnn.training.settings import TrainConfig
 KINDS = ("bbox", "segm", "keypoints", "proposals")
 SHOWN = ("AP", "AP50", "AR100", "AR1000")  # those that a line of the run shows
 LOSS = "validation_loss"  # key of the loss on the first validation set, with train.validation_loss
+SINCE_BEST = "since_best"  # key in the log: evaluations since the best one
 OTHERS = "other_splits"  # key of the metrics on the validation splits after the first
 Metrics = dict[str, Any]  # {"bbox": {"AP": .., "AP50": ..}, "segm": {..}, ...}
 

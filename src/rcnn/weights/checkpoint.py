@@ -6,6 +6,8 @@ config of a detector with the user's own modules names code (models/own.py), whi
 
 from __future__ import annotations
 
+import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,10 +32,9 @@ from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
 from rcnn.text_files import as_given, missing_text, require_regular
 from rcnn.weights.differences import different_tensors, misfits, misfits_text
-from rcnn.weights.record import DamagedError, read_record, record_text, warn_if_changed
+from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
+from rcnn.weights.record import DamagedError, read_record, record_text, require_digest, warn_if_changed
 
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
 Kind = Literal["detector", "backbone"]
 SMALL = 64_000_000  # bytes that a detector may take beside twice its file: buffers that are not saved
@@ -122,7 +123,9 @@ def write_checkpoint(
     try:
         save_file(state, folder / WEIGHTS_FILE)
     except SafetensorError as error:
-        raise OSError(f"{folder} cannot be written ({error}); is the disk full?") from error
+        if (number := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder / WEIGHTS_FILE)) from error
     record = {
         "kind": kind,
         "model": config_to_dict(config),
@@ -239,16 +242,6 @@ def checkpoint_files(path: str | Path) -> tuple[Path, Path]:
     """The two files of the checkpoint in folder `path`, or of the best of the training run `path`."""
     folder = _locate(Path(path))
     return folder / CONFIG_FILE, folder / WEIGHTS_FILE
-
-
-def require_digest(path: Path, files: Mapping[str, str]) -> None:
-    """DamagedError unless the file `path` is the one whose digest config.json recorded in `files`."""
-    if files.get(path.name) != sha256_of(path):
-        raise DamagedError(
-            f"{path} is not the file that was written with the {CONFIG_FILE} beside it (it is damaged, comes from "
-            "another checkpoint, or the command that wrote it was stopped)",
-            "run that command again, copy the whole folder again, or use another checkpoint",
-        )
 
 
 def load_detector(

@@ -23,7 +23,8 @@ from rcnn.background import in_background
 from rcnn.data.messages import few
 from rcnn.models.config import DetectorConfig
 from rcnn.weights.catalogue.cache import cache_folder, is_offline
-from rcnn.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, checkpoint_files, load_checkpoint
+from rcnn.weights.checkpoint import Checkpoint, checkpoint_files, load_checkpoint
+from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
 from rcnn.weights.record import is_record
 
 PREFIX = "hf:"

@@ -12,7 +12,9 @@ from typing import Any
 from rcnn import __version__
 from rcnn.data.messages import few
 from rcnn.models.config import CONFIG_VERSION
+from rcnn.outputs import sha256_of
 from rcnn.text_files import require_regular
+from rcnn.weights.files import CONFIG_FILE
 
 FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
 KINDS = ("detector", "backbone")
@@ -97,6 +99,16 @@ def warn_if_changed(record: Mapping[str, Any], path: Path) -> None:
     """Warn unless the `record` read from file `path` is what rcnn wrote there: people edit it to rename classes."""
     if record.get(DIGEST) != record_digest(record):
         warnings.warn(f"{path} is not as rcnn wrote it: it was edited, or it is damaged", stacklevel=2)
+
+
+def require_digest(path: Path, files: Mapping[str, str]) -> None:
+    """DamagedError unless the file `path` is the one whose digest config.json recorded in `files`."""
+    if files.get(path.name) != sha256_of(path):
+        raise DamagedError(
+            f"{path} is not the file that was written with the {CONFIG_FILE} beside it (it is damaged, comes from "
+            "another checkpoint, or the command that wrote it was stopped)",
+            "run that command again, copy the whole folder again, or use another checkpoint",
+        )
 
 
 def _require_config_version(record: Mapping[str, Any], path: Path) -> None:

@@ -14,7 +14,8 @@ from rcnn.data.messages import few
 from rcnn.models import build_detector
 from rcnn.models.config import DetectorConfig
 from rcnn.structures import ImageBatch
-from rcnn.weights.checkpoint import WEIGHTS_FILE, empty_detector, load_checkpoint
+from rcnn.weights.checkpoint import empty_detector, load_checkpoint
+from rcnn.weights.files import WEIGHTS_FILE
 from rcnn.weights.readers.torch_files import read_safetensors
 
 CHUNK = 1 << 22  # numbers compared at a time

@@ -153,6 +153,21 @@ def test_folders_are_searched_in_order_for_images(tmp_path: Path) -> None:
     assert not wrong
 
 
+def test_a_pattern_names_images_at_any_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/b.jpg", "photos/a.jpg", "photos/c.txt", "photos/in/deep/d.jpg", "photos/.e.jpg", "f[1].jpg"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"x")
+    with OutputFolder("photos/found") as output:
+        output.write_text("g.jpg", "a picture of an earlier run")
+    sources = expand(["photos/*", "photos/**/*.jpg", "f[1].jpg", "photos/*.gif"], tmp_path / "out")
+    names = ["photos/a.jpg", "photos/b.jpg", "photos/a.jpg", "photos/b.jpg", "photos/in/deep/d.jpg", "f[1].jpg"]
+    assert [source.name for source in sources.images] == names
+    assert [source.picture for source in sources.images][2:5] == ["a-2.jpg", "b-2.jpg", "in/deep/d.jpg"]
+    assert sources.skipped == ["photos/c.txt"]
+    assert sources.failed == [("photos/*.gif", "matches no image")]
+
+
 def test_no_two_pictures_have_one_name(tmp_path: Path) -> None:
     touch(tmp_path / "a.jpg", tmp_path / "a.png", tmp_path / "other" / "A.jpg")
     words = [str(tmp_path / "a.jpg"), str(tmp_path / "a.png"), str(tmp_path / "other"), "http://host/x/a.jpeg?size=2"]

@@ -31,8 +31,9 @@ from rcnn.models.pooler import RegionPooler
 from rcnn.ops.boxes import box_iou
 from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.keypoints import keypoint_cells
+from rcnn.ops.pasting import Pasting
 from rcnn.ops.roi_align import assign_levels
-from rcnn.results import ImageDetections, Pasting
+from rcnn.results import ImageDetections
 from rcnn.structures import Detections, Proposals
 from tests.unit import legacy_formulas as legacy
 from tests.unit.random_batches import images_of

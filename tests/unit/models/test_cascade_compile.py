@@ -1,32 +1,42 @@
-"""Every variant of a cascade and its detections is one graph, with the values of eager mode."""
+"""The stages after the feature maps, with every variant of a cascade: one graph, with the values of eager mode.
+
+The cascades have two stages here. test_zoo.py compiles those of three, test_compile.py whole detectors.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import CascadeConfig
 from rcnn.models.overrides import override
+from rcnn.structures import Proposals
 from tests.compiled import BACKWARD, FORWARD
+from tests.known_features import known_features, leaves
+from tests.narrow import present
 from tests.unit.random_batches import random_images, random_targets
 
 SIZES = [(96, 128), (128, 80)]
+TWO_STAGES = CascadeConfig(
+    ious=(0.5, 0.6), loss_weights=(1.0, 0.5), delta_weights=((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0))
+)
 
 
 @pytest.mark.compile
 @pytest.mark.parametrize(
     ("cascade", "box"),
     [
-        (CascadeConfig(resample=True, mask_heads="each", average="logits"), ["selection.nms=soft_linear"]),
+        (replace(TWO_STAGES, resample=True, mask_heads="each", average="logits"), ["selection.nms=soft_linear"]),
         (
-            CascadeConfig(mask_heads="each"),
+            replace(TWO_STAGES, mask_heads="each"),
             ["selection.nms=soft_gaussian", "loss=focal", "selection.class_agnostic_nms=true"],
         ),
-        (CascadeConfig(), ["convs=1", "conv_width=32", "norm=gn", "class_agnostic=false"]),
+        (TWO_STAGES, ["convs=1", "conv_width=32", "norm=gn", "class_agnostic=false"]),
     ],
 )
 def test_one_graph_with_the_values_of_eager_mode(cascade: CascadeConfig, box: list[str]) -> None:
@@ -42,22 +52,33 @@ def test_one_graph_with_the_values_of_eager_mode(cascade: CascadeConfig, box: li
     detector = build_detector(config).eval()
     images, targets = random_images(SIZES, seed=1), random_targets(SIZES, [3, 1], num_classes=3, seed=2)
 
-    with torch.no_grad():
+    maps = leaves(detector, images)
+    with torch.no_grad(), known_features(detector, maps):
         expected = detector.predict(images)
         found = torch.compile(detector.predict, fullgraph=True, backend=FORWARD)(images)
     assert expected.valid.any()
     for field in ("boxes", "scores", "labels", "valid", "masks"):
         torch.testing.assert_close(getattr(found, field), getattr(expected, field), atol=1e-3, rtol=1e-4)
 
-    def step(run: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        detector.zero_grad(set_to_none=True)
-        losses = run(images, targets, torch.tensor(5))
-        torch.stack(list(losses.values())).sum().backward()
-        return losses, {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
+    with torch.no_grad():
+        proposals, _ = detector.rpn.losses(maps, images, targets, torch.tensor(5))
 
-    losses, gradients = step(detector)
-    compiled, found_gradients = step(torch.compile(detector, fullgraph=True, backend=BACKWARD))
+    def second_stage(maps: dict[str, Tensor], proposals: Proposals, seed: Tensor) -> dict[str, Tensor]:
+        regions, losses = present(detector.box_head).losses(maps, proposals, images, targets, seed)
+        return losses | present(detector.mask_head).losses(maps, regions, images, targets, seed)
+
+    def step(run: Callable[..., dict[str, Tensor]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        detector.zero_grad(set_to_none=True)
+        for value in maps.values():
+            value.grad = None
+        losses = run(maps, proposals, torch.tensor(5))
+        torch.stack(list(losses.values())).sum().backward()
+        return losses, {n: p.grad for n, p in (*detector.named_parameters(), *maps.items()) if p.grad is not None}
+
+    losses, gradients = step(second_stage)
+    compiled, found_gradients = step(torch.compile(second_stage, fullgraph=True, backend=BACKWARD))
     assert set(found_gradients) == set(gradients)
+    assert {"p2", "p3", "p4", "p5"} < set(gradients)
     for name, loss in losses.items():
         torch.testing.assert_close(compiled[name], loss, atol=1e-5, rtol=1e-4)
     for name, gradient in gradients.items():

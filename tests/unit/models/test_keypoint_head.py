@@ -16,6 +16,7 @@ from rcnn.models.heads.regions import Regions
 from rcnn.models.overrides import override
 from rcnn.structures import Targets
 from tests.compiled import BACKWARD, FORWARD
+from tests.known_features import known_features, leaves
 from tests.narrow import present
 from tests.unit.random_batches import images_of, random_images, random_targets
 
@@ -171,6 +172,7 @@ def test_a_model_can_have_masks_and_keypoints() -> None:
 @pytest.mark.compile
 @pytest.mark.parametrize("name", ["keypoint_rcnn_compact", "keypoint_rcnn_fbnetv3a_c4"])
 def test_prediction_and_losses_are_one_graph(name: str) -> None:
+    """The graphs begin at the feature maps, and that of the losses at the regions; test_zoo.py compiles the others."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     words = (
@@ -181,20 +183,20 @@ def test_prediction_and_losses_are_one_graph(name: str) -> None:
     detector = build_detector(override(model_config(name), [*words, "box.score_threshold=0.0"])).eval()
     images, targets = random_images(SIZES, seed=1), persons([3, 1])
     expected = detector.predict(images)
-    with torch.no_grad():
+    maps = leaves(detector, images)
+    with torch.no_grad(), known_features(detector, maps):
         found = torch.compile(detector.predict, fullgraph=True, backend=FORWARD)(images)
     assert torch.equal(found.valid, expected.valid)
     torch.testing.assert_close(found.keypoints, expected.keypoints, atol=2e-3, rtol=1e-3)
-    losses = detector(images, targets, torch.tensor(5))
-    losses["keypoint"].backward()
-    weight = present(detector.keypoint_head).get_parameter(
-        "logits.weight" if name == "keypoint_rcnn_compact" else "logits.pwl.weight"
-    )
+    head, regions = present(detector.keypoint_head), regions_of(targets)
+    loss = head.losses(maps, regions, images, targets, torch.tensor(5))["keypoint"]
+    loss.backward()
+    weight = head.get_parameter("logits.weight" if name == "keypoint_rcnn_compact" else "logits.pwl.weight")
     gradient = present(weight.grad).clone()
     detector.zero_grad(set_to_none=True)
-    backend = BACKWARD if name == "keypoint_rcnn_compact" else FORWARD
-    compiled = torch.compile(detector, fullgraph=True, backend=backend)(images, targets, torch.tensor(5))
-    torch.testing.assert_close(compiled["keypoint"], losses["keypoint"], atol=1e-5, rtol=1e-4)
-    compiled["keypoint"].backward()
+    compiled = torch.compile(head.losses, fullgraph=True, backend=BACKWARD)
+    again = compiled(maps, regions, images, targets, torch.tensor(5))["keypoint"]
+    torch.testing.assert_close(again, loss, atol=1e-5, rtol=1e-4)
+    again.backward()
     scale = gradient.abs().max()
     torch.testing.assert_close(present(weight.grad) / scale, gradient / scale, atol=1e-3, rtol=1e-3)

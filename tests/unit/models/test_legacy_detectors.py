@@ -1,4 +1,7 @@
-"""Detectors with the settings of older systems: one graph, batches equal single images, gradients everywhere."""
+"""Detectors with the settings of older systems: one graph, batches equal single images, gradients everywhere.
+
+The graphs begin at the feature maps; test_compile.py and test_zoo.py compile the backbones.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ from rcnn.models.config import (
 from rcnn.models.heads.box import BoxHead
 from rcnn.structures import ImageBatch
 from tests.compiled import BACKWARD, FORWARD
+from tests.known_features import known_features, leaves
+from tests.narrow import instance
 from tests.unit.random_batches import random_images, random_targets
 
 IMAGES = [(96, 128), (128, 80)]
@@ -91,7 +96,8 @@ def test_prediction_is_one_graph_and_a_batch_equals_its_images(name: str) -> Non
     detector, batch = built(CONFIGS[name]), images()
     expected = detector.predict(batch)
     assert expected.valid.any(1).all()
-    found = torch.compile(detector.predict, fullgraph=True, backend=FORWARD)(batch)
+    with known_features(detector, detector.features(batch)):
+        found = torch.compile(detector.predict, fullgraph=True, backend=FORWARD)(batch)
     assert torch.equal(found.valid, expected.valid)
     torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=1e-4)
@@ -118,12 +124,32 @@ def test_losses_are_one_graph_and_reach_every_weight(name: str) -> None:
     torch.stack(list(losses.values())).sum().backward()
     without = [n for n, p in detector.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not without
-    backend = BACKWARD if name in ("roi_pool", "crop_resize", "affine") else FORWARD  # test_compile.py has RoIAlign
-    found = torch.compile(detector, fullgraph=True, backend=backend)(batch, targets, torch.tensor(5))
+    with known_features(detector, leaves(detector, batch)):
+        found = torch.compile(detector, fullgraph=True, backend=FORWARD)(batch, targets, torch.tensor(5))
     assert set(found) == set(losses)
     for loss, value in losses.items():
         assert value > 0
         torch.testing.assert_close(found[loss], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("name", ["roi_pool", "crop_resize", "affine"])  # test_compile.py has RoIAlign
+def test_pooling_and_its_gradient_are_one_graph(name: str) -> None:
+    torch._dynamo.reset()
+    detector = built(CONFIGS[name])
+    pooler = instance(detector.box_head, BoxHead).pooler
+    maps = leaves(detector, images())
+    boxes = random_targets(IMAGES, [6, 4], num_classes=3, seed=2)
+    weight = torch.linspace(-1, 1, boxes.valid.numel() * 16 * 49).view(*boxes.valid.shape, 16, 7, 7).cos()
+    results: list[tuple[torch.Tensor, ...]] = []
+    for pool in (pooler, torch.compile(pooler.__call__, fullgraph=True, backend=BACKWARD)):
+        pooled = pool(maps, boxes.boxes, boxes.valid)
+        pooled_maps = [maps[level] for level in pooler.strides]
+        results.append((pooled.detach(), *torch.autograd.grad((pooled * weight).sum(), pooled_maps)))
+    expected, found = results
+    assert sum(bool(gradient.any()) for gradient in expected[1:]) > 0
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_proposals_are_detections_of_one_class_scored_by_probability() -> None:

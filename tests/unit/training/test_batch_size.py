@@ -119,7 +119,7 @@ def test_a_run_records_the_number_and_keeps_it(data: Path, tmp_path: Path, monke
     assert any(
         line.startswith("train.batch_size=auto: 2 images per process (2 is the most that is tried") for line in lines
     )
-    assert any(line.startswith("learning rate 0.0025 = 0.02 x 2 images per step / 16") for line in lines)
+    assert any(line.startswith("learning rate 0.0005 = 0.002 x 2 images per step / 8") for line in lines)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["batch_size"] == 2
     monkeypatch.setattr(batch_size, "MOST", 3)
     more = ("train.batch_size=auto", "train.steps=2")

@@ -17,8 +17,9 @@ import pytest
 
 from rcnn.evaluation.api import evaluate
 from rcnn.outputs import MARKER
-from rcnn.runtime.launch import Ended
+from rcnn.runtime.launch import LAUNCHED, Ended
 from rcnn.training.log import read_log
+from rcnn.training.request import RunRequest, continue_command
 from tests.command import rcnn
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 from tests.unit.training.process_runs import started
@@ -60,7 +61,7 @@ def test_two_processes_make_the_run_of_one(data: Path, tmp_path: Path, capfd: py
     capfd.readouterr()
     assert train(data, two, "--devices", 2, "train.batch_size=1", "train.steps=2") == 0
     printed = capfd.readouterr()
-    assert "learning rate 0.0025 = 0.02 x 2 images per step (2 processes) / 16" in printed.out
+    assert "learning rate 0.0005 = 0.002 x 2 images per step (2 processes) / 8" in printed.out
     assert printed.out.count("finished after 2 steps") == 1
     assert not re.search(r"deprecated|Traceback|rcnn:", printed.err)
     assert json.loads((two / "config.json").read_text())["processes"] == 2
@@ -162,3 +163,16 @@ def test_evaluation_and_prediction_do_not_depend_on_the_number_of_processes(
     found = evaluate(model, copy, split="train", device="cpu", devices=2)
     assert found.metrics.to_dict() == evaluate(model, copy, split="train", device="cpu").metrics.to_dict()
     assert len(found.failed) == 1
+
+
+def test_the_command_that_continues_a_run_starts_as_many_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = RunRequest(model="m", data=Path("my data"), device="cpu", allow=("own.py:f",), allow_empty=True)
+    again = f"rcnn train m --data 'my data' --output {tmp_path} --resume"
+    assert continue_command(RunRequest(model="m", data=Path("my data")), 1, tmp_path) == again
+    own = f"{again} --device cpu --allow own.py:f --allow-empty"
+    assert continue_command(request, 1, tmp_path) == own
+    assert continue_command(request, 4, tmp_path) == f"{own} (in 4 processes, started as before)"
+    monkeypatch.setenv(LAUNCHED, "1")
+    assert continue_command(request, 4, tmp_path) == f"{own} --devices 4"

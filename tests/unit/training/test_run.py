@@ -46,7 +46,7 @@ def run(data: Path, output: Path, *words: str, resume: bool = False, splits: tup
 
 def test_a_run_writes_its_files(data: Path, tmp_path: Path) -> None:
     said = "\n".join(run(data, tmp_path / "run", "train.accumulate=3", "train.lr=0.04"))
-    assert "learning rate 0.015 = 0.04 x 6 images per step / 16" in said
+    assert "learning rate 0.03 = 0.04 x 6 images per step / 8" in said
     assert "4 steps = 4.8 epochs" in said
     assert "training on 5 images with 10 objects (train), evaluated on 2 images with 4 objects (val)" in said
     assert "steps=4" in said
@@ -70,7 +70,7 @@ def test_a_run_writes_its_files(data: Path, tmp_path: Path) -> None:
         assert checkpoint.provenance["train"]["lr"] == 0.04
     lines = read_log(tmp_path / "run" / "log.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == [0, 1, 2, 3]
-    assert [line["lr"] for line in lines if "lr" in line][2:] == pytest.approx([0.015, 0.0015])  # milestone at 2.67
+    assert [line["lr"] for line in lines if "lr" in line][2:] == pytest.approx([0.006, 0.0012])  # decays at 2.4, 3.4
     assert sum("bbox_AP" in line and "segm_AP50" in line for line in lines) == 1
     page = (tmp_path / "run" / "curve.html").read_text()
     assert "<svg" in page
@@ -122,7 +122,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(data: Path, tmp_path: Path, group: boo
     assert process.returncode == 130, err
     assert "Traceback" not in err
     done = len(read_log(output / "log.jsonl"))
-    again = f"rcnn train mask_rcnn_compact --data {data} --output {output} --resume"
+    again = f"rcnn train mask_rcnn_compact --data {data} --output {output} --resume --device cpu"
     assert (out + err).count("stopped") == 1
     assert f"stopped after {done} of 400 steps; to continue: {again}\n" in out
     assert 2 <= done < 400
@@ -252,7 +252,7 @@ def test_a_plan_gives_reasons_and_writes_nothing(
     assert "train.lr 0.04 (given)" in lines
     assert "train.best not set (default)" in lines
     assert "box.selection.max_detections 100" in lines
-    assert "train.steps 1000 (default)" in lines
+    assert "train.steps 1667 (2,667 epochs of 5 images with 2.0 objects each, 8 per step)" in lines
     assert "nothing was written (--dry-run)" in lines
     assert not list(tmp_path.iterdir())
 
@@ -275,7 +275,7 @@ def test_settings_that_cannot_work_are_refused_in_the_plan(
     assert rcnn(*words, "train.steps=5", "--resume", "train.batch_size=auto") == 0
     lines = capsys.readouterr().out
     assert re.search(r"train\.batch_size +auto: the largest that fits in the memory", lines)
-    assert "warning: train.warmup_steps=100 is not less than train.steps=5" in lines
+    assert "warning: train.warmup_steps=30 is not less than train.steps=5" in lines
     assert f"warning: {tmp_path / 'run'} has no checkpoint to resume from: this is a new run" in lines
     assert not (tmp_path / "run").exists()
 
@@ -300,8 +300,21 @@ def test_a_folder_with_files_of_the_user_is_refused(data: Path, tmp_path: Path, 
 
 
 def test_a_folder_in_use_is_refused(data: Path, tmp_path: Path) -> None:
-    with OutputFolder(tmp_path / "run"), pytest.raises(BlockingIOError, match="in use by another rcnn process"):
-        run(data, tmp_path / "run")
+    with OutputFolder(tmp_path / "run") as folder:
+        for _ in range(2):  # before its first checkpoint, and after it
+            with pytest.raises(BlockingIOError, match="in use by "):
+                run(data, tmp_path / "run")
+            folder.adopt("last").mkdir(exist_ok=True)
+            (tmp_path / "run" / "last" / "model.safetensors").touch()
+
+
+@pytest.mark.parametrize("name", ["last", "best", "config.json"])
+def test_a_run_is_not_written_through_a_link(data: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path)
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match=f"{name} is a symbolic link, which rcnn neither follows nor replace"):
+            run(data, tmp_path / "run", resume=resume)
 
 
 def test_a_set_without_objects_is_refused(data: Path, tmp_path: Path) -> None:

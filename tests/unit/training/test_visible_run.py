@@ -220,11 +220,19 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
     assert (row.folder, row.model, row.step, row.steps, row.state) == ("first", "mask_rcnn_compact", 2, 2, "finished")
     assert row.loss == [line["loss"] for line in lines if "loss" in line][-1]
     assert row.mask == next(line["segm_AP"] for line in lines if "segm_AP" in line)
+    record = json.loads((folder / "first/config.json").read_text())
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early/config.json").write_text(
+        json.dumps(record | {"train": record["train"] | {"steps": 9, "patience": 2}})
+    )
+    (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": 3, "segm_AP": 0.5, "since_best": 2}) + "\n")
+    assert [row.state for row in runs_in(tmp_path)] == ["early"]
     assert rcnn("runs", folder) == 0
     assert re.search(r"^first +mask_rcnn_compact +2 +finished", capsys.readouterr().out, re.MULTILINE)
     assert rcnn("runs", folder, "--json") == 0
     assert json.loads(capsys.readouterr().out)[0]["folder"] == "first"
-    assert rcnn("runs", tmp_path) == 0
+    (tmp_path / "none").mkdir()
+    assert rcnn("runs", tmp_path / "none") == 0
     assert "no runs in" in capsys.readouterr().err
     assert rcnn("runs", tmp_path / "gone") == 2
     assert "is not a folder; expected one with runs" in capsys.readouterr().err

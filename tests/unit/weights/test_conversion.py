@@ -15,7 +15,7 @@ from rcnn.models import build_detector, model_config
 from rcnn.models.config import DetectorConfig
 from rcnn.models.overrides import override
 from rcnn.outputs import OutputFolder
-from rcnn.training.run_folder import find_run
+from rcnn.training.found_run import find_run
 from rcnn.weights import checkpoint as checkpoints
 from rcnn.weights import convert as conversion
 from rcnn.weights.checkpoint import load_checkpoint

@@ -13,7 +13,7 @@ from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via,
 from rcnn.data.formats.files import annotation_file, require_one_per_split, split_of
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import hint_for, no_such_split, not_recognised
-from rcnn.text_files import as_given, gc_paused, missing_text, require_regular
+from rcnn.text_files import gc_paused, require_data_path, require_regular
 
 
 class Format(Protocol):
@@ -79,12 +79,8 @@ def locate(
     there = partial(Location, keypoints=keypoints, relative_boxes=relative_boxes)
     if path.is_dir():
         return there(folder=path, annotations=annotations, images=_images_folder(images, path))
+    require_data_path(path)
     require_regular(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{as_given(path)} {missing_text(path)}; expected the folder of a data set, or an annotation file. The "
-            f"formats are {names_of_formats()}"
-        )
     if path.suffix.lower() not in FILE_SUFFIXES:
         hint = hint_for(path)
         raise ValueError(

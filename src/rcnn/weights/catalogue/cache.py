@@ -30,8 +30,9 @@ from rcnn.outputs import lock_file
 from rcnn.progress import ByteCounter
 from rcnn.weights.catalogue import names
 from rcnn.weights.catalogue.entry import MD5SUM, Entry
-from rcnn.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, require_undamaged, writing_checkpoint
+from rcnn.weights.checkpoint import require_undamaged, writing_checkpoint
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
+from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
 
 Log = Callable[[str], object]
 PATIENCE = 12.0  # seconds without new bytes; without network, a command ends within 30 seconds in all

@@ -31,6 +31,11 @@ VOC_CLASSES = (
 CITYSCAPES_CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 
 
+def category_ids(names: Sequence[str]) -> tuple[int, ...]:
+    """COCO's ids of COCO's 80 classes in COCO's order, else 1, 2, ..."""
+    return COCO_CATEGORY_IDS if tuple(names) == COCO_CLASSES else tuple(range(1, len(names) + 1))
+
+
 def class_names(count: int, *known: Sequence[str]) -> tuple[str, ...]:
     """The first of the lists `known` and COCO's that has `count` names, else class_0, class_1, ..."""
     for names in (*known, COCO_CLASSES):

@@ -15,28 +15,23 @@ links inside the folder are never followed or replaced. The folder itself may be
 from __future__ import annotations
 
 import errno
-import hashlib
 import itertools
 import json
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath, PurePosixPath
 from types import TracebackType
 from typing import IO, Any, Self
 
-MARKER = ".rcnn-files"
-TEMPORARY = ".rcnn-writing-"  # start of the names of files and folders that are not complete yet
+from rcnn.outputs.durable import DISK_FULL, TEMPORARY, naming, sha256_of, sync
+from rcnn.outputs.marker import CHOOSE, CHOOSE_FOLDER, MARKER, drop_unfinished_line, locked_marker, read_marker
+
 COMPLETE = ".rcnn-complete-"  # start of the names of folders with complete files that are still to be moved
-REPLACED = ".rcnn-replaced-"  # start of the name of the old folder while it is replaced
 NAME_BYTES = 255  # limit of a file name on Linux, macOS and Windows
-ENTRY = '{"file": '  # start of each line of the marker
 ANY_CONTENT = "any"  # in place of a digest: files that grow (log.jsonl) and folders (last/)
-CHOOSE_FOLDER = "choose another output (--output)"
-CHOOSE = f"{CHOOSE_FOLDER}, or move it away"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
@@ -52,18 +47,18 @@ class OutputFolder:
         self.path = Path(path)
         self._numbers = itertools.count(1)
         try:
-            _require_folder(self.path)
+            require_folder(self.path)
             self._created = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            self._marker: IO[str] | None = _locked_marker(self.path)
+            self._marker: IO[str] | None = locked_marker(self.path)
         except OSError as error:
             if error.errno not in UNWRITABLE:
                 raise
             raise type(error)(f"{self.path} cannot be written ({error.strerror}): {CHOOSE_FOLDER}") from error
         _OPEN.add(self)
         try:
-            self._written = _read_marker(self.path / MARKER)
-            _drop_unfinished_line(self._marker)
+            self._written = read_marker(self.path / MARKER)
+            drop_unfinished_line(self._marker)
         except BaseException:
             self._marker.close()
             raise
@@ -223,51 +218,11 @@ class OutputFolder:
         self._written.setdefault(str(relative), set()).add(digest)
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An error of a full disk within the block names `path`: a write does not know its file, a copy a temporary one."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def files_of_rcnn(folder: str | Path) -> set[str]:
-    """Names, relative to `folder`, of what rcnn wrote there; empty if it never did. Does not lock."""
-    return set(_read_marker(Path(folder) / MARKER))
-
-
 def numbered(path: PurePosixPath, number: int) -> PurePosixPath:
     """`a/photo.jpg` for 1, `a/photo-2.jpg` for 2, ...; the stem is cut where the name exceeds 255 bytes."""
     ending = ("" if number == 1 else f"-{number}") + path.suffix
     stem = os.fsencode(path.stem)[: NAME_BYTES - len(os.fsencode(ending))].decode("utf-8", "ignore")
     return path.with_name(stem + ending)
-
-
-def replace_folder(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Have `fill` write the files of a new folder, then put it in the place of `folder`.
-
-    A kill or a power failure at any moment leaves the earlier folder or the new one, complete; see `recover_folder`.
-    """
-    recover_folder(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new, replaced = (folder.with_name(start + folder.name) for start in (TEMPORARY, REPLACED))
-    new.mkdir()
-    try:
-        with naming(folder):
-            fill(new)
-            for path in (*new.rglob("*"), new):
-                sync(path)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    if folder.exists():
-        os.rename(folder, replaced)
-    os.rename(new, folder)
-    sync(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def finish_moves(folder: Path) -> None:
@@ -277,32 +232,6 @@ def finish_moves(folder: Path) -> None:
             OutputFolder(folder).close()
 
 
-def recover_folder(folder: Path) -> None:
-    """Finish a `replace_folder` that was killed: the earlier folder comes back if there is no new one yet."""
-    new, replaced = (folder.with_name(start + folder.name) for start in (TEMPORARY, REPLACED))
-    if not folder.exists() and replaced.exists():
-        os.rename(replaced, folder)
-    for leftover in (new, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Force a file or folder to the disk. Does nothing for folders on Windows, which cannot."""
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _relative(name: str | PurePath) -> PurePosixPath:
     path = PurePosixPath(PurePath(name).as_posix())
     if path.is_absolute() or ".." in path.parts or not path.parts:
@@ -310,7 +239,7 @@ def _relative(name: str | PurePath) -> PurePosixPath:
     return path
 
 
-def _require_folder(path: Path) -> None:
+def require_folder(path: Path) -> None:
     """Raise NotADirectoryError or FileNotFoundError if `path` exists, but is not a folder, or is below a file."""
     for one in (path, *path.parents):
         if one.is_symlink() and not one.exists():
@@ -320,54 +249,6 @@ def _require_folder(path: Path) -> None:
             if one.is_dir():
                 return
             raise NotADirectoryError(f"{one} is a file; expected a folder: {CHOOSE_FOLDER}")
-
-
-def _locked_marker(folder: Path) -> IO[str]:
-    """The marker of `folder`, open, and locked until it is closed or its process ends."""
-    path = folder / MARKER
-    if path.is_symlink():
-        raise FileExistsError(f"{path} is a symbolic link, which rcnn does not follow: {CHOOSE}")
-    if path.exists() and not path.is_file():
-        raise FileExistsError(f"{path} is a folder, a pipe or a device; expected rcnn's list of files: {CHOOSE}")
-    while True:
-        file = path.open("a+", encoding="utf-8")
-        try:
-            lock_file(file)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    return file
-        except BlockingIOError as error:
-            file.close()
-            raise BlockingIOError(
-                f"{folder} is in use by another rcnn process: wait until it ends, or {CHOOSE_FOLDER}"
-            ) from error
-        file.close()  # the process that held the lock has removed this marker
-
-
-def _read_marker(path: Path) -> dict[str, set[str]]:
-    """Name -> digests of the contents that rcnn gave it. A last line without its end (a kill) does not count."""
-    written: dict[str, set[str]] = {}
-    if not path.is_file() or path.is_symlink():
-        return written
-    *lines, unfinished = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            written.setdefault(str(entry["file"]), set()).add(str(entry["sha256"]))
-        except (ValueError, TypeError, KeyError) as error:
-            raise FileExistsError(
-                f"{path}, line {number}, is not an entry of rcnn's list of files: {CHOOSE_FOLDER}"
-            ) from error
-    if unfinished and not unfinished.startswith(ENTRY[: len(unfinished)]):
-        raise FileExistsError(f"{path} is not rcnn's list of files: {CHOOSE_FOLDER}")
-    return written
-
-
-def _drop_unfinished_line(marker: IO[str]) -> None:
-    marker.seek(0)
-    text = marker.read()
-    if not text.endswith("\n"):
-        marker.truncate(len(text[: text.rfind("\n") + 1].encode()))
 
 
 def _release_after_fork() -> None:
@@ -381,20 +262,3 @@ def _release_after_fork() -> None:
 _OPEN: weakref.WeakSet[OutputFolder] = weakref.WeakSet()
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_release_after_fork)
-
-
-def lock_file(file: IO[str]) -> None:
-    """Lock an open file until it is closed or its process ends. BlockingIOError if another process holds it."""
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        raise BlockingIOError(f"{file.name} is locked by another process") from error
-    except OSError:
-        return  # a file system without locks, e.g. some network ones

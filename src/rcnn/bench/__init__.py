@@ -1,0 +1,1 @@
+"""Measures a model on this machine, stage by stage, beside torchvision's: `rcnn benchmark`."""

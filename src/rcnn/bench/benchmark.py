@@ -1,0 +1,101 @@
+"""The public function `rcnn.benchmark`: measures a model on this machine, beside torchvision's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from rcnn.bench.clock import Clock, synchronize
+from rcnn.bench.machine import machine
+from rcnn.bench.memory import peak_memory_of
+from rcnn.bench.report import Benchmark, Measured
+from rcnn.bench.subjects import Request, Subject, photo, subject_names
+from rcnn.models.overrides import Overrides, as_overrides, as_strings
+from rcnn.progress import Progress, no_progress
+from rcnn.runtime.devices import Device, Precision, choose_device, choose_precision
+
+WARM_UP = 2  # calls that are not measured: the first ones load libraries and choose kernels
+LEAST = 2  # repeats of a large batch
+
+
+def benchmark(
+    model: str | Path = "mask_rcnn_r50_fpn",
+    *,
+    overrides: Overrides = (),
+    image: str | Path | None = None,
+    precisions: Sequence[Precision] = (),
+    batch_sizes: Sequence[int] = (1, 8),
+    repeats: int = 5,
+    peer: bool = True,
+    memory: bool = True,
+    device: Device = "auto",
+    allow: str | Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Benchmark:
+    """Seconds of each stage, throughput, latency and peak memory of a model on this machine.
+
+    `model`: the name of a model (random weights), or a checkpoint. With the score threshold 0, so that as many
+    detections as it returns pass through all heads. `image`: a photo; default: a generated one of 480 x 640 pixels.
+    `precisions` default to float32, and bfloat16 where the hardware has it. torchvision's detector of the same
+    architecture is measured in turn with ours (`peer`). `repeats`: calls with one image after two to warm up; larger
+    batches are repeated less, at least twice. `memory`: measure it, in a process for each precision.
+
+    Raises ValueError or FileNotFoundError for a model, image or setting that cannot be used.
+    """
+    if repeats < LEAST:
+        raise ValueError(f"repeats={repeats} (--repeats); expected {LEAST} or more, to know the noise")
+    if not batch_sizes or min(batch_sizes) < 1 or len(set(batch_sizes)) < len(batch_sizes):
+        raise ValueError(f"batch_sizes={list(batch_sizes)} (--batch); expected different numbers of 1 or more")
+    chosen = choose_device(device)
+    names = list(dict.fromkeys(choose_precision(one, chosen) for one in precisions or ("float32", "auto")))
+    request = Request(model=str(model), overrides=as_overrides(overrides), device=str(chosen), allow=as_strings(allow))
+    config, file = request.config(), photo(image)
+    subjects = {name: request.subject(name) for name in subject_names(config, names, peer=peer)}
+    rounds = {size: max(LEAST, math.ceil(repeats / size)) for size in sorted({1, *batch_sizes})}
+    with (progress or no_progress)(
+        "benchmark", len(subjects) * sum(count + WARM_UP for count in rounds.values())
+    ) as advance:
+        measured = {size: alternate(subjects, [file] * size, chosen, count, advance) for size, count in rounds.items()}
+    return Benchmark(
+        model=config.name,
+        settings=request.overrides,
+        image="generated" if image is None else Path(image).name,
+        machine=machine(chosen),
+        rows={
+            name: Measured(
+                stages=measured[1][name],
+                batches={size: [total(one) for one in measured[size][name]] for size in rounds},
+                peak_mib=peak_memory_of(request, name, file) if memory else None,
+            )
+            for name in subjects
+        },
+    )
+
+
+def alternate(
+    subjects: Mapping[str, Subject],
+    files: list[bytes],
+    device: torch.device,
+    repeats: int,
+    advance: Callable[[], object] = lambda: None,
+) -> dict[str, list[dict[str, float]]]:
+    """Seconds by stage of `repeats` calls of each subject, in turn, so that a busy machine is busy for all."""
+    calls: dict[str, list[dict[str, float]]] = {name: [] for name in subjects}
+    for turn in range(WARM_UP + repeats):
+        for name, subject in subjects.items():
+            clock = Clock(device)
+            synchronize(device)
+            with clock("whole"):
+                subject(files, clock)
+            if turn >= WARM_UP:
+                calls[name].append(clock.seconds)
+            advance()
+    return calls
+
+
+def total(seconds: Mapping[str, float]) -> float:
+    """Seconds of a whole call."""
+    return seconds["whole"]

@@ -1,0 +1,57 @@
+"""Peak memory of a subject, in a process of its own: memory that another one has freed would count."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcnn.bench.clock import Clock
+from rcnn.bench.subjects import Request
+
+CALLS = 2
+STATUS = Path("/proc/self/status")
+
+
+def peak_memory_of(request: Request, name: str, file: bytes) -> float:
+    """MiB that two calls with one image take at most: of the process, or on a GPU of the GPU."""
+    with tempfile.NamedTemporaryFile(suffix=".image") as image:
+        image.write(file)
+        image.flush()
+        words = json.dumps({"request": asdict(request), "name": name, "image": image.name})
+        command = [sys.executable, "-c", "from rcnn.bench.memory import main; main()", words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"measuring the memory of {name} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    """What the process does: prints the MiB."""
+    values = json.loads(sys.argv[1])
+    given: dict[str, Any] = values["request"]
+    request = Request(
+        model=given["model"], overrides=tuple(given["overrides"]), device=given["device"], allow=tuple(given["allow"])
+    )
+    subject, device = request.subject(values["name"]), torch.device(request.device)
+    for _ in range(CALLS):
+        subject([Path(values["image"]).read_bytes()], Clock(device))
+    print(peak_memory(device))
+
+
+def peak_memory(device: torch.device) -> float:
+    """Peak memory in MiB of this process, or of a GPU. On Linux `ru_maxrss` would count the process that started it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if STATUS.exists():
+        line = next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,179 @@
+"""The figures of a benchmark: a table, JSON, and the comparison with earlier figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from rcnn.bench.clock import STAGES
+from rcnn.bench.machine import SAME
+from rcnn.bench.subjects import PEER
+from rcnn.text_files import read_json
+
+MARGIN = 0.05  # relative changes below this are no regression, whatever the noise
+MEMORY_MARGIN = 0.05
+SMALL = 0.02  # changes of a stage below this part of the whole are no regression
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The figures of one subject, in the order of the calls."""
+
+    stages: list[dict[str, float]]  # seconds of each call with one image, by stage, and of the "whole"
+    batches: dict[int, list[float]]  # size of a batch: seconds of each call
+    peak_mib: float | None = None
+
+    def seconds(self, stage: str) -> list[float]:
+        """Seconds of a stage in each call; 0 for one that the model does not have."""
+        return [call.get(stage, 0.0) for call in self.stages]
+
+    def throughput(self, size: int) -> float:
+        """Images per second in batches of `size`, the median."""
+        return size / _median(self.batches[size])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: seconds, each with all samples, from which `from_dict` makes the same figures."""
+        whole = self.seconds("whole")
+        return {
+            "p50_s": _median(whole),
+            "p95_s": float(np.percentile(whole, 95)),
+            "stages_s": {stage: _median(self.seconds(stage)) for stage in STAGES},
+            "images_per_s": {str(size): self.throughput(size) for size in self.batches},
+            "peak_mib": self.peak_mib,
+            "samples": {"stages": self.stages, "batches": {str(size): one for size, one in self.batches.items()}},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The figures that `to_dict` wrote."""
+        samples = values["samples"]
+        batches = {int(size): [float(one) for one in seconds] for size, seconds in samples["batches"].items()}
+        return cls(stages=samples["stages"], batches=batches, peak_mib=values["peak_mib"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """The figures of a model on a machine."""
+
+    model: str
+    settings: tuple[str, ...]
+    image: str
+    machine: dict[str, str | int]
+    rows: dict[str, Measured] = field(default_factory=dict)  # by subject: "rcnn float32", "torchvision float32"
+
+    def __str__(self) -> str:
+        """The table that `rcnn benchmark` prints."""
+        rows, names = self.rows.values(), list(self.rows)
+        lines = [
+            f"{' '.join((self.model, *self.settings))}, image: {self.image}",
+            ", ".join(f"{key} {value}" for key, value in self.machine.items()),
+            "",
+            _line("milliseconds, median", names),
+        ]
+        lines += [_line(f"  {stage}", [f"{1e3 * _median(row.seconds(stage)):.1f}" for row in rows]) for stage in STAGES]
+        for name, percent in (("whole, p50", 50), ("whole, p95", 95)):
+            lines.append(_line(name, [f"{1e3 * np.percentile(row.seconds('whole'), percent):.1f}" for row in rows]))
+        for size in next(iter(rows)).batches:
+            lines.append(_line(f"images/s, batch {size}", [f"{row.throughput(size):.2f}" for row in rows]))
+        if all(row.peak_mib is not None for row in rows):
+            lines.append(_line("peak memory, MiB", [f"{row.peak_mib or 0:,.0f}" for row in rows]))
+        if PEER in self.rows:
+            lines.append(_line("times as fast", [f"{ratio:.2f}" for ratio in self.faster.values()]))
+        return "\n".join(lines)
+
+    @property
+    def faster(self) -> dict[str, float]:
+        """How many times as fast as torchvision each subject is, batch 1; empty without torchvision."""
+        if PEER not in self.rows:
+            return {}
+        peer = _median(self.rows[PEER].seconds("whole"))
+        return {name: peer / _median(row.seconds("whole")) for name, row in self.rows.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of the JSON that `rcnn benchmark --json` prints."""
+        return {
+            "model": self.model,
+            "settings": list(self.settings),
+            "image": self.image,
+            "machine": self.machine,
+            "faster": self.faster,
+            "subjects": {name: row.to_dict() for name, row in self.rows.items()},
+        }
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """The figures in a file with that JSON. Raises FileNotFoundError, or ValueError for another file."""
+        values = read_json(Path(path))
+        try:
+            return cls(
+                model=values["model"],
+                settings=tuple(values["settings"]),
+                image=values["image"],
+                machine=values["machine"],
+                rows={name: Measured.from_dict(row) for name, row in values["subjects"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} has not the content that `rcnn benchmark --json` prints") from error
+
+    def write(self, path: str | Path) -> None:
+        """Write the JSON to a file that does not exist yet, or that has an earlier benchmark."""
+        if Path(path).exists():
+            self.read(path)
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def regressions(self, old: Benchmark) -> list[str]:
+        """What became slower, or takes more memory, than in `old` beyond the noise of both; a line for each.
+
+        The noise of a figure is the distance between the 10th and the 90th percentile of its samples. Raises ValueError
+        if the two cannot be compared: another model, image, device or number of threads.
+        """
+        self._require_comparable(old)
+        found: list[str] = []
+        for name, row in self.rows.items():
+            before = old.rows.get(name)
+            if before is None or name == PEER:
+                continue
+            least = SMALL * _median(before.seconds("whole"))
+            for stage in (*STAGES, "whole"):
+                found += _slower(f"{name}, {stage}", before.seconds(stage), row.seconds(stage), least)
+            for size in sorted(before.batches.keys() & row.batches.keys() - {1}):
+                found += _slower(f"{name}, batch {size}", before.batches[size], row.batches[size], least)
+            if before.peak_mib and row.peak_mib and row.peak_mib > before.peak_mib * (1 + MEMORY_MARGIN):
+                found.append(f"{name}, peak memory: {before.peak_mib:,.0f} -> {row.peak_mib:,.0f} MiB")
+        return found
+
+    def _require_comparable(self, old: Benchmark) -> None:
+        values = [(one.model, one.settings, one.image, *(one.machine.get(key) for key in SAME)) for one in (self, old)]
+        names = ("model", "settings", "image", *SAME)
+        for name, ours, theirs in zip(names, *values, strict=True):
+            if ours != theirs:
+                raise ValueError(f"the figures cannot be compared: {name} is {ours!r} here and {theirs!r} in the file")
+        if not set(self.rows) & set(old.rows) - {PEER}:
+            raise ValueError(f"the file has {', '.join(old.rows)}; expected {', '.join(self.rows)}")
+
+
+def _slower(what: str, before: Sequence[float], after: Sequence[float], least: float) -> list[str]:
+    """A line if the median rose by more than the noise of both, MARGIN and `least` seconds."""
+    old, new = _median(before), _median(after)
+    allowed = max(_noise(before) + _noise(after), MARGIN * old, least)
+    if new - old <= allowed:
+        return []
+    return [f"{what}: {1e3 * old:.1f} -> {1e3 * new:.1f} ms (x {new / old:.2f}; noise {1e3 * allowed:.1f} ms)"]
+
+
+def _noise(values: Sequence[float]) -> float:
+    low, high = np.percentile(values, [10, 90])
+    return float(high - low)
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values))
+
+
+def _line(name: str, cells: Sequence[str]) -> str:
+    return f"{name:24}" + "".join(f"{cell:>22}" for cell in cells)

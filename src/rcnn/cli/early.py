@@ -1,0 +1,51 @@
+"""What a command checks before it imports torch, which takes seconds: the paths on its command line."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from rcnn.cli.failures import is_one_of_several
+from rcnn.outputs import require_folder, require_not_in_use
+from rcnn.text_files import missing_text, require_data_path
+
+
+def require_places(data: Path | None, output: Path | None) -> None:
+    """Raise OSError if `data` does not exist, or if `output` is a file or is in use by another process.
+
+    Not in one of several processes: the first may write to `output` already.
+    """
+    if is_one_of_several():
+        return
+    if data is not None:
+        require_data_path(data)
+    if output is not None:
+        require_folder(output)
+        require_not_in_use(output)
+
+
+def require_run_folder(output: Path | None, *, resume: bool) -> None:
+    """Raise ValueError or OSError if a run cannot be written to `output`."""
+    from rcnn.training.found_run import find_run, require_no_run
+
+    if output is not None and not is_one_of_several():
+        found = find_run(output)
+        if not resume:
+            require_no_run(output, found.checkpoints)
+
+
+def require_an_input(words: Sequence[str]) -> None:
+    """Raise FileNotFoundError if all `words`, the inputs of a prediction, are paths of which none exists."""
+    if not words or not all(_is_missing(word) for word in words):
+        return
+    more = f" ({len(words) - 1} more do not exist)" if len(words) > 1 else ""
+    raise FileNotFoundError(
+        f"no image to predict on: {words[0]} {missing_text(Path(words[0]))}{more}; expected a file, a folder, a "
+        "pattern, or an http(s) URL"
+    )
+
+
+def _is_missing(word: str) -> bool:
+    """Whether a word is a path without a file, and neither a URL nor a pattern."""
+    return "://" not in word and not glob.has_magic(word) and "\0" not in word and not Path(word).exists()

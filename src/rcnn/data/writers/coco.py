@@ -1,0 +1,85 @@
+"""COCO's format: results, and a data set file with the same objects, from the entries of predictions.json."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from rcnn.data.skeletons import HALF_PIXEL
+from rcnn.ops.coco_backend import rle_area
+
+
+def coco_result(found: dict[str, Any], image_id: int | str, category_id: int | str) -> dict[str, Any]:
+    """A detection of predictions.json (`ImageDetections.to_json`) in COCO's results format."""
+    x1, y1, x2, y2 = found["box"]
+    result = {
+        "image_id": image_id,
+        "category_id": category_id,
+        "score": found["score"],
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+    }
+    if "mask" in found:
+        result["segmentation"] = found["mask"]
+    if "keypoints" in found:
+        # the centre of a pixel is x + 0.5 here and x in COCO; the score replaces visibility
+        points = np.asarray(found["keypoints"], dtype=np.float32) - HALF_PIXEL
+        result["keypoints"] = points.reshape(-1).tolist()
+    return result
+
+
+def image_ids(files: Sequence[str]) -> list[int]:
+    """An id per image: the number in its file name, as in COCO (000000000139.jpg), else the place, from 1."""
+    stems = [Path(file).stem for file in files]
+    if all(stem.isascii() and stem.isdigit() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
+        return [int(stem) for stem in stems]
+    return list(range(1, len(stems) + 1))
+
+
+def file_names(files: Sequence[str]) -> list[str]:
+    """The paths of images from the folder that contains all of them; the last part of a URL."""
+    local = [os.path.abspath(file) for file in files if "://" not in file]
+    folder = os.path.commonpath([os.path.dirname(path) for path in local]) if local else ""
+    return [
+        PurePosixPath(file).name if "://" in file else Path(os.path.relpath(file, folder)).as_posix() for file in files
+    ]
+
+
+def coco_results(images: Sequence[dict[str, Any]], category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """The results of all images of predictions.json; `category_ids` (K,) are those of the classes."""
+    ids = image_ids([entry["file"] for entry in images])
+    return [
+        coco_result(found, image_id, category_ids[found["label"]])
+        for image_id, entry in zip(ids, images, strict=True)
+        for found in entry["detections"]
+    ]
+
+
+def coco_file(
+    images: Sequence[dict[str, Any]], names: Sequence[str], category_ids: Sequence[int], keypoints: Sequence[str] = ()
+) -> dict[str, list[dict[str, Any]]]:
+    """The content of a data set file: the same objects as annotations with a score, with the same image ids.
+
+    `names` (K,) are the classes; all of them have the `keypoints` (J,), which are all visible. Images are named from
+    the folder that contains all of them.
+    """
+    annotations = coco_results(images, category_ids)
+    for number, entry in enumerate(annotations, start=1):
+        area = rle_area(entry["segmentation"]) if "segmentation" in entry else entry["bbox"][2] * entry["bbox"][3]
+        entry.update({"id": number, "iscrowd": 0, "area": area})
+        if "keypoints" in entry:
+            entry["keypoints"][2::3] = [2] * len(keypoints)
+            entry["num_keypoints"] = len(keypoints)
+    more = {"keypoints": list(keypoints), "skeleton": list[list[int]]()} if keypoints else {}
+    files = [entry["file"] for entry in images]
+    return {
+        "images": [
+            {"id": image_id, "file_name": name, "height": entry["height"], "width": entry["width"]}
+            for image_id, name, entry in zip(image_ids(files), file_names(files), images, strict=True)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": id, "name": name} | more for id, name in zip(category_ids, names, strict=True)],
+    }

@@ -1,0 +1,47 @@
+"""The label file of an image in YOLO's format, and data.yaml."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rcnn.ops.contours import Part, joined, region_parts
+from rcnn.ops.masks import Region
+
+
+def yolo_lines(
+    size: tuple[int, int],
+    labels: Sequence[int],
+    boxes: npt.NDArray[np.floating[Any]],
+    *,
+    masks: Iterable[Region] | None = None,
+    tolerance: float,
+) -> list[str]:
+    """A line per object of an image of `size` (height, width): `class x1 y1 x2 y2 ...` or `class cx cy width height`.
+
+    `labels` (N,) are the places of the classes in data.yaml, `boxes` (N, 4) xyxy in pixels; numbers are fractions of
+    the image. The outlines of the parts of a mask, and of their holes, are joined to one polygon by lines of no width,
+    and simplified to within `tolerance` pixels. An object without a mask, or with an empty one, is a box.
+    """
+    height, width = size
+    lines = list[str]()
+    regions = [None] * len(labels) if masks is None else masks
+    for label, (x1, y1, x2, y2), region in zip(labels, boxes.tolist(), regions, strict=True):
+        parts = list[Part]() if region is None else region_parts(region, tolerance=tolerance)
+        if parts:
+            points = joined([polygon for part in parts for polygon in (part.outline, *part.holes)])
+            numbers: list[float] = (points / (width, height)).reshape(-1).tolist()
+        else:
+            numbers = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
+        lines.append(" ".join([str(label), *(f"{value:.6f}" for value in numbers)]))
+    return lines
+
+
+def data_yaml(names: Sequence[str], *, images: str = "images") -> str:
+    """The content of data.yaml: `names` of the classes and the folder of the images, the split train."""
+    listed = "".join(f"  {number}: {json.dumps(name, ensure_ascii=False)}\n" for number, name in enumerate(names))
+    return f"# Add val: with other images before you train with another tool.\ntrain: {images}\nnames:\n{listed}"

@@ -1,0 +1,18 @@
+"""Which rule brings the masks of a model to image size."""
+
+from __future__ import annotations
+
+from rcnn.models.config import DetectorConfig
+from rcnn.ops.pasting import Paste, Pasting
+
+
+def pasting_of(config: DetectorConfig) -> Pasting:
+    """How the masks of a detector of `config` are brought to image size."""
+    kind: Paste = "accurate" if config.mask is None else config.mask.paste
+    if config.fcis is not None:
+        kind = "fitted" if config.fcis.legacy.mask_inclusive else "fitted_above"
+    return Pasting(
+        kind=kind,
+        last_pixel_inside=config.legacy.boxes.startswith("inclusive") and kind in ("padded", "squeezed", "stretched"),
+        threshold=0.5 if config.fcis is None else config.fcis.mask_threshold,
+    )

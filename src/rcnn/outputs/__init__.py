@@ -1,0 +1,33 @@
+"""The one rule for output folders: nothing that rcnn did not write is ever overwritten. Read folder.py first."""
+
+from rcnn.outputs.durable import (
+    DISK_FULL,
+    REPLACED,
+    TEMPORARY,
+    free_space,
+    naming,
+    recover_folder,
+    replace_folder,
+    sha256_of,
+)
+from rcnn.outputs.folder import OutputFolder, finish_moves, numbered, require_folder
+from rcnn.outputs.marker import MARKER, files_of_rcnn, lock_file, require_not_in_use
+
+__all__ = [
+    "DISK_FULL",
+    "MARKER",
+    "REPLACED",
+    "TEMPORARY",
+    "OutputFolder",
+    "files_of_rcnn",
+    "finish_moves",
+    "free_space",
+    "lock_file",
+    "naming",
+    "numbered",
+    "recover_folder",
+    "replace_folder",
+    "require_folder",
+    "require_not_in_use",
+    "sha256_of",
+]

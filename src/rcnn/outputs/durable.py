@@ -1,0 +1,93 @@
+"""Files and folders that are complete or absent after a kill, a power failure or a full disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TEMPORARY = ".rcnn-writing-"  # start of the names of files and folders that are not complete yet
+REPLACED = ".rcnn-replaced-"  # start of the name of the old folder while it is replaced
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def naming(path: Path, size: int = 0) -> Iterator[None]:
+    """An error of a full disk within the block names `path` and its `size` in bytes, if that is known.
+
+    The error itself does not: a write does not know its file, and a copy names a temporary one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise _full(error.errno, path, size) from error
+
+
+def _full(number: int, path: Path, size: int) -> OSError:
+    needed = f", and {size / 1e6:,.1f} MB are needed" if size else ""
+    return OSError(number, os.strerror(number) + needed, str(path))
+
+
+def free_space(path: Path) -> int:
+    """The free bytes on the disk of `path`, which does not have to exist yet."""
+    place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    return shutil.disk_usage(place).free
+
+
+def replace_folder(folder: Path, fill: Callable[[Path], object], size: int = 0) -> None:
+    """Have `fill` write the files of a new folder, then put it in the place of `folder`.
+
+    A kill or a power failure at any moment leaves the earlier folder or the new one, complete; see `recover_folder`.
+    `size`: about how many bytes it will have; OSError if the disk has less space, before anything is written.
+    """
+    recover_folder(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if free_space(folder) < size:
+        raise _full(errno.ENOSPC, folder, size)
+    new, replaced = (folder.with_name(start + folder.name) for start in (TEMPORARY, REPLACED))
+    try:
+        with naming(folder, size):
+            new.mkdir()
+            fill(new)
+            for path in (*new.rglob("*"), new):
+                sync(path)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    if folder.exists():
+        os.rename(folder, replaced)
+    os.rename(new, folder)
+    sync(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Finish a `replace_folder` that was killed: the earlier folder comes back if there is no new one yet."""
+    new, replaced = (folder.with_name(start + folder.name) for start in (TEMPORARY, REPLACED))
+    if not folder.exists() and replaced.exists():
+        os.rename(replaced, folder)
+    for leftover in (new, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to the disk. Does nothing for folders on Windows, which cannot."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,114 @@
+"""The marker of an output folder: the file that lists what rcnn wrote there, and that its writer locks."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+MARKER = ".rcnn-files"
+ENTRY = '{"file": '  # start of each line of the marker
+CHOOSE_FOLDER = "choose another output (--output)"
+CHOOSE = f"{CHOOSE_FOLDER}, or move it away"
+LOCKS = Path("/proc/locks")  # of Linux: the processes that hold locks, with the inodes of the locked files
+
+
+def locked_marker(folder: Path) -> IO[str]:
+    """The marker of `folder`, open, and locked until it is closed or its process ends."""
+    path = folder / MARKER
+    if path.is_symlink():
+        raise FileExistsError(f"{path} is a symbolic link, which rcnn does not follow: {CHOOSE}")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is a folder, a pipe or a device; expected rcnn's list of files: {CHOOSE}")
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            lock_file(file)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+        except BlockingIOError as error:
+            file.close()
+            raise _in_use(folder) from error
+        file.close()  # the process that held the lock has removed this marker
+
+
+def require_not_in_use(folder: Path) -> None:
+    """Raise BlockingIOError if a process writes to `folder`. It can be called before there is anything to write."""
+    path = folder / MARKER
+    if path.is_symlink() or not path.is_file():
+        return
+    try:
+        with path.open("r+", encoding="utf-8") as file:
+            lock_file(file)
+    except BlockingIOError as error:
+        raise _in_use(folder) from error
+    except OSError:  # no permission: `locked_marker` reports it when the folder is to be written
+        return
+
+
+def _in_use(folder: Path) -> BlockingIOError:
+    who = _holder(folder / MARKER) or "another rcnn process"
+    return BlockingIOError(f"{folder} is in use by {who}: wait until it ends, or {CHOOSE_FOLDER}")
+
+
+def _holder(path: Path) -> str:
+    """The process that has locked the file at `path`; empty if the system does not say."""
+    with suppress(OSError, ValueError):
+        inode = str(path.stat().st_ino)
+        for line in LOCKS.read_text(encoding="ascii").splitlines():  # "1: FLOCK ADVISORY WRITE 4711 fe:00:81 0 EOF"
+            words = line.split()
+            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == inode and int(words[4]) > 0:
+                return f"process {words[4]} (rcnn)"
+    return ""
+
+
+def read_marker(path: Path) -> dict[str, set[str]]:
+    """Name -> digests of the contents that rcnn gave it. A last line without its end (a kill) does not count."""
+    written: dict[str, set[str]] = {}
+    if not path.is_file() or path.is_symlink():
+        return written
+    *lines, unfinished = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            written.setdefault(str(entry["file"]), set()).add(str(entry["sha256"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise FileExistsError(
+                f"{path}, line {number}, is not an entry of rcnn's list of files: {CHOOSE_FOLDER}"
+            ) from error
+    if unfinished and not unfinished.startswith(ENTRY[: len(unfinished)]):
+        raise FileExistsError(f"{path} is not rcnn's list of files: {CHOOSE_FOLDER}")
+    return written
+
+
+def drop_unfinished_line(marker: IO[str]) -> None:
+    """Remove the last line of an open marker if it has no end: its process was killed."""
+    marker.seek(0)
+    text = marker.read()
+    if not text.endswith("\n"):
+        marker.truncate(len(text[: text.rfind("\n") + 1].encode()))
+
+
+def files_of_rcnn(folder: str | Path) -> set[str]:
+    """Names, relative to `folder`, of what rcnn wrote there; empty if it never did. Does not lock."""
+    return set(read_marker(Path(folder) / MARKER))
+
+
+def lock_file(file: IO[str]) -> None:
+    """Lock an open file until it is closed or its process ends. BlockingIOError if another process holds it."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        raise BlockingIOError(f"{file.name} is locked by another process") from error
+    except OSError:
+        return  # a file system without locks, e.g. some network ones

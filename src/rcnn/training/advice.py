@@ -1,0 +1,182 @@
+"""The defaults of a new run that depend on its data: what is not typed is decided here, each value with its reason.
+
+The numbers come from runs on small data sets (docs/results.md, "The defaults"). Anchors and image statistics are never
+changed: they belong to the weights that a run starts from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from rcnn.data import Dataset
+from rcnn.data.messages import counted
+from rcnn.data.transforms.steps import scale_jitter_of
+from rcnn.models import DetectorConfig
+from rcnn.models.config import FBNetConfig
+from rcnn.training.length import IMAGES_OF_1X, LENGTHS
+from rcnn.training.settings import FINE_TUNING, LITE, PREFIX, TrainConfig
+from rcnn.weights.checkpoint import empty_detector
+
+EPOCHS = 12  # COCO's schedule 1x
+FEW_OBJECTS = 5  # objects per image; with fewer, more images are needed to learn as much
+MOST_MORE_IMAGES = 5 / 3  # ... but not more than this factor
+EVALUATIONS = 10  # per run
+PATIENCE = 4  # evaluations
+AVERAGED = 1 / 3  # fraction of a run that the EMA averages over
+SHORTEST_AVERAGED = 100  # steps of a run; the EMA of a shorter one would lag behind the weights
+LONGEST_EMA = 0.999
+SMALL_OBJECTS = 20  # per cent of the objects that are called small here
+CELLS = 4  # cells of the finest feature map that the side of a small object covers
+LARGEST = 2  # input size, as a multiple of the model's own
+SIDES = 32  # chosen sides are multiples of this, pixels
+SMALLER = (0.6, 0.73, 0.87)  # shorter sides in training, as fractions of those in prediction (Touvron et al. 2019)
+PROPOSALS_PER_OBJECT = 10
+MOST_PROPOSALS = 1000  # as in the papers
+FEW_IMAGES = 200
+FROZEN_BLOCKS = 8  # of FBNet's 15
+JITTERED_IMAGES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """Settings for the data of a run, with the reason for each; `model` and `training` hold KEY -> value."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)  # without the prefix
+    reasons: dict[str, str] = field(default_factory=dict)  # by the name on the command line
+
+    def and_also(self, other: Advice) -> Advice:
+        """Both together."""
+        return Advice(
+            model=self.model | other.model,
+            training=self.training | other.training,
+            reasons=self.reasons | other.reasons,
+        )
+
+
+def advise_model(config: DetectorConfig, dataset: Dataset, given: Collection[str], *, pretrained: bool) -> Advice:
+    """Settings of the model, for those that are not `given`; `config`: before them.
+
+    `pretrained`: the run starts from the weights of a whole detector, not only of a backbone.
+    """
+    own = ~dataset.objects.ignored
+    if not own.any():
+        return Advice()
+    values, reasons = dict[str, Any](), dict[str, str]()
+    if not {"input.min_size", "input.max_size"}.intersection(given):
+        chosen, reason = _input_size(config, dataset)
+        if chosen:
+            size, limit = config.input.min_size, config.input.max_size
+            values |= {"input.min_size": chosen, "input.max_size": round(limit * chosen / size)}
+            reasons |= {"input.min_size": reason, "input.max_size": f"input.min_size x {limit / size:.3g}"}
+    most = int(np.bincount(dataset.objects.image_index[own]).max())
+    wanted = min(MOST_PROPOSALS, config.rpn.proposals.pre_nms, PROPOSALS_PER_OBJECT * most)
+    if wanted > config.rpn.proposals.post_nms and "rpn.proposals.post_nms" not in given:
+        values["rpn.proposals.post_nms"] = wanted
+        reasons["rpn.proposals.post_nms"] = f"an image has up to {counted(most, 'object')}"
+    backbone = config.backbone
+    trained = isinstance(backbone, FBNetConfig) and not backbone.frozen_blocks and "backbone.frozen_blocks" not in given
+    if trained and pretrained and len(dataset) < FEW_IMAGES:
+        values["backbone.frozen_blocks"] = FROZEN_BLOCKS
+        reasons["backbone.frozen_blocks"] = f"fewer than {FEW_IMAGES} training images"
+    return Advice(model=values, reasons=reasons)
+
+
+def advise_training(
+    settings: TrainConfig,
+    start: TrainConfig,
+    dataset: Dataset,
+    validation_images: int,
+    given: Collection[str],
+    *,
+    min_size: int,
+    processes: int,
+) -> Advice:
+    """Training settings, for those that are not `given` (names without prefix); `settings`: with those that are.
+
+    `start`: the defaults for the weights that the run starts from. `min_size`: shorter side of the network's input in
+    prediction, pixels.
+    """
+    values, reasons = dict[str, Any](), dict[str, str]()
+    steps = settings.steps
+    if not set(LENGTHS).intersection(given):
+        each = settings.images_per_step(processes)
+        total, reason = _images_of_run(start, dataset)
+        values["steps"] = steps = max(1, round(total / each))
+        reasons["steps"] = f"{reason}, {each} per step"
+        if validation_images:
+            values["evaluate_every"] = max(1, round(steps / EVALUATIONS), math.ceil(validation_images / each))
+            reasons["evaluate_every"] = f"up to {EVALUATIONS} evaluations in the run"
+            values["patience"] = PATIENCE
+            reasons["patience"] = f"the run ends early when {counted(PATIENCE, 'evaluation')} in a row are not better"
+    if start.ema:
+        values["ema"] = _ema(steps)
+        averaged = f"averages about the last {AVERAGED * steps:.0f} steps"
+        reasons["ema"] = averaged if values["ema"] else f"the run has fewer than {SHORTEST_AVERAGED} steps"
+    if start in (FINE_TUNING, LITE) and not (settings.scale_range or scale_jitter_of(settings.augment)):
+        values["scales"] = tuple(max(1, round(part * min_size / 16)) * 16 for part in SMALLER)
+        reasons["scales"] = "smaller than in prediction: faster, and hardly worse (Touvron et al. 2019)"
+    if start.jitter and len(dataset) >= JITTERED_IMAGES:
+        values["jitter"], reasons["jitter"] = 0.0, f"{JITTERED_IMAGES} training images or more"
+    kept = {name: value for name, value in values.items() if name not in given}
+    return Advice(training=kept, reasons={PREFIX + name: reasons[name] for name in kept})
+
+
+def rescaled(settings: TrainConfig, before: int, advised: Collection[str]) -> TrainConfig:
+    """`settings` with the values that were decided for a run of `before` steps, for its present number of steps."""
+    factor = settings.steps / before
+    if PREFIX + "evaluate_every" in advised:
+        settings = replace(settings, evaluate_every=max(1, round(factor * settings.evaluate_every)))
+    if PREFIX + "ema" in advised:
+        settings = replace(settings, ema=_ema(settings.steps))
+    return settings
+
+
+def _ema(steps: int) -> float:
+    """The decay for a run of `steps`; 0: no EMA."""
+    return min(LONGEST_EMA, round(1 - 1 / (AVERAGED * steps), 4)) if steps >= SHORTEST_AVERAGED else 0.0
+
+
+def _images_of_run(start: TrainConfig, dataset: Dataset) -> tuple[int, str]:
+    """How many images a run trains on, counting each pass, and why."""
+    images, objects = max(1, len(dataset)), dataset.num_training_objects
+    least = start.steps * start.images_per_step()
+    epochs = min(EPOCHS * images, IMAGES_OF_1X)
+    per_image = objects / images
+    more = min(MOST_MORE_IMAGES, max(1.0, FEW_OBJECTS / max(per_image, 1.0)))
+    total = max(round(more * least), epochs)
+    if total == epochs:
+        reason = f"{EPOCHS} epochs of" if epochs < IMAGES_OF_1X else "COCO's schedule 1x for"
+    else:
+        reason = f"{total / images:,.0f} epochs of"
+    return total, f"{reason} {counted(images, 'image')} with {per_image:.1f} objects each"
+
+
+def _input_size(config: DetectorConfig, dataset: Dataset) -> tuple[int, str]:
+    """A larger shorter side of the input, if small objects need it, and why; 0: the model's own is large enough.
+
+    Not beyond the images' own resolution: enlarging them adds no detail.
+    """
+    size, limit = config.input.min_size, config.input.max_size
+    objects = dataset.objects
+    own = ~objects.ignored
+    short, long = dataset.sizes.min(axis=1), dataset.sizes.max(axis=1)  # (I,) pixels of the files
+    factor = np.minimum(size / short, limit / long)[objects.image_index[own]]
+    sides = np.sqrt(np.prod(objects.boxes[own, 2:] - objects.boxes[own, :2], axis=1)) * factor
+    small = float(np.percentile(sides, SMALL_OBJECTS))
+    stride = min(empty_detector(config).rpn.anchors.strides.values())
+    needed = size * CELLS * stride / max(small, 1.0)
+    most = min(LARGEST * size, float(np.median(short)))
+    chosen = int(min(math.ceil(needed / SIDES), most // SIDES)) * SIDES
+    if chosen <= size:
+        return 0, ""
+    return chosen, (
+        f"a fifth of the objects are smaller than {small:.0f} pixels at {size}; the finest feature map has a cell per "
+        f"{stride}, and {CELLS} cells suit them"
+        + ("" if needed <= most else "; limited by the size of the images" if most < LARGEST * size else "")
+    )

@@ -1,0 +1,133 @@
+"""The folder of a run: what it contains, and how a run is found in it again.
+
+config.json    the settings of the run and where it started from (the record)
+log.jsonl      one JSON object per report
+curve.html     the log as charts
+curve.png      the same as one picture
+report.html    charts, evaluations, settings, and where and how the run was started
+tensorboard/   event files, with train.trackers=[tensorboard]
+wandb_id.txt, mlflow_id.txt   the run there, with these trackers
+held_out.txt   file names of the validation images, if they were held out from the training split
+last/          a checkpoint and the state of the optimizer, to resume from
+best/          the checkpoint with the best evaluation
+step-N/        the checkpoint after N steps, with train.keep
+averaged/      the EMA of the weights, if train.ema is set and nothing is evaluated
+
+A command checks the folder first, so torch is not imported here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rcnn.outputs import REPLACED, files_of_rcnn, require_folder, require_not_in_use
+from rcnn.weights.files import WEIGHTS_FILE
+
+RECORD, LOG, CURVE, PLOT, REPORT = "config.json", "log.jsonl", "curve.html", "curve.png", "report.html"
+EVENTS = "tensorboard"  # folder
+TRACKED = ("wandb_id.txt", "mlflow_id.txt")  # the ids of the run there, to continue it
+HELD_OUT = "held_out.txt"
+CHECKPOINTS = ("last", "best", "averaged")
+NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, EVENTS, *TRACKED, HELD_OUT, *CHECKPOINTS)
+FIELDS = {  # of the record
+    "model": dict,
+    "train": dict,
+    "started_from": str,
+    "data": str,
+    "splits": list,
+    "annotations": str,
+    "classes": list,
+}
+OPTIONAL = {"images": str, "relative_boxes": bool, "weights": str, "recipe": str, "processes": int}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundRun:
+    """What a folder contains before a run writes to it."""
+
+    record: dict[str, Any] | None  # contents of config.json; None: there is none
+    checkpoints: tuple[str, ...]  # which of last/, best/ and averaged/ exist
+
+
+def find_run(path: Path) -> FoundRun:
+    """What `path` contains; reads only.
+
+    ValueError or FileExistsError if it contains files that are not a run's, NotADirectoryError if it is a file,
+    BlockingIOError if another process writes to it.
+    """
+    require_folder(path)
+    if not path.exists():
+        return FoundRun(record=None, checkpoints=())
+    require_not_in_use(path)
+    if links := [name for name in NAMES if (path / name).is_symlink()]:
+        raise FileExistsError(
+            f"{path / links[0]} is a symbolic link, which rcnn neither follows nor replaces where it writes: put a "
+            "copy of its target there, or choose another output (--output)"
+        )
+    if WEIGHTS_FILE in files_of_rcnn(path):
+        raise FileExistsError(f"{path} is a checkpoint; a run needs its own folder: choose another output (--output)")
+    checkpoints = tuple(
+        name
+        for name in CHECKPOINTS
+        if any((folder / WEIGHTS_FILE).exists() for folder in (path / name, path / f"{REPLACED}{name}"))
+    )
+    record = _read_record(path / RECORD, needed=bool(checkpoints) and RECORD in files_of_rcnn(path))
+    listed = set(NAMES) if record is not None and checkpoints else files_of_rcnn(path)
+    foreign = [name for name in NAMES if (path / name).exists() and name not in listed]
+    if foreign:
+        raise FileExistsError(
+            f"{path} contains {', '.join(foreign)}, which rcnn did not write there: choose another output (--output)"
+        )
+    return FoundRun(record=record, checkpoints=checkpoints)
+
+
+def require_no_run(path: Path, checkpoints: Sequence[str]) -> None:
+    """ValueError if there are `checkpoints`, those of the run in `path`: only a run that is resumed may continue it."""
+    if checkpoints:
+        raise ValueError(
+            f"{path} contains a run ({listed(checkpoints)}): continue it with resume=True (--resume), or choose "
+            "another output (--output)"
+        )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Folders in a message: "last/, best/"."""
+    return ", ".join(f"{name}/" for name in names)
+
+
+def _read_record(path: Path, *, needed: bool) -> dict[str, Any] | None:
+    """The record at `path`; None if there is none, or if it is damaged or not a run's. ValueError then if `needed`."""
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        problem = _problem(record)
+    except (ValueError, RecursionError) as error:
+        record, problem = None, f"not JSON: {error}"
+    if problem and needed:
+        raise ValueError(
+            f"{path} is not the record of a run ({problem}). Restore it, or start a new run from {path.parent}/last "
+            "with another output (--output)"
+        )
+    return None if problem else record
+
+
+def _problem(record: Any) -> str:
+    """What is wrong with the contents of a config.json; empty if nothing is."""
+    if not isinstance(record, dict):
+        return f"expected an object, got {type(record).__name__}"
+    if missing := [name for name in FIELDS if name not in record]:
+        return f"missing: {', '.join(missing)}"
+    wrong = [name for name, kind in FIELDS.items() if not isinstance(record[name], kind)]
+    wrong += [name for name, kind in OPTIONAL.items() if name in record and not isinstance(record[name], kind)]
+    if wrong:
+        return f"unexpected values of {', '.join(wrong)}"
+    classes, names = record["classes"], [*record["splits"], *record["classes"]]
+    sound = all(isinstance(name, str) for name in names) and len(set(classes)) == len(classes)
+    if len(record["splits"]) < 2 or not sound:
+        return "unexpected values of splits or classes"
+    return ""

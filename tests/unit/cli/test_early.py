@@ -1,0 +1,62 @@
+"""What is wrong with the paths of a command is said at once: before torch is imported, which takes seconds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rcnn.cli.early import require_an_input
+from rcnn.outputs import OutputFolder
+
+CASES = (  # words, what the message contains
+    ("train m --data {0}/gone", "gone does not exist; expected the folder of a data set"),
+    ("train m --data {0} --output {0}/file", "file is a file; expected a folder"),
+    ("train m --data {0} --output {0}/run", "run contains a run (last/): continue it with"),
+    ("train m --data {0} --output {0}/used", "used is in use by process"),
+    ("train m", "give a model or a checkpoint, and its data"),
+    ("eval m --data {0}/gone", "gone does not exist"),
+    ("eval m --data {0} --output {0}/used", "used is in use by process"),
+    ("predict m {0}/gone.jpg", "no image to predict on: {0}/gone.jpg does not exist; expected a file, a folder, a"),
+    ("predict m {0}/file --output {0}/file", "file is a file; expected a folder"),
+    ("predict m --data {0}/gone", "gone does not exist"),
+)
+CODE = """
+import contextlib, io, json, sys
+from rcnn.cli.main import main
+for words in json.load(sys.stdin):
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        try:
+            main(words)
+        except SystemExit as end:
+            print(json.dumps([end.code, errors.getvalue(), "torch" in sys.modules]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the system does not say who holds a lock")
+def test_wrong_paths_are_reported_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "run" / "last").mkdir(parents=True)
+    (tmp_path / "run" / "last" / "model.safetensors").touch()
+    (tmp_path / "run" / ".rcnn-files").write_text('{"file": "last", "sha256": "any"}\n')
+    words = json.dumps([words.format(tmp_path).split() for words, _ in CASES])
+    with OutputFolder(tmp_path / "used"):
+        done = subprocess.run([sys.executable, "-c", CODE], input=words, capture_output=True, text=True, check=True)
+    for line, (_, expected) in zip(done.stdout.splitlines(), CASES, strict=True):
+        status, message, has_torch = json.loads(line)
+        assert (status, has_torch) == (2, False), message
+        assert expected.format(tmp_path) in message
+        assert message.count("\n") == 1
+
+
+def test_one_input_that_exists_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    require_an_input([])
+    require_an_input(["gone.jpg", str(tmp_path / "photo.jpg")])
+    require_an_input(["gone.jpg", "photos/*.jpg"])
+    require_an_input(["gone.jpg", "https://example.org/photo.jpg"])
+    with pytest.raises(FileNotFoundError, match=r"gone.jpg does not exist \(1 more do not exist\)"):
+        require_an_input(["gone.jpg", "lost.jpg"])

@@ -1,0 +1,177 @@
+"""`rcnn predict --format`: what is written, read back by our own readers and by pycocotools, gives the same objects."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as pycoco
+from pycocotools.coco import COCO
+
+from rcnn.cli.formats import FORMATS, chosen_formats, files_of_image
+from rcnn.cli.predict_images import ImageOptions, predict_images
+from rcnn.cli.scores import Filter
+from rcnn.cli.sources import Source
+from rcnn.data.opening import open_dataset
+from rcnn.data.records import Dataset
+from rcnn.data.segmentations import Segmentation
+from rcnn.models import build_detector, model_config
+from rcnn.models.overrides import override
+from rcnn.ops.coco_backend import as_rle
+from rcnn.predictor import Predictor
+from rcnn.results import ImageDetections
+from rcnn.runtime.processes import ALONE
+from tests.tiny_data import TINY_MODEL
+
+SIZE = (120, 160)
+
+
+def found() -> ImageDetections:
+    """A ring, two parts, a disc at the image's corner, and an object without a pixel."""
+    y, x = (np.indices((28, 28)) + 0.5 - 14) / 14
+    distance = np.hypot(x, y)
+    masks = [(distance < 1) & (distance > 0.5), np.abs(x) > 0.4, distance < 1, np.zeros((28, 28))]
+    return ImageDetections(
+        height=SIZE[0],
+        width=SIZE[1],
+        boxes=np.array([[10, 10, 90, 80], [60, 70, 150, 110], [120, 0, 160, 30], [2, 90, 30, 118]], np.float32),
+        scores=np.array([0.9, 0.8, 0.7, 0.6], np.float32),
+        labels=np.array([1, 0, 1, 0]),
+        box_masks=np.stack(masks).astype(np.float32),
+        classes=("cat: a", 'the "dog"'),
+    )
+
+
+class Stub(Predictor):
+    """A predictor that finds the same objects in every image."""
+
+    def predict(self, images: object, **options: object) -> ImageDetections:  # type: ignore[override]
+        """Those of `found`."""
+        return found()
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    config = override(model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2"])
+    return Stub(build_detector(config), classes=found().classes, device="cpu")
+
+
+@pytest.fixture
+def written(predictor: Predictor, tmp_path: Path) -> Path:
+    """The output folder of two images, in all formats."""
+    (tmp_path / "photos" / "in").mkdir(parents=True)
+    for name in ("a.png", "in/b.png"):
+        Image.new("RGB", SIZE[::-1], (9, 120, 80)).save(tmp_path / "photos" / name)
+    options = ImageOptions(keep=Filter(score=0.0), pictures=False, formats=FORMATS)
+    done = predict_images(predictor, [str(tmp_path / "photos")], tmp_path / "out", Path("run"), options, ALONE)
+    assert not done.failed
+    return tmp_path / "out"
+
+
+def mask_of(segmentation: Segmentation) -> np.ndarray:
+    assert segmentation is not None
+    parts = segmentation if isinstance(segmentation, dict) else [part.tolist() for part in segmentation]
+    return pycoco.decode(as_rle(parts, *SIZE)).astype(bool)
+
+
+def check_objects(dataset: Dataset, *, masks: bool = True) -> None:
+    """The objects of the first image, in any order, are those of `found`."""
+    record, expected = dataset[0], found()
+    assert expected.masks is not None
+    assert dataset.classes == tuple(sorted(expected.classes))
+    order = [int(np.abs(record.boxes - box).sum(1).argmin()) for box in expected.boxes]
+    names = [dataset.classes[record.labels[row]] for row in order]
+    if not masks:
+        assert names == list(expected.names)
+        np.testing.assert_allclose(record.boxes[order], expected.boxes, atol=0.01)
+        return
+    assert names[:3] == list(expected.names)[:3]
+    for row, mask in zip(order[:3], expected.masks, strict=False):
+        again = mask_of(record.segmentations[row])
+        assert (again & mask).sum() / (again | mask).sum() > 0.95
+    np.testing.assert_allclose(record.boxes[order[3]], expected.boxes[3], atol=0.01)  # no pixel: its box
+
+
+def test_labelme_and_yolo_are_data_sets_with_the_same_objects(written: Path) -> None:
+    check_objects(open_dataset(written / "labelme", "all"))
+    assert open_dataset(written / "labelme", "in")[0].path == written / "labelme" / "in" / "b.png"
+    yolo = open_dataset(written / "yolo")
+    assert [Path(record.path).name for record in yolo] == ["a.png", "b.png"]
+    check_objects(yolo)
+    check_objects(open_dataset(written / "yolo-boxes"), masks=False)
+    assert (written / "yolo" / "images" / "in" / "b.png").is_file()
+
+
+def test_coco_is_read_by_pycocotools_and_by_us(written: Path) -> None:
+    truth = COCO(str(written / "coco.json"))
+    results = truth.loadRes(str(written / "coco_results.json"))
+    expected = found()
+    assert expected.masks is not None
+    entries = results.loadAnns(results.getAnnIds(imgIds=[2]))
+    assert [entry["category_id"] for entry in entries] == [2, 1, 2, 1]
+    for entry, mask, score in zip(entries, expected.masks, expected.scores, strict=True):
+        np.testing.assert_array_equal(truth.annToMask(entry), mask)
+        assert entry["score"] == pytest.approx(float(score))
+    entries = json.loads((written / "coco.json").read_text())["annotations"]
+    assert [entry["area"] for entry in entries[:4]] == expected.masks.sum((1, 2)).tolist()
+    dataset = open_dataset(written / "coco.json", images=str(written.parent / "photos"))
+    assert [Path(record.path).name for record in dataset] == ["a.png", "b.png"]
+    np.testing.assert_allclose(dataset[1].boxes[:3], expected.boxes[:3], atol=0.01)
+
+
+def test_csv_and_masks(written: Path) -> None:
+    expected = found()
+    assert expected.masks is not None
+    with (written / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == list(expected.names) * 2
+    assert [float(rows[1][key]) for key in ("x1", "y1", "x2", "y2")] == expected.boxes[1].tolist()
+    assert [{key: str(value) for key, value in row.items()} for row in expected.to_rows()] == [
+        {key: value for key, value in row.items() if key != "file"} for row in rows[:4]
+    ]
+    with Image.open(written / "masks" / "in" / "b.png") as picture:
+        ids = np.asarray(picture)
+    top = np.zeros(SIZE, int)
+    for row in range(3, -1, -1):
+        top[expected.masks[row]] = row + 1
+    np.testing.assert_array_equal(ids, top)
+
+
+def test_many_objects_have_16_bit_ids() -> None:
+    many = replace(found()[[0] * 299 + [2]], classes=("cat", "dog"))
+    source = Source(name="a.png", picture="a.jpg")
+    png = files_of_image(many, source, ["masks"], Path(), copies=False)["masks/a.png"]
+    with Image.open(io.BytesIO(png)) as picture:
+        assert sorted(np.unique(np.asarray(picture))) == [0, 1, 300]
+
+
+def test_labels_without_copies_name_the_image(tmp_path: Path) -> None:
+    source = Source(name=str(tmp_path / "photos" / "a.png"), picture="a.jpg")
+    files = files_of_image(found(), source, ["labelme"], tmp_path / "out", copies=False)
+    assert json.loads(files["labelme/a.json"])["imagePath"] == "../../photos/a.png"
+
+
+def test_wrong_formats_are_refused() -> None:
+    config = model_config("faster_rcnn_compact")
+    assert chosen_formats("csv, coco,csv", config) == ("coco", "csv")
+    with pytest.raises(ValueError, match=r"--format yollo: not known \(did you mean 'yolo'\?\); expected coco, csv"):
+        chosen_formats("yollo", config)
+    with pytest.raises(ValueError, match="--format masks: the model has no masks"):
+        chosen_formats("masks", config)
+    with pytest.raises(ValueError, match="these detections have no masks"):
+        replace(found(), box_masks=None).to_id_mask()
+
+
+def test_labels_of_the_user_are_kept(predictor: Predictor, written: Path) -> None:
+    label = written / "yolo" / "labels" / "a.txt"
+    label.write_text("corrected by hand\n")
+    options = ImageOptions(keep=Filter(score=0.0), pictures=False, formats=("yolo",))
+    with pytest.raises(FileExistsError, match=r"a\.txt was changed after rcnn wrote it"):
+        predict_images(predictor, [str(written.parent / "photos")], written, Path("run"), options, ALONE)
+    assert label.read_text() == "corrected by hand\n"
