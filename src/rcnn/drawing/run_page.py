@@ -18,12 +18,22 @@ def run_page(
     tables: Mapping[str, Mapping[str, str]],
     *,
     lead: str,
+    pictures: Mapping[str, Sequence[tuple[int, str]]] | None = None,
 ) -> str:
     """The page of a run with these log `lines`; `tables`: title -> name -> value.
 
-    `charts` are from `training_svgs`; `lead`: how far the run came, e.g. 10 of 10 steps, finished.
+    `charts` are from `training_svgs`; `lead`: how far the run came, e.g. 10 of 10 steps, finished. `pictures`: image
+    -> steps and paths of its pictures, relative to the page.
     """
-    return render("run.html", title=title, lead=lead, charts=charts, evaluations=_evaluations(lines), tables=tables)
+    return render(
+        "run.html",
+        title=title,
+        lead=lead,
+        charts=charts,
+        evaluations=_evaluations(lines),
+        pictures=pictures or {},
+        tables=tables,
+    )
 
 
 def _evaluations(lines: Sequence[LogLine]) -> list[list[str]]:
