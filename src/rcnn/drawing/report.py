@@ -27,7 +27,7 @@ from rcnn.drawing.pages import render, write_page
 
 Values = Mapping[str, float | None]  # name of a metric -> fraction 0..1; None where there is nothing to measure
 
-_TITLES = {"bbox": "Box", "segm": "Mask", "keypoints": "Keypoints", "proposals": "Proposals"}
+_TITLES = {"bbox": "Box", "segm": "Mask", "boundary": "Boundary", "keypoints": "Keypoints", "proposals": "Proposals"}
 _VOC = "AP is VOC's average precision {year}. Difficult objects are ignored."
 _AP70 = " AP70: at IoU .70."
 _MEANINGS = {  # metric -> what its numbers are
