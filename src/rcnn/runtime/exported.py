@@ -42,11 +42,21 @@ class ExportedModel:
 
         Raises ValueError if the images do not fit into the size that the file was exported for.
         """
+        if self.record.with_resize:
+            found = [self._whole(images, index) for index in range(len(images.sizes))]
+            return Detections(**{name: torch.cat([one[name] for one in found]) for name in self.record.outputs})
         images = self._padded(images)
         most = self.record.batch or len(images.sizes)
         parts = [self._run(_rows(images, start, most)) for start in range(0, len(images.sizes), most)]
         joined = {name: torch.cat([part[name] for part in parts])[: len(images.sizes)] for name in self.record.outputs}
         return Detections(**joined)
+
+    def _whole(self, images: ImageBatch, index: int) -> dict[str, Tensor]:
+        """The outputs for one image without its padding, for a file that resizes."""
+        height, width = images.sizes[index].tolist()
+        pixels = np.ascontiguousarray(images.pixels[index : index + 1, :, :height, :width].cpu().numpy())
+        outputs = zip(self.record.outputs, self.run({"image": pixels}), strict=True)
+        return {name: torch.from_numpy(np.array(value)) for name, value in outputs}
 
     def _padded(self, images: ImageBatch) -> ImageBatch:
         """The images padded to the size of the file."""
@@ -67,15 +77,21 @@ class ExportedModel:
 
     def _run(self, images: ImageBatch) -> dict[str, Tensor]:
         """The outputs for a batch; a smaller one than the file takes is filled with copies of its last image."""
+        outputs = zip(self.record.outputs, self.run(self._inputs(images)), strict=True)
+        return {name: torch.from_numpy(np.array(value))[: len(images.sizes)] for name, value in outputs}
+
+    def inputs(self, images: ImageBatch) -> dict[str, npt.NDArray[Any]]:
+        """The input arrays of the file for a batch of images that fits into one run; errors as in `predict`."""
+        return self._inputs(self._padded(images))
+
+    def _inputs(self, images: ImageBatch) -> dict[str, npt.NDArray[Any]]:
         count = len(images.sizes)
         filled = torch.arange(self.record.batch or count).clamp(max=count - 1)
         names = {"images": "pixels"}  # the others have the names of the fields
-        inputs = {
+        return {
             name: np.ascontiguousarray(getattr(images, names.get(name, name))[filled].cpu().numpy())
             for name in self.record.inputs
         }
-        outputs = zip(self.record.outputs, self.run(inputs), strict=True)
-        return {name: torch.from_numpy(np.array(value))[:count] for name, value in outputs}
 
 
 def _rows(images: ImageBatch, start: int, count: int) -> ImageBatch:

@@ -22,7 +22,7 @@ KEY = "rcnn"  # name of the record inside a file
 EXPORT_AGAIN = "export the checkpoint again with `rcnn export`"
 
 Target = Literal["onnx", "torch", "openvino"]
-ExportPrecision = Literal["float32", "float16", "bfloat16"]
+ExportPrecision = Literal["float32", "float16", "bfloat16", "int8"]
 SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
 
 
@@ -37,9 +37,11 @@ class ExportRecord:
     batch: int | None = None  # images per run; None: any number
     size: tuple[int, int] | None = None  # (height, width) of the padded input; None: any
     least_size: tuple[int, int] = (1, 1)  # smallest padded (height, width) where `size` is None
-    inputs: tuple[str, ...] = ("images", "sizes")
+    with_resize: bool = False  # the file resizes: its only input is `image` (1, 3, H, W) uint8, of any size
+    inputs: tuple[str, ...] = ("images", "sizes")  # of the network
     outputs: tuple[str, ...] = ("boxes", "scores", "labels", "valid")
     provenance: Mapping[str, Any] = field(default_factory=dict)  # of the checkpoint
+    quantization: Mapping[str, Any] = field(default_factory=dict)  # of int8: export.int8.Quantization as JSON
 
     @property
     def float_images(self) -> bool:
@@ -73,9 +75,11 @@ def read_record(text: str | None, path: Path) -> ExportRecord:
             batch=values["batch"],
             size=None if size is None else (int(size[0]), int(size[1])),
             least_size=(int(values["least_size"][0]), int(values["least_size"][1])),
+            with_resize=bool(values["with_resize"]),
             inputs=tuple(values["inputs"]),
             outputs=tuple(values["outputs"]),
             provenance=values["provenance"],
+            quantization=values["quantization"],
         )
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -5,11 +5,12 @@ log.jsonl      one JSON object per report
 curve.html     the log as charts
 curve.png      the same as one picture
 report.html    charts, evaluations, settings, and where and how the run was started
-tensorboard/   event files, with train.trackers=[tensorboard]
+pictures/      validation images at each evaluation: IMAGE/step-N.jpg
+tensorboard/   event files, if TensorBoard is installed
 wandb_id.txt, mlflow_id.txt   the run there, with these trackers
 held_out.txt   file names of the validation images, if they were held out from the training split
 last/          a checkpoint and the state of the optimizer, to resume from
-best/          the checkpoint with the best evaluation
+best/          the checkpoint with the best evaluation, and its score thresholds (thresholds.json)
 step-N/        the checkpoint after N steps, with train.keep
 averaged/      the EMA of the weights, if train.ema is set and nothing is evaluated
 
@@ -28,11 +29,11 @@ from rcnn.outputs import REPLACED, files_of_rcnn, require_folder, require_not_in
 from rcnn.weights.files import WEIGHTS_FILE
 
 RECORD, LOG, CURVE, PLOT, REPORT = "config.json", "log.jsonl", "curve.html", "curve.png", "report.html"
-EVENTS = "tensorboard"  # folder
+PICTURES, EVENTS = "pictures", "tensorboard"  # folders
 TRACKED = ("wandb_id.txt", "mlflow_id.txt")  # the ids of the run there, to continue it
 HELD_OUT = "held_out.txt"
 CHECKPOINTS = ("last", "best", "averaged")
-NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, EVENTS, *TRACKED, HELD_OUT, *CHECKPOINTS)
+NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, PICTURES, EVENTS, *TRACKED, HELD_OUT, *CHECKPOINTS)
 FIELDS = {  # of the record
     "model": dict,
     "train": dict,

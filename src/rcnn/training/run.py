@@ -12,7 +12,7 @@ import torch
 from rcnn import __version__
 from rcnn.data.loading import TrainingBatch, prefetched, training_batches
 from rcnn.data.messages import counted
-from rcnn.drawing.charts import curve_page, write_plot
+from rcnn.drawing.charts import curve_page, training_svgs, write_plot
 from rcnn.drawing.run_page import run_page
 from rcnn.models import Detector, build_detector
 from rcnn.models.setting_tables import settings_table
@@ -24,9 +24,10 @@ from rcnn.training.describe import describe_start
 from rcnn.training.determinism import deterministic
 from rcnn.training.distributed import batch_norm_warnings
 from rcnn.training.engine import train
-from rcnn.training.found_run import CURVE, HELD_OUT, LOG, PLOT, REPORT
+from rcnn.training.found_run import CURVE, HELD_OUT, LOG, PICTURES, PLOT, REPORT
 from rcnn.training.identity import identity_changes
 from rcnn.training.log import RunLog, SilentLog, read_log
+from rcnn.training.pictures import pictures_of, write_pictures
 from rcnn.training.plan import RunPlan, RunRequest, plan_training
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.saver import Outcome
@@ -36,7 +37,7 @@ from rcnn.training.starting import CONFIG, build_start
 from rcnn.training.state import TrainState, seed_random
 from rcnn.training.surroundings import surroundings
 from rcnn.training.targets import target_options
-from rcnn.training.trackers import TRACKERS, Reports
+from rcnn.training.trackers import TRACKERS, Reports, chosen_trackers
 from rcnn.training.validation import LOSS, Metrics, evaluate_detector
 from rcnn.training.validation_loss import validation_loss
 from rcnn.training.view import RunSize
@@ -105,7 +106,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         before, ending = (state.step, state.evaluation_due), "failed"
         try:
             with _run_log(plan, output, state, log) as run_log:
-                evaluate = _evaluation(plan, run_log, processes)
+                evaluate = _evaluation(plan, run_log, state, output)
                 outcome = train(state, batches_of(plan), plan.settings, run, run_log, evaluate=evaluate)
             done = "finished" if state.step == plan.settings.steps else "stopped early by train.patience"
             ending = done if outcome.finished else "stopped"
@@ -143,7 +144,7 @@ def _run_log(plan: RunPlan, output: Path, state: TrainState, log: Log) -> Silent
     if not state.processes.is_first:
         return SilentLog()
     settings = plan.settings
-    reports = Reports([TRACKERS[name]() for name in settings.trackers], log)
+    reports = Reports([TRACKERS[name]() for name in chosen_trackers(settings.trackers)], log)
     reports.start(output, plan.record())
     size = RunSize(
         steps=settings.steps,
@@ -217,10 +218,12 @@ def _draw_curve(run: RunFolder, plan: RunPlan, lead: str, *, unchanged: bool) ->
     """
     lines = read_log(run.path / LOG)
     schedule = partial(learning_rate, settings=plan.settings, processes=plan.processes.count)
-    run.write_text(CURVE, curve_page(lines, title=f"Training {run.path.name}", schedule=schedule))
+    title, charts = f"Training {run.path.name}", training_svgs(lines, schedule)
+    run.write_text(CURVE, curve_page(lines, charts, title))
     run.write_file(PLOT, lambda path: write_plot(path, lines, schedule))
     if not (unchanged and (run.path / REPORT).exists()):
-        run.write_text(REPORT, run_page(f"Training {run.path.name}", lines, _tables(plan), schedule, lead=lead))
+        page = run_page(title, lines, charts, _tables(plan), lead=lead, pictures=pictures_of(run.path / PICTURES))
+        run.write_text(REPORT, page)
 
 
 def _tables(plan: RunPlan) -> dict[str, dict[str, str]]:
@@ -260,23 +263,25 @@ def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, 
     return batches
 
 
-def _evaluation(plan: RunPlan, log: SilentLog, processes: Processes) -> Callable[[Detector], Metrics] | None:
+def _evaluation(plan: RunPlan, log: SilentLog, state: TrainState, output: Path) -> Callable[[Detector], Metrics] | None:
+    """The evaluation of the run's detector, with what the settings add to it; None: there is no validation set."""
     if not plan.validations:
         return None
-    evaluate = partial(
-        evaluate_detector,
-        validations=plan.validations,
-        settings=plan.settings,
-        device=plan.device,
-        processes=processes,
-        after_image=log.evaluated,
-        log=log.log,
-    )
-    if not plan.settings.validation_loss:
-        return evaluate
+    first, processes, settings = plan.validations[0], state.processes, plan.settings
 
-    def with_loss(detector: Detector) -> Metrics:
-        loss = validation_loss(detector, plan.validations[0], plan, processes)
-        return evaluate(detector) | {LOSS: loss}
+    def evaluate(detector: Detector) -> Metrics:
+        loss = {LOSS: validation_loss(detector, first, plan, processes)} if settings.validation_loss else {}
+        metrics = evaluate_detector(
+            detector,
+            plan.validations,
+            settings,
+            plan.device,
+            after_image=log.evaluated,
+            log=log.log,
+            processes=processes,
+        )
+        if settings.pictures and processes.is_first and not plan.config.proposals_only:
+            write_pictures(detector, first, plan, output / PICTURES, state.step)
+        return metrics | loss
 
-    return with_loss
+    return evaluate

@@ -8,14 +8,20 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from typing_extensions import override as override_method
 
 import rcnn
 from rcnn.export import check
 from rcnn.export.compare import Difference, compare
+from rcnn.export.files import store
+from rcnn.export.resize import add_resize
 from rcnn.export.write import Exported, export_model, target_of
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.inference import prepare_for_inference
@@ -70,7 +76,7 @@ def require_equal(detector: Detector, model: ExportedModel, *shapes: tuple[int, 
 def mask_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, Exported]:
     """mask_rcnn_compact, exported to ONNX with all defaults."""
     pytest.importorskip("onnxscript", reason="needs pip install 'rcnn[onnx]'")
-    detector = detector_of("mask_rcnn_compact", "box.selection.max_detections=30")
+    detector = detector_of("mask_rcnn_compact", "box.selection.max_detections=30", "mask.convs=1")
     path = tmp_path_factory.mktemp("export") / "mask.onnx"
     names = ["square", "disc", "cow", "pig", "hen", "fox"]
     return detector, export_model(detector, path, classes=names)
@@ -147,12 +153,31 @@ def test_the_example_with_numpy_finds_the_same_objects(mask_model: tuple[Detecto
     assert np.mean(np.stack(masks) != expected.masks) < 0.02
 
 
+def test_a_file_that_resizes(mask_model: tuple[Detector, Exported], tmp_path: Path) -> None:
+    """An image that needs no resizing gives the same detections; another one, boxes in its own pixels."""
+    _, written = mask_model
+    record = replace(written.record, with_resize=True, batch=1)
+    add_resize(written.path, record, tmp_path / "merged.onnx")
+    store(tmp_path / "merged.onnx", record, tmp_path / "resizes.onnx")
+    plain, resizes = rcnn.Predictor(written.path), rcnn.Predictor(tmp_path / "resizes.onnx")
+    image = np.random.default_rng(1).integers(0, 256, (128, 160, 3), dtype=np.uint8)
+    expected, found = plain.predict(image), resizes.predict(image)
+    assert found.names == expected.names
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
+    large = np.kron(image, np.ones((3, 2, 1), np.uint8))  # 384 x 320
+    pair = resizes.predict([large, image])  # images of two sizes: two runs
+    assert (pair[0].height, pair[0].width) == (384, 320)
+    assert pair[0].boxes[:, 2:].max() > 200
+    assert len(pair[0]) == len(plain.predict(large))
+    np.testing.assert_allclose(pair[1].boxes, found.boxes, atol=0.01)
+
+
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("keypoint_rcnn_compact", ()),
-        ("cascade_mask_rcnn_compact", ("box.selection.nms=soft_linear",)),
-        ("fcis_compact", ("fcis.vote_iou=0",)),
+        ("keypoint_rcnn_compact", ("keypoint.convs=1",)),
+        ("cascade_mask_rcnn_compact", ("box.selection.nms=soft_linear", "mask.convs=1")),
+        ("fcis_compact", ("fcis.vote_iou=0", "fcis.groups=3", "fcis.roi_size=9")),  # ONNX: some 40 nodes per row
     ],
 )
 def test_other_kinds_give_the_same_detections(name: str, overrides: tuple[str, ...], tmp_path: Path) -> None:
@@ -188,6 +213,11 @@ def test_a_torch_program_of_fixed_size_and_batch(tmp_path: Path) -> None:
         (("--output", "a.bin"), "a.bin has the suffix '.bin'; expected .onnx (onnx)"),
         (("--output", "a.onnx", "--size", "800"), "--size 800: expected height x width, e.g. 800x1333, or dynamic"),
         (("--output", "a.onnx", "--batch", "0"), "--batch 0: expected 1 to 1024, or dynamic"),
+        (("--output", "a.pt2", "--with-resize"), "cannot be used for fcis_compact: it is a part of ONNX graphs"),
+        (
+            ("--output", "a.onnx", "--with-resize"),
+            "cannot be used for fcis_compact: the model counts pixels of the image",
+        ),
         (("--output", "a.onnx"), "mask voting of FCIS has no ONNX operators; export with fcis.vote_iou=0"),
         (("--output", "a.onnx", "--precision", "bfloat16", "fcis.vote_iou=0"), "has no bfloat16 convolution"),
     ],
@@ -231,20 +261,36 @@ def test_a_check_without_detections_lowers_the_threshold_of_a_copy(
     def opened(path: Path, device: torch.device) -> SimpleNamespace:
         return SimpleNamespace(record=record, predict=files[path].predict)
 
-    def trace(model: Detector, record: ExportRecord) -> tuple[Detector, ExportRecord]:
-        return model, record
-
     def write(model: Detector, record: ExportRecord, path: Path) -> None:
         files[path] = copy.deepcopy(model)
 
-    for name, function in (("trace", trace), ("write_file", write), ("open_exported", opened)):
+    lowered: list[set[float]] = []
+
+    def lower(program: Detector, thresholds: set[float]) -> None:
+        lowered.append(thresholds)
+
+    for name, function in (("lower_thresholds", lower), ("write_file", write), ("open_exported", opened)):
         monkeypatch.setattr(check, name, function)
     said: list[str] = []
-    difference = check.check_file(path, detector, record, said.append)
+    difference = check.check_file(path, detector, cast("ExportedProgram", detector), record, said.append)
+    assert 0.999 in lowered[0]
     assert (difference.matched, difference.unmatched) == (5, 0)
     assert said[-1].startswith("checked on a generated batch with a score threshold of 0: 5 detections matched, 0 not")
     assert len(files) == 2
     assert not files[path].predict(batch_of(1, 96, 96)).valid.any()
+
+
+def test_thresholds_are_lowered_in_a_traced_program() -> None:
+    class Compare(nn.Module):
+        @override_method
+        def forward(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return scores > 0.3, scores >= 0.5, scores > 0.4
+
+    scores = torch.tensor([0.1, 0.45])
+    program = torch.export.export(Compare(), (scores,))
+    check.lower_thresholds(program, {0.3, 0.5})
+    found = [value.tolist() for value in program.module()(scores)]
+    assert found == [[True, True], [True, True], [False, True]]
 
 
 def test_a_check_that_compares_nothing_warns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,10 +301,11 @@ def test_a_check_that_compares_nothing_warns(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(check, "difference_of", nothing)
     monkeypatch.setattr(check, "_difference_of_copy", nothing)
+    monkeypatch.setattr(check, "lower_thresholds", nothing)
     said: list[str] = []
     record = ExportRecord(config=detector.config, classes=(), target="onnx")
     with pytest.warns(UserWarning, match=r"a\.onnx was not checked: neither it nor the model in PyTorch"):
-        check.check_file(Path("a.onnx"), detector, record, said.append)
+        check.check_file(Path("a.onnx"), detector, cast("ExportedProgram", None), record, said.append)
     assert not [line for line in said if line.startswith("checked")]
 
 

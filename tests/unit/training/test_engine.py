@@ -22,7 +22,7 @@ from rcnn.training.log import read_log
 from rcnn.training.settings import TrainConfig
 from rcnn.training.signals import stop_requests
 from rcnn.training.state import build_optimizer
-from rcnn.training.validation import choose, flatten, main_metrics
+from rcnn.training.validation import choose, chosen_metric, flatten, main_metrics
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL
 from tests.unit.random_batches import random_images, random_targets
@@ -172,7 +172,7 @@ def test_the_first_layer_that_is_not_finite_is_named_and_the_step_can_be_skipped
         return output * float("inf") if next(calls) in (1, 2) else output  # step 1, and its second look
 
     detector.backbone.get_submodule("res3").register_forward_hook(spoil)
-    settings = replace(SETTINGS, steps=3, nonfinite="skip", clip_norm=5.0)
+    settings = replace(SETTINGS, steps=3, nonfinite="skip", clip_norm=5.0, diagnostics=False)
     outcome = train(detector, stream, settings, tmp_path, printed=lines)
     assert outcome.finished
     [warning] = [line for line in lines if "skipped" in line]
@@ -316,6 +316,8 @@ def test_metrics_are_chosen_and_described() -> None:
     assert main_metrics(metrics) == "bbox AP 0.250 AP50 -"
     assert choose(metrics, "bbox.AP") == choose(metrics, "") == 0.25  # no masks: e.g. a data set of boxes only
     assert choose(metrics, "bbox.AP50") is None
+    assert chosen_metric(metrics, "") == "bbox.AP"
+    assert chosen_metric({"bbox": {}, "segm": {}}, "") == "segm.AP"
     with pytest.raises(ValueError, match=r"segm\.AP was not measured.*bbox\.AP"):
         choose(metrics, "segm.AP")
 

@@ -11,19 +11,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typing_extensions import override
 
 from rcnn.data.loading import numbered_batches
 from rcnn.runtime.launch import TYPED
 from rcnn.training.log import RunLog, read_log
+from rcnn.training.pictures import pictures_of
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.run_table import runs_in
 from rcnn.training.settings import TrainConfig
 from rcnn.training.surroundings import git_state, surroundings
-from rcnn.training.trackers import MLflow, Reports, TensorBoard, WandB, require_trackers
+from rcnn.training.trackers import MLflow, Reports, TensorBoard, WandB, chosen_trackers
 from rcnn.training.validation_loss import validation_loss
 from rcnn.training.view import RunSize, details, speed
 from rcnn.weights.checkpoint import load_detector
@@ -62,7 +65,7 @@ def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one run of two steps, which also computed the loss on the validation set."""
     output = tmp_path_factory.mktemp("runs")
     words = (*TINY_MODEL, *BRIEF, "train.validation_loss=true", "box.score_threshold=0")
-    runs.run("mask_rcnn_compact", data, output / "first", words)
+    runs.run("mask_rcnn_compact", data, output / "first", words, charts=True)
     return output
 
 
@@ -168,7 +171,22 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(importlib.util, "find_spec", not_found)
     with pytest.raises(ValueError, match=r"train\.trackers: wandb is not installed; run: pip install 'rcnn\[wandb\]'"):
-        require_trackers(["wandb"])
+        chosen_trackers(["wandb"])
+
+
+def test_tensorboard_is_written_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"tensorboard", "mlflow"}
+
+    def find(name: str) -> str | None:
+        return name if name in installed else None
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    assert TrainConfig().trackers == ("auto",)
+    assert chosen_trackers(["auto"]) == ["tensorboard"]
+    assert chosen_trackers(["mlflow", "auto", "tensorboard"]) == ["tensorboard", "mlflow"]
+    assert chosen_trackers([]) == []
+    installed.clear()
+    assert chosen_trackers(["auto"]) == []
 
 
 def test_the_page_of_a_run(folder: Path) -> None:
@@ -188,13 +206,31 @@ def test_the_page_of_a_run(folder: Path) -> None:
         assert part in page, part
 
 
+def test_the_same_validation_images_are_drawn_at_each_evaluation(folder: Path, data: Path) -> None:
+    run = folder / "first"
+    drawn = sorted((run / "pictures").rglob("*"))
+    files = [path.relative_to(run).as_posix() for path in drawn if path.is_file()]
+    assert files == ["pictures/1-val_1/step-2.jpg", "pictures/2-val_2/step-2.jpg"]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert all(f'src="{path}"' in page for path in files)
+    both = np.asarray(Image.open(run / files[0]).convert("RGB"), dtype=np.float64)
+    assert both.shape == (64, 2 * 96, 3)
+    photo = np.asarray(Image.open(data / "val/val_1.png").convert("RGB"), dtype=np.float64)
+    for half in (both[:, :96], both[:, 96:]):  # the photo, apart from what is drawn on it
+        assert np.corrcoef(half.mean(-1).ravel(), photo.mean(-1).ravel())[0, 1] > 0.5
+    for step in (3, 10):
+        (run / "pictures/1-val_1" / f"step-{step}.jpg").write_bytes(b"")
+    assert [step for step, _ in pictures_of(run / "pictures")["1-val_1"]] == [2, 3, 10]
+    assert pictures_of(run / "none") == {}
+
+
 def test_the_page_of_a_run_that_failed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **more: object) -> None:
         raise ValueError("no images")
 
     monkeypatch.setattr("rcnn.training.run.train", fail)
     with pytest.raises(ValueError, match="no images"):
-        runs.run("mask_rcnn_compact", data, tmp_path / "run", (*TINY_MODEL, *BRIEF))
+        runs.run("mask_rcnn_compact", data, tmp_path / "run", (*TINY_MODEL, *BRIEF), charts=True)
     assert "0 of 2 steps, failed." in (tmp_path / "run/report.html").read_text(encoding="utf-8")
 
 
