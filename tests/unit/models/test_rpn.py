@@ -268,8 +268,8 @@ def test_small_proposals_may_be_measured_in_file_pixels() -> None:
 
 @torch.no_grad()
 def test_small_proposals_may_be_dropped_before_the_best_are_taken() -> None:
-    settings = "legacy.joint_levels=true proposals.min_size=14 proposals.post_nms=20 proposals.nms_iou=1".split()
-    settings.append("proposals.pre_nms=20")
+    settings = ["legacy.joint_levels=true", "proposals.min_size=14", "proposals.post_nms=20", "proposals.nms_iou=1"]
+    settings += ["proposals.pre_nms=20"]
     after = rpn(*settings).predict(maps(), images_of(SIZES))
     found = rpn(*settings, "legacy.min_size_first=true").predict(maps(), images_of(SIZES))
     assert found.valid.all()  # as many as are wanted, for large ones there are
