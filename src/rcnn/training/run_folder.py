@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rcnn.models import Detector, DetectorConfig
 from rcnn.outputs import OutputFolder, recover_folder, replace_folder
+from rcnn.text_files import require_file
 from rcnn.training.disk_space import tensor_bytes
 from rcnn.training.found_run import CHECKPOINTS, NAMES, RECORD
 from rcnn.training.sharding import divided_state, whole_state
@@ -108,8 +110,10 @@ class RunFolder:
         """Restore `state` from last/, and return the provenance of last/. ValueError if they do not fit."""
         last = self.path / "last"
         checkpoint = read_checkpoint(last)
-        if (last / STATE_FILE).exists():
-            require_digest(last / STATE_FILE, checkpoint.files)
+        if os.path.lexists(last / STATE_FILE):  # before it is read: a damaged file can say anything
+            require_file(last / STATE_FILE)
+            cure = _new_run(last)
+            require_digest(last / STATE_FILE, checkpoint.files, cure[0].upper() + cure[1:])
         values = read_state(last)
         load_state(state.detector, divided_state(checkpoint.state, state.detector), str(last))
         if problem := nonfinite(checkpoint.state):
