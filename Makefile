@@ -1,6 +1,7 @@
 # make demo: install, then train, evaluate and predict on an embedded data set, on the CPU.
 # make test: install what the tests need, and run them all.
 # make test-all: also the tests that need a browser (Chromium) or a heavy extra.
+# make export-matrix: export every model to every target and write the table of docs/deploy.md (hours).
 # make test-portable: the parity and compile tests under six sets of vector instructions and versions of torch.
 # Needs Python 3.11 or later, make, and a package index that pip can reach. VENV=DIR puts the environment elsewhere.
 VENV ?= .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml $(shell find src -name '*.py')
 
-.PHONY: demo test test-all test-portable lint
+.PHONY: demo test test-all test-portable export-matrix lint
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.rcnn-installed
@@ -25,6 +26,10 @@ test-all: lint
 
 test-portable: $(VENV)/.rcnn-developed $(VENV)-oldest/.rcnn-developed
 	@$(BIN)/python benchmarks/portability.py --oldest $(subst $(VENV),$(VENV)-oldest,$(BIN))/python
+
+export-matrix: $(VENV)/.rcnn-developed
+	@$(PIP) --editable '.[openvino,timm]'
+	@$(BIN)/python benchmarks/export_matrix.py
 
 lint: $(VENV)/.rcnn-developed
 	@$(BIN)/ruff check --quiet .

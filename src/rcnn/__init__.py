@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rcnn.evaluation.api import evaluate
     from rcnn.evaluation.compare import compare
     from rcnn.evaluation.evaluate import Evaluation
+    from rcnn.evaluation.stages import draw_stages
     from rcnn.export.write import export_model
     from rcnn.models import Detector, DetectorConfig, build_detector, list_models, model_config
     from rcnn.models.overrides import override
@@ -87,6 +88,7 @@ __all__ = [
     "describe_dataset",
     "download_dataset",
     "download_weights",
+    "draw_stages",
     "evaluate",
     "export_model",
     "fix_dataset",
@@ -136,6 +138,7 @@ _MODULES = {  # public name -> the module that defines it
     "describe_dataset": "rcnn.data.inspect.info",
     "download_dataset": "rcnn.download.datasets",
     "download_weights": "rcnn.weights.catalogue.api",
+    "draw_stages": "rcnn.evaluation.stages",
     "evaluate": "rcnn.evaluation.api",
     "export_model": "rcnn.export.write",
     "fix_dataset": "rcnn.data.inspect.fix",

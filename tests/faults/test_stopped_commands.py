@@ -51,8 +51,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("number", [*SIGNALS, signal.SIGKILL])
 def test_predict_keeps_what_is_done_and_can_run_again(data: Path, model: Path, tmp_path: Path, number: int) -> None:
     output, words = tmp_path / "out", ("predict", model, data / "val", "--score", 0.02, "--device", "cpu")
-    at_the_second = partial(signal_at, 1, PREDICTOR, "predict", number)
-    status, errors = command(output, *words, before=at_the_second)
+    at_the_third = partial(signal_at, 2, PREDICTOR, "detect", number)  # the second one is being drawn meanwhile
+    status, errors = command(output, *words, before=at_the_third)
     partial_file = output / predict_images.PARTIAL
     assert len(partial_file.read_text().splitlines()) == 1
     if number == signal.SIGKILL:

@@ -61,7 +61,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     return {
         "train": Case((*train, "train.workers=0"), PREDICTOR, "detect", 0),
         "eval": Case(("eval", model, *on_cpu, "--pictures", 1), PREDICTOR, "detect", 2),
-        "predict": Case(("predict", model, data / "val", "--device", "cpu"), PREDICTOR, "predict", 2),
+        "predict": Case(("predict", model, data / "val", "--device", "cpu"), PREDICTOR, "detect", 2),
         "predict --data": Case(("predict", model, *on_cpu), PREDICTOR, "detect", 2),
         "convert": Case(("convert", folder / "resnet.pth"), "rcnn.weights.checkpoint", "save_file", 0),
         "convert, its last files": Case(("convert", folder / "resnet.pth"), "os", "replace", 1),

@@ -34,6 +34,7 @@ from tests.parity.test_torchvision_models import (
 from tests.unit.weights.state_dicts import convert_state
 
 JOINTS = 17
+DETECTIONS = 14  # per image; torchvision's default is 100
 
 
 def peer(joints: int = JOINTS) -> KeypointRCNN:
@@ -111,8 +112,8 @@ def test_the_published_file_has_norms_without_eps() -> None:
 @torch.no_grad()
 def test_detections_and_keypoints() -> None:
     model = peer().eval()
-    instance(model.roi_heads, RoIHeads).detections_per_img = 40
-    detector = ours(model, "box.selection.max_detections=40").eval()
+    instance(model.roi_heads, RoIHeads).detections_per_img = DETECTIONS
+    detector = ours(model, f"box.selection.max_detections={DETECTIONS}").eval()
     batch, _ = batch_of(model)
     transformed, _ = model.transform(images())
     features = model.backbone(transformed.tensors)

@@ -36,13 +36,20 @@ PEERS: dict[str, Callable[..., FasterRCNN]] = {
     "faster_rcnn_mobilenet_v3_large_fpn": detection.fasterrcnn_mobilenet_v3_large_fpn,
     "faster_rcnn_mobilenet_v3_large_320_fpn": detection.fasterrcnn_mobilenet_v3_large_320_fpn,
 }
-SMALL = ("input.min_size=160", "input.max_size=240")
+PROPOSALS, DETECTIONS = 150, 30  # per image in prediction; torchvision's defaults are up to 1,000 and 100
+SMALL = (
+    "input.min_size=160", "input.max_size=240", f"rpn.proposals.post_nms={PROPOSALS}",
+    f"box.selection.max_detections={DETECTIONS}",
+)  # fmt: skip
 
 
 def peer(name: str) -> FasterRCNN:
     """torchvision's network on small images, its norms' statistics random, its classifiers without ties."""
     torch.manual_seed(0)
-    model = PEERS[name](weights=None, weights_backbone=None, num_classes=CLASSES + 1, min_size=160, max_size=240)
+    model = PEERS[name](
+        weights=None, weights_backbone=None, num_classes=CLASSES + 1, min_size=160, max_size=240,
+        rpn_post_nms_top_n_test=PROPOSALS, box_detections_per_img=DETECTIONS,
+    )  # fmt: skip
     for key, buffer in model.named_buffers():
         if key.endswith("running_mean"):
             buffer.normal_(std=0.1)

@@ -33,6 +33,7 @@ COMMANDS = {
     "eval",
     "benchmark",
     "compare",
+    "visualize",
     "predict",
     "convert",
     "export",

@@ -57,6 +57,9 @@ def test_eval_writes_metrics_and_results(
         assert {entry["image_id"] for entry in results} <= {1, 2}
     assert set(metrics["per_class"]) == {"square", "disc"}
     assert "square" in capsys.readouterr().out
+    thresholds = [json.loads((folder / "thresholds.json").read_text()) for folder in (output, trained / "best")]
+    assert thresholds[0] == thresholds[1]  # of the last evaluation in training
+    assert thresholds[0]["kind"] == "segm"
 
 
 def check_predictions(path: Path, files: list[Path]) -> list[dict[str, Any]]:

@@ -56,4 +56,5 @@ def test_the_commands_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert sum(len(record.boxes) for record in open_dataset(folder / "found" / name)) == objects
     with Image.open(folder / "found" / "yolo" / "images" / "val_1.jpg") as copy:
         assert copy.size == (96, 64)
+    assert len(list((folder / "stages").glob("*.jpg"))) == 2
     assert "disc" in capsys.readouterr().out

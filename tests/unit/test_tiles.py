@@ -109,7 +109,7 @@ def test_every_object_is_found_once_and_whole() -> None:
 
 def test_boxes_are_merged_without_masks() -> None:
     image = scene()
-    image[281:290] = 0  # boxes of objects that touch cannot be told apart
+    image[281:290] = 0  # boxes of objects that touch cannot be separated
     result = predict_tiled(exact("faster_rcnn_compact"), image, tile=128)
     assert result.masks is None
     assert result.boxes.tolist() == [

@@ -22,6 +22,7 @@ from rcnn.cli.push import push
 from rcnn.cli.runs import runs
 from rcnn.cli.serve import serve
 from rcnn.cli.train import train
+from rcnn.cli.visualize import visualize
 
 app = typer.Typer(
     name="rcnn",
@@ -36,6 +37,7 @@ app.command("runs")(runs)
 app.command("eval")(evaluate)
 app.command("compare")(compare)
 app.command("predict")(predict)
+app.command("visualize")(visualize)
 app.command("convert")(convert)
 app.command("export")(export)
 app.command("serve")(serve)

@@ -28,6 +28,7 @@ class ExportPrecisionOption(StrEnum):
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
+    int8 = "int8"
 
 
 def export(
@@ -55,6 +56,10 @@ def export(
     precision: Annotated[
         ExportPrecisionOption, typer.Option(help="Arithmetic of the network; boxes and scores stay float32.")
     ] = ExportPrecisionOption.float32,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="For int8: a data set, or a folder of images like those it will see."),
+    ] = None,
     allow: Allow = None,
     offline: Offline = False,
 ) -> None:
@@ -74,8 +79,8 @@ def export(
     with output_or_new(output, "export", checkpoint) as path:
         written = export_model(
             checkpoint, path / default if output is None else path, to=target, size=parse_size(size),
-            batch=parse_batch(batch), precision=precision.value, overrides=overrides or (), allow=allow or (),
-            log=typer.echo,
+            batch=parse_batch(batch), precision=precision.value, calibrate=calibrate,
+            overrides=overrides or (), allow=allow or (), log=typer.echo,
         )  # fmt: skip
     megabytes = written.path.stat().st_size / 1e6
     if written.record.target == "openvino":

@@ -22,6 +22,7 @@ COMMANDS = {
     "eval": "Measure average precision (COCO's metrics) on a data set.",
     "compare": "Compare two models or results, with bootstrap intervals.",
     "predict": "Find objects in images; write pictures and predictions.json.",
+    "visualize": "Draw ground truth, proposals, their scores and detections in one picture per image.",
     "convert": "Convert a checkpoint of another framework, or export to one.",
     "export": "Write a checkpoint as an ONNX, OpenVINO or torch.export file.",
     "serve": "Serve a model over HTTP.",

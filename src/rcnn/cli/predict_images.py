@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from rcnn.data.given_boxes import BoxFile
     from rcnn.models.config import DetectorConfig
     from rcnn.predictor import Predictor
+    from rcnn.preprocess import Frame
     from rcnn.region_features import RegionFeatures
     from rcnn.results import ImageDetections
     from rcnn.runtime.processes import Processes
 
 READ_AHEAD = 2  # images decoded before they are needed
+DRAWN_BESIDE = 1  # images that are drawn while the model works on the next one
 QUALITY = 92  # of the JPEG pictures
 MAX_SIDE = 65_500  # pixels; JPEG has no longer sides
 RESULTS = "predictions.json"
@@ -236,58 +238,97 @@ class Outcome:
 def outcomes(
     predictor: Predictor, output: Path, options: ImageOptions, images: Sequence[Source], processes: Processes
 ) -> Iterator[Outcome]:
-    """What became of each image, in order, on the first process; the others yield none."""
+    """What became of each image, in order, on the first process; the others yield none.
+
+    While the model works on an image, threads read the next ones, and encode and draw the one before.
+    """
     own = [images[place] for place in processes.own_places(len(images), 1)]
-    read = read_ahead(own, partial(in_background, partial(_read, options)), READ_AHEAD)
-    found = (_outcome(predictor, output, options, source, image) for source, image in read)
-    return processes.in_order(found, len(images), 1)
+    read = read_ahead(own, partial(in_background, partial(_read, predictor, options)), READ_AHEAD)
+    detected = (_detect(predictor, options, source, image) for source, image in read)
+    finished = read_ahead(detected, partial(in_background, partial(_finish, output, options)), DRAWN_BESIDE)
+    return processes.in_order((outcome.result() for _, outcome in finished), len(images), 1)
 
 
-def _read(options: ImageOptions, source: Source) -> tuple[Tensor, bytes | None]:
-    """The pixels of an image, and the content of a download."""
+@dataclass(frozen=True, kw_only=True)
+class ReadImage:
+    """One image, as it is before the model."""
+
+    pixels: Tensor  # (3, H, W) uint8 RGB
+    prepared: tuple[Tensor, Frame] | None  # what `Predictor.prepare` returns; None: boxes are given, or tiles cut
+    content: bytes | None  # of a download
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectedImage:
+    """One image after the model: its detections, or why there are none."""
+
+    source: Source
+    found: ImageDetections | Exception
+    content: bytes | None = None  # of a download that is to be copied
+    features: RegionFeatures | None = None
+
+
+def _read(predictor: Predictor, options: ImageOptions, source: Source) -> ReadImage:
     from rcnn.data.images import read_image
 
     content = source.read()
-    return read_image(content, max_pixels=options.max_pixels), content if isinstance(content, bytes) else None
+    pixels = read_image(content, max_pixels=options.max_pixels)
+    return ReadImage(
+        pixels=pixels,
+        prepared=predictor.prepare(pixels) if options.given is None and not options.tile else None,
+        content=content if isinstance(content, bytes) else None,
+    )
 
 
-def _outcome(
-    predictor: Predictor, output: Path, options: ImageOptions, source: Source, read: Future[tuple[Tensor, bytes | None]]
-) -> Outcome:
-    try:
-        image, content = read.result()
-        outcome = _predict(predictor, output, options, source, image)
-        copied = options.copies and any(name in WITH_IMAGES for name in options.formats)
-        return replace(outcome, content=content) if copied else outcome
-    except Exception as error:  # one bad input must not stop the others
-        reason = " ".join(str(error).removeprefix(source.name).lstrip(": ").split()) or type(error).__name__
-        return Outcome(error=reason)
-
-
-def _predict(predictor: Predictor, output: Path, options: ImageOptions, source: Source, image: Tensor) -> Outcome:
-    """The entry of an image in predictions.json, its picture and its files of other formats."""
+def _detect(predictor: Predictor, options: ImageOptions, source: Source, read: Future[ReadImage]) -> DetectedImage:
+    """What the model finds in an image, or in its boxes given."""
+    from rcnn.results import ImageSource
     from rcnn.tiles import predict_tiled
 
-    boxes = None if options.given is None else options.given.of(source.name)
     features = None
-    if boxes is not None and options.features is not None:
-        result, features = predictor.predict_with_features(image, boxes)
-    elif options.tile:
-        tiled = predict_tiled(
-            predictor, image, tile=options.tile, overlap=options.overlap, score=options.keep.score, max_pixels=0
+    try:
+        image = read.result()
+        boxes = None if options.given is None else options.given.of(source.name)
+        if boxes is not None and options.features is not None:
+            found, features = predictor.predict_with_features(image.pixels, boxes)
+        elif options.tile:
+            found = predict_tiled(
+                predictor, image.pixels, tile=options.tile, overlap=options.overlap, score=options.keep.score,
+                max_pixels=0,
+            )  # fmt: skip
+        elif image.prepared is not None:
+            resized, frame = image.prepared
+            found = replace(predictor.detect([resized], [frame])[0], source=ImageSource(image=image.pixels))
+        else:
+            found = predictor.predict(image.pixels, boxes=boxes)
+    except Exception as error:  # one bad input must not stop the others
+        return DetectedImage(source=source, found=error)
+    return DetectedImage(source=source, found=found, content=image.content, features=features)
+
+
+def _finish(output: Path, options: ImageOptions, image: DetectedImage) -> Outcome:
+    """The entry of an image in predictions.json, its picture and its files of other formats."""
+    source = image.source
+    if isinstance(image.found, Exception):
+        return Outcome(error=_reason(image.found, source))
+    try:
+        result = options.keep.apply(image.found) if options.given is None else image.found
+        entry: dict[str, Any] = {"file": source.name, "height": result.height, "width": result.width}
+        copied = options.copies and any(name in WITH_IMAGES for name in options.formats)
+        return Outcome(
+            entry=entry | {"detections": result.to_json()},
+            picture=_picture(result, options) if options.pictures else b"",
+            files=files_of_image(result, source, options.formats, output, copies=options.copies),
+            features=image.features,
+            content=image.content if copied else None,
         )
-        result = options.keep.apply(tiled)
-    else:
-        result = predictor.predict(image, boxes=boxes)
-        if boxes is None:
-            result = options.keep.apply(result)
-    entry: dict[str, Any] = {"file": source.name, "height": result.height, "width": result.width}
-    return Outcome(
-        entry=entry | {"detections": result.to_json()},
-        picture=_picture(result, options) if options.pictures else b"",
-        files=files_of_image(result, source, options.formats, output, copies=options.copies),
-        features=features,
-    )
+    except Exception as error:
+        return Outcome(error=_reason(error, source))
+
+
+def _reason(error: Exception, source: Source) -> str:
+    """The message of an error in one line, without the name of the image, which is printed before it."""
+    return " ".join(str(error).removeprefix(source.name).lstrip(": ").split()) or type(error).__name__
 
 
 def _picture(result: ImageDetections, options: ImageOptions) -> bytes:

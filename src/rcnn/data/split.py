@@ -20,6 +20,7 @@ from rcnn.data.records import Dataset
 from rcnn.data.similarity import Fingerprint, fingerprints, similar_groups
 
 MIN_IMAGES = 10  # a data set of fewer images is not divided
+SLACK = 0.05  # of the images, by which a part may exceed its fraction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,8 @@ def assign(objects: ClassCounts, images: np.ndarray, fractions: Sequence[float])
 
     A class of one group alone cannot be divided: the group is in the largest part (the training set), as long as that
     lacks images. Of the others, groups with the rarest class are assigned first, those with most objects of it before
-    others, each to the part that lacks most objects of that class; then to the part that lacks most images.
+    others, each to the part that lacks most objects of that class; then to the part that lacks most images. A part with
+    more than its share of images gets no more (SLACK): many images with few objects would fill the small one.
     """
     groups, classes = objects.images, objects.classes
     alone = np.bincount(objects.label, minlength=classes) == 1  # (K,)
@@ -130,7 +132,9 @@ def assign(objects: ClassCounts, images: np.ndarray, fractions: Sequence[float])
         open_groups = part[with_it] < 0
         with_it, amount = with_it[open_groups], amount[open_groups]
         for group in with_it[np.argsort(-amount, kind="stable")].tolist():
-            most = lacking[:, rarest] >= lacking[:, rarest].max() - 1e-9
+            has_room = lacking[:, -1] > -SLACK * images.sum()
+            wanted = np.where(has_room if has_room.any() else True, lacking[:, rarest], -np.inf)  # (P,)
+            most = wanted >= wanted.max() - 1e-9
             put(group, int(np.argmax(np.where(most, lacking[:, -1], -np.inf))))
     return part
 

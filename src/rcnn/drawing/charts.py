@@ -26,6 +26,8 @@ Points = list[tuple[float, float]]  # step, value
 Schedule = Callable[[int], float]  # step -> learning rate
 
 _MAX_POINTS = 1500  # per curve: more are not visible at this width
+DIAGNOSTICS = "diagnostics/"  # before the names of fields that say how well the parts of a detector do
+_ACCURACIES = ("rpn_precision_50", "rpn_recall_50", "class_accuracy", "class_accuracy_positive", "mask_accuracy")
 _NO_LOSSES = ("step", "seconds", "loss", "lr")  # fields of a training line that are not a part of the loss
 _PRECISIONS = {  # field of an evaluation line -> name in the chart
     f"{kind}_{name}": f"{title} {name}"
@@ -63,7 +65,7 @@ class Chart:
 
 
 def training_charts(lines: Sequence[LogLine], schedule: Schedule | None = None) -> list[Chart]:
-    """The charts that a log has values for: loss, parts of the loss, average precision, learning rate.
+    """The charts that a log has values for: loss, its parts, average precision, diagnostics, learning rate.
 
     `schedule` gives the learning rate of the steps between those in the log.
     """
@@ -79,6 +81,9 @@ def training_charts(lines: Sequence[LogLine], schedule: Schedule | None = None) 
     precisions = [(title, series(lines, field)) for field, title in _PRECISIONS.items()]
     if curves := [Curve(title, points, i, dots=True) for i, (title, points) in enumerate(precisions) if points]:
         charts.append(Chart("Average precision", tuple(curves), span))
+    accuracies = [(name.replace("_", " "), _smoothed(series(lines, DIAGNOSTICS + name))) for name in _ACCURACIES]
+    if curves := [Curve(title, points, style) for style, (title, points) in enumerate(accuracies) if points]:
+        charts.append(Chart("Diagnostics of training batches, smoothed", tuple(curves), span))
     if rates := _every_step(series(lines, "lr"), schedule):
         charts.append(Chart("Learning rate", (Curve("learning rate", rates, 2),), span))
     return charts
@@ -97,7 +102,7 @@ def _every_step(logged: Points, schedule: Schedule | None) -> Points:
 def loss_parts(lines: Sequence[LogLine]) -> list[str]:
     """The fields that are parts of the loss, in order of appearance."""
     fields = dict.fromkeys(name for line in lines if "loss" in line for name in line)
-    return [name for name in fields if name not in _NO_LOSSES]
+    return [name for name in fields if name not in _NO_LOSSES and not name.startswith(DIAGNOSTICS)]
 
 
 def series(lines: Sequence[LogLine], name: str) -> Points:
@@ -109,6 +114,12 @@ def series(lines: Sequence[LogLine], name: str) -> Points:
 def chart_svg(chart: Chart) -> str:
     """A chart as an `<svg>` element to put into a page: its text and lines take the colours of the page's CSS."""
     return page_svg(lambda axes: _draw(axes, chart), chart.describe())
+
+
+def load_matplotlib() -> None:
+    """Import what `page_svg` needs: a thread may do it beside other work."""
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
 
 
 def page_svg(draw: Callable[[Axes], None], description: str) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rcnn.background import in_background
 from rcnn.data.held_out import HeldOut
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
+from rcnn.drawing.charts import load_matplotlib
 from rcnn.drawing.report import Example
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
 from rcnn.evaluation.examples import draw_proposals, draw_worst
@@ -130,6 +132,7 @@ def _evaluate_predictor(
         predictor, dataset, limit=options.limit, max_detections=options.max_detections, metric=options.metric
     )
     _log_warnings(plan.warnings, log)
+    in_background(load_matplotlib)  # for the charts of the report
     with progress("eval", min(options.limit or len(dataset), len(dataset))) as advance:
 
         def on_image(image: ImageResults) -> None:

@@ -1,4 +1,4 @@
-"""The best score thresholds that an evaluation wrote (thresholds.json), found again for prediction."""
+"""The best score thresholds of an evaluation, written to thresholds.json and found again for prediction."""
 
 from __future__ import annotations
 
@@ -7,17 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from rcnn.data.messages import excerpt, few
+from rcnn.data.records import Dataset
+from rcnn.evaluation.evaluate import Evaluation
 from rcnn.evaluation.folder import THRESHOLDS_FILE
+from rcnn.metrics import analysis
+from rcnn.metrics.analysis import analysed_kind
+from rcnn.metrics.choice import metric_for
 from rcnn.results import require_score
 from rcnn.text_files import read_json
 
 _EXPECTED = "expected the thresholds.json that `rcnn eval` writes"
 
 
+def measure_thresholds(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any] | None:
+    """The content of thresholds.json for an evaluation of `dataset`; None for proposals, which have no classes."""
+    metrics = evaluation.metrics
+    kind = analysed_kind(metrics.kinds)
+    if not kind:
+        return None
+    metric = metric_for(dataset, tuple(metrics.kinds), metrics.metric)
+    ids = dataset.image_ids[: metrics.images]
+    found = analysis.find_thresholds(metric, dataset.to_coco(), evaluation.results, kind, ids)
+    return {"kind": kind, **found.to_dict()}
+
+
 def find_thresholds(checkpoint: Path) -> Path:
     """The newest thresholds.json in a checkpoint's or a run's folder, or in the folders directly inside it.
 
-    `rcnn eval RUN --data DIR --output RUN/eval` writes one there. Raises FileNotFoundError if there is none.
+    `rcnn train` writes one to best/, `rcnn eval RUN --data DIR --output RUN/eval` one to RUN/eval. Raises
+    FileNotFoundError if there is none.
     """
     folders = [checkpoint, checkpoint.parent] if checkpoint.name in ("best", "last") else [checkpoint]
     found = [path for folder in folders for pattern in ("", "*/") for path in folder.glob(pattern + THRESHOLDS_FILE)]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.export import ExportedProgram
 
 from rcnn.export.compare import Difference, compare
 from rcnn.export.files import write_file
-from rcnn.export.trace import example_inputs, trace
+from rcnn.export.trace import example_inputs
 from rcnn.models import Detector
 from rcnn.models.heads.box import BoxHead
 from rcnn.models.heads.fcis import FCISHead
@@ -21,18 +22,23 @@ from rcnn.runtime.exported import open_exported
 from rcnn.runtime.record import ExportRecord
 from rcnn.structures import ImageBatch
 
+COMPARISONS = (torch.ops.aten.gt.Scalar, torch.ops.aten.ge.Scalar)
 
-def check_file(path: Path, detector: Detector, record: ExportRecord, say: Callable[[str], object]) -> Difference:
+
+def check_file(
+    path: Path, detector: Detector, program: ExportedProgram, record: ExportRecord, say: Callable[[str], object]
+) -> Difference:
     """Compare the file `path` with `detector`, prepared for inference, on a generated batch.
 
     If both detect nothing there, a copy of the file with a score threshold of 0 is compared; the thresholds of
-    `detector` are 0 afterwards. Warns if that detects nothing either. `record`: what the file was traced with.
+    `detector` and `program` are 0 afterwards. Warns if that detects nothing either. `program` and `record`: what the
+    file was written from.
     """
     difference, how = difference_of(path, detector), ""
     if difference.is_empty:
         say("nothing is detected on a generated batch: checking a temporary copy with a score threshold of 0")
-        remove_thresholds(detector)
-        difference, how = _difference_of_copy(path.name, detector, record), " with a score threshold of 0"
+        lower_thresholds(program, remove_thresholds(detector))
+        difference, how = _difference_of_copy(path.name, detector, program, record), " with a score threshold of 0"
     if difference.is_empty:
         warnings.warn(
             f"{path} was not checked: neither it nor the model in PyTorch detects anything on a generated batch, even "
@@ -54,22 +60,38 @@ def difference_of(path: Path, detector: Detector, seed: int = 0) -> Difference:
     return compare(detector.predict(images), model.predict(images))
 
 
-def remove_thresholds(detector: Detector) -> None:
-    """Let `detector` keep detections and proposals of any score."""
+def remove_thresholds(detector: Detector) -> set[float]:
+    """Let `detector` keep detections and proposals of any score; returns the thresholds that it had."""
+    thresholds: set[float] = set()
     for module in detector.modules():
         if isinstance(module, BoxHead):
+            thresholds.add(module.config.score_threshold)
             module.config = replace(module.config, score_threshold=0.0)
         elif isinstance(module, RPN):
+            thresholds.add(module.config.proposals.score_threshold)
             proposals = replace(module.config.proposals, score_threshold=0.0)
             module.config = replace(module.config, proposals=proposals)
         elif isinstance(module, FCISHead):
+            thresholds.add(module.config.score_threshold)
             module.config = replace(module.config, score_threshold=0.0)
+    return thresholds
 
 
-def _difference_of_copy(name: str, detector: Detector, record: ExportRecord) -> Difference:
-    """The difference of a file that is written like `name` from `detector` as it is now."""
+def lower_thresholds(program: ExportedProgram, thresholds: Collection[float]) -> None:
+    """Let a traced program keep detections of any score: comparisons with `thresholds` become comparisons with 0.
+
+    That takes no time, and tracing the detector again takes as long as the export. A comparison that is changed by
+    mistake shows as a difference from PyTorch.
+    """
+    for node in program.graph.nodes:
+        if node.target in COMPARISONS and node.args[1] in thresholds:
+            node.update_arg(1, 0.0)
+    program.graph_module.recompile()
+
+
+def _difference_of_copy(name: str, detector: Detector, program: ExportedProgram, record: ExportRecord) -> Difference:
+    """The difference from `detector` of a file that is written like `name` from `program` as it is now."""
     with tempfile.TemporaryDirectory(prefix="rcnn-export-") as folder:
         copy = Path(folder) / name
-        program, record = trace(detector, record)
         write_file(program, record, copy)
         return difference_of(copy, detector)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rcnn.ops.boxes import box_iou
 from rcnn.structures import Detections
 
 EDGE = 1e-3  # detections with scores this close to the lowest may be in one set only: they were cut off
@@ -38,7 +40,11 @@ class Difference:
 
 def compare(expected: Detections, found: Detections) -> Difference:
     """The differences of `found` from `expected`, image by image, after matching by label, box and score."""
-    parts = [_image(_rows(expected, index), _rows(found, index)) for index in range(len(expected.valid))]
+    return joined([_image(_rows(expected, index), _rows(found, index)) for index in range(len(expected.valid))])
+
+
+def joined(parts: Sequence[Difference]) -> Difference:
+    """The differences of several images as one."""
     return Difference(
         boxes=max(part.boxes for part in parts),
         scores=max(part.scores for part in parts),
@@ -47,6 +53,24 @@ def compare(expected: Detections, found: Detections) -> Difference:
         matched=sum(part.matched for part in parts),
         unmatched=sum(part.unmatched for part in parts),
     )
+
+
+def agreement(one: Detections, other: Detections) -> float:
+    """How much alike the detections of two files for the same images are, 0 to 1 (1: equal).
+
+    Each detection counts by its score. Its agreement is that of the most similar one of the other file with the same
+    label: IoU times the ratio of the scores; 0 if there is none.
+    """
+    total = weight = 0.0
+    for index in range(len(one.valid)):
+        a, b = _rows(one, index), _rows(other, index)
+        low = torch.minimum(a["scores"][:, None], b["scores"][None])
+        high = torch.maximum(a["scores"][:, None], b["scores"][None]).clamp(min=1e-9)
+        alike = box_iou(a["boxes"], b["boxes"]) * (low / high) * (a["labels"][:, None] == b["labels"][None])
+        for scores, axis in ((a["scores"], 1), (b["scores"], 0)):
+            weight += float(scores.sum())
+            total += float((scores * alike.amax(axis)).sum()) if alike.numel() else 0.0
+    return total / weight if weight else 1.0
 
 
 def _rows(detections: Detections, index: int) -> dict[str, Tensor]:

@@ -75,16 +75,35 @@ def translate(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence
 
 def write_openvino(program: ExportedProgram, record: ExportRecord, path: Path) -> None:
     """The program as OpenVINO files, by way of ONNX: PATH (.xml) and .bin beside it."""
-    import openvino
-
     onnx_file = path.with_suffix(".onnx")
     write_onnx(program, record, onnx_file)
+    try:
+        convert_to_openvino(onnx_file, record, path)
+    finally:
+        onnx_file.unlink()
+
+
+def store(onnx_file: Path, record: ExportRecord, path: Path) -> None:
+    """An ONNX file as the file `path` of the record's target, with the record as its description."""
+    if record.target == "openvino":
+        convert_to_openvino(onnx_file, record, path)
+        return
+    import onnx
+
+    model: Any = onnx.load(str(onnx_file))
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {KEY: record.text()})
+    onnx.save(model, str(path))
+
+
+def convert_to_openvino(onnx_file: Path, record: ExportRecord, path: Path) -> None:
+    """An ONNX file as OpenVINO files: PATH (.xml) and .bin beside it."""
+    import openvino
+
     try:
         model: Any = openvino.convert_model(str(onnx_file))
     except Exception as error:  # its errors have no common class
         raise ValueError(f"{record.config.name} cannot be converted by OpenVINO: {_cause(error)}") from error
-    finally:
-        onnx_file.unlink()
     for output, name in zip(model.outputs, record.outputs, strict=True):
         output.get_tensor().set_names({name})
     model.set_rt_info(record.text(), [KEY])

@@ -13,6 +13,8 @@ def unsupported(config: DetectorConfig, target: Target, precision: ExportPrecisi
         return "mask voting of FCIS has no ONNX operators; export with fcis.vote_iou=0, or with --to torch"
     if target == "onnx" and precision == "bfloat16":
         return "onnxruntime has no bfloat16 convolution for CPUs; use --precision float32, or --to torch"
+    if target == "torch" and precision == "int8":
+        return "int8 needs the quantisers of onnxruntime and OpenVINO; use --to onnx or --to openvino"
     if target == "openvino" and precision == "bfloat16":
         return (
             "OpenVINO chooses bfloat16 when it loads a float32 file (INFERENCE_PRECISION_HINT=bf16); use --precision "

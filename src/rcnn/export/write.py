@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from rcnn.export.calibration import find_calibration_images
 from rcnn.export.check import check_file
 from rcnn.export.compare import Difference
 from rcnn.export.files import require_packages, write_file
+from rcnn.export.int8 import write_int8
 from rcnn.export.support import unsupported
 from rcnn.export.trace import trace
 from rcnn.models import Detector
@@ -31,7 +33,7 @@ class Exported:
 
     path: Path
     record: ExportRecord
-    difference: Difference  # from the detector in PyTorch, on one generated batch
+    difference: Difference  # from the detector in PyTorch, on one generated batch; int8: from float32, on real images
 
 
 def export_model(
@@ -42,6 +44,7 @@ def export_model(
     size: Size = "dynamic",
     batch: Literal["dynamic"] | int = "dynamic",
     precision: ExportPrecision = "float32",
+    calibrate: str | Path | None = None,
     classes: Sequence[str] = (),
     overrides: Overrides = (),
     allow: str | Sequence[str] = (),
@@ -51,7 +54,9 @@ def export_model(
 
     `to`: "onnx", "torch" or "openvino"; defaults to what the suffix of `output` says (.onnx, .pt2, .xml). `size`: the
     padded (height, width), rounded up to the multiple that the model needs, or "dynamic": any. `batch`: images per run.
-    `precision`: arithmetic of the network: "float32", "float16" or "bfloat16". `classes`: names for a detector.
+    `precision`: arithmetic of the network: "float32", "float16", "bfloat16" or "int8". `calibrate`, for int8: a data
+    set, or a folder of images like those that the model will see. Its images give the ranges of the feature maps; with
+    annotations, AP before and after is measured and stored in the file. `classes`: names for a detector.
     `overrides` and `allow` as in `rcnn.Predictor`. `log` is called with lines about the progress.
 
     The file is run once on a generated batch and compared with the model in PyTorch. If nothing is detected there, a
@@ -64,23 +69,34 @@ def export_model(
     target = target_of(path, to)
     if precision not in get_args(ExportPrecision):
         raise ValueError(f"precision={precision!r} is not known; expected {', '.join(get_args(ExportPrecision))}")
+    if (precision == "int8") != (calibrate is not None):
+        raise ValueError(
+            "int8 needs images to calibrate on: --calibrate DIR (calibrate=), a data set or a folder of images"
+            if precision == "int8"
+            else f"--calibrate (calibrate=) is for --precision int8, but the precision is {precision}"
+        )
     require_packages(target)
     detector, record = _record_of(model, target, precision, classes, overrides, allow)
     record = _with_shape(record, size, batch)
     if reason := unsupported(record.config, target, precision):
         raise ValueError(f"{record.config.name} cannot be exported to {target} in {precision}: {reason}")
+    images = None if calibrate is None else find_calibration_images(calibrate, record)
     with OutputFolder(path.parent) as folder:
         names = [path.name] if target != "openvino" else [path.name, path.with_suffix(".bin").name]
         folder.require_free(*names)
-        # OpenVINO converts the weights itself
-        network = "float32" if target == "openvino" else precision
+        # OpenVINO converts the weights itself; int8 layers are made from float32 ones
+        network = "float32" if target == "openvino" or precision == "int8" else precision
         prepared = prepare_for_inference(detector, network)
         say(f"tracing {record.config.name}")
         program, record = trace(prepared, record)
         say(f"writing {path}")
         with folder.writing_together(*names) as temporary:
+            if images is not None:
+                record, difference = write_int8(program, record, temporary / path.name, prepared, images, say)
+                say(f"int8 compared with float32 on images of {calibrate}: {difference.text()}")
+                return Exported(path=path, record=record, difference=difference)
             write_file(program, record, temporary / path.name)
-    difference = check_file(path, prepared, record, say)
+    difference = check_file(path, prepared, program, record, say)
     return Exported(path=path, record=record, difference=difference)
 
 

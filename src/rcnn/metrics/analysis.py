@@ -109,6 +109,22 @@ def analyse(
     )
 
 
+def find_thresholds(
+    metric: MetricName,
+    ground_truth: Path | str | GroundTruth,
+    results: Sequence[Entry],
+    kind: str,
+    image_ids: Iterable[Id] | None = None,
+) -> Thresholds:
+    """The score thresholds of `analyse` alone."""
+    inputs, truth, limit = _problem(metric, ground_truth, results, kind, image_ids, None)
+    gold = COCO(truth)
+    found = gold.loadRes(coco.results_of_kind(inputs, inputs.results, kind))
+    evaluation = COCOeval(gold, found, kind, lvis_style=metric == "lvis")
+    coco.curves_of(evaluation, [limit])
+    return _Matches.of(evaluation, inputs, truth, kind).thresholds(inputs.names)
+
+
 def _problem(
     metric: MetricName,
     ground_truth: Path | str | GroundTruth,

@@ -67,15 +67,21 @@ class ExportedModel:
 
     def _run(self, images: ImageBatch) -> dict[str, Tensor]:
         """The outputs for a batch; a smaller one than the file takes is filled with copies of its last image."""
+        outputs = zip(self.record.outputs, self.run(self._inputs(images)), strict=True)
+        return {name: torch.from_numpy(np.array(value))[: len(images.sizes)] for name, value in outputs}
+
+    def inputs(self, images: ImageBatch) -> dict[str, npt.NDArray[Any]]:
+        """The input arrays of the file for a batch of images that fits into one run; errors as in `predict`."""
+        return self._inputs(self._padded(images))
+
+    def _inputs(self, images: ImageBatch) -> dict[str, npt.NDArray[Any]]:
         count = len(images.sizes)
         filled = torch.arange(self.record.batch or count).clamp(max=count - 1)
         names = {"images": "pixels"}  # the others have the names of the fields
-        inputs = {
+        return {
             name: np.ascontiguousarray(getattr(images, names.get(name, name))[filled].cpu().numpy())
             for name in self.record.inputs
         }
-        outputs = zip(self.record.outputs, self.run(inputs), strict=True)
-        return {name: torch.from_numpy(np.array(value))[:count] for name, value in outputs}
 
 
 def _rows(images: ImageBatch, start: int, count: int) -> ImageBatch:

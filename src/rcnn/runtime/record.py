@@ -22,7 +22,7 @@ KEY = "rcnn"  # name of the record inside a file
 EXPORT_AGAIN = "export the checkpoint again with `rcnn export`"
 
 Target = Literal["onnx", "torch", "openvino"]
-ExportPrecision = Literal["float32", "float16", "bfloat16"]
+ExportPrecision = Literal["float32", "float16", "bfloat16", "int8"]
 SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
 
 
@@ -40,6 +40,7 @@ class ExportRecord:
     inputs: tuple[str, ...] = ("images", "sizes")
     outputs: tuple[str, ...] = ("boxes", "scores", "labels", "valid")
     provenance: Mapping[str, Any] = field(default_factory=dict)  # of the checkpoint
+    quantization: Mapping[str, Any] = field(default_factory=dict)  # of int8: export.int8.Quantization as JSON
 
     @property
     def float_images(self) -> bool:
@@ -76,6 +77,7 @@ def read_record(text: str | None, path: Path) -> ExportRecord:
             inputs=tuple(values["inputs"]),
             outputs=tuple(values["outputs"]),
             provenance=values["provenance"],
+            quantization=values["quantization"],
         )
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -21,7 +21,7 @@ import torch
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from torch import Tensor
 
 from rcnn import __version__
@@ -99,7 +99,9 @@ def create_app(predictor: Predictor, options: ServiceOptions) -> FastAPI:
     checks = [*allowed, Depends(_require_image_request)]
     app.post("/predict", dependencies=checks, responses=responses, openapi_extra=IMAGE_BODY)(service.predict)
     app.get("/models", dependencies=allowed, responses={401: ERRORS[401]})(service.models)
-    app.get("/metrics", dependencies=allowed, responses={401: ERRORS[401]})(service.metrics_text)
+    app.get(
+        "/metrics", dependencies=allowed, responses={401: ERRORS[401]}, response_class=PlainTextResponse
+    )(service.metrics_text)  # fmt: skip
     app.get("/", include_in_schema=False)(_to_docs)
     app.get("/health")(service.health)
     app.get("/ready", responses={503: ERRORS[503]})(service.ready)

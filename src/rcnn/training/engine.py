@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rcnn.data.loading import TrainingBatch
 from rcnn.models import Detector
+from rcnn.training.diagnostics import diagnostics
 from rcnn.training.distributed import together, without_averaging
 from rcnn.training.finite import NonFiniteError, skip_or_stop, unchanged_statistics
 from rcnn.training.log import SilentLog
@@ -67,7 +68,8 @@ def train(
                 last = state.step == settings.steps
                 if losses and (step % settings.log_every == 0 or last):
                     values = {name: value.item() for name, value in losses.items()}
-                    log.write(step=step, loss=sum(values.values()), lr=rate, **values)
+                    found = diagnose(state, fetched[-1], settings, step)
+                    log.write(step=step, loss=sum(values.values()), lr=rate, **values, **found)
                 log.advance(step)
                 due = last or (settings.evaluate_every > 0 and state.step % settings.evaluate_every == 0)
                 state.evaluation_due = due and evaluate is not None
@@ -85,6 +87,14 @@ def train(
     if state.ema is not None and evaluate is None:
         run.save("averaged", state.evaluated)  # without evaluations there is no best/ to hold it
     return saver.outcome(finished=True)
+
+
+def diagnose(state: TrainState, batch: TrainingBatch, settings: TrainConfig, step: int) -> dict[str, float]:
+    """`diagnostics` of `batch` after `step`, in the first process; none where the weights are divided."""
+    if not settings.diagnostics or settings.shard or not state.processes.is_first:
+        return {}
+    seed = torch.tensor([(settings.seed << 32) + step, batch.first], device=state.detector.pixel_mean.device)
+    return diagnostics(state.detector, batch, seed, bf16=settings.bf16)
 
 
 def optimize_or_skip(

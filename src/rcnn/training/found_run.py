@@ -5,11 +5,11 @@ log.jsonl      one JSON object per report
 curve.html     the log as charts
 curve.png      the same as one picture
 report.html    charts, evaluations, settings, and where and how the run was started
-tensorboard/   event files, with train.trackers=[tensorboard]
+tensorboard/   event files, if TensorBoard is installed
 wandb_id.txt, mlflow_id.txt   the run there, with these trackers
 held_out.txt   file names of the validation images, if they were held out from the training split
 last/          a checkpoint and the state of the optimizer, to resume from
-best/          the checkpoint with the best evaluation
+best/          the checkpoint with the best evaluation, and its score thresholds (thresholds.json)
 step-N/        the checkpoint after N steps, with train.keep
 averaged/      the EMA of the weights, if train.ema is set and nothing is evaluated
 

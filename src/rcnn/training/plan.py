@@ -52,7 +52,7 @@ from rcnn.training.starting import (
     to_download,
     with_backbone,
 )
-from rcnn.training.trackers import require_trackers
+from rcnn.training.trackers import chosen_trackers
 from rcnn.training.validation import require_measured
 from rcnn.weights.catalogue.entry import Entry
 
@@ -166,7 +166,7 @@ def plan_training(
     config = override(start, model_overrides)  # before the data: a wrong one is refused at once
     require_divisible(config, settings)
     require_one_schedule(settings, given)
-    require_trackers(settings.trackers)
+    chosen_trackers(settings.trackers)  # refuses what is not installed
 
     data = open_run_data(request, config, record, filter_empty=settings.filter_empty, log=log)
     absent = None if download or record is not None else to_download(request.weights)

@@ -36,7 +36,7 @@ from rcnn.training.starting import CONFIG, build_start
 from rcnn.training.state import TrainState, seed_random
 from rcnn.training.surroundings import surroundings
 from rcnn.training.targets import target_options
-from rcnn.training.trackers import TRACKERS, Reports
+from rcnn.training.trackers import TRACKERS, Reports, chosen_trackers
 from rcnn.training.validation import LOSS, Metrics, evaluate_detector
 from rcnn.training.validation_loss import validation_loss
 from rcnn.training.view import RunSize
@@ -143,7 +143,7 @@ def _run_log(plan: RunPlan, output: Path, state: TrainState, log: Log) -> Silent
     if not state.processes.is_first:
         return SilentLog()
     settings = plan.settings
-    reports = Reports([TRACKERS[name]() for name in settings.trackers], log)
+    reports = Reports([TRACKERS[name]() for name in chosen_trackers(settings.trackers)], log)
     reports.start(output, plan.record())
     size = RunSize(
         steps=settings.steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from rcnn.evaluation.folder import THRESHOLDS_FILE
 from rcnn.models import Detector, DetectorConfig
 from rcnn.outputs import OutputFolder, recover_folder, replace_folder
 from rcnn.text_files import require_file
@@ -78,15 +80,21 @@ class RunFolder:
             with self._output.writing(name) as path:
                 write(path)
 
-    def save(self, name: str, detector: Detector) -> None:
+    def save(self, name: str, detector: Detector, *, thresholds: Mapping[str, Any] | None = None) -> None:
         """Replace the checkpoint `name` by one of `detector`. All processes call it together.
 
-        FileExistsError if it is a file of the user.
+        `thresholds`: the content of its thresholds.json. FileExistsError if it is a file of the user.
         """
         weights = whole_state(detector.state_dict())
         if self._output is not None and name not in CHECKPOINTS:
             self._output.claim(name)
-        self._replace(name, lambda folder: self._write_weights(folder, detector.config, weights), tensor_bytes(weights))
+
+        def fill(folder: Path) -> None:
+            self._write_weights(folder, detector.config, weights)
+            if thresholds is not None:
+                (folder / THRESHOLDS_FILE).write_text(json.dumps(thresholds, indent=2) + "\n", encoding="utf-8")
+
+        self._replace(name, fill, tensor_bytes(weights))
 
     def save_state(self, name: str, state: TrainState) -> None:
         """Replace the checkpoint `name` by one from which a run can be resumed. All processes call it together."""

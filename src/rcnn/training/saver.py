@@ -15,7 +15,7 @@ from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import whole_detector
 from rcnn.training.signals import StopRequests
 from rcnn.training.state import TrainState
-from rcnn.training.validation import SINCE_BEST, Metrics, choose, flatten, main_metrics
+from rcnn.training.validation import SINCE_BEST, THRESHOLDS, Metrics, choose, flatten, main_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Saver:
         state.since_best += 1
         if value is not None and (state.best is None or value > state.best):
             state.best, state.since_best = value, 0
-            self.run.save("best", state.evaluated)
+            self.run.save("best", state.evaluated, thresholds=self._metrics.get(THRESHOLDS))
         self.log.write(step=state.step - 1, **flatten(self._metrics), **{SINCE_BEST: state.since_best})
         self.log.log(f"step {state.step}: {main_metrics(self._metrics)}")
         state.evaluation_due = False

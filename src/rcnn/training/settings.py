@@ -84,8 +84,10 @@ class TrainConfig:
     watchdog: float = 300.0  # seconds without progress after which every process prints its stacks; 0: never
 
     log_every: int = 20  # steps between lines of log.jsonl
-    # programs that also get the numbers of the log
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    # programs that also get the numbers of the log; auto: TensorBoard if it is installed
+    trackers: tuple[Literal["auto", "tensorboard", "wandb", "mlflow"], ...] = ("auto",)
+    # each line of the log also says how well the RPN and the heads do on the batch, which takes one more forward pass
+    diagnostics: bool = True
     validation_loss: bool = False  # each evaluation also computes the loss on the first validation set
     checkpoint_every: int = 200  # steps between saves of last/
     keep: int = 0  # steps between checkpoints that are kept beside last/ and best/, as step-N/; 0: none

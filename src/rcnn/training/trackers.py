@@ -14,6 +14,7 @@ from typing_extensions import override
 from rcnn.training.found_run import EVENTS, TRACKED
 
 Name = Literal["tensorboard", "wandb", "mlflow"]  # also of the package and of the extra of rcnn
+AUTO: Literal["auto"] = "auto"  # in train.trackers: TensorBoard if it is installed
 
 
 class Tracker(Protocol):
@@ -101,11 +102,20 @@ def read_id(file: Path) -> str | None:
 TRACKERS: dict[Name, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
 
 
-def require_trackers(names: Sequence[Name]) -> None:
-    """ValueError, with the command that installs it, for a tracker whose package is not installed."""
+def chosen_trackers(names: Sequence[Name | Literal["auto"]]) -> list[Name]:
+    """The trackers of a run, each once. ValueError, with the command to install it, if a named one is not installed."""
+    chosen: list[Name] = ["tensorboard"] if AUTO in names and _is_installed("tensorboard") else []
     for name in names:
-        if importlib.util.find_spec(name) is None:
+        if name == AUTO or name in chosen:
+            continue
+        if not _is_installed(name):
             raise ValueError(f"train.trackers: {name} is not installed; run: pip install 'rcnn[{name}]'")
+        chosen.append(name)
+    return chosen
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 class Reports:

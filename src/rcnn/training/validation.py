@@ -13,6 +13,7 @@ from rcnn.data.messages import few
 from rcnn.data.records import Dataset
 from rcnn.evaluation.evaluate import ImageResults, evaluate_dataset, failure_warnings, measured_kinds
 from rcnn.evaluation.plan import Plan
+from rcnn.evaluation.thresholds import measure_thresholds
 from rcnn.metrics.choice import names_of
 from rcnn.metrics.tables import number
 from rcnn.models import Detector, DetectorConfig
@@ -24,6 +25,7 @@ KINDS = ("bbox", "segm", "keypoints", "proposals")
 SHOWN = ("AP", "AP50", "AR100", "AR1000")  # those that a line of the run shows
 LOSS = "validation_loss"  # key of the loss on the first validation set, with train.validation_loss
 SINCE_BEST = "since_best"  # key in the log: evaluations since the best one
+THRESHOLDS = "thresholds"  # key of the score thresholds with the best F1 on the first validation split
 OTHERS = "other_splits"  # key of the metrics on the validation splits after the first
 Metrics = dict[str, Any]  # {"bbox": {"AP": .., "AP50": ..}, "segm": {..}, ...}
 
@@ -38,6 +40,8 @@ def evaluate_detector(
     processes: Processes = ALONE,
 ) -> Metrics:
     """The metrics of `detector` on the first of `validations`; under OTHERS, those on the others by split.
+
+    Under THRESHOLDS, on the first process, the content of thresholds.json for the first of them.
 
     `after_image` gets the number of images done, and of all. `log` gets a warning for each image that cannot be
     evaluated; it counts as an image without detections. The `processes` share the images; all of them get the metrics.
@@ -54,7 +58,7 @@ def evaluate_detector(
     first, *others = validations
     predictor = Predictor(detector, classes=first.classes, device=str(device), padding=settings.padding)
     measured = partial(_measure, predictor, settings=settings, processes=processes, on_image=on_image, log=log)
-    metrics = measured(first)
+    metrics = measured(first, thresholds=True)
     return metrics | {OTHERS: {other.split: measured(other) for other in others}} if others else metrics
 
 
@@ -66,6 +70,7 @@ def _measure(
     processes: Processes,
     on_image: Callable[[ImageResults], None],
     log: Callable[[str], object],
+    thresholds: bool = False,
 ) -> Metrics:
     workers = max(1, settings.workers)
     evaluation = evaluate_dataset(
@@ -78,7 +83,10 @@ def _measure(
     )
     for line in failure_warnings(evaluation.failed, len(validation)):  # the plan of the run has the others
         log(f"warning: {line}")
-    return evaluation.metrics.to_dict()
+    metrics = evaluation.metrics.to_dict()
+    if thresholds and processes.is_first:
+        metrics[THRESHOLDS] = measure_thresholds(evaluation, validation)
+    return metrics
 
 
 def require_measured(best: str, config: DetectorConfig, plan: Plan | None = None) -> None:

@@ -35,7 +35,8 @@ def details(size: RunSize, step: int, pace: str, losses: Mapping[str, float], me
     parts.append(f"peak memory {most_memory(size.device) / 2**30:.1f} GiB")
     parts += [f"learning rate {losses['lr']:.3g}"] if "lr" in losses else []
     lines = [", ".join(part for part in parts if part)]
-    if named := [f"{name} {value:.3f}" for name, value in losses.items() if name not in ("lr", "loss")]:
+    named = [f"{name} {value:.3f}" for name, value in losses.items() if name not in ("lr", "loss") and "/" not in name]
+    if named:
         lines.append(f"loss {losses.get('loss', 0.0):.3f} = {' + '.join(named)}")
     if shown := [f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in MAIN if name in metrics]:
         lines.append(f"last evaluation: {', '.join(shown)}")

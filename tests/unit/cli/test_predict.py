@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from rcnn.cli.predict_images import PARTIAL, ImageOptions, ImageRun, lowest_score, predict_images
 from rcnn.cli.scores import Filter
@@ -18,6 +22,7 @@ from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
+from rcnn.preprocess import Frame
 from rcnn.region_features import RegionFeatures
 from rcnn.results import ImageDetections
 from rcnn.runtime.processes import ALONE
@@ -103,6 +108,32 @@ def test_an_image_without_features_is_failed_only(
     assert [entry["file"] for entry in done] == [name for name, _ in run.features] == [photos[0], photos[2]]
     assert sources.failed == [(photos[1], "out of memory")]
     assert [found.vectors.shape[0] for _, found in run.features] == [1, 1]
+
+
+def test_an_image_is_drawn_while_the_model_works_on_the_next(
+    predictor: Predictor, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model waits, at the second image, until the first one is drawn: one after the other, that would never end."""
+    drawn, calls = threading.Event(), list[int]()
+    detect, draw = Predictor.detect, ImageDetections.draw
+
+    def waiting(self: Predictor, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
+        calls.append(len(images))
+        assert len(calls) < 2 or drawn.wait(60)
+        return detect(self, images, frames)
+
+    def tell(result: ImageDetections, **options: Any) -> Image.Image:
+        picture = draw(result, **options)
+        drawn.set()
+        return picture
+
+    monkeypatch.setattr(Predictor, "detect", waiting)
+    monkeypatch.setattr(ImageDetections, "draw", tell)
+    done = predict_images(predictor, photos, tmp_path / "out", Path("run"), ImageOptions(keep=Filter(score=0.0)), ALONE)
+    monkeypatch.undo()
+    assert calls == [1, 1, 1]
+    assert [entry["file"] for entry in done.images] == photos
+    assert [entry["detections"] for entry in done.images] == [predictor.predict(name).to_json() for name in photos]
 
 
 def test_the_number_of_images_is_limited(predictor: Predictor, photos: list[str], tmp_path: Path) -> None:

@@ -63,6 +63,14 @@ def test_both_parts_have_images_where_every_image_has_its_own_class() -> None:
     assert [len(part) for part in divide_images(table(np.eye(10, dtype=np.int64)), prints(10), (0.8, 0.2))] == [8, 2]
 
 
+def test_images_with_few_objects_do_not_fill_the_validation_part() -> None:
+    """As in 24 photos of COCO: a few crowded images have most objects, which go to training."""
+    objects = np.array([[30], [25], [20], [10], *[[1]] * 20])
+    train, val = divide_images(table(objects), prints(24), (0.8, 0.2))
+    assert len(val) <= 24 * (0.2 + 0.05) + 1
+    assert len(train) <= 24 * (0.8 + 0.05) + 1
+
+
 def test_copies_stay_together() -> None:
     known = prints(30)
     known[1::3] = [

@@ -8,10 +8,14 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from typing_extensions import override as override_method
 
 import rcnn
 from rcnn.export import check
@@ -231,20 +235,36 @@ def test_a_check_without_detections_lowers_the_threshold_of_a_copy(
     def opened(path: Path, device: torch.device) -> SimpleNamespace:
         return SimpleNamespace(record=record, predict=files[path].predict)
 
-    def trace(model: Detector, record: ExportRecord) -> tuple[Detector, ExportRecord]:
-        return model, record
-
     def write(model: Detector, record: ExportRecord, path: Path) -> None:
         files[path] = copy.deepcopy(model)
 
-    for name, function in (("trace", trace), ("write_file", write), ("open_exported", opened)):
+    lowered: list[set[float]] = []
+
+    def lower(program: Detector, thresholds: set[float]) -> None:
+        lowered.append(thresholds)
+
+    for name, function in (("lower_thresholds", lower), ("write_file", write), ("open_exported", opened)):
         monkeypatch.setattr(check, name, function)
     said: list[str] = []
-    difference = check.check_file(path, detector, record, said.append)
+    difference = check.check_file(path, detector, cast("ExportedProgram", detector), record, said.append)
+    assert 0.999 in lowered[0]
     assert (difference.matched, difference.unmatched) == (5, 0)
     assert said[-1].startswith("checked on a generated batch with a score threshold of 0: 5 detections matched, 0 not")
     assert len(files) == 2
     assert not files[path].predict(batch_of(1, 96, 96)).valid.any()
+
+
+def test_thresholds_are_lowered_in_a_traced_program() -> None:
+    class Compare(nn.Module):
+        @override_method
+        def forward(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return scores > 0.3, scores >= 0.5, scores > 0.4
+
+    scores = torch.tensor([0.1, 0.45])
+    program = torch.export.export(Compare(), (scores,))
+    check.lower_thresholds(program, {0.3, 0.5})
+    found = [value.tolist() for value in program.module()(scores)]
+    assert found == [[True, True], [True, True], [False, True]]
 
 
 def test_a_check_that_compares_nothing_warns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,10 +275,11 @@ def test_a_check_that_compares_nothing_warns(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(check, "difference_of", nothing)
     monkeypatch.setattr(check, "_difference_of_copy", nothing)
+    monkeypatch.setattr(check, "lower_thresholds", nothing)
     said: list[str] = []
     record = ExportRecord(config=detector.config, classes=(), target="onnx")
     with pytest.warns(UserWarning, match=r"a\.onnx was not checked: neither it nor the model in PyTorch"):
-        check.check_file(Path("a.onnx"), detector, record, said.append)
+        check.check_file(Path("a.onnx"), detector, cast("ExportedProgram", None), record, said.append)
     assert not [line for line in said if line.startswith("checked")]
 
 

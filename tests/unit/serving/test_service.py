@@ -7,10 +7,7 @@ import json
 import re
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +20,7 @@ import rcnn
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
-
-pytest.importorskip("fastapi", reason="needs pip install 'rcnn[web]'")
-uvicorn = pytest.importorskip("uvicorn", reason="needs pip install 'rcnn[web]'")
-
-from rcnn.serving.app import ServiceOptions, create_app  # noqa: E402
+from tests.unit.serving.running import ServiceOptions, request, running
 
 OPTIONS = ServiceOptions(max_bytes=200_000, max_pixels=250_000, seconds=20, capacity=8, log_requests=False)
 
@@ -37,21 +30,6 @@ def predictor() -> Predictor:
     torch.manual_seed(0)
     config = override(model_config("mask_rcnn_compact"), ["input.min_size=96", "box.selection.max_detections=5"])
     return Predictor(build_detector(config), classes=["cat", "dog", "cow", "pig", "hen", "fox"])
-
-
-@contextmanager
-def running(predictor: Predictor, options: ServiceOptions) -> Iterator[str]:
-    """The address of a service that runs in a thread."""
-    server = uvicorn.Server(uvicorn.Config(create_app(predictor, options), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +44,6 @@ def picture(height: int = 96, width: int = 128) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-def request(url: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-    """Status and body of an answer."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data=body, headers=headers), timeout=30) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
 
 
 def test_the_client_gets_what_the_predictor_returns(predictor: Predictor, url: str) -> None:

@@ -69,7 +69,7 @@ def test_the_same_command_again_finds_a_finished_run(data: Path, run: Path) -> N
     ("word", "message"),
     [
         ("fpn.channels=32", r"fpn\.channels: 16 -> 32.*cannot change during a run"),
-        ("train.optimizer=adamw", r"train\.optimizer cannot change when a run is resumed: it is sgd in"),
+        ("train.optimizer=sgd", r"train\.optimizer cannot change when a run is resumed: it is adamw in"),
         ("mask=null", r"cannot change during a run"),
         ("train.steps=1", r"already at step 2, but train\.steps=1"),
         ("train.nonsense=1", r"train\.nonsense"),
@@ -207,8 +207,8 @@ DAMAGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         ("model.safetensors", "nan", r"last has NaN or infinity in 1 tensor: .*rcnn train"),
         ("model.safetensors", "short", r"last does not fit the detector of its config"),
         ("model.safetensors", "int", r"last does not fit .*torch.int32 \(expected torch.float32\)"),
-        ("training.pt", "nan", r"training\.pt does not fit .*momentum_buffer has NaN"),
-        ("training.pt", "short", r"training\.pt does not fit .*momentum_buffer has shape"),
+        ("training.pt", "nan", r"training\.pt does not fit .*exp_avg has NaN"),
+        ("training.pt", "short", r"training\.pt does not fit .*exp_avg has shape"),
     ],
 )
 def test_a_damaged_tensor_with_the_right_digest_is_reported(
@@ -218,7 +218,7 @@ def test_a_damaged_tensor_with_the_right_digest_is_reported(
     if file == "training.pt":
         values = torch.load(path, weights_only=True)
         first = values["optimizer"]["state"][0]
-        first["momentum_buffer"] = DAMAGES[damage](first["momentum_buffer"])
+        first["exp_avg"] = DAMAGES[damage](first["exp_avg"])
         torch.save(values, path)
     else:
         state = load_file(path)

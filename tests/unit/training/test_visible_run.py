@@ -23,7 +23,7 @@ from rcnn.training.request import RunRequest
 from rcnn.training.run_table import runs_in
 from rcnn.training.settings import TrainConfig
 from rcnn.training.surroundings import git_state, surroundings
-from rcnn.training.trackers import MLflow, Reports, TensorBoard, WandB, require_trackers
+from rcnn.training.trackers import MLflow, Reports, TensorBoard, WandB, chosen_trackers
 from rcnn.training.validation_loss import validation_loss
 from rcnn.training.view import RunSize, details, speed
 from rcnn.weights.checkpoint import load_detector
@@ -168,7 +168,22 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(importlib.util, "find_spec", not_found)
     with pytest.raises(ValueError, match=r"train\.trackers: wandb is not installed; run: pip install 'rcnn\[wandb\]'"):
-        require_trackers(["wandb"])
+        chosen_trackers(["wandb"])
+
+
+def test_tensorboard_is_written_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"tensorboard", "mlflow"}
+
+    def find(name: str) -> str | None:
+        return name if name in installed else None
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    assert TrainConfig().trackers == ("auto",)
+    assert chosen_trackers(["auto"]) == ["tensorboard"]
+    assert chosen_trackers(["mlflow", "auto", "tensorboard"]) == ["tensorboard", "mlflow"]
+    assert chosen_trackers([]) == []
+    installed.clear()
+    assert chosen_trackers(["auto"]) == []
 
 
 def test_the_page_of_a_run(folder: Path) -> None:

@@ -1,0 +1,151 @@
+"""Exports every model to every target, compares each file with PyTorch, and writes the table of docs/deploy.md.
+
+    python benchmarks/export_matrix.py --models mask_rcnn_compact rpn_r50_fpn
+
+`make export-matrix` runs it for all models (hours on 2 cores); without --models, those that have results are skipped
+unless --again is given. The weights are random, the size and batch fixed (160 x 224, 2 images), proposals and
+detections few. The results are kept in benchmarks/results/export_matrix.json, one cell at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypedDict, get_args
+
+import torch
+
+from rcnn.export.check import difference_of
+from rcnn.export.compare import Difference
+from rcnn.export.files import write_file
+from rcnn.export.support import unsupported
+from rcnn.export.trace import trace
+from rcnn.models import DetectorConfig, build_detector, list_models, model_config
+from rcnn.models.inference import prepare_for_inference
+from rcnn.models.overrides import override
+from rcnn.runtime.record import SUFFIXES, ExportRecord, Target, input_names, output_names
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "export_matrix.json"
+PAGE = ROOT / "docs" / "deploy.md"
+BEGIN, END = "<!-- matrix: written by benchmarks/export_matrix.py -->\n", "<!-- end of the matrix -->\n"
+TARGETS: tuple[Target, ...] = get_args(Target)
+TOLERANCES = {"boxes": 0.01, "scores": 1e-4, "masks": 1e-3, "keypoints": 0.01}
+
+
+class Cell(TypedDict):
+    """One model and target."""
+
+    status: str  # yes, differs, unsupported, failed
+    reason: str  # of all but yes
+
+
+Matrix = dict[str, dict[str, Cell]]
+
+
+def read_results() -> Matrix:
+    """The results so far, by model and target."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+
+def small(name: str) -> DetectorConfig:
+    """The config of a model with few proposals and detections, which have any score."""
+    config = model_config(name)
+    settings = ["rpn.proposals.post_nms=40"]
+    if config.fcis is not None:
+        settings += ["fcis.max_detections=20", "fcis.score_threshold=0"]
+    elif not config.proposals_only:
+        settings += ["box.score_threshold=0", "box.selection.max_detections=20"]
+    return override(config, settings)
+
+
+def cells_of(name: str) -> dict[str, Cell]:
+    """The cells of one model; it is traced once. Masks of FCIS are not voted on where that is unsupported."""
+    config = small(name)
+    found: dict[str, Cell] = {}
+    torch.manual_seed(0)
+    detector = prepare_for_inference(build_detector(config).eval())
+    record = ExportRecord(
+        config=config, classes=tuple(map(str, range(config.num_classes))), target="torch", size=(160, 224), batch=2,
+        inputs=input_names(config), outputs=output_names(config),
+    )  # fmt: skip
+    if config.input.canvas:
+        record = replace(record, size=(config.input.canvas, config.input.canvas))
+    try:
+        program, record = trace(detector, record)
+    except ValueError as error:
+        return {target: Cell(status="failed", reason=str(error)) for target in TARGETS}
+    with tempfile.TemporaryDirectory(prefix="rcnn-matrix-") as folder:
+        for target in TARGETS:
+            if reason := unsupported(config, target, "float32"):
+                found[target] = Cell(status="unsupported", reason=reason)
+                continue
+            path = Path(folder) / f"model{SUFFIXES[target]}"
+            try:
+                write_file(program, replace(record, target=target), path)
+                found[target] = cell_of(difference_of(path, detector))
+            except Exception as error:  # an answer like any other
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+                found[target] = Cell(status="failed", reason=reason)
+    return found
+
+
+def cell_of(difference: Difference) -> Cell:
+    """What a comparison with PyTorch says."""
+    if not difference.matched:
+        return Cell(status="failed", reason="nothing is detected")
+    reasons: list[str] = []
+    for name, most in TOLERANCES.items():
+        value: float = getattr(difference, name)
+        if value > most:
+            reasons.append(f"{name} by up to {value:.2g}{' px' if name in ('boxes', 'keypoints') else ''}")
+    if difference.unmatched:
+        count = difference.matched + difference.unmatched
+        reasons.append(f"{difference.unmatched} of {count} detections have no match")
+    return Cell(status="differs", reason=", ".join(reasons)) if reasons else Cell(status="yes", reason="")
+
+
+def table(matrix: Matrix) -> str:
+    """The matrix in Markdown: one line per model of the zoo; cells without a result are "not run"."""
+    lines = [f"| model | {' | '.join(TARGETS)} |", "|---" * (1 + len(TARGETS)) + "|"]
+    for name in list_models():
+        texts = [_text(matrix.get(name, {}).get(target)) for target in TARGETS]
+        lines.append(f"| `{name}` | {' | '.join(texts)} |")
+    return "\n".join([*lines, ""])
+
+
+def _text(cell: Cell | None) -> str:
+    if cell is None:
+        return "not run"
+    return cell["status"] + (f": {cell['reason']}" if cell["reason"] else "")
+
+
+def page_with(text: str, page: str) -> str:
+    """The page with a new table."""
+    return re.sub(re.escape(BEGIN) + ".*?" + re.escape(END), lambda _: BEGIN + text + END, page, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="*", help="names; default: all")
+    parser.add_argument("--again", action="store_true", help="also those that have results")
+    arguments = parser.parse_args()
+    names: Sequence[str] = arguments.models or list_models()
+    for name in names:
+        matrix = read_results()
+        if name not in matrix or arguments.again or arguments.models:
+            matrix[name] = cells_of(name)
+            RESULTS.write_text(json.dumps(dict(sorted(matrix.items())), indent=1) + "\n", encoding="utf-8")
+            print(name, {target: _text(cell) for target, cell in matrix[name].items()}, flush=True)
+            gc.collect()
+    PAGE.write_text(page_with(table(read_results()), PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""One picture of how a model found the objects of an image: ground truth, proposals, their scores, detections.
+
+The view of tensorpack's `predict.py --visualize`. An object has the same colour in all four panels.
+
+Letters: G objects of the ground truth, P proposals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from rcnn.data.loading import pad_images
+from rcnn.data.messages import counted
+from rcnn.data.records import ImageRecord
+from rcnn.drawing.fonts import base_font
+from rcnn.drawing.ground_truth import outline_region
+from rcnn.drawing.labels import LabelWriter
+from rcnn.drawing.pictures import draw_objects
+from rcnn.ops.boxes import box_iou
+from rcnn.predictor import Predictor
+
+SHORTEST, LONGEST = 480, 1000  # of the longer side of a panel, pixels
+MIN_IOU = 0.1  # of a proposal with an object that it is drawn for
+SAME_IOU = 0.5  # a detection has the colour of the object that it overlaps at least this much
+GAP = 4  # pixels between panels
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestProposals:
+    """The proposals with the highest IoU with each object, object by object; R of them."""
+
+    boxes: npt.NDArray[np.float32]  # (R, 4) xyxy, pixels of the image
+    objectness: npt.NDArray[np.float32]  # (R,) probability that the box contains an object
+    iou: npt.NDArray[np.float32]  # (R,) with the object
+    objects: npt.NDArray[np.int64]  # (R,) index of the object, 0..G-1
+
+
+def draw_stages(predictor: Predictor, record: ImageRecord, *, best: int = 3, score: float = 0.5) -> Image.Image:
+    """Ground truth, the `best` proposals of each object, what the box head makes of them, and the detections.
+
+    The third panel has the class and score of each of these proposals, which the box head has not moved. Detections
+    with a lower score than `score` are not drawn. A proposal network alone has no third panel.
+
+    Raises ValueError for an exported file or a box head of your own, which cannot score given boxes, and for an image
+    that cannot be read.
+    """
+    pixels = record.read()
+    shown = np.flatnonzero(~record.ignored)
+    boxes, names = record.boxes[shown].astype(np.float32), [predictor.classes[label] for label in record.labels[shown]]
+    size = (record.height, record.width)
+    outlines = [record.segmentations[row] if predictor.config.has_masks else None for row in shown.tolist()]
+    regions = [outline_region(outline, size) for outline in outlines]
+    truth = draw_objects(pixels, boxes, [*range(len(shown))], names, masks=regions, colour_by="class")
+    panels = [("Ground truth", truth)]
+    found = best_proposals(predictor, pixels, boxes, best)
+    captions = [f"IoU {iou:.2f}, objectness {p:.2f}" for iou, p in zip(found.iou, found.objectness, strict=True)]
+    title = f"Best {counted(best, 'proposal')} of each object: IoU, objectness"
+    panels.append((title, _panel(pixels, found, names, captions)))
+    if predictor.detector.box_head is not None and len(found.boxes):
+        scored = predictor.predict(pixels, boxes=found.boxes)
+        captions = [f"{name} {value:.2f}" for name, value in zip(scored.names, scored.scores, strict=True)]
+        panels.append(("Class and score of these proposals", _panel(pixels, found, names, captions)))
+    result = predictor.predict(pixels, score=score)
+    colours = _colours(result.boxes, boxes)
+    drawn = draw_objects(
+        pixels,
+        result.boxes,
+        colours,
+        [""] * (max(colours, default=0) + 1),
+        captions=result.names,
+        scores=result.scores,
+        masks=result.regions(),
+        keypoints=result.keypoints,
+        skeleton=predictor.skeleton,
+        colour_by="class",
+    )
+    panels.append((f"Detections from score {score:g}", drawn))
+    return _grid(panels)
+
+
+def best_proposals(
+    predictor: Predictor, pixels: Tensor, boxes: npt.NDArray[np.float32], best: int = 3
+) -> BestProposals:
+    """The `best` proposals of each of the objects `boxes` (G, 4) in an image (3, H, W), by IoU, from MIN_IOU on."""
+    detector = predictor.detector
+    resized, frame = predictor.prepare(pixels)
+    batch = pad_images([resized], predictor.config.input.divisor, predictor.padding, [frame]).to(predictor.device)
+    with torch.inference_mode():
+        proposals = detector.rpn.predict(detector.features(batch), batch)
+        found = detector.proposals_as_detections(proposals, batch).to("cpu")
+    valid = found.valid[0].numpy()
+    regions = frame.to_original(found.boxes[0].float().numpy())[valid]  # (P, 4)
+    scores = found.scores[0].float().numpy()[valid]
+    overlaps = box_iou(torch.from_numpy(boxes).reshape(-1, 4), torch.from_numpy(regions)).numpy()  # (G, P)
+    order = np.argsort(-overlaps, axis=1, kind="stable")[:, :best]  # (G, best)
+    iou = np.take_along_axis(overlaps, order, axis=1)
+    objects, places = np.nonzero(iou >= MIN_IOU)
+    rows = order[objects, places]
+    return BestProposals(boxes=regions[rows], objectness=scores[rows], iou=iou[objects, places], objects=objects)
+
+
+def _panel(pixels: Tensor, found: BestProposals, names: list[str], captions: list[str]) -> Image.Image:
+    return draw_objects(pixels, found.boxes, found.objects, names or [""], captions=captions, colour_by="class")
+
+
+def _colours(boxes: npt.NDArray[np.float32], objects: npt.NDArray[np.float32]) -> list[int]:
+    """The index of the object that each box overlaps most; those of boxes without one come after all objects."""
+    if not len(objects):
+        return [*range(len(boxes))]
+    overlaps = box_iou(torch.from_numpy(boxes), torch.from_numpy(objects)).numpy()
+    nearest = overlaps.argmax(axis=1)
+    is_same = overlaps.max(axis=1) >= SAME_IOU
+    return [int(nearest[row]) if is_same[row] else len(objects) + row for row in range(len(boxes))]
+
+
+def _grid(panels: list[tuple[str, Image.Image]]) -> Image.Image:
+    """Panels with their titles, two in a row."""
+    width, height = panels[0][1].size
+    scale = min(max(1.0, SHORTEST / max(width, height)), LONGEST / max(width, height))
+    width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    strip = LabelWriter(Image.new("RGB", (width, height))).size + 10
+    rows = -(-len(panels) // 2)
+    grid = Image.new("RGB", (2 * width + GAP, rows * (height + strip) + GAP * (rows - 1)), (255, 255, 255))
+    for place, (title, panel) in enumerate(panels):
+        x, y = (place % 2) * (width + GAP), (place // 2) * (height + strip + GAP)
+        font = ImageFont.truetype(base_font(), strip - 10)
+        ImageDraw.Draw(grid).text((x + 4, y + 2), title, fill=(0, 0, 0), font=font)
+        grid.paste(panel.resize((width, height), Image.Resampling.LANCZOS), (x, y + strip))
+    return grid

@@ -1,0 +1,77 @@
+"""The images of the user that int8 is calibrated and measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rcnn.data import Dataset, splits
+from rcnn.data.defaults import default_training_split
+from rcnn.data.images import ImageError, is_image
+from rcnn.data.loading import pad_images
+from rcnn.data.opening import DatasetOptions
+from rcnn.evaluation.evaluate import evaluate_dataset
+from rcnn.evaluation.opening import dataset_for, validation_split
+from rcnn.metrics.values import Number
+from rcnn.predictor import Predictor
+from rcnn.runtime.record import ExportRecord
+from rcnn.structures import ImageBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationImages:
+    """What the folder given with `--calibrate` contains."""
+
+    files: tuple[Path, ...]  # to calibrate on: those of the training split, or of the only one
+    annotated: Dataset | None = None  # to measure AP on: the validation split, or the only one; None: no data set
+
+
+def find_calibration_images(folder: str | Path, record: ExportRecord) -> CalibrationImages:
+    """The images in a data set, or in a folder of images without annotations.
+
+    Raises FileNotFoundError if there are none, ValueError for a data set that does not fit the model.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"--calibrate {folder} does not exist; expected a data set or a folder of images")
+    try:
+        names = splits(folder)
+    except FileNotFoundError:
+        files = tuple(path for path in sorted(folder.rglob("*")) if path.is_file() and is_image(path))
+        if not files:
+            raise FileNotFoundError(
+                f"--calibrate {folder} has no images; expected a data set, or a folder of images like those that the "
+                "model will see"
+            ) from None
+        return CalibrationImages(files=files)
+    annotated = dataset_for(record, folder, validation_split(folder), options=DatasetOptions(allow_empty=True))
+    training = default_training_split(names) or annotated.split
+    source = annotated
+    if training != annotated.split:
+        source = dataset_for(record, folder, training, options=DatasetOptions(allow_empty=True))
+    return CalibrationImages(
+        files=tuple(source.folder / name for name in source.file_names if name), annotated=annotated
+    )
+
+
+def spread(files: Sequence[Path], count: int) -> list[Path]:
+    """Up to `count` of the files, evenly spaced."""
+    most = min(count, len(files))
+    return [files[index * len(files) // most] for index in range(most)]
+
+
+def batches(predictor: Predictor, files: Sequence[Path]) -> Iterator[ImageBatch]:
+    """Batches of one image, prepared for `predictor`. Raises ValueError for an image that cannot be read."""
+    for file in files:
+        try:
+            image, frame = predictor.prepare(file)
+        except ImageError as error:
+            raise ValueError(f"cannot calibrate on {file}: {error}. Remove it, or repair it") from error
+        yield pad_images([image], predictor.config.input.divisor, "exact", [frame])
+
+
+def average_precision(path: Path, dataset: Dataset, limit: int) -> dict[str, Number]:
+    """AP of an exported file per kind of result, e.g. {"bbox": 0.38, "segm": 0.35}, on the first `limit` images."""
+    evaluation = evaluate_dataset(Predictor(path, device="cpu"), dataset, limit=limit)
+    return {kind: values["AP"] for kind, values in evaluation.metrics.kinds.items()}

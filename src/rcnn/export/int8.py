@@ -1,0 +1,196 @@
+"""int8 by post-training quantisation: calibrate on the user's images, keep sensitive layers in float, measure.
+
+    record, difference = write_int8(program, record, path, detector, find_calibration_images("photos/", record), print)
+
+Which layers stay in float is measured: the network is divided into parts, each part in turn is kept in float, and the
+detections are compared with those of the float file. Those parts that bring the detections nearest stay in float.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from rcnn.data.messages import counted
+from rcnn.export.calibration import CalibrationImages, average_precision, batches, spread
+from rcnn.export.check import check_file
+from rcnn.export.compare import Difference, agreement, compare, joined
+from rcnn.export.files import store, write_onnx
+from rcnn.export.quantizer import Quantizer
+from rcnn.metrics.values import Number
+from rcnn.models import Detector
+from rcnn.predictor import Predictor
+from rcnn.runtime.exported import ExportedModel, open_exported
+from rcnn.runtime.record import ExportRecord
+from rcnn.structures import Detections, ImageBatch
+
+CALIBRATED = 64  # images that the ranges of the feature maps are taken from
+COMPARED = 12  # images on which detections are compared with those of the float file
+MEASURED = 500  # images of the data set that AP is measured on
+TIMED = 5  # runs of each file that the speed is measured with
+PARTS = 12  # of the network that are kept in float in turn
+FLOAT_PARTS = 4  # parts that may stay in float
+ENOUGH = 0.96  # agreement with the float file with which no more parts are kept in float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """How a file was quantised, and what it costs; stored in the file's description."""
+
+    images: int  # that the ranges were taken from
+    layers: int  # convolutions and linear layers that can be int8
+    float_layers: tuple[str, ...] = ()  # those that stay in float
+    agreement: float = 1.0  # of the detections with those of the float file, 0 to 1
+    ap_images: int = 0  # that AP was measured on; 0: not measured
+    ap_float32: dict[str, Number] | None = None  # AP per kind of result, e.g. {"bbox": 0.38}
+    ap_int8: dict[str, Number] | None = None
+    seconds_float32: float = 0.0  # per image, median
+    seconds_int8: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of the file's description."""
+        return asdict(self) | {"float_layers": list(self.float_layers)}
+
+
+def write_int8(
+    program: ExportedProgram,
+    record: ExportRecord,
+    path: Path,
+    detector: Detector,
+    images: CalibrationImages,
+    say: Callable[[str], object],
+) -> tuple[ExportRecord, Difference]:
+    """Write the program of `detector`, prepared for inference, as an int8 file for onnxruntime or OpenVINO.
+
+    Returns the record with the measurements, and the differences of the detections on images of the user from those of
+    the float32 file. That file is compared with PyTorch first.
+    """
+    with tempfile.TemporaryDirectory(prefix="rcnn-int8-") as name:
+        folder = Path(name)
+        source, quantized = folder / "float32.onnx", folder / "int8.onnx"
+        float_record = replace(record, target="onnx", precision="float32")
+        write_onnx(program, float_record, source)
+        say("float32 file:")
+        check_file(source, detector, program, float_record, say)
+        how, difference = quantize(source, quantized, images, say)
+        files = source, quantized
+        if record.target == "openvino":
+            files = folder / "float32.xml", folder / "int8.xml"
+            store(source, replace(record, precision="float32"), files[0])
+            store(quantized, record, files[1])
+        how = measure(*files, images, how, say)
+        record = replace(record, quantization=how.to_dict())
+        store(quantized, record, path)
+    return record, difference
+
+
+def quantize(
+    source: Path, output: Path, images: CalibrationImages, say: Callable[[str], object]
+) -> tuple[Quantization, Difference]:
+    """Write the ONNX file `source` (float32) as `output` (int8).
+
+    Returns how, and the differences of the detections on the images that were compared. Raises ValueError if an image
+    cannot be read.
+    """
+    predictor = Predictor(source, device="cpu")
+    model = open_exported(source, torch.device("cpu"))
+    files = spread(images.files, CALIBRATED)
+    say(f"calibrating on {counted(len(files), 'image')}")
+    quantizer = Quantizer(source, (model.inputs(one) for one in batches(predictor, files)))
+    compared = list(batches(predictor, spread(images.files, COMPARED)))
+    expected = [model.predict(one) for one in compared]
+    with tempfile.TemporaryDirectory(prefix="rcnn-int8-") as folder:
+        trial = Path(folder) / source.name
+
+        def measured(float_layers: Sequence[str]) -> float:
+            quantizer.write(trial, float_layers)
+            return mean_agreement(open_exported(trial, torch.device("cpu")), compared, expected)
+
+        float_layers = choose_float_layers(quantizer.layers, measured, say)
+    quantizer.write(output, float_layers)
+    quantized = open_exported(output, torch.device("cpu"))
+    found = [quantized.predict(one) for one in compared]
+    alike = statistics.fmean(map(agreement, expected, found))
+    how = Quantization(
+        images=len(files), layers=len(quantizer.layers), float_layers=float_layers, agreement=round(alike, 4)
+    )
+    return how, joined([compare(a, b) for a, b in zip(expected, found, strict=True)])
+
+
+def choose_float_layers(
+    layers: Sequence[str], measured: Callable[[Sequence[str]], float], say: Callable[[str], object]
+) -> tuple[str, ...]:
+    """The layers to keep in float: none if the agreement is enough, else the parts that raise it most.
+
+    `measured` returns the agreement of the network with the given layers in float, the others in int8.
+    """
+    whole = measured(())
+    say(f"all {len(layers)} layers in int8: agreement with float32 {whole:.3f}")
+    if whole >= ENOUGH or not layers:
+        return ()
+    count = min(PARTS, len(layers))
+    bounds = [index * len(layers) // count for index in range(count + 1)]
+    parts = [tuple(layers[first:last]) for first, last in pairwise(bounds)]
+    alone = {part: measured(part) for part in parts}  # agreement with only this part in float
+    best, kept = whole, ()
+    for part in sorted(parts, key=lambda part: -alone[part])[:FLOAT_PARTS]:
+        tried = tuple(layer for layer in layers if layer in {*kept, *part})
+        reached = measured(tried) if kept else alone[part]
+        if reached <= best:
+            continue
+        best, kept = reached, tried
+        say(f"{len(kept)} of {len(layers)} layers in float: agreement {best:.3f}")
+        if best >= ENOUGH:
+            break
+    return kept
+
+
+def mean_agreement(model: ExportedModel, images: Sequence[ImageBatch], expected: Sequence[Detections]) -> float:
+    """The agreement of a file's detections with those of another file on the same images."""
+    return statistics.fmean(agreement(other, model.predict(one)) for one, other in zip(images, expected, strict=True))
+
+
+def measure(
+    source: Path, output: Path, images: CalibrationImages, how: Quantization, say: Callable[[str], object]
+) -> Quantization:
+    """`how` with AP, if there are annotations, and seconds per image of the files `source` (float32) and `output`."""
+    seconds = seconds_per_image([source, output], images)
+    how = replace(how, seconds_float32=round(seconds[0], 4), seconds_int8=round(seconds[1], 4))
+    say(f"float32 {seconds[0]:.3f} s, int8 {seconds[1]:.3f} s per image ({seconds[0] / seconds[1]:.2f} times as fast)")
+    if images.annotated is None:
+        say("AP was not measured: the images have no annotations")
+        return how
+    number = min(MEASURED, len(images.annotated))
+    say(f"measuring AP on {counted(number, 'image')} of {images.annotated.split}")
+    before, after = (average_precision(file, images.annotated, MEASURED) for file in (source, output))
+    for kind, value in before.items():
+        say(f"{kind} AP: float32 {_number(value)}, int8 {_number(after[kind])}")
+    return replace(how, ap_images=number, ap_float32=before, ap_int8=after)
+
+
+def seconds_per_image(files: Sequence[Path], images: CalibrationImages) -> list[float]:
+    """Median seconds per image of each exported file, one image at a time, the files in turn."""
+    models = [open_exported(file, torch.device("cpu")) for file in files]
+    predictor = Predictor(files[0], device="cpu")
+    batch = next(batches(predictor, images.files[:1]))
+    times: list[list[float]] = [[] for _ in files]
+    for repeat in range(1 + TIMED):  # the first one warms up
+        for model, own in zip(models, times, strict=True):
+            started = time.perf_counter()
+            model.predict(batch)
+            if repeat:
+                own.append(time.perf_counter() - started)
+    return [statistics.median(own) for own in times]
+
+
+def _number(value: Number) -> str:
+    return "none" if value is None else f"{value:.4f}"

@@ -1,0 +1,78 @@
+"""The view of a model's stages: the best proposals of each object, and the picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from rcnn.data.loading import pad_images
+from rcnn.data.opening import open_dataset
+from rcnn.evaluation.stages import MIN_IOU, best_proposals, draw_stages
+from rcnn.models import build_detector, model_config
+from rcnn.models.overrides import override
+from rcnn.predictor import Predictor
+from rcnn.weights.checkpoint import save_checkpoint
+from tests.command import rcnn
+from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"val": 2}, size=(64, 96))
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    torch.manual_seed(0)
+    return Predictor(build_detector(override(model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2"])))
+
+
+def test_the_best_proposals_are_those_with_the_highest_iou(predictor: Predictor, data: Path) -> None:
+    record = open_dataset(data)[0]
+    boxes = record.boxes.astype(np.float32)
+    found = best_proposals(predictor, record.read(), boxes, 2)
+    resized, frame = predictor.prepare(record.read())
+    batch = pad_images([resized], predictor.config.input.divisor, "exact", [frame])
+    with torch.no_grad():
+        proposals = predictor.detector.rpn.predict(predictor.detector.features(batch), batch)
+    regions = frame.to_original(proposals.boxes[0].numpy())
+    iou = torchvision.ops.box_iou(torch.from_numpy(boxes), torch.from_numpy(regions)).numpy()
+    expected = [
+        (index, row) for index in range(len(boxes)) for row in np.argsort(-iou[index])[:2] if iou[index, row] >= MIN_IOU
+    ]
+    rows = [row for _, row in expected]
+    assert expected
+    assert found.objects.tolist() == [index for index, _ in expected]
+    np.testing.assert_allclose(found.iou, [iou[pair] for pair in expected], rtol=1e-5)
+    np.testing.assert_allclose(found.boxes, regions[rows])
+    np.testing.assert_allclose(found.objectness, proposals.objectness[0].sigmoid().numpy()[rows], rtol=1e-6)
+
+
+def test_a_picture_has_four_panels_and_that_of_a_proposal_network_three(predictor: Predictor, data: Path) -> None:
+    corner = slice(-20, -4), slice(-20, -4)  # in the fourth panel
+    pixels = np.asarray(draw_stages(predictor, open_dataset(data)[0], score=0.0))
+    assert pixels.shape[1] == 2 * 480 + 4
+    assert (pixels[corner] < 255).any()
+    tiny = [word for word in TINY_MODEL if not word.startswith("mask.")]
+    config = override(model_config("faster_rcnn_compact"), [*tiny, "num_classes=1"])
+    proposer = Predictor(build_detector(replace(config, proposals_only=True)), classes=["object"])
+    pixels = np.asarray(draw_stages(proposer, open_dataset(data, one_class=True)[0], best=1))
+    assert (pixels[corner] == 255).all()
+
+
+def test_the_command_refuses_data_without_objects(
+    predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"val": 1}, size=(64, 96))
+    file = data / "annotations" / "instances_val.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
+    save_checkpoint(tmp_path / "model", build_detector(predictor.config), predictor.config, CLASSES)
+    assert rcnn("visualize", tmp_path / "model", "--data", data, "--output", tmp_path / "out") == 2
+    assert "has 1 image and no objects" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
