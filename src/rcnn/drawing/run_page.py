@@ -18,13 +18,23 @@ def run_page(
     schedule: Schedule | None = None,
     *,
     lead: str,
+    pictures: Mapping[str, Sequence[tuple[int, str]]] | None = None,
 ) -> str:
     """The page of a run with these log `lines`; `tables`: title -> name -> value.
 
-    `schedule` as in `training_charts`; `lead`: how far the run came, e.g. 10 of 10 steps, finished.
+    `schedule` as in `training_charts`; `lead`: how far the run came, e.g. 10 of 10 steps, finished. `pictures`: image
+    -> steps and paths of its pictures, relative to the page.
     """
     charts = [chart_svg(chart) for chart in training_charts(lines, schedule)]
-    return render("run.html", title=title, lead=lead, charts=charts, evaluations=_evaluations(lines), tables=tables)
+    return render(
+        "run.html",
+        title=title,
+        lead=lead,
+        charts=charts,
+        evaluations=_evaluations(lines),
+        pictures=pictures or {},
+        tables=tables,
+    )
 
 
 def _evaluations(lines: Sequence[LogLine]) -> list[list[str]]:

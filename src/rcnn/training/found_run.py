@@ -5,6 +5,7 @@ log.jsonl      one JSON object per report
 curve.html     the log as charts
 curve.png      the same as one picture
 report.html    charts, evaluations, settings, and where and how the run was started
+pictures/      validation images at each evaluation: IMAGE/step-N.jpg
 tensorboard/   event files, if TensorBoard is installed
 wandb_id.txt, mlflow_id.txt   the run there, with these trackers
 held_out.txt   file names of the validation images, if they were held out from the training split
@@ -28,12 +29,12 @@ from rcnn.outputs import REPLACED, files_of_rcnn, require_folder, require_not_in
 from rcnn.weights.files import WEIGHTS_FILE
 
 RECORD, LOG, CURVE, PLOT, REPORT = "config.json", "log.jsonl", "curve.html", "curve.png", "report.html"
-EVENTS = "tensorboard"  # folder
+PICTURES, EVENTS = "pictures", "tensorboard"  # folders
 TRACKED = ("wandb_id.txt", "mlflow_id.txt")  # the ids of the run there, to continue it
 HELD_OUT = "held_out.txt"
 CHECKPOINTS = ("last", "best", "averaged")
-NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, EVENTS, *TRACKED, HELD_OUT, *CHECKPOINTS)
-FOLDERS = (EVENTS, *CHECKPOINTS)
+NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, PICTURES, EVENTS, *TRACKED, HELD_OUT, *CHECKPOINTS)
+FOLDERS = (PICTURES, EVENTS, *CHECKPOINTS)
 FIELDS = {  # of the record
     "model": dict,
     "train": dict,

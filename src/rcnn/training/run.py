@@ -24,9 +24,10 @@ from rcnn.training.describe import describe_start
 from rcnn.training.determinism import deterministic
 from rcnn.training.distributed import batch_norm_warnings
 from rcnn.training.engine import train
-from rcnn.training.found_run import CURVE, HELD_OUT, LOG, PLOT, REPORT
+from rcnn.training.found_run import CURVE, HELD_OUT, LOG, PICTURES, PLOT, REPORT
 from rcnn.training.identity import identity_changes
 from rcnn.training.log import RunLog, SilentLog, read_log
+from rcnn.training.pictures import pictures_of, write_pictures
 from rcnn.training.plan import RunPlan, RunRequest, plan_training
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.saver import Outcome
@@ -105,7 +106,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         before, ending = (state.step, state.evaluation_due), "failed"
         try:
             with _run_log(plan, output, state, log) as run_log:
-                evaluate = _evaluation(plan, run_log, processes)
+                evaluate = _evaluation(plan, run_log, state, output)
                 outcome = train(state, batches_of(plan), plan.settings, run, run_log, evaluate=evaluate)
             done = "finished" if state.step == plan.settings.steps else "stopped early by train.patience"
             ending = done if outcome.finished else "stopped"
@@ -220,7 +221,15 @@ def _draw_curve(run: RunFolder, plan: RunPlan, lead: str, *, unchanged: bool) ->
     run.write_text(CURVE, curve_page(lines, title=f"Training {run.path.name}", schedule=schedule))
     run.write_file(PLOT, lambda path: write_plot(path, lines, schedule))
     if not (unchanged and (run.path / REPORT).exists()):
-        run.write_text(REPORT, run_page(f"Training {run.path.name}", lines, _tables(plan), schedule, lead=lead))
+        page = run_page(
+            f"Training {run.path.name}",
+            lines,
+            _tables(plan),
+            schedule,
+            lead=lead,
+            pictures=pictures_of(run.path / PICTURES),
+        )
+        run.write_text(REPORT, page)
 
 
 def _tables(plan: RunPlan) -> dict[str, dict[str, str]]:
@@ -260,23 +269,25 @@ def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, 
     return batches
 
 
-def _evaluation(plan: RunPlan, log: SilentLog, processes: Processes) -> Callable[[Detector], Metrics] | None:
+def _evaluation(plan: RunPlan, log: SilentLog, state: TrainState, output: Path) -> Callable[[Detector], Metrics] | None:
+    """The evaluation of the run's detector, with what the settings add to it; None: there is no validation set."""
     if not plan.validations:
         return None
-    evaluate = partial(
-        evaluate_detector,
-        validations=plan.validations,
-        settings=plan.settings,
-        device=plan.device,
-        processes=processes,
-        after_image=log.evaluated,
-        log=log.log,
-    )
-    if not plan.settings.validation_loss:
-        return evaluate
+    first, processes, settings = plan.validations[0], state.processes, plan.settings
 
-    def with_loss(detector: Detector) -> Metrics:
-        loss = validation_loss(detector, plan.validations[0], plan, processes)
-        return evaluate(detector) | {LOSS: loss}
+    def evaluate(detector: Detector) -> Metrics:
+        loss = {LOSS: validation_loss(detector, first, plan, processes)} if settings.validation_loss else {}
+        metrics = evaluate_detector(
+            detector,
+            plan.validations,
+            settings,
+            plan.device,
+            after_image=log.evaluated,
+            log=log.log,
+            processes=processes,
+        )
+        if settings.pictures and processes.is_first and not plan.config.proposals_only:
+            write_pictures(detector, first, plan, output / PICTURES, state.step)
+        return metrics | loss
 
-    return with_loss
+    return evaluate

@@ -89,6 +89,8 @@ class TrainConfig:
     # each line of the log also says how well the RPN and the heads do on the batch, which takes one more forward pass
     diagnostics: bool = True
     validation_loss: bool = False  # each evaluation also computes the loss on the first validation set
+    # validation images that are drawn at each evaluation, the same each time, in RUN/pictures; 0: none
+    pictures: int = 4
     checkpoint_every: int = 200  # steps between saves of last/
     keep: int = 0  # steps between checkpoints that are kept beside last/ and best/, as step-N/; 0: none
     time_limit: float = 0.0  # hours of training after which the run is saved and stopped, to be resumed; 0: none
@@ -101,7 +103,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         minimum = {"steps": 1, "batch_size": 1, "accumulate": 1, "reference_batch": 1, "warmup_steps": 0, "workers": 0}
-        minimum |= {"log_every": 1, "checkpoint_every": 1, "evaluate_every": 0, "patience": 0, "seed": 0}
+        minimum |= {"log_every": 1, "checkpoint_every": 1, "evaluate_every": 0, "patience": 0, "pictures": 0, "seed": 0}
         minimum |= {"lr": 0, "clip_norm": 0, "jitter": 0, "warmup_factor": 0, "decay": 0, "momentum": 0}
         minimum |= {"weight_decay": 0, "norm_weight_decay": 0, "backbone_lr": 0}
         minimum |= {"keep": 0, "time_limit": 0, "watchdog": 0, "epochs": 0, "layer_decay": 0, "final_lr": 0}

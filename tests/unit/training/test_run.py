@@ -59,6 +59,7 @@ def test_a_run_writes_its_files(data: Path, tmp_path: Path) -> None:
         "curve.html",
         "curve.png",
         "report.html",
+        "pictures",
         "last",
         "best",
     }

@@ -11,13 +11,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typing_extensions import override
 
 from rcnn.data.loading import numbered_batches
 from rcnn.runtime.launch import TYPED
 from rcnn.training.log import RunLog, read_log
+from rcnn.training.pictures import pictures_of
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.run_table import runs_in
@@ -201,6 +204,24 @@ def test_the_page_of_a_run(folder: Path) -> None:
         "processes",
     ):
         assert part in page, part
+
+
+def test_the_same_validation_images_are_drawn_at_each_evaluation(folder: Path, data: Path) -> None:
+    run = folder / "first"
+    drawn = sorted((run / "pictures").rglob("*"))
+    files = [path.relative_to(run).as_posix() for path in drawn if path.is_file()]
+    assert files == ["pictures/1-val_1/step-2.jpg", "pictures/2-val_2/step-2.jpg"]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert all(f'src="{path}"' in page for path in files)
+    both = np.asarray(Image.open(run / files[0]).convert("RGB"), dtype=np.float64)
+    assert both.shape == (64, 2 * 96, 3)
+    photo = np.asarray(Image.open(data / "val/val_1.png").convert("RGB"), dtype=np.float64)
+    for half in (both[:, :96], both[:, 96:]):  # the photo, apart from what is drawn on it
+        assert np.corrcoef(half.mean(-1).ravel(), photo.mean(-1).ravel())[0, 1] > 0.5
+    for step in (3, 10):
+        (run / "pictures/1-val_1" / f"step-{step}.jpg").write_bytes(b"")
+    assert [step for step, _ in pictures_of(run / "pictures")["1-val_1"]] == [2, 3, 10]
+    assert pictures_of(run / "none") == {}
 
 
 def test_the_page_of_a_run_that_failed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

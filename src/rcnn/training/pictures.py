@@ -1,0 +1,59 @@
+"""The same validation images at each evaluation, with the detections beside the ground truth: RUN/pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from rcnn.data import Dataset
+from rcnn.evaluation.examples import chosen_records, draw_example
+from rcnn.models import Detector
+from rcnn.predictor import Predictor
+from rcnn.training.plan import RunPlan
+
+SCORE = 0.5  # detections with a lower score are not drawn
+HEIGHT = 480  # pixels of a picture at most
+SHOWN_STEPS = 6  # of each image on the page of the run
+
+
+def write_pictures(detector: Detector, validation: Dataset, plan: RunPlan, folder: Path, step: int) -> None:
+    """Write `folder`/IMAGE/step-N.jpg for `train.pictures` images: detections on the left, ground truth on the right.
+
+    The images are spread over those with objects. One that cannot be read is left out: the evaluation reports it.
+    """
+    settings, classes = plan.settings, validation.classes
+    predictor = Predictor(detector, classes=classes, device=str(plan.device), padding=settings.padding)
+    for number, record in enumerate(chosen_records(validation, settings.pictures), start=1):
+        try:
+            pixels = record.read()
+        except (OSError, ValueError):
+            continue
+        example = draw_example(predictor, record, pixels, predictor.predict(pixels).above(SCORE))
+        assert example.ground_truth is not None
+        own = folder / f"{number}-{record.path.stem}"
+        own.mkdir(parents=True, exist_ok=True)
+        new = own / "new.jpg"
+        _beside(example.detections, example.ground_truth).save(new, quality=85)
+        os.replace(new, own / f"step-{step}.jpg")
+
+
+def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Both pictures, which have one size, in one of at most HEIGHT pixels."""
+    factor = min(1.0, HEIGHT / left.height)
+    width, height = max(1, round(factor * left.width)), max(1, round(factor * left.height))
+    both = Image.new("RGB", (2 * width, height))
+    both.paste(left.convert("RGB").resize((width, height)), (0, 0))
+    both.paste(right.convert("RGB").resize((width, height)), (width, 0))
+    return both
+
+
+def pictures_of(folder: Path) -> dict[str, list[tuple[int, str]]]:
+    """The last pictures of each image, in the order of the steps: name -> step and path relative to the run."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for own in sorted(folder.iterdir()) if folder.is_dir() else []:
+        steps = sorted(int(path.stem.removeprefix("step-")) for path in own.glob("step-*.jpg"))
+        if steps:
+            found[own.name] = [(step, f"{folder.name}/{own.name}/step-{step}.jpg") for step in steps[-SHOWN_STEPS:]]
+    return found
