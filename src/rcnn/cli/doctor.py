@@ -52,9 +52,9 @@ def doctor() -> None:
 
 
 def _weights() -> None:
-    """The cache of published weights, and whether more can be downloaded."""
+    """The cache of published weights, damaged files in it, and whether more can be downloaded."""
     try:
-        from rcnn.weights.catalogue.cache import cache_folder, cached_names, is_offline
+        from rcnn.weights.catalogue.cache import cache_folder, cache_problems, cached_names, is_offline
     except (ImportError, OSError):
         return  # a package is missing, as said above
     folder = cache_folder()
@@ -62,6 +62,8 @@ def _weights() -> None:
     names = cached_names()
     state = ", ".join(names) if names else "empty"
     _row("cache of weights", str(folder), state if os.access(parent, os.W_OK) else f"{state}; not writable")
+    for problem in cache_problems():
+        _row("", f"damaged: {problem}")
     if is_offline():
         _row("network", "not used", "--offline or RCNN_OFFLINE")
     else:

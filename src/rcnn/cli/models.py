@@ -64,20 +64,19 @@ def list_models(
 @models.command("weights")
 def list_weights(
     name: Annotated[
-        str, typer.Argument(help="A model, or a part of a name. Defaults to all.", show_default=False)
+        str,
+        typer.Argument(help="A model, a part of names, or one MODEL@TAG. Defaults to all.", show_default=False),
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print all facts as JSON.")] = False,
 ) -> None:
-    """List published weights by the names that commands accept: AP, size, and with one NAME@TAG all facts.
+    """List published weights by the names that commands accept: AP, size, and with one MODEL@TAG all facts.
 
     Example: rcnn models weights mask_rcnn_r50_fpn
     """
     from rcnn.weights.catalogue.cache import downloads_folder, is_available
-    from rcnn.weights.catalogue.names import entries, find_entry
+    from rcnn.weights.catalogue.names import matching_entries
 
-    found = [entry for entry in entries().values() if name in entry.name]
-    if not found or "@" in name:
-        found = [find_entry(name)]
+    found = matching_entries(name)
     if as_json:
         typer.echo(json.dumps({entry.name: dataclasses.asdict(entry) for entry in found}, indent=2))
         return
@@ -86,6 +85,8 @@ def list_weights(
     for entry in found:
         size = f"{entry.mib:.0f}" if entry.mib else "-"
         typer.echo(f"{entry.name:{width}}  {_scores(entry)}  {size:>5}  {'yes' if is_available(entry) else '-'}")
+    if not all(entry.mib for entry in found):
+        typer.echo("MiB: - where the publisher's documents give no size.")
     if len(found) == 1:
         [entry] = found
         rows = {"framework": entry.system, "trained on": entry.data, "licence": entry.licence, "address": entry.source}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -181,6 +182,11 @@ def train(
             done = f"stopped after {outcome.step} of {counted(plan.settings.steps, 'step')}"
             typer.echo(f"{done}; to continue: {continue_command(plan.request, plan.processes.count, outcome.output)}")
         if outcome.best is not None:
-            typer.echo(f"best {outcome.best:.4f}, in {outcome.output / 'best'}")
+            typer.echo(f"best {outcome.best_metric} {outcome.best:.4f}, in {outcome.output / 'best'}")
+        if outcome.best == 0:
+            typer.echo(
+                "no object of the validation set was found: train longer (train.steps=N, or --resume), or look at the "
+                f"data: rcnn data browse {shlex.quote(str(data))} --output browse"
+            )
     if outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)

@@ -1,9 +1,9 @@
 """Divides a data set into parts, e.g. 80 % for training and 20 % for validation, the same way on every machine.
 
-Each part gets nearly its fraction of the objects of every class: iterative stratification (Sechidis, Tsoumakas and
-Vlahavas 2011, "On the Stratification of Multi-Label Data"), the rarest class first. Copies of an image, also resized
-or compressed again, stay in one part, except images of one colour. The order of the images is that of their content
-hashes, so the result depends neither on file names nor on a seed.
+Each part gets nearly its fraction of the images, and of the objects of every class: iterative stratification (Sechidis,
+Tsoumakas and Vlahavas 2011, "On the Stratification of Multi-Label Data"), the rarest class first. Copies of an image,
+also resized or compressed again, stay in one part, except images of one colour. The order of the images is that of
+their content hashes, so the result depends neither on file names nor on a seed.
 
 Letters: I images, G groups of similar images, K classes, P parts, E pairs of an image or group and a class that it has.
 """
@@ -20,7 +20,6 @@ from rcnn.data.records import Dataset
 from rcnn.data.similarity import Fingerprint, fingerprints, similar_groups
 
 MIN_IMAGES = 10  # a data set of fewer images is not divided
-SLACK = 0.05  # of the images, by which a part may exceed its fraction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +97,8 @@ def assign(objects: ClassCounts, images: np.ndarray, fractions: Sequence[float])
 
     A class of one group alone cannot be divided: the group is in the largest part (the training set), as long as that
     lacks images. Of the others, groups with the rarest class are assigned first, those with most objects of it before
-    others, each to the part that lacks most objects of that class; then to the part that lacks most images. A part with
-    more than its share of images gets no more (SLACK): many images with few objects would fill the small one.
+    others. Each goes where the squared error of the shares of its classes and of the images, relative to the fraction
+    of the part, grows least (for images alone that is the method of Sainte-Laguë, which divides seats among parties).
     """
     groups, classes = objects.images, objects.classes
     alone = np.bincount(objects.label, minlength=classes) == 1  # (K,)
@@ -108,19 +107,26 @@ def assign(objects: ClassCounts, images: np.ndarray, fractions: Sequence[float])
     by_class = np.argsort(shared.label, kind="stable")  # (E,)
     of_class = np.searchsorted(shared.label[by_class], np.arange(classes + 1))
     left = shared.totals()  # (K,) objects in groups without a part
-    lacking = np.outer(fractions, [*left, images.sum()])  # (P, K + 1), the last column for images
+    total = np.array([*np.maximum(1, left), images.sum()])  # (K + 1,), the last column for images
+    given = np.zeros((len(fractions), classes + 1))  # share of each class, and of the images, in each part
     part = np.full(groups, -1, dtype=np.int64)
+
+    def shares(group: int) -> tuple[np.ndarray, np.ndarray]:
+        """The columns of `given` that a group adds to, and what it adds."""
+        own = slice(of_group[group], of_group[group + 1])
+        columns = np.append(shared.label[own], classes)
+        return columns, np.append(shared.count[own], images[group]) / total[columns]
 
     def put(group: int, target: int) -> None:
         own = slice(of_group[group], of_group[group + 1])
+        columns, share = shares(group)
         part[group] = target
-        lacking[target, shared.label[own]] -= shared.count[own]
-        lacking[target, -1] -= images[group]
+        given[target, columns] += share
         left[shared.label[own]] -= shared.count[own]
 
     largest = int(np.argmax(fractions))
     for group in np.unique(objects.image[alone[objects.label]]).tolist():
-        if lacking[largest, -1] >= images[group]:
+        if given[largest, -1] + images[group] / total[-1] <= fractions[largest] + 1e-9:
             put(group, largest)
     while (part < 0).any():
         if left.any():
@@ -128,14 +134,13 @@ def assign(objects: ClassCounts, images: np.ndarray, fractions: Sequence[float])
             pairs = by_class[of_class[rarest] : of_class[rarest + 1]]
             with_it, amount = shared.image[pairs], shared.count[pairs]
         else:  # the other groups have no objects of a class that can be divided
-            rarest, with_it, amount = -1, np.arange(groups), images
+            with_it, amount = np.arange(groups), images
         open_groups = part[with_it] < 0
         with_it, amount = with_it[open_groups], amount[open_groups]
         for group in with_it[np.argsort(-amount, kind="stable")].tolist():
-            has_room = lacking[:, -1] > -SLACK * images.sum()
-            wanted = np.where(has_room if has_room.any() else True, lacking[:, rarest], -np.inf)  # (P,)
-            most = wanted >= wanted.max() - 1e-9
-            put(group, int(np.argmax(np.where(most, lacking[:, -1], -np.inf))))
+            columns, share = shares(group)
+            growth = (given[:, columns] + share / 2) @ share / np.asarray(fractions)  # (P,)
+            put(group, int(np.argmin(growth.round(12))))  # equal but for rounding: the first part
     return part
 
 

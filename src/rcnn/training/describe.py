@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rcnn.data import Dataset
+from rcnn.data.held_out import HELD_OUT
 from rcnn.data.messages import counted, cut, few
 from rcnn.data.skeletons import describe_flip
 from rcnn.models.overrides import config_to_dict
@@ -118,7 +119,9 @@ def _weights(plan: RunPlan) -> str:
 def _data(dataset: Dataset) -> str:
     objects, ignored = dataset.num_training_objects, int(dataset.objects.ignored.sum())
     others = f" and {counted(ignored, 'ignored object')}" if ignored else ""  # crowds, difficult objects
-    return f"{counted(len(dataset), 'image')} with {counted(objects, 'object')}{others} ({dataset.split})"
+    split = dataset.split.removesuffix(HELD_OUT)
+    source = split if split == dataset.split else f"held out of {split}"
+    return f"{counted(len(dataset), 'image')} with {counted(objects, 'object')}{others} ({source})"
 
 
 def _validation(plan: RunPlan) -> str:
@@ -128,7 +131,7 @@ def _validation(plan: RunPlan) -> str:
         choice = "pass a data set as validation=" if from_python else "choose a split with --val-split"
         hint = f"{reason}; {choice}" if reason else "--val-split none"
         return f"not evaluated, so without best/ ({hint})"
-    why = f" ({reason})" if reason and plan.held_out is not None else ""
+    why = f": {reason}" if reason and plan.held_out is not None else ""
     return f"evaluated on {' and '.join(map(_data, plan.validations))}{why}"
 
 

@@ -120,8 +120,7 @@ class RunFolder:
         checkpoint = read_checkpoint(last)
         if os.path.lexists(last / STATE_FILE):  # before it is read: a damaged file can say anything
             require_file(last / STATE_FILE)
-            cure = _new_run(last)
-            require_digest(last / STATE_FILE, checkpoint.files, cure[0].upper() + cure[1:])
+            require_digest(last / STATE_FILE, checkpoint.files, _new_run(last))
         values = read_state(last)
         load_state(state.detector, divided_state(checkpoint.state, state.detector), str(last))
         if problem := nonfinite(checkpoint.state):

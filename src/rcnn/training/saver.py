@@ -15,7 +15,7 @@ from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import whole_detector
 from rcnn.training.signals import StopRequests
 from rcnn.training.state import TrainState
-from rcnn.training.validation import SINCE_BEST, THRESHOLDS, Metrics, choose, flatten, main_metrics
+from rcnn.training.validation import SINCE_BEST, THRESHOLDS, Metrics, choose, chosen_metric, flatten, main_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Outcome:
     step: int  # steps done
     finished: bool  # all steps, or ended early; False: a signal or the time limit stopped it, and it can be resumed
     best: float | None  # best value of the metric that best/ is chosen by; None: never evaluated
+    best_metric: str  # its name, e.g. segm.AP
     metrics: Metrics | None  # of the last evaluation
     signal: int | None = None  # the number of the signal that stopped it
 
@@ -86,11 +87,13 @@ class Saver:
 
     def outcome(self, *, finished: bool, signal: int | None = None) -> Outcome:
         """How the run ended: finished, or stopped by `signal` or the time limit."""
+        chosen = self.settings.best
         return Outcome(
             output=self.run.path,
             step=self.state.step,
             finished=finished,
             best=self.state.best,
+            best_metric=chosen_metric(self._metrics, chosen) if self._metrics else chosen or "AP",
             metrics=self._metrics,
             signal=signal,
         )

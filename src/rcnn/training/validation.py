@@ -100,12 +100,17 @@ def require_measured(best: str, config: DetectorConfig, plan: Plan | None = None
         raise ValueError(f"train.best={best} cannot be measured: {'; '.join(plan.warnings)}. Set train.best=bbox.AP")
 
 
+def chosen_metric(metrics: Metrics, key: str) -> str:
+    """`key`, or if it is empty AP of masks if they were measured, else of boxes."""
+    return key or ("segm.AP" if "segm" in metrics else "bbox.AP")
+
+
 def choose(metrics: Metrics, key: str) -> float | None:
     """The value of a metric such as "segm.AP" (empty: AP of masks if they were measured, else of boxes).
 
     None if there is no ground truth to measure it on.
     """
-    key = key or ("segm.AP" if "segm" in metrics else "bbox.AP")
+    key = chosen_metric(metrics, key)
     kind, _, name = key.partition(".")
     if name not in metrics.get(kind, {}):
         known = [f"{k}.{n}" for k in KINDS if k in metrics for n in metrics[k]]

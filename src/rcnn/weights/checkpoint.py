@@ -32,7 +32,14 @@ from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
 from rcnn.text_files import as_given, missing_text, require_file
 from rcnn.weights.differences import different_tensors, misfits, misfits_text
 from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
-from rcnn.weights.record import as_written, read_record, record_text, require_digest, warn_if_changed
+from rcnn.weights.record import (
+    DamagedError,
+    as_written,
+    read_record,
+    record_text,
+    require_digest,
+    warn_if_changed,
+)
 
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
 Kind = Literal["detector", "backbone"]
@@ -158,24 +165,22 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         try:
             state = load_file(weights)
         except SafetensorError as error:
-            raise ValueError(
-                f"{weights} is truncated or damaged ({error}): copy it again, or use another checkpoint"
-            ) from error
+            raise DamagedError(f"{weights} is truncated or damaged ({error})") from error
         require_digest(weights, record.files)
     return Checkpoint(**vars(record), state=state)
 
 
 @contextmanager
 def _naming_the_cache(path: str | Path, folder: Path) -> Iterator[None]:
-    """Adds to a ValueError about the checkpoint in `folder` what to do if that is a cached download called `path`."""
+    """Says what to do about a damaged checkpoint in `folder` if that is a cached download called `path`."""
     try:
         yield
-    except ValueError as error:
+    except DamagedError as error:
         if Path(path).exists():
             raise
-        raise ValueError(
-            f"{error}. {path} is read from the cache: delete the folder {folder}, and it is downloaded again"
-        ) from error
+        kept = folder.parents[1] if folder.parent.name == "snapshots" else folder  # the Hub's links to files elsewhere
+        again = f"Delete the folder {kept}; the next command that uses {path} creates it again"
+        raise DamagedError(error.problem, f"this is the cached copy of {path}. {again}") from error
 
 
 def checkpoint_record(path: str | Path) -> CheckpointRecord:
@@ -183,6 +188,13 @@ def checkpoint_record(path: str | Path) -> CheckpointRecord:
     folder = _locate(Path(path))
     with _naming_the_cache(path, folder):
         return _read_config(folder)
+
+
+def require_undamaged(path: str | Path) -> None:
+    """DamagedError unless the checkpoint is as it was written; reads its files, but builds nothing."""
+    folder = _locate(Path(path))
+    with _naming_the_cache(path, folder):
+        require_digest(folder / WEIGHTS_FILE, _read_config(folder).files)
 
 
 def detector_record(path: str | Path, overrides: Overrides = ()) -> CheckpointRecord:
@@ -220,7 +232,7 @@ def _read_config(folder: Path) -> CheckpointRecord:
         config = config_from_dict(record["model"])
         validate(config)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source}{as_written(record)}: {error}") from error
+        raise DamagedError(f"{source}{as_written(record)}: {error}") from error
     classes, kind = tuple(record["classes"]), record["kind"]
     if kind == "detector":
         require_class_names(classes, config.num_classes, str(source))

@@ -21,6 +21,7 @@ FORMAT = 1  # raised when an older rcnn could no longer read what this one write
 KINDS = ("detector", "backbone")
 DIGEST = "sha256"  # of everything else in the record; spaces and the order of keys do not matter
 CURE = "copy the folder again, or use another checkpoint"
+RUN_AGAIN = "run that command again, copy the whole folder again, or use another checkpoint"
 OBJECT = "an object"
 # key -> (type, what is expected)
 FIELDS: dict[str, tuple[type, str]] = {
@@ -31,6 +32,14 @@ FIELDS: dict[str, tuple[type, str]] = {
     "provenance": (dict, OBJECT),
     "files": (dict, "an object of file names and SHA-256 digests"),
 }
+
+
+class DamagedError(ValueError):
+    """A checkpoint that cannot be read: what is wrong, and what to do, which is something else for one in the cache."""
+
+    def __init__(self, problem: str, advice: str = CURE) -> None:
+        super().__init__(f"{problem}: {advice}")
+        self.problem = problem
 
 
 def record_text(record: Mapping[str, Any]) -> str:
@@ -52,17 +61,17 @@ def read_record(path: Path) -> dict[str, Any]:
     The digest is not compared yet: an error about a value says more (`warn_if_changed`).
     """
     if not os.path.lexists(path):
-        raise ValueError(f"{path} is missing; it describes the model and the classes: copy the whole folder")
+        raise DamagedError(f"{path} is missing; it describes the model and the classes", "copy the whole folder")
     require_file(path)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): {CURE}") from error
+        raise DamagedError(f"{path} is not JSON ({error})") from error
     if not isinstance(record, dict) or "format" not in record:
         raise ValueError(f"{path} is not the config of an rcnn checkpoint: it has no format version")
     for key in ("format", "config_version"):
         if key in record and type(record[key]) is not int:
-            raise ValueError(f"{path}: expected {key} to be an integer, got {json.dumps(record[key])[:80]}: {CURE}")
+            raise DamagedError(f"{path}: expected {key} to be an integer, got {json.dumps(record[key])[:80]}")
     if record["format"] > FORMAT:
         raise ValueError(
             f"{path} has format {record['format']}, written by rcnn {record.get('rcnn', '?')}; this is {__version__}, "
@@ -70,15 +79,15 @@ def read_record(path: Path) -> dict[str, Any]:
         )
     _require_config_version(record, path)
     if missing := [key for key in FIELDS if key not in record]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: {CURE}")
+        raise DamagedError(f"{path} lacks {', '.join(missing)}")
     for key, (kind, expected) in FIELDS.items():
         if not isinstance(record[key], kind):
-            raise ValueError(f"{path}: expected {key} to be {expected}, got {json.dumps(record[key])[:80]}: {CURE}")
+            raise DamagedError(f"{path}: expected {key} to be {expected}, got {json.dumps(record[key])[:80]}")
     if record["kind"] not in KINDS:
-        raise ValueError(f"{path}: expected kind to be {FIELDS['kind'][1]}, got {record['kind']!r}: {CURE}")
+        raise DamagedError(f"{path}: expected kind to be {FIELDS['kind'][1]}, got {record['kind']!r}")
     for key, values in (("classes", record["classes"]), ("files", list(record["files"].values()))):
         if wrong := [json.dumps(value)[:80] for value in values if not isinstance(value, str)]:
-            raise ValueError(f"{path}: expected {key} to be {FIELDS[key][1]}, got {few(wrong, 1)}: {CURE}")
+            raise DamagedError(f"{path}: expected {key} to be {FIELDS[key][1]}, got {few(wrong, 1)}")
     return record
 
 
@@ -105,16 +114,13 @@ def warn_if_changed(record: Mapping[str, Any], path: Path) -> None:
         warnings.warn(f"{path} is not as rcnn wrote it: it was edited, or it is damaged", stacklevel=2)
 
 
-def require_digest(path: Path, files: Mapping[str, str], cure: str = "") -> None:
-    """ValueError unless the file `path` is the one whose digest config.json recorded in `files`.
-
-    `cure`: what to do, if that is not to run the command again or to copy the folder.
-    """
+def require_digest(path: Path, files: Mapping[str, str], advice: str = RUN_AGAIN) -> None:
+    """DamagedError unless the file `path` is the one whose digest config.json recorded in `files`."""
     if files.get(path.name) != sha256_of(path):
-        raise ValueError(
-            f"{path} is not the file that was written with the {CONFIG_FILE} beside it: it is damaged, comes from "
-            "another checkpoint, or the command that wrote it was stopped. "
-            + (cure or "Run that command again, copy the whole folder again, or use another checkpoint")
+        raise DamagedError(
+            f"{path} is not the file that was written with the {CONFIG_FILE} beside it (it is damaged, comes from "
+            "another checkpoint, or the command that wrote it was stopped)",
+            advice,
         )
 
 

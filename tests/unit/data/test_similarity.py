@@ -37,6 +37,16 @@ def test_copies_are_near_and_others_are_not(tmp_path: Path) -> None:
     assert [paths[place].stem for place in groups.tolist()][-3:] == ["00", "02", "01"]
 
 
+def test_real_photos_that_were_saved_again_are_near(shared: Path, tmp_path: Path) -> None:
+    for file in sorted((shared / "data/coco449").rglob("*.jpg"))[:3]:
+        original = Image.open(file).convert("RGB")
+        known = fingerprint(file).perceptual_hash
+        for quality, scale in ((10, 1.0), (75, 0.1), (30, 0.5), (90, 1.5)):
+            again = original.resize((round(original.width * scale), round(original.height * scale)))
+            again.save(tmp_path / "again.jpg", quality=quality)
+            assert near_pairs([known, fingerprint(tmp_path / "again.jpg").perceptual_hash]).tolist() == [[0, 1]]
+
+
 def test_an_exif_rotation_is_applied(tmp_path: Path) -> None:
     photo(3).save(tmp_path / "a.jpg")
     exif = Image.Exif()

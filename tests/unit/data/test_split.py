@@ -89,6 +89,26 @@ def test_the_first_objects_of_a_group_computed_by_hand() -> None:
     assert part.tolist()[:4] == [0, 1, 0, 1]
 
 
+@pytest.mark.parametrize("count", [20, 60, 300])
+def test_parts_get_their_share_of_images_and_of_every_class(count: int) -> None:
+    """Also where photos have 0 to 8 objects: rules for the objects alone hold out up to 41% of such photos for 20%."""
+    generator = np.random.default_rng(count)
+    objects = np.stack([generator.multinomial(n, [0.6, 0.3, 0.1]) for n in generator.integers(0, 9, count)])
+    part = assign(table(objects), np.ones(count, dtype=np.int64), (0.8, 0.2))
+    assert abs((part == 1).mean() - 0.2) <= 1 / count
+    share = objects[part == 1].sum(0) / objects.sum(0)
+    assert np.all(abs(share - 0.2) <= objects.max(0) / objects.sum(0)), "within the objects of one image"
+
+
+def test_the_share_of_a_few_real_photos(shared: Path) -> None:
+    for name, split, expected in (("fruits_nuts", "trainval", 4), ("balloon", "train", 12)):
+        dataset = open_dataset(shared / "data" / name, split)
+        counts = class_counts(dataset)
+        held = divide(dataset, (0.8, 0.2))[1]
+        assert len(held) == expected
+        assert np.allclose(counts.totals(held) / counts.totals(), 0.2, atol=0.02)
+
+
 def test_counts_are_added_up_per_image_group_and_class() -> None:
     counts = table(np.array([[2, 0, 1], [0, 0, 0], [1, 0, 3]]))
     assert (counts.image.tolist(), counts.label.tolist(), counts.count.tolist()) == (

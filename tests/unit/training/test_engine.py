@@ -22,7 +22,7 @@ from rcnn.training.log import read_log
 from rcnn.training.settings import TrainConfig
 from rcnn.training.signals import stop_requests
 from rcnn.training.state import build_optimizer
-from rcnn.training.validation import choose, flatten, main_metrics
+from rcnn.training.validation import choose, chosen_metric, flatten, main_metrics
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL
 from tests.unit.random_batches import random_images, random_targets
@@ -316,6 +316,8 @@ def test_metrics_are_chosen_and_described() -> None:
     assert main_metrics(metrics) == "bbox AP 0.250 AP50 -"
     assert choose(metrics, "bbox.AP") == choose(metrics, "") == 0.25  # no masks: e.g. a data set of boxes only
     assert choose(metrics, "bbox.AP50") is None
+    assert chosen_metric(metrics, "") == "bbox.AP"
+    assert chosen_metric({"bbox": {}, "segm": {}}, "") == "segm.AP"
     with pytest.raises(ValueError, match=r"segm\.AP was not measured.*bbox\.AP"):
         choose(metrics, "segm.AP")
 

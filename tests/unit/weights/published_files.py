@@ -53,7 +53,7 @@ def write_published(folder: Path) -> Path:
     return file
 
 
-def publish(file: Path, address: str, monkeypatch: pytest.MonkeyPatch, **more: str) -> Entry:
+def publish(file: Path, address: str, monkeypatch: pytest.MonkeyPatch, **more: str | float) -> Entry:
     """Add an entry for `file`, at `address`, to the catalogue."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     facts = {"digest": f"sha256:{digest[:8]}", "settings": SETTINGS} | more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import threading
 import time
@@ -62,6 +63,18 @@ def test_what_is_pushed_is_pulled_bit_for_bit(hub: Hub, run: Path, capsys: pytes
     assert theirs.classes == ("red", "blue")
     assert all(torch.equal(theirs.state[name], value) for name, value in ours.state.items())
     assert rcnn.Predictor(f"hf:{REPOSITORY}@main").classes == ("red", "blue")
+
+
+def test_a_damaged_file_in_the_cache_says_which_folder_to_delete(hub: Hub, run: Path, tmp_path: Path) -> None:
+    rcnn.push_to_hub(run, REPOSITORY)
+    name = f"hf:{REPOSITORY}"
+    weights = pull(name) / "model.safetensors"
+    weights.resolve().write_bytes(b"cut")
+    folder = tmp_path / "cache/hub/models--me--balloons"
+    with pytest.raises(ValueError, match=f"this is the cached copy of {name}. Delete the folder {folder};"):
+        rcnn.load_checkpoint(name)
+    shutil.rmtree(folder)
+    assert rcnn.load_checkpoint(name).classes == ("red", "blue")
 
 
 def test_the_card_says_what_the_model_is_and_scores(hub: Hub, run: Path) -> None:

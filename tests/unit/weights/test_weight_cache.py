@@ -25,13 +25,10 @@ from tests.parity.peer_tensorpack import SETTINGS
 from tests.tiny_data import write_tiny_coco
 from tests.unit.weights.published_files import MODEL, NAME, publish, serving, write_published
 
-GIVEN_UP = cache.PATIENCE  # before tests change it
-
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RCNN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "PATIENCE", 1.0)
     return tmp_path / "cache"
 
 
@@ -119,7 +116,8 @@ def test_without_network_the_address_and_the_folder_stand_on_their_own_lines(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert GIVEN_UP <= 15, "starting takes seconds, too, and all together at most 30"
+    assert cache.PATIENCE <= 15, "starting takes seconds, too, and all together at most 30"
+    monkeypatch.setattr(cache, "PATIENCE", 1.0)
     entry = publish(original, "http://nowhere.invalid", monkeypatch)
     (tmp_path / "a.png").write_bytes(b"")
     words = ("--offline",) if offline else ()
@@ -143,26 +141,63 @@ def test_a_cache_that_is_a_file_is_refused(original: Path, tmp_path: Path, monke
         cache.cached_checkpoint(entry)
 
 
-def test_a_damaged_file_that_was_put_there_by_hand_is_named(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = publish(original, "http://nowhere.invalid", monkeypatch)
+@pytest.mark.parametrize(
+    ("before", "left_out", "facts", "said"),
+    [
+        (b"", 100, {}, r"is incomplete: expected the end of its format, got 33\.0 MiB\. Delete it"),
+        (b"", 100, {"mib": 40.0}, r"is incomplete: expected 40\.0 MiB, got 33\.0 MiB\. Delete it"),
+        (b"PK", 0, {"mib": 40.0}, r"is incomplete: expected 40\.0 MiB, got 33\.0 MiB\. Delete it"),
+        (b"PK", 0, {"mib": 33.0}, r"\(33\.0 MiB\) is incomplete, or not the file that tensorpack published"),
+    ],
+)
+def test_a_damaged_file_that_was_put_there_by_hand_is_named(
+    before: bytes,
+    left_out: int,
+    facts: dict[str, float],
+    said: str,
+    original: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    entry = publish(original, "http://nowhere.invalid", monkeypatch, **facts)
     cache.downloads_folder(entry).mkdir(parents=True)
     file = cache.downloads_folder(entry) / entry.file
-    file.write_bytes(original.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=f"{entry.file} is not the file that tensorpack published"):
+    content = original.read_bytes()
+    file.write_bytes(before + content[: len(content) - left_out])
+    with pytest.raises(ValueError, match=f"{re.escape(str(file))} {said}"):
         cache.cached_checkpoint(entry)
     assert file.exists()
+    monkeypatch.setattr(doctor, "_network", lambda: "not asked")
+    assert command("doctor") == 0
+    assert re.search(rf"damaged: {re.escape(str(file))} {said}", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("content", "complete"), [(b"", False), (b"ab", False), (b"ab.", True)])
+def test_a_pickle_ends_with_a_full_stop(content: bytes, complete: bool, tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(content)
+    assert cache._is_cut_short(tmp_path / "a.pkl") == (not complete)
 
 
 def test_a_damaged_checkpoint_in_the_cache_says_which_folder_to_delete(
-    original: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+    original: Path,
+    server: tuple[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = cache.cached_checkpoint(publish(original, server[0], monkeypatch))
+    assert not cache.cache_problems()
     content = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match=f"{NAME} is read from the cache: delete the folder {re.escape(str(folder))}"):
-        rcnn.load(NAME)
-    with pytest.raises(ValueError, match=r"is damaged(?!.*from the cache)"):
-        rcnn.load(folder)
+    advice = rf"this is the cached copy of {NAME}\. Delete the folder {re.escape(str(folder))}; the next command"
+    for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[:100]):
+        (folder / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(ValueError, match=advice) as found:
+            rcnn.load(NAME)
+        assert "copy" not in str(found.value).replace("cached copy", ""), "one advice"
+        with pytest.raises(ValueError, match=r"damaged.*copy (?!.*cached copy)"):
+            rcnn.load(folder)
+    monkeypatch.setattr(doctor, "_network", lambda: "not asked")
+    assert command("doctor") == 0
+    assert re.search(f"damaged: .*{advice}", capsys.readouterr().out)
     shutil.rmtree(folder)
     assert rcnn.load(NAME).config.num_classes > 0
 
@@ -223,7 +258,10 @@ def test_models_weights_says_what_is_local(
     entry = publish(original, server[0], monkeypatch)
     assert command("models", "weights", MODEL) == 0
     listed = capsys.readouterr().out
-    assert next(line for line in listed.splitlines() if line.startswith(NAME)).endswith("  -")
+    rows = [line for line in listed.splitlines()[1:] if "@" in line]
+    assert next(line for line in rows if line.startswith(NAME)).endswith("  -")
+    assert {line.split("@")[0] for line in rows} == {MODEL, f"{MODEL}_caffe"}, "none of other models"
+    assert listed.splitlines()[-1] == "MiB: - where the publisher's documents give no size."
     assert all(len(line) <= 100 for line in listed.splitlines())
     cache.cached_checkpoint(entry)
     capsys.readouterr()
@@ -233,9 +271,9 @@ def test_models_weights_says_what_is_local(
     assert shown.splitlines()[1].endswith("  yes")
     monkeypatch.setattr(doctor, "HOST", server[0])
     assert command("doctor") == 0
-    rows = capsys.readouterr().out
-    assert re.search(rf"^cache of weights +.*cache +\({NAME}\)$", rows, re.MULTILINE)
-    assert re.search(r"^network +reachable ", rows, re.MULTILINE)
+    said = capsys.readouterr().out
+    assert re.search(rf"^cache of weights +.*cache +\({NAME}\)$", said, re.MULTILINE)
+    assert re.search(r"^network +reachable ", said, re.MULTILINE)
     monkeypatch.setattr(doctor, "HOST", "http://nowhere.invalid")
     assert command("doctor") == 0
     assert re.search(r"^network +(not reachable|no answer in 3 seconds) ", capsys.readouterr().out, re.MULTILINE)

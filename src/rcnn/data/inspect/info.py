@@ -135,14 +135,11 @@ class DatasetInfo:
         ]
         lines += ["", f"{'class':{width}}" + "".join(f"{one.name[:20]:>22}" for one in self.splits)]
         order = np.argsort(-sum(one.objects for one in self.splits), kind="stable").tolist()
+        digits = max(len(f"{one.images.max(initial=0):,}") for one in self.splits)  # columns of numbers
         for label in order[:MAX_ROWS]:
-            cells = [
-                f"{one.objects[label]:,} in {one.images[label]:,} image{'' if one.images[label] == 1 else 's'}"
-                if one.has_ground_truth
-                else "-"
-                for one in self.splits
-            ]
-            lines.append(f"{cut(self.classes[label], NAME_WIDTH):{width}}" + "".join(f"{c:>22}" for c in cells))
+            cells = [_class_cell(one, label, digits) if one.has_ground_truth else "-" for one in self.splits]
+            row = f"{cut(self.classes[label], NAME_WIDTH):{width}}" + "".join(f"{c:>22}" for c in cells)
+            lines.append(row.rstrip())
         if len(order) > MAX_ROWS:
             lines.append(f"and {len(order) - MAX_ROWS:,} more classes with fewer objects; --json lists all")
         for one in self.splits:
@@ -270,6 +267,12 @@ def _split_info(dataset: Dataset, classes: tuple[str, ...]) -> SplitInfo:
         ignored=int(ignored.sum()),
         areas=np.maximum(0, dataset.objects.areas[~ignored]),
     )
+
+
+def _class_cell(split: SplitInfo, label: int, digits: int) -> str:
+    """The objects of a class and their images; `digits`: the width of the number of images."""
+    images = split.images[label]
+    return f"{split.objects[label]:,} in {images:{digits},} {'image ' if images == 1 else 'images'}"
 
 
 def _rounded(size: float) -> int:

@@ -12,13 +12,16 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import pickle
 import re
 import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rcnn.download.fetch import DownloadError, fetch, megabytes
@@ -27,12 +30,14 @@ from rcnn.outputs import lock_file
 from rcnn.progress import ByteCounter
 from rcnn.weights.catalogue import names
 from rcnn.weights.catalogue.entry import MD5SUM, Entry
-from rcnn.weights.checkpoint import writing_checkpoint
+from rcnn.weights.checkpoint import require_undamaged, writing_checkpoint
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
 from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
 
 Log = Callable[[str], object]
 PATIENCE = 12.0  # seconds without new bytes; without network, a command ends within 30 seconds in all
+MIB = 2**20  # bytes
+SIZE_ROUNDING = 0.6  # MiB: some published sizes are whole numbers
 WAIT = 0.2  # seconds between two attempts to take a lock that another process holds
 LONGEST_WAIT = 3600.0  # seconds for another process to download and convert
 
@@ -68,6 +73,27 @@ def cached_names() -> list[str]:
     """The names of the converted checkpoints in the cache."""
     known = (entry for entry in names.entries().values() if is_cached(entry))
     return sorted(entry.name for entry in known)
+
+
+def cache_problems() -> list[str]:
+    """What is wrong with files in the cache, and what to do; reads each file."""
+    checks: list[Callable[[], None]] = []
+    for entry in names.entries().values():
+        by_hand = downloads_folder(entry) / entry.file
+        if by_hand.is_file():
+            checks.append(partial(require_published, by_hand, entry))
+        if is_cached(entry):
+            checks.append(partial(require_undamaged, entry.name))
+    return [problem for check in checks if (problem := _problem(check))]
+
+
+def _problem(check: Callable[[], None]) -> str:
+    """The message of the error that `check` raises; empty if it raises none."""
+    try:
+        check()
+    except (ValueError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def is_available(entry: Entry) -> bool:
@@ -198,17 +224,36 @@ def _packaged(entry: Entry) -> Path | None:
 
 
 def require_published(file: Path, entry: Entry) -> None:
-    """ValueError unless the digest of `file` is the published one; nothing is checked without one."""
+    """ValueError unless `file` is complete and has the published digest; what is not published is not checked."""
+    again = f"Delete it and get it again from {entry.source}"
+    size = file.stat().st_size / MIB
+    if _is_cut_short(file):
+        expected = f"{entry.mib:.1f} MiB" if entry.mib else "the end of its format"
+        raise ValueError(f"{file} is incomplete: expected {expected}, got {size:.1f} MiB. {again}")
     if entry.digest in ("", MD5SUM):
         return
     kind, _, expected = entry.digest.partition(":")
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, kind).hexdigest()
-    if not digest.startswith(expected):
-        raise ValueError(
-            f"{file} is not the file that {entry.system} published: expected a {kind.upper()} that starts with "
-            f"{expected}, got {digest[: max(len(expected), 8)]}. Delete it and get it again from {entry.source}"
-        )
+    if digest.startswith(expected):
+        return
+    if size < entry.mib - SIZE_ROUNDING:
+        raise ValueError(f"{file} is incomplete: expected {entry.mib:.1f} MiB, got {size:.1f} MiB. {again}")
+    raise ValueError(
+        f"{file} ({size:.1f} MiB) is incomplete, or not the file that {entry.system} published: expected a "
+        f"{kind.upper()} that starts with {expected}, got {digest[: max(len(expected), 8)]}. {again}"
+    )
+
+
+def _is_cut_short(file: Path) -> bool:
+    """Whether the end of `file` is missing, in the formats where it shows without reading the whole file."""
+    if file.suffix == ".npz":
+        return not zipfile.is_zipfile(file)
+    if file.suffix != ".pkl":
+        return False
+    with file.open("rb") as opened:
+        opened.seek(-min(1, file.stat().st_size), os.SEEK_END)
+        return opened.read() != pickle.STOP
 
 
 @contextmanager

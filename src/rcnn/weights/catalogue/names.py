@@ -94,6 +94,19 @@ def detectors_of(model: str) -> list[Entry]:
     )
 
 
+def matching_entries(name: str) -> list[Entry]:
+    """The files that `name` may stand for; ValueError, with similar names, if there are none.
+
+    Of a model: all its files, also under its name with `_caffe`, first those trained on COCO, as in `detectors_of`. Of
+    MODEL@TAG: that file. Otherwise all files with `name` in their names.
+    """
+    first = detectors_of(name)
+    models = (name, name + CAFFE)
+    others = [entry for model in models for entry in entries().values() if entry.model == model and entry not in first]
+    with_part = [entry for entry in entries().values() if name in entry.name]
+    return first + others or ("@" not in name and with_part) or [find_entry(name)]
+
+
 def default_entry(model: str) -> Entry | None:
     """The COCO weights that the name of `model` refers to; None if there are none."""
     return next(iter(detectors_of(model)), None)
