@@ -94,6 +94,10 @@ def evaluate(
         bool,
         typer.Option("--per-class", help="Print one line per class: AP, AP50, AP75, small, medium, large, AR."),
     ] = False,
+    boundary: Annotated[
+        bool,
+        typer.Option("--boundary", help="Also measure boundary AP of masks: pip install 'rcnn[boundary]'."),
+    ] = False,
     pictures: Annotated[int, typer.Option(help="Number of images drawn in report.html (0 = none).", min=0)] = 8,
     limit: Annotated[int, typer.Option(help="Evaluate only the first N images (0 = all).", min=0)] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", "--batch", help="Images per forward pass.", min=1)] = 1,
@@ -143,7 +147,7 @@ def evaluate(
     )  # fmt: skip
     options = EvaluationOptions(
         limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, pictures=pictures,
-        metric="" if metric is None else metric.value,
+        boundary=boundary, metric="" if metric is None else metric.value,
     )  # fmt: skip
     subject = open_subject(
         checkpoint, data, split, load=load, overrides=overrides or (), options=dataset_options, evaluation=options

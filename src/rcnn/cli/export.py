@@ -60,6 +60,9 @@ def export(
         Path | None,
         typer.Option(metavar="DIR", help="For int8: a data set, or a folder of images like those it will see."),
     ] = None,
+    with_resize: Annotated[
+        bool, typer.Option("--with-resize", help="The file takes one image of any size and resizes it approximately.")
+    ] = False,
     allow: Allow = None,
     offline: Offline = False,
 ) -> None:
@@ -80,6 +83,7 @@ def export(
         written = export_model(
             checkpoint, path / default if output is None else path, to=target, size=parse_size(size),
             batch=parse_batch(batch), precision=precision.value, calibrate=calibrate,
+            with_resize=with_resize,
             overrides=overrides or (), allow=allow or (), log=typer.echo,
         )  # fmt: skip
     megabytes = written.path.stat().st_size / 1e6

@@ -116,6 +116,11 @@ def chart_svg(chart: Chart) -> str:
     return page_svg(lambda axes: _draw(axes, chart), chart.describe())
 
 
+def training_svgs(lines: Sequence[LogLine], schedule: Schedule | None = None) -> list[str]:
+    """The charts of a log as `<svg>` elements; `schedule` as in `training_charts`."""
+    return [chart_svg(chart) for chart in training_charts(lines, schedule)]
+
+
 def load_matplotlib() -> None:
     """Import what `page_svg` needs: a thread may do it beside other work."""
     import matplotlib.backends.backend_svg
@@ -136,14 +141,13 @@ def page_svg(draw: Callable[[Axes], None], description: str) -> str:
     return _for_page(file.getvalue(), description)
 
 
-def curve_page(lines: Sequence[LogLine], title: str = "Training", schedule: Schedule | None = None) -> str:
-    """The charts of a log as an HTML page; `schedule` as in `training_charts`."""
+def curve_page(lines: Sequence[LogLine], charts: Sequence[str], title: str = "Training") -> str:
+    """An HTML page with the `charts` of a log, from `training_svgs`."""
     lead = (
         f"{len(lines)} lines in the log, up to step {lines[-1]['step']} (counted from 0)."
         if lines
         else "The log is empty."
     )
-    charts = [chart_svg(chart) for chart in training_charts(lines, schedule)]
     return render("curve.html", title=title, lead=lead, charts=charts)
 
 

@@ -21,13 +21,13 @@ from typing import Any
 from PIL import Image
 
 from rcnn.drawing.analysis import ERRORS, chapters, summary
-from rcnn.drawing.charts import chart_svg, training_charts
+from rcnn.drawing.charts import training_svgs
 from rcnn.drawing.embedding import Figure, embedded
 from rcnn.drawing.pages import render, write_page
 
 Values = Mapping[str, float | None]  # name of a metric -> fraction 0..1; None where there is nothing to measure
 
-_TITLES = {"bbox": "Box", "segm": "Mask", "keypoints": "Keypoints", "proposals": "Proposals"}
+_TITLES = {"bbox": "Box", "segm": "Mask", "boundary": "Boundary", "keypoints": "Keypoints", "proposals": "Proposals"}
 _VOC = "AP is VOC's average precision {year}. Difficult objects are ignored."
 _AP70 = " AP70: at IoU .70."
 _MEANINGS = {  # metric -> what its numbers are
@@ -111,7 +111,7 @@ def write_report(
         analysis=None if analysis is None else chapters(analysis),
         error_classes=sorted({name for example in examples for _, name in example.errors}),
         error_names={kind: name for kind, (name, _) in ERRORS.items()},
-        charts=[chart_svg(chart) for chart in training_charts(log)],
+        charts=training_svgs(log),
         details=details,
     )
     return write_page(path, html)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rcnn.drawing.charts import LogLine, Schedule, chart_svg, training_charts
+from rcnn.drawing.charts import LogLine
 from rcnn.drawing.pages import render
 
 MAIN = ("bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50", "keypoints_AP", "keypoints_AP50", "validation_loss")
@@ -14,18 +14,17 @@ LAST_EVALUATIONS = 50  # rows of the table
 def run_page(
     title: str,
     lines: Sequence[LogLine],
+    charts: Sequence[str],
     tables: Mapping[str, Mapping[str, str]],
-    schedule: Schedule | None = None,
     *,
     lead: str,
     pictures: Mapping[str, Sequence[tuple[int, str]]] | None = None,
 ) -> str:
     """The page of a run with these log `lines`; `tables`: title -> name -> value.
 
-    `schedule` as in `training_charts`; `lead`: how far the run came, e.g. 10 of 10 steps, finished. `pictures`: image
+    `charts` are from `training_svgs`; `lead`: how far the run came, e.g. 10 of 10 steps, finished. `pictures`: image
     -> steps and paths of its pictures, relative to the page.
     """
-    charts = [chart_svg(chart) for chart in training_charts(lines, schedule)]
     return render(
         "run.html",
         title=title,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rcnn.data import Dataset
 from rcnn.data.opening import DatasetOptions
+from rcnn.evaluation.boundary import add_boundary, require_boundary
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
 from rcnn.evaluation.opening import dataset_for, held_out_of, trained_images_of, trained_on_warning
 from rcnn.evaluation.plan import EvaluationOptions, limit_overrides
@@ -45,6 +46,7 @@ def evaluate(
     allow: str | Sequence[str] = (),
     output: str | Path | None = None,
     pictures: int = 8,
+    boundary: bool = False,
 ) -> Evaluation:
     """The metrics of a checkpoint (or predictor) on a data set (or its folder).
 
@@ -62,6 +64,7 @@ def evaluate(
     of processes that share the images, for a checkpoint: one per GPU, or on the CPU if there is none; a script then
     needs `if __name__ == "__main__":`.
 
+    `boundary`: also measure boundary AP of masks, which needs `pip install 'rcnn[boundary]'`.
     `output`: a folder for the files that `rcnn eval` writes; `report` of the result is then the path of report.html,
     with up to `pictures` images, and `thresholds` are the score thresholds with the best F1.
 
@@ -79,7 +82,7 @@ def evaluate(
             relative_boxes=relative_boxes, ignore_other_classes=ignore_other_classes, limit=limit,
             batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric, strict=strict,
             allow_empty=allow_empty, device=device, precision=precision, allow=allow, output=output,
-            pictures=pictures,
+            pictures=pictures, boundary=boundary,
         )  # fmt: skip
         return launch_function(_call, again, devices=devices)
     options = DatasetOptions(
@@ -116,7 +119,7 @@ def evaluate(
         if output is not None:
             chosen = EvaluationOptions(
                 limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
-                pictures=pictures,
+                pictures=pictures, boundary=boundary,
             )  # fmt: skip
             evaluation = run_evaluation(
                 predictor,
@@ -129,6 +132,8 @@ def evaluate(
                 processes=processes,
             )
         else:
+            if boundary:
+                require_boundary(metric, has_masks=predictor.config.has_masks)
             evaluation = evaluate_dataset(
                 predictor,
                 dataset,
@@ -139,6 +144,8 @@ def evaluate(
                 metric=metric,
                 processes=processes,
             )
+            if boundary and processes.is_first:
+                evaluation = add_boundary(evaluation, dataset, max_detections)
     return replace(evaluation, warnings=warnings + evaluation.warnings)
 
 

@@ -27,6 +27,7 @@ class EvaluationOptions:
     max_detections: int | None = None  # per image and class that count; None: the metric's limits
     metric: str = ""  # one of metrics.choice.METRICS; empty: that of the data set's format
     pictures: int = 8  # images drawn in the report
+    boundary: bool = False  # also measure boundary AP of masks
 
 
 @dataclass(frozen=True, kw_only=True)

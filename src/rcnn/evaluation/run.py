@@ -13,6 +13,7 @@ from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.drawing.charts import load_matplotlib
 from rcnn.drawing.report import Example
+from rcnn.evaluation.boundary import add_boundary, require_boundary
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
 from rcnn.evaluation.examples import draw_proposals, draw_worst
 from rcnn.evaluation.folder import results_as_they_come, write_evaluation, write_held_out
@@ -47,6 +48,8 @@ def run_evaluation(
     `details` are lines for the report. Warnings go to `log`, those known in advance before any prediction. The
     `processes` share the images of a predictor; the first one writes.
     """
+    if options.boundary:
+        require_boundary(options.metric, has_masks=not isinstance(source, Predictor) or source.config.has_masks)
     if isinstance(source, Predictor) and not processes.is_first:
         return _evaluate(source, dataset, options, processes)
     with OutputFolder(output) as folder, results_as_they_come(folder) as keep:
@@ -62,6 +65,8 @@ def run_evaluation(
                 metric=options.metric,
             )
             _log_warnings(evaluation.warnings, log)
+        if options.boundary:
+            evaluation = add_boundary(evaluation, dataset, options.max_detections)
         analysis = _analysis(evaluation, dataset, options)
         report = write_evaluation(
             folder,

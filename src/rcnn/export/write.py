@@ -5,16 +5,20 @@ export_model("runs/balloons", "balloons.onnx")
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from torch.export import ExportedProgram
+
 from rcnn.export.calibration import find_calibration_images
 from rcnn.export.check import check_file
 from rcnn.export.compare import Difference
-from rcnn.export.files import require_packages, write_file
+from rcnn.export.files import require_packages, store, write_file, write_onnx
 from rcnn.export.int8 import write_int8
+from rcnn.export.resize import add_resize, unsupported_resize
 from rcnn.export.support import unsupported
 from rcnn.export.trace import trace
 from rcnn.models import Detector
@@ -45,6 +49,7 @@ def export_model(
     batch: Literal["dynamic"] | int = "dynamic",
     precision: ExportPrecision = "float32",
     calibrate: str | Path | None = None,
+    with_resize: bool = False,
     classes: Sequence[str] = (),
     overrides: Overrides = (),
     allow: str | Sequence[str] = (),
@@ -56,7 +61,9 @@ def export_model(
     padded (height, width), rounded up to the multiple that the model needs, or "dynamic": any. `batch`: images per run.
     `precision`: arithmetic of the network: "float32", "float16", "bfloat16" or "int8". `calibrate`, for int8: a data
     set, or a folder of images like those that the model will see. Its images give the ranges of the feature maps; with
-    annotations, AP before and after is measured and stored in the file. `classes`: names for a detector.
+    annotations, AP before and after is measured and stored in the file. `with_resize`: the file takes one image of any
+    size, resizes it approximately as the checkpoint does, and returns boxes in its pixels. `classes`: names for a
+    detector.
     `overrides` and `allow` as in `rcnn.Predictor`. `log` is called with lines about the progress.
 
     The file is run once on a generated batch and compared with the model in PyTorch. If nothing is detected there, a
@@ -78,6 +85,8 @@ def export_model(
     require_packages(target)
     detector, record = _record_of(model, target, precision, classes, overrides, allow)
     record = _with_shape(record, size, batch)
+    if with_resize:
+        record = _with_resize(record)
     if reason := unsupported(record.config, target, precision):
         raise ValueError(f"{record.config.name} cannot be exported to {target} in {precision}: {reason}")
     images = None if calibrate is None else find_calibration_images(calibrate, record)
@@ -95,9 +104,25 @@ def export_model(
                 record, difference = write_int8(program, record, temporary / path.name, prepared, images, say)
                 say(f"int8 compared with float32 on images of {calibrate}: {difference.text()}")
                 return Exported(path=path, record=record, difference=difference)
+            if record.with_resize:
+                difference = write_with_resize(program, record, temporary / path.name, prepared, say)
+                return Exported(path=path, record=record, difference=difference)
             write_file(program, record, temporary / path.name)
     difference = check_file(path, prepared, program, record, say)
     return Exported(path=path, record=record, difference=difference)
+
+
+def write_with_resize(
+    program: ExportedProgram, record: ExportRecord, path: Path, detector: Detector, say: Callable[[str], object]
+) -> Difference:
+    """Write the program with a resize in front, after the file without it has been compared with PyTorch."""
+    with tempfile.TemporaryDirectory(prefix="rcnn-resize-") as name:
+        plain, whole = Path(name) / "plain.onnx", Path(name) / "whole.onnx"
+        network = replace(record, target="onnx", with_resize=False)
+        write_onnx(program, network, plain)
+        add_resize(plain, record, whole)
+        store(whole, record, path)
+        return check_file(plain, detector, program, network, say)
 
 
 def target_of(path: Path, to: str | None) -> Target:
@@ -141,6 +166,20 @@ def _record_of(
         config=config, classes=names, target=target, precision=precision, inputs=input_names(config),
         outputs=output_names(config), provenance=provenance,
     )  # fmt: skip
+
+
+def _with_resize(record: ExportRecord) -> ExportRecord:
+    """The record of a file that takes one image of any size. Raises ValueError if the resize cannot be inside."""
+    reason = unsupported_resize(record.config, record.inputs)
+    if record.target == "torch":
+        reason = "it is a part of ONNX graphs; use --to onnx or --to openvino"
+    elif record.precision == "int8":
+        reason = "int8 files take prepared images"
+    elif record.size is not None or record.batch not in (None, 1):
+        reason = "the file takes one image of any size; leave --size and --batch out"
+    if reason:
+        raise ValueError(f"--with-resize (with_resize=) cannot be used for {record.config.name}: {reason}")
+    return replace(record, with_resize=True, batch=1)
 
 
 def _with_shape(record: ExportRecord, size: Size, batch: Literal["dynamic"] | int) -> ExportRecord:

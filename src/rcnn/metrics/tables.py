@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rcnn.data.messages import cut
 from rcnn.metrics.values import CLASS_METRICS, SIZES, Metrics, Number
 
-TITLES = {"bbox": "box", "segm": "mask", "keypoints": "keypoints", "proposals": "proposals"}
+TITLES = {"bbox": "box", "segm": "mask", "boundary": "boundary", "keypoints": "keypoints", "proposals": "proposals"}
 DESCRIPTIONS = {
     "AP": "mean over IoU .50:.05:.95",
     "AP50": "at IoU .50",

@@ -42,11 +42,21 @@ class ExportedModel:
 
         Raises ValueError if the images do not fit into the size that the file was exported for.
         """
+        if self.record.with_resize:
+            found = [self._whole(images, index) for index in range(len(images.sizes))]
+            return Detections(**{name: torch.cat([one[name] for one in found]) for name in self.record.outputs})
         images = self._padded(images)
         most = self.record.batch or len(images.sizes)
         parts = [self._run(_rows(images, start, most)) for start in range(0, len(images.sizes), most)]
         joined = {name: torch.cat([part[name] for part in parts])[: len(images.sizes)] for name in self.record.outputs}
         return Detections(**joined)
+
+    def _whole(self, images: ImageBatch, index: int) -> dict[str, Tensor]:
+        """The outputs for one image without its padding, for a file that resizes."""
+        height, width = images.sizes[index].tolist()
+        pixels = np.ascontiguousarray(images.pixels[index : index + 1, :, :height, :width].cpu().numpy())
+        outputs = zip(self.record.outputs, self.run({"image": pixels}), strict=True)
+        return {name: torch.from_numpy(np.array(value)) for name, value in outputs}
 
     def _padded(self, images: ImageBatch) -> ImageBatch:
         """The images padded to the size of the file."""

@@ -13,10 +13,10 @@ from rcnn.models import Detector
 from rcnn.models.config import DetectorConfig
 from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import Overrides, as_overrides
-from rcnn.preprocess import FittedPreprocessor, Preprocessor, build_preprocessor
+from rcnn.preprocess import FittedPreprocessor, Preprocessor, WholeImage, build_preprocessor
 from rcnn.runtime.devices import Precision, choose_precision
 from rcnn.runtime.exported import ExportedModel, exported_record, is_exported, open_exported
-from rcnn.runtime.record import EXPORT_AGAIN, ExportPrecision
+from rcnn.runtime.record import EXPORT_AGAIN, ExportPrecision, ExportRecord
 from rcnn.structures import Detections, ImageBatch
 from rcnn.weights.checkpoint import CheckpointRecord, detector_record, load_detector
 
@@ -38,7 +38,7 @@ class OpenModel:
     config: DetectorConfig
     classes: tuple[str, ...] | None  # None: the model has no names
     precision: ExportPrecision
-    preprocessor: Preprocessor | FittedPreprocessor
+    preprocessor: Preprocessor | FittedPreprocessor | WholeImage
 
 
 def open_model(
@@ -91,8 +91,16 @@ def _opened_file(model: ExportedModel, precision: Precision) -> OpenModel:
     record = model.record
     if precision not in ("auto", "float32", record.precision):
         raise ValueError(f"{model.path} was exported in {record.precision}; it cannot run in {precision}")
-    preprocessor = build_preprocessor(record.config.input)
     return OpenModel(
         runner=model, detector=None, config=record.config, classes=record.classes, precision=record.precision,
-        preprocessor=preprocessor if record.size is None else FittedPreprocessor(record.config.input, record.size),
+        preprocessor=_preprocessor_of(record),
     )  # fmt: skip
+
+
+def _preprocessor_of(record: ExportRecord) -> Preprocessor | FittedPreprocessor | WholeImage:
+    """What prepares images for an exported file."""
+    if record.with_resize:
+        return WholeImage()
+    if record.size is not None:
+        return FittedPreprocessor(record.config.input, record.size)
+    return build_preprocessor(record.config.input)

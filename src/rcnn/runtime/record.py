@@ -37,7 +37,8 @@ class ExportRecord:
     batch: int | None = None  # images per run; None: any number
     size: tuple[int, int] | None = None  # (height, width) of the padded input; None: any
     least_size: tuple[int, int] = (1, 1)  # smallest padded (height, width) where `size` is None
-    inputs: tuple[str, ...] = ("images", "sizes")
+    with_resize: bool = False  # the file resizes: its only input is `image` (1, 3, H, W) uint8, of any size
+    inputs: tuple[str, ...] = ("images", "sizes")  # of the network
     outputs: tuple[str, ...] = ("boxes", "scores", "labels", "valid")
     provenance: Mapping[str, Any] = field(default_factory=dict)  # of the checkpoint
     quantization: Mapping[str, Any] = field(default_factory=dict)  # of int8: export.int8.Quantization as JSON
@@ -74,6 +75,7 @@ def read_record(text: str | None, path: Path) -> ExportRecord:
             batch=values["batch"],
             size=None if size is None else (int(size[0]), int(size[1])),
             least_size=(int(values["least_size"][0]), int(values["least_size"][1])),
+            with_resize=bool(values["with_resize"]),
             inputs=tuple(values["inputs"]),
             outputs=tuple(values["outputs"]),
             provenance=values["provenance"],

@@ -12,7 +12,7 @@ import torch
 from rcnn import __version__
 from rcnn.data.loading import TrainingBatch, prefetched, training_batches
 from rcnn.data.messages import counted
-from rcnn.drawing.charts import curve_page, write_plot
+from rcnn.drawing.charts import curve_page, training_svgs, write_plot
 from rcnn.drawing.run_page import run_page
 from rcnn.models import Detector, build_detector
 from rcnn.models.setting_tables import settings_table
@@ -218,17 +218,11 @@ def _draw_curve(run: RunFolder, plan: RunPlan, lead: str, *, unchanged: bool) ->
     """
     lines = read_log(run.path / LOG)
     schedule = partial(learning_rate, settings=plan.settings, processes=plan.processes.count)
-    run.write_text(CURVE, curve_page(lines, title=f"Training {run.path.name}", schedule=schedule))
+    title, charts = f"Training {run.path.name}", training_svgs(lines, schedule)
+    run.write_text(CURVE, curve_page(lines, charts, title))
     run.write_file(PLOT, lambda path: write_plot(path, lines, schedule))
     if not (unchanged and (run.path / REPORT).exists()):
-        page = run_page(
-            f"Training {run.path.name}",
-            lines,
-            _tables(plan),
-            schedule,
-            lead=lead,
-            pictures=pictures_of(run.path / PICTURES),
-        )
+        page = run_page(title, lines, charts, _tables(plan), lead=lead, pictures=pictures_of(run.path / PICTURES))
         run.write_text(REPORT, page)
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from typing_extensions import override
 
-from rcnn.drawing.charts import Chart, Curve, chart_svg, curve_page, training_charts, write_plot
+from rcnn.drawing.charts import Chart, Curve, chart_svg, curve_page, training_charts, training_svgs, write_plot
 from rcnn.drawing.pages import write_page
 from rcnn.drawing.report import Example, write_report
 
@@ -155,7 +155,7 @@ def test_one_line_is_enough_for_a_chart(lines: list[dict[str, float]]) -> None:
 
 @pytest.mark.parametrize("lines", [[], [{"step": 0, "loss": float("inf")}], [{"step": 3}]])
 def test_a_log_without_curves_is_reported(lines: list[dict[str, float]], tmp_path: Path) -> None:
-    assert "no training steps yet" in curve_page(lines)
+    assert "no training steps yet" in curve_page(lines, training_svgs(lines))
 
 
 def test_a_long_log_is_thinned_but_keeps_its_ends() -> None:
@@ -188,7 +188,7 @@ def test_the_plot_holds_the_same_charts(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_page_of_a_curve_needs_nothing_else() -> None:
-    html = curve_page(LOG, "a < b")
+    html = curve_page(LOG, training_svgs(LOG), "a < b")
     assert_self_contained(html)
     assert Reader(html).text["h1"] == ["a < b"]
     assert "prefers-color-scheme: dark" in html

@@ -20,6 +20,8 @@ from typing_extensions import override as override_method
 import rcnn
 from rcnn.export import check
 from rcnn.export.compare import Difference, compare
+from rcnn.export.files import store
+from rcnn.export.resize import add_resize
 from rcnn.export.write import Exported, export_model, target_of
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.inference import prepare_for_inference
@@ -74,7 +76,7 @@ def require_equal(detector: Detector, model: ExportedModel, *shapes: tuple[int, 
 def mask_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, Exported]:
     """mask_rcnn_compact, exported to ONNX with all defaults."""
     pytest.importorskip("onnxscript", reason="needs pip install 'rcnn[onnx]'")
-    detector = detector_of("mask_rcnn_compact", "box.selection.max_detections=30")
+    detector = detector_of("mask_rcnn_compact", "box.selection.max_detections=30", "mask.convs=1")
     path = tmp_path_factory.mktemp("export") / "mask.onnx"
     names = ["square", "disc", "cow", "pig", "hen", "fox"]
     return detector, export_model(detector, path, classes=names)
@@ -151,12 +153,31 @@ def test_the_example_with_numpy_finds_the_same_objects(mask_model: tuple[Detecto
     assert np.mean(np.stack(masks) != expected.masks) < 0.02
 
 
+def test_a_file_that_resizes(mask_model: tuple[Detector, Exported], tmp_path: Path) -> None:
+    """An image that needs no resizing gives the same detections; another one, boxes in its own pixels."""
+    _, written = mask_model
+    record = replace(written.record, with_resize=True, batch=1)
+    add_resize(written.path, record, tmp_path / "merged.onnx")
+    store(tmp_path / "merged.onnx", record, tmp_path / "resizes.onnx")
+    plain, resizes = rcnn.Predictor(written.path), rcnn.Predictor(tmp_path / "resizes.onnx")
+    image = np.random.default_rng(1).integers(0, 256, (128, 160, 3), dtype=np.uint8)
+    expected, found = plain.predict(image), resizes.predict(image)
+    assert found.names == expected.names
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
+    large = np.kron(image, np.ones((3, 2, 1), np.uint8))  # 384 x 320
+    pair = resizes.predict([large, image])  # images of two sizes: two runs
+    assert (pair[0].height, pair[0].width) == (384, 320)
+    assert pair[0].boxes[:, 2:].max() > 200
+    assert len(pair[0]) == len(plain.predict(large))
+    np.testing.assert_allclose(pair[1].boxes, found.boxes, atol=0.01)
+
+
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("keypoint_rcnn_compact", ()),
-        ("cascade_mask_rcnn_compact", ("box.selection.nms=soft_linear",)),
-        ("fcis_compact", ("fcis.vote_iou=0",)),
+        ("keypoint_rcnn_compact", ("keypoint.convs=1",)),
+        ("cascade_mask_rcnn_compact", ("box.selection.nms=soft_linear", "mask.convs=1")),
+        ("fcis_compact", ("fcis.vote_iou=0", "fcis.groups=3", "fcis.roi_size=9")),  # ONNX: some 40 nodes per row
     ],
 )
 def test_other_kinds_give_the_same_detections(name: str, overrides: tuple[str, ...], tmp_path: Path) -> None:
@@ -192,6 +213,11 @@ def test_a_torch_program_of_fixed_size_and_batch(tmp_path: Path) -> None:
         (("--output", "a.bin"), "a.bin has the suffix '.bin'; expected .onnx (onnx)"),
         (("--output", "a.onnx", "--size", "800"), "--size 800: expected height x width, e.g. 800x1333, or dynamic"),
         (("--output", "a.onnx", "--batch", "0"), "--batch 0: expected 1 to 1024, or dynamic"),
+        (("--output", "a.pt2", "--with-resize"), "cannot be used for fcis_compact: it is a part of ONNX graphs"),
+        (
+            ("--output", "a.onnx", "--with-resize"),
+            "cannot be used for fcis_compact: the model counts pixels of the image",
+        ),
         (("--output", "a.onnx"), "mask voting of FCIS has no ONNX operators; export with fcis.vote_iou=0"),
         (("--output", "a.onnx", "--precision", "bfloat16", "fcis.vote_iou=0"), "has no bfloat16 convolution"),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 from rcnn.models import Detector
 from rcnn.training import engine
@@ -29,8 +31,12 @@ def run(
     annotations: str = "",
     weights: str = "",
     lines: list[str] | None = None,
+    charts: bool = False,
 ) -> Outcome:
-    """A whole run on the CPU; its output is appended to `lines`."""
+    """A whole run on the CPU; its output is appended to `lines`.
+
+    Without `charts`, curve.html, curve.png and report.html are not drawn, which takes longer than a few steps.
+    """
     request = RunRequest(
         model=model,
         data=data,
@@ -43,7 +49,8 @@ def run(
         weights=weights,
         device="cpu",
     )
-    return run_training(request, log=(lines if lines is not None else list[str]()).append)
+    with nullcontext() if charts else patch("rcnn.training.run._draw_curve"):
+        return run_training(request, log=(lines if lines is not None else list[str]()).append)
 
 
 def train(

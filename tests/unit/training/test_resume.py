@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps. Copy it before changing it."""
     output = tmp_path_factory.mktemp("finished") / "run"
-    runs.run("mask_rcnn_compact", data, output, BRIEF)
+    runs.run("mask_rcnn_compact", data, output, BRIEF, charts=True)
     assert (output / "best").exists()
     return output
 

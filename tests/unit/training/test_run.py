@@ -36,16 +36,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train": 5, "val": 2}, size=(64, 96))
 
 
-def run(data: Path, output: Path, *words: str, resume: bool = False, splits: tuple[str, str] = ("", "")) -> list[str]:
+def run(
+    data: Path,
+    output: Path,
+    *words: str,
+    resume: bool = False,
+    splits: tuple[str, str] = ("", ""),
+    charts: bool = False,
+) -> list[str]:
     """A run of the tiny model on the CPU; returns its output lines."""
     lines: list[str] = []
     overrides = [*(() if resume else (*TINY_MODEL, *BRIEF)), *words]
-    runs.run("mask_rcnn_compact", data, output, overrides, resume=resume, splits=splits, lines=lines)
+    runs.run("mask_rcnn_compact", data, output, overrides, resume=resume, splits=splits, lines=lines, charts=charts)
     return lines
 
 
 def test_a_run_writes_its_files(data: Path, tmp_path: Path) -> None:
-    said = "\n".join(run(data, tmp_path / "run", "train.accumulate=3", "train.lr=0.04"))
+    said = "\n".join(run(data, tmp_path / "run", "train.accumulate=3", "train.lr=0.04", charts=True))
     assert "learning rate 0.03 = 0.04 x 6 images per step / 8" in said
     assert "4 steps = 4.8 epochs" in said
     assert "training on 5 images with 10 objects (train), evaluated on 2 images with 4 objects (val)" in said

@@ -65,7 +65,7 @@ def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one run of two steps, which also computed the loss on the validation set."""
     output = tmp_path_factory.mktemp("runs")
     words = (*TINY_MODEL, *BRIEF, "train.validation_loss=true", "box.score_threshold=0")
-    runs.run("mask_rcnn_compact", data, output / "first", words)
+    runs.run("mask_rcnn_compact", data, output / "first", words, charts=True)
     return output
 
 
@@ -230,7 +230,7 @@ def test_the_page_of_a_run_that_failed(data: Path, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr("rcnn.training.run.train", fail)
     with pytest.raises(ValueError, match="no images"):
-        runs.run("mask_rcnn_compact", data, tmp_path / "run", (*TINY_MODEL, *BRIEF))
+        runs.run("mask_rcnn_compact", data, tmp_path / "run", (*TINY_MODEL, *BRIEF), charts=True)
     assert "0 of 2 steps, failed." in (tmp_path / "run/report.html").read_text(encoding="utf-8")
 
 
