@@ -91,7 +91,7 @@ def with_value(key: str, value: object) -> Callable[[Path], None]:
         (
             "last/config.json",
             with_value("model.num_classes", "two"),
-            r"config.json \(edited or damaged after rcnn wrote it\): num_classes: expected int, got 'two': copy the folder",
+            r"config.json \(edited or damaged after rcnn wrote it\): num_classes: expected int, got 'two': copy",
         ),
         ("config.json", truncate, r"config.json is not the record of a run \(not JSON"),
         ("config.json", folder, "config.json is a folder; expected the file of a run: move it away"),
