@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import rcnn
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
+from rcnn.preprocess import Frame
+from rcnn.results import ImageDetections
 from tests.unit.serving.running import ServiceOptions, request, running
 
 OPTIONS = ServiceOptions(max_bytes=200_000, max_pixels=250_000, seconds=20, capacity=8, log_requests=False)
@@ -154,6 +158,36 @@ def test_overload_is_refused_at_once_and_the_service_recovers(predictor: Predict
         statuses = [status for status, _ in answers]
         assert set(statuses) == {200, 503}
         assert request(f"{url}/predict", picture())[0] == 200
+
+
+def test_a_refusal_takes_less_than_100_ms_while_the_model_is_busy(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fastest of 20 refusals, because other programs may use the cores."""
+    detect, go_on = predictor.detect, threading.Event()
+
+    def busy(images: list[Tensor], frames: list[Frame]) -> list[ImageDetections]:
+        assert go_on.wait(30)
+        return detect(images, frames)
+
+    def admitted(address: str) -> int:
+        while (status := request(address, picture())[0]) == 503:  # one of the refused requests came first
+            time.sleep(0.01)
+        return status
+
+    with running(predictor, replace(OPTIONS, capacity=2)) as url, ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(predictor, "detect", busy)
+        waiting = [pool.submit(admitted, f"{url}/predict") for _ in range(2)]
+        refusals: list[float] = []
+        give_up = time.monotonic() + 20
+        while len(refusals) < 20 and time.monotonic() < give_up:
+            started = time.monotonic()
+            if request(f"{url}/predict", b"no image")[0] == 503:  # 400 until both requests are admitted
+                refusals.append(time.monotonic() - started)
+        go_on.set()
+        assert [one.result() for one in waiting] == [200, 200]
+    assert len(refusals) == 20
+    assert min(refusals) < 0.1
 
 
 def test_a_failure_of_the_model_is_counted_and_the_service_goes_on(
