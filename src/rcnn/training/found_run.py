@@ -35,7 +35,7 @@ HELD_OUT = "held_out.txt"
 CHECKPOINTS = ("last", "best", "averaged")
 NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, PICTURES, EVENTS, *TRACKED, HELD_OUT, *CHECKPOINTS)
 FOLDERS = (PICTURES, EVENTS, *CHECKPOINTS)
-FIELDS = {  # of the record
+FIELDS: dict[str, type] = {  # of the record
     "model": dict,
     "train": dict,
     "started_from": str,
@@ -44,8 +44,15 @@ FIELDS = {  # of the record
     "annotations": str,
     "classes": list,
 }
-OPTIONAL = {"images": str, "relative_boxes": bool, "weights": str, "recipe": str, "processes": int, "held_out": dict}
-EXPECTED = {dict: "an object", str: "a text", list: "a list", bool: "true or false", int: "an integer"}
+OPTIONAL: dict[str, type] = {
+    "images": str,
+    "relative_boxes": bool,
+    "weights": str,
+    "recipe": str,
+    "processes": int,
+    "held_out": dict,
+}
+EXPECTED: dict[type, str] = {dict: "an object", str: "a text", list: "a list", bool: "true or false", int: "an integer"}
 
 
 @dataclass(frozen=True, kw_only=True)
