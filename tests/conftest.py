@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Generator
 from pathlib import Path
 
@@ -90,18 +90,25 @@ def _timed(item: pytest.Item) -> Generator[None, None, None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the CPU time of each mark and its budget. Slow tests do not fail."""
-    budgets = {mark: float(seconds) for mark, seconds in (line.split(":") for line in config.getini("budgets"))}
-    tests: Counter[str] = Counter()
-    seconds: defaultdict[str, float] = defaultdict(float)
-    for reports in terminalreporter.stats.values():
+    """Print the CPU time of each mark and its budget."""
+    budgets, spent = _budgets(config), _cpu_seconds(terminalreporter, config)
+    for mark, seconds in sorted(spent.items()):
+        budget = f" of {budgets[mark]:.0f} s" if mark in budgets else " s"
+        terminalreporter.write_line(f"{mark}: {len(seconds)} tests, CPU time {sum(seconds):.0f}{budget}")
+
+
+def _budgets(config: pytest.Config) -> dict[str, float]:
+    return {mark: float(seconds) for mark, seconds in (line.split(":") for line in config.getini("budgets"))}
+
+
+def _cpu_seconds(reporter: pytest.TerminalReporter, config: pytest.Config) -> dict[str, list[float]]:
+    """The CPU time of each test, by mark; a test with several marks counts for the first one that has a budget."""
+    budgets = _budgets(config)
+    spent: defaultdict[str, list[float]] = defaultdict(list)
+    for reports in reporter.stats.values():
         for report in reports:
             if isinstance(report, pytest.TestReport) and report.when == "teardown":
                 mark = next((mark for mark in budgets if mark in report.keywords), "unmarked")
-                tests[mark] += 1
-                seconds[mark] += sum(
-                    float(str(value)) for name, value in report.user_properties if name == "cpu_seconds"
-                )
-    for mark, count in sorted(tests.items()):
-        budget = f" of {budgets[mark]:.0f} s" if mark in budgets else " s"
-        terminalreporter.write_line(f"{mark}: {count} tests, CPU time {seconds[mark]:.0f}{budget}")
+                values = [float(str(value)) for name, value in report.user_properties if name == "cpu_seconds"]
+                spent[mark].append(sum(values))
+    return spent

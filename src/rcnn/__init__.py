@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rcnn.data.inspect.info import describe_dataset
     from rcnn.data.loading import TrainingBatch, training_batches
     from rcnn.data.targets import TargetOptions
+    from rcnn.data.video import read_video
     from rcnn.download.datasets import download_dataset
     from rcnn.drawing.browse import browse_dataset
     from rcnn.evaluation.api import evaluate
@@ -102,6 +103,7 @@ __all__ = [
     "predict_tiled",
     "push_to_hub",
     "read_image",
+    "read_video",
     "save_checkpoint",
     "split_dataset",
     "train",
@@ -152,6 +154,7 @@ _MODULES = {  # public name -> the module that defines it
     "predict_tiled": "rcnn.tiles",
     "push_to_hub": "rcnn.training.publish",
     "read_image": "rcnn.data.images",
+    "read_video": "rcnn.data.video",
     "save_checkpoint": "rcnn.weights.checkpoint",
     "split_dataset": "rcnn.data.inspect.divide",
     "train": "rcnn.training.api",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 
 from rcnn.data.opening import open_dataset
+from rcnn.data.video import VideoWriter
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.weights.checkpoint import save_checkpoint
@@ -21,9 +24,19 @@ from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "predict.md"
 
 
+def write_film(path: Path) -> bool:
+    """Write a film of two frames; False without PyAV."""
+    if importlib.util.find_spec("av") is None:
+        return False
+    with VideoWriter(path, Fraction(10)) as writer:
+        for _ in range(2):
+            writer.write(Image.new("RGB", (96, 64), (90, 90, 90)))
+    return True
+
+
 def commands() -> list[list[str]]:
-    blocks = re.findall(r"^```\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    return [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [shlex.split(line)[1:] for language, block in blocks if not language for line in block.splitlines()]
 
 
 @pytest.fixture
@@ -44,6 +57,8 @@ def test_the_commands_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     page = commands()
     assert len(page) >= 6
     for words in page:
+        if "film.mp4" in words and not write_film(Path("film.mp4")):
+            continue
         scores = ["--score", "0"] if words[0] == "predict" and "--score" not in words else []
         assert rcnn(*words, *scores) == 0, words
     found = json.loads((folder / "found" / "predictions.json").read_text())["images"]
@@ -57,4 +72,6 @@ def test_the_commands_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     with Image.open(folder / "found" / "yolo" / "images" / "val_1.jpg") as copy:
         assert copy.size == (96, 64)
     assert len(list((folder / "stages").glob("*.jpg"))) == 2
+    if (folder / "film.mp4").exists():
+        assert len((folder / "watched" / "film.jsonl").read_text().splitlines()) == 2
     assert "disc" in capsys.readouterr().out

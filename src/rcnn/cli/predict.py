@@ -143,6 +143,9 @@ def predict(
     Files that rcnn did not write are never overwritten. An image that cannot be read is reported on stderr and under
     "failed" in the JSON; the others are processed, and the exit status is 1.
 
+    A film (.mp4, .mov, ...) gets a film with the detections and a .jsonl file with a line per frame; this needs
+    pip install 'rcnn[video]'.
+
     --format labelme and yolo write data sets that rcnn and other tools read: correct the labels, and train on them.
 
     With --boxes, each image gets one entry per box of the file, in its order: the box as given, the most probable
@@ -169,13 +172,17 @@ def predict(
     from rcnn.cli.formats import chosen_formats
     from rcnn.cli.given import given_boxes
     from rcnn.cli.predict_images import ImageOptions, predict_images, share_images, warn_of_dropped_scores
+    from rcnn.cli.predict_video import predict_videos, videos_of
     from rcnn.data.messages import counted
+    from rcnn.data.video import is_video
     from rcnn.runtime.processes import joined
 
     given = given_boxes(boxes, features, score or classes, tta)
     if devices > 1:
         if given is not None:
             raise ValueError("--boxes are scored by one process; leave --devices out")
+        if any(map(is_video, inputs)):
+            raise ValueError("a film is predicted on by one process; leave --devices out")
         with output_or_new(output, "predict", checkpoint) as path:
             launch(devices, device, more=["--output", str(path)] if output is None else [])
         return
@@ -196,6 +203,11 @@ def predict(
         given=given, features=features, limit=limit, formats=chosen_formats(formats, predictor.config),
         copies=copy_images, tile=tile, overlap=tile_overlap,
     )  # fmt: skip
+    if films := videos_of(inputs, options):
+        if to_stdout:
+            raise ValueError("--json is for images; the detections of a film are in its .jsonl file: leave --json out")
+        predict_videos(predictor, films, output, checkpoint, options)
+        return
     with joined(predictor.device) as processes:
         if not processes.is_first:
             share_images(predictor, output or Path(), options, processes)

@@ -1,0 +1,141 @@
+"""Films: their frames as images, and pictures as a film. Only here is PyAV imported (the extra `video`).
+
+for frame in read_video("film.mp4"):
+    result = predictor.predict(frame.pixels)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
+INSTALL = "films need an extra: pip install 'rcnn[video]'"
+CODEC = "libx264"
+USUAL_RATE = 25  # frames per second of a file that does not say
+
+
+class VideoError(ValueError):
+    """A film that cannot be read, or not to its end. The message says which one, what is wrong, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFrame:
+    """One frame of a film."""
+
+    index: int  # from 0
+    time: float  # seconds from the start
+    pixels: Tensor  # (3, H, W) uint8 RGB, upright
+
+
+def is_video(path: str) -> bool:
+    """Whether the suffix of a file is that of a film."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def read_video(path: str | Path) -> Iterator[VideoFrame]:
+    """The frames of a film, one after the other; only one is in memory.
+
+    Raises FileNotFoundError if there is no file, VideoError if it is not a film, or, after the last frame that can be
+    read, if it is damaged or cut short; ImportError, which says what to install, without PyAV.
+    """
+    av = _av()
+    with _opened(path) as film:
+        stream = film.streams.video[0]
+        stream.thread_type = "AUTO"
+        index = 0
+        try:
+            for frame in film.decode(stream):
+                yield VideoFrame(index=index, time=_time(frame, index, stream), pixels=_upright(frame))
+                index += 1
+        except av.FFmpegError as error:
+            raise VideoError(f"{path}: frame {index} cannot be decoded ({_reason(error)}): {_again()}") from error
+        expected = stream.frames
+        if expected and index < expected:
+            raise VideoError(f"{path} ends after {index} of {expected} frames: it is cut short; {_again()}")
+        if not index:
+            raise VideoError(f"{path} has no frames: {_again()}")
+
+
+def video_rate(path: str | Path) -> tuple[Fraction, int]:
+    """The frames per second of a film, and their number as its header says (0: it does not). Errors of `read_video`."""
+    with _opened(path) as film:
+        stream = film.streams.video[0]
+        return Fraction(stream.average_rate or USUAL_RATE), int(stream.frames)
+
+
+class VideoWriter:
+    """Writes pictures of one size to an MP4 file (H.264, no sound). Use as a context manager."""
+
+    def __init__(self, path: Path, rate: Fraction) -> None:
+        """`rate`: frames per second. Raises ImportError without PyAV."""
+        self._film = _av().open(str(path), "w", format="mp4")
+        self._rate = rate
+        self._stream: Any = None  # PyAV has no types for streams that are added by name
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._stream is not None:
+            self._film.mux(self._stream.encode())
+        self._film.close()
+
+    def write(self, picture: Image.Image) -> None:
+        """Append a picture. One of an odd height or width loses its last row or column, which H.264 cannot have."""
+        width, height = picture.width // 2 * 2, picture.height // 2 * 2
+        if self._stream is None:
+            self._stream = self._film.add_stream(CODEC, rate=self._rate)
+            self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        cropped = picture if picture.size == (width, height) else picture.crop((0, 0, width, height))
+        self._film.mux(self._stream.encode(_av().VideoFrame.from_image(cropped)))
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    av = _av()
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist: check the path")
+    try:
+        film = av.open(str(path))
+    except av.FFmpegError as error:
+        raise VideoError(f"{path} cannot be read as a film ({_reason(error)}): {_again()}") from error
+    with film:
+        if not film.streams.video:
+            raise VideoError(f"{path} has no video stream, only {', '.join(s.type for s in film.streams) or 'nothing'}")
+        yield film
+
+
+def _time(frame: Any, index: int, stream: Any) -> float:
+    return float(index / (stream.average_rate or USUAL_RATE)) if frame.time is None else float(frame.time)
+
+
+def _upright(frame: Any) -> Tensor:
+    """The pixels of a frame, turned as its display matrix says (phones)."""
+    pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _again() -> str:
+    return "copy or download it again, or convert it with ffmpeg"
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(INSTALL) from error
+    return av
