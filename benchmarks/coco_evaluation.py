@@ -86,7 +86,10 @@ def by_pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict
         coco.createIndex()
         values: dict[str, list[float]] = {}
         for kind in KINDS:
-            evaluation = COCOeval(coco, coco.loadRes([dict(one) for one in results]), kind)
+            # it takes the area of a result from its box if there is one, also for masks
+            fields = ("image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation")
+            found = coco.loadRes([{name: one[name] for name in fields} for one in results])
+            evaluation = COCOeval(coco, found, kind)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

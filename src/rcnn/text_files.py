@@ -36,6 +36,15 @@ def require_regular(path: Path) -> None:
         raise ValueError(f"{path} is not a regular file (a pipe or a device?); expected a file")
 
 
+def require_file(path: Path) -> None:
+    """As `require_regular`, and also raise for a folder (ValueError) and if there is nothing (FileNotFoundError)."""
+    require_regular(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected a file: put the file back, or copy it again")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} {missing_text(path)}; copy it again")
+
+
 def as_given(path: str | Path) -> str:
     """`path` as the user wrote it: a Path that was made of a URL has lost one of its two slashes."""
     return re.sub(r"^(https?:/)(?!/)", r"\1/", str(path), flags=re.IGNORECASE)

@@ -77,7 +77,7 @@ def read_marker(path: Path) -> dict[str, set[str]]:
             written.setdefault(str(entry["file"]), set()).add(str(entry["sha256"]))
         except (ValueError, TypeError, KeyError) as error:
             raise FileExistsError(
-                f"{path}, line {number}, is not an entry of rcnn's list of files: {CHOOSE_FOLDER}"
+                f"{path}, line {number}, is not an entry of rcnn's list of files: remove that line, or {CHOOSE_FOLDER}"
             ) from error
     if unfinished and not unfinished.startswith(ENTRY[: len(unfinished)]):
         raise FileExistsError(f"{path} is not rcnn's list of files: {CHOOSE_FOLDER}")

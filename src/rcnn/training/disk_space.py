@@ -50,7 +50,7 @@ def disk_space(detector: Detector, settings: TrainConfig, output: Path | None) -
         last=weights + momenta * trained + (weights if settings.ema else 0),
         best=weights,
         kept=settings.steps // settings.keep if settings.keep else 0,
-        present=sum(file.stat().st_size for folder in present for file in folder.glob("*")),
+        present=sum(file.lstat().st_size for folder in present for file in folder.glob("*")),
         free=free_space(output or Path()),
     )
 

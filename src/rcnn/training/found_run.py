@@ -34,7 +34,8 @@ TRACKED = ("wandb_id.txt", "mlflow_id.txt")  # the ids of the run there, to cont
 HELD_OUT = "held_out.txt"
 CHECKPOINTS = ("last", "best", "averaged")
 NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, PICTURES, EVENTS, *TRACKED, HELD_OUT, *CHECKPOINTS)
-FIELDS = {  # of the record
+FOLDERS = (PICTURES, EVENTS, *CHECKPOINTS)
+FIELDS: dict[str, type] = {  # of the record
     "model": dict,
     "train": dict,
     "started_from": str,
@@ -43,7 +44,15 @@ FIELDS = {  # of the record
     "annotations": str,
     "classes": list,
 }
-OPTIONAL = {"images": str, "relative_boxes": bool, "weights": str, "recipe": str, "processes": int}
+OPTIONAL: dict[str, type] = {
+    "images": str,
+    "relative_boxes": bool,
+    "weights": str,
+    "recipe": str,
+    "processes": int,
+    "held_out": dict,
+}
+EXPECTED: dict[type, str] = {dict: "an object", str: "a text", list: "a list", bool: "true or false", int: "an integer"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +92,13 @@ def find_run(path: Path) -> FoundRun:
         raise FileExistsError(
             f"{path} contains {', '.join(foreign)}, which rcnn did not write there: choose another output (--output)"
         )
+    for name in NAMES:
+        if (path / name).exists() and (path / name).is_dir() != (name in FOLDERS):
+            found, expected = ("file", "folder") if name in FOLDERS else ("folder", "file")
+            raise FileExistsError(
+                f"{path / name} is a {found}; expected the {expected} of a run: move it away, or choose another output "
+                "(--output)"
+            )
     return FoundRun(record=record, checkpoints=checkpoints)
 
 
@@ -123,12 +139,13 @@ def _problem(record: Any) -> str:
         return f"expected an object, got {type(record).__name__}"
     if missing := [name for name in FIELDS if name not in record]:
         return f"missing: {', '.join(missing)}"
-    wrong = [name for name, kind in FIELDS.items() if not isinstance(record[name], kind)]
-    wrong += [name for name, kind in OPTIONAL.items() if name in record and not isinstance(record[name], kind)]
-    if wrong:
-        return f"unexpected values of {', '.join(wrong)}"
-    classes, names = record["classes"], [*record["splits"], *record["classes"]]
-    sound = all(isinstance(name, str) for name in names) and len(set(classes)) == len(classes)
-    if len(record["splits"]) < 2 or not sound:
-        return "unexpected values of splits or classes"
+    for name, kind in (FIELDS | OPTIONAL).items():
+        if name in record and not isinstance(record[name], kind):
+            return f"expected {name} to be {EXPECTED[kind]}, got {json.dumps(record[name])[:80]}"
+    for name, least in (("splits", 2), ("classes", 0)):
+        values = record[name]
+        if len(values) < least or not all(isinstance(value, str) for value in values):
+            return f"expected {name} to be a list of {f'{least} or more ' if least else ''}names, got {values!r:.80}"
+    if repeated := sorted({name for name in record["classes"] if record["classes"].count(name) > 1}):
+        return f"expected different classes, got {repeated[0]!r} twice or more"
     return ""

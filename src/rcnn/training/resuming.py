@@ -48,18 +48,24 @@ def recorded_settings(record: dict[str, Any], output: Path | None) -> tuple[Dete
     try:
         config = config_from_dict(record["model"])
         validate(config)
-        HeldOut.from_dict(record.get("held_out"))
         return config, config_from_dict(record["train"], TrainConfig)
     except ValueError as error:
-        raise ValueError(
-            f"{output}/config.json, the record of the run, has settings that cannot be used ({error}). Restore it, or "
-            f"start a new run from {output}/last with another --output"
-        ) from error
+        raise _unusable(output, error) from error
+
+
+def _unusable(output: Path | None, error: ValueError) -> ValueError:
+    return ValueError(
+        f"{output}/config.json, the record of the run, has settings that cannot be used ({error}). Restore it, or "
+        f"start a new run from {output}/last with another --output"
+    )
 
 
 def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
     """The request with the values of the run that is resumed. ValueError for an option that contradicts them."""
-    held_out = HeldOut.from_dict(record.get("held_out"))
+    try:
+        held_out = HeldOut.from_dict(record.get("held_out"))
+    except ValueError as error:
+        raise _unusable(request.output, error) from error
     fraction = "0" if held_out is None else f"{held_out.fraction:g}"
     asked = "" if request.val_fraction is None else f"{request.val_fraction:g}"
     training, *validations = record["splits"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from torch import Tensor
 from rcnn.evaluation.folder import THRESHOLDS_FILE
 from rcnn.models import Detector, DetectorConfig
 from rcnn.outputs import OutputFolder, recover_folder, replace_folder
+from rcnn.text_files import require_file
 from rcnn.training.disk_space import tensor_bytes
 from rcnn.training.found_run import CHECKPOINTS, NAMES, RECORD
 from rcnn.training.sharding import divided_state, whole_state
@@ -116,8 +118,9 @@ class RunFolder:
         """Restore `state` from last/, and return the provenance of last/. ValueError if they do not fit."""
         last = self.path / "last"
         checkpoint = read_checkpoint(last)
-        if (last / STATE_FILE).exists():
-            require_digest(last / STATE_FILE, checkpoint.files)
+        if os.path.lexists(last / STATE_FILE):  # before it is read: a damaged file can say anything
+            require_file(last / STATE_FILE)
+            require_digest(last / STATE_FILE, checkpoint.files, _new_run(last))
         values = read_state(last)
         load_state(state.detector, divided_state(checkpoint.state, state.detector), str(last))
         if problem := nonfinite(checkpoint.state):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ def write_state(values: Mapping[str, Any], folder: Path) -> None:
 def read_state(folder: Path) -> dict[str, Any]:
     """The contents of `training.pt` in `folder`. ValueError if it is missing or damaged."""
     path = folder / STATE_FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         raise ValueError(
             f"{path} is missing: {folder} contains weights, but not the state of the optimizer. "
             f"Start a new run from the weights: rcnn train {folder} --data DATA --output NEW_RUN"

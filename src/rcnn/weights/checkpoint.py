@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
-from rcnn import __version__
 from rcnn.data.messages import counted, few
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
 from rcnn.models import overrides as config_overrides
@@ -30,10 +29,17 @@ from rcnn.models.overrides import Overrides, as_overrides, config_from_dict, con
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
-from rcnn.text_files import as_given, missing_text, require_regular
+from rcnn.text_files import as_given, missing_text, require_file
 from rcnn.weights.differences import different_tensors, misfits, misfits_text
 from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
-from rcnn.weights.record import DamagedError, read_record, record_text, require_digest, warn_if_changed
+from rcnn.weights.record import (
+    DamagedError,
+    as_written,
+    read_record,
+    record_text,
+    require_digest,
+    warn_if_changed,
+)
 
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
 Kind = Literal["detector", "backbone"]
@@ -155,12 +161,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     with _naming_the_cache(path, folder):
         record = _read_config(folder)
         weights = folder / WEIGHTS_FILE
-        require_regular(weights)
+        require_file(weights)
         try:
             state = load_file(weights)
-        except PermissionError:
-            raise
-        except (SafetensorError, OSError) as error:
+        except SafetensorError as error:
             raise DamagedError(f"{weights} is truncated or damaged ({error})") from error
         require_digest(weights, record.files)
     return Checkpoint(**vars(record), state=state)
@@ -228,7 +232,7 @@ def _read_config(folder: Path) -> CheckpointRecord:
         config = config_from_dict(record["model"])
         validate(config)
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{source}: {error} (written by rcnn {record['rcnn']}, this is {__version__})") from error
+        raise DamagedError(f"{source}{as_written(record)}: {error}") from error
     classes, kind = tuple(record["classes"]), record["kind"]
     if kind == "detector":
         require_class_names(classes, config.num_classes, str(source))
@@ -359,7 +363,7 @@ def _locate(path: Path) -> Path:
             )
         raise ValueError(f"{path} is a file; expected the folder that contains {WEIGHTS_FILE} and {CONFIG_FILE}")
     for folder in (path, path / "best", path / "last"):
-        if (folder / WEIGHTS_FILE).exists():
+        if os.path.lexists(folder / WEIGHTS_FILE):  # also a broken link, which is then reported
             if folder == path / "last":  # without a stacklevel: a command that opens the run twice warns once
                 warnings.warn(f"{path} has no best/ (no evaluation has finished): last/ is used", stacklevel=1)
             return folder

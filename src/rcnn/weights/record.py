@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +14,14 @@ from rcnn import __version__
 from rcnn.data.messages import few
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.outputs import sha256_of
-from rcnn.text_files import require_regular
+from rcnn.text_files import require_file
 from rcnn.weights.files import CONFIG_FILE
 
 FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
 KINDS = ("detector", "backbone")
 DIGEST = "sha256"  # of everything else in the record; spaces and the order of keys do not matter
 CURE = "copy the folder again, or use another checkpoint"
+RUN_AGAIN = "run that command again, copy the whole folder again, or use another checkpoint"
 OBJECT = "an object"
 # key -> (type, what is expected)
 FIELDS: dict[str, tuple[type, str]] = {
@@ -58,15 +60,18 @@ def read_record(path: Path) -> dict[str, Any]:
 
     The digest is not compared yet: an error about a value says more (`warn_if_changed`).
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise DamagedError(f"{path} is missing; it describes the model and the classes", "copy the whole folder")
-    require_regular(path)
+    require_file(path)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is not JSON ({error})") from error
-    if not isinstance(record, dict) or type(record.get("format")) is not int:
+    if not isinstance(record, dict) or "format" not in record:
         raise ValueError(f"{path} is not the config of an rcnn checkpoint: it has no format version")
+    for key in ("format", "config_version"):
+        if key in record and type(record[key]) is not int:
+            raise DamagedError(f"{path}: expected {key} to be an integer, got {json.dumps(record[key])[:80]}")
     if record["format"] > FORMAT:
         raise ValueError(
             f"{path} has format {record['format']}, written by rcnn {record.get('rcnn', '?')}; this is {__version__}, "
@@ -95,19 +100,27 @@ def is_record(text: str) -> bool:
     return isinstance(record, dict) and {"format", *FIELDS} <= record.keys()
 
 
+def as_written(record: Mapping[str, Any]) -> str:
+    """For an error about the settings in a record: that it was edited, and the version of rcnn if that is another."""
+    notes = [] if record.get(DIGEST) == record_digest(record) else ["edited or damaged after rcnn wrote it"]
+    if record["rcnn"] != __version__:
+        notes.append(f"written by rcnn {record['rcnn']}, this is {__version__}")
+    return f" ({'; '.join(notes)})" if notes else ""
+
+
 def warn_if_changed(record: Mapping[str, Any], path: Path) -> None:
     """Warn unless the `record` read from file `path` is what rcnn wrote there: people edit it to rename classes."""
     if record.get(DIGEST) != record_digest(record):
         warnings.warn(f"{path} is not as rcnn wrote it: it was edited, or it is damaged", stacklevel=2)
 
 
-def require_digest(path: Path, files: Mapping[str, str]) -> None:
+def require_digest(path: Path, files: Mapping[str, str], advice: str = RUN_AGAIN) -> None:
     """DamagedError unless the file `path` is the one whose digest config.json recorded in `files`."""
     if files.get(path.name) != sha256_of(path):
         raise DamagedError(
             f"{path} is not the file that was written with the {CONFIG_FILE} beside it (it is damaged, comes from "
             "another checkpoint, or the command that wrote it was stopped)",
-            "run that command again, copy the whole folder again, or use another checkpoint",
+            advice,
         )
 
 

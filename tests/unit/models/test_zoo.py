@@ -27,11 +27,7 @@ from tests.unit.random_batches import random_targets
 SIZES = [(64, 96), (64, 64)]
 MOST_STEPS = 60
 FITTED = 0.8  # of the first losses
-TINY_TIMM = {  # Swin has no tiny one
-    "resnet50d": "test_resnet",
-    "convnext_tiny": "test_convnext",
-    "tf_efficientnet_lite0": "test_efficientnet",
-}
+TINY_TIMM = {"resnet50d": "test_resnet", "convnext_tiny": "test_convnext"}  # Swin has no tiny one
 
 
 def tiny(name: str) -> DetectorConfig:

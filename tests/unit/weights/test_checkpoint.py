@@ -194,12 +194,12 @@ def test_each_damage_is_named(tmp_path: Path) -> None:
             '{"model.safetensors": 3}',
             "expected files to be an object of file names and .* got 3",
         ),
-        ("format", "true", "it has no format version"),
+        ("format", "true", "expected format to be an integer, got true"),
         ("rcnn", "null", "expected rcnn to be a version, got null"),
-        ("config_version", "[]", r"has config_version \[\]"),
+        ("config_version", "[]", r"expected config_version to be an integer, got \[\]"),
         ("provenance", '{"a":' * 100_000, "is not JSON"),
         ("provenance", "[" * 100_000 + "]" * 100_000, "is not JSON"),
-        ("model", '{"rpn":' * 500 + "{}" + "}" * 500, "config.json: "),
+        ("model", '{"rpn":' * 500 + "{}" + "}" * 500, "config.json .*: no setting"),
     ],
 )
 def test_each_wrong_value_of_the_record_is_named(tmp_path: Path, key: str, value: str, message: str) -> None:
