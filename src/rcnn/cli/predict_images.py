@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from rcnn.runtime.processes import Processes
 
 READ_AHEAD = 2  # images decoded before they are needed
-DRAWN_BESIDE = 1  # images that are drawn while the model works on the next one
 QUALITY = 92  # of the JPEG pictures
 MAX_SIDE = 65_500  # pixels; JPEG has no longer sides
 RESULTS = "predictions.json"
@@ -244,9 +244,26 @@ def outcomes(
     """
     own = [images[place] for place in processes.own_places(len(images), 1)]
     read = read_ahead(own, partial(in_background, partial(_read, predictor, options)), READ_AHEAD)
-    detected = (_detect(predictor, options, source, image) for source, image in read)
-    finished = read_ahead(detected, partial(in_background, partial(_finish, output, options)), DRAWN_BESIDE)
-    return processes.in_order((outcome.result() for _, outcome in finished), len(images), 1)
+    return processes.in_order(_finished(predictor, output, options, read), len(images), 1)
+
+
+def _finished(
+    predictor: Predictor, output: Path, options: ImageOptions, images: Iterable[tuple[Source, Future[ReadImage]]]
+) -> Iterator[Outcome]:
+    """The outcomes of images, each finished while the model works on the next; none waits for a slow download."""
+    finishing: Future[Outcome] | None = None
+    for source, image in images:
+        if finishing is not None:
+            wait([image, finishing], return_when=FIRST_COMPLETED)
+            if finishing.done():
+                yield finishing.result()
+                finishing = None
+        detected = _detect(predictor, options, source, image)
+        if finishing is not None:
+            yield finishing.result()
+        finishing = in_background(_finish, output, options, detected)
+    if finishing is not None:
+        yield finishing.result()
 
 
 @dataclass(frozen=True, kw_only=True)
