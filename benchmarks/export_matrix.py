@@ -2,8 +2,8 @@
 
     python benchmarks/export_matrix.py --models mask_rcnn_compact rpn_r50_fpn
 
-`make export-matrix` runs it for all models (hours on 2 cores); without --models, those that have results are skipped
-unless --again is given. The weights are random, the size and batch fixed (160 x 224, 2 images), proposals and
+`make export-matrix` runs it with --again for all models (hours on 2 cores). With neither --models nor --again, models
+that have results are skipped. The weights are random, the size and batch fixed (160 x 224, 2 images), proposals and
 detections few. The results are kept in benchmarks/results/export_matrix.json, one cell at a time.
 """
 
