@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from rcnn.runtime.processes import Processes
 
 READ_AHEAD = 2  # images decoded before they are needed
+DRAWN_BESIDE = 1  # images that are drawn while the model works on the next one
 QUALITY = 92  # of the JPEG pictures
 MAX_SIDE = 65_500  # pixels; JPEG has no longer sides
 RESULTS = "predictions.json"
@@ -248,22 +249,17 @@ def outcomes(
 
 
 def _finished(
-    predictor: Predictor, output: Path, options: ImageOptions, images: Iterable[tuple[Source, Future[ReadImage]]]
+    predictor: Predictor, output: Path, options: ImageOptions, read: Iterator[tuple[Source, Future[ReadImage]]]
 ) -> Iterator[Outcome]:
-    """The outcomes of images, each finished while the model works on the next; none waits for a slow download."""
-    finishing: Future[Outcome] | None = None
-    for source, image in images:
-        if finishing is not None:
-            wait([image, finishing], return_when=FIRST_COMPLETED)
-            if finishing.done():
-                yield finishing.result()
-                finishing = None
+    """The outcomes of images that are being read, in order; none waits for the next image to be read (a download)."""
+    drawn: deque[Future[Outcome]] = deque()
+    for source, image in read:
+        while drawn and (len(drawn) > DRAWN_BESIDE or not image.done()):
+            yield drawn.popleft().result()
         detected = _detect(predictor, options, source, image)
-        if finishing is not None:
-            yield finishing.result()
-        finishing = in_background(_finish, output, options, detected)
-    if finishing is not None:
-        yield finishing.result()
+        drawn.append(in_background(partial(_finish, output, options, detected)))
+    for outcome in drawn:
+        yield outcome.result()
 
 
 @dataclass(frozen=True, kw_only=True)
