@@ -88,7 +88,7 @@ def test_a_run_starts_again_after_a_kill_and_ends_when_a_process_stalls(data: Pa
         printed, _ = process.communicate(timeout=SECONDS)
         assert process.returncode == 2
     for rank in (0, 1):
-        assert f"process {rank} of 2 makes no progress since 4 seconds, after step" in printed, printed
+        assert f"process {rank} of 2 has made no progress for 4 seconds, after step" in printed, printed
     assert printed.count("most recent call first") >= 4  # two threads of each
     assert re.search(r"rcnn: .*(lost the connection|did not answer|Timed out)", printed), printed
     assert (output / "last" / "training.pt").exists()

@@ -289,7 +289,7 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert re.search(r"1 image without an entry in \S+boxes\.json, skipped: \S+b\.png\n", capsys.readouterr().err)
     assert len(json.loads((out / "predictions.json").read_text())["images"]) == 1
     assert rcnn(*words[:2], checkpoint / "b.png", *words[3:], "--output", out) == 2
-    assert "has boxes of a.png, c.png, and of none of the images" in capsys.readouterr().err
+    assert "has boxes of a.png, c.png, but of none of the images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,9 @@ class Benchmark:
                 rows={name: Measured.from_dict(row) for name, row in values["subjects"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path} has not the content that `rcnn benchmark --json` prints") from error
+            raise ValueError(
+                f"{path} is not a benchmark; expected what `rcnn benchmark --json` prints: give another file"
+            ) from error
 
     def write(self, path: str | Path) -> None:
         """Write the JSON to a file that does not exist yet, or that has an earlier benchmark."""
@@ -152,9 +154,15 @@ class Benchmark:
         names = ("model", "settings", "image", *SAME)
         for name, ours, theirs in zip(names, *values, strict=True):
             if ours != theirs:
-                raise ValueError(f"the figures cannot be compared: {name} is {ours!r} here and {theirs!r} in the file")
+                raise ValueError(
+                    f"the benchmarks cannot be compared: {name} is {ours!r} here and {theirs!r} in the earlier one; "
+                    "expected the same model, settings, image and machine in both"
+                )
         if not set(self.rows) & set(old.rows) - {PEER}:
-            raise ValueError(f"the file has {', '.join(old.rows)}; expected {', '.join(self.rows)}")
+            raise ValueError(
+                f"the benchmarks cannot be compared: the earlier one has {', '.join(old.rows)}, this one "
+                f"{', '.join(self.rows)}; expected the same precision in both (--precision)"
+            )
 
 
 def _slower(what: str, before: Sequence[float], after: Sequence[float], least: float) -> list[str]:

@@ -46,8 +46,8 @@ def keep_given(sources: Sources, given: BoxFile) -> list[str]:
     without = [source.name for source in sources.images if not given.has(source.name)]
     if len(without) == len(sources.images):
         raise ValueError(
-            f"{given.path} has boxes of {few(given.unused())}, and of none of the images ({few(without)}): expected "
-            "their file names"
+            f"{given.path} has boxes of {few(given.unused())}, but of none of the images to predict on "
+            f"({few(without)}); expected the file names of these images"
         )
     sources.images = [source for source in sources.images if given.has(source.name)]
     return without

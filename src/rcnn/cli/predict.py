@@ -143,7 +143,7 @@ def predict(
     Files that rcnn did not write are never overwritten. An image that cannot be read is reported on stderr and under
     "failed" in the JSON; the others are processed, and the exit status is 1.
 
-    A film (.mp4, .mov, ...) gets a film with the detections and a .jsonl file with a line per frame; this needs
+    A video (.mp4, .mov, ...) gets a video with the detections and a .jsonl file with a line per frame; this needs
     pip install 'rcnn[video]'.
 
     --format labelme and yolo write data sets that rcnn and other tools read: correct the labels, and train on them.
@@ -182,7 +182,7 @@ def predict(
         if given is not None:
             raise ValueError("--boxes are scored by one process; leave --devices out")
         if any(map(is_video, inputs)):
-            raise ValueError("a film is predicted on by one process; leave --devices out")
+            raise ValueError("one process predicts on a video; leave --devices out")
         with output_or_new(output, "predict", checkpoint) as path:
             launch(devices, device, more=["--output", str(path)] if output is None else [])
         return
@@ -205,7 +205,7 @@ def predict(
     )  # fmt: skip
     if films := videos_of(inputs, options):
         if to_stdout:
-            raise ValueError("--json is for images; the detections of a film are in its .jsonl file: leave --json out")
+            raise ValueError("--json is for images; the detections of a video are in its .jsonl file: leave --json out")
         predict_videos(predictor, films, output, checkpoint, options)
         return
     with joined(predictor.device) as processes:

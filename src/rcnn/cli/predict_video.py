@@ -31,9 +31,11 @@ def videos_of(inputs: Sequence[str], options: ImageOptions) -> list[str]:
         return []
     if len(films) < len(inputs):
         others = [word for word in inputs if word not in films]
-        raise ValueError(f"films and images are predicted on one after the other: leave {few(others)} to another call")
+        raise ValueError(
+            f"one command predicts on videos or on images, not on both: leave {few(others)} to another command"
+        )
     if options.given is not None or options.formats:
-        raise ValueError(f"{few(films)}: --boxes and --format are for images, not for films; leave them out")
+        raise ValueError(f"{few(films)}: --boxes and --format are for images, not for videos; leave them out")
     return films
 
 
@@ -55,7 +57,7 @@ def predict_videos(
                 typer.echo(f"{film}: {counted(objects, 'object')} in {counted(frames, 'frame')}")
         typer.echo(f"results in {path}")
     if failed:
-        typer.echo(f"{counted(failed, 'film')} failed", err=True)
+        typer.echo(f"{counted(failed, 'video')} failed", err=True)
         raise typer.Exit(1)
 
 

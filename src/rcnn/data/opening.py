@@ -98,8 +98,8 @@ def open_with(
         )
     if options.strict and dataset.warnings:
         raise ValueError(
-            f"{counted(len(dataset.warnings), 'kind')} of faults, refused by strict=True (--strict):\n"
-            + "\n".join(dataset.warnings)
+            f"{counted(len(dataset.warnings), 'kind')} of faults, refused by strict=True (--strict): repair them, or "
+            "leave strict out\n" + "\n".join(dataset.warnings)
         )
     if not options.allow_empty and not dataset.num_training_objects:
         if classes and not options.one_class and (used := _names_used(tables)) and used.isdisjoint(classes):

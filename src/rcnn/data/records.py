@@ -56,7 +56,7 @@ class ImageRecord:
     def __post_init__(self) -> None:
         count = len(self.boxes)
         if self.boxes.shape != (count, 4):
-            raise ValueError(f"image {self.image_id}: boxes are {self.boxes.shape}, expected (N, 4)")
+            raise ValueError(f"image {self.image_id}: boxes have shape {self.boxes.shape}; expected (N, 4)")
         for name in (
             "labels",
             "ignored",
@@ -69,7 +69,9 @@ class ImageRecord:
         ):
             value = getattr(self, name)
             if value is not None and len(value) != count:
-                raise ValueError(f"image {self.image_id}: {len(value)} {name} for {count} boxes")
+                raise ValueError(
+                    f"image {self.image_id}: {name} has length {len(value)}; expected {count}, one per box"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -197,7 +199,7 @@ class Dataset:
     def __getitem__(self, i: int) -> ImageRecord:
         """Image `i`, 0 to len - 1 in the order of the annotation file (negative: from the end); else an IndexError."""
         if not -len(self) <= i < len(self):
-            raise IndexError(f"image {i} of {len(self)} in {self.annotation_file}")
+            raise IndexError(f"there is no image {i}: {self.annotation_file} has {counted(len(self), 'image')}")
         i %= len(self)
         objects = self.objects
         first, last = (int(index) for index in objects.starts[i : i + 2])
@@ -233,7 +235,7 @@ class Dataset:
         """The images at `indices` in this order, each once, e.g. range(10); `name` replaces the name of the split."""
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         if len(np.unique(chosen)) < len(chosen) or not np.isin(chosen, np.arange(len(self))).all():
-            raise ValueError(f"places {few(chosen.tolist())}: expected different numbers from 0 to {len(self) - 1}")
+            raise ValueError(f"indices {few(chosen.tolist())}: expected different numbers from 0 to {len(self) - 1}")
         objects, starts = ranges(self.objects.starts, chosen)
         return replace(
             self,

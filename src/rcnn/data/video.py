@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
-INSTALL = "films need an extra: pip install 'rcnn[video]'"
+INSTALL = "videos need an extra: pip install 'rcnn[video]'"
 CODEC = "libx264"
 USUAL_RATE = 25  # frames per second of a file that does not say
 
@@ -108,7 +108,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
     try:
         film = av.open(str(path))
     except av.FFmpegError as error:
-        raise VideoError(f"{path} cannot be read as a film ({_reason(error)}): {_again()}") from error
+        raise VideoError(f"{path} cannot be read as a video ({_reason(error)}): {_again()}") from error
     with film:
         if not film.streams.video:
             raise VideoError(f"{path} has no video stream, only {', '.join(s.type for s in film.streams) or 'nothing'}")

@@ -138,7 +138,7 @@ def _unpack(folder: OutputFolder, archive: Archive, packed: Path) -> None:
             if entry not in names:
                 raise DownloadError(
                     f"{packed} contains {', '.join(names[:5])}, expected {entry}: it is not the file of "
-                    f"{archive.source}"
+                    f"{archive.source}. Remove it, and run the command again"
                 )
             target = folder.claim(entry)
             if target.is_dir():

@@ -59,7 +59,9 @@ def compare(
     names, sigmas = keypoints_of(dataset) if "keypoints" in kinds else ((), None)
     plan = plan_evaluation(kinds, dataset, limit=limit, keypoint_names=names)
     if not plan.kinds:
-        raise ValueError(f"{a} and {b} have no kind of results in common; A has {', '.join(sides[0][1])}")
+        found = " and ".join(f"{one} has {', '.join(side[1])}" for one, side in zip((a, b), sides, strict=True))
+        reasons = "".join(f"; {line}" for line in plan.warnings)
+        raise ValueError(f"no results can be compared: {found}{reasons}; expected one kind that both have")
     chosen = dataset.image_ids[: limit or len(dataset)]
     comparison = compare_results(
         plan.metric,

@@ -191,7 +191,9 @@ def _require_same_keypoints(inputs: EvaluationInputs, sigmas: Sequence[float] | 
     """
     counts = {len(annotation.get("keypoints") or ()) // 3 for annotation, _ in inputs.annotations} - {0}
     if len(counts) > 1:
-        raise ValueError(f"{inputs.source} has objects with {few(sorted(counts))} keypoints; expected one number")
+        raise ValueError(
+            f"{inputs.source} has objects with {few(sorted(counts))} keypoints; expected the same number in all"
+        )
     for count in counts:
         expected = len(COCO_SIGMAS) if sigmas is None else len(sigmas)
         if count != expected:

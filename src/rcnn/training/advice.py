@@ -176,7 +176,7 @@ def _input_size(config: DetectorConfig, dataset: Dataset) -> tuple[int, str]:
     if chosen <= size:
         return 0, ""
     return chosen, (
-        f"a fifth of the objects are smaller than {small:.0f} pixels at {size}; the finest feature map has a cell per "
-        f"{stride}, and {CELLS} cells suit them"
+        f"at {size}, a fifth of the objects are smaller than {small:.0f} pixels; expected {CELLS} cells of the finest "
+        f"feature map, {CELLS * stride} pixels"
         + ("" if needed <= most else "; limited by the size of the images" if most < LARGEST * size else "")
     )

@@ -83,8 +83,9 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
         yield f"changed since the run was started: {'; '.join(plan.changed)}"
     if plan.download is not None:
         yield (
-            f"weights: a run downloads {size_text(plan.download)} first, and takes settings of the input and the "
-            f"backbone from them; above are those of the model. To see them: rcnn download {plan.download.name}"
+            f"weights: a run downloads {size_text(plan.download)} first, and uses the input and backbone settings of "
+            "these weights. The settings above are the model's own. To see those of the weights, run rcnn download "
+            f"{plan.download.name}, then this command again"
         )
     yield "nothing was written (--dry-run)"
 

@@ -73,7 +73,7 @@ class Monitor:
                 reported = last
                 process = f"process {self._processes.rank} of {self._processes.count}"
                 print(
-                    f"rcnn: {process} makes no progress since {self._seconds:g} seconds, after {self._doing} "
+                    f"rcnn: {process} has made no progress for {self._seconds:g} seconds, after {self._doing} "
                     "(train.watchdog). Its stacks:",
                     file=sys.__stderr__,
                     flush=True,

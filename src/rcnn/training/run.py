@@ -102,7 +102,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
             log(f"warning: {line}")
         if plan.settings.deterministic:
             threads = counted(torch.get_num_threads(), "thread")
-            log(f"train.deterministic=true: the weights are those of every run with {threads} on this hardware")
+            log(f"train.deterministic=true: every run with {threads} on this hardware gives the same weights")
         before, ending = (state.step, state.evaluation_due), "failed"
         try:
             with _run_log(plan, output, state, log) as run_log:

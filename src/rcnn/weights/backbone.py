@@ -39,8 +39,8 @@ def adopt_backbone(
     theirs, kind = checkpoint.config, config.backbone.kind
     if kind not in CARRIED or theirs.backbone.kind != kind:
         raise ValueError(
-            f"{source} has a backbone of kind {theirs.backbone.kind}, {config.name} has kind {kind}; "
-            "weights (--weights) takes a ResNet for a ResNet, or a network of timm for the same network"
+            f"{source} has a backbone of kind {theirs.backbone.kind}, {config.name} has kind {kind}; expected weights "
+            "(--weights) of a ResNet for a ResNet, or of the same network of timm"
         )
     ours, expected = setting_values(config), setting_values(theirs)
     if differ := [key for key in SHAPED[kind] if _network(ours[key]) != _network(expected[key])]:

@@ -131,9 +131,9 @@ def test_more_memory_and_slower_batches_are_regressions() -> None:
 
 def test_figures_of_another_machine_or_model_are_not_compared() -> None:
     old = figures({"backbone": [100.0, 101]})
-    with pytest.raises(ValueError, match="threads is 2 here and 4 in the file"):
+    with pytest.raises(ValueError, match="threads is 2 here and 4 in the earlier one"):
         old.regressions(replace(old, machine=old.machine | {"threads": 4}))
-    with pytest.raises(ValueError, match="model is 'm' here and 'n' in the file"):
+    with pytest.raises(ValueError, match="model is 'm' here and 'n' in the earlier one"):
         old.regressions(replace(old, model="n"))
 
 
@@ -177,8 +177,8 @@ def test_the_command_prints_a_table_and_finds_an_injected_slowdown(
         (["no_such_model"], "no_such_model"),
         (["mask_rcnn_compact", "--batch", "1,x"], "--batch 1,x: expected batch sizes, e.g. 1,8"),
         (["mask_rcnn_compact", "--batch", "0"], "expected different numbers of 1 or more"),
-        (["mask_rcnn_compact", "--compare", "other.json"], "other.json has not the content that `rcnn benchmark"),
-        (["mask_rcnn_compact", "--output", "other.json"], "other.json has not the content that `rcnn benchmark"),
+        (["mask_rcnn_compact", "--compare", "other.json"], "other.json is not a benchmark; expected what `rcnn"),
+        (["mask_rcnn_compact", "--output", "other.json"], "other.json is not a benchmark; expected what `rcnn"),
         (["mask_rcnn_compact", "--image", "other.json"], "other.json"),
     ],
 )

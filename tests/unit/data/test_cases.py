@@ -121,7 +121,7 @@ def test_objects_without_outline_keep_their_boxes(cases: Path, form: str) -> Non
 def test_two_checked_boxes_are_reported(cases: Path) -> None:
     with pytest.raises(ValueError, match="no objects to train or evaluate on") as error:
         open_dataset(cases / "35-via-forms" / "checkbox", "train")
-    assert "2 boxes of its class attribute 'type' ticked (cat, dog), expected one (region 0 of im0.png)" in str(
+    assert "2 boxes of the class attribute 'type' ticked (cat, dog), expected one (region 0 of im0.png)" in str(
         error.value
     )
 

@@ -128,7 +128,7 @@ def test_an_annotation_file_instead_of_a_folder(tmp_path: Path, file: str, image
     assert [record.path.resolve() for record in dataset] == [(root / images / name).resolve() for name in NAMES]
     with pytest.raises(ValueError, match=r"is one annotation file, so it has no split 'other'"):
         open_dataset(root / file, "other")
-    with pytest.raises(ValueError, match=r"is an annotation file, so annotations='x.json' .* has no meaning"):
+    with pytest.raises(ValueError, match=r"is an annotation file itself: leave annotations='x.json'"):
         open_dataset(root / file, annotations="x.json")
 
 

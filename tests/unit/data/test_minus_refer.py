@@ -81,7 +81,7 @@ def test_it_can_be_trained_on(folder: Path) -> None:
 
 def test_what_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rcnn("data", "minus-refer", folder, "--refer", folder / "train2014") == 2
-    assert "refs(unc).p does not exist; expected it there" in capsys.readouterr().err
+    assert "refs(unc).p does not exist; get it with: rcnn data download refcoco --output" in capsys.readouterr().err
     (folder / RESULT).write_text("mine")
     assert rcnn("data", "minus-refer", folder) == 2
     assert "exists and was not written by rcnn" in capsys.readouterr().err

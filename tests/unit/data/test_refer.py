@@ -100,14 +100,14 @@ def test_refer_entries_that_cannot_be_used_are_skipped_and_counted(refer: Path, 
     assert dataset.image_ids == (1,)
     text = "\n".join(dataset.warnings)
     assert "2 references have no usable ids, split or sentences (id 5, 3): skipped" in text
-    assert "1 annotation has expressions, but is not in instances.json (id 99): skipped" in text
-    assert "1 image has expressions, but is not in instances.json (id 98): skipped" in text
+    assert "1 annotation has expressions, but no entry in instances.json (id 99): skipped" in text
+    assert "1 image has expressions, but no entry in instances.json (id 98): skipped" in text
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x80\x02]r\xff\xff\xff\x7f.", "a place 2147483647 in its memo, but only 9 bytes"),  # would reserve 32 GiB
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "memo entry 2147483647, but has only 9 bytes"),  # would reserve 32 GiB
         (b"(lp99999999999\n.", "a place 99999999999 in its memo"),
         (pickle.dumps([1], 4), "it has protocol 4 or later"),
         (b"cos\nsystem\n(S'x'\ntR.", "it names os.system, which plain values do not need"),

@@ -146,7 +146,7 @@ def test_no_objects() -> None:
 
 
 def test_a_sample_checks_its_number_of_objects() -> None:
-    with pytest.raises(ValueError, match="1 labels for 2 boxes"):
+    with pytest.raises(ValueError, match=r"sample\.labels has length 1; expected 2, one per box"):
         Sample(image=noise(4, 4), boxes=torch.zeros(2, 4), labels=torch.zeros(1))
 
 

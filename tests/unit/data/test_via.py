@@ -124,8 +124,8 @@ def test_points_and_lines_are_skipped(tmp_path: Path) -> None:
     [
         (region(RECT), "1 region has no 'name', which is the class of other regions (region 1 of 0.png): skipped"),
         (region(RECT, name="  "), "1 region has no 'name', which is the class"),
-        (region(RECT, name={"cup": True, "kite": True}), "2 boxes of its class attribute 'name' ticked (cup, kite)"),
-        (region(RECT, name=["cup", "kite"]), "2 boxes of its class attribute 'name' ticked (cup, kite)"),
+        (region(RECT, name={"cup": True, "kite": True}), "2 boxes of the class attribute 'name' ticked (cup, kite)"),
+        (region(RECT, name=["cup", "kite"]), "2 boxes of the class attribute 'name' ticked (cup, kite)"),
         (region(RECT, name={"cup": False}), "1 region has no 'name', which is the class"),
         (region({"name": "star"}, name="kite"), "1 region has the shape 'star', expected polygon, rect, circle"),
         (region({"name": "circle", "cx": 1, "cy": 2}, name="kite"), "1 region has a circle without r"),

@@ -64,7 +64,7 @@ def test_films_that_cannot_be_read(film: Path, tmp_path: Path) -> None:
         next(read_video(tmp_path / "gone.mp4"))
     half = tmp_path / "half.mp4"
     half.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
-    with pytest.raises(VideoError, match=r"half\.mp4 cannot be read as a film \(.*\): copy or download it again"):
+    with pytest.raises(VideoError, match=r"half\.mp4 cannot be read as a video \(.*\): copy or download it again"):
         next(read_video(half))
     sound = tmp_path / "sound.avi"
     with wave.open(str(sound), "wb") as file:
@@ -78,7 +78,7 @@ def test_films_that_cannot_be_read(film: Path, tmp_path: Path) -> None:
 
 def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ImportError, match=r"films need an extra: pip install 'rcnn\[video\]'"):
+    with pytest.raises(ImportError, match=r"videos need an extra: pip install 'rcnn\[video\]'"):
         next(read_video(tmp_path / "film.mp4"))
 
 
@@ -133,7 +133,7 @@ def test_a_film_that_is_cut_short_keeps_what_was_done(
         predict_videos(predictor, films, tmp_path / "out", Path("run"), ImageOptions(keep=Filter(score=0.0)))
     assert stopped.value.exit_code == 1
     shown = capsys.readouterr()
-    assert "broken.mp4 cannot be read as a film" in shown.err
+    assert "broken.mp4 cannot be read as a video" in shown.err
     done = len((tmp_path / "out" / "cut.jsonl").read_text().splitlines())
     assert 0 < done < COUNT
     assert f"({done} frames written)" in shown.err
@@ -145,7 +145,7 @@ def test_a_film_that_is_cut_short_keeps_what_was_done(
 def test_films_are_not_mixed_with_images(film: Path) -> None:
     with pytest.raises(ValueError, match=r"leave photo\.jpg to another call"):
         videos_of([str(film), "photo.jpg"], ImageOptions())
-    with pytest.raises(ValueError, match="--boxes and --format are for images, not for films"):
+    with pytest.raises(ValueError, match="--boxes and --format are for images, not for videos"):
         videos_of([str(film)], ImageOptions(formats=("csv",)))
     assert videos_of(["photo.jpg", "https://host/film.mp4"], ImageOptions()) == []
     assert rcnn("predict", film.parent / "no_model", film, "--output", film.parent / "out") == 2

@@ -124,7 +124,7 @@ def test_lines_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> No
     assert dataset[0].annotation_ids == ("a:1", "a:7", "a:8", "a:9")
     text = "\n".join(dataset.warnings)
     for expected in (
-        "1 annotation has the same line as another one of its file (labels/train/a.txt:2): used once",
+        "1 annotation has the same line as another annotation of the image (labels/train/a.txt:2): used once",
         "4 numbers; expected class and 4 numbers (box), or class and 3 points or more (labels/train/a.txt:3): skipped",
         "2 annotations have a class that is not one of the 2 names, counted from 0 (labels/train/a.txt:4, "
         "labels/train/a.txt:10): skipped",

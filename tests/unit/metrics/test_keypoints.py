@@ -123,5 +123,5 @@ def test_other_numbers_of_keypoints_are_refused() -> None:
     with pytest.raises(ValueError, match=r"a result \(image 1\) has 17 keypoints, but objects in .* have 5"):
         evaluate(truth, others, ("keypoints",), keypoint_sigmas=SIGMAS)
     truth["annotations"][0]["keypoints"] = [1.0, 1.0, 2] * 4
-    with pytest.raises(ValueError, match=r"has objects with 4, 5 keypoints; expected one number"):
+    with pytest.raises(ValueError, match=r"has objects with 4, 5 keypoints; expected the same number in all"):
         evaluate(truth, results, ("keypoints",), keypoint_sigmas=SIGMAS)

@@ -254,7 +254,7 @@ def test_colours_and_strides_come_along_and_contradictions_are_refused(caffe: Pa
         adopt_backbone(override(config, ["backbone.norm=gn"]), checkpoint, "DIR")
     with pytest.raises(ValueError, match=r"folded into scale and shift.*leave backbone\.norm=bn out"):
         adopt_backbone(override(config, ["backbone.norm=bn"]), checkpoint, "DIR")
-    with pytest.raises(ValueError, match="takes a ResNet for a ResNet"):
+    with pytest.raises(ValueError, match="of a ResNet for a ResNet"):
         adopt_backbone(model_config("mask_rcnn_compact"), checkpoint, "DIR")
 
 

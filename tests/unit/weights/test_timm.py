@@ -98,9 +98,7 @@ def test_files_with_timms_own_names(tmp_path: Path, name: str) -> None:
         torch.testing.assert_close(ours, theirs)
     with pytest.raises(ValueError, match=rf"has another backbone than .*: add backbone.name={name}"):
         adopt_backbone(on("resnet18d"), checkpoint, "DIR")
-    with pytest.raises(
-        ValueError, match=r"kind timm, .* has kind resnet; weights \(--weights\) takes a ResNet for a ResNet"
-    ):
+    with pytest.raises(ValueError, match=r"kind timm, .* has kind resnet; expected weights \(--weights\) of a ResNet"):
         adopt_backbone(model_config("faster_rcnn_r50_fpn"), checkpoint, "DIR")
     convert(file, tmp_path / "named", name)
     with pytest.raises(ValueError, match="is not a network of timm"):

@@ -144,7 +144,7 @@ def test_a_cache_that_is_a_file_is_refused(original: Path, tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("before", "left_out", "facts", "said"),
     [
-        (b"", 100, {}, r"is incomplete: expected the end of its format, got 33\.0 MiB\. Delete it"),
+        (b"", 100, {}, r"is incomplete: its end is missing, got 33\.0 MiB\. Delete it"),
         (b"", 100, {"mib": 40.0}, r"is incomplete: expected 40\.0 MiB, got 33\.0 MiB\. Delete it"),
         (b"PK", 0, {"mib": 40.0}, r"is incomplete: expected 40\.0 MiB, got 33\.0 MiB\. Delete it"),
         (b"PK", 0, {"mib": 33.0}, r"\(33\.0 MiB\) is incomplete, or not the file that tensorpack published"),

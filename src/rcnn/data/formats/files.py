@@ -30,7 +30,10 @@ PART_OF = re.compile(
 def require_one_per_split(annotations: str) -> None:
     """Raise ValueError for the path of one JSON file where a pattern of several is needed."""
     if annotations.endswith(".json") and "{split}" not in annotations:
-        raise ValueError(f"annotations {annotations!r} is one file: write {{split}} in place of the split's name")
+        raise ValueError(
+            f"annotations {annotations!r} (--annotations) is one file; expected a file for each split, e.g. "
+            "labels/{split}.json: write {split} in place of the split's name, or choose a split (--split)"
+        )
 
 
 def annotation_file(folder: Path, split: str, patterns: Sequence[str]) -> Path | None:

@@ -88,7 +88,10 @@ def locate(
             f"the folder of a data set{f'. It is {hint}' if hint else ''}"
         )
     if annotations:
-        raise ValueError(f"{path} is an annotation file, so annotations={annotations!r} (--annotations) has no meaning")
+        raise ValueError(
+            f"{path} is an annotation file itself: leave annotations={annotations!r} (--annotations) out, or give the "
+            "folder of the data set"
+        )
     folder = path.parent.parent if path.parent.name == "annotations" else path.parent
     file = path.relative_to(folder).as_posix()
     # other files, e.g. YOLO's data.yaml, list splits themselves
@@ -167,7 +170,10 @@ def _read(location: Location, split: str, known: KnownImages | None) -> Tables:
         chosen = coco  # a file in the place of an annotation file: COCO's reader says what is wrong with it
     if chosen not in TAKE_IMAGES and (location.relative_boxes or location.images is not None):
         option = "--relative-boxes" if location.relative_boxes else "--images"
-        raise ValueError(f"{option} is for COCO's format; {folder} has split {split!r} in the format of {chosen.NAME}")
+        raise ValueError(
+            f"{option} is for COCO's format, but {folder} has split {split!r} in the format of {chosen.NAME}: leave "
+            f"{option} out"
+        )
     options = ReadOptions(
         annotations=annotations,
         keypoints=location.keypoints,

@@ -21,7 +21,9 @@ def read_plain_pickle(file: Path) -> object:
     """The value in a file. Raises ValueError if it is damaged, too large, or names a class or function."""
     size = file.stat().st_size
     if size > MAX_BYTES:
-        raise ValueError(f"{file} has {size / 2**20:.0f} MiB; expected at most {MAX_BYTES >> 20}")
+        raise ValueError(
+            f"{file} has {size / 2**20:.0f} MiB; expected at most {MAX_BYTES >> 20} MiB: download it again"
+        )
     try:
         return _Reader(_Watched(file.read_bytes())).load()
     except Exception as error:  # a damaged pickle raises all kinds
@@ -79,4 +81,4 @@ class _Watched:
 
     def _require(self, place: int) -> None:
         if not 0 <= place <= self._limit:
-            raise pickle.UnpicklingError(f"it has a place {place} in its memo, but only {self._limit} bytes")
+            raise pickle.UnpicklingError(f"it refers to memo entry {place}, but has only {self._limit} bytes")

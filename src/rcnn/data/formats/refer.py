@@ -158,7 +158,7 @@ def _raw_tables(file: Path, split: str) -> tuple[RawTables, Warnings]:
     tables = _instances(file.parent / "instances.json")
     own = {entry.get("id") for entry in tables["annotations"] if isinstance(entry.get("id"), int)}
     lost = [one for one in expressions if one not in own]
-    warnings.add("expressions, but is not in instances.json", SKIPPED, lost, kind="bad-expression")
+    warnings.add("expressions, but no entry in instances.json", SKIPPED, lost, kind="bad-expression")
     annotations = [
         entry | ({"expressions": expressions[entry["id"]]} if entry.get("id") in expressions else {})
         for entry in tables["annotations"]
@@ -167,7 +167,7 @@ def _raw_tables(file: Path, split: str) -> tuple[RawTables, Warnings]:
     images = [entry for entry in tables["images"] if entry.get("id") in used]
     if len(images) < len(used):
         absent = sorted(used - {entry["id"] for entry in images}, key=str)
-        warnings.add("expressions, but is not in instances.json", SKIPPED, absent, "image", kind="bad-expression")
+        warnings.add("expressions, but no entry in instances.json", SKIPPED, absent, "image", kind="bad-expression")
     root, folders = _image_folders(file.parent)
     raw = RawTables(
         file=file, root=root, folders=folders, images=images, annotations=annotations, categories=tables["categories"]

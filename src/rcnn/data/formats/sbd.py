@@ -55,7 +55,10 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     warnings = Warnings(list_file)
     missing = [one for one in ids if not (place / "inst" / f"{one}.mat").is_file()]
     if missing and len(missing) == len(ids):
-        raise FileNotFoundError(f"{list_file} lists {counted(len(ids), 'image')} ({few(ids)}), none of them in inst/")
+        raise FileNotFoundError(
+            f"{list_file} lists {counted(len(ids), 'image')} ({few(ids)}), none of them in inst/: copy their .mat "
+            "files there, or choose another split"
+        )
     warnings.add("no .mat file in inst", SKIPPED, missing, "image", kind="unreadable-file")
     names = images_in(place / "img")
     images: list[RawEntry] = []

@@ -174,7 +174,7 @@ def _class_name(region: _Region, attribute: str, warnings: Warnings) -> str:
     if isinstance(value, (dict, list)):  # of checkboxes: {"cat": true, "dog": false}, or the names of those ticked
         ticked = [str(one) for one in value if not isinstance(value, dict) or value[one]]
         if len(ticked) > 1:
-            what = f"{len(ticked)} boxes of its class attribute {attribute!r} ticked ({few(ticked)}), expected one"
+            what = f"{len(ticked)} boxes of the class attribute {attribute!r} ticked ({few(ticked)}), expected one"
             warnings.add(what, SKIPPED, [region.name], "region", kind="region")
             return ""
         value = ticked[0] if ticked else None

@@ -124,7 +124,7 @@ def _objects(lines: Iterator[_Line], layout: Layout, warnings: Warnings) -> Iter
     seen = set[tuple[str, ...]]()
     for line in lines:
         if tuple(line.words) in seen:
-            warnings.add("the same line as another one of its file", "used once", [line.name])
+            warnings.add("the same line as another annotation of the image", "used once", [line.name])
             continue
         seen.add(tuple(line.words))
         values = _values(line, layout, warnings)

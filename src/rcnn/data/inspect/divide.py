@@ -67,7 +67,9 @@ def split_dataset(
     require_fractions(fractions)
     parts = tuple(names) or NAMES.get(len(fractions), tuple(f"part{n}" for n in range(1, len(fractions) + 1)))
     if len(parts) != len(fractions) or len(set(parts)) < len(parts):
-        raise ValueError(f"names {', '.join(parts)}: expected {len(fractions)} different names, one per fraction")
+        raise ValueError(
+            f"names (--names) {', '.join(parts)}: expected {len(fractions)} different names, one per fraction"
+        )
     for name in parts:
         if not NAME.fullmatch(name) or name in RESERVED or name.endswith(".txt"):
             raise ValueError(

@@ -9,6 +9,7 @@ splits of RefCOCO.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,10 @@ def minus_refer(data: Path | str, output: Path | str = "", *, refer: Path | str 
     data, refer = Path(data), Path(refer or data)
     for file in (data / SOURCE, *(refer / name for name in EXCLUDED)):
         if not file.is_file():
-            raise FileNotFoundError(f"{file} does not exist; expected it there: rcnn data download coco2014, refcoco")
+            name, place = ("coco2014", data) if file == data / SOURCE else ("refcoco", refer)
+            raise FileNotFoundError(
+                f"{file} does not exist; get it with: rcnn data download {name} --output {shlex.quote(str(place))}"
+            )
     with OutputFolder(output or data) as folder:
         folder.require_free(RESULT)
         excluded = excluded_images(refer)

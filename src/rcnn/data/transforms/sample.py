@@ -31,7 +31,7 @@ class Sample:
         for name in ("labels", "outlines", "bitmaps", "keypoints"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.boxes):
-                raise ValueError(f"a sample has {len(value)} {name} for {len(self.boxes)} boxes")
+                raise ValueError(f"sample.{name} has length {len(value)}; expected {len(self.boxes)}, one per box")
 
     @property
     def size(self) -> tuple[int, int]:

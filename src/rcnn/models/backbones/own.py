@@ -22,7 +22,7 @@ def checked_backbone(module: nn.Module, source: str) -> Backbone:
     channels, strides = _map_table(module, "channels", source), _map_table(module, "strides", source)
     if list(channels) != list(strides):
         raise ValueError(
-            f"{source}: channels has {_listed(channels)}, strides has {_listed(strides)}; expected the same"
+            f"{source}: channels has {_listed(channels)}, strides has {_listed(strides)}; expected the same maps"
         )
     _require_map_names(channels, source)
     modes = [(part, part.training) for part in module.modules()]

@@ -228,8 +228,8 @@ def require_published(file: Path, entry: Entry) -> None:
     again = f"Delete it and get it again from {entry.source}"
     size = file.stat().st_size / MIB
     if _is_cut_short(file):
-        expected = f"{entry.mib:.1f} MiB" if entry.mib else "the end of its format"
-        raise ValueError(f"{file} is incomplete: expected {expected}, got {size:.1f} MiB. {again}")
+        expected = f"expected {entry.mib:.1f} MiB" if entry.mib else "its end is missing"
+        raise ValueError(f"{file} is incomplete: {expected}, got {size:.1f} MiB. {again}")
     if entry.digest in ("", MD5SUM):
         return
     kind, _, expected = entry.digest.partition(":")

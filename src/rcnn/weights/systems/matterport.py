@@ -208,7 +208,8 @@ def _config(
     ratios = tuple(1 / ratio for ratio in theirs.rpn_anchor_ratios)  # theirs are width over height
     if kernels["rpn_class_raw"][-1] != 2 * len(ratios):
         raise ValueError(
-            f"{source} has {kernels['rpn_class_raw'][-1]} anchor scores; RPN_ANCHOR_RATIOS has {len(ratios)} ratios"
+            f"{source} has {kernels['rpn_class_raw'][-1]} anchor scores; expected {2 * len(ratios)}, two for each "
+            "of RPN_ANCHOR_RATIOS. Give the ratios of the training with config (--config)"
         )
     given.require_default(*ONLY, source=source)
     config = DetectorConfig(

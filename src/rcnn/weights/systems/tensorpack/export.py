@@ -34,7 +34,10 @@ def to_tensorpack(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[s
             continue
         if trunk.norm == "none" and name.endswith(".bias") and (name.startswith("backbone.") or ".res5." in name):
             if value.any():
-                raise ValueError(f"{name} is not zero, but tensorpack's ResNets without norms have no biases")
+                raise ValueError(
+                    f"{name} (rcnn's name) cannot be exported: it is not zero, but tensorpack's ResNets without norms "
+                    "have no biases"
+                )
             continue
         if name.endswith("norm.running_var"):
             value = with_eps(value, trunk.norm_eps)
