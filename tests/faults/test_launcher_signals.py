@@ -1,4 +1,4 @@
-"""Signals to the launcher of `--devices N`: repeated ones do not cut off what the processes save."""
+"""The launcher of `--devices N`: repeated signals do not cut off what the processes save; failures are reported soon."""
 
 from __future__ import annotations
 
@@ -32,12 +32,32 @@ while time.monotonic() < end and len(received) < 2:
 """
 
 
-def stop(folder: Path, monkeypatch: pytest.MonkeyPatch, signals: Sequence[int], *, saving: float) -> launch.Ended:
-    """Launch two processes that save for `saving` seconds, and send `signals` to the launcher, 0.3 seconds apart."""
+# process 1 fails as soon as process 0 ignores SIGTERM, as one that waits in a collective of NCCL does
+FAILING = """
+import os, signal, sys, time
+from pathlib import Path
+ready = Path(sys.argv[1]) / "ready"
+if os.environ["RANK"] == "0":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ready.touch()
+    time.sleep(60)
+while not ready.exists():
+    time.sleep(0.02)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def write_package(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Have the launched processes run `text`."""
     (folder / "rcnn").mkdir()
     (folder / "rcnn" / "__init__.py").touch()
-    (folder / "rcnn" / "__main__.py").write_text(PROCESS)
+    (folder / "rcnn" / "__main__.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def stop(folder: Path, monkeypatch: pytest.MonkeyPatch, signals: Sequence[int], *, saving: float) -> launch.Ended:
+    """Launch two processes that save for `saving` seconds, and send `signals` to the launcher, 0.3 seconds apart."""
+    write_package(folder, monkeypatch, PROCESS)
 
     def send() -> None:
         while len(list(folder.glob("ready_*"))) < 2:
@@ -84,3 +104,16 @@ def test_the_processes_may_save_for_the_time_of_a_stop(tmp_path: Path, monkeypat
     monkeypatch.setattr(launch, "STOP_SECONDS", 1)
     assert stop(tmp_path, monkeypatch, [signal.SIGTERM], saving=60).status == 128 + signal.SIGTERM
     assert received(tmp_path) == []  # killed after that time
+
+
+def test_a_failure_is_reported_although_another_process_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert launch.FAILURE_SECONDS < 30
+    monkeypatch.setattr(launch, "FAILURE_SECONDS", 1)
+    write_package(tmp_path, monkeypatch, FAILING)
+    start = time.monotonic()
+    ended = launch.launch_command([str(tmp_path)], devices=2)
+    assert time.monotonic() - start < 20
+    assert (ended.status, ended.failed) == (2, True)
+    assert ended.message.startswith("process 1 of 2 was killed by SIGKILL")

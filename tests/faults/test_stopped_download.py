@@ -35,7 +35,8 @@ def test_ctrl_c_ends_a_download_of_a_byte_at_a_time(tmp_path: Path, kind: str) -
         part = output / "downloads" / "a.zip.part"
         end = time.monotonic() + 120  # the imports take long on a busy machine
         while not (part.exists() and part.stat().st_size if kind == "drip" else asked):
-            assert process.poll() is None and time.monotonic() < end
+            assert process.poll() is None
+            assert time.monotonic() < end
             time.sleep(0.02)
         sent = time.monotonic()
         process.send_signal(signal.SIGINT)

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import torch
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, PContext, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -35,6 +35,7 @@ LOST = "lost"  # key in an error file: the process only lost the connection to a
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # passed on to the processes; Windows has only two
 REPEATED = 2.0  # seconds: `timeout` and batch systems signal this process and its group, which is one request to stop
 STOP_SECONDS = 1800  # the processes may save a checkpoint for that long before they are killed
+FAILURE_SECONDS = 20  # after one has failed, the others may take that long; it is reported when all have ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def launch_command(words: Sequence[str], *, devices: int, typed: Sequence[str] =
     """
     with tempfile.TemporaryDirectory(prefix="rcnn-") as logs:
         try:
-            with _environment(devices, typed or words), _stopped_once(Path(logs)):
+            with _environment(devices, typed or words), _stopped_once(Path(logs)), _failures_reported_soon():
                 elastic_launch(_config(devices, logs), sys.executable)("-P", "-m", "rcnn", *words)
         except SignalException as stop:
             return Ended(status=128 + int(stop.sigval))
@@ -91,7 +92,12 @@ def launch_function(function: Callable[..., T], *arguments: object, devices: int
     They are new Python processes, so a script has to call this below `if __name__ == "__main__":`. Raises ValueError
     with the message of the process that failed first.
     """
-    with tempfile.TemporaryDirectory(prefix="rcnn-") as logs, _environment(devices), _stopped_once(Path(logs)):
+    with (
+        tempfile.TemporaryDirectory(prefix="rcnn-") as logs,
+        _environment(devices),
+        _stopped_once(Path(logs)),
+        _failures_reported_soon(),
+    ):
         try:
             return elastic_launch(_config(devices, logs), function)(*arguments)[0]
         except ChildFailedError as error:
@@ -113,7 +119,7 @@ def _config(devices: int, logs: str) -> LaunchConfig:
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=logs),
         signals_to_handle="",  # torch's handler lets a repeated signal interrupt the wait for the processes
-        shutdown_timeout=STOP_SECONDS,  # after a stop; after a failure the other processes have 30 seconds
+        shutdown_timeout=STOP_SECONDS,  # after a stop; after a failure see FAILURE_SECONDS
     )
 
 
@@ -172,6 +178,24 @@ def _stopped_once(logs: Path) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python
+
+
+@contextmanager
+def _failures_reported_soon() -> Iterator[None]:
+    """Within the block processes that outlive a failed one are killed after FAILURE_SECONDS.
+
+    In a collective of NCCL they do not react to SIGTERM. torch's launcher has 30 seconds for that, without a setting.
+    """
+    close = PContext.close
+
+    def close_soon(self: PContext, death_sig: signal.Signals | None = None, timeout: int = FAILURE_SECONDS) -> None:
+        close(self, death_sig, timeout)
+
+    PContext.close = close_soon
+    try:
+        yield
+    finally:
+        PContext.close = close
 
 
 def _signal_processes(logs: Path, number: int) -> None:
