@@ -29,7 +29,7 @@ test-portable: $(VENV)/.rcnn-developed $(VENV)-oldest/.rcnn-developed
 
 export-matrix: $(VENV)/.rcnn-developed
 	@$(PIP) --editable '.[openvino,timm]'
-	@$(BIN)/python benchmarks/export_matrix.py
+	@$(BIN)/python benchmarks/export_matrix.py --again
 
 lint: $(VENV)/.rcnn-developed
 	@$(BIN)/ruff check --quiet .

@@ -2,8 +2,8 @@
 
     python benchmarks/export_matrix.py --models mask_rcnn_compact rpn_r50_fpn
 
-`make export-matrix` runs it for all models (hours on 2 cores); without --models, those that have results are skipped
-unless --again is given. The weights are random, the size and batch fixed (160 x 224, 2 images), proposals and
+`make export-matrix` runs it with --again for all models (hours on 2 cores). With neither --models nor --again, models
+that have results are skipped. The weights are random, the size and batch fixed (160 x 224, 2 images), proposals and
 detections few. The results are kept in benchmarks/results/export_matrix.json, one cell at a time.
 """
 
@@ -138,11 +138,11 @@ def main() -> None:
     arguments = parser.parse_args()
     names: Sequence[str] = arguments.models or list_models()
     for name in names:
-        matrix = read_results()
-        if name not in matrix or arguments.again or arguments.models:
-            matrix[name] = cells_of(name)
+        if name not in read_results() or arguments.again or arguments.models:
+            cells = cells_of(name)
+            matrix = read_results() | {name: cells}  # read now: another run may have added to it
             RESULTS.write_text(json.dumps(dict(sorted(matrix.items())), indent=1) + "\n", encoding="utf-8")
-            print(name, {target: _text(cell) for target, cell in matrix[name].items()}, flush=True)
+            print(name, {target: _text(cell) for target, cell in cells.items()}, flush=True)
             gc.collect()
     PAGE.write_text(page_with(table(read_results()), PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -244,9 +245,21 @@ def outcomes(
     """
     own = [images[place] for place in processes.own_places(len(images), 1)]
     read = read_ahead(own, partial(in_background, partial(_read, predictor, options)), READ_AHEAD)
-    detected = (_detect(predictor, options, source, image) for source, image in read)
-    finished = read_ahead(detected, partial(in_background, partial(_finish, output, options)), DRAWN_BESIDE)
-    return processes.in_order((outcome.result() for _, outcome in finished), len(images), 1)
+    return processes.in_order(_finished(predictor, output, options, read), len(images), 1)
+
+
+def _finished(
+    predictor: Predictor, output: Path, options: ImageOptions, read: Iterator[tuple[Source, Future[ReadImage]]]
+) -> Iterator[Outcome]:
+    """The outcomes of images that are being read, in order; none waits for the next image to be read (a download)."""
+    drawn: deque[Future[Outcome]] = deque()
+    for source, image in read:
+        while drawn and (len(drawn) > DRAWN_BESIDE or not image.done()):
+            yield drawn.popleft().result()
+        detected = _detect(predictor, options, source, image)
+        drawn.append(in_background(partial(_finish, output, options, detected)))
+    for outcome in drawn:
+        yield outcome.result()
 
 
 @dataclass(frozen=True, kw_only=True)

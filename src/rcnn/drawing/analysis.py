@@ -129,6 +129,8 @@ def _curves(analysis: Mapping[str, Any]) -> list[str]:
     chosen = [name for name, row in by_objects if row["objects"]][:_MAX_CURVES]
     by_class = {name: analysis["curves"]["per_class"][name] for name in chosen}
     charts = [("All classes", overall)]
+    if points := analysis["curves"].get("keypoints"):
+        charts.append(("Keypoints", {title.replace("IoU", "OKS"): points[name] for name, title in names.items()}))
     if len(by_class) > 1:
         all_shown = len(by_class) == sum(row["objects"] > 0 for _, row in by_objects)
         charts.append((f"By class, IoU .50{'' if all_shown else ' (most objects)'}", by_class))

@@ -18,8 +18,8 @@ from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset,
 from rcnn.evaluation.examples import draw_proposals, draw_worst
 from rcnn.evaluation.folder import results_as_they_come, write_evaluation, write_held_out
 from rcnn.evaluation.plan import EvaluationOptions
-from rcnn.evaluation.results import evaluate_results
-from rcnn.metrics.analysis import Analysis, analyse, analysed_kind
+from rcnn.evaluation.results import evaluate_results, keypoints_of
+from rcnn.metrics.analysis import Analysis, analyse, analysed_kind, keypoint_curves
 from rcnn.metrics.choice import metric_for
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
@@ -67,7 +67,7 @@ def run_evaluation(
             _log_warnings(evaluation.warnings, log)
         if options.boundary:
             evaluation = add_boundary(evaluation, dataset, options.max_detections)
-        analysis = _analysis(evaluation, dataset, options)
+        analysis = _analysis(evaluation, dataset, options, _sigmas(source, dataset))
         report = write_evaluation(
             folder,
             evaluation,
@@ -81,20 +81,27 @@ def run_evaluation(
     return replace(evaluation, report=report, thresholds=None if analysis is None else analysis.thresholds)
 
 
-def _analysis(evaluation: Evaluation, dataset: Dataset, options: EvaluationOptions) -> Analysis | None:
+def _analysis(
+    evaluation: Evaluation, dataset: Dataset, options: EvaluationOptions, sigmas: Sequence[float] | None
+) -> Analysis | None:
     """The analysis of masks, or of boxes; None for proposals."""
     metrics = evaluation.metrics
     kind = analysed_kind(metrics.kinds)
     if not kind:
         return None
-    return analyse(
+    ids = dataset.image_ids[: metrics.images]
+    analysis = analyse(
         metric_for(dataset, tuple(metrics.kinds), metrics.metric),
         dataset.to_coco(),
         evaluation.results,
         kind,
-        image_ids=dataset.image_ids[: metrics.images],
+        image_ids=ids,
         max_detections=options.max_detections,
     )
+    if "keypoints" not in metrics.kinds:
+        return analysis
+    curves = keypoint_curves(dataset.to_coco(), evaluation.results, ids, sigmas, options.max_detections)
+    return replace(analysis, keypoint_curves=curves)
 
 
 def _examples(
@@ -114,6 +121,13 @@ def _examples(
     except (ValueError, OSError) as error:
         log(f"warning: the report has no pictures: {error}")
         return []
+
+
+def _sigmas(source: Predictor | Path, dataset: Dataset) -> Sequence[float] | None:
+    """How exact each keypoint is, for OKS; None without keypoints."""
+    if isinstance(source, Predictor):
+        return None if source.config.keypoint is None else source.config.keypoint.sigmas
+    return keypoints_of(dataset)[1]
 
 
 def _skeleton(source: Predictor | Path, dataset: Dataset) -> Sequence[tuple[int, int]]:

@@ -82,7 +82,7 @@ def export_model(
             if precision == "int8"
             else f"--calibrate (calibrate=) is for --precision int8, but the precision is {precision}"
         )
-    require_packages(target)
+    require_packages(target, precision)
     detector, record = _record_of(model, target, precision, classes, overrides, allow)
     record = _with_shape(record, size, batch)
     if with_resize:

@@ -48,6 +48,7 @@ class Analysis:
     thresholds: Thresholds
     counts: dict[str, dict[str, int]]  # class -> images, objects, small, medium, large, detections (at the threshold)
     images: tuple[ImageErrors, ...]  # those with most errors first, at the threshold
+    keypoint_curves: dict[str, list[float | None]] | None = None  # as `curves`, by OKS; None: no keypoints
 
     @property
     def score(self) -> float:
@@ -60,7 +61,11 @@ class Analysis:
             "kind": self.kind,
             "iou": IOU,
             "score": self.score,
-            "curves": {"overall": self.curves, "per_class": self.class_curves},
+            "curves": {
+                "overall": self.curves,
+                "per_class": self.class_curves,
+                **({} if self.keypoint_curves is None else {"keypoints": self.keypoint_curves}),
+            },
             "confusions": [vars(confusion) for confusion in self.confusions],
             "tide": self.tide,
             "calibration": self.calibration,
@@ -107,6 +112,26 @@ def analyse(
         counts=matches.counts(score),
         images=matches.worst_first(score),
     )
+
+
+def keypoint_curves(
+    ground_truth: Path | str | GroundTruth,
+    results: Sequence[Entry],
+    image_ids: Iterable[Id] | None = None,
+    sigmas: Sequence[float] | None = None,
+    max_detections: int | None = None,
+) -> dict[str, list[float | None]]:
+    """ "AP", "AP50", "AP75" of keypoints, by OKS -> mean precision at the recalls 0, .01, ... 1.
+
+    `sigmas` as in `metrics.coco.evaluate`.
+    """
+    inputs = check_inputs(ground_truth, results, ("keypoints",), image_ids)
+    limit = max_detections or coco.MAX_KEYPOINT_DETECTIONS
+    gold = COCO(coco.ground_truth_of_kind(inputs, "keypoints"))
+    evaluation = COCOeval(gold, gold.loadRes(coco.results_of_kind(inputs, inputs.results, "keypoints")), "keypoints")
+    if sigmas is not None:
+        evaluation.params.kpt_oks_sigmas = list(sigmas)
+    return _curves(coco.curves_of(evaluation, [limit]), limit)
 
 
 def find_thresholds(

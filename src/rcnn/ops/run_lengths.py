@@ -86,9 +86,14 @@ def _summed(values: np.ndarray, string: np.ndarray) -> np.ndarray:
     The first value of a string is a run. The later ones form two chains, at odd and at even positions: each chain
     starts with a run and continues with differences to the run before it in the chain, so a sum along it gives runs.
     """
-    order = np.arange(len(values)) - np.searchsorted(string, string)  # position of a value in its string
+    lengths = np.bincount(string)
+    starts = np.cumsum(lengths) - lengths
+    order = np.arange(len(values)) - starts[string]  # position of a value in its string
     chain = np.where(order == 0, 0, 1 + order % 2)
-    along = np.lexsort((order, chain, string))
+    evens = (lengths - 1) // 2  # values at even positions after the first
+    place = starts[string] + order // 2 + np.where(chain == 2, 1 + evens[string], 0)  # by string, chain, position
+    along = np.empty_like(place)
+    along[place] = np.arange(len(place))
     sums = np.cumsum(values[along])
     new = np.ones(len(along), dtype=bool)  # the first value of a chain
     new[1:] = (string[along][1:] != string[along][:-1]) | (chain[along][1:] != chain[along][:-1])

@@ -1,7 +1,7 @@
 """The defaults of a new run that depend on its data: what is not typed is decided here, each value with its reason.
 
-The numbers come from runs on small data sets (docs/results.md, "The defaults"). Anchors and image statistics are never
-changed: they belong to the weights that a run starts from.
+The numbers are those of the tuned commands in the docs, made to depend on the data (docs/results.md, "The defaults").
+Anchors and image statistics are never changed: they belong to the weights that a run starts from.
 """
 
 from __future__ import annotations

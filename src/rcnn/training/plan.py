@@ -214,6 +214,8 @@ def plan_training(
         )
         settings = replace(settings, **advice.training)
     if before is not None:
+        if given.intersection(LENGTHS) and "patience" not in given:  # the user wants these steps
+            settings = replace(settings, patience=0)
         require_fixed(before, settings, request.output)
     space = disk_space(detector, settings, request.output)
     return RunPlan(

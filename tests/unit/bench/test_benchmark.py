@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +190,14 @@ def test_bad_arguments_are_refused(
     assert run("benchmark", *words) == 2
     assert message in capsys.readouterr().err
     assert Path("other.json").read_text() == '{"a": 1}'
+
+
+def test_the_example_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).resolve().parents[3] / "docs" / "benchmark.md"
+    [code] = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(page), "exec"), {})  # noqa: S102 - the repository's own page
+    assert Benchmark.read("benchmark.json").model == "mask_rcnn_compact"
 
 
 def test_peak_memory_is_that_of_the_process() -> None:

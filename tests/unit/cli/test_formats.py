@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as pycoco
 from pycocotools.coco import COCO
+from torch import Tensor
+from typing_extensions import override as overrides
 
 from rcnn.cli.formats import FORMATS, chosen_formats, files_of_image
 from rcnn.cli.predict_images import ImageOptions, predict_images
@@ -25,6 +28,7 @@ from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.ops.coco_backend import as_rle
 from rcnn.predictor import Predictor
+from rcnn.preprocess import Frame
 from rcnn.results import ImageDetections
 from rcnn.runtime.processes import ALONE
 from tests.tiny_data import TINY_MODEL
@@ -51,9 +55,9 @@ def found() -> ImageDetections:
 class Stub(Predictor):
     """A predictor that finds the same objects in every image."""
 
-    def predict(self, images: object, **options: object) -> ImageDetections:  # type: ignore[override]
-        """Those of `found`."""
-        return found()
+    @overrides
+    def detect(self, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
+        return [found() for _ in images]
 
 
 @pytest.fixture(scope="module")

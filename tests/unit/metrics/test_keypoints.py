@@ -11,6 +11,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from rcnn.metrics.analysis import keypoint_curves
 from rcnn.metrics.coco import METRICS, evaluate
 from rcnn.metrics.tables import metrics_table
 from rcnn.models.config import COCO_SIGMAS
@@ -43,6 +44,14 @@ def truth_and_results(count: int, classes: int = 1, seed: int = 0) -> tuple[dict
                 results.append(common | {"score": float(generator.random()), "keypoints": moved.ravel().tolist()})
     categories = [{"id": number + 1, "name": f"kind {number}"} for number in range(classes)]
     return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
+def test_the_mean_of_a_curve_is_the_average_precision() -> None:
+    truth, results = truth_and_results(5)
+    curves = keypoint_curves(truth, results, sigmas=SIGMAS)
+    expected = pycocotools(truth, results, SIGMAS)
+    for name, value in zip(("AP", "AP50", "AP75"), expected, strict=False):
+        assert np.mean([present(one) for one in curves[name]]) == pytest.approx(value, abs=1e-4)  # 4 digits are kept
 
 
 def pycocotools(truth: dict[str, Any], results: list[dict[str, Any]], sigmas: tuple[float, ...]) -> list[float]:

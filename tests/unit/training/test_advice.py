@@ -16,6 +16,7 @@ from rcnn.training.plan import RunPlan, plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.settings import FROM_SCRATCH, LITE, TrainConfig
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
+from tests.unit.training.runs import run
 
 
 def photos(count: int, size: tuple[int, int], sides: list[float]) -> Dataset:
@@ -146,3 +147,13 @@ def test_what_is_typed_wins_in_the_plan(data: Path) -> None:
     plan = planned(data, "train.steps=7", "train.optimizer=sgd")
     assert (plan.settings.steps, plan.settings.optimizer, plan.settings.patience) == (7, "sgd", 0)
     assert not {"train.steps", "train.patience", "train.evaluate_every"} & set(plan.advised)
+
+
+def test_a_length_typed_for_a_resumed_run_turns_early_stopping_off(data: Path, tmp_path: Path) -> None:
+    words = (*TINY_MODEL, "train.steps=1", "train.batch_size=1", "train.workers=0", "train.patience=2")
+    run("mask_rcnn_compact", data, tmp_path / "run", words, splits=("train", "none"))
+    for typed, patience in (((), 2), (("train.steps=3",), 0), (("train.steps=3", "train.patience=5"), 5)):
+        request = RunRequest(
+            data=data, output=tmp_path / "run", resume=True, overrides=typed, model="mask_rcnn_compact"
+        )
+        assert plan_training(request).settings.patience == patience
