@@ -1,4 +1,4 @@
-"""The launcher of `--devices N`: repeated signals do not cut off what the processes save; failures are reported soon."""
+"""The launcher of `--devices N`: repeated signals do not cut off what processes save; failures are reported soon."""
 
 from __future__ import annotations
 

@@ -191,11 +191,11 @@ def _failures_reported_soon() -> Iterator[None]:
     def close_soon(self: PContext, death_sig: signal.Signals | None = None, timeout: int = FAILURE_SECONDS) -> None:
         close(self, death_sig, timeout)
 
-    PContext.close = close_soon
+    PContext.close = close_soon  # type: ignore[method-assign]
     try:
         yield
     finally:
-        PContext.close = close
+        PContext.close = close  # type: ignore[method-assign]
 
 
 def _signal_processes(logs: Path, number: int) -> None:
