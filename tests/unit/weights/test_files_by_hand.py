@@ -15,7 +15,7 @@ from rcnn.models import MODELS
 from rcnn.weights.catalogue import cache
 from rcnn.weights.catalogue.names import entries, find_entry
 from tests.command import rcnn as command
-from tests.unit.weights.published_files import NAME, publish, write_published
+from tests.unit.weights.published_files import NAME, accept_any_model, publish, write_published
 
 D2GO = "mask_rcnn_fbnetv3a_c4@d2go"  # no digest is published
 
@@ -62,7 +62,7 @@ def test_files_without_a_digest_are_of_models_that_can_be_compared() -> None:
 def test_a_file_that_is_put_there_later_replaces_the_converted_one(
     original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "require_model", lambda *_, **__: None)  # the small network is not that of the name
+    monkeypatch.setattr(cache, "require_model", accept_any_model)
     entry = publish(original, "http://nowhere.invalid", monkeypatch, digest="")
     file = cache.downloads_folder(entry) / entry.file
     file.parent.mkdir(parents=True)
