@@ -123,7 +123,9 @@ def predict_images(
             raise
         text = _write_results(folder, images, sources.failed)
         keypoint = predictor.config.keypoint
-        write_tables(folder, options.formats, images, predictor.classes, () if keypoint is None else keypoint.names)
+        names = () if keypoint is None else keypoint.names
+        copied = sources.images if options.copies else ()
+        write_tables(folder, options.formats, images, predictor.classes, names, copied)
         if options.features is not None:
             write_features(options.features, folder, run.features)
     if options.given is not None and (unused := options.given.unused()):

@@ -1,4 +1,4 @@
-"""`rcnn predict film.mp4`: a film with the detections, and a line of JSON per frame."""
+"""`rcnn predict video.mp4`: a video with the detections, and a line of JSON per frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from rcnn.cli.predict_images import ImageOptions
 from rcnn.cli.progress import progress_bar
 from rcnn.data.messages import counted, few
-from rcnn.data.video import VideoFrame, VideoWriter, is_video, read_video, video_rate
+from rcnn.data.video import VideoFrame, VideoWriter, is_video, read_video, require_pyav, video_rate
 from rcnn.drawing.pictures import draw_objects
 from rcnn.new_outputs import output_or_new
 from rcnn.outputs import OutputFolder
@@ -24,46 +24,50 @@ if TYPE_CHECKING:
     from rcnn.results import ImageDetections
 
 
-def videos_of(inputs: Sequence[str], options: ImageOptions) -> list[str]:
-    """The films among the inputs. Raises ValueError for images beside films, and for options that films do not have."""
-    films = [word for word in inputs if is_video(word) and "://" not in word]
-    if not films:
+def videos_of(inputs: Sequence[str], *, for_images: bool) -> list[str]:
+    """The videos among the inputs. `for_images`: whether --boxes or --format is given.
+
+    Raises ValueError for images beside videos, or options that videos do not have; ImportError without PyAV.
+    """
+    videos = [word for word in inputs if is_video(word) and "://" not in word]
+    if not videos:
         return []
-    if len(films) < len(inputs):
-        others = [word for word in inputs if word not in films]
-        raise ValueError(f"films and images are predicted on one after the other: leave {few(others)} to another call")
-    if options.given is not None or options.formats:
-        raise ValueError(f"{few(films)}: --boxes and --format are for images, not for films; leave them out")
-    return films
+    if len(videos) < len(inputs):
+        others = [word for word in inputs if word not in videos]
+        raise ValueError(f"videos and images are predicted on one after the other: leave {few(others)} to another call")
+    if for_images:
+        raise ValueError(f"{few(videos)}: --boxes and --format are for images, not for videos; leave them out")
+    require_pyav()
+    return videos
 
 
 def predict_videos(
-    predictor: Predictor, films: Sequence[str], output: Path | None, checkpoint: Path, options: ImageOptions
+    predictor: Predictor, videos: Sequence[str], output: Path | None, checkpoint: Path, options: ImageOptions
 ) -> None:
-    """Write NAME.mp4 and NAME.jsonl for each film. Exit status 1 if one cannot be read, or not to its end."""
+    """Write NAME.mp4 and NAME.jsonl for each video. Exit status 1 if one cannot be read, or not to its end."""
     failed, names = 0, set[str]()
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
-        for film in films:
-            name = folder.free_name(f"{Path(film).stem}.mp4", names)
+        for video in videos:
+            name = folder.free_name(f"{Path(video).stem}.mp4", names)
             names.add(name.lower())
             try:
-                frames, objects = _predict_film(predictor, film, folder, name, options)
+                frames, objects = _predict_one(predictor, video, folder, name, options)
             except (ValueError, OSError) as error:  # also VideoError
                 failed += 1
                 typer.echo(str(error), err=True)
             else:
-                typer.echo(f"{film}: {counted(objects, 'object')} in {counted(frames, 'frame')}")
+                typer.echo(f"{video}: {counted(objects, 'object')} in {counted(frames, 'frame')}")
         typer.echo(f"results in {path}")
     if failed:
-        typer.echo(f"{counted(failed, 'film')} failed", err=True)
+        typer.echo(f"{counted(failed, 'video')} failed", err=True)
         raise typer.Exit(1)
 
 
-def _predict_film(
-    predictor: Predictor, film: str, folder: OutputFolder, name: str, options: ImageOptions
+def _predict_one(
+    predictor: Predictor, video: str, folder: OutputFolder, name: str, options: ImageOptions
 ) -> tuple[int, int]:
-    """Predict on a film; the number of its frames and of the objects in them. What is done is kept if it is damaged."""
-    rate, count = video_rate(film)
+    """Predict on a video; the number of its frames and of the objects in them. What is done is kept if it is damaged."""
+    rate, count = video_rate(video)
     limit = options.limit or count
     frames = objects = 0
     problem: ValueError | None = None
@@ -74,9 +78,9 @@ def _predict_film(
             writer = stack.enter_context(VideoWriter(stack.enter_context(folder.writing(name)), rate))
         advance = stack.enter_context(progress_bar("predict", min(limit, count) or 1))
         try:
-            for frame in read_video(film):
+            for frame in read_video(video):
                 result = options.keep.apply(_detect(predictor, frame, options))
-                entry = {"file": film, "frame": frame.index, "time": round(frame.time, 6), "height": result.height}
+                entry = {"file": video, "frame": frame.index, "time": round(frame.time, 6), "height": result.height}
                 entry |= {"width": result.width, "detections": result.to_json()}
                 lines.write(json.dumps(entry) + "\n")
                 lines.flush()

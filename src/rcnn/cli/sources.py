@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.download.memory import download
-from rcnn.outputs import OutputFolder, files_of_rcnn
+from rcnn.outputs import OutputFolder, files_of_rcnn, numbered
 from rcnn.text_files import missing_text
 
 
@@ -27,6 +27,7 @@ class Source:
     name: str  # as in predictions.json: the path as given (for folders: with the rest appended), or the URL
     picture: str  # name of its picture in the output folder, ends with .jpg; unique
     url: bool = False
+    flat: str = ""  # like `picture`, without folders; empty: not known
 
     def read(self) -> Path | bytes:
         """The input of the decoder: a path, or the bytes of a download. Raises DownloadError if a download fails."""
@@ -54,10 +55,11 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
     folders and patterns, hidden files, files that are not images, and files that rcnn wrote are skipped. Names of
     pictures are unique and free in `output`.
     """
-    sources, taken = Sources(), set[str]()
+    sources, taken, flat = Sources(), set[str](), set[str]()
 
     def add(name: str, picture: str, url: bool = False) -> None:
-        sources.images.append(Source(name=name, picture=_picture(picture, taken, output), url=url))
+        unique = _picture(picture, taken, output)
+        sources.images.append(Source(name=name, picture=unique, url=url, flat=_flat(unique, flat)))
 
     for word in words:
         try:
@@ -159,3 +161,12 @@ def _picture(name: str, taken: set[str], output: OutputFolder) -> str:
     picture = output.free_name(path.with_name(path.stem + ".jpg"), taken)
     taken.add(picture.lower())
     return picture
+
+
+def _flat(picture: str, taken: set[str]) -> str:
+    """`in/deep/a.jpg` as `in-deep-a.jpg`, numbered if another source has that name."""
+    path, number = PurePosixPath(picture.replace("/", "-")), 1
+    while str(flat := numbered(path, number)).lower() in taken:
+        number += 1
+    taken.add(str(flat).lower())
+    return str(flat)
