@@ -88,7 +88,9 @@ def files_of_image(
             image = copy_name(name, source).name
             if not copies and not source.url:
                 image = os.path.relpath(source.name, (folder / path).parent)
-            files[path] = (json.dumps(result.to_labelme(image), ensure_ascii=False, indent=2) + "\n").encode(errors="backslashreplace")
+            files[path] = (json.dumps(result.to_labelme(image), ensure_ascii=False, indent=2) + "\n").encode(
+                errors="backslashreplace"
+            )
         elif name in ("yolo", "yolo-boxes"):
             files[path] = "".join(f"{line}\n" for line in result.to_yolo(polygons=name == "yolo")).encode()
         elif name == "masks":

@@ -216,7 +216,7 @@ class ImageRun:
             lines.flush()
         except OSError as error:
             if error.errno in OUTPUT_ERRORS:
-                raise OSError(error.errno, error.strerror, str(self.folder.path)) from error
+                raise OSError(error.errno, error.strerror, error.filename or str(self.folder.path)) from error
             raise
         if outcome.features is not None:
             self.features.append((source.name, outcome.features))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from PIL import Image
 
-from rcnn.cli.predict_images import ImageOptions
+from rcnn.cli.predict_images import OUTPUT_ERRORS, ImageOptions
 from rcnn.cli.progress import progress_bar
 from rcnn.data.messages import counted, few
 from rcnn.data.video import VideoFrame, VideoWriter, is_video, read_video, require_pyav, video_rate
 from rcnn.drawing.pictures import draw_objects
 from rcnn.new_outputs import output_or_new
 from rcnn.outputs import OutputFolder
+from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
     from rcnn.predictor import Predictor
@@ -48,27 +49,40 @@ def predict_videos(
     failed, names = 0, set[str]()
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
         for video in videos:
-            name = folder.free_name(f"{Path(video).stem}.mp4", names)
-            names.add(name.lower())
+            name = _free_name(folder, Path(video), names)
             try:
                 frames, objects = _predict_one(predictor, video, folder, name, options)
+            except Stopped:
+                with suppress(OSError):  # the terminal is gone (SIGHUP)
+                    typer.echo(f"the results so far are in {path / Path(name).with_suffix('.jsonl')}", err=True)
+                raise
             except (ValueError, OSError) as error:  # also VideoError
+                if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
+                    raise
                 failed += 1
-                typer.echo(str(error), err=True)
+                typer.echo(str(error) if video in str(error) else f"{video}: {error}", err=True)
             else:
                 typer.echo(f"{video}: {counted(objects, 'object')} in {counted(frames, 'frame')}")
-        typer.echo(f"results in {path}")
+        if any((path / Path(name).with_suffix(".jsonl")).exists() for name in names):
+            typer.echo(f"results in {path}")
     if failed:
         typer.echo(f"{counted(failed, 'video')} failed", err=True)
         raise typer.Exit(1)
 
 
+def _free_name(folder: OutputFolder, video: Path, names: set[str]) -> str:
+    """NAME.mp4 for a video, numbered where it or NAME.jsonl is of another video or the user. It is added to `names`."""
+    name = folder.free_name(f"{video.stem}.mp4", names)
+    names.add(name.lower())
+    return name if folder.is_free(Path(name).with_suffix(".jsonl")) else _free_name(folder, video, names)
+
+
 def _predict_one(
     predictor: Predictor, video: str, folder: OutputFolder, name: str, options: ImageOptions
 ) -> tuple[int, int]:
-    """Predict on a video; the number of its frames and of the objects in them. What is done is kept if it is damaged."""
+    """Predict on a video; the number of its frames, and of the objects in them. A damaged one keeps what is done."""
     rate, count = video_rate(video)
-    limit = options.limit or count
+    total = min(options.limit or count, count or options.limit)  # 0: not known
     frames = objects = 0
     problem: ValueError | None = None
     with ExitStack() as stack:
@@ -76,7 +90,7 @@ def _predict_one(
         writer = None
         if options.pictures:
             writer = stack.enter_context(VideoWriter(stack.enter_context(folder.writing(name)), rate))
-        advance = stack.enter_context(progress_bar("predict", min(limit, count) or 1))
+        advance = stack.enter_context(progress_bar("predict", total or 1))
         try:
             for frame in read_video(video):
                 result = options.keep.apply(_detect(predictor, frame, options))

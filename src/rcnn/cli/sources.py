@@ -6,11 +6,13 @@ import glob
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from rcnn.data.images import IMAGE_SUFFIXES
+from rcnn.data.messages import few
+from rcnn.data.video import is_video
 from rcnn.download.memory import download
 from rcnn.outputs import OutputFolder, files_of_rcnn, numbered
 from rcnn.text_files import missing_text
@@ -62,6 +64,7 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
         sources.images.append(Source(name=name, picture=unique, url=url, flat=_flat(unique, flat)))
 
     for word in words:
+        skipped = len(sources.skipped)
         try:
             if is_url(word):
                 add(word, _name_of_url(word), url=True)
@@ -70,7 +73,7 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
                 for path in _images_below(Path(word), sources):
                     add(str(path), path.relative_to(word).as_posix())
                 if len(sources.images) == before:
-                    sources.failed.append((word, "contains no image"))
+                    sources.failed.append((word, f"contains no image{_videos_in(sources.skipped[skipped:])}"))
             elif "\0" not in word and Path(word).exists():
                 add(word, Path(word).name)
             elif glob.has_magic(word):
@@ -78,13 +81,19 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
                 for path in _images_of_pattern(word, folder, sources):
                     add(str(path), path.relative_to(folder).as_posix())
                 if len(sources.images) == before:
-                    sources.failed.append((word, "matches no image"))
+                    sources.failed.append((word, f"matches no image{_videos_in(sources.skipped[skipped:])}"))
             else:
                 reason = missing_text(Path(word))
                 sources.failed.append((word, f"{reason}; expected a file, a folder, a pattern, or an http(s) URL"))
         except (ValueError, OSError) as error:
             sources.failed.append((word, str(error)))
     return sources
+
+
+def _videos_in(skipped: Sequence[str]) -> str:
+    """What to do about the videos among skipped files; empty if there are none."""
+    videos = [name for name in skipped if is_video(name)]
+    return f"; its videos ({few(videos)}) are inputs only where each is named" if videos else ""
 
 
 def _name_of_url(url: str) -> str:

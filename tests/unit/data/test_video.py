@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
@@ -22,6 +23,7 @@ from rcnn.data.video import VideoError, VideoWriter, read_video
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
+from rcnn.stopping import Stopped
 from tests.command import rcnn
 from tests.tiny_data import TINY_MODEL
 
@@ -149,3 +151,69 @@ def test_videos_are_not_mixed_with_images(video: Path) -> None:
         videos_of([str(video)], for_images=True)
     assert videos_of(["photo.jpg", "https://host/video.mp4"], for_images=False) == []
     assert rcnn("predict", video.parent / "no_model", video, "--output", video.parent / "out") == 2
+
+
+def write_noise(target: Path, size: tuple[int, int] = (64, 48), count: int = 30) -> None:
+    """A video of noise, 10 frames per second."""
+    import av
+
+    with av.open(str(target), "w") as file:
+        stream = file.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for index in range(count):
+            frame = np.random.default_rng(index).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
+
+
+def test_a_video_whose_header_has_no_number_of_frames_is_cut_short(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs rcnn[video]")
+    whole, half = tmp_path / "whole.mkv", tmp_path / "half.mkv"
+    write_noise(whole)
+    assert len(list(read_video(whole))) == 30
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(VideoError, match=r"half\.mkv ends after 1\.\d of 3\.0 seconds: it is cut short"):
+        list(read_video(half))
+
+
+def test_a_full_disk_ends_the_command(
+    predictor: Predictor, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(VideoWriter, "write", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        predict_videos(predictor, [str(video)], tmp_path / "out", Path("run"), ImageOptions())
+    assert error.value.filename == str(tmp_path / "out" / "video.mp4")
+
+
+def test_names_and_messages_of_videos(
+    predictor: Predictor,
+    video: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "video.jsonl").write_text("of the user")
+    predict_videos(predictor, [str(video)], out, Path("run"), ImageOptions(limit=1, pictures=False))
+    assert (out / "video-2.jsonl").is_file()
+    assert (out / "video.jsonl").read_text() == "of the user"
+    capsys.readouterr()
+    with pytest.raises(typer.Exit):
+        predict_videos(predictor, [str(tmp_path / "gone.mp4")], tmp_path / "none", Path("run"), ImageOptions())
+    assert "results in" not in capsys.readouterr().out
+    monkeypatch.setattr("rcnn.cli.predict_video._draw", lambda *_: Image.new("RGB", (1, 1)))
+    with pytest.raises(typer.Exit):
+        predict_videos(predictor, [str(video)], tmp_path / "small", Path("run"), ImageOptions())
+    assert "video.mp4: frames of 1 x 1 pixels cannot be written" in capsys.readouterr().err
+
+    def stopped(*_: object) -> None:
+        raise Stopped(2)
+
+    monkeypatch.setattr("rcnn.cli.predict_video._draw", stopped)
+    with pytest.raises(Stopped):
+        predict_videos(predictor, [str(video)], tmp_path / "stop", Path("run"), ImageOptions())
+    assert f"the results so far are in {tmp_path / 'stop' / 'video.jsonl'}" in capsys.readouterr().err
