@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TextIO
 
 from rcnn import __version__
-from rcnn.cli.failures import COMMAND_LINE, is_one_of_several, quiet_unless_first, report_failure
+from rcnn.cli.failures import COMMAND_LINE, is_one_of_several, note_process, quiet_unless_first, report_failure
 from rcnn.stopping import Stopped, stopping_on_signals
 
 DESCRIPTION = "R-CNN models for PyTorch: train, evaluate, predict, and convert checkpoints of other frameworks."
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from rcnn.cli.app import app
 
         quiet_unless_first()
+        note_process()
         COMMAND_LINE.set(tuple(words))
         with warnings.catch_warnings(), stopping_on_signals():
             warnings.showwarning = _show_warning
