@@ -205,7 +205,11 @@ def test_names_and_messages_of_videos(
     with pytest.raises(typer.Exit):
         predict_videos(predictor, [str(tmp_path / "gone.mp4")], tmp_path / "none", Path("run"), ImageOptions())
     assert "results in" not in capsys.readouterr().out
-    monkeypatch.setattr("rcnn.cli.predict_video._draw", lambda *_: Image.new("RGB", (1, 1)))
+
+    def tiny(*_: object) -> Image.Image:
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr("rcnn.cli.predict_video._draw", tiny)
     with pytest.raises(typer.Exit):
         predict_videos(predictor, [str(video)], tmp_path / "small", Path("run"), ImageOptions())
     assert "video.mp4: frames of 1 x 1 pixels cannot be written" in capsys.readouterr().err
