@@ -197,7 +197,7 @@ def test_label_files_of_one_name_are_all_named(tmp_path: Path) -> None:
         place(tmp_path, f"images/train/{folder}/a.png", f"labels/train/{folder}/a.txt", "0 7 7 7 7")
     (tmp_path / "data.yaml").write_text(YAML)
     text = "\n".join(open_dataset(tmp_path, "train", allow_empty=True).warnings)
-    assert "labels/train/x/a.txt:1 or labels/train/y/a.txt:1" in text
+    assert "labels/train/x/a.txt:1, labels/train/y/a.txt:1" in text
 
 
 def test_aliases_in_data_yaml_are_bounded(tmp_path: Path) -> None:
