@@ -7,8 +7,17 @@ import sys
 from contextvars import ContextVar
 
 LAUNCHED = "RCNN_LAUNCHED"  # as in runtime/launch.py, which would import torch
+PID = "pid"  # as in runtime/in_flight.py
 COMMAND_LINE: ContextVar[tuple[str, ...]] = ContextVar("command line")  # the words that main() runs
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torch's launcher reads the error of a process there
+
+
+def note_process() -> None:
+    """Write the id of this process where the launcher of `--devices` finds it, beside its error file."""
+    file = os.environ.get(ERROR_FILE, "")
+    if file and os.environ.get(LAUNCHED) == "1":
+        with open(os.path.join(os.path.dirname(file), PID), "w", encoding="utf-8") as note:
+            note.write(str(os.getpid()))
 
 
 def is_one_of_several() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+PID = "pid"  # file there with the id of the process, written by cli/failures.py
 IN_FLIGHT = "in_flight"  # file beside the error file that torch's launcher names
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 

@@ -9,28 +9,33 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, PContext, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from rcnn import threads
 from rcnn.data.messages import counted
-from rcnn.runtime.in_flight import IN_FLIGHT
+from rcnn.runtime.in_flight import IN_FLIGHT, PID
 
 T = TypeVar("T")
 
 LAUNCHED = "RCNN_LAUNCHED"  # set for the processes: this launcher prints their errors
 TYPED = "RCNN_TYPED"  # set for the processes: the command that the user typed
 LOST = "lost"  # key in an error file: the process only lost the connection to another one
-SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2"  # passed on to the processes
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # passed on to the processes; Windows has only two
+REPEATED = 2.0  # seconds: `timeout` and batch systems signal this process and its group, which is one request to stop
+STOP_SECONDS = 1800  # the processes may save a checkpoint for that long before they are killed
+FAILURE_SECONDS = 20  # after one has failed, the others may take that long; it is reported when all have ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +77,7 @@ def launch_command(words: Sequence[str], *, devices: int, typed: Sequence[str] =
     """
     with tempfile.TemporaryDirectory(prefix="rcnn-") as logs:
         try:
-            with _environment(devices, typed or words):
+            with _environment(devices, typed or words), _stopped_once(Path(logs)), _failures_reported_soon():
                 elastic_launch(_config(devices, logs), sys.executable)("-P", "-m", "rcnn", *words)
         except SignalException as stop:
             return Ended(status=128 + int(stop.sigval))
@@ -87,7 +92,12 @@ def launch_function(function: Callable[..., T], *arguments: object, devices: int
     They are new Python processes, so a script has to call this below `if __name__ == "__main__":`. Raises ValueError
     with the message of the process that failed first.
     """
-    with tempfile.TemporaryDirectory(prefix="rcnn-") as logs, _environment(devices):
+    with (
+        tempfile.TemporaryDirectory(prefix="rcnn-") as logs,
+        _environment(devices),
+        _stopped_once(Path(logs)),
+        _failures_reported_soon(),
+    ):
         try:
             return elastic_launch(_config(devices, logs), function)(*arguments)[0]
         except ChildFailedError as error:
@@ -108,23 +118,19 @@ def _config(devices: int, logs: str) -> LaunchConfig:
         local_addr="localhost",
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=logs),
-        signals_to_handle=SIGNALS,
+        signals_to_handle="",  # torch's handler lets a repeated signal interrupt the wait for the processes
+        shutdown_timeout=STOP_SECONDS,  # after a stop; after a failure see FAILURE_SECONDS
     )
 
 
 @contextmanager
 def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
-    """Variables for the processes while they are started; each gets its share of the CPU cores for its threads.
-
-    Afterwards the signal handlers, which torch's launcher replaces, are as before.
-    """
+    """Variables for the processes while they are started; each gets its share of the CPU cores for its threads."""
     added = {LAUNCHED: "1"}
     if typed:
         added[TYPED] = shlex.join(["rcnn", *typed])
     if not threads.set_by_user():
         added[threads.NUMBER] = str(max(1, threads.available_cores() // devices))
-    numbers = [getattr(signal, name) for name in SIGNALS.split(",") if hasattr(signal, name)]
-    handlers = {number: signal.getsignal(number) for number in numbers}
     os.environ.update(added)
     try:
         yield
@@ -132,9 +138,71 @@ def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
         for name in added:
             os.environ.pop(name, None)
         threads.prepare()
-        for number, handler in handlers.items():
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python
+
+
+class _StopOnce:
+    """The signal handler: the first signal stops the processes, repeated ones change nothing.
+
+    As in a single process, a second Ctrl-C ends the run without saving; a third one kills the processes.
+    """
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._first: float | None = None  # when the first signal arrived
+        self._interrupts = 0  # Ctrl-C after that
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Have torch's launcher pass on the first signal and wait for the processes."""
+        if self._first is None:
+            self._first = time.monotonic()
+            raise SignalException(f"stopped by signal {number}", signal.Signals(number))
+        if number == signal.SIGINT and time.monotonic() - self._first > REPEATED:
+            self._interrupts += 1
+            _signal_processes(self._logs, signal.SIGINT if self._interrupts == 1 else signal.SIGKILL)
+
+
+@contextmanager
+def _stopped_once(logs: Path) -> Iterator[None]:
+    """Within the block signals are handled by _StopOnce; without effect outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    stop = _StopOnce(logs)
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # ignored by nohup
+            signal.signal(number, stop.handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python
+
+
+@contextmanager
+def _failures_reported_soon() -> Iterator[None]:
+    """Within the block processes that outlive a failed one are killed after FAILURE_SECONDS.
+
+    In a collective of NCCL they do not react to SIGTERM. torch's launcher has 30 seconds for that, without a setting.
+    """
+    close = PContext.close
+
+    def close_soon(self: PContext, death_sig: signal.Signals | None = None, timeout: int = FAILURE_SECONDS) -> None:
+        close(self, death_sig, timeout)
+
+    PContext.close = close_soon  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        PContext.close = close  # type: ignore[method-assign]
+
+
+def _signal_processes(logs: Path, number: int) -> None:
+    """Send the signal `number` to the processes that have noted their ids in `logs`."""
+    for note in logs.glob(f"**/{PID}"):
+        with suppress(OSError, ValueError):  # it has ended, or is just writing the note
+            os.kill(int(note.read_text(encoding="utf-8")), number)
 
 
 def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> Ended:

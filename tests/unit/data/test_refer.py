@@ -108,7 +108,7 @@ def test_refer_entries_that_cannot_be_used_are_skipped_and_counted(refer: Path, 
     ("content", "message"),
     [
         (b"\x80\x02]r\xff\xff\xff\x7f.", "memo entry 2147483647, but has only 9 bytes"),  # would reserve 32 GiB
-        (b"(lp99999999999\n.", "a place 99999999999 in its memo"),
+        (b"(lp99999999999\n.", "memo entry 99999999999"),
         (pickle.dumps([1], 4), "it has protocol 4 or later"),
         (b"cos\nsystem\n(S'x'\ntR.", "it names os.system, which plain values do not need"),
         (b"\x80\x02X\xff\xff\xff\x7fab.", "not a pickle of plain values"),

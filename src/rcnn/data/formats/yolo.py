@@ -8,7 +8,8 @@ images/a.jpg are in labels/a.txt, otherwise beside the image.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.options import ReadOptions
-from rcnn.data.formats.yolo_layouts import ImageSource, Layout, images_of, layout_of, layout_splits
+from rcnn.data.formats.yolo_layouts import ImageSource, Layout, images_of, layout_of, layout_splits, unused_labels
 from rcnn.data.images import image_size
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few
 from rcnn.text_files import read_text
@@ -34,7 +35,7 @@ MIN_POLYGON = 7  # class, x and y of three points
 class _Line:
     """A line of a label file."""
 
-    name: str  # its id: its file without folder and suffix, and its number from 1
+    name: str  # its id: its file without suffix, and without folder if no other has that name, and its number from 1
     words: list[str]
     size: tuple[int, int]  # height and width of the image
 
@@ -74,17 +75,36 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     for line in layout.moved.get(split, []):
         warnings.note(f"{split}: {line}")
     sources = images_of(layout, split)
+    stems = Counter(source.labels.stem for source in sources if source.labels is not None)
     images: list[RawEntry] = []
     found: list[RawEntry] = []
     sizes = {image["id"]: (image["height"], image["width"]) for image in options.known[1]} if options.known else {}
     for source in sources:
         size = sizes.get(source.name) or image_size(source.path)
         images.append({"id": source.name, "file_name": source.name, "height": size[0], "width": size[1]})
-        lines = _lines(source, size, layout.root, warnings, names)
-        found += [entry | {"image_id": source.name} for entry in _objects(lines, layout, warnings)]
+        unique = source.labels is None or stems[source.labels.stem] == 1
+        lines = list(_lines(source, size, layout.root, warnings, names, unique=unique))
+        objects = list(_objects(lines, layout, warnings))
+        found += [entry | {"image_id": source.name} for entry in objects]
+        if lines and not objects:
+            warnings.all_skipped([source.name])
     _note_unlabelled(sources, warnings)
+    unused = unused_labels(layout, split, sources)
+    warnings.add(
+        "no image of that name, or not in a format for images", "not used", unused, "label file", kind="missing-image"
+    )
     for key, texts in layout.missing.items():
-        warnings.note(f"{key} names {few([excerpt(one) for one in texts])}, which does not exist: skipped")
+        what = f"{few([excerpt(one) for one in texts])}, which does not exist"
+        if key == "test":  # exports often name one that they do not hold
+            warnings.note(f"{key} names {what}: skipped")
+        else:
+            warnings.add(
+                f"the path {what}",
+                f"skipped; correct the path, relative to {layout.root}",
+                [key],
+                "split",
+                kind="missing-split",
+            )
     raw = RawTables(
         file=layout.file,
         root=layout.root,
@@ -98,11 +118,18 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
 
 
 def _lines(
-    source: ImageSource, size: tuple[int, int], root: Path, warnings: Warnings, names: dict[object, str]
+    source: ImageSource,
+    size: tuple[int, int],
+    root: Path,
+    warnings: Warnings,
+    names: dict[object, str],
+    *,
+    unique: bool,
 ) -> Iterator[_Line]:
     """The lines of the label file of an image that are not empty; none if there is no file.
 
     A file that is not text is skipped with a warning. `names` gets what messages call each line, labels/train/a.txt:3.
+    `unique`: whether no other label file of the split has the same name without its folder.
     """
     if source.labels is None:
         return
@@ -114,12 +141,12 @@ def _lines(
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if words := line.split():
-            name, called = f"{source.labels.stem}:{number}", f"{file}:{number}"
-            names[name] = f"{names[name]} or {called}" if name in names else called  # a stem in several folders
+            name = f"{source.labels.stem if unique else os.path.splitext(file)[0]}:{number}"
+            names[name] = f"{file}:{number}"
             yield _Line(name=name, words=words, size=size)
 
 
-def _objects(lines: Iterator[_Line], layout: Layout, warnings: Warnings) -> Iterator[RawEntry]:
+def _objects(lines: Iterable[_Line], layout: Layout, warnings: Warnings) -> Iterator[RawEntry]:
     """The annotations of an image, without the image; a line that is written twice is one object."""
     seen = set[tuple[str, ...]]()
     for line in lines:

@@ -1,0 +1,119 @@
+"""The launcher of `--devices N`: repeated signals do not cut off what processes save; failures are reported soon."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from rcnn.runtime import launch
+
+# stands for the package that the launcher runs: notes the signals that arrive while it saves, for up to N seconds
+PROCESS = """
+import json, os, signal, sys, time
+from pathlib import Path
+folder, rank, received = Path(sys.argv[1]), os.environ["RANK"], []
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, _: received.append(number))
+Path(os.environ["TORCHELASTIC_ERROR_FILE"]).with_name("pid").write_text(str(os.getpid()))
+(folder / f"ready_{rank}").touch()
+while not received:
+    time.sleep(0.02)
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end and len(received) < 2:
+    time.sleep(0.02)
+(folder / rank).write_text(json.dumps(received))
+"""
+
+
+# process 1 fails as soon as process 0 ignores SIGTERM, as one that waits in a collective of NCCL does
+FAILING = """
+import os, signal, sys, time
+from pathlib import Path
+ready = Path(sys.argv[1]) / "ready"
+if os.environ["RANK"] == "0":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ready.touch()
+    time.sleep(60)
+while not ready.exists():
+    time.sleep(0.02)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def write_package(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Have the launched processes run `text`."""
+    (folder / "rcnn").mkdir()
+    (folder / "rcnn" / "__init__.py").touch()
+    (folder / "rcnn" / "__main__.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def stop(folder: Path, monkeypatch: pytest.MonkeyPatch, signals: Sequence[int], *, saving: float) -> launch.Ended:
+    """Launch two processes that save for `saving` seconds, and send `signals` to the launcher, 0.3 seconds apart."""
+    write_package(folder, monkeypatch, PROCESS)
+
+    def send() -> None:
+        while len(list(folder.glob("ready_*"))) < 2:
+            time.sleep(0.02)
+        for number in signals:
+            os.kill(os.getpid(), number)
+            time.sleep(0.3)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    ended = launch.launch_command([str(folder), str(saving)], devices=2)
+    sender.join()
+    return ended
+
+
+def received(folder: Path) -> list[list[int]]:
+    return [json.loads((folder / rank).read_text()) for rank in ("0", "1") if (folder / rank).exists()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_repeated_signals_are_one_request_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """As `timeout` and batch systems send them, to the process and to its group."""
+    before = signal.getsignal(number)
+    ended = stop(tmp_path, monkeypatch, [number] * 3, saving=1.2)
+    assert (ended.status, ended.failed) == (128 + number, False)
+    assert received(tmp_path) == [[number], [number]]
+    assert signal.getsignal(number) is before
+
+
+def test_a_later_interrupt_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes then end without saving, as a single process does; SIGTERM again changes nothing."""
+    monkeypatch.setattr(launch, "REPEATED", 0.1)
+    start = time.monotonic()
+    ended = stop(tmp_path, monkeypatch, [signal.SIGINT, signal.SIGTERM, signal.SIGINT], saving=60)
+    assert ended.status == 128 + signal.SIGINT
+    assert received(tmp_path) == [[signal.SIGINT] * 2] * 2
+    assert time.monotonic() - start < 50
+
+
+def test_the_processes_may_save_for_the_time_of_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch.STOP_SECONDS > 600
+    monkeypatch.setattr(launch, "STOP_SECONDS", 1)
+    assert stop(tmp_path, monkeypatch, [signal.SIGTERM], saving=60).status == 128 + signal.SIGTERM
+    assert received(tmp_path) == []  # killed after that time
+
+
+def test_a_failure_is_reported_although_another_process_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert launch.FAILURE_SECONDS < 30
+    monkeypatch.setattr(launch, "FAILURE_SECONDS", 1)
+    write_package(tmp_path, monkeypatch, FAILING)
+    start = time.monotonic()
+    ended = launch.launch_command([str(tmp_path)], devices=2)
+    assert time.monotonic() - start < 20
+    assert (ended.status, ended.failed) == (2, True)
+    assert ended.message.startswith("process 1 of 2 was killed by SIGKILL")
