@@ -250,7 +250,7 @@ def test_an_image_without_a_line_that_can_be_used_is_said_to_be_background(tmp_p
     (tmp_path / "classes.txt").write_text("kite\ncup\n")
     found = {one.kind: one for one in open_dataset(tmp_path, "train").findings}
     assert found["all-skipped"].ids == ("images/train/b.png",)
-    assert found["all-skipped"].line().endswith("used as background, without objects")
+    assert found["all-skipped"].line().endswith("used as background in training")
 
 
 @pytest.mark.parametrize(("names", "what"), [("[kite, yes]", "name 1 is True"), ("{0: kite, 1: }", "name 1 is None")])
