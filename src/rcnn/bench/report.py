@@ -119,7 +119,7 @@ class Benchmark:
                 rows={name: Measured.from_dict(row) for name, row in values["subjects"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path} has not the content that `rcnn benchmark --json` prints") from error
+            raise ValueError(f"{path} does not have the content that `rcnn benchmark --json` prints") from error
 
     def write(self, path: str | Path) -> None:
         """Write the JSON to a file that does not exist yet, or that has an earlier benchmark."""
@@ -128,7 +128,7 @@ class Benchmark:
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     def regressions(self, old: Benchmark) -> list[str]:
-        """What became slower, or takes more memory, than in `old` beyond the noise of both; a line for each.
+        """A line for each figure that is slower than in `old` beyond the noise of both, or takes more memory.
 
         The noise of a figure is the distance between the 10th and the 90th percentile of its samples. Raises ValueError
         if the two cannot be compared: another model, image, device or number of threads.

@@ -26,7 +26,9 @@ def benchmark(
         typer.Option(help="Measure only this one. Defaults to float32, and bfloat16 where the hardware has it."),
     ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes for the throughput.")] = "1,8",
-    repeats: Annotated[int, typer.Option(help="Number of measured calls with one image, after 2 warm-up calls.", min=2)] = 5,
+    repeats: Annotated[
+        int, typer.Option(help="Number of measured calls with one image, after 2 warm-up calls.", min=2)
+    ] = 5,
     peer: Annotated[bool, typer.Option("--peer/--no-peer", help="Measure torchvision's model, too.")] = True,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, in new processes.")] = True,
     to_stdout: Annotated[bool, typer.Option("--json", help="Print JSON with all samples, and no table.")] = False,
