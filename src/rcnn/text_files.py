@@ -107,7 +107,10 @@ def read_json(path: Path, advice: str = "it may be cut short or another kind of 
     require_regular(path)
     try:
         with gc_paused():
-            return json.loads(path.read_bytes())
+            content = path.read_bytes()
+            if not content:
+                raise ValueError("it is empty (0 bytes)")
+            return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); {advice}") from error
 

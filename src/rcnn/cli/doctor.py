@@ -22,7 +22,10 @@ CORE = ("torchvision", "numpy", "pillow", "safetensors", "typer", "rich", "hotco
 
 
 def doctor() -> None:
-    """Show what this machine has (Python, torch, GPU, image formats, extras), and how to install what is missing."""
+    """Show what this machine has (Python, torch, GPU, image formats, extras), and how to install what is missing.
+
+    Exits with status 1 if the cache of weights contains damaged files or cannot be used.
+    """
     missing: list[str] = []
     _row("python", platform.python_version(), sys.executable)
     _row("machine", platform.platform(), f"{platform.machine()}")
@@ -46,28 +49,45 @@ def doctor() -> None:
         except importlib.metadata.PackageNotFoundError:
             _row(f"extra: {extra}", "not installed", package)
             missing.append(f"pip install 'rcnn[{extra}]'   # optional")
-    _weights()
+    problem = _weights()
     lines = "\n  ".join(dict.fromkeys(missing))
-    typer.echo(f"\nto install what is missing:\n  {lines}" if missing else "\nnothing is missing")
+    if missing:
+        typer.echo(f"\nto install what is missing:\n  {lines}")
+    elif not problem:
+        typer.echo("\nnothing is missing")
+    if problem:
+        typer.echo(f"\n{problem}")
+        raise typer.Exit(1)
 
 
-def _weights() -> None:
-    """The cache of published weights, damaged files in it, and whether more can be downloaded."""
+def _weights() -> str:
+    """Show the cache of published weights, damaged files in it, and whether more can be downloaded.
+
+    Returns a line that says what is wrong with the cache; empty if nothing is.
+    """
     try:
-        from rcnn.weights.catalogue.cache import cache_folder, cache_problems, cached_names, is_offline
+        from rcnn.weights.catalogue.cache import cache_folder, cache_problems, is_offline, local_names
     except (ImportError, OSError):
-        return  # a package is missing, as said above
+        return ""  # a package is missing, as said above
     folder = cache_folder()
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    names = cached_names()
-    state = ", ".join(names) if names else "empty"
-    _row("cache of weights", str(folder), state if os.access(parent, os.W_OK) else f"{state}; not writable")
-    for problem in cache_problems():
+    problems: list[str] = []
+    if parent.is_dir():
+        names, problems = local_names(), cache_problems()
+        state = ", ".join(names) if names else "empty"
+        _row("cache of weights", str(folder), state if os.access(parent, os.W_OK) else f"{state}; not writable")
+    else:
+        _row("cache of weights", str(folder), f"{parent} is a file; expected a folder: set RCNN_CACHE to another one")
+    for problem in problems:
         _row("", f"damaged: {problem}")
     if is_offline():
         _row("network", "not used", "--offline or RCNN_OFFLINE")
     else:
         _row("network", _network(), f"{HOST}; without it: RCNN_CACHE, docs/weights.md")
+    if not parent.is_dir():
+        return "the cache of weights is not a folder, see above"
+    files = "1 damaged file" if len(problems) == 1 else f"{len(problems)} damaged files"
+    return f"{files} in the cache of weights, see above" if problems else ""
 
 
 def _network() -> str:

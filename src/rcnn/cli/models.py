@@ -73,7 +73,7 @@ def list_weights(
 
     Example: rcnn models weights mask_rcnn_r50_fpn
     """
-    from rcnn.weights.catalogue.cache import downloads_folder, is_available
+    from rcnn.weights.catalogue.cache import downloads_folder, local_state
     from rcnn.weights.catalogue.names import matching_entries
 
     found = matching_entries(name)
@@ -84,7 +84,7 @@ def list_weights(
     typer.echo(f"{'name':{width}}    box  mask  kpts    MiB  local")
     for entry in found:
         size = f"{entry.mib:.0f}" if entry.mib else "-"
-        typer.echo(f"{entry.name:{width}}  {_scores(entry)}  {size:>5}  {'yes' if is_available(entry) else '-'}")
+        typer.echo(f"{entry.name:{width}}  {_scores(entry)}  {size:>5}  {local_state(entry)}")
     if not all(entry.mib for entry in found):
         typer.echo("MiB: - where the publisher's documents give no size.")
     if len(found) == 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 SKIPPED = "skipped"  # the usual action about an entry that cannot be used
 SHOWN = 5  # ids in a line, before the rest are counted
+BY_NAME = ("label file", "split")  # entries whose ids are names
 LONGEST = 200  # characters of one of them
 PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry": "entries"}
 
@@ -76,7 +77,8 @@ class Finding:
         """File, count, what is wrong, first ids, what was done; without ids, `what` is the whole line."""
         if not self.ids:
             return self.what + (f" (split {self.split})" if self.split else "")
-        shown = f"region {few(self.ids)}" if self.noun == "region" else few(self.names) or f"id {few(self.ids)}"
+        noun = "region" if self.noun == "region" else "id"
+        shown = few(self.names) or (few(self.ids) if self.noun in BY_NAME else f"{noun} {few(self.ids)}")
         where = f"split {self.split}: " if self.split else ""
         return (
             f"{self.file}: {where}{counted(len(self.ids), self.noun)} {'has' if len(self.ids) == 1 else 'have'} "
@@ -123,6 +125,11 @@ class Warnings:
         """
         if len(ids):
             self._ids.setdefault((kind, noun, what, action), []).extend(ids)
+
+    def all_skipped(self, images: Sequence[object]) -> None:
+        """Every object of the images with the ids `images` was skipped."""
+        what, action = "objects in the annotations, but all of them were skipped", "used as background, without objects"
+        self.add(what, action, images, "image", kind="all-skipped")
 
     def copy(self) -> Warnings:
         """The same warnings, to add others to."""

@@ -24,7 +24,7 @@ from rcnn.data.assemble import assemble
 from rcnn.data.checks.check import KnownImages, check_tables
 from rcnn.data.checks.tables import Id, Image, MetricName, RawEntry, RawTables, Tables
 from rcnn.data.image_inputs import as_image
-from rcnn.data.messages import MissingImagesError, Warnings, close_to, counted, few
+from rcnn.data.messages import MissingImagesError, Warnings, close_to, counted, excerpt, few
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.ops.coco_backend import encode_mask
 
@@ -76,6 +76,13 @@ def dataset_of_records(
     metric: MetricName = "coco",
 ) -> Dataset:
     """See `Dataset.from_records`."""
+    if isinstance(records, (Mapping, str)):
+        raise ValueError(f"records is a {type(records).__name__}; expected a list of dicts, one per image")
+    for index, one in enumerate(records := list(records)):
+        if not isinstance(one, (Mapping, ImageRecord)):
+            raise ValueError(f"record {index} is {excerpt(one)}; expected a dict with file, boxes, labels")
+        if isinstance(one, Mapping) and isinstance(one.get("labels"), str):
+            raise ValueError(f"record {index} has labels {one['labels']!r}; expected a list, one label per object")
     entries = [_of_record(one) if isinstance(one, ImageRecord) else dict(one) for one in records]
     if not entries:
         raise ValueError("records is empty; expected at least one image")

@@ -29,7 +29,7 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
     more = len(plan.warnings) - SHOWN_WARNINGS
     if more > 0:
         yield f"warning: {counted(more, 'more warning')} about the data; --dry-run prints all of them"
-    yield from dict.fromkeys(note for dataset in plan.data.every.values() for note in dataset.notes)
+    yield from _notes(plan)
     classes = counted(plan.config.num_classes, "class")
     yield f"{plan.config.name}: {classes}, training on {_data(plan.dataset)}, {_validation(plan)}"
     yield from class_lines(plan.dataset.class_counts)
@@ -48,9 +48,15 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
         yield f"changed since the run was started: {'; '.join(plan.changed)}"
 
 
+def _notes(plan: RunPlan) -> Iterator[str]:
+    """Decisions in reading the data that are not about faults, each once."""
+    yield from dict.fromkeys(note for dataset in plan.data.every.values() for note in dataset.notes)
+
+
 def describe_plan(plan: RunPlan) -> Iterator[str]:
     """The whole plan, one value per line with its reason in brackets."""
     yield from (f"warning: {line}" for line in plan.warnings)
+    yield from _notes(plan)
     request = plan.request
     kind = "a model" if starts_fresh(request.model) else "a checkpoint"
     if request.recipe:

@@ -6,6 +6,7 @@ Letters: B images, S sampled anchors, R sampled regions.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,14 +20,26 @@ from rcnn.models.heads.mask import MaskHead
 from rcnn.models.heads.regions import Regions, sample_regions
 from rcnn.models.rpn import RANDOM_STREAM, Level
 from rcnn.ops.sampling import random_keys, sample
+from rcnn.runtime.processes import ALONE, Processes
 from rcnn.structures import ImageBatch, Targets
 
 THRESHOLDS = (0.5, 0.7, 0.9)  # of the objectness
 
 
+class Ratio(NamedTuple):
+    """A value as numerator () and denominator (): several processes add up both."""
+
+    part: Tensor
+    whole: Tensor
+
+
 @torch.no_grad()
-def diagnostics(detector: Detector, batch: TrainingBatch, seed: Tensor, *, bf16: bool = False) -> dict[str, float]:
+def diagnostics(
+    detector: Detector, batch: TrainingBatch, seed: Tensor, *, bf16: bool = False, processes: Processes = ALONE
+) -> dict[str, float]:
     """Counts per image and fractions, by their names in the log; without those that have nothing to be measured on.
+
+    With several processes, all call this, each with its part of the batch; the values are those of the whole batch.
 
     RPN: precision and recall on the sampled anchors. Box head (the first stage of a cascade): accuracy on the sampled
     regions, and on the positive ones. Mask head: accuracy of the pixels of the positive regions. The samples are those
@@ -58,13 +71,15 @@ def diagnostics(detector: Detector, batch: TrainingBatch, seed: Tensor, *, bf16:
                 regions = replace(regions, maps=outputs.maps)
                 values |= _of_masks(detector.mask_head, features, regions, images, targets)
     detector.train(training)
-    names, numbers = list(values), torch.stack([value.float() for value in values.values()]).tolist()
-    return {DIAGNOSTICS + name: number for name, number in zip(names, numbers, strict=True) if number == number}
+    sums = torch.stack([torch.stack([value.part, value.whole]).float() for value in values.values()])
+    part, whole = processes.mean(sums).unbind(1)
+    found = zip(values, (part / whole).tolist(), strict=True)
+    return {DIAGNOSTICS + name: number for name, number in found if number == number}  # without NaN
 
 
 def _of_anchors(
     detector: Detector, levels: list[Level], images: ImageBatch, targets: Targets, seed: Tensor
-) -> dict[str, Tensor]:
+) -> dict[str, Ratio]:
     """`anchor_values` of the anchors that a training step samples."""
     rpn = detector.rpn
     logits = torch.cat([level.logits for level in levels], 1)  # (B, A)
@@ -74,39 +89,41 @@ def _of_anchors(
     return anchor_values(logits.gather(1, index), positive, valid)
 
 
-def anchor_values(logits: Tensor, positive: Tensor, valid: Tensor) -> dict[str, Tensor]:
-    """Precision and recall of objectness `logits` (B, S) at each threshold, and counts; NaN: nothing to measure it on.
+def anchor_values(logits: Tensor, positive: Tensor, valid: Tensor) -> dict[str, Ratio]:
+    """Precision and recall of objectness `logits` (B, S) at each threshold, and counts per image.
 
     `positive` and `valid` (B, S) bool: which anchors are positive, and which belong to the sample.
     """
     objectness, positive = logits.sigmoid(), positive & valid
+    images = torch.full((), len(logits), device=logits.device)
     values = {
-        "anchors_positive": positive.sum() / len(logits),
-        "anchors_negative": (valid & ~positive).sum() / len(logits),
+        "anchors_positive": Ratio(positive.sum(), images),
+        "anchors_negative": Ratio((valid & ~positive).sum(), images),
     }
     for threshold in THRESHOLDS:
         found = (objectness > threshold) & valid
         right = (found & positive).sum()
-        values[f"rpn_precision_{threshold * 100:.0f}"] = right / found.sum()
-        values[f"rpn_recall_{threshold * 100:.0f}"] = right / positive.sum()
+        values[f"rpn_precision_{threshold * 100:.0f}"] = Ratio(right, found.sum())
+        values[f"rpn_recall_{threshold * 100:.0f}"] = Ratio(right, positive.sum())
     return values
 
 
-def region_values(logits: Tensor, regions: Regions) -> dict[str, Tensor]:
-    """Accuracy of the class `logits` (B, R, K + 1) of `regions`, and counts; NaN: nothing to measure it on."""
+def region_values(logits: Tensor, regions: Regions) -> dict[str, Ratio]:
+    """Accuracy of the class `logits` (B, R, K + 1) of `regions`, and counts per image."""
     right = (logits.argmax(-1) == regions.labels) & regions.valid
     positive, valid = regions.positive & regions.valid, regions.valid
+    images = torch.full((), len(logits), device=logits.device)
     return {
-        "regions_positive": positive.sum() / len(logits),
-        "regions_negative": (valid & ~positive).sum() / len(logits),
-        "class_accuracy": right.sum() / valid.sum(),
-        "class_accuracy_positive": (right & positive).sum() / positive.sum(),
+        "regions_positive": Ratio(positive.sum(), images),
+        "regions_negative": Ratio((valid & ~positive).sum(), images),
+        "class_accuracy": Ratio(right.sum(), valid.sum()),
+        "class_accuracy_positive": Ratio((right & positive).sum(), positive.sum()),
     }
 
 
 def _of_masks(
     head: MaskHead, features: dict[str, Tensor], regions: Regions, images: ImageBatch, targets: Targets
-) -> dict[str, Tensor]:
+) -> dict[str, Ratio]:
     """`mask_accuracy`: the fraction of right pixels in the masks of the positive regions."""
     positives = regions.positives()
     maps = positives.maps
@@ -116,4 +133,4 @@ def _of_masks(
     masks = head.targets(positives, targets, logits.shape[-1], images)
     counted = positives.positive & head.targets.has_mask(targets).gather(1, positives.matched)  # (B, R)
     right = ((logits > 0) == (masks > 0.5)).flatten(2).float().mean(-1)  # (B, R)
-    return {"mask_accuracy": (right * counted).sum() / counted.sum()}
+    return {"mask_accuracy": Ratio((right * counted).sum(), counted.sum())}

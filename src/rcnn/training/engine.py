@@ -90,11 +90,11 @@ def train(
 
 
 def diagnose(state: TrainState, batch: TrainingBatch, settings: TrainConfig, step: int) -> dict[str, float]:
-    """`diagnostics` of `batch` after `step`, in the first process; none where the weights are divided."""
-    if not settings.diagnostics or settings.shard or not state.processes.is_first:
+    """`diagnostics` of the batch of all processes after `step`; none where the weights are divided."""
+    if not settings.diagnostics or settings.shard:
         return {}
     seed = torch.tensor([(settings.seed << 32) + step, batch.first], device=state.detector.pixel_mean.device)
-    return diagnostics(state.detector, batch, seed, bf16=settings.bf16)
+    return diagnostics(state.detector, batch, seed, bf16=settings.bf16, processes=state.processes)
 
 
 def optimize_or_skip(

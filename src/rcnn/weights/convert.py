@@ -40,6 +40,7 @@ class ConvertOptions:
     allow_nonfinite: bool = False
     overrides: Sequence[str] = ()  # KEY=VALUE of our config; they win over the file and the settings
     command: str = ""  # as typed, for the record
+    require: Callable[[Converted], None] | None = None  # raises a ValueError to refuse what the file contains
 
 
 def convert_to_folder(file: str | Path, output: str | Path, options: ConvertOptions, log: Log = print) -> None:
@@ -76,6 +77,8 @@ def _write(file: Path, folder: Path, options: ConvertOptions, log: Log) -> str:
         convert_found(found, options.settings, overrides=options.overrides, allow_missing=options.allow_missing),
         options.classes,
     )
+    if options.require is not None:
+        options.require(converted)
     state = _complete(converted)
     for line in report_lines(converted, state, file, found.kind, options.overrides):
         log(line)

@@ -124,6 +124,29 @@ def test_corners_without_outlines_are_warned_of(tmp_path: Path) -> None:
     assert "probably [x1, y1, x2, y2]" in dataset.warnings[0]
 
 
+def test_some_boxes_in_fractions_are_warned_of(tmp_path: Path) -> None:
+    boxes = [[10, 10, 20, 20], [0.2, 0.25, 0.5, 0.5], [0, 0, 1, 1]]  # the last one may be a pixel
+    dataset = opened(tmp_path, [annotation(n, bbox=box, segmentation=None) for n, box in enumerate(boxes, start=1)])
+    assert "1 annotation has a bbox from 0 to 1, of under 1 pixel" in dataset.warnings[0]
+    assert [(one.kind, one.ids) for one in dataset.findings] == [("relative-coordinates", (2,))]
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_centre_boxes_in_fractions_are_warned_of(tmp_path: Path, relative: bool) -> None:
+    boxes = [[0.5, 0.5, 0.4, 0.4], [0.8, 0.7, 0.3, 0.5], [0.2, 0.2, 0.2, 0.3]]
+    annotations = [annotation(n, bbox=box, segmentation=None) for n, box in enumerate(boxes, start=1)]
+    dataset = opened(tmp_path, annotations, relative_boxes=relative)
+    (form,) = [one for one in dataset.findings if one.kind == "box-form"]
+    assert form.ids == (2,)
+    assert "probably centre boxes [cx, cy, width, height] (YOLO's form) and must then be converted" in form.action
+
+
+def test_an_image_with_faulty_objects_only_is_said_to_be_background(tmp_path: Path) -> None:
+    wrong = annotation(2, image_id=2, bbox=[1, 2, 3], segmentation=None)
+    found = {one.kind: one.ids for one in opened(tmp_path, [annotation(1), wrong]).findings}
+    assert found == {"bad-box": (2,), "all-skipped": (2,)}
+
+
 def test_one_box_that_contradicts_its_outline_is_used_as_written(tmp_path: Path) -> None:
     annotations = [annotation(1), annotation(2), annotation(3), annotation(4, bbox=[40, 10, 10, 10])]
     dataset = opened(tmp_path, annotations)

@@ -64,9 +64,17 @@ def test_a_closed_square_and_a_polygon_of_many_points() -> None:
     square = [0.0, 0, 9, 0, 9, 9, 0, 9, 0, 0]
     turns = np.linspace(0, math.tau, 3000, endpoint=False)
     circle = np.stack([100 * np.cos(turns), 100 * np.sin(turns)], axis=1)
-    eight = np.stack([100 * np.cos(turns), 50 * np.sin(2 * turns + 0.1)], axis=1)
+    turns += 1e-4  # without a point where the curve crosses itself
+    eight = np.stack([100 * np.cos(turns), 50 * np.sin(2 * turns)], axis=1)
     polygons = [square, circle.reshape(-1).tolist(), eight.reshape(-1).tolist()]
     assert crossing_polygons(pack_outlines(with_polygons(polygons))).tolist() == [False, False, True]
+
+
+def test_a_point_on_another_edge_is_no_crossing_whatever_the_rounding() -> None:
+    fractions = np.array([260.74, 281.51, 263.68, 283.47, 267.61, 280.53, 262.21, 282.49, 250, 290]) / 381
+    written = [260.74, 281.51, 263.68, 283.47, 267.61, 280.53, 262.21, 282.49, 250, 290]  # 262.21, 282.49 on edge 1
+    found = crossing_polygons(pack_outlines(with_polygons([written, (fractions * 381).tolist()])))
+    assert found.tolist() == [False, False]
 
 
 def test_nothing_crosses_in_nothing() -> None:

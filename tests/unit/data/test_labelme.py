@@ -130,7 +130,9 @@ def test_images_are_found_where_the_file_says_or_beside_it_or_in_images(tmp_path
         "photos/a.png", "annotations/b.png", "images/c.png"
     ]  # fmt: skip
     (tmp_path / "photos" / "a.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"annotations: 1 of its 3 images are not in .*a\.png"):
+    with pytest.raises(
+        FileNotFoundError, match=r"annotations: 1 of its 3 images is not in .*a\.png.* remove its annotation file"
+    ):
         open_dataset(tmp_path, "all")
 
 
@@ -186,6 +188,8 @@ def test_damaged_and_other_files_are_skipped_and_unlabelled_images_noted(tmp_pat
     (tmp_path / "settings.json").write_text("{}")
     dataset = open_dataset(tmp_path, "all")
     assert dataset.image_ids == ("a", "empty")
+    (tmp_path / "b.json").write_text("")
+    assert "no content, being empty (0 bytes) (id b.json)" in open_dataset(tmp_path, "all").warnings[0]
     text = "\n".join(dataset.warnings)
     assert "1 file has content that is not JSON (id b.json): skipped with its image" in text
     assert "1 file has no list of shapes, so it is not a labelme file (id settings.json): skipped" in text

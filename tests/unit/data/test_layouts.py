@@ -206,6 +206,8 @@ def test_images_without_ground_truth(tmp_path: Path) -> None:
         ({"data.zip": ""}, "data.zip is an archive: unpack it"),
         ({"my.json": '{"a": 1}'}, "my.json is a JSON object with a"),
         ({"my.json": "[1, 2]"}, "my.json is a JSON list of 2 entries"),
+        ({"my.json": ""}, r"my.json is empty \(0 bytes\): export it again"),
+        ({"my.JSON": "{}"}, "my.JSON is not searched for, because its suffix is not .json: rename it, or give --anno"),
         ({"my.json": "[1, 2"}, "my.json is not valid JSON: it may be cut short"),
         ({}, "contains no files. Give the folder that contains the images"),
     ],
@@ -221,10 +223,24 @@ def test_an_unknown_folder_is_answered_with_what_it_looks_like(
     assert f"The formats are {names_of_formats()}" in str(error.value)
 
 
+def test_a_folder_of_several_data_sets_is_refused(tmp_path: Path) -> None:
+    for name in ("labelme", "batch"):
+        write_images(tmp_path / name, ["a.png"])
+        shape = {"label": "kite", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}
+        (tmp_path / name / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.png"}))
+    assert splits(tmp_path) == ["batch", "labelme"]
+    write_coco(tmp_path / "coco", TABLES)
+    with pytest.raises(ValueError, match=r"3 data sets: batch \(labelme\), coco \(COCO\), labelme \(labelme\); give"):
+        open_dataset(tmp_path)
+
+
 def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     write_coco(tmp_path, TABLES)
     (tmp_path / "val" / "2.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"instances_val.json: 1 of its 2 images are not in .*: 2.png"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"instances_val.json: 1 of its 2 images is not in .*: 2.png; copy it there, or remove it",
+    ):
         open_dataset(tmp_path, "val")
     (tmp_path / "val" / "1.png").rename(tmp_path / "val" / "photo.jpg")
     with pytest.raises(

@@ -76,8 +76,11 @@ def test_records_as_dicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_faulty_records_are_refused_by_their_number(tmp_path: Path) -> None:
     write_images(tmp_path, ["1.png"])
     sound = {"file": tmp_path / "1.png", "boxes": [[1, 2, 3, 4]], "labels": ["a"]}
-    wrong: list[tuple[list[dict[str, Any]], str]] = [
+    wrong: list[tuple[Any, str]] = [
         ([], "records is empty"),
+        ({"file": "1.png"}, "records is a dict; expected a list of dicts, one per image"),
+        ([sound, "1.png"], "record 1 is '1.png'; expected a dict with file, boxes, labels"),
+        ([sound | {"labels": "a"}], "record 0 has labels 'a'; expected a list, one label per object"),
         ([sound, {"labels": []}], "record 1 has file None; expected the path of an image"),
         ([sound | {"bboxes": []}], r"record 0: unknown key 'bboxes' \(did you mean 'boxes'\?\)"),
         ([sound | {"labels": ["a", "b"]}], "record 0 has 1 boxes for 2 labels; expected one per object"),

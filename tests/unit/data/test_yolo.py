@@ -171,7 +171,8 @@ def test_a_split_without_any_label_file_has_test_images(tmp_path: Path) -> None:
         open_dataset(tmp_path, "test")
     assert len(open_dataset(tmp_path, "test", allow_empty=True)) == 1
     report = check_dataset(tmp_path)
-    assert [one.kind for one in report.findings if one.kind != "empty-category"] == ["no-labels"]
+    found = [one.kind for one in report.findings if one.kind != "empty-category"]
+    assert found == ["missing-split", "no-labels"]  # of val, once
     assert report.test_splits == ("test",)
 
 
@@ -220,10 +221,36 @@ def test_a_training_split_that_is_not_there_is_refused(path: str, what: str, tmp
         open_dataset(root, "train")
 
 
-def test_a_missing_validation_split_is_noted(tmp_path: Path) -> None:
+def test_a_missing_validation_split_is_an_error_and_a_missing_test_split_is_noted(tmp_path: Path) -> None:
     place(tmp_path, "images/train/a.png", "labels/train/a.txt")
-    (tmp_path / "data.yaml").write_text(YAML)
-    assert "val names 'images/val', which does not exist: skipped" in "".join(open_dataset(tmp_path, "train").notes)
+    (tmp_path / "data.yaml").write_text(YAML.replace("test:", "test: images/test"))
+    dataset = open_dataset(tmp_path, "train")
+    assert "1 split has the path 'images/val', which does not exist (val): skipped" in "".join(dataset.warnings)
+    report = check_dataset(tmp_path)
+    assert [one.kind for one in report.errors] == ["missing-split"]
+    line = f"{tmp_path / 'data.yaml'}: test names 'images/test', which does not exist: skipped"
+    assert report.to_dict()["notes"] == [line]
+    assert f"note: {line}" in report.lines()
+
+
+def test_label_files_of_missing_images_are_reported_and_suffixes_may_be_in_capitals(tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.TXT")
+    place(tmp_path, "images/train/b.png", "labels/train/b.txt")
+    (tmp_path / "images" / "train" / "b.png").unlink()
+    (tmp_path / "classes.txt").write_text("kite\ncup\n")
+    dataset = open_dataset(tmp_path, "train")
+    assert dataset[0].labels.tolist() == [1]
+    assert [(one.kind, one.ids) for one in dataset.findings] == [("missing-image", ("labels/train/b.txt",))]
+    assert "1 label file has no image of that name, or not in a format for images" in dataset.warnings[0]
+
+
+def test_an_image_without_a_line_that_can_be_used_is_said_to_be_background(tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt")
+    place(tmp_path, "images/train/b.png", "labels/train/b.txt", "1 120 200 50 80")
+    (tmp_path / "classes.txt").write_text("kite\ncup\n")
+    found = {one.kind: one for one in open_dataset(tmp_path, "train").findings}
+    assert found["all-skipped"].ids == ("images/train/b.png",)
+    assert found["all-skipped"].line().endswith("used as background, without objects")
 
 
 @pytest.mark.parametrize(("names", "what"), [("[kite, yes]", "name 1 is True"), ("{0: kite, 1: }", "name 1 is None")])

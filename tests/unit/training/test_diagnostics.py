@@ -15,7 +15,7 @@ from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.heads.regions import Regions
 from rcnn.models.overrides import override
-from rcnn.training.diagnostics import anchor_values, diagnostics, region_values
+from rcnn.training.diagnostics import Ratio, anchor_values, diagnostics, region_values
 from rcnn.training.log import read_log
 from tests.tiny_data import TINY_MODEL
 from tests.unit.random_batches import random_images, random_targets
@@ -35,11 +35,15 @@ def a_batch() -> TrainingBatch:
     return TrainingBatch(images=images, targets=targets, image_ids=(0, 1))
 
 
+def numbers(values: dict[str, Ratio]) -> dict[str, float]:
+    return {name: (value.part / value.whole).item() for name, value in values.items()}
+
+
 def test_anchors_against_a_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(2, 50, generator=generator)
     positive, valid = torch.rand(2, 50, generator=generator) < 0.3, torch.rand(2, 50, generator=generator) < 0.8
-    values = {name: value.item() for name, value in anchor_values(logits, positive, valid).items()}
+    values = numbers(anchor_values(logits, positive, valid))
     rows = [
         (1 / (1 + math.exp(-logits[b, s])), bool(positive[b, s])) for b in range(2) for s in range(50) if valid[b, s]
     ]
@@ -59,7 +63,7 @@ def test_regions_against_a_loop() -> None:
     valid = torch.rand(2, 30, generator=generator) < 0.7
     boxes, matched = torch.zeros(2, 30, 4), torch.zeros(2, 30, dtype=torch.int64)
     regions = Regions(boxes=boxes, matched=matched, labels=labels, positive=labels < 3, valid=valid, max_positives=30)
-    values = {name: value.item() for name, value in region_values(logits, regions).items()}
+    values = numbers(region_values(logits, regions))
     right, positives = list[bool](), list[bool]()
     for b in range(2):
         for r in range(30):

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from rcnn.drawing.charts import DIAGNOSTICS
 from rcnn.evaluation.api import evaluate
 from rcnn.outputs import MARKER
 from rcnn.runtime.launch import LAUNCHED, Ended
@@ -80,7 +81,12 @@ def test_two_processes_make_the_run_of_one(data: Path, tmp_path: Path, capfd: py
     assert [line.keys() for line in lines] == [line.keys() for line in expected]
     for line, other in zip(lines, expected, strict=True):
         if "loss" in line:
-            assert line == pytest.approx(other, rel=5e-3, abs=1e-3)
+            # after the first step, rounding decides about classes and samples that are nearly equal
+            names = [name for name in line if line["step"] == 0 or not name.startswith(DIAGNOSTICS)]
+            assert {name: line[name] for name in names} == pytest.approx(
+                {name: other[name] for name in names}, rel=5e-3, abs=1e-3
+            )
+    assert any(name.startswith(DIAGNOSTICS) for name in lines[0])
 
 
 def test_what_cannot_be_started_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

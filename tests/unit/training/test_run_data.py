@@ -15,7 +15,7 @@ import pytest
 import rcnn
 from rcnn.evaluation.opening import dataset_for, held_out_of, trained_on_warning
 from rcnn.predictor import Predictor
-from rcnn.training.describe import class_lines, describe_start
+from rcnn.training.describe import class_lines, describe_plan, describe_start
 from rcnn.training.log import read_log
 from rcnn.training.plan import RunPlan, plan_training
 from rcnn.training.request import RunRequest
@@ -79,6 +79,13 @@ def test_the_fraction_that_is_held_out(undivided: Path, several: Path) -> None:
     with pytest.raises(ValueError, match=r"has 2 images, too few to hold out 0.5 of them; expected at least 10"):
         planned(several, val_fraction=0.5)
     assert [one.split for one in planned(several).validations] == ["val"]
+
+
+def test_notes_about_the_data_are_printed_at_the_start_and_in_a_dry_run(several: Path) -> None:
+    training = replace(rcnn.open_dataset(several, "train"), notes=("2 masks without an image",))
+    plan = plan_training(RunRequest(model="mask_rcnn_compact", data=training, overrides=BRIEF, device="cpu"))
+    for lines in (describe_start(plan), describe_plan(plan)):
+        assert list(lines).count("2 masks without an image") == 1
 
 
 def test_a_small_set_is_not_divided(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from rcnn.models.config import ResNetConfig, TimmConfig
 from rcnn.models.zoo import MODELS
 from rcnn.models.zoo.facts import facts
 from rcnn.weights.catalogue.entry import Entry
+from rcnn.weights.catalogue.expected import different_parts
 from rcnn.weights.catalogue.names import default_entry, detectors_of, entries, find_entry, imagenet_entry, similar_names
 from rcnn.weights.checkpoint import checkpoint_record
 from rcnn.weights.readers.state_dict import Found
@@ -131,6 +132,7 @@ def test_detectron_files_are_recognised_by_their_blobs(entry: Entry) -> None:
 def test_tensorpack_settings_fit_its_tensors(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     group = "_gn" in entry.model
     monkeypatch.setattr(peer_tensorpack, "BLOCKS", (3, 4, 23, 3) if "101" in entry.model else (3, 4, 6, 3))
+    monkeypatch.setattr(peer_tensorpack, "CLASSES", 80)
     shapes = peer_tensorpack.peer_shapes(
         pyramid="_fpn" in entry.model,
         cascade="cascade" in entry.model,
@@ -153,7 +155,9 @@ def test_mmdetection_names_are_recognised(entry: Entry) -> None:
 
 
 def convert(state: dict[str, Tensor], entry: Entry) -> Converted:
-    return convert_found(Found(state=state, source=entry.file), entry.settings or None)
+    converted = convert_found(Found(state=state, source=entry.file), entry.settings or None)
+    assert not different_parts(converted, entry), "the published file is refused"
+    return converted
 
 
 def same_network(config: DetectorConfig, entry: Entry, *, strides: bool = True) -> None:
@@ -205,6 +209,13 @@ def test_an_unknown_name_is_refused_with_similar_ones() -> None:
         assert find_entry(name).kind == "detector"
     with pytest.raises(FileNotFoundError, match=r"mask_rcn_r50_fpn does not exist \(did you mean mask_rcnn_r50_fpn,"):
         checkpoint_record("mask_rcn_r50_fpn")
+
+
+def test_the_beginning_of_a_tag_suggests_the_tags_that_start_with_it() -> None:
+    near = similar_names("mask_rcnn_r50_fpn@detectron2")
+    assert near[0] == "mask_rcnn_r50_fpn_caffe@detectron2-3x"
+    assert len(near) == 3
+    assert all(one.startswith("mask_rcnn_r50_fpn_caffe@detectron2-") for one in near)
 
 
 def test_conversion_of_a_name_is_refused(tmp_path: Path) -> None:

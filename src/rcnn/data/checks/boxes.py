@@ -20,6 +20,8 @@ from rcnn.data.messages import Warnings
 CONTRADICTS, AGREES = 0.5, 0.9  # IoU of a box and the box around its outline: below, above
 MIN_AGREEING_FRACTION = 0.9  # of boxes that agree with their outlines in another form, before all boxes are converted
 MIN_BEYOND_FRACTION = 0.5  # of boxes that reach beyond their images, before another form is suspected
+MIN_CENTRED_FRACTION = 0.1  # of them, before fractions are suspected of being YOLO's: those are never beyond the image
+TINY = 1.0  # pixel; a smaller box between 0 and 1 is suspected of being in fractions of its image
 OVER_EDGE = 1.0  # pixels that a box may reach beyond its image: rounding does in most files
 FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # other tools' forms -> x, y, width, height
     "x1, y1, x2, y2": lambda b: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1),
@@ -54,6 +56,13 @@ def check_boxes(
     given, relative = relative, relative or (bool(plausible.any()) and fractions(boxes[plausible]))
     if relative:
         boxes *= np.tile(sizes[:, ::-1], 2)
+    else:
+        warnings.add(
+            f"a bbox from 0 to 1, of under {TINY:g} pixel, unlike the others: probably in fractions of the image",
+            "used as pixels; multiply it by the width and height of its image",
+            every[plausible & _within_first_pixel(boxes)].tolist(),
+            kind="relative-coordinates",
+        )
     if relative and not given:
         warnings.add(
             "a bbox in fractions of the image",
@@ -61,7 +70,7 @@ def check_boxes(
             every[plausible].tolist(),
             kind="relative-coordinates",
         )
-    boxes = _in_coco_form(boxes, around, sizes, every, warnings)
+    boxes = _in_coco_form(boxes, around, sizes, every, warnings, relative=relative)
     unusable = ~plausible | (boxes[:, 2:] < 0).any(axis=1)
     wrong = unusable & ~absent
     boxes[unusable] = np.nan
@@ -100,13 +109,20 @@ def check_areas(
     return areas
 
 
+def _within_first_pixel(boxes: np.ndarray) -> np.ndarray:
+    """Which boxes (A, 4) x, y, width, height have numbers from 0 to 1 alone, and sides between 0 and 1: (A,) bool."""
+    sides = boxes[:, 2:]
+    inside = np.all((boxes >= 0) & (boxes <= 1), axis=1)
+    return np.logical_and(inside, np.all((sides > 0) & (sides < TINY), axis=1))
+
+
 def _in_coco_form(
-    boxes: np.ndarray, around: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warnings: Warnings
+    boxes: np.ndarray, around: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warnings: Warnings, *, relative: bool
 ) -> np.ndarray:
     """The boxes, converted where those around the outlines (A, 4, NaN: none) prove that the file has another form."""
     known = np.flatnonzero(np.isfinite(boxes).all(axis=1) & np.isfinite(around).all(axis=1))
     if not len(known):
-        _warn_of_corners(boxes, sizes, ids, warnings)
+        _warn_of_form(boxes, sizes, ids, warnings, relative=relative)
         return boxes
     agreement = box_agreement(boxes[known], around[known])
     for form, convert in FORMS.items():
@@ -128,16 +144,26 @@ def _in_coco_form(
     return boxes
 
 
-def _warn_of_corners(boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warnings: Warnings) -> None:
-    """Warn if many boxes reach beyond their images. Without outlines, this is the only sign that they are corners."""
+def _warn_of_form(boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warnings: Warnings, *, relative: bool) -> None:
+    """Warn if many boxes reach beyond their images, and none in another form: without outlines, this is the only sign.
+
+    Boxes that were fractions (`relative`) are also compared with YOLO's form, which has the centre first.
+    """
     given = np.flatnonzero(np.isfinite(boxes).all(axis=1))
     written, limits = boxes[given], sizes[given, ::-1] + OVER_EDGE
     beyond = (written[:, :2] + written[:, 2:] > limits).any(axis=1)
     corners = (written[:, 2:] > written[:, :2]).all(axis=1) & (written[:, 2:] <= limits).all(axis=1)
+    half = written[:, 2:] / 2
+    centred = (written[:, :2] - half >= -OVER_EDGE).all() and (written[:, :2] + half <= limits).all()
+    form = ""
     if len(given) and beyond.mean() >= MIN_BEYOND_FRACTION and corners.all():
+        form = "[x1, y1, x2, y2]"
+    elif len(given) and relative and beyond.mean() >= MIN_CENTRED_FRACTION and centred:
+        form = "centre boxes [cx, cy, width, height] (YOLO's form)"
+    if form:
         warnings.add(
             "a bbox that reaches beyond its image as [x, y, width, height]",
-            "used as it is written; the boxes are probably [x1, y1, x2, y2] and must then be converted",
+            f"used as it is written; the boxes are probably {form} and must then be converted",
             ids[given[beyond]].tolist(),
             kind="box-form",
         )

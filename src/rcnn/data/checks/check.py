@@ -153,6 +153,8 @@ def _checked_annotations(
             entry["keypoints"] = points.reshape(-1).tolist()
             entry["num_keypoints"] = int((points[:, 2] > 0).sum())
     add_annotation_fields(checked, written, warnings)
+    left = {owners[place] for place in usable}
+    warnings.all_skipped([one for one in dict.fromkeys(owners) if one not in left])
     return [checked[place] for place in usable], keypoints_differ
 
 

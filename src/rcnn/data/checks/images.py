@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import Id, Image, RawEntry, RawTables
-from rcnn.data.images import image_size
+from rcnn.data.images import IMAGE_SUFFIXES, image_size
 from rcnn.data.messages import DataError, MissingImagesError, Warnings, close_to, counted, excerpt, few
 
 BY_URL = "that is a URL"
@@ -191,8 +191,12 @@ def _require_found(
     wanted = [names[place] for place in missing]
     where = few([str(folder) for folder in raw.folders])
     if missing:
-        there = sorted({name for folder in files.folders for name in files.names(folder)})
-        similar = close_to(os.path.basename(wanted[0].replace("\\", "/")), there)
+        used = set(found)
+        there = sorted(
+            {name for folder in files.folders for name in files.names(folder) if f"{folder}{os.sep}{name}" not in used}
+        )
+        images = [name for name in there if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+        similar = close_to(os.path.basename(wanted[0].replace("\\", "/")), images)
         if len(missing) == len(names):
             found_instead = f"; the files there are {few(there)}" if there and not similar else ""
             raise MissingImagesError(
@@ -200,9 +204,17 @@ def _require_found(
                 f"{found_instead}: copy them there, correct file_name in the file, or name their folder with --images "
                 "DIR (COCO's format)"
             )
+        one = len(missing) == 1
+        is_are, them = ("is", "it") if one else ("are", "them")
+        own_files = raw.file.is_dir() or raw.file.suffix == ".txt"  # an annotation file per image
+        remove = (
+            f"remove {'its annotation file' if one else 'their annotation files'}"
+            if own_files
+            else f"remove {them} from the file"
+        )
         raise MissingImagesError(
-            f"{raw.file}: {len(missing)} of its {len(names)} images are not in {where}: "
-            f"{few(wanted)}{similar}; copy them there, or remove them from the file",
+            f"{raw.file}: {len(missing)} of its {counted(len(names), 'image')} {is_are} not in {where}: "
+            f"{few(wanted)}{similar}; copy {them} there, or {remove}",
             missing,
         )
     return [path for path in found if path is not None]

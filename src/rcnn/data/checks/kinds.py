@@ -80,6 +80,8 @@ REPAIRED = _errors(  # an object or a field is repaired or skipped when the file
     bad_shape="a shape with the wrong kind or number of points or numbers",
     bad_expression="referring expressions that name no object",
     region="a region of a VIA file that is not an object, or has no class",
+    all_skipped="an image with objects that were all skipped, so that it counts as background",
+    missing_split="a path of data.yaml that does not exist",
     format="an entry of an annotation file that its format does not allow",
 )
 CHECKED = _errors(  # found by `rcnn data check` only
@@ -100,5 +102,6 @@ CHECKED = _errors(  # found by `rcnn data check` only
     near_duplicate="two images of a split that are the same, or nearly",
     empty_category="a category without objects in any split",
     similar_category_names="a category name that differs from another only in upper and lower case or spaces",
+    rare_similar_class="a class with very few objects whose name differs by a letter or two from one with many",
 )
 KINDS = REFUSED | REPAIRED | CHECKED

@@ -85,6 +85,8 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         name = _image_name(data, file, folder, beside)
         images.append({"id": file.stem, "file_name": name} | ({"height": size[0], "width": size[1]} if size else {}))
         parts = list(_parts(data["shapes"], file, size, warnings))
+        if data["shapes"] and not parts:
+            warnings.all_skipped([file.stem])
         found += [_object(one, size) | {"image_id": file.stem} for one in _grouped(parts)]
     _note_unused(beside, images, warnings)
     raw = named_tables(
@@ -135,9 +137,8 @@ def _contents(place: Path, warnings: Warnings) -> Iterator[tuple[Path, RawEntry]
         try:
             data = read_json(file)
         except ValueError:
-            warnings.add(
-                "content that is not JSON", "skipped with its image", [file.name], "file", kind="unreadable-file"
-            )
+            what = "content that is not JSON" if file.stat().st_size else "no content, being empty (0 bytes)"
+            warnings.add(what, "skipped with its image", [file.name], "file", kind="unreadable-file")
             continue
         if isinstance(data, dict) and isinstance(data.get("shapes"), list):
             yield file, data

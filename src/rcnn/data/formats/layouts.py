@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,10 @@ from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via, voc, yolo
 from rcnn.data.formats.files import annotation_file, require_one_per_split, split_of
+from rcnn.data.formats.many_files import subfolders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import hint_for, no_such_split, not_recognised
+from rcnn.data.messages import few
 from rcnn.text_files import gc_paused, require_data_path, require_regular
 
 
@@ -47,6 +50,7 @@ GROUPS: tuple[tuple[Format, ...], ...] = (
     (refer,), (lvis, coco, via), (labelme,), (yolo,), (sbd,), (voc,), (mask_folder,)
 )  # fmt: skip
 FILE_SUFFIXES = (".json", ".yaml", ".yml")  # of files that can be given instead of a folder
+USUAL_SPLIT = re.compile(r"all$|train|val|test")
 TAKE_IMAGES: tuple[Format, ...] = (coco, lvis)  # formats for which --images and --relative-boxes have a meaning
 FORMATS = tuple(one for group in GROUPS for one in group)  # the first that recognises a split reads it
 
@@ -130,8 +134,26 @@ def _offered(location: Location) -> dict[str, set[str]]:
             if names := one.splits(folder, annotations).difference(*found.values()):
                 found.setdefault(one.SPLIT_FILES, set()).update(names)
         if found:
+            _require_one_data_set(folder, set().union(*found.values()))
             return found
     raise not_recognised(folder, annotations, names_of_formats())
+
+
+def _require_one_data_set(folder: Path, names: set[str]) -> None:
+    """Raise ValueError where a split is only one of several data sets in `folder`, each in a folder of its own.
+
+    `names` are those of its splits. Folders with the usual names of splits are not searched.
+    """
+    inside = subfolders(folder)
+    if all(USUAL_SPLIT.match(name) for name in names) or names.isdisjoint(one.name for one in inside):
+        return
+    formats = {one.name: next((each.NAME for each in FORMATS if each.splits(one)), None) for one in inside}
+    sets = {name: known for name, known in formats.items() if known is not None}
+    if sets.keys() & names and sets.keys() - names:
+        raise ValueError(
+            f"{folder} contains {len(sets)} data sets: {few([f'{name} ({known})' for name, known in sets.items()], 20)}"
+            f"; give the folder of one of them, e.g. {folder / min(sets)}"
+        )
 
 
 def read_split(location: Location, split: str, known: KnownImages | None = None) -> Tables:

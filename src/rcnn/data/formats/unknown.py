@@ -90,6 +90,10 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
             return f"{name} has captions, not objects: get COCO's instances_*.json too."
         if path.name.startswith(("instances_", "person_keypoints_")) and path.suffix == ".json":
             return f"{name} is a COCO file: give that file, or the folder that contains annotations/ and the images."
+        if path.suffix.lower() == ".json" and path.suffix != ".json":
+            return (
+                f"{name} is not searched for, because its suffix is not .json: rename it, or give --annotations {name}."
+            )
         if path.suffix.lower() == ".json":
             return f"{name} is {_json_kind(path)}."
     for name in files:
@@ -109,6 +113,8 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
 
 def _json_kind(path: Path) -> str:
     """What a JSON file holds, in words; only small files are read."""
+    if not path.stat().st_size:
+        return "empty (0 bytes): export it again"
     if path.stat().st_size > 50_000_000:
         return "a JSON file of another kind"
     try:

@@ -104,6 +104,8 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
             without.append(one)
             continue
         found += objects
+        if described is not None and described.objects and not objects:
+            warnings.all_skipped([one])
         size = None if described is None else described.size
         written = names.get(one) or (described.file_name if described else "") or f"{one}.jpg"
         entry: RawEntry = {"id": one, "file_name": (chosen.images / written).relative_to(folder).as_posix()}
@@ -207,7 +209,8 @@ def _described(split: _Split, image_id: str, warnings: Warnings, damaged: list[s
         return read_voc_image(file, from_one=split.official)
     except ValueError as error:
         damaged.append(str(error))
-        what = "an XML file that is damaged, too large, not VOC's, or with a document type"
+        damage = "damaged, too large, not VOC's, or with a document type"
+        what = f"an XML file that is {damage if file.stat().st_size else 'empty (0 bytes)'}"
         warnings.add(what, "not used", [image_id], "image", kind="unreadable-file")
         return None
 

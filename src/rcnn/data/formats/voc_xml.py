@@ -72,6 +72,8 @@ def _text(element: Element, path: str) -> str:
 
 def _parse(file: Path) -> Element:
     """The root element. A document type, which could define entities, is refused."""
+    if not os.path.getsize(file):
+        raise ValueError(f"{file} is empty (0 bytes): export or copy it again")
     if os.path.getsize(file) > MAX_BYTES:
         raise ValueError(f"{file} has more than {MAX_BYTES >> 20} MiB; expected the annotations of one image")
     builder = TreeBuilder()

@@ -8,7 +8,7 @@ images/a.jpg are in labels/a.txt, otherwise beside the image.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.options import ReadOptions
-from rcnn.data.formats.yolo_layouts import ImageSource, Layout, images_of, layout_of, layout_splits
+from rcnn.data.formats.yolo_layouts import ImageSource, Layout, images_of, layout_of, layout_splits, unused_labels
 from rcnn.data.images import image_size
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few
 from rcnn.text_files import read_text
@@ -80,11 +80,28 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     for source in sources:
         size = sizes.get(source.name) or image_size(source.path)
         images.append({"id": source.name, "file_name": source.name, "height": size[0], "width": size[1]})
-        lines = _lines(source, size, layout.root, warnings, names)
-        found += [entry | {"image_id": source.name} for entry in _objects(lines, layout, warnings)]
+        lines = list(_lines(source, size, layout.root, warnings, names))
+        objects = list(_objects(lines, layout, warnings))
+        found += [entry | {"image_id": source.name} for entry in objects]
+        if lines and not objects:
+            warnings.all_skipped([source.name])
     _note_unlabelled(sources, warnings)
+    unused = unused_labels(layout, split, sources)
+    warnings.add(
+        "no image of that name, or not in a format for images", "not used", unused, "label file", kind="missing-image"
+    )
     for key, texts in layout.missing.items():
-        warnings.note(f"{key} names {few([excerpt(one) for one in texts])}, which does not exist: skipped")
+        what = f"{few([excerpt(one) for one in texts])}, which does not exist"
+        if key == "test":  # exports often name one that they do not hold
+            warnings.note(f"{key} names {what}: skipped")
+        else:
+            warnings.add(
+                f"the path {what}",
+                f"skipped; correct the path, relative to {layout.root}",
+                [key],
+                "split",
+                kind="missing-split",
+            )
     raw = RawTables(
         file=layout.file,
         root=layout.root,
@@ -119,7 +136,7 @@ def _lines(
             yield _Line(name=name, words=words, size=size)
 
 
-def _objects(lines: Iterator[_Line], layout: Layout, warnings: Warnings) -> Iterator[RawEntry]:
+def _objects(lines: Iterable[_Line], layout: Layout, warnings: Warnings) -> Iterator[RawEntry]:
     """The annotations of an image, without the image; a line that is written twice is one object."""
     seen = set[tuple[str, ...]]()
     for line in lines:

@@ -89,6 +89,41 @@ def layout_of(folder: Path, annotations: str = "") -> Layout:
     return Layout(file=names_file, root=folder, names=lines_of(names_file), sources=sources)
 
 
+def label_names(folder: str) -> dict[str, str]:
+    """File name of each text file in a folder by its stem, .txt rather than .TXT."""
+    try:
+        names = sorted(os.listdir(folder))  # .TXT before .txt, which replaces it
+    except OSError:
+        return {}
+    return {stem: name for name in names for stem, suffix in [os.path.splitext(name)] if suffix.lower() == ".txt"}
+
+
+def unused_labels(layout: Layout, split: str, sources: Sequence[ImageSource]) -> list[str]:
+    """The label files of a split, within the root, that belong to none of its images (`sources`); sorted.
+
+    Only of folders of labels beside folders of images: a list file may leave images out.
+    """
+    used = {source.labels for source in sources}
+    found: set[str] = set()
+    for source in layout.sources[split]:
+        folder = _labels_folder(source, layout.root) if source.is_dir() else None
+        if folder is None:
+            continue
+        for place, _, _ in os.walk(folder):
+            files = [Path(place, name) for name in label_names(place).values()]
+            found |= {os.path.relpath(file, layout.root).replace(os.sep, "/") for file in files if file not in used}
+    return sorted(found.difference(NAMES_FILES))
+
+
+def _labels_folder(images: Path, root: Path) -> Path | None:
+    """The folder of the labels of a folder of images; None if its path does not name one."""
+    parts = Path(os.path.relpath(images, root)).parts
+    for place in reversed(range(len(parts))):
+        if parts[place] in LABELS_OF:
+            return root.joinpath(*parts[:place], LABELS_OF[parts[place]], *parts[place + 1 :])
+    return None
+
+
 def images_of(layout: Layout, split: str) -> list[ImageSource]:
     """The images of a split, each once, in the order of its folders (sorted) and list files."""
     folders = _Folders()
@@ -125,18 +160,15 @@ class _Found:
 
 
 class _Folders:
-    """Names of the files in folders; each folder is listed once."""
+    """The label files in folders by their stems, with a suffix .txt in any case; each folder is listed once."""
 
     def __init__(self) -> None:
-        self._names: dict[str, frozenset[str]] = {}
+        self._labels: dict[str, dict[str, str]] = {}
 
-    def has(self, folder: str, name: str) -> bool:
-        if folder not in self._names:
-            try:
-                self._names[folder] = frozenset(os.listdir(folder))
-            except OSError:
-                self._names[folder] = frozenset()
-        return name in self._names[folder]
+    def label(self, folder: str, stem: str) -> str | None:
+        if folder not in self._labels:
+            self._labels[folder] = label_names(folder)
+        return self._labels[folder].get(stem)
 
 
 def _config_file(folder: Path, annotations: str) -> Path | None:
@@ -280,7 +312,8 @@ def _labelled_beside(folder: Path) -> bool:
     except OSError:
         return False
     parts = [os.path.splitext(name) for name in names]
-    return any(f"{stem}.txt" in names for stem, suffix in parts if suffix.lower() in IMAGE_SUFFIXES)
+    labels = {stem for stem, suffix in parts if suffix.lower() == ".txt"}
+    return any(stem in labels for stem, suffix in parts if suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _exists(path: Path) -> bool:
@@ -332,12 +365,8 @@ def _image_paths(source: Path, root: Path) -> Iterator[Path]:
 
 def _labels(image: Path, root: Path, folders: _Folders) -> Path | None:
     """The label file of an image: in labels/ for images/ (the last folder of that name), else beside it."""
-    parts = list(Path(os.path.relpath(image.parent, root)).parts)
-    name = f"{image.stem}.txt"
-    for place in reversed(range(len(parts))):
-        if parts[place] in LABELS_OF:
-            folder = root.joinpath(*parts[:place], LABELS_OF[parts[place]], *parts[place + 1 :])
-            if folders.has(str(folder), name):
-                return folder / name
-            break
-    return image.with_suffix(".txt") if folders.has(str(image.parent), name) else None
+    folder = _labels_folder(image.parent, root)
+    if folder is not None and (name := folders.label(str(folder), image.stem)):
+        return folder / name
+    name = folders.label(str(image.parent), image.stem)
+    return image.parent / name if name else None

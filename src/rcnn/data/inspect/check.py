@@ -34,6 +34,8 @@ from rcnn.data.selection import SplitPart, select
 from rcnn.progress import Progress, no_progress
 from rcnn.text_files import gc_paused
 
+FEW_OBJECTS, MANY_TIMES = 3, 5  # of a class that may be misspelt: so many at most, and the other has so many times more
+MAX_COMPARED = 100  # classes
 NEED_FILES = ("unreadable-image", "wrong-image-size", "leak", "near-duplicate")
 
 
@@ -56,6 +58,7 @@ class CheckReport:
     total: tuple[int, int]  # images and objects of all splits, those of an image in several splits once
     findings: tuple[Finding, ...]  # errors first
     test_splits: tuple[str, ...] = ()  # without ground truth
+    notes: tuple[str, ...] = ()  # decisions in reading that are not about faults
 
     @classmethod
     def of(cls, path: Path | str, checked: Sequence[CheckedSplit], findings: Sequence[Finding]) -> CheckReport:
@@ -68,6 +71,7 @@ class CheckReport:
             total=_total([one.dataset for one in checked]),
             findings=tuple(one for severity in severities for one in findings if KINDS[one.kind].severity == severity),
             test_splits=tuple(one.dataset.split for one in checked if is_test_split(one.dataset)),
+            notes=tuple(dict.fromkeys(note for one in checked for note in one.dataset.notes)),
         )
 
     @property
@@ -102,12 +106,14 @@ class CheckReport:
                 }
                 for one in self.findings
             ],
+            "notes": list(self.notes),
         }
 
     def lines(self) -> list[str]:
-        """One line per finding, and a summary."""
+        """One line per finding and note, and a summary."""
         shown = [f"{KINDS[one.kind].severity} [{one.kind}]: {one.line()}" for one in self.findings]
         shown += [f"split {name} has no ground truth: `rcnn predict --data` uses it" for name in self.test_splits]
+        shown += [f"note: {line}" for line in self.notes]
         checked = f"{counted(self.total[0], 'image')} and {counted(self.total[1], 'object')}"
         kinds = [(len(self.errors), "error"), (len(self.warnings), "warning")]
         found = ", ".join(counted(count, noun) for count, noun in kinds if count) or "no faults"
@@ -221,8 +227,11 @@ def split_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
     found: list[Finding] = []
     for one in checked:
         shared = uses[one.dataset.annotation_file] > 1
-        found += [replace(each, split=one.dataset.split) if shared else each for each in _findings_of(one)]
-    return found
+        found += [
+            replace(each, split=one.dataset.split) if shared and each.kind != "missing-split" else each
+            for each in _findings_of(one)
+        ]
+    return list(dict.fromkeys(found))  # a split that is missing is a fault of the file, which others have too
 
 
 def _findings_of(one: CheckedSplit) -> list[Finding]:
@@ -264,7 +273,47 @@ def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
         warnings = Warnings(datasets[0].annotation_file)
         warnings.add("no objects in any split", "the class is not learned", empty, "category", kind="empty-category")
         found += warnings.findings()
+    if datasets:
+        found += _rare_similar(datasets)
     return found
+
+
+def _rare_similar(datasets: Sequence[Dataset]) -> tuple[Finding, ...]:
+    """Classes of a few objects whose names may be those of classes of many objects, misspelt."""
+    uses = Counter[str]()
+    for dataset in datasets:
+        uses.update(dataset.class_counts)
+    names = [name for name, count in uses.items() if count]
+    if len(names) > MAX_COMPARED:  # long lists of classes have similar names
+        return ()
+    pairs = [
+        f"{name!r} ({uses[name]}, like {many!r} with {uses[many]})"
+        for name in names
+        for many in names
+        if uses[name] <= FEW_OBJECTS and uses[many] >= MANY_TIMES * uses[name] and _misspelt(name, many)
+    ]
+    warnings = Warnings(datasets[0].annotation_file)
+    what = "very few objects and a name like that of a class with many"
+    action = "they are different classes; rename it if it is misspelt"
+    warnings.add(what, action, pairs, "class", kind="rare-similar-class")
+    return warnings.findings()
+
+
+def _misspelt(name: str, other: str) -> bool:
+    """Whether one letter (of 4 or more) or two (of 6 or more) differ between names, which differ not only in case."""
+    a, b = name.casefold(), other.casefold()
+    allowed = 2 if max(len(a), len(b)) >= 6 else 1
+    return a != b and min(len(a), len(b)) >= 4 and _edit_distance(a, b) <= allowed
+
+
+def _edit_distance(a: str, b: str) -> int:
+    """Letters to insert, remove or replace to change `a` into `b` (Levenshtein 1966)."""
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, start=1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(b, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (letter != other))
+    return row[-1]
 
 
 def is_test_split(dataset: Dataset) -> bool:

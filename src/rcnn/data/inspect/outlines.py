@@ -16,6 +16,7 @@ from rcnn.ops.coco_backend import Rle, rle_area, rle_box
 
 MIN_AREA = 4.0  # pixels of an outline; smaller ones vanish in the network's input
 MIN_DIFFERENCE = 2.0  # pixels between a side of a box and of its outline
+_ROUNDING = 1e-9  # pixels squared: twice the area of a triangle that counts as flat
 _COMPARED = 1 << 16  # pairs of edges compared at a time: they stay in the cache
 Bools = npt.NDArray[np.bool_]
 
@@ -130,7 +131,8 @@ def _crossing(corners: np.ndarray) -> np.ndarray:
 
 def _side(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """On which side of the line from `a` to `b` a point `c` is (all (N, 2)): -1, 0 on the line, 1."""
-    return np.sign((b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0]))
+    side = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
+    return np.where(np.abs(side) > _ROUNDING, np.sign(side), 0)
 
 
 def _polygon_areas(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

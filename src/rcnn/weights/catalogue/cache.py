@@ -1,6 +1,7 @@
 """Published weights as checkpoint folders: downloaded, verified and converted on first use, then kept in the cache.
 
-    CACHE/downloads/NAME/FILE       a file that was put there by hand is used instead of a download
+    CACHE/downloads/NAME/FILE       a file that was put there by hand is used instead of a download, and of a
+                                    checkpoint that was converted before from another file
     CACHE/checkpoints-N/NAME/       the converted checkpoint; N is the version of the config
     CACHE/locks/NAME                held by the process that downloads and converts
 
@@ -24,15 +25,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from rcnn.data.messages import few
 from rcnn.download.fetch import DownloadError, fetch, megabytes
 from rcnn.models.config import CONFIG_VERSION
-from rcnn.outputs import lock_file
+from rcnn.outputs import lock_file, sha256_of
 from rcnn.progress import ByteCounter
 from rcnn.weights.catalogue import names
 from rcnn.weights.catalogue.entry import MD5SUM, Entry
+from rcnn.weights.catalogue.expected import require_model
 from rcnn.weights.checkpoint import require_undamaged, writing_checkpoint
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
 from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
+from rcnn.weights.readers.open_file import read_container
+from rcnn.weights.readers.zips import MAGIC as ZIP_MAGIC
+from rcnn.weights.record import read_record
 
 Log = Callable[[str], object]
 PATIENCE = 12.0  # seconds without new bytes; without network, a command ends within 30 seconds in all
@@ -59,6 +65,12 @@ def downloads_folder(entry: Entry) -> Path:
     return cache_folder() / "downloads" / entry.name
 
 
+def file_by_hand(entry: Entry) -> Path | None:
+    """The file of `entry` that was put into the cache, complete or not; None if there is none."""
+    file = downloads_folder(entry) / entry.file
+    return file if file.is_file() and not entry.package else None
+
+
 def checkpoint_folder(entry: Entry) -> Path:
     """The folder of the converted checkpoint, which may not exist yet."""
     return cache_folder() / f"checkpoints-{CONFIG_VERSION}" / entry.name
@@ -69,22 +81,45 @@ def is_cached(entry: Entry) -> bool:
     return all((checkpoint_folder(entry) / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
 
 
-def cached_names() -> list[str]:
-    """The names of the converted checkpoints in the cache."""
-    known = (entry for entry in names.entries().values() if is_cached(entry))
-    return sorted(entry.name for entry in known)
+def is_current(entry: Entry) -> bool:
+    """Whether the converted checkpoint is in the cache, and no other file was put there by hand after it was written.
+
+    A file that was moved there keeps the time of its last change, so the time of the move counts too.
+    """
+    if not is_cached(entry):
+        return False
+    config, file = checkpoint_folder(entry) / CONFIG_FILE, file_by_hand(entry)
+    if file is None or max(file.stat().st_mtime, file.stat().st_ctime) <= config.stat().st_mtime:
+        return True
+    try:
+        return read_record(config)["provenance"].get("sha256") == sha256_of(file)
+    except ValueError:  # damaged: the file replaces it
+        return False
+
+
+def local_names() -> list[str]:
+    """The names of the converted checkpoints in the cache, and of files that were put there by hand."""
+    known = names.entries().values()
+    by_hand = [f"{entry.name} not converted yet" for entry in known if file_by_hand(entry) and not is_current(entry)]
+    return sorted(entry.name for entry in known if is_current(entry)) + sorted(by_hand)
 
 
 def cache_problems() -> list[str]:
     """What is wrong with files in the cache, and what to do; reads each file."""
     checks: list[Callable[[], None]] = []
     for entry in names.entries().values():
-        by_hand = downloads_folder(entry) / entry.file
-        if by_hand.is_file():
-            checks.append(partial(require_published, by_hand, entry))
-        if is_cached(entry):
+        if by_hand := file_by_hand(entry):
+            checks.append(partial(_require_readable, by_hand, entry))
+        if is_current(entry):  # otherwise reading it would convert the file
             checks.append(partial(require_undamaged, entry.name))
     return [problem for check in checks if (problem := _problem(check))]
+
+
+def _require_readable(file: Path, entry: Entry) -> None:
+    """As `require_published`; ValueError also if a file whose digest is not published cannot be opened."""
+    require_published(file, entry)
+    if not _has_digest(entry):
+        read_container(file)
 
 
 def _problem(check: Callable[[], None]) -> str:
@@ -98,7 +133,15 @@ def _problem(check: Callable[[], None]) -> str:
 
 def is_available(entry: Entry) -> bool:
     """Whether `cached_checkpoint` needs no network: converted, put there by hand, or in an installed package."""
-    return is_cached(entry) or (downloads_folder(entry) / entry.file).is_file() or _packaged(entry) is not None
+    return is_cached(entry) or file_by_hand(entry) is not None or _packaged(entry) is not None
+
+
+def local_state(entry: Entry) -> str:
+    """Whether `entry` is on this machine, for a table: yes, damaged, or - for no. Reads only the end of a file."""
+    file = file_by_hand(entry)
+    if file and not is_current(entry) and (_is_cut_short(file) or _is_too_small(file, entry)):
+        return "damaged"
+    return "yes" if is_available(entry) else "-"
 
 
 def to_stderr(line: str) -> None:
@@ -114,14 +157,18 @@ def cached_checkpoint(entry: Entry, log: Log = to_stderr) -> Path:
     be written.
     """
     folder = checkpoint_folder(entry)
-    if is_cached(entry):
+    if is_current(entry):
         return folder
     with _locked(entry, log):
-        if is_cached(entry):  # another process was faster
+        if is_current(entry):  # another process was faster
             return folder
         file, is_ours = _file(entry, log)
         log(f"converting {file.name} to {folder}")
-        options = ConvertOptions(settings=entry.settings or None, command=f"rcnn download {entry.name}")
+        options = ConvertOptions(
+            settings=entry.settings or None,
+            command=f"rcnn download {entry.name}",
+            require=None if _has_digest(entry) else partial(require_model, entry=entry, file=file),
+        )
         convert_to_folder(file, folder, options, log=lambda line: None)
         if is_ours:
             shutil.rmtree(file.parent, ignore_errors=True)
@@ -158,6 +205,8 @@ def _file(entry: Entry, log: Log) -> tuple[Path, bool]:
         raise FileNotFoundError(
             f"{entry.name} is not in the cache, and --offline (RCNN_OFFLINE) forbids downloads. {_by_hand(entry)}"
         )
+    if others := _others(entry):
+        log(f"note: {others}")
     size = f" ({entry.mib:.0f} MiB)" if entry.mib else ""
     log(f"downloading {entry.url}{size}")
     try:
@@ -203,12 +252,24 @@ def _progress(log: Log) -> ByteCounter:
 
 
 def _by_hand(entry: Entry) -> str:
+    others = _others(entry)
     return (
         "To do without this download, get this file where there is a network:\n"
         f"{entry.url}\n"
         "and put it into this folder:\n"
         f"{downloads_folder(entry)}"
-    )
+    ) + (f"\n{others}" if others else "")
+
+
+def _others(entry: Entry) -> str:
+    """Which files with other names are in the folder where the file of `entry` is expected; empty if there are none."""
+    folder = downloads_folder(entry)
+    ours = (f"{entry.file}.{MD5SUM}", f"{entry.file}.part")  # and what `fetch` writes beside them
+    listed = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    found = [name for name in listed if not name.startswith(ours) and name != entry.file]
+    if not found:
+        return ""
+    return f"{folder} contains {few(found, 3)}, but the expected name is {entry.file}: if it is that file, rename it"
 
 
 def _packaged(entry: Entry) -> Path | None:
@@ -230,14 +291,14 @@ def require_published(file: Path, entry: Entry) -> None:
     if _is_cut_short(file):
         expected = f"{entry.mib:.1f} MiB" if entry.mib else "the end of its format"
         raise ValueError(f"{file} is incomplete: expected {expected}, got {size:.1f} MiB. {again}")
-    if entry.digest in ("", MD5SUM):
+    if not _has_digest(entry):
         return
     kind, _, expected = entry.digest.partition(":")
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, kind).hexdigest()
     if digest.startswith(expected):
         return
-    if size < entry.mib - SIZE_ROUNDING:
+    if _is_too_small(file, entry):
         raise ValueError(f"{file} is incomplete: expected {entry.mib:.1f} MiB, got {size:.1f} MiB. {again}")
     raise ValueError(
         f"{file} ({size:.1f} MiB) is incomplete, or not the file that {entry.system} published: expected a "
@@ -245,14 +306,26 @@ def require_published(file: Path, entry: Entry) -> None:
     )
 
 
+def _has_digest(entry: Entry) -> bool:
+    """Whether the digest of `entry` is known without a download."""
+    return entry.digest not in ("", MD5SUM)
+
+
+def _is_too_small(file: Path, entry: Entry) -> bool:
+    return file.stat().st_size / MIB < entry.mib - SIZE_ROUNDING
+
+
 def _is_cut_short(file: Path) -> bool:
     """Whether the end of `file` is missing, in the formats where it shows without reading the whole file."""
-    if file.suffix == ".npz":
-        return not zipfile.is_zipfile(file)
-    if file.suffix != ".pkl":
-        return False
     with file.open("rb") as opened:
-        opened.seek(-min(1, file.stat().st_size), os.SEEK_END)
+        head = opened.read(len(ZIP_MAGIC))
+        if not head:
+            return True
+        if head == ZIP_MAGIC or file.suffix == ".npz":  # its table of contents is at the end
+            return not zipfile.is_zipfile(file)
+        if file.suffix != ".pkl":
+            return False
+        opened.seek(-1, os.SEEK_END)
         return opened.read() != pickle.STOP
 
 

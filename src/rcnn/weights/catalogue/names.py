@@ -60,10 +60,14 @@ def suggestion(name: str) -> str:
 def similar_names(name: str) -> list[str]:
     """Up to three names of weights that are similar to `name`: of the same model, else of models with similar names.
 
-    For the model of a name without a tag, names of models that have weights; other sizes of its family come last.
+    Tags of the same model that start with the tag of `name` come alone, the highest AP on COCO first. For the model of
+    a name without a tag, names of models that have weights; other sizes of its family come last.
     """
     model, _, tag = name.partition("@")
     same = [known for known in entries() if known.partition("@")[0] in (model, model + CAFFE)]
+    best = [entry.name for one in (model, model + CAFFE) for entry in detectors_of(one)]
+    if tag and (begun := [one for one in dict.fromkeys(best + same) if one.partition("@")[2].startswith(tag)]):
+        return begun[:3]
     if same:
         return difflib.get_close_matches(name, same, n=3, cutoff=0.0)
     if tag and (near := difflib.get_close_matches(name, entries(), n=3, cutoff=0.8)):
