@@ -43,8 +43,8 @@ def benchmark(
     detections as it returns pass through all heads. `image`: a photo; default: a generated one of 480 x 640 pixels.
     `precisions` default to float32, and bfloat16 where the hardware has it. torchvision's detector of the same
     architecture is measured in turn with ours (`peer`). `repeats`: calls with one image after two to warm up; larger
-    batches are repeated less, at least twice. `memory`: measure it, in a process for each precision. `earlier`: figures to
-    compare with later; refused before anything is measured if that is not possible.
+    batches are repeated less, at least twice. `memory`: measure it, in a process for each precision. `earlier`: figures
+    that these will be compared with; checked before anything is measured.
 
     Raises ValueError or FileNotFoundError for a model, image or setting that cannot be used.
     """

@@ -5,7 +5,7 @@
 | coco | coco_results.json, and coco.json: images, categories and the same objects as annotations |
 | csv | predictions.csv |
 | labelme | labelme/NAME.json and copies of the images |
-| yolo, yolo-boxes | yolo/labels/NAME.txt (outlines or boxes), yolo/data.yaml, and copies of the images in yolo/images/ |
+| yolo, yolo-boxes | yolo/labels/NAME.txt (outlines or boxes), yolo/data.yaml, copies of images in yolo/images/ |
 | masks | masks/NAME.png |
 """
 

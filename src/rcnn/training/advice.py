@@ -176,7 +176,7 @@ def _input_size(config: DetectorConfig, dataset: Dataset) -> tuple[int, str]:
     if chosen <= size:
         return 0, ""
     return chosen, (
-        f"a fifth of the objects are smaller than {small:.0f} pixels at {size}; a cell of the finest feature map covers "
-        f"{stride} pixels, and an object should span at least {CELLS} cells"
+        f"a fifth of the objects are smaller than {small:.0f} pixels at {size}; a cell of the finest feature map "
+        f"covers {stride} pixels, and an object should span at least {CELLS} cells"
         + ("" if needed <= most else "; limited by the size of the images" if most < LARGEST * size else "")
     )

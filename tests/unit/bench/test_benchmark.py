@@ -140,7 +140,11 @@ def test_figures_of_another_machine_or_model_are_not_compared() -> None:
 
 def test_memory_that_cannot_be_measured_keeps_the_other_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess[str]([], 1, "", "Traceback\nMemoryError: out of memory\n")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+
+    def fail(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
+        return failed
+
+    monkeypatch.setattr(subprocess, "run", fail)
     with pytest.warns(UserWarning, match="peak memory of rcnn float32 was not measured: MemoryError: out of memory"):
         assert peak_memory_of(Request(model="m"), "rcnn float32", b"") is None
 
