@@ -20,15 +20,15 @@ from typing import Any
 
 from PIL import Image
 
+from rcnn.data.messages import KIND_TITLES
 from rcnn.drawing.analysis import ERRORS, chapters, summary
 from rcnn.drawing.charts import training_svgs
 from rcnn.drawing.embedding import Figure, embedded
 from rcnn.drawing.pages import render, write_page
-from rcnn.metrics.tables import TITLES
 
 Values = Mapping[str, float | None]  # name of a metric -> fraction 0..1; None where there is nothing to measure
 
-_TITLES = {kind: title.capitalize() for kind, title in TITLES.items()}
+_TITLES = {kind: title.capitalize() for kind, title in KIND_TITLES.items()}
 _VOC = "AP is VOC's average precision {year}. Difficult objects are ignored."
 _AP70 = " AP70: at IoU .70."
 _MEANINGS = {  # metric -> what its numbers are
