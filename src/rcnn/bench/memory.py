@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ CALLS = 2
 STATUS = Path("/proc/self/status")
 
 
-def peak_memory_of(request: Request, name: str, file: bytes) -> float:
-    """MiB that two calls with one image take at most: of the process, or on a GPU of the GPU."""
+def peak_memory_of(request: Request, name: str, file: bytes) -> float | None:
+    """MiB that two calls with one image take at most: of the process, or on a GPU of the GPU.
+
+    None, with a warning, if the process fails, e.g. because memory runs out: the other figures are kept.
+    """
     with tempfile.NamedTemporaryFile(suffix=".image") as image:
         image.write(file)
         image.flush()
@@ -29,7 +33,8 @@ def peak_memory_of(request: Request, name: str, file: bytes) -> float:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise RuntimeError(f"the memory of {name} was not measured ({reason}); leave it out with --no-memory")
+        warnings.warn(f"the peak memory of {name} was not measured: {reason}", stacklevel=2)
+        return None
     return float(done.stdout.split()[-1])
 
 
