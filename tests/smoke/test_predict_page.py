@@ -24,8 +24,8 @@ from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "predict.md"
 
 
-def write_film(path: Path) -> bool:
-    """Write a film of two frames; False without PyAV."""
+def write_video(path: Path) -> bool:
+    """Write a video of two frames; False without PyAV."""
     if importlib.util.find_spec("av") is None:
         return False
     with VideoWriter(path, Fraction(10)) as writer:
@@ -57,7 +57,7 @@ def test_the_commands_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     page = commands()
     assert len(page) >= 6
     for words in page:
-        if "film.mp4" in words and not write_film(Path("film.mp4")):
+        if "video.mp4" in words and not write_video(Path("video.mp4")):
             continue
         scores = ["--score", "0"] if words[0] == "predict" and "--score" not in words else []
         assert rcnn(*words, *scores) == 0, words
@@ -72,6 +72,6 @@ def test_the_commands_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     with Image.open(folder / "found" / "yolo" / "images" / "val_1.jpg") as copy:
         assert copy.size == (96, 64)
     assert len(list((folder / "stages").glob("*.jpg"))) == 2
-    if (folder / "film.mp4").exists():
-        assert len((folder / "watched" / "film.jsonl").read_text().splitlines()) == 2
+    if (folder / "video.mp4").exists():
+        assert len((folder / "watched" / "video.jsonl").read_text().splitlines()) == 2
     assert "disc" in capsys.readouterr().out

@@ -2,9 +2,9 @@
 
 | format | files in the output folder |
 |---|---|
-| coco | coco_results.json, and coco.json: images, categories and the same objects as annotations |
+| coco | coco_results.json, coco.json (images, categories, the same objects as annotations), copies in coco_images/ |
 | csv | predictions.csv |
-| labelme | labelme/NAME.json and copies of the images |
+| labelme | labelme/NAME.json and copies of the images, all in one folder, which is one split |
 | yolo, yolo-boxes | yolo/labels/NAME.txt, yolo/data.yaml, and copies of the images in yolo/images/ |
 | masks | masks/NAME.png |
 """
@@ -35,7 +35,12 @@ if TYPE_CHECKING:
     from rcnn.results import ImageDetections
 
 FORMATS = ("coco", "csv", "labelme", "yolo", "yolo-boxes", "masks")
-WITH_IMAGES = {"labelme": "labelme", "yolo": "yolo/images", "yolo-boxes": "yolo-boxes/images"}  # folders of copies
+WITH_IMAGES = {
+    "coco": "coco_images",
+    "labelme": "labelme",
+    "yolo": "yolo/images",
+    "yolo-boxes": "yolo-boxes/images",
+}  # folders of copies
 COLUMNS = ("file", "label", "name", "score", "x1", "y1", "x2", "y2")
 COLOURS = 256  # of a palette image
 TABLES = {"coco": ("coco.json", "coco_results.json"), "csv": ("predictions.csv",)} | {
@@ -43,15 +48,30 @@ TABLES = {"coco": ("coco.json", "coco_results.json"), "csv": ("predictions.csv",
 }  # files about all images
 
 
-def chosen_formats(text: str, config: DetectorConfig) -> tuple[str, ...]:
-    """The formats of --format coco,yolo, each once. Raises ValueError for one that is not known, or needs masks."""
+def chosen_formats(text: str) -> tuple[str, ...]:
+    """The formats of --format coco,yolo, each once. Raises ValueError for one that is not known."""
     chosen = [name.strip() for name in text.split(",")] if text else []
     for name in chosen:
+        if not name:
+            raise ValueError(f"--format {text}: a name is empty; expected {', '.join(FORMATS)}")
         if name not in FORMATS:
             raise ValueError(f"--format {name}: not known{close_to(name, FORMATS)}; expected {', '.join(FORMATS)}")
-    if "masks" in chosen and config.mask is None and config.fcis is None:
-        raise ValueError("--format masks: the model has no masks; use one with a mask head, or another format")
     return tuple(name for name in FORMATS if name in chosen)
+
+
+def require_masks(formats: Sequence[str], config: DetectorConfig) -> None:
+    """Raise ValueError if a format needs masks, which the model does not have."""
+    if "masks" in formats and config.mask is None and config.fcis is None:
+        raise ValueError("--format masks: the model has no masks; use one with a mask head, or another format")
+
+
+def require_originals(formats: Sequence[str], *, copies: bool, pictures: bool) -> None:
+    """Raise ValueError if coco.json would name the pictures with detections, which are beside it, as its images."""
+    if "coco" in formats and pictures and not copies:
+        raise ValueError(
+            "--format coco --no-copy-images: the pictures with the detections would be taken for the images of "
+            "coco.json; add --no-pictures, or leave --no-copy-images out"
+        )
 
 
 def files_of_image(
@@ -63,12 +83,14 @@ def files_of_image(
     """
     files = dict[str, bytes]()
     for name in formats:
-        path = _path_of(name, source)
+        path = _path_of(name, source, copies=copies)
         if name == "labelme":
             image = copy_name(name, source).name
             if not copies and not source.url:
                 image = os.path.relpath(source.name, (folder / path).parent)
-            files[path] = (json.dumps(result.to_labelme(image), ensure_ascii=False, indent=2) + "\n").encode()
+            files[path] = (json.dumps(result.to_labelme(image), ensure_ascii=False, indent=2) + "\n").encode(
+                errors="backslashreplace"
+            )
         elif name in ("yolo", "yolo-boxes"):
             files[path] = "".join(f"{line}\n" for line in result.to_yolo(polygons=name == "yolo")).encode()
         elif name == "masks":
@@ -81,7 +103,7 @@ def copy_name(name: str, source: Source) -> PurePosixPath:
     suffix = PurePosixPath(source.picture).suffix if source.url else Path(source.name).suffix
     if not source.url and is_embedded(Path(source.name)):
         suffix = image_suffix(embedded_image(Path(source.name)))
-    return PurePosixPath(WITH_IMAGES[name]) / PurePosixPath(source.picture).with_suffix(suffix)
+    return PurePosixPath(WITH_IMAGES[name]) / PurePosixPath(_place(name, source, copies=True)).with_suffix(suffix)
 
 
 def copy_image(folder: OutputFolder, name: str, source: Source, content: bytes | None) -> None:
@@ -99,9 +121,8 @@ def names_of_outputs(formats: Sequence[str], sources: Sequence[Source], *, copie
     """The names in the output folder of all files of the formats."""
     for name in formats:
         yield from TABLES.get(name, ())
-        if name in ("coco", "csv"):
-            continue
-        yield from (_path_of(name, source) for source in sources)
+        if name not in ("coco", "csv"):
+            yield from (_path_of(name, source, copies=copies) for source in sources)
         if copies and name in WITH_IMAGES:
             yield from (str(copy_name(name, source)) for source in sources)
 
@@ -112,25 +133,35 @@ def write_tables(
     images: Sequence[dict[str, Any]],
     classes: Sequence[str],
     keypoints: Sequence[str],
+    sources: Sequence[Source] = (),
 ) -> None:
-    """Write the files about all images: COCO's, the CSV table, data.yaml. `images` are those of predictions.json."""
+    """Write the files about all images: COCO's, the CSV table, data.yaml. `images` are those of predictions.json.
+
+    `sources`: the images that have copies, which coco.json names.
+    """
     from rcnn.weights.systems.classes import category_ids
 
     for name in formats:
         if name == "coco":
             ids = category_ids(classes)
             folder.write_json("coco_results.json", coco_results(images, ids))
-            folder.write_json("coco.json", coco_file(images, classes, ids, keypoints))
+            copies = {source.name: str(copy_name("coco", source)) for source in sources}
+            folder.write_json("coco.json", coco_file(images, classes, ids, keypoints, copies=copies))
         elif name == "csv":
             folder.write_text("predictions.csv", _table(images))
         elif name in ("yolo", "yolo-boxes"):
             folder.write_text(f"{name}/data.yaml", data_yaml(classes))
 
 
-def _path_of(name: str, source: Source) -> str:
+def _path_of(name: str, source: Source, *, copies: bool) -> str:
     """The name in the output folder of the file about an image."""
     inside, suffix = {"labelme": ("labelme", ".json"), "masks": ("masks", ".png")}.get(name, (f"{name}/labels", ".txt"))
-    return str(PurePosixPath(inside) / PurePosixPath(source.picture).with_suffix(suffix))
+    return str(PurePosixPath(inside) / PurePosixPath(_place(name, source, copies=copies)).with_suffix(suffix))
+
+
+def _place(name: str, source: Source, *, copies: bool) -> str:
+    """The name of an image in the folder of a format. labelme's data sets have no folders within a split."""
+    return source.flat if copies and name == "labelme" and source.flat else source.picture
 
 
 def _table(images: Sequence[dict[str, Any]]) -> str:

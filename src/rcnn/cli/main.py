@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import signal
@@ -47,6 +48,9 @@ REPEATABLE = ("--allow", "--allow-missing", "--allow-origin", "--allow-unused", 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `arguments` (default: the command line). An error that the user can fix is one line and exit status 2."""
     _open_standard_streams()
+    ended = list[int]()
+    if arguments is None:
+        atexit.register(_end_at_once, ended)  # what is registered first runs last
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not _has_current_folder():
         print("rcnn: the current folder no longer exists: change to another one (cd)", file=sys.stderr)
@@ -72,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             warnings.showwarning = _show_warning
             try:
                 app(words, prog_name="rcnn")
-            except SystemExit:
+            except SystemExit as end:
+                ended += [end.code] if isinstance(end.code, int) and end.code > 1 else []
                 sys.stdout.flush()  # here: an error at Python's exit has no message
                 raise
     except BrokenPipeError:  # the reader of stdout has stopped: rcnn --help | head -1
@@ -85,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with suppress(OSError):  # stderr is full or closed, too
             report_failure(error, text or f"{type(error).__name__}: {error}", expected=not debug and text is not None)
             sys.stderr.flush()
+        ended.append(2)
         sys.exit(2)
     except Exception as error:  # a fault of rcnn
         if not is_one_of_several():
@@ -100,7 +106,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.flush()
         except OSError:  # the terminal is gone (SIGHUP)
             _discard_output()
+        ended.append(128 + number)
         sys.exit(128 + number)
+
+
+def _end_at_once(ended: Sequence[int]) -> None:
+    """The last step of a process with the status `ended`: of a command that failed or was stopped.
+
+    Its daemon threads still work. Python would end them inside C++ code, which aborts the process with another status.
+    """
+    if ended:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(ended[-1])
 
 
 def _lost_output(error: Exception) -> str:

@@ -75,7 +75,7 @@ def predict(
     ] = "",
     copy_images: Annotated[
         bool,
-        typer.Option(help="Copy the images beside their labels, for --format labelme and yolo."),
+        typer.Option(help="Copy the images beside their labels, for --format coco, labelme and yolo."),
     ] = True,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write pictures with the detections, or only JSON.")
@@ -143,7 +143,7 @@ def predict(
     Files that rcnn did not write are never overwritten. An image that cannot be read is reported on stderr and under
     "failed" in the JSON; the others are processed, and the exit status is 1.
 
-    A film (.mp4, .mov, ...) gets a film with the detections and a .jsonl file with a line per frame; this needs
+    A video (.mp4, .mov, ...) gets a video with the detections and a .jsonl file with a line per frame; this needs
     pip install 'rcnn[video]'.
 
     --format labelme and yolo write data sets that rcnn and other tools read: correct the labels, and train on them.
@@ -169,20 +169,24 @@ def predict(
     if tile:
         require_tiles_fit(tile, tile_overlap, of_split, boxes)
     # imported here: they import torch, and what is above needs none
-    from rcnn.cli.formats import chosen_formats
+    from rcnn.cli.formats import chosen_formats, require_masks, require_originals
     from rcnn.cli.given import given_boxes
     from rcnn.cli.predict_images import ImageOptions, predict_images, share_images, warn_of_dropped_scores
     from rcnn.cli.predict_video import predict_videos, videos_of
     from rcnn.data.messages import counted
-    from rcnn.data.video import is_video
     from rcnn.runtime.processes import joined
 
     given = given_boxes(boxes, features, score or classes, tta)
+    chosen = chosen_formats(formats)
+    require_originals(chosen, copies=copy_images, pictures=pictures)
+    videos = videos_of(inputs, for_images=given is not None or bool(chosen))
+    if videos and to_stdout:
+        raise ValueError("--json is for images; the detections of a video are in its .jsonl file: leave --json out")
     if devices > 1:
         if given is not None:
             raise ValueError("--boxes are scored by one process; leave --devices out")
-        if any(map(is_video, inputs)):
-            raise ValueError("a film is predicted on by one process; leave --devices out")
+        if videos:
+            raise ValueError("a video is predicted on by one process; leave --devices out")
         with output_or_new(output, "predict", checkpoint) as path:
             launch(devices, device, more=["--output", str(path)] if output is None else [])
         return
@@ -197,16 +201,15 @@ def predict(
     keep = chosen_filter(score, classes, checkpoint, predictor.classes)
     if given is None:
         warn_of_dropped_scores(predictor.config, keep)
+    require_masks(chosen, predictor.config)
     options = ImageOptions(
         keep=keep, pictures=pictures, contour=contour, labels=labels, line_width=line_width,
         keypoint_score=keypoint_score, max_pixels=max_pixels,
-        given=given, features=features, limit=limit, formats=chosen_formats(formats, predictor.config),
+        given=given, features=features, limit=limit, formats=chosen,
         copies=copy_images, tile=tile, overlap=tile_overlap,
     )  # fmt: skip
-    if films := videos_of(inputs, options):
-        if to_stdout:
-            raise ValueError("--json is for images; the detections of a film are in its .jsonl file: leave --json out")
-        predict_videos(predictor, films, output, checkpoint, options)
+    if videos:
+        predict_videos(predictor, videos, output, checkpoint, options)
         return
     with joined(predictor.device) as processes:
         if not processes.is_first:

@@ -123,7 +123,9 @@ def predict_images(
             raise
         text = _write_results(folder, images, sources.failed)
         keypoint = predictor.config.keypoint
-        write_tables(folder, options.formats, images, predictor.classes, () if keypoint is None else keypoint.names)
+        names = () if keypoint is None else keypoint.names
+        copied = sources.images if options.copies else ()
+        write_tables(folder, options.formats, images, predictor.classes, names, copied)
         if options.features is not None:
             write_features(options.features, folder, run.features)
     if options.given is not None and (unused := options.given.unused()):
@@ -214,7 +216,7 @@ class ImageRun:
             lines.flush()
         except OSError as error:
             if error.errno in OUTPUT_ERRORS:
-                raise OSError(error.errno, error.strerror, str(self.folder.path)) from error
+                raise OSError(error.errno, error.strerror, error.filename or str(self.folder.path)) from error
             raise
         if outcome.features is not None:
             self.features.append((source.name, outcome.features))

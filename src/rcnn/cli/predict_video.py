@@ -1,70 +1,88 @@
-"""`rcnn predict film.mp4`: a film with the detections, and a line of JSON per frame."""
+"""`rcnn predict video.mp4`: a video with the detections, and a line of JSON per frame."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from PIL import Image
 
-from rcnn.cli.predict_images import ImageOptions
+from rcnn.cli.predict_images import OUTPUT_ERRORS, ImageOptions
 from rcnn.cli.progress import progress_bar
 from rcnn.data.messages import counted, few
-from rcnn.data.video import VideoFrame, VideoWriter, is_video, read_video, video_rate
+from rcnn.data.video import VideoFrame, VideoWriter, is_video, read_video, require_pyav, video_rate
 from rcnn.drawing.pictures import draw_objects
 from rcnn.new_outputs import output_or_new
 from rcnn.outputs import OutputFolder
+from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
     from rcnn.predictor import Predictor
     from rcnn.results import ImageDetections
 
 
-def videos_of(inputs: Sequence[str], options: ImageOptions) -> list[str]:
-    """The films among the inputs. Raises ValueError for images beside films, and for options that films do not have."""
-    films = [word for word in inputs if is_video(word) and "://" not in word]
-    if not films:
+def videos_of(inputs: Sequence[str], *, for_images: bool) -> list[str]:
+    """The videos among the inputs. `for_images`: whether --boxes or --format is given.
+
+    Raises ValueError for images beside videos, or options that videos do not have; ImportError without PyAV.
+    """
+    videos = [word for word in inputs if is_video(word) and "://" not in word]
+    if not videos:
         return []
-    if len(films) < len(inputs):
-        others = [word for word in inputs if word not in films]
-        raise ValueError(f"films and images are predicted on one after the other: leave {few(others)} to another call")
-    if options.given is not None or options.formats:
-        raise ValueError(f"{few(films)}: --boxes and --format are for images, not for films; leave them out")
-    return films
+    if len(videos) < len(inputs):
+        others = [word for word in inputs if word not in videos]
+        raise ValueError(f"videos and images are predicted on one after the other: leave {few(others)} to another call")
+    if for_images:
+        raise ValueError(f"{few(videos)}: --boxes and --format are for images, not for videos; leave them out")
+    require_pyav()
+    return videos
 
 
 def predict_videos(
-    predictor: Predictor, films: Sequence[str], output: Path | None, checkpoint: Path, options: ImageOptions
+    predictor: Predictor, videos: Sequence[str], output: Path | None, checkpoint: Path, options: ImageOptions
 ) -> None:
-    """Write NAME.mp4 and NAME.jsonl for each film. Exit status 1 if one cannot be read, or not to its end."""
+    """Write NAME.mp4 and NAME.jsonl for each video. Exit status 1 if one cannot be read, or not to its end."""
     failed, names = 0, set[str]()
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
-        for film in films:
-            name = folder.free_name(f"{Path(film).stem}.mp4", names)
-            names.add(name.lower())
+        for video in videos:
+            name = _free_name(folder, Path(video), names)
             try:
-                frames, objects = _predict_film(predictor, film, folder, name, options)
+                frames, objects = _predict_one(predictor, video, folder, name, options)
+            except Stopped:
+                with suppress(OSError):  # the terminal is gone (SIGHUP)
+                    typer.echo(f"the results so far are in {path / Path(name).with_suffix('.jsonl')}", err=True)
+                raise
             except (ValueError, OSError) as error:  # also VideoError
+                if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
+                    raise
                 failed += 1
-                typer.echo(str(error), err=True)
+                typer.echo(str(error) if video in str(error) else f"{video}: {error}", err=True)
             else:
-                typer.echo(f"{film}: {counted(objects, 'object')} in {counted(frames, 'frame')}")
-        typer.echo(f"results in {path}")
+                typer.echo(f"{video}: {counted(objects, 'object')} in {counted(frames, 'frame')}")
+        if any((path / Path(name).with_suffix(".jsonl")).exists() for name in names):
+            typer.echo(f"results in {path}")
     if failed:
-        typer.echo(f"{counted(failed, 'film')} failed", err=True)
+        typer.echo(f"{counted(failed, 'video')} failed", err=True)
         raise typer.Exit(1)
 
 
-def _predict_film(
-    predictor: Predictor, film: str, folder: OutputFolder, name: str, options: ImageOptions
+def _free_name(folder: OutputFolder, video: Path, names: set[str]) -> str:
+    """NAME.mp4 for a video, numbered where it or NAME.jsonl is of another video or the user. It is added to `names`."""
+    name = folder.free_name(f"{video.stem}.mp4", names)
+    names.add(name.lower())
+    return name if folder.is_free(Path(name).with_suffix(".jsonl")) else _free_name(folder, video, names)
+
+
+def _predict_one(
+    predictor: Predictor, video: str, folder: OutputFolder, name: str, options: ImageOptions
 ) -> tuple[int, int]:
-    """Predict on a film; the number of its frames and of the objects in them. What is done is kept if it is damaged."""
-    rate, count = video_rate(film)
-    limit = options.limit or count
+    """Predict on a video; the number of its frames, and of the objects in them. A damaged one keeps what is done."""
+    rate, count = video_rate(video)
+    total = min(options.limit or count, count or options.limit)  # 0: not known
     frames = objects = 0
     problem: ValueError | None = None
     with ExitStack() as stack:
@@ -72,11 +90,11 @@ def _predict_film(
         writer = None
         if options.pictures:
             writer = stack.enter_context(VideoWriter(stack.enter_context(folder.writing(name)), rate))
-        advance = stack.enter_context(progress_bar("predict", min(limit, count) or 1))
+        advance = stack.enter_context(progress_bar("predict", total or 1))
         try:
-            for frame in read_video(film):
+            for frame in read_video(video):
                 result = options.keep.apply(_detect(predictor, frame, options))
-                entry = {"file": film, "frame": frame.index, "time": round(frame.time, 6), "height": result.height}
+                entry = {"file": video, "frame": frame.index, "time": round(frame.time, 6), "height": result.height}
                 entry |= {"width": result.width, "detections": result.to_json()}
                 lines.write(json.dumps(entry) + "\n")
                 lines.flush()

@@ -6,13 +6,15 @@ import glob
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from rcnn.data.images import IMAGE_SUFFIXES
+from rcnn.data.messages import few
+from rcnn.data.video import is_video
 from rcnn.download.memory import download
-from rcnn.outputs import OutputFolder, files_of_rcnn
+from rcnn.outputs import OutputFolder, files_of_rcnn, numbered
 from rcnn.text_files import missing_text
 
 
@@ -27,6 +29,7 @@ class Source:
     name: str  # as in predictions.json: the path as given (for folders: with the rest appended), or the URL
     picture: str  # name of its picture in the output folder, ends with .jpg; unique
     url: bool = False
+    flat: str = ""  # like `picture`, without folders; empty: not known
 
     def read(self) -> Path | bytes:
         """The input of the decoder: a path, or the bytes of a download. Raises DownloadError if a download fails."""
@@ -54,12 +57,14 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
     folders and patterns, hidden files, files that are not images, and files that rcnn wrote are skipped. Names of
     pictures are unique and free in `output`.
     """
-    sources, taken = Sources(), set[str]()
+    sources, taken, flat = Sources(), set[str](), set[str]()
 
     def add(name: str, picture: str, url: bool = False) -> None:
-        sources.images.append(Source(name=name, picture=_picture(picture, taken, output), url=url))
+        unique = _picture(picture, taken, output)
+        sources.images.append(Source(name=name, picture=unique, url=url, flat=_flat(unique, flat)))
 
     for word in words:
+        skipped = len(sources.skipped)
         try:
             if is_url(word):
                 add(word, _name_of_url(word), url=True)
@@ -68,7 +73,7 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
                 for path in _images_below(Path(word), sources):
                     add(str(path), path.relative_to(word).as_posix())
                 if len(sources.images) == before:
-                    sources.failed.append((word, "contains no image"))
+                    sources.failed.append((word, f"contains no image{_videos_in(sources.skipped[skipped:])}"))
             elif "\0" not in word and Path(word).exists():
                 add(word, Path(word).name)
             elif glob.has_magic(word):
@@ -76,13 +81,19 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
                 for path in _images_of_pattern(word, folder, sources):
                     add(str(path), path.relative_to(folder).as_posix())
                 if len(sources.images) == before:
-                    sources.failed.append((word, "matches no image"))
+                    sources.failed.append((word, f"matches no image{_videos_in(sources.skipped[skipped:])}"))
             else:
                 reason = missing_text(Path(word))
                 sources.failed.append((word, f"{reason}; expected a file, a folder, a pattern, or an http(s) URL"))
         except (ValueError, OSError) as error:
             sources.failed.append((word, str(error)))
     return sources
+
+
+def _videos_in(skipped: Sequence[str]) -> str:
+    """What to do about the videos among skipped files; empty if there are none."""
+    videos = [name for name in skipped if is_video(name)]
+    return f"; its videos ({few(videos)}) are inputs only where each is named" if videos else ""
 
 
 def _name_of_url(url: str) -> str:
@@ -159,3 +170,12 @@ def _picture(name: str, taken: set[str], output: OutputFolder) -> str:
     picture = output.free_name(path.with_name(path.stem + ".jpg"), taken)
     taken.add(picture.lower())
     return picture
+
+
+def _flat(picture: str, taken: set[str]) -> str:
+    """`in/deep/a.jpg` as `in-deep-a.jpg`, numbered if another source has that name."""
+    path, number = PurePosixPath(picture.replace("/", "-")), 1
+    while str(flat := numbered(path, number)).lower() in taken:
+        number += 1
+    taken.add(str(flat).lower())
+    return str(flat)

@@ -115,6 +115,8 @@ def _objects(
     ids = np.empty(len(annotations), dtype=object)
     ids[:] = [one["id"] for one in annotations]
     boxes, kept = _clipped_boxes(annotations, _sizes(images)[image], ids, warnings)
+    lost = np.setdiff1d(image, image[kept])
+    warnings.all_skipped([images[i]["id"] for i in lost.tolist()])
 
     annotations = [annotations[i] for i in np.flatnonzero(kept).tolist()]
     bare = [one["id"] for one in annotations if "segmentation" not in one]

@@ -128,7 +128,7 @@ class Warnings:
 
     def all_skipped(self, images: Sequence[object]) -> None:
         """Every object of the images with the ids `images` was skipped."""
-        what, action = "objects in the annotations, but all of them were skipped", "used as background, without objects"
+        what, action = "objects in the annotations, but all of them were skipped", "used as background in training"
         self.add(what, action, images, "image", kind="all-skipped")
 
     def copy(self) -> Warnings:

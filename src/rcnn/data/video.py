@@ -1,11 +1,12 @@
-"""Films: their frames as images, and pictures as a film. Only here is PyAV imported (the extra `video`).
+"""Videos: their frames as images, and pictures as a video. Only here is PyAV imported (the extra `video`).
 
-for frame in read_video("film.mp4"):
+for frame in read_video("video.mp4"):
     result = predictor.predict(frame.pixels)
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,18 +20,19 @@ from PIL import Image
 from torch import Tensor
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
-INSTALL = "films need an extra: pip install 'rcnn[video]'"
+INSTALL = "videos need an extra: pip install 'rcnn[video]'"
 CODEC = "libx264"
 USUAL_RATE = 25  # frames per second of a file that does not say
+MISSING, MISSING_PART = 0.5, 0.02  # seconds, and part of the duration, that may be missing at the end: headers round
 
 
 class VideoError(ValueError):
-    """A film that cannot be read, or not to its end. The message says which one, what is wrong, and what to do."""
+    """A video that cannot be read, or not to its end. The message says which one, what is wrong, and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFrame:
-    """One frame of a film."""
+    """One frame of a video."""
 
     index: int  # from 0
     time: float  # seconds from the start
@@ -38,38 +40,50 @@ class VideoFrame:
 
 
 def is_video(path: str) -> bool:
-    """Whether the suffix of a file is that of a film."""
+    """Whether the suffix of a file is that of a video."""
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
-def read_video(path: str | Path) -> Iterator[VideoFrame]:
-    """The frames of a film, one after the other; only one is in memory.
+def require_pyav() -> None:
+    """Raise ImportError, which says what to install, without PyAV."""
+    _av()
 
-    Raises FileNotFoundError if there is no file, VideoError if it is not a film, or, after the last frame that can be
+
+def read_video(path: str | Path) -> Iterator[VideoFrame]:
+    """The frames of a video, one after the other; only one is in memory.
+
+    Raises FileNotFoundError if there is no file, VideoError if it is not a video, or, after the last frame that can be
     read, if it is damaged or cut short; ImportError, which says what to install, without PyAV.
     """
     av = _av()
-    with _opened(path) as film:
-        stream = film.streams.video[0]
+    with _opened(path) as video:
+        stream = video.streams.video[0]
         stream.thread_type = "AUTO"
-        index = 0
+        index, start, end = 0, 0.0, 0.0
         try:
-            for frame in film.decode(stream):
-                yield VideoFrame(index=index, time=_time(frame, index, stream), pixels=_upright(frame))
+            for frame in video.decode(stream):
+                time = _time(frame, index, stream)
+                start, end = (start if index else time), time
+                yield VideoFrame(index=index, time=time, pixels=_upright(frame))
                 index += 1
         except av.FFmpegError as error:
             raise VideoError(f"{path}: frame {index} cannot be decoded ({_reason(error)}): {_again()}") from error
         expected = stream.frames
         if expected and index < expected:
             raise VideoError(f"{path} ends after {index} of {expected} frames: it is cut short; {_again()}")
+        seconds = _seconds(video, stream)
+        if index and seconds - (end - start) > max(MISSING, seconds * MISSING_PART):
+            raise VideoError(
+                f"{path} ends after {end - start:.1f} of {seconds:.1f} seconds: it is cut short; {_again()}"
+            )
         if not index:
             raise VideoError(f"{path} has no frames: {_again()}")
 
 
 def video_rate(path: str | Path) -> tuple[Fraction, int]:
-    """The frames per second of a film, and their number as its header says (0: it does not). Errors of `read_video`."""
-    with _opened(path) as film:
-        stream = film.streams.video[0]
+    """The frames per second of a video, and their number in its header (0: not there). Errors of `read_video`."""
+    with _opened(path) as video:
+        stream = video.streams.video[0]
         return Fraction(stream.average_rate or USUAL_RATE), int(stream.frames)
 
 
@@ -78,7 +92,8 @@ class VideoWriter:
 
     def __init__(self, path: Path, rate: Fraction) -> None:
         """`rate`: frames per second. Raises ImportError without PyAV."""
-        self._film = _av().open(str(path), "w", format="mp4")
+        self._path = path
+        self._video = _av().open(str(path), "w", format="mp4")
         self._rate = rate
         self._stream: Any = None  # PyAV has no types for streams that are added by name
 
@@ -86,18 +101,35 @@ class VideoWriter:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        if self._stream is not None:
-            self._film.mux(self._stream.encode())
-        self._film.close()
+        with self._naming():
+            try:
+                if self._stream is not None:
+                    self._video.mux(self._stream.encode())
+            finally:
+                self._video.close()
 
     def write(self, picture: Image.Image) -> None:
         """Append a picture. One of an odd height or width loses its last row or column, which H.264 cannot have."""
         width, height = picture.width // 2 * 2, picture.height // 2 * 2
+        if not width or not height:
+            raise VideoError(
+                f"frames of {picture.width} x {picture.height} pixels cannot be written as a video; expected 2 x 2 or "
+                "more: add --no-pictures"
+            )
         if self._stream is None:
-            self._stream = self._film.add_stream(CODEC, rate=self._rate)
+            self._stream = self._video.add_stream(CODEC, rate=self._rate)
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         cropped = picture if picture.size == (width, height) else picture.crop((0, 0, width, height))
-        self._film.mux(self._stream.encode(_av().VideoFrame.from_image(cropped)))
+        with self._naming():
+            self._video.mux(self._stream.encode(_av().VideoFrame.from_image(cropped)))
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """An error of PyAV within the block becomes an OSError with the name of the file, e.g. on a full disk."""
+        try:
+            yield
+        except _av().FFmpegError as error:
+            raise OSError(error.errno, _reason(error), str(self._path)) from error
 
 
 @contextmanager
@@ -106,17 +138,29 @@ def _opened(path: str | Path) -> Iterator[Any]:
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist: check the path")
     try:
-        film = av.open(str(path))
+        video = av.open(str(path))
     except av.FFmpegError as error:
-        raise VideoError(f"{path} cannot be read as a film ({_reason(error)}): {_again()}") from error
-    with film:
-        if not film.streams.video:
-            raise VideoError(f"{path} has no video stream, only {', '.join(s.type for s in film.streams) or 'nothing'}")
-        yield film
+        raise VideoError(f"{path} cannot be read as a video ({_reason(error)}): {_again()}") from error
+    with video:
+        if not video.streams.video:
+            raise VideoError(
+                f"{path} has no video stream, only {', '.join(s.type for s in video.streams) or 'nothing'}"
+            )
+        yield video
 
 
 def _time(frame: Any, index: int, stream: Any) -> float:
     return float(index / (stream.average_rate or USUAL_RATE)) if frame.time is None else float(frame.time)
+
+
+def _seconds(video: Any, stream: Any) -> float:
+    """The duration of a video stream as the header says; 0 where it does not, or only for all streams together."""
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    if parts := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", "")):  # of Matroska
+        hours, minutes, seconds = map(float, parts.groups())
+        return hours * 3600 + minutes * 60 + seconds
+    return video.duration / 1e6 if video.duration and len(video.streams) == 1 else 0.0
 
 
 def _upright(frame: Any) -> Tensor:

@@ -157,9 +157,12 @@ class OutputFolder:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def write_text(self, name: str | PurePath, text: str, *, durable: bool = False) -> Path:
-        """Write `text` to the file `name` atomically, and return its path."""
+        """Write `text` to the file `name` atomically, and return its path.
+
+        What UTF-8 cannot have (bytes of a file name in another encoding) is written as an escape, e.g. `\\udce9`.
+        """
         with self.writing(name, durable=durable) as path:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
         return self.path / name
 
     def write_json(self, name: str | PurePath, value: Any, *, indent: int | None = None, durable: bool = False) -> Path:

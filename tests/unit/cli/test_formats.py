@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from pycocotools.coco import COCO
 from torch import Tensor
 from typing_extensions import override as overrides
 
-from rcnn.cli.formats import FORMATS, chosen_formats, files_of_image
+from rcnn.cli.formats import FORMATS, chosen_formats, files_of_image, require_masks, require_originals
 from rcnn.cli.predict_images import ImageOptions, predict_images
 from rcnn.cli.scores import Filter
 from rcnn.cli.sources import Source
@@ -104,7 +105,8 @@ def check_objects(dataset: Dataset, *, masks: bool = True) -> None:
 
 def test_labelme_and_yolo_are_data_sets_with_the_same_objects(written: Path) -> None:
     check_objects(open_dataset(written / "labelme", "all"))
-    assert open_dataset(written / "labelme", "in")[0].path == written / "labelme" / "in" / "b.png"
+    labelme = open_dataset(written / "labelme")
+    assert [record.path.relative_to(written).as_posix() for record in labelme] == ["labelme/a.png", "labelme/in-b.png"]
     yolo = open_dataset(written / "yolo")
     assert [Path(record.path).name for record in yolo] == ["a.png", "b.png"]
     check_objects(yolo)
@@ -124,8 +126,10 @@ def test_coco_is_read_by_pycocotools_and_by_us(written: Path) -> None:
         assert entry["score"] == pytest.approx(float(score))
     entries = json.loads((written / "coco.json").read_text())["annotations"]
     assert [entry["area"] for entry in entries[:4]] == expected.masks.sum((1, 2)).tolist()
-    dataset = open_dataset(written / "coco.json", images=str(written.parent / "photos"))
-    assert [Path(record.path).name for record in dataset] == ["a.png", "b.png"]
+    dataset = open_dataset(written / "coco.json")
+    for record, name in zip(dataset, ("a.png", "in/b.png"), strict=True):  # not the pictures with the detections
+        assert record.path == written / "coco_images" / name
+        assert record.path.read_bytes() == (written.parent / "photos" / name).read_bytes()
     np.testing.assert_allclose(dataset[1].boxes[:3], expected.boxes[:3], atol=0.01)
 
 
@@ -163,11 +167,13 @@ def test_labels_without_copies_name_the_image(tmp_path: Path) -> None:
 
 def test_wrong_formats_are_refused() -> None:
     config = model_config("faster_rcnn_compact")
-    assert chosen_formats("csv, coco,csv", config) == ("coco", "csv")
+    assert chosen_formats("csv, coco,csv") == ("coco", "csv")
     with pytest.raises(ValueError, match=r"--format yollo: not known \(did you mean 'yolo'\?\); expected coco, csv"):
-        chosen_formats("yollo", config)
+        chosen_formats("yollo")
     with pytest.raises(ValueError, match="--format masks: the model has no masks"):
-        chosen_formats("masks", config)
+        require_masks(chosen_formats("masks"), config)
+    with pytest.raises(ValueError, match="--format coco,,csv: a name is empty; expected coco, csv"):
+        chosen_formats("coco,,csv")
     with pytest.raises(ValueError, match="these detections have no masks"):
         replace(found(), box_masks=None).to_id_mask()
 
@@ -179,3 +185,26 @@ def test_labels_of_the_user_are_kept(predictor: Predictor, written: Path) -> Non
     with pytest.raises(FileExistsError, match=r"a\.txt was changed after rcnn wrote it"):
         predict_images(predictor, [str(written.parent / "photos")], written, Path("run"), options, ALONE)
     assert label.read_text() == "corrected by hand\n"
+
+
+def test_names_that_are_not_utf_8_and_one_name_in_two_folders(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "in").mkdir(parents=True)
+    for name in ("a.png", "in/a.png", "in-a.png", os.fsdecode(b"lat\xe9.png")):
+        Image.new("RGB", SIZE[::-1], (9, 120, 80)).save(tmp_path / "x.png")
+        (tmp_path / "x.png").rename(tmp_path / "photos" / name)
+    out, formats = tmp_path / "out", ("coco", "csv", "labelme", "yolo")
+    options = ImageOptions(keep=Filter(score=0.0), pictures=False, formats=formats)
+    done = predict_images(predictor, [str(tmp_path / "photos")], out, Path("run"), options, ALONE)
+    assert not done.failed
+    assert "lat\\udce9.png" in (out / "predictions.csv").read_text()
+    for place in ("coco.json", "labelme", "yolo"):
+        dataset = open_dataset(out / place)
+        assert len(dataset) == 4, place
+        assert not [line for line in dataset.warnings if "another" in line], place
+
+
+def test_drawn_pictures_are_not_taken_for_the_images() -> None:
+    with pytest.raises(ValueError, match="add --no-pictures, or leave --no-copy-images out"):
+        require_originals(("coco",), copies=False, pictures=True)
+    require_originals(("coco",), copies=True, pictures=True)
+    require_originals(("coco",), copies=False, pictures=False)

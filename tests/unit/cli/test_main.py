@@ -190,3 +190,26 @@ def test_a_full_stdout_is_named(words: tuple[str, ...]) -> None:
     assert answer.returncode == 2
     assert answer.stderr.startswith("rcnn: standard output cannot be written: No space left on device. Free some")
     assert answer.stderr.count("\n") == 1
+
+
+def test_a_stopped_command_ends_before_python_ends_its_threads() -> None:
+    script = """
+import os, sys, types
+from rcnn.cli.main import main
+from rcnn.stopping import Stopped
+
+class Late:  # where Python would end the daemon threads
+    def __del__(self):
+        os._exit(7)
+
+late = Late()
+
+def app(*_, **__):
+    raise Stopped(2)
+
+sys.modules["rcnn.cli.app"] = types.SimpleNamespace(app=app)
+sys.argv = ["rcnn", "doctor"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "rcnn: stopped by SIGINT\n")

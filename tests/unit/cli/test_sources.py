@@ -228,3 +228,13 @@ def test_a_wrong_url_is_reported_before_any_download(tmp_path: Path, url: str, s
     [(name, reason)] = expand([url], tmp_path / "out").failed
     assert name == url
     assert said in reason
+
+
+def test_videos_in_folders_and_patterns_must_be_named(tmp_path: Path) -> None:
+    touch(tmp_path / "videos" / "a.mp4")
+    words = [str(tmp_path / "videos"), str(tmp_path / "videos" / "*.mp4")]
+    for word, (name, reason) in zip(words, expand(words, tmp_path / "out").failed, strict=True):
+        assert name == word
+        assert reason.endswith(
+            f"no image; its videos ({tmp_path / 'videos' / 'a.mp4'}) are inputs only where each is named"
+        )

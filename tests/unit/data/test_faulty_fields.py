@@ -145,6 +145,9 @@ def test_an_image_with_faulty_objects_only_is_said_to_be_background(tmp_path: Pa
     wrong = annotation(2, image_id=2, bbox=[1, 2, 3], segmentation=None)
     found = {one.kind: one.ids for one in opened(tmp_path, [annotation(1), wrong]).findings}
     assert found == {"bad-box": (2,), "all-skipped": (2,)}
+    empty = annotation(2, image_id=2, bbox=[1, 2, 3, 0], segmentation=None)
+    found = {one.kind: one.ids for one in opened(tmp_path, [annotation(1), empty]).findings}
+    assert found == {"empty-box": (2,), "all-skipped": (2,)}
 
 
 def test_one_box_that_contradicts_its_outline_is_used_as_written(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ def test_masks_that_cannot_be_used_are_skipped_and_images_without_masks_noted(tm
     assert "1 annotation has a mask of another size than its image (id masks/b.png): skipped" in text
     assert "a mask that cannot be read as ids (grey, palette or RGB PNG) (id masks/c.png): skipped" in text
     assert "1 image without a mask (images/e.png): not used" in text
+    [lost] = [one for one in dataset.findings if one.kind == "all-skipped"]
+    assert lost.ids == ("images/b.png", "images/c.png")  # not d, of which the mask says that it has no objects
     assert "1 mask with one value only (masks/a.png): each is read as one object" in text
 
 

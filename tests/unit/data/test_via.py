@@ -117,6 +117,8 @@ def test_points_and_lines_are_skipped(tmp_path: Path) -> None:
     assert (
         "2 regions have a point or a line, which is not an object (region 1 of 0.png, 2 of 0.png): skipped" in warning
     )
+    dataset = opened(tmp_path, [region(POLYGON)], [region(line)], [])
+    assert [(one.kind, one.ids) for one in dataset.findings][1:] == [("all-skipped", (2,))]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""Films: read, written and predicted on, with real files of PyAV; damaged ones are one message."""
+"""Videos: read, written and predicted on, with real files of PyAV; damaged ones are one message."""
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
@@ -22,6 +23,7 @@ from rcnn.data.video import VideoError, VideoWriter, read_video
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
+from rcnn.stopping import Stopped
 from tests.command import rcnn
 from tests.tiny_data import TINY_MODEL
 
@@ -36,21 +38,21 @@ def picture(index: int) -> Image.Image:
 
 
 @pytest.fixture
-def film(tmp_path: Path) -> Path:
+def video(tmp_path: Path) -> Path:
     pytest.importorskip("av", reason="needs rcnn[video]")
-    with VideoWriter(tmp_path / "film.mp4", RATE) as writer:
+    with VideoWriter(tmp_path / "video.mp4", RATE) as writer:
         for index in range(COUNT):
             writer.write(picture(index))
-    return tmp_path / "film.mp4"
+    return tmp_path / "video.mp4"
 
 
-def test_a_film_is_read_as_it_was_written(film: Path) -> None:
+def test_a_video_is_read_as_it_was_written(video: Path) -> None:
     import av
 
-    frames = list(read_video(film))
+    frames = list(read_video(video))
     assert [frame.index for frame in frames] == list(range(COUNT))
     assert [frame.time for frame in frames] == pytest.approx([index / 10 for index in range(COUNT)])
-    with av.open(str(film)) as opened:
+    with av.open(str(video)) as opened:
         theirs = [frame.to_ndarray(format="rgb24") for frame in opened.decode(video=0)]
     for frame, their, index in zip(frames, theirs, range(COUNT), strict=True):
         pixels = frame.pixels.permute(1, 2, 0).numpy()
@@ -59,12 +61,12 @@ def test_a_film_is_read_as_it_was_written(film: Path) -> None:
         assert np.abs(pixels.astype(int) - expected).mean() < 6
 
 
-def test_films_that_cannot_be_read(film: Path, tmp_path: Path) -> None:
+def test_videos_that_cannot_be_read(video: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.mp4 does not exist"):
         next(read_video(tmp_path / "gone.mp4"))
     half = tmp_path / "half.mp4"
-    half.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
-    with pytest.raises(VideoError, match=r"half\.mp4 cannot be read as a film \(.*\): copy or download it again"):
+    half.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    with pytest.raises(VideoError, match=r"half\.mp4 cannot be read as a video \(.*\): copy or download it again"):
         next(read_video(half))
     sound = tmp_path / "sound.avi"
     with wave.open(str(sound), "wb") as file:
@@ -78,8 +80,8 @@ def test_films_that_cannot_be_read(film: Path, tmp_path: Path) -> None:
 
 def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ImportError, match=r"films need an extra: pip install 'rcnn\[video\]'"):
-        next(read_video(tmp_path / "film.mp4"))
+    with pytest.raises(ImportError, match=r"videos need an extra: pip install 'rcnn\[video\]'"):
+        next(read_video(tmp_path / "video.mp4"))
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +90,17 @@ def predictor() -> Predictor:
     return Predictor(build_detector(override(model_config("mask_rcnn_compact"), words)), device="cpu")
 
 
-def test_a_film_gets_a_film_and_a_line_per_frame(
-    predictor: Predictor, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_video_gets_a_video_and_a_line_per_frame(
+    predictor: Predictor, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ImageOptions(keep=Filter(score=0.0))
-    predict_videos(predictor, [str(film)], tmp_path / "out", Path("run"), options)
-    lines = [json.loads(line) for line in (tmp_path / "out" / "film.jsonl").read_text().splitlines()]
+    predict_videos(predictor, [str(video)], tmp_path / "out", Path("run"), options)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "video.jsonl").read_text().splitlines()]
     assert [line["frame"] for line in lines] == list(range(COUNT))
     assert [line["time"] for line in lines] == [index / 10 for index in range(COUNT)]
-    frames = list(read_video(film))
+    frames = list(read_video(video))
     assert lines[2]["detections"] == predictor.predict(frames[2].pixels).to_json()
-    drawn = list(read_video(tmp_path / "out" / "film.mp4"))
+    drawn = list(read_video(tmp_path / "out" / "video.mp4"))
     assert len(drawn) == COUNT
     assert drawn[0].pixels.shape == frames[0].pixels.shape
     assert (drawn[0].pixels.int() - frames[0].pixels.int()).abs().max() > 50  # something is drawn
@@ -109,43 +111,113 @@ def test_a_film_gets_a_film_and_a_line_per_frame(
     exec(compile(example, "docs/predict.md", "exec"), names)  # noqa: S102  the page is ours
     assert repr(names["result"]) == repr(predictor.predict(frames[-1].pixels, score=0.3))
     limited = ImageOptions(keep=Filter(score=0.0), limit=2, pictures=False)
-    predict_videos(predictor, [str(film)], tmp_path / "two", Path("run"), limited)
-    assert len((tmp_path / "two" / "film.jsonl").read_text().splitlines()) == 2
-    assert not (tmp_path / "two" / "film.mp4").exists()
+    predict_videos(predictor, [str(video)], tmp_path / "two", Path("run"), limited)
+    assert len((tmp_path / "two" / "video.jsonl").read_text().splitlines()) == 2
+    assert not (tmp_path / "two" / "video.mp4").exists()
 
 
-def test_a_film_that_is_cut_short_keeps_what_was_done(
-    predictor: Predictor, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_video_that_is_cut_short_keeps_what_was_done(
+    predictor: Predictor, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import av
 
     cut = tmp_path / "cut.mp4"
-    with av.open(str(film)) as source, av.open(str(cut), "w", options={"movflags": "faststart"}) as target:
+    with av.open(str(video)) as source, av.open(str(cut), "w", options={"movflags": "faststart"}) as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
             if packet.dts is not None:
                 packet.stream = stream
                 target.mux(packet)
     cut.write_bytes(cut.read_bytes()[:-40])  # the frames are at the end of the file
-    (tmp_path / "broken.mp4").write_bytes(b"no film")
-    films = [str(tmp_path / "broken.mp4"), str(cut), str(film)]
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    videos = [str(tmp_path / "broken.mp4"), str(cut), str(video)]
     with pytest.raises(typer.Exit) as stopped:
-        predict_videos(predictor, films, tmp_path / "out", Path("run"), ImageOptions(keep=Filter(score=0.0)))
+        predict_videos(predictor, videos, tmp_path / "out", Path("run"), ImageOptions(keep=Filter(score=0.0)))
     assert stopped.value.exit_code == 1
     shown = capsys.readouterr()
-    assert "broken.mp4 cannot be read as a film" in shown.err
+    assert "broken.mp4 cannot be read as a video" in shown.err
     done = len((tmp_path / "out" / "cut.jsonl").read_text().splitlines())
     assert 0 < done < COUNT
     assert f"({done} frames written)" in shown.err
     assert len(list(read_video(tmp_path / "out" / "cut.mp4"))) == done
-    assert len((tmp_path / "out" / "film.jsonl").read_text().splitlines()) == COUNT
+    assert len((tmp_path / "out" / "video.jsonl").read_text().splitlines()) == COUNT
     print(shown.err)
 
 
-def test_films_are_not_mixed_with_images(film: Path) -> None:
+def test_videos_are_not_mixed_with_images(video: Path) -> None:
     with pytest.raises(ValueError, match=r"leave photo\.jpg to another call"):
-        videos_of([str(film), "photo.jpg"], ImageOptions())
-    with pytest.raises(ValueError, match="--boxes and --format are for images, not for films"):
-        videos_of([str(film)], ImageOptions(formats=("csv",)))
-    assert videos_of(["photo.jpg", "https://host/film.mp4"], ImageOptions()) == []
-    assert rcnn("predict", film.parent / "no_model", film, "--output", film.parent / "out") == 2
+        videos_of([str(video), "photo.jpg"], for_images=False)
+    with pytest.raises(ValueError, match="--boxes and --format are for images, not for videos"):
+        videos_of([str(video)], for_images=True)
+    assert videos_of(["photo.jpg", "https://host/video.mp4"], for_images=False) == []
+    assert rcnn("predict", video.parent / "no_model", video, "--output", video.parent / "out") == 2
+
+
+def write_noise(target: Path, size: tuple[int, int] = (64, 48), count: int = 30) -> None:
+    """A video of noise, 10 frames per second."""
+    import av
+
+    with av.open(str(target), "w") as file:
+        stream = file.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for index in range(count):
+            frame = np.random.default_rng(index).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
+
+
+def test_a_video_whose_header_has_no_number_of_frames_is_cut_short(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs rcnn[video]")
+    whole, half = tmp_path / "whole.mkv", tmp_path / "half.mkv"
+    write_noise(whole)
+    assert len(list(read_video(whole))) == 30
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(VideoError, match=r"half\.mkv ends after 1\.\d of 3\.0 seconds: it is cut short"):
+        list(read_video(half))
+
+
+def test_a_full_disk_ends_the_command(
+    predictor: Predictor, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(VideoWriter, "write", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        predict_videos(predictor, [str(video)], tmp_path / "out", Path("run"), ImageOptions())
+    assert error.value.filename == str(tmp_path / "out" / "video.mp4")
+
+
+def test_names_and_messages_of_videos(
+    predictor: Predictor,
+    video: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "video.jsonl").write_text("of the user")
+    predict_videos(predictor, [str(video)], out, Path("run"), ImageOptions(limit=1, pictures=False))
+    assert (out / "video-2.jsonl").is_file()
+    assert (out / "video.jsonl").read_text() == "of the user"
+    capsys.readouterr()
+    with pytest.raises(typer.Exit):
+        predict_videos(predictor, [str(tmp_path / "gone.mp4")], tmp_path / "none", Path("run"), ImageOptions())
+    assert "results in" not in capsys.readouterr().out
+
+    def tiny(*_: object) -> Image.Image:
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr("rcnn.cli.predict_video._draw", tiny)
+    with pytest.raises(typer.Exit):
+        predict_videos(predictor, [str(video)], tmp_path / "small", Path("run"), ImageOptions())
+    assert "video.mp4: frames of 1 x 1 pixels cannot be written" in capsys.readouterr().err
+
+    def stopped(*_: object) -> None:
+        raise Stopped(2)
+
+    monkeypatch.setattr("rcnn.cli.predict_video._draw", stopped)
+    with pytest.raises(Stopped):
+        predict_videos(predictor, [str(video)], tmp_path / "stop", Path("run"), ImageOptions())
+    assert f"the results so far are in {tmp_path / 'stop' / 'video.jsonl'}" in capsys.readouterr().err

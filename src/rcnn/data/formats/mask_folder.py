@@ -89,14 +89,17 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         size = sizes.get(name) or image_size(image.file)
         images.append({"id": name, "file_name": name, "height": size[0], "width": size[1]})
         used.update(mask.file for mask in image.masks)
+        readable = False
         for mask in image.masks:
             path = mask.file.relative_to(folder).as_posix()
             ids = _ids(mask.file, path, size, warnings)
             if ids is None:
                 continue
+            readable = True
             found += [one | {"image_id": name} for one in _objects(ids, mask, path, warnings)]
             if not mask.whole:
                 values[path] = np.unique(ids[ids != 0]).tolist()
+        warnings.all_skipped([] if readable else [name])
     _note_unusual(without, _single_valued(values), images, warnings)
     for images_folder, masks in _pairs(folder, split):
         _note_unused(folder, images_folder, masks, used, warnings)

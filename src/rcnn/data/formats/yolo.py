@@ -8,6 +8,7 @@ images/a.jpg are in labels/a.txt, otherwise beside the image.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ MIN_POLYGON = 7  # class, x and y of three points
 class _Line:
     """A line of a label file."""
 
-    name: str  # its id: its file without folder and suffix, and its number from 1
+    name: str  # its id: its file without suffix, and without folder if no other has that name, and its number from 1
     words: list[str]
     size: tuple[int, int]  # height and width of the image
 
@@ -74,13 +75,15 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     for line in layout.moved.get(split, []):
         warnings.note(f"{split}: {line}")
     sources = images_of(layout, split)
+    stems = Counter(source.labels.stem for source in sources if source.labels is not None)
     images: list[RawEntry] = []
     found: list[RawEntry] = []
     sizes = {image["id"]: (image["height"], image["width"]) for image in options.known[1]} if options.known else {}
     for source in sources:
         size = sizes.get(source.name) or image_size(source.path)
         images.append({"id": source.name, "file_name": source.name, "height": size[0], "width": size[1]})
-        lines = list(_lines(source, size, layout.root, warnings, names))
+        unique = source.labels is None or stems[source.labels.stem] == 1
+        lines = list(_lines(source, size, layout.root, warnings, names, unique=unique))
         objects = list(_objects(lines, layout, warnings))
         found += [entry | {"image_id": source.name} for entry in objects]
         if lines and not objects:
@@ -115,11 +118,18 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
 
 
 def _lines(
-    source: ImageSource, size: tuple[int, int], root: Path, warnings: Warnings, names: dict[object, str]
+    source: ImageSource,
+    size: tuple[int, int],
+    root: Path,
+    warnings: Warnings,
+    names: dict[object, str],
+    *,
+    unique: bool,
 ) -> Iterator[_Line]:
     """The lines of the label file of an image that are not empty; none if there is no file.
 
     A file that is not text is skipped with a warning. `names` gets what messages call each line, labels/train/a.txt:3.
+    `unique`: whether no other label file of the split has the same name without its folder.
     """
     if source.labels is None:
         return
@@ -131,8 +141,8 @@ def _lines(
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if words := line.split():
-            name, called = f"{source.labels.stem}:{number}", f"{file}:{number}"
-            names[name] = f"{names[name]} or {called}" if name in names else called  # a stem in several folders
+            name = f"{source.labels.stem if unique else os.path.splitext(file)[0]}:{number}"
+            names[name] = f"{file}:{number}"
             yield _Line(name=name, words=words, size=size)
 
 

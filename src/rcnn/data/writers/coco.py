@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -59,11 +59,17 @@ def coco_results(images: Sequence[dict[str, Any]], category_ids: Sequence[int]) 
 
 
 def coco_file(
-    images: Sequence[dict[str, Any]], names: Sequence[str], category_ids: Sequence[int], keypoints: Sequence[str] = ()
+    images: Sequence[dict[str, Any]],
+    names: Sequence[str],
+    category_ids: Sequence[int],
+    keypoints: Sequence[str] = (),
+    *,
+    copies: Mapping[str, str] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """The content of a data set file: the same objects as annotations with a score, with the same image ids.
 
-    `names` (K,) are the classes; all of them have the `keypoints` (J,), which are all visible. Images are named from
+    `names` (K,) are the classes; all of them have the `keypoints` (J,), which are all visible. `copies`: the
+    place of each image, from the folder of the data set file; without it, they are named from
     the folder that contains all of them.
     """
     annotations = coco_results(images, category_ids)
@@ -75,10 +81,11 @@ def coco_file(
             entry["num_keypoints"] = len(keypoints)
     more = {"keypoints": list(keypoints), "skeleton": list[list[int]]()} if keypoints else {}
     files = [entry["file"] for entry in images]
+    places = [copies[file] for file in files] if copies else file_names(files)
     return {
         "images": [
             {"id": image_id, "file_name": name, "height": entry["height"], "width": entry["width"]}
-            for image_id, name, entry in zip(image_ids(files), file_names(files), images, strict=True)
+            for image_id, name, entry in zip(image_ids(files), places, images, strict=True)
         ],
         "annotations": annotations,
         "categories": [{"id": id, "name": name} | more for id, name in zip(category_ids, names, strict=True)],
