@@ -105,11 +105,11 @@ def lines_of(path: Path) -> list[str]:
 def read_json(path: Path, advice: str = "it may be cut short or another kind of file: export or copy it again") -> Any:
     """The value in a JSON file. Raises ValueError, which ends with `advice`, where it is damaged; OSError as usual."""
     require_regular(path)
+    content = path.read_bytes()
+    if not content:
+        raise ValueError(f"{path} is empty (0 bytes); {advice}")
     try:
         with gc_paused():
-            content = path.read_bytes()
-            if not content:
-                raise ValueError("it is empty (0 bytes)")
             return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); {advice}") from error

@@ -229,7 +229,7 @@ def test_files_of_boxes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is not JSON"),
+        ("", "is empty (0 bytes)"),
         ("3", ": the file contains 3"),
         ('"text"', ": the file contains 'text'"),
         ("[]", ": the file contains no boxes"),

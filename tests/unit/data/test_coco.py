@@ -39,7 +39,7 @@ def refused(root: Path, tables: Any) -> str:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is not JSON"),
+        ("", "is empty (0 bytes)"),
         (json.dumps(coco_tables([annotation(1)]))[:-40], "it may be cut short"),
         ("\x89PNG\r\n", "is not JSON"),
         ("[" * 100_000, "is not JSON"),

@@ -235,6 +235,9 @@ def test_a_list_of_damaged_files_names_one_with_the_reason(tmp_path: Path) -> No
     report = check_dataset(tmp_path, no_images=True)
     assert list(report.images) == ["val"]
     assert [one.kind for one in report.errors if "1 damaged" in one.what] == ["unreadable-annotations"]
+    (root / "Annotations" / "a.xml").write_text("")
+    with pytest.raises(ValueError, match=r"a\.xml is empty \(0 bytes\)"):
+        open_dataset(tmp_path, "train")
 
 
 def test_class_names_beside_the_annotations_give_the_order(tmp_path: Path) -> None:

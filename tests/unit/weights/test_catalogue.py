@@ -183,6 +183,19 @@ def same_network(config: DetectorConfig, entry: Entry, *, strides: bool = True) 
         assert config.name.removesuffix("_caffe") == name.removesuffix("_caffe")
 
 
+BACKBONES = [entry for entry in entries().values() if entry.kind == "backbone" and entry.tag in ("torchvision", "timm")]
+
+
+@pytest.mark.parametrize("entry", BACKBONES, ids=lambda entry: entry.name)
+def test_backbones_are_recognised(entry: Entry) -> None:
+    theirs = entry.tag == "torchvision"
+    build = torchvision.models.get_model if theirs else pytest.importorskip("timm").create_model
+    with torch.device("meta"):
+        state: dict[str, Tensor] = build(entry.model).state_dict()
+    blanks = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in state.items()}
+    assert convert(blanks, entry).kind == "backbone"
+
+
 def test_a_name_alone_is_what_most_users_expect() -> None:
     assert find_entry("mask_rcnn_r50_fpn").file == "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
     assert find_entry("keypoint_rcnn_r50_fpn").file == "keypointrcnn_resnet50_fpn_coco-fc266e95.pth"

@@ -89,12 +89,14 @@ def is_current(entry: Entry) -> bool:
     if not is_cached(entry):
         return False
     config, file = checkpoint_folder(entry) / CONFIG_FILE, file_by_hand(entry)
-    if file is None or max(file.stat().st_mtime, file.stat().st_ctime) <= config.stat().st_mtime:
-        return True
     try:
+        if file is None or max(file.stat().st_mtime, file.stat().st_ctime) <= config.stat().st_mtime:
+            return True
         return read_record(config)["provenance"].get("sha256") == sha256_of(file)
     except ValueError:  # damaged: the file replaces it
         return False
+    except FileNotFoundError:  # a download, which the process that converted it has just deleted
+        return True
 
 
 def local_names() -> list[str]:
@@ -137,7 +139,7 @@ def is_available(entry: Entry) -> bool:
 
 
 def local_state(entry: Entry) -> str:
-    """Whether `entry` is on this machine, for a table: yes, damaged, or - for no. Reads only the end of a file."""
+    """Whether `entry` is on this machine, for a table: yes, damaged, or - for no."""
     file = file_by_hand(entry)
     if file and not is_current(entry) and (_is_cut_short(file) or _is_too_small(file, entry)):
         return "damaged"
