@@ -121,5 +121,5 @@ def _numbers(array: _Array, order: str) -> npt.NDArray[Any]:
     values = next(array.parts, None)
     if values is None or values.kind not in NUMBERS or min(array.shape, default=-1) < 0:
         raise ValueError("a damaged array")
-    stored = np.frombuffer(values.data, np.dtype(NUMBERS[values.kind]).newbyteorder(order))
+    stored = np.frombuffer(values.data, f"{order}{NUMBERS[values.kind]}")
     return stored.reshape(array.shape, order="F").astype(CLASSES[array.kind])
