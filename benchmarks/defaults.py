@@ -24,7 +24,7 @@ D2GO = [
     "input.min_size=640", "input.max_size=1000", "rpn.proposals.post_nms=200", "train.scales=[320,400,480]",
     "train.steps=120", "backbone.frozen_blocks=8",
 ]  # fmt: skip
-TUNED = {"d2go": {"training.md": D2GO}, LITE: {"tutorial.md": ["train.steps=200"]}, COMPACT: {"README.md": DEMO}}
+TUNED = {"d2go": {"training.md": D2GO}, LITE: {"tutorial.md": ["train.steps=200"]}, COMPACT: {"demo": DEMO}}
 SETS = ("fruits_nuts", "balloon", "labelme24")
 
 

@@ -40,9 +40,9 @@ def usable_cores() -> int:
 
 
 def available_cores(groups: Path = CONTROL_GROUPS) -> int:
-    """The same, but at most the quota of a container (`docker run --cpus 2`) in whole cores, at least 1."""
+    """The same, but at most the quota of a container (`docker run --cpus 2`), rounded down, at least 1."""
     quota = _quota(groups)
-    return usable_cores() if quota is None else max(1, min(usable_cores(), round(quota)))
+    return usable_cores() if quota is None else max(1, min(usable_cores(), int(quota)))
 
 
 def _quota(groups: Path) -> float | None:

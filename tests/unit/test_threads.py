@@ -25,7 +25,7 @@ def group(folder: Path, **files: str) -> Path:
     ("files", "cores"),
     [
         ({"cpu_max": "200000 100000\n"}, 2),
-        ({"cpu_max": "150000 100000\n"}, 2),
+        ({"cpu_max": "150000 100000\n"}, 1),
         ({"cpu_max": "20000 100000\n"}, 1),
         ({"cpu_max": "9900000 100000\n"}, 8),
         ({"cpu_max": "max 100000\n"}, 8),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ def benchmark(
     memory: bool = True,
     device: Device = "auto",
     allow: str | Sequence[str] = (),
+    earlier: Benchmark | None = None,
     progress: Progress | None = None,
 ) -> Benchmark:
     """Seconds of each stage, throughput, latency and peak memory of a model on this machine.
@@ -41,7 +43,8 @@ def benchmark(
     detections as it returns pass through all heads. `image`: a photo; default: a generated one of 480 x 640 pixels.
     `precisions` default to float32, and bfloat16 where the hardware has it. torchvision's detector of the same
     architecture is measured in turn with ours (`peer`). `repeats`: calls with one image after two to warm up; larger
-    batches are repeated less, at least twice. `memory`: measure it, in a process for each precision.
+    batches are repeated less, at least twice. `memory`: measure it, in a process for each precision. `earlier`: figures
+    that these will be compared with; checked before anything is measured.
 
     Raises ValueError or FileNotFoundError for a model, image or setting that cannot be used.
     """
@@ -53,17 +56,24 @@ def benchmark(
     names = list(dict.fromkeys(choose_precision(one, chosen) for one in precisions or ("float32", "auto")))
     request = Request(model=str(model), overrides=as_overrides(overrides), device=str(chosen), allow=as_strings(allow))
     config, file = request.config(), photo(image)
-    subjects = {name: request.subject(name) for name in subject_names(config, names, peer=peer)}
+    columns = subject_names(config, names, peer=peer)
+    plan = Benchmark(
+        model=config.name,
+        settings=request.overrides,
+        image="generated" if image is None else Path(image).name,
+        machine=machine(chosen),
+        rows={name: Measured(stages=[], batches={}) for name in columns},
+    )
+    if earlier is not None:
+        plan.require_comparable(earlier)
+    subjects = {name: request.subject(name) for name in columns}
     rounds = {size: max(LEAST, math.ceil(repeats / size)) for size in sorted({1, *batch_sizes})}
     with (progress or no_progress)(
         "benchmark", len(subjects) * sum(count + WARM_UP for count in rounds.values())
     ) as advance:
         measured = {size: alternate(subjects, [file] * size, chosen, count, advance) for size, count in rounds.items()}
-    return Benchmark(
-        model=config.name,
-        settings=request.overrides,
-        image="generated" if image is None else Path(image).name,
-        machine=machine(chosen),
+    return replace(
+        plan,
         rows={
             name: Measured(
                 stages=measured[1][name],

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ CALLS = 2
 STATUS = Path("/proc/self/status")
 
 
-def peak_memory_of(request: Request, name: str, file: bytes) -> float:
-    """MiB that two calls with one image take at most: of the process, or on a GPU of the GPU."""
+def peak_memory_of(request: Request, name: str, file: bytes) -> float | None:
+    """MiB that two calls with one image take at most: of the process, or on a GPU of the GPU.
+
+    None, with a warning, if the process fails, e.g. because memory runs out: the other figures are kept.
+    """
     with tempfile.NamedTemporaryFile(suffix=".image") as image:
         image.write(file)
         image.flush()
@@ -28,7 +32,9 @@ def peak_memory_of(request: Request, name: str, file: bytes) -> float:
         command = [sys.executable, "-c", "from rcnn.bench.memory import main; main()", words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"measuring the memory of {name} failed: {done.stderr.strip().splitlines()[-1:]}")
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        warnings.warn(f"the peak memory of {name} was not measured: {reason}", stacklevel=2)
+        return None
     return float(done.stdout.split()[-1])
 
 

@@ -80,8 +80,9 @@ class Benchmark:
             lines.append(_line(name, [f"{1e3 * np.percentile(row.seconds('whole'), percent):.1f}" for row in rows]))
         for size in next(iter(rows)).batches:
             lines.append(_line(f"images/s, batch {size}", [f"{row.throughput(size):.2f}" for row in rows]))
-        if all(row.peak_mib is not None for row in rows):
-            lines.append(_line("peak memory, MiB", [f"{row.peak_mib or 0:,.0f}" for row in rows]))
+        if any(row.peak_mib is not None for row in rows):
+            peaks = ["-" if row.peak_mib is None else f"{row.peak_mib:,.0f}" for row in rows]
+            lines.append(_line("peak memory, MiB", peaks))
         if PEER in self.rows:
             lines.append(_line("times as fast", [f"{ratio:.2f}" for ratio in self.faster.values()]))
         return "\n".join(lines)
@@ -118,7 +119,7 @@ class Benchmark:
                 rows={name: Measured.from_dict(row) for name, row in values["subjects"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path} has not the content that `rcnn benchmark --json` prints") from error
+            raise ValueError(f"{path} does not have the content that `rcnn benchmark --json` prints") from error
 
     def write(self, path: str | Path) -> None:
         """Write the JSON to a file that does not exist yet, or that has an earlier benchmark."""
@@ -127,12 +128,12 @@ class Benchmark:
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     def regressions(self, old: Benchmark) -> list[str]:
-        """What became slower, or takes more memory, than in `old` beyond the noise of both; a line for each.
+        """A line for each figure that is slower than in `old` beyond the noise of both, or takes more memory.
 
         The noise of a figure is the distance between the 10th and the 90th percentile of its samples. Raises ValueError
         if the two cannot be compared: another model, image, device or number of threads.
         """
-        self._require_comparable(old)
+        self.require_comparable(old)
         found: list[str] = []
         for name, row in self.rows.items():
             before = old.rows.get(name)
@@ -147,7 +148,8 @@ class Benchmark:
                 found.append(f"{name}, peak memory: {before.peak_mib:,.0f} -> {row.peak_mib:,.0f} MiB")
         return found
 
-    def _require_comparable(self, old: Benchmark) -> None:
+    def require_comparable(self, old: Benchmark) -> None:
+        """ValueError if `regressions` cannot compare the two."""
         values = [(one.model, one.settings, one.image, *(one.machine.get(key) for key in SAME)) for one in (self, old)]
         names = ("model", "settings", "image", *SAME)
         for name, ours, theirs in zip(names, *values, strict=True):
@@ -158,7 +160,7 @@ class Benchmark:
 
 
 def _slower(what: str, before: Sequence[float], after: Sequence[float], least: float) -> list[str]:
-    """A line if the median rose by more than the noise of both, MARGIN and `least` seconds."""
+    """A line if the median increased by more than each of: the noise of both added, MARGIN, and `least` seconds."""
     old, new = _median(before), _median(after)
     allowed = max(_noise(before) + _noise(after), MARGIN * old, least)
     if new - old <= allowed:

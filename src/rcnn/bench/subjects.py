@@ -73,11 +73,10 @@ class Request:
 
     def _overrides(self) -> Overrides:
         """Those of the user after a score threshold of 0, where the model has one."""
-        return ["box.score_threshold=0", *self.overrides] if self._has_box_head() else list(self.overrides)
-
-    def _has_box_head(self) -> bool:
         config = model_config(self.model) if _is_name(self.model) else detector_record(self.model).config
-        return not config.proposals_only and config.fcis is None
+        if config.proposals_only:
+            return list(self.overrides)
+        return [f"{'box' if config.fcis is None else 'fcis'}.score_threshold=0", *self.overrides]
 
 
 def _is_name(model: str) -> bool:

@@ -26,14 +26,16 @@ def benchmark(
         typer.Option(help="Measure only this one. Defaults to float32, and bfloat16 where the hardware has it."),
     ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes for the throughput.")] = "1,8",
-    repeats: Annotated[int, typer.Option(help="Calls with one image, after two to warm up.", min=2)] = 5,
+    repeats: Annotated[
+        int, typer.Option(help="Number of measured calls with one image, after 2 warm-up calls.", min=2)
+    ] = 5,
     peer: Annotated[bool, typer.Option("--peer/--no-peer", help="Measure torchvision's model, too.")] = True,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, in new processes.")] = True,
     to_stdout: Annotated[bool, typer.Option("--json", help="Print JSON with all samples, and no table.")] = False,
     output: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
     compare: Annotated[
         Path | None,
-        typer.Option(help="JSON of an earlier benchmark: print what is slower beyond the noise, and exit with 1."),
+        typer.Option(help="JSON file of an earlier benchmark. Prints what became slower; then the exit status is 1."),
     ] = None,
     allow: Allow = None,
     device: Device = "auto",
@@ -61,7 +63,7 @@ def benchmark(
     found = measure(
         model, overrides=overrides or (), image=image, precisions=() if precision is None else (precision.value,),
         batch_sizes=[int(size) for size in sizes], repeats=repeats, peer=peer, memory=memory, device=device,
-        allow=allow or (), progress=progress_bar,
+        allow=allow or (), earlier=earlier, progress=progress_bar,
     )  # fmt: skip
     typer.echo(json.dumps(found.to_dict(), indent=2) if to_stdout else str(found))
     if output is not None:

@@ -177,7 +177,9 @@ def train(
     outcome = execute(plan, log=typer.echo)
     with suppress(OSError):  # the terminal is gone (SIGHUP)
         if outcome.finished:
-            typer.echo(f"finished after {counted(outcome.step, 'step')}; the run is in {outcome.output}")
+            early = outcome.step < plan.settings.steps
+            how = f"stopped early (train.patience={plan.settings.patience})" if early else "finished"
+            typer.echo(f"{how} after {counted(outcome.step, 'step')}; the run is in {outcome.output}")
         else:
             done = f"stopped after {outcome.step} of {counted(plan.settings.steps, 'step')}"
             typer.echo(f"{done}; to continue: {continue_command(plan.request, plan.processes.count, outcome.output)}")
@@ -185,7 +187,7 @@ def train(
             typer.echo(f"best {outcome.best_metric} {outcome.best:.4f}, in {outcome.output / 'best'}")
         if outcome.best == 0:
             typer.echo(
-                "no object of the validation set was found: train longer (train.steps=N, or --resume), or look at the "
+                "no object of the validation set was found: train longer (--resume train.steps=N), or look at the "
                 f"data: rcnn data browse {shlex.quote(str(data))} --output browse"
             )
     if outcome.signal is not None:

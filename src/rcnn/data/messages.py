@@ -17,6 +17,15 @@ PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry"
 
 DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # marks of Unicode
 
+# titles of the kinds of results in tables and reports
+KIND_TITLES = {
+    "bbox": "box",
+    "segm": "mask",
+    "boundary": "boundary",
+    "keypoints": "keypoints",
+    "proposals": "proposals",
+}
+
 
 def few(values: Sequence[object], shown: int = SHOWN) -> str:
     """The first of `values`, and how many more there are."""

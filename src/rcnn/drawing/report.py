@@ -20,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from rcnn.data.messages import KIND_TITLES
 from rcnn.drawing.analysis import ERRORS, chapters, summary
 from rcnn.drawing.charts import training_svgs
 from rcnn.drawing.embedding import Figure, embedded
@@ -27,7 +28,7 @@ from rcnn.drawing.pages import render, write_page
 
 Values = Mapping[str, float | None]  # name of a metric -> fraction 0..1; None where there is nothing to measure
 
-_TITLES = {"bbox": "Box", "segm": "Mask", "boundary": "Boundary", "keypoints": "Keypoints", "proposals": "Proposals"}
+_TITLES = {kind: title.capitalize() for kind, title in KIND_TITLES.items()}
 _VOC = "AP is VOC's average precision {year}. Difficult objects are ignored."
 _AP70 = " AP70: at IoU .70."
 _MEANINGS = {  # metric -> what its numbers are

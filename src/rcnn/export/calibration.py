@@ -30,7 +30,8 @@ class CalibrationImages:
 def find_calibration_images(folder: str | Path, record: ExportRecord) -> CalibrationImages:
     """The images in a data set, or in a folder of images without annotations.
 
-    Raises FileNotFoundError if there are none, ValueError for a data set that does not fit the model.
+    Raises FileNotFoundError if there are none, ValueError for a data set that does not fit the model, or
+    whose training split has no image files.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -50,9 +51,12 @@ def find_calibration_images(folder: str | Path, record: ExportRecord) -> Calibra
     source = annotated
     if training != annotated.split:
         source = dataset_for(record, folder, training, options=DatasetOptions(allow_empty=True))
-    return CalibrationImages(
-        files=tuple(source.folder / name for name in source.file_names if name), annotated=annotated
-    )
+    files = tuple(source.folder / name for name in source.file_names if name)
+    if not files:
+        raise ValueError(
+            f"--calibrate {folder}: the split {source.split!r} has no image files; expected some, or a folder of images"
+        )
+    return CalibrationImages(files=files, annotated=annotated if len(annotated) else None)
 
 
 def spread(files: Sequence[Path], count: int) -> list[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
+from rcnn.data.loading import pad_images
 from rcnn.export.compare import Difference, compare
 from rcnn.export.files import write_file
 from rcnn.export.trace import example_inputs
@@ -18,6 +19,8 @@ from rcnn.models import Detector
 from rcnn.models.heads.box import BoxHead
 from rcnn.models.heads.fcis import FCISHead
 from rcnn.models.rpn import RPN
+from rcnn.preprocess import build_preprocessor
+from rcnn.preprocess.whole import WholeImage
 from rcnn.runtime.exported import open_exported
 from rcnn.runtime.record import ExportRecord
 from rcnn.structures import ImageBatch
@@ -47,6 +50,33 @@ def check_file(
         )
     else:
         say(f"checked on a generated batch{how}: {difference.text()}")
+    return difference
+
+
+def check_resize(path: Path, plain: Path, say: Callable[[str], object]) -> Difference:
+    """Compare `path`, which resizes, with the file `plain` after the exact resize, on a generated image.
+
+    The image has half the size of the network's input. Warns if both detect something and no detection matches.
+    """
+    whole, network = open_exported(path, torch.device("cpu")), open_exported(plain, torch.device("cpu"))
+    config = whole.record.config.input
+    side = max(config.min_size // 2, 16)
+    image = torch.randint(0, 256, (3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels, frame = build_preprocessor(config)(image)
+    found = whole.predict(pad_images([image], 1, "exact", [WholeImage().frame((side, side))]))
+    expected = network.predict(pad_images([pixels], config.divisor, "exact", [frame]))
+    factors = torch.tensor(frame.to_original_scale)
+    expected = replace(expected, boxes=(expected.boxes * factors.repeat(2)).clamp(0, side))
+    if expected.keypoints is not None:
+        factors = torch.cat([factors, torch.ones(1)])
+        expected = replace(expected, keypoints=expected.keypoints * factors)
+    difference = compare(expected, found)
+    if difference.is_empty:
+        say("the file with the resize runs; nothing is detected on a generated image")
+    elif not difference.matched:
+        warnings.warn(f"{path}: no detection is the same as after the exact resize", stacklevel=2)
+    else:
+        say(f"with the resize in the file, on a generated image: {difference.text()}")
     return difference
 
 

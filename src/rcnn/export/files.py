@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch.export import ExportedProgram
 
-from rcnn.runtime.record import KEY, ExportPrecision, ExportRecord, Target
+from rcnn.runtime.record import KEY, ExportRecord, Target
 
 OPSET = 18
 PACKAGES: dict[Target, tuple[str, ...]] = {
@@ -25,10 +25,13 @@ PACKAGES: dict[Target, tuple[str, ...]] = {
 ONNX_BYTES = 2_000_000_000  # limit of one ONNX file (protobuf)
 
 
-def require_packages(target: Target, precision: ExportPrecision = "float32") -> None:
-    """ImportError with the pip command if a package that writes or checks the file is missing."""
+def require_packages(target: Target, *, runs_onnx: bool = False) -> None:
+    """ImportError with the pip command if a package that writes or checks the file is missing.
+
+    `runs_onnx`: an ONNX file is run on the way to the target.
+    """
     try:
-        for package in (*PACKAGES[target], *(["onnxruntime"] if precision == "int8" else [])):  # its quantiser
+        for package in (*PACKAGES[target], *(["onnxruntime"] if runs_onnx else [])):
             importlib.import_module(package)
     except ImportError as error:
         raise ImportError(f"exporting to {target} needs {error.name}: pip install 'rcnn[{target}]'") from error

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from torch.export import ExportedProgram
 
 from rcnn.export.calibration import find_calibration_images
-from rcnn.export.check import check_file
+from rcnn.export.check import check_file, check_resize
 from rcnn.export.compare import Difference
 from rcnn.export.files import require_packages, store, write_file, write_onnx
 from rcnn.export.int8 import write_int8
@@ -82,7 +82,7 @@ def export_model(
             if precision == "int8"
             else f"--calibrate (calibrate=) is for --precision int8, but the precision is {precision}"
         )
-    require_packages(target, precision)
+    require_packages(target, runs_onnx=with_resize or precision == "int8")
     detector, record = _record_of(model, target, precision, classes, overrides, allow)
     record = _with_shape(record, size, batch)
     if with_resize:
@@ -115,13 +115,17 @@ def export_model(
 def write_with_resize(
     program: ExportedProgram, record: ExportRecord, path: Path, detector: Detector, say: Callable[[str], object]
 ) -> Difference:
-    """Write the program with a resize in front, after the file without it has been compared with PyTorch."""
+    """Write the program with a resize in front.
+
+    The file without it is compared with PyTorch, and the file that was written with the one without it.
+    """
     with tempfile.TemporaryDirectory(prefix="rcnn-resize-") as name:
         plain, whole = Path(name) / "plain.onnx", Path(name) / "whole.onnx"
         network = replace(record, target="onnx", with_resize=False)
         write_onnx(program, network, plain)
         add_resize(plain, record, whole)
         store(whole, record, path)
+        check_resize(path, plain, say)
         return check_file(plain, detector, program, network, say)
 
 

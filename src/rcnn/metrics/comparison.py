@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rcnn.data.checks.tables import MetricName
-from rcnn.data.messages import cut
+from rcnn.data.messages import KIND_TITLES, cut
 from rcnn.metrics import coco, lvis
 from rcnn.metrics.inputs import Entry, GroundTruth, Id, check_inputs
-from rcnn.metrics.tables import TITLES, aligned, number
+from rcnn.metrics.tables import aligned, number
 from rcnn.metrics.values import Number
 from rcnn.ops.coco_backend import COCO, COCOeval, compare
 
@@ -123,7 +123,7 @@ def _difference(a: float, b: float, interval: dict[str, float] | None = None) ->
 
 
 def _table(comparison: Comparison, kind: str) -> str:
-    rows = [[TITLES[kind], "A", "B", "B - A", *(["95% interval", "B better"] if comparison.samples else [])]]
+    rows = [[KIND_TITLES[kind], "A", "B", "B - A", *(["95% interval", "B better"] if comparison.samples else [])]]
     for name, one in comparison.kinds[kind].items():
         rows.append([name, number(one.a), number(one.b), _signed(one.difference)])
         if comparison.samples:

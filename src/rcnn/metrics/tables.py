@@ -6,10 +6,9 @@ import csv
 import io
 from collections.abc import Sequence
 
-from rcnn.data.messages import cut
+from rcnn.data.messages import KIND_TITLES, cut
 from rcnn.metrics.values import CLASS_METRICS, SIZES, Metrics, Number
 
-TITLES = {"bbox": "box", "segm": "mask", "boundary": "boundary", "keypoints": "keypoints", "proposals": "proposals"}
 DESCRIPTIONS = {
     "AP": "mean over IoU .50:.05:.95",
     "AP50": "at IoU .50",
@@ -52,7 +51,7 @@ def metrics_table(metrics: Metrics, width: int = 80, *, per_class: bool = False)
 def per_class_table(metrics: Metrics) -> str:
     """One line per class and kind: name, AP, AP50, AP75, small, medium, large, AR, as `0.123` or `-`."""
     tables: list[str] = []
-    for kind, title in TITLES.items():
+    for kind, title in KIND_TITLES.items():
         if "AP" not in metrics.kinds.get(kind, {}):
             continue
         head = [f"class ({title})", *(_column(name) for name in CLASS_METRICS)]
@@ -106,7 +105,7 @@ def _description(name: str, metrics: Metrics) -> str:
 
 def _overall(metrics: Metrics) -> list[str]:
     names = list(dict.fromkeys(name for values in metrics.kinds.values() for name in values))
-    rows = [["", *(TITLES[kind] for kind in metrics.kinds), ""]]
+    rows = [["", *(KIND_TITLES[kind] for kind in metrics.kinds), ""]]
     for name in names:
         values = [number(found[name]) if name in found else "" for found in metrics.kinds.values()]
         rows.append([name, *values, _description(name, metrics)])
@@ -125,7 +124,7 @@ def _table_of_classes(metrics: Metrics, names: Sequence[str], width: int) -> lis
     few = len(names) <= _ONE_COLUMN
     shown = ("AP", "AP50") if few else ("AP",)
     kinds = [kind for kind in metrics.kinds if "AP" in metrics.kinds[kind]]
-    titles = [f"{TITLES[kind]} {name}" if few else TITLES[kind] for kind in kinds for name in shown]
+    titles = [f"{KIND_TITLES[kind]} {name}" if few else KIND_TITLES[kind] for kind in kinds for name in shown]
     head = ["AP by class" if not few else "class", "objects", *titles]
     values = [
         [f"{metrics.objects[name]:,}", *(number(metrics.per_class[name][kind][m]) for kind in kinds for m in shown)]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rcnn.models.detector import Detector
-from rcnn.models.layers import Conv2d, affine_of, is_frozen
+from rcnn.models.layers import AffineBatchNorm2d, Conv2d, FrozenBatchNorm2d, affine_of
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -44,10 +44,16 @@ def prepare_for_inference(detector: Detector, precision: Precision = "float32") 
 def fold_pairs(layers: nn.Sequential) -> None:
     """Fold each batch norm of `layers` (torchvision's backbones) into the convolution right before it."""
     for conv, norm in zip(list(layers), list(layers)[1:], strict=False):
-        if type(conv) is nn.Conv2d and (type(norm) is nn.BatchNorm2d or is_frozen(norm)):  # not subclasses
+        if type(conv) is nn.Conv2d and _can_fold(norm):
             scale, shift = affine_of(norm)
             bias = shift if conv.bias is None else shift + conv.bias * scale
             conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
             conv.bias = nn.Parameter(bias, requires_grad=False)
             attribute = next(name for name, layer in layers.named_children() if layer is norm)
             setattr(layers, attribute, nn.Identity())
+
+
+def _can_fold(norm: nn.Module) -> bool:
+    """Whether `norm` is one of the known batch norms; a subclass of the user may compute something else."""
+    known = type(norm) in (nn.BatchNorm2d, FrozenBatchNorm2d, AffineBatchNorm2d)
+    return known or type(norm).__name__ == "FrozenBatchNorm2d"  # that of torchvision or another library

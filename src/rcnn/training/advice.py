@@ -113,7 +113,7 @@ def advise_training(
             values["evaluate_every"] = max(1, round(steps / EVALUATIONS), math.ceil(validation_images / each))
             reasons["evaluate_every"] = f"up to {EVALUATIONS} evaluations in the run"
             values["patience"] = PATIENCE
-            reasons["patience"] = f"the run ends early when {counted(PATIENCE, 'evaluation')} in a row are not better"
+            reasons["patience"] = f"the run ends early after no improvement in {counted(PATIENCE, 'evaluation')}"
     if start.ema:
         values["ema"] = _ema(steps)
         averaged = f"averages about the last {AVERAGED * steps:.0f} steps"
@@ -176,7 +176,7 @@ def _input_size(config: DetectorConfig, dataset: Dataset) -> tuple[int, str]:
     if chosen <= size:
         return 0, ""
     return chosen, (
-        f"a fifth of the objects are smaller than {small:.0f} pixels at {size}; the finest feature map has a cell per "
-        f"{stride}, and {CELLS} cells suit them"
+        f"a fifth of the objects are smaller than {small:.0f} pixels at {size}; a cell of the finest feature map "
+        f"covers {stride} pixels, and an object should span at least {CELLS} cells"
         + ("" if needed <= most else "; limited by the size of the images" if most < LARGEST * size else "")
     )

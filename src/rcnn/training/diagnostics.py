@@ -37,7 +37,7 @@ class Ratio(NamedTuple):
 def diagnostics(
     detector: Detector, batch: TrainingBatch, seed: Tensor, *, bf16: bool = False, processes: Processes = ALONE
 ) -> dict[str, float]:
-    """Counts per image and fractions, by their names in the log; without those that have nothing to be measured on.
+    """Counts per image and fractions, by their names in the log. Fractions of an empty set are left out.
 
     With several processes, all call this, each with its part of the batch; the values are those of the whole batch.
 

@@ -38,7 +38,7 @@ def train(
 
     `batches(first)` is an endless stream from batch `first` on. The gradients of `accumulate` batches are averaged.
     `last/` is saved every `checkpoint_every` steps, before each evaluation, and when the run is stopped or the stream
-    fails; `best/` is the best of the evaluations. `patience` evaluations in a row that are not better end the run. A
+    fails; `best/` is the best of the evaluations. `patience` evaluations without improvement end the run. A
     stop signal ends it after the current step, or at once in a wait for data or an evaluation. A run that is resumed
     equals an uninterrupted one bit for bit. With several processes, each runs this loop; one that fails ends all of
     them. Raises DivergedError if a loss is not finite.

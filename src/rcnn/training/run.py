@@ -279,6 +279,7 @@ def _evaluation(plan: RunPlan, log: SilentLog, state: TrainState, output: Path) 
             after_image=log.evaluated,
             log=log.log,
             processes=processes,
+            best=state.best,
         )
         if settings.pictures and processes.is_first and not plan.config.proposals_only:
             write_pictures(detector, first, plan, output / PICTURES, state.step)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rcnn.training.found_run import FIELDS, LOG, RECORD
 from rcnn.training.log import read_log
-from rcnn.training.validation import SINCE_BEST
+from rcnn.training.validation import SINCE_BEST, ends_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def _row(run: Path, folder: Path, record: dict[str, Any]) -> RunRow:
         step=max((line["step"] + 1 for line in lines), default=0),
         steps=int(record["train"].get("steps", 0)),
         hours=max(seconds, default=0.0) / 3600,
-        stopped_early=bool(patience) and since_best >= patience,
+        stopped_early=ends_run(since_best, patience),
         loss=losses[-1] if losses else None,
         box=_best(lines, "bbox_AP"),
         mask=_best(lines, "segm_AP"),

@@ -15,7 +15,17 @@ from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import whole_detector
 from rcnn.training.signals import StopRequests
 from rcnn.training.state import TrainState
-from rcnn.training.validation import SINCE_BEST, THRESHOLDS, Metrics, choose, chosen_metric, flatten, main_metrics
+from rcnn.training.validation import (
+    SINCE_BEST,
+    THRESHOLDS,
+    Metrics,
+    choose,
+    chosen_metric,
+    ends_run,
+    flatten,
+    is_better,
+    main_metrics,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,24 +74,25 @@ class Saver:
         with stop.interrupting():  # last/ is saved: the evaluation is repeated when the run is resumed
             self._metrics = self.evaluate(whole_detector(state.evaluated))
         value = choose(self._metrics, self.settings.best)
-        state.since_best += 1
-        if value is not None and (state.best is None or value > state.best):
+        if is_better(value, state.best):
             state.best, state.since_best = value, 0
             self.run.save("best", state.evaluated, thresholds=self._metrics.get(THRESHOLDS))
+        elif state.best:  # a model that finds nothing yet is still learning
+            state.since_best += 1
         self.log.write(step=state.step - 1, **flatten(self._metrics), **{SINCE_BEST: state.since_best})
         self.log.log(f"step {state.step}: {main_metrics(self._metrics)}")
         state.evaluation_due = False
         self.save_last()
 
     def ends_early(self) -> bool:
-        """Whether the last `train.patience` evaluations were not better than the best; says so in the log."""
+        """Whether the last `train.patience` evaluations brought no improvement; says so in the log."""
         state, patience = self.state, self.settings.patience
-        if not patience or state.best is None or state.since_best < patience:
+        if not ends_run(state.since_best, patience):
             return False
         self.log.log(
             f"stopped early after {state.step} of {counted(self.settings.steps, 'step')}: "
-            f"{counted(state.since_best, 'evaluation')} in a row were not better than {state.best:.4f} "
-            f"(train.patience={patience})"
+            f"no improvement in {counted(state.since_best, 'evaluation')} (best {state.best:.4f}; "
+            f"train.patience={patience})"
         )
         return True
 

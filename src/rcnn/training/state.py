@@ -39,7 +39,7 @@ class TrainState:
     processes: Processes = ALONE
     step: int = 0
     best: float | None = None  # the best value so far of the metric that best/ is chosen by
-    since_best: int = 0  # evaluations since the best
+    since_best: int = 0  # evaluations since the best; 0 until a value is above 0
     evaluation_due: bool = False  # the evaluation after `step` is not done yet
 
     @classmethod

@@ -24,7 +24,7 @@ from rcnn.training.settings import TrainConfig
 KINDS = ("bbox", "segm", "keypoints", "proposals")
 SHOWN = ("AP", "AP50", "AR100", "AR1000")  # those that a line of the run shows
 LOSS = "validation_loss"  # key of the loss on the first validation set, with train.validation_loss
-SINCE_BEST = "since_best"  # key in the log: evaluations since the best one
+SINCE_BEST = "since_best"  # key in the log: evaluations since the best one; 0 until a value is above 0
 THRESHOLDS = "thresholds"  # key of the score thresholds with the best F1 on the first validation split
 OTHERS = "other_splits"  # key of the metrics on the validation splits after the first
 Metrics = dict[str, Any]  # {"bbox": {"AP": .., "AP50": ..}, "segm": {..}, ...}
@@ -38,10 +38,12 @@ def evaluate_detector(
     after_image: Callable[[int, int], None],
     log: Callable[[str], object],
     processes: Processes = ALONE,
+    best: float | None = None,
 ) -> Metrics:
     """The metrics of `detector` on the first of `validations`; under OTHERS, those on the others by split.
 
-    Under THRESHOLDS, on the first process, the content of thresholds.json for the first of them.
+    Under THRESHOLDS, on the first process, the content of thresholds.json for the first of them, if the value of
+    `train.best` is a new best: greater than `best`.
 
     `after_image` gets the number of images done, and of all. `log` gets a warning for each image that cannot be
     evaluated; it counts as an image without detections. The `processes` share the images; all of them get the metrics.
@@ -58,7 +60,7 @@ def evaluate_detector(
     first, *others = validations
     predictor = Predictor(detector, classes=first.classes, device=str(device), padding=settings.padding)
     measured = partial(_measure, predictor, settings=settings, processes=processes, on_image=on_image, log=log)
-    metrics = measured(first, thresholds=True)
+    metrics = measured(first, new_best=lambda metrics: is_better(choose(metrics, settings.best), best))
     return metrics | {OTHERS: {other.split: measured(other) for other in others}} if others else metrics
 
 
@@ -70,7 +72,7 @@ def _measure(
     processes: Processes,
     on_image: Callable[[ImageResults], None],
     log: Callable[[str], object],
-    thresholds: bool = False,
+    new_best: Callable[[Metrics], bool] = lambda metrics: False,
 ) -> Metrics:
     workers = max(1, settings.workers)
     evaluation = evaluate_dataset(
@@ -84,7 +86,7 @@ def _measure(
     for line in failure_warnings(evaluation.failed, len(validation)):  # the plan of the run has the others
         log(f"warning: {line}")
     metrics = evaluation.metrics.to_dict()
-    if thresholds and processes.is_first:
+    if processes.is_first and new_best(metrics):
         metrics[THRESHOLDS] = measure_thresholds(evaluation, validation)
     return metrics
 
@@ -116,6 +118,16 @@ def choose(metrics: Metrics, key: str) -> float | None:
         known = [f"{k}.{n}" for k in KINDS if k in metrics for n in metrics[k]]
         raise ValueError(f"train.best={key} was not measured; expected one of {few(known)}")
     return metrics[kind][name]
+
+
+def is_better(value: float | None, best: float | None) -> bool:
+    """Whether `value` is a new best; None: not measured."""
+    return value is not None and (best is None or value > best)
+
+
+def ends_run(since_best: int, patience: int) -> bool:
+    """Whether `since_best` evaluations without improvement end a run with `train.patience` (0: never)."""
+    return 0 < patience <= since_best
 
 
 def flatten(metrics: Metrics) -> dict[str, float | None]:

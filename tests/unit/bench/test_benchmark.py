@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 import rcnn
 from rcnn.bench import benchmark as module
 from rcnn.bench.clock import STAGES, Clock
-from rcnn.bench.memory import peak_memory
+from rcnn.bench.memory import peak_memory, peak_memory_of
 from rcnn.bench.report import Benchmark, Measured
 from rcnn.bench.subjects import PEER, OurSubject, Request, TorchvisionSubject, photo, subject_names
 from rcnn.models import model_config
@@ -137,6 +138,24 @@ def test_figures_of_another_machine_or_model_are_not_compared() -> None:
         old.regressions(replace(old, model="n"))
 
 
+def test_memory_that_cannot_be_measured_keeps_the_other_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = subprocess.CompletedProcess[str]([], 1, "", "Traceback\nMemoryError: out of memory\n")
+
+    def fail(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
+        return failed
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.warns(UserWarning, match="peak memory of rcnn float32 was not measured: MemoryError: out of memory"):
+        assert peak_memory_of(Request(model="m"), "rcnn float32", b"") is None
+
+
+@pytest.mark.parametrize("model", ["mask_rcnn_compact", "fcis_compact", "rpn_r50_fpn"])
+def test_every_head_measures_with_the_score_threshold_0(model: str) -> None:
+    config = Request(model=model).config()
+    head = config.fcis or config.box
+    assert config.proposals_only or head.score_threshold == 0
+
+
 def test_the_table_and_the_json_have_the_same_figures(tmp_path: Path) -> None:
     one = figures({stage: [10.0, 20, 30] for stage in STAGES})
     peer = figures({stage: [40.0, 40, 40] for stage in STAGES}).rows["rcnn float32"]
@@ -174,11 +193,15 @@ def test_the_command_prints_a_table_and_finds_an_injected_slowdown(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["mask_rcnn_compact", "--compare", "old.json"],
+            "cannot be compared: model is 'mask_rcnn_compact' here and 'm'",
+        ),
         (["no_such_model"], "no_such_model"),
         (["mask_rcnn_compact", "--batch", "1,x"], "--batch 1,x: expected batch sizes, e.g. 1,8"),
         (["mask_rcnn_compact", "--batch", "0"], "expected different numbers of 1 or more"),
-        (["mask_rcnn_compact", "--compare", "other.json"], "other.json has not the content that `rcnn benchmark"),
-        (["mask_rcnn_compact", "--output", "other.json"], "other.json has not the content that `rcnn benchmark"),
+        (["mask_rcnn_compact", "--compare", "other.json"], "other.json does not have the content that `rcnn benchmark"),
+        (["mask_rcnn_compact", "--output", "other.json"], "other.json does not have the content that `rcnn benchmark"),
         (["mask_rcnn_compact", "--image", "other.json"], "other.json"),
     ],
 )
@@ -187,6 +210,8 @@ def test_bad_arguments_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("other.json").write_text('{"a": 1}')
+    figures({"backbone": [100.0, 101]}).write("old.json")
+    monkeypatch.setattr(module, "alternate", None)  # nothing is measured
     assert run("benchmark", *words) == 2
     assert message in capsys.readouterr().err
     assert Path("other.json").read_text() == '{"a": 1}'

@@ -19,6 +19,7 @@ from typing_extensions import override as override_method
 
 import rcnn
 from rcnn.export import check
+from rcnn.export.check import check_resize
 from rcnn.export.compare import Difference, compare
 from rcnn.export.files import store
 from rcnn.export.resize import add_resize
@@ -159,6 +160,10 @@ def test_a_file_that_resizes(mask_model: tuple[Detector, Exported], tmp_path: Pa
     record = replace(written.record, with_resize=True, batch=1)
     add_resize(written.path, record, tmp_path / "merged.onnx")
     store(tmp_path / "merged.onnx", record, tmp_path / "resizes.onnx")
+    said: list[str] = []
+    difference = check_resize(tmp_path / "resizes.onnx", written.path, said.append)
+    assert difference.matched > 0
+    assert said == [f"with the resize in the file, on a generated image: {difference.text()}"]
     plain, resizes = rcnn.Predictor(written.path), rcnn.Predictor(tmp_path / "resizes.onnx")
     image = np.random.default_rng(1).integers(0, 256, (128, 160, 3), dtype=np.uint8)
     expected, found = plain.predict(image), resizes.predict(image)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import rcnn
-from rcnn.export import int8
+from rcnn.data import Dataset
+from rcnn.evaluation.opening import dataset_for
+from rcnn.export import calibration, int8
 from rcnn.export.calibration import find_calibration_images, spread
 from rcnn.export.compare import agreement
 from rcnn.export.int8 import choose_float_layers
@@ -20,6 +23,7 @@ from rcnn.models.overrides import override
 from rcnn.runtime.exported import exported_record
 from rcnn.runtime.record import ExportRecord
 from rcnn.structures import Detections
+from rcnn.weights.checkpoint import load_checkpoint
 from tests.command import rcnn as command
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 
@@ -100,6 +104,22 @@ def test_an_int8_file_carries_its_measurements(
     assert len(rcnn.Predictor(output).predict(image)) > 0
     with pytest.raises(ValueError, match="was exported in int8; it cannot run in bfloat16"):
         rcnn.Predictor(output, precision="bfloat16")
+
+
+def test_a_split_without_image_files_cannot_calibrate(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_files(*arguments: Any, **options: Any) -> Dataset:
+        data = dataset_for(*arguments, **options)
+        return replace(data, file_names=("",) * len(data))
+
+    monkeypatch.setattr(calibration, "dataset_for", without_files)
+    record = ExportRecord(
+        config=load_checkpoint(checkpoint).config, classes=("square", "disc"), target="onnx", inputs=(), outputs=()
+    )
+    data = write_tiny_coco(tmp_path / "data", {"train": 1, "val": 1})
+    with pytest.raises(ValueError, match="the split 'train' has no image files"):
+        find_calibration_images(data, record)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.config import Norm
+from rcnn.models.inference import fold_pairs
 from rcnn.models.layers import (
     AffineBatchNorm2d,
     Conv2d,
@@ -23,6 +25,27 @@ from rcnn.models.layers import (
 from rcnn.runtime.processes import Processes
 from tests.narrow import present
 from tests.unit.training.process_runs import in_processes
+
+
+class OtherBatchNorm2d(nn.BatchNorm2d):
+    """A subclass, which may compute something else."""
+
+
+@pytest.mark.parametrize(
+    ("norm", "folded"),
+    [(nn.BatchNorm2d, True), (FrozenBatchNorm2d, True), (AffineBatchNorm2d, True), (OtherBatchNorm2d, False)],
+)
+def test_only_known_norms_are_folded_into_a_pair(norm: Callable[[int], nn.Module], folded: bool) -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 1), norm(4)).eval()
+    for name, value in layers[1].state_dict().items():
+        if value.is_floating_point():
+            value.copy_(torch.rand(4) + (0.5 if name == "running_var" else 0))
+    images = torch.rand(1, 3, 5, 5)
+    expected = layers(images)
+    fold_pairs(layers)
+    assert isinstance(layers[1], nn.Identity) == folded
+    torch.testing.assert_close(layers(images), expected)
+
 
 NORMS: tuple[Norm, ...] = ("frozen_bn", "bn", "sync_bn", "gn", "ln", "none")
 M = TypeVar("M", bound=nn.Module)
