@@ -77,6 +77,8 @@ def predict_tiled(
     Memory: the decoded image, `batch_size` tiles, and the masks of the detections within their boxes.
     """
     check_tiling(tile, overlap)
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; expected a whole number of tiles, 1 or more")
     pixels = as_image(image, channels=channels, max_pixels=max_pixels)
     height, width = pixels.shape[1:]
     source = ImageSource(image=pixels)
@@ -110,8 +112,8 @@ def predict_tiled(
 
 def check_tiling(tile: int, overlap: float) -> None:
     """Raise ValueError for a side or an overlap out of range."""
-    if tile < MIN_TILE:
-        raise ValueError(f"tile={tile}; expected a side of {MIN_TILE} pixels or more, e.g. 1024 (--tile)")
+    if not isinstance(tile, int) or tile < MIN_TILE:
+        raise ValueError(f"tile={tile}; expected a side of {MIN_TILE} whole pixels or more, e.g. 1024 (--tile)")
     if not 0 <= overlap <= 0.9:
         raise ValueError(f"overlap={overlap}; expected a fraction of the tile from 0 to 0.9 (--tile-overlap)")
 

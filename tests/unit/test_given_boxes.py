@@ -224,6 +224,8 @@ def test_files_of_boxes(tmp_path: Path) -> None:
     assert read({"images": detections}) == expected
     with pytest.raises(FileNotFoundError, match=r"none\.json does not exist; expected"):
         read_boxes(tmp_path / "none.json")
+    with pytest.raises(ValueError, match=r"is a folder; expected \{"):
+        read_boxes(tmp_path)
 
 
 @pytest.mark.parametrize(

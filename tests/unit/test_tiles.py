@@ -171,7 +171,11 @@ def test_memory_does_not_grow_with_the_square_of_the_image() -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"tile=8; expected a side of 32 pixels or more"):
+    with pytest.raises(ValueError, match=r"tile=8; expected a side of 32 whole pixels or more"):
         predict_tiled(exact(), scene(), tile=8)
     with pytest.raises(ValueError, match=r"overlap=1; expected a fraction of the tile from 0 to 0\.9"):
         predict_tiled(exact(), scene(), overlap=1)
+    with pytest.raises(ValueError, match=r"tile=33\.5; expected a side of 32 whole pixels or more"):
+        predict_tiled(exact(), scene(), tile=33.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="batch_size=0; expected a whole number of tiles, 1 or more"):
+        predict_tiled(exact(), scene(), batch_size=0)

@@ -70,6 +70,8 @@ def _scores(text: str, checkpoint: Path, known: Sequence[str], default: float) -
             default = _number(part, text)
             continue
         require_classes([name.strip()], known)
+        if name.strip() in scores:
+            raise ValueError(f"--score {text}: {name.strip()} has two scores; expected one per class")
         scores[name.strip()] = _number(value, text)
     return dict.fromkeys(known, default) | scores
 

@@ -8,6 +8,7 @@ import re
 import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from rcnn.data.images import IMAGE_SUFFIXES
@@ -78,7 +79,8 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
                 add(word, Path(word).name)
             elif glob.has_magic(word):
                 before, folder = len(sources.images), _fixed_part(word)
-                for path in _images_of_pattern(word, folder, sources):
+                parts = Path(word).parts[len(folder.parts) :]
+                for path in _images_below(folder, sources, parts) if folder.is_dir() else ():
                     add(str(path), path.relative_to(folder).as_posix())
                 if len(sources.images) == before:
                     sources.failed.append((word, f"matches no image{_videos_in(sources.skipped[skipped:])}"))
@@ -110,23 +112,43 @@ def _name_of_url(url: str) -> str:
     return PurePosixPath(urllib.parse.unquote(parts.path)).name or "download"
 
 
-def _images_below(folder: Path, sources: Sources) -> Iterator[Path]:
-    """Image files in `folder` and its folders, sorted by path; others are counted in `sources`."""
+def _images_below(folder: Path, sources: Sources, pattern: Sequence[str] = ("**",)) -> Iterator[Path]:
+    """Image files in `folder` and its folders, sorted by path; others are counted in `sources`.
+
+    `pattern`: what the parts of their paths from `folder` must match; ** is any number of folders. Hidden folders are
+    skipped, and, where their number is not fixed, links to folders: they may lead round a loop. Each folder, and
+    rcnn's list of its files, is read once.
+    """
 
     def unreadable(error: OSError) -> None:
         sources.failed.append((str(error.filename), f"cannot be read: {error.strerror}"))
 
-    for here, folders, files in os.walk(folder, onerror=unreadable):
+    recursive = "**" in pattern
+    written = set[str]()  # real paths of what rcnn wrote to the folders so far
+    for here, folders, files in os.walk(folder, onerror=unreadable, followlinks=not recursive):
+        above = Path(here).relative_to(folder).parts
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        written = {os.path.realpath(Path(here) / name) for name in files_of_rcnn(here)}
+        if not recursive:
+            folders[:] = [name for name in folders if _matches((*above, name), pattern[: len(above) + 1])]
+            folders[:] = folders if len(above) + 1 < len(pattern) else []
+        written |= {os.path.realpath(Path(here) / name) for name in files_of_rcnn(here)}
         for name in sorted(files):
             path = Path(here) / name
-            if name.startswith(".") or os.path.realpath(path) in written or _written_above(path, folder):
+            if name.startswith(".") or not _matches((*above, name), pattern) or os.path.realpath(path) in written:
                 continue
             if _may_be_image(path):
                 yield path
             else:
                 sources.skipped.append(str(path))
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a pattern."""
+    if not pattern or pattern[0] != "**":
+        return not (parts or pattern) or bool(
+            parts and pattern and fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+        )
+    return any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
 
 
 def _fixed_part(pattern: str) -> Path:
@@ -135,32 +157,10 @@ def _fixed_part(pattern: str) -> Path:
     return Path(*parts[: next(place for place, part in enumerate(parts) if glob.has_magic(part))])
 
 
-def _images_of_pattern(pattern: str, folder: Path, sources: Sources) -> Iterator[Path]:
-    """Image files that match a pattern below `folder`, sorted by path; others are counted in `sources`."""
-    for match in sorted(glob.glob(pattern, recursive=True)):
-        path = Path(match)
-        if path.is_dir() or path.name in files_of_rcnn(path.parent) or _written_above(path, folder):
-            continue
-        if _may_be_image(path):
-            yield path
-        else:
-            sources.skipped.append(str(path))
-
-
 def _may_be_image(path: Path) -> bool:
     from rcnn.data.images import is_image
 
     return path.suffix.lower() in IMAGE_SUFFIXES or is_image(path)
-
-
-def _written_above(path: Path, folder: Path) -> bool:
-    """Whether rcnn wrote `path` to a folder inside its output folder, which is `folder` or below it."""
-    for parent in [*path.parents][1:]:
-        if folder != parent and folder not in parent.parents:
-            return False
-        if path.relative_to(parent).as_posix() in files_of_rcnn(parent):
-            return True
-    return False
 
 
 def _picture(name: str, taken: set[str], output: OutputFolder) -> str:

@@ -47,6 +47,7 @@ def visualize(
 
     Example: rcnn visualize runs/balloons --data balloons/ --limit 5
     """
+    from rcnn.data.images import ImageError
     from rcnn.data.messages import counted
     from rcnn.data.opening import DatasetOptions
     from rcnn.evaluation.examples import chosen_records
@@ -70,9 +71,10 @@ def visualize(
         for record in records:
             try:
                 picture = draw_stages(predictor, record, best=best, score=score)
-            except OSError as error:
+            except (ImageError, OSError) as error:
                 failed += 1
-                typer.echo(f"{record.path}: {error}", err=True)
+                typer.echo(str(error) if str(record.path) in str(error) else f"{record.path}: {error}", err=True)
+                advance()
                 continue
             name = folder.free_name(f"{record.path.stem}.jpg", names)
             names.add(name.lower())

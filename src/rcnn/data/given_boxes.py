@@ -161,6 +161,8 @@ def read_boxes(path: Path) -> BoxFile:
 
     Raises FileNotFoundError, or ValueError that names the file and the entry that is wrong.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; {FORMS}")
     if not path.is_file():
         raise FileNotFoundError(f"{as_given(path)} {missing_text(path)}; {FORMS}")
     boxes = BoxFile(path=path)

@@ -97,7 +97,10 @@ def _results(source: Path, dataset: Dataset, device: Device) -> tuple[list[Resul
     """The results of a source, their kinds, and the number of images that they are of (0 = all)."""
     if is_results(source):
         saved = read_results(source)
-        check_results(dataset.to_coco(), saved.results, str(dataset.annotation_file), f"{source}: result")
+        try:
+            check_results(dataset.to_coco(), saved.results, str(dataset.annotation_file), f"{source}: result")
+        except ValueError as error:
+            raise ValueError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
         found, limit = saved.results, saved.limit if saved.limit < len(dataset) else 0
     else:
         found, limit = evaluate(source, dataset, device=device).results, 0

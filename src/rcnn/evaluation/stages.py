@@ -7,6 +7,7 @@ Letters: G objects of the ground truth, P proposals.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from rcnn.data.loading import pad_images
-from rcnn.data.messages import counted
+from rcnn.data.messages import counted, few
 from rcnn.data.records import ImageRecord
 from rcnn.drawing.fonts import base_font
 from rcnn.drawing.ground_truth import outline_region
@@ -41,15 +42,24 @@ class BestProposals:
     objects: npt.NDArray[np.int64]  # (R,) index of the object, 0..G-1
 
 
-def draw_stages(predictor: Predictor, record: ImageRecord, *, best: int = 3, score: float = 0.5) -> Image.Image:
+def draw_stages(
+    predictor: Predictor,
+    record: ImageRecord,
+    *,
+    best: int = 3,
+    score: float = 0.5,
+    classes: Sequence[str] | None = None,
+) -> Image.Image:
     """Ground truth, the `best` proposals of each object, what the box head makes of them, and the detections.
 
     The third panel has the class and score of each of these proposals, which the box head has not moved. Detections
-    with a lower score than `score` are not drawn. A proposal network alone has no third panel.
+    with a lower score than `score` are not drawn. `classes`: the names of the record's labels, `dataset.classes`, which
+    must be those of the model (default: assumed). A proposal network alone has no third panel.
 
-    Raises ValueError for an exported file or a box head of your own, which cannot score given boxes, and for an image
-    that cannot be read.
+    Raises ValueError for labels or `classes` that the model does not have, for an exported file or a box head of your
+    own, which cannot score given boxes, and for an image that cannot be read.
     """
+    _require_classes(predictor, record, classes)
     pixels = record.read()
     shown = np.flatnonzero(~record.ignored)
     boxes, names = record.boxes[shown].astype(np.float32), [predictor.classes[label] for label in record.labels[shown]]
@@ -82,6 +92,19 @@ def draw_stages(predictor: Predictor, record: ImageRecord, *, best: int = 3, sco
     )
     panels.append((f"Detections from score {score:g}", drawn))
     return _grid(panels)
+
+
+def _require_classes(predictor: Predictor, record: ImageRecord, classes: Sequence[str] | None) -> None:
+    """Raise ValueError if the labels of a record have other names than those of the model, which would be drawn."""
+    own = tuple(predictor.classes)
+    if classes is not None and tuple(classes) != own:
+        raise ValueError(
+            f"the record has the classes {few(classes)}, but the model has {few(own)}; open the data set with "
+            "classes=predictor.classes"
+        )
+    if len(record.labels) and not 0 <= record.labels.min() <= record.labels.max() < len(own):
+        wrong = record.labels[(record.labels < 0) | (record.labels >= len(own))][0]
+        raise ValueError(f"{record.path}: the record has label {wrong}; expected labels from 0 to {len(own) - 1}")
 
 
 def best_proposals(

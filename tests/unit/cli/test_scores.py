@@ -77,6 +77,8 @@ def test_unknown_classes_and_files_are_refused(tmp_path: Path) -> None:
         chosen_filter(None, "person,dgo", MODEL, CLASSES)
     with pytest.raises(ValueError, match="the model has no class 'cat'; it has"):
         chosen_filter("cat=0.5", "", MODEL, CLASSES)
+    with pytest.raises(ValueError, match=r"--score dog=0\.5,dog=0\.6: dog has two scores; expected one per class"):
+        chosen_filter("dog=0.5,dog=0.6", "", MODEL, CLASSES)
     with pytest.raises(FileNotFoundError, match=r"has no thresholds\.json for --score best; write it with: rcnn eval"):
         chosen_filter("best", "", tmp_path, CLASSES)
     with pytest.raises(ValueError, match="has thresholds of the classes cup, but the model has person, dog, kite"):

@@ -238,3 +238,31 @@ def test_videos_in_folders_and_patterns_must_be_named(tmp_path: Path) -> None:
         assert reason.endswith(
             f"no image; its videos ({tmp_path / 'videos' / 'a.mp4'}) are inputs only where each is named"
         )
+
+
+def test_patterns_do_not_go_round_a_loop_of_links(tmp_path: Path) -> None:
+    touch(tmp_path / "photos" / "in" / "a.jpg", tmp_path / "photos" / "b.jpg")
+    (tmp_path / "photos" / "in" / "up").symlink_to("..")
+    photos = str(tmp_path / "photos")
+
+    def found(pattern: str) -> list[str]:
+        return [source.name.removeprefix(photos) for source in expand([photos + pattern], tmp_path / "out").images]
+
+    assert found("/**/*.jpg") == ["/b.jpg", "/in/a.jpg"]
+    assert found("/**") == found("")
+    assert found("/*/*.jpg") == ["/in/a.jpg"]
+    assert found("/*/up/*.jpg") == ["/in/up/b.jpg"]  # a link that the pattern names
+    assert found("/**/in/*") == ["/in/a.jpg"]
+
+
+def test_each_list_of_files_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(*(tmp_path / "photos" / f"{number}.jpg" for number in range(9)))
+    read: list[str] = []
+
+    def files_of(folder: str) -> set[str]:
+        read.append(str(folder))
+        return {"3.jpg"}
+
+    monkeypatch.setattr("rcnn.cli.sources.files_of_rcnn", files_of)
+    assert len(expand([str(tmp_path / "photos" / "*.jpg")], tmp_path / "out").images) == 8
+    assert read == [str(tmp_path / "photos")]

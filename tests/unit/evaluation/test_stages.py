@@ -66,6 +66,28 @@ def test_a_picture_has_four_panels_and_that_of_a_proposal_network_three(predicto
     assert (pixels[corner] == 255).all()
 
 
+def test_the_command_reports_an_image_that_cannot_be_read(
+    predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"val": 2}, size=(64, 96))
+    broken = sorted((data / "val").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:60])
+    save_checkpoint(tmp_path / "model", build_detector(predictor.config), predictor.config, CLASSES)
+    assert rcnn("visualize", tmp_path / "model", "--data", data, "--output", tmp_path / "out") == 1
+    shown = capsys.readouterr()
+    assert str(broken) in shown.err
+    assert "1 image failed" in shown.err
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == 1
+
+
+def test_a_record_with_other_classes_is_refused(predictor: Predictor, data: Path) -> None:
+    with pytest.raises(ValueError, match="the record has the classes cat, but the model has"):
+        draw_stages(predictor, open_dataset(data)[0], classes=["cat"])
+    record = open_dataset(data)[0]
+    with pytest.raises(ValueError, match="the record has label 7; expected labels from 0 to 1"):
+        draw_stages(predictor, replace(record, labels=np.full_like(record.labels, 7)))
+
+
 def test_the_command_refuses_data_without_objects(
     predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
