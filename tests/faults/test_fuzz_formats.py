@@ -187,8 +187,6 @@ def outcome(folder: Path, split: str) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutated_files_are_read_or_refused(kind: str, tmp_path: Path) -> None:
-    if kind == "sbd":
-        pytest.importorskip("scipy.io", reason="needs the extra sbd")
     write, parse = KINDS[kind]
     file, split = write(tmp_path)
     folder = tmp_path / "set" if (tmp_path / "set").is_dir() else tmp_path

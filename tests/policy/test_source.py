@@ -114,7 +114,6 @@ def test_imports_point_down() -> None:
         ("jinja2", {"drawing/pages.py"}),
         ("typer", {"cli"}),
         ("pickle", {"weights", "data/formats/plain_pickle.py"}),
-        ("scipy", {"data/formats/sbd.py"}),
         ("yaml", {"text_files.py", "models/overrides.py", "weights", "data/formats/yolo_layouts.py"}),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import io
 import json
 import re
@@ -70,8 +69,6 @@ def voc() -> tuple[str, str]:
 
 
 def sbd() -> tuple[str, str]:
-    if importlib.util.find_spec("scipy") is None:
-        pytest.skip("needs the extra sbd")
     write_sbd(Path(), ["2008_000002"])
     return "benchmark_RELEASE", "train"
 

@@ -155,7 +155,6 @@ DOWNLOADS = {
         splits={"train": (SBD,), "val": (SBD,)},
         default=("train", "val"),
         data="benchmark_RELEASE",
-        note="reading its .mat files needs an extra: pip install 'rcnn[sbd]'",
     ),
     "refcoco": Download(
         splits={

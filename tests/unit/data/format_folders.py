@@ -205,7 +205,7 @@ def reference(number: int, annotation: dict[str, Any], split: str, sentences: li
 
 
 def write_sbd(root: Path, ids: list[str], classes: tuple[int, ...] = (8, 12)) -> Path:
-    """benchmark_RELEASE/dataset with a split train; instance 1 (10, 5)-(30, 25) and 2 (30, 5)-(50, 35). Needs scipy."""
+    """benchmark_RELEASE/dataset with a split train; instance 1 (10, 5)-(30, 25) and 2 (30, 5)-(50, 35)."""
     from scipy.io import savemat
 
     place = root / "benchmark_RELEASE" / "dataset"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import builtins
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
+from scipy.io import loadmat, savemat
 
 from rcnn.data import open_dataset, splits
+from rcnn.data.formats.matlab import read_struct
 from rcnn.data.formats.voc import CLASSES
 from tests.unit.data.format_folders import write_sbd
-
-scipy_io = pytest.importorskip("scipy.io", reason="needs the extra sbd")
 
 
 def test_sbd(tmp_path: Path) -> None:
@@ -30,7 +29,7 @@ def test_sbd(tmp_path: Path) -> None:
 def test_sbd_files_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> None:
     place = write_sbd(tmp_path, ["a", "b", "c"], classes=(8, 21)) / "benchmark_RELEASE" / "dataset"
     (place / "inst" / "b.mat").write_bytes((place / "inst" / "b.mat").read_bytes()[:200])
-    scipy_io.savemat(place / "inst" / "c.mat", {"GTcls": 1})
+    savemat(place / "inst" / "c.mat", {"GTcls": 1})
     (place / "train.txt").write_text("a\nb\nc\nd\n")
     dataset = open_dataset(tmp_path, "train")
     assert dataset.image_ids == ("a",)
@@ -42,15 +41,33 @@ def test_sbd_files_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -
     assert "no class from 1 to 20 in Categories (id a:2): skipped" in text
 
 
-def test_sbd_without_scipy_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_sbd(tmp_path, ["a"])
-    importing = builtins.__import__
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])
+def test_structs_equal_those_that_scipy_reads(dtype: str, compressed: bool, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    fields = {"Segmentation": generator.integers(0, 100, (5, 7)).astype(dtype), "Categories": np.array([[8], [12]])}
+    others = {"Boundaries": np.array([[1, "text"]], dtype=object), "Name": "text", "Z": np.array([[1 + 2j]])}
+    file = tmp_path / "a.mat"
+    savemat(file, {"first": np.eye(3), "GTinst": others | fields}, do_compression=compressed)
+    expected = loadmat(file)["GTinst"][0, 0]
+    found = read_struct(file, "GTinst")
+    assert found.keys() == fields.keys()
+    for name, values in found.items():
+        assert values.dtype == expected[name].dtype
+        assert np.array_equal(values, expected[name])
 
-    def without(name: str, *arguments: Any, **options: Any) -> Any:
-        if name.startswith("scipy"):
-            raise ImportError(name)
-        return importing(name, *arguments, **options)
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"need an extra: pip install 'rcnn\[sbd\]'"):
-        open_dataset(tmp_path, "train")
+def test_damaged_structs_are_refused(tmp_path: Path) -> None:
+    """Each part of a file is cut off or overwritten."""
+    file = tmp_path / "a.mat"
+    savemat(file, {"GTinst": {"Segmentation": np.ones((4, 4), np.uint8), "Categories": np.array([[8]])}})
+    content = file.read_bytes()
+    refused = 0
+    for place in range(len(content)):
+        for damaged in (content[:place], content[:place] + b"\xff" + content[place + 1 :]):
+            file.write_bytes(damaged)
+            try:
+                read_struct(file, "GTinst")
+            except ValueError:
+                refused += 1
+    assert refused > len(content)

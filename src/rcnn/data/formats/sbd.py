@@ -2,7 +2,6 @@
 
 benchmark_RELEASE/dataset/ has img/ID.jpg, inst/ID.mat and the lists train.txt and val.txt. `GTinst` in a .mat file has
 `Segmentation`, the instance of each pixel counted from 1, and `Categories`, the class of each instance counted from 1.
-Reading it needs scipy (extra `sbd`).
 
 The metric is that of VOC 2007: the benchmark of Hariharan et al. 2014 (SDS), and MNC and FCIS after it, take the mean
 precision at 11 recalls.
@@ -10,15 +9,15 @@ precision at 11 recalls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import RawEntry, Tables
 from rcnn.data.formats.many_files import images_in, instances, named_tables
+from rcnn.data.formats.matlab import read_struct
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc import BACKGROUND, CLASSES
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
@@ -43,13 +42,11 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
 def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     """The checked tables of a split. Images have SBD's ids (2008_000002) as text, objects their number in their file.
 
-    Only `options.known` has an effect. Raises ImportError without scipy, ValueError or OSError with the file
-    and what is wrong in it.
+    Only `options.known` has an effect. Raises ValueError or OSError with the file and what is wrong in it.
     """
     place = _place(folder)
     if place is None:
         raise FileNotFoundError(f"{folder} has no folders img and inst of SBD")
-    load = _loader(place)
     list_file = place / f"{split}.txt"
     ids = list(dict.fromkeys(line.split()[0] for line in lines_of(list_file)))
     warnings = Warnings(list_file)
@@ -66,7 +63,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     absent = set(missing)
     for one in ids:
         file = place / "inst" / f"{one}.mat"
-        maps = None if one in absent else _maps(load, file, warnings)
+        maps = None if one in absent else _maps(file, warnings)
         if maps is not None:
             path = place / "img" / names.get(one, f"{one}.jpg")
             images.append({"id": one, "file_name": path.relative_to(folder).as_posix()})
@@ -89,27 +86,15 @@ def _place(folder: Path) -> Path | None:
     return next((place for place in places if (place / "img").is_dir() and (place / "inst").is_dir()), None)
 
 
-def _loader(place: Path) -> Callable[[Path], dict[str, Any]]:
-    """scipy's reader of .mat files."""
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ImportError(f"{place} is SBD, with MATLAB files, which need an extra: pip install 'rcnn[sbd]'") from error
-    return loadmat
-
-
-def _maps(
-    load: Callable[[Path], dict[str, Any]], file: Path, warnings: Warnings
-) -> tuple[np.ndarray, np.ndarray] | None:
+def _maps(file: Path, warnings: Warnings) -> tuple[np.ndarray, np.ndarray] | None:
     """The instances (H, W) and the classes (N,) in a .mat file; None, with a warning, if it cannot be read."""
     try:
-        content = load(file)["GTinst"][0, 0]
-        segmentation = np.asarray(content["Segmentation"])
-        classes = np.asarray(content["Categories"]).reshape(-1)
-        if segmentation.ndim != 2 or segmentation.dtype.kind not in "iub" or classes.dtype.kind not in "iubf":
+        content = read_struct(file, "GTinst")
+        segmentation, classes = content["Segmentation"], content["Categories"].reshape(-1)
+        if segmentation.ndim != 2 or segmentation.dtype.kind not in "iu":
             raise ValueError("another type")
         return segmentation.astype(np.int64), classes.astype(np.float64)
-    except Exception:  # scipy raises all kinds for damaged files
+    except (OSError, ValueError, KeyError):
         what = "a .mat file that is damaged, or has no GTinst with Segmentation and Categories"
         warnings.add(what, SKIPPED, [file.stem], "image", kind="unreadable-file")
         return None
