@@ -226,7 +226,8 @@ def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> 
 def _caused_by_another(failure: ProcessFailure) -> int:
     """0: a failure of its own; 1: the process lost the connection to another one; 2: the launcher ended it."""
     data: Mapping[str, Any] = failure.error_file_data
-    return 2 if failure.exitcode == -signal.SIGTERM else int(bool(data.get(LOST, False)))
+    ended = failure.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM)  # at once, or after it has saved its state
+    return 2 if ended else int(bool(data.get(LOST, False)))
 
 
 def _in_flight(logs: Path, local_rank: int) -> str:
