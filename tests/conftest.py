@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import Generator
@@ -16,6 +17,9 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported: 
 # Byte code of rcnn is written, even where the environment forbids it: each process that a test starts would compile it.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# a shell starts background jobs with Ctrl-C ignored, and every process that a test starts would inherit that
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

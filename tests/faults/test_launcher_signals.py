@@ -23,7 +23,8 @@ for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda number, _: received.append(number))
 Path(os.environ["TORCHELASTIC_ERROR_FILE"]).with_name("pid").write_text(str(os.getpid()))
 (folder / f"ready_{rank}").touch()
-while not received:
+limit = time.monotonic() + 60
+while not received and time.monotonic() < limit:
     time.sleep(0.02)
 end = time.monotonic() + float(sys.argv[2])
 while time.monotonic() < end and len(received) < 2:
@@ -41,7 +42,9 @@ if os.environ["RANK"] == "0":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ready.touch()
     time.sleep(60)
-while not ready.exists():
+for _ in range(3000):
+    if ready.exists():
+        break
     time.sleep(0.02)
 os.kill(os.getpid(), signal.SIGKILL)
 """
