@@ -114,7 +114,7 @@ class RunPlan:
 def settings_of(model: str, overrides: Sequence[str]) -> tuple[TrainConfig, InputConfig]:
     """The training settings and the input of a new run of `model` with `overrides`. ValueError if they are faulty."""
     model_overrides, train_overrides = split_overrides(overrides)
-    settings = changed_by(starting_settings(model), train_overrides)
+    settings = changed_by(starting_settings(model, overrides=train_overrides), train_overrides)
     return settings, override(starting_config(model), model_overrides).input
 
 
@@ -160,7 +160,8 @@ def plan_training(
     if record is None:
         weights, why = choose_weights(request.model, request.weights, start, model_overrides)
         request = replace(request, weights=weights)
-    defaults = TrainConfig() if recipe else request.settings or starting_settings(request.model, request.weights)
+    defaults = TrainConfig() if recipe else request.settings
+    defaults = defaults or starting_settings(request.model, request.weights, train_overrides)
     first = changed_by(before or defaults, () if recipe is None else recipe.training_settings)
     settings = with_steps(changed_by(first, train_overrides), request, before)
     config = override(start, model_overrides)  # before the data: a wrong one is refused at once

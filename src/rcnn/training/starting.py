@@ -15,7 +15,7 @@ from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_
 from rcnn.models.overrides import override
 from rcnn.models.zoo import lite, unknown_model
 from rcnn.text_files import as_given, missing_text
-from rcnn.training.settings import FINE_TUNING, FROM_SCRATCH, LITE, TrainConfig
+from rcnn.training.settings import FINE_TUNING, FROM_SCRATCH, LITE, PREFIX, TrainConfig
 from rcnn.weights.backbone import adopt_backbone, load_backbone
 from rcnn.weights.catalogue.cache import is_available
 from rcnn.weights.catalogue.entry import Entry
@@ -71,12 +71,18 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
     return checkpoint.config
 
 
-def starting_settings(model: str, weights: str = "") -> TrainConfig:
-    """The default training settings before those that the data decide: the papers' for most named models."""
+def starting_settings(model: str, weights: str = "", overrides: Sequence[str] = ()) -> TrainConfig:
+    """The default training settings before those that the data decide: the papers' for most named models.
+
+    `overrides`: the training settings that are given, KEY=VALUE. The defaults of the compact models belong to AdamW:
+    with another optimizer, or a learning rate without an optimizer, the papers' apply, which belong to SGD.
+    """
     if not starts_fresh(model) or is_whole(model, weights):
         return FINE_TUNING
     if model.endswith(COMPACT):
-        return FROM_SCRATCH
+        given = {key.strip(): value.strip() for key, _, value in (word.partition("=") for word in overrides)}
+        optimizer = given.get(PREFIX + "optimizer", "" if PREFIX + "lr" in given else FROM_SCRATCH.optimizer)
+        return FROM_SCRATCH if optimizer == FROM_SCRATCH.optimizer else TrainConfig()
     return LITE if model in lite.MODELS else TrainConfig()
 
 

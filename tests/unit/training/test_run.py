@@ -56,7 +56,7 @@ def run(
 
 def test_a_run_writes_its_files(data: Path, tmp_path: Path) -> None:
     said = "\n".join(run(data, tmp_path / "run", "train.accumulate=3", "train.lr=0.04", charts=True))
-    assert "learning rate 0.03 = 0.04 x 6 images per step / 8" in said
+    assert "learning rate 0.015 = 0.04 x 6 images per step / 16" in said
     assert "4 steps = 4.8 epochs" in said
     assert "training on 5 images with 10 objects (train), evaluated on 2 images with 4 objects (val)" in said
     assert "steps=4" in said
@@ -256,7 +256,9 @@ def test_a_plan_gives_reasons_and_writes_nothing(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    main_status = rcnn("train", "mask_rcnn_compact", "--data", data, "--dry-run", "train.lr=0.04")
+    main_status = rcnn(
+        "train", "mask_rcnn_compact", "--data", data, "--dry-run", "train.lr=0.04", "train.optimizer=adamw"
+    )
     assert main_status == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "split 5 images with 10 objects (train) (its name starts with 'train')" in lines

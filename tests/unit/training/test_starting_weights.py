@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rcnn.models import model_config
-from rcnn.training.settings import FINE_TUNING, LITE, TrainConfig
+from rcnn.training.settings import FINE_TUNING, FROM_SCRATCH, LITE, TrainConfig
 from rcnn.training.starting import choose_weights, is_whole, same_weights, starting_settings
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.command import rcnn as command
@@ -66,6 +66,19 @@ def test_a_whole_detector_is_fine_tuned_and_a_backbone_is_trained_as_in_the_pape
     assert starting_settings("mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn@torchvision") == FINE_TUNING
     assert starting_settings("mask_rcnn_r50_fpn", "resnet50@torchvision") == TrainConfig()
     assert starting_settings("mask_rcnn_lite0_fpn", "tf_efficientnet_lite0@package") == LITE
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train.steps=20"], FROM_SCRATCH),
+        (["train.optimizer=adamw", "train.lr=0.001"], FROM_SCRATCH),
+        (["train.lr=0.02"], TrainConfig()),
+        (["train.optimizer = sgd"], TrainConfig()),
+    ],
+)
+def test_a_learning_rate_for_sgd_is_not_used_with_adamw(words: list[str], expected: TrainConfig) -> None:
+    assert starting_settings("mask_rcnn_compact", overrides=words) == expected
 
 
 def test_the_same_choice_again_is_no_change_of_a_run() -> None:
