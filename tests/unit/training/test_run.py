@@ -81,7 +81,7 @@ def test_a_run_writes_its_files(data: Path, tmp_path: Path) -> None:
         assert checkpoint.provenance["train"]["lr"] == 0.04
     lines = read_log(tmp_path / "run" / "log.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == [0, 1, 2, 3]
-    assert [line["lr"] for line in lines if "lr" in line][2:] == pytest.approx([0.006, 0.0012])  # decays at 2.4, 3.4
+    assert [line["lr"] for line in lines if "lr" in line][2:] == pytest.approx([0.015, 0.0015])  # milestone at 2.67
     assert sum("bbox_AP" in line and "segm_AP50" in line for line in lines) == 1
     page = (tmp_path / "run" / "curve.html").read_text()
     assert "<svg" in page
