@@ -176,8 +176,8 @@ def test_convert_a_torchvision_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("predict", "gone", "a.jpg", "--output", "out"), "gone does not exist"),
-        (("eval", "gone", "--data", "d", "--split", "val", "--output", "out"), "gone does not exist"),
+        (("predict", "gone", "{data}", "--output", "out"), "gone does not exist"),
+        (("eval", "gone", "--data", "{data}", "--split", "val", "--output", "out"), "gone does not exist"),
         (("train", "mask_rcnn_compat", "--data", "{data}", "--output", "out"), "mask_rcnn_compact"),
         (("train", "mask_rcnn_compact", "--data", "gone", "--output", "out"), "gone"),
         (("train", "mask_rcnn_compact", "--data", "{data}", "--output", "out", "steps=3"), "train.steps=3"),

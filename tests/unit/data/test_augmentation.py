@@ -359,7 +359,7 @@ def one_outline(sample: Sample, random: np.random.Generator) -> object:
         (failing, "failing failed: RuntimeError: no"),
         (exiting, "exiting failed: SystemExit: 3"),
         (not_finite, "not_finite returned boxes with NaN or infinite numbers; expected pixels"),
-        (one_outline, "a sample has 1 outlines for 3 boxes"),
+        (one_outline, "sample.outlines has length 1; expected 3, one per box"),
     ],
 )
 def test_a_faulty_step_of_ones_own_is_named(function: Callable[..., object], message: str) -> None:
