@@ -88,7 +88,7 @@ def batch_norms(net: nn.Module) -> list[nn.Module]:
 
 
 def parts_up_to(net: nn.Module, last: str, config: TimmConfig) -> list[nn.Module]:
-    """The modules of `net` from its input to the end of its module `last`. Raises ValueError if it has no such module."""
+    """The modules of `net` from its input to the end of its module `last`. Raises ValueError if there is no `last`."""
     parts = dict(net.named_modules())
     stage = next((parts[name] for name in (last, last.replace(".", "_"), f"model.{last}") if name in parts), None)
     if stage is None:

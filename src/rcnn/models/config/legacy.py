@@ -49,7 +49,7 @@ class LegacyRPNConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LegacyFCISConfig:
-    """Rules in which the two Chainer ports of FCIS differ from the original (MXNet); the defaults are the original's."""
+    """Rules of the two Chainer ports of FCIS; the defaults are the rules of the original (MXNet)."""
 
     rounded_regions: bool = True  # round region borders to whole pixels before pooling (original, chainer-fcis)
     # regions: ten times the mean over regions (original, ChainerCV); pixels: mean over the positive regions' pixels
