@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal, cast
 
 import torch
@@ -227,12 +228,18 @@ def fused_by_onednn(input: Tensor) -> bool:
     return (
         input.device.type == "cpu"
         and input.is_contiguous(memory_format=torch.channels_last)
-        and input.dtype in {torch.float32, torch.bfloat16}
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
+        and (input.dtype == torch.float32 or (input.dtype == torch.bfloat16 and onednn_has_bfloat16()))
     )
+
+
+@cache
+def onednn_has_bfloat16() -> bool:
+    """Whether oneDNN computes in bfloat16 on this CPU; elsewhere its fused convolution raises an error."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def border(kernel: int, stride: int, padding: Padding) -> tuple[int, int, int, int] | None:
