@@ -289,7 +289,7 @@ def test_classes_with_the_same_name_get_their_ids_added(tmp_path: Path) -> None:
     dataset = open_dataset(write_coco(tmp_path, tables), "val")
     assert dataset.classes == ("kite (category 3)", "kite (category 7)")
     assert "2 categories have the name of another category (id 3, 7)" in dataset.warnings[0]
-    with pytest.raises(ValueError, match="classes repeats kite"):
+    with pytest.raises(ValueError, match="classes has kite more than once"):
         open_dataset(tmp_path, "val", ["kite", "kite"])
 
 

@@ -126,7 +126,7 @@ def test_errors_of_selections(tmp_path: Path) -> None:
         "": r"has the splits train, val; choose one with split= \(--split\)",
         "train+": r"an empty name between the \+",
         "train+train": "has train twice",
-        "train+train:one.txt": r"has train twice: as a whole, and the images of it that .*one\.txt lists",
+        "train+train:one.txt": r"has train twice: as a whole, and its images in .*one\.txt; leave",
         "train+test": r"has no split 'test'.*; it has train, val\. Searched for annotations/instances_test\.json",
         "absent.txt": r"absent.txt does not exist.*expected a text file with an image id or file name per line",
         "train:ids.txt": r"ids.txt: 77: not an id or file name of the 2 images; expected e.g. 1 or 1.png",
