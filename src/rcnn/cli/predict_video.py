@@ -121,8 +121,9 @@ def _detect(predictor: Predictor, frame: VideoFrame, options: ImageOptions) -> I
     from rcnn.tiles import predict_tiled
 
     return predict_tiled(
-        predictor, frame.pixels, tile=options.tile, overlap=options.overlap, score=options.keep.score, max_pixels=0
-    )
+        predictor, frame.pixels, tile=options.tile, overlap=options.overlap, score=options.keep.score,
+        max_pixels=options.max_pixels,
+    )  # fmt: skip
 
 
 def _draw(predictor: Predictor, result: ImageDetections, frame: VideoFrame, options: ImageOptions) -> Image.Image:
