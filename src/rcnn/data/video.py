@@ -54,7 +54,9 @@ def require_pyav() -> None:
 def read_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[VideoFrame]:
     """The frames of a video, one after the other; only one is in memory.
 
-    `max_pixels`: refuse videos of larger frames before one is decoded; 0: no limit. Raises FileNotFoundError if there is no file, VideoError if it is not a video, or, after the last frame that can be
+    `max_pixels`: refuse videos of larger frames before one is decoded; 0: no limit.
+
+    Raises FileNotFoundError if there is no file, VideoError if it is not a video, or, after the last frame that can be
     read, if it is damaged or cut short; ImportError, which says what to install, without PyAV.
     """
     av = _av()
@@ -62,8 +64,8 @@ def read_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Vi
         stream = video.streams.video[0]
         if max_pixels and stream.width * stream.height > max_pixels:
             raise VideoError(
-                f"{path} has frames of {stream.width} x {stream.height} pixels; the limit is {max_pixels / 1e6:g} million "
-                "pixels: shrink the video, or raise the limit (--max-pixels, max_pixels)"
+                f"{path} has frames of {stream.width} x {stream.height} pixels; the limit is {max_pixels / 1e6:g} "
+                "million pixels: shrink the video, or raise the limit (--max-pixels, max_pixels)"
             )
         stream.thread_type = "AUTO"
         index, start, end = 0, 0.0, 0.0
