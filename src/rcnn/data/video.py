@@ -19,6 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rcnn.data.images import MAX_PIXELS
+
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 INSTALL = "videos need an extra: pip install 'rcnn[video]'"
 CODEC = "libx264"
@@ -50,8 +52,10 @@ def require_pyav() -> None:
     _av()
 
 
-def read_video(path: str | Path) -> Iterator[VideoFrame]:
+def read_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[VideoFrame]:
     """The frames of a video, one after the other; only one is in memory.
+
+    `max_pixels`: refuse videos of larger frames before one is decoded; 0: no limit.
 
     Raises FileNotFoundError if there is no file, VideoError if it is not a video, or, after the last frame that can be
     read, if it is damaged or cut short; ImportError, which says what to install, if PyAV is missing.
@@ -59,6 +63,11 @@ def read_video(path: str | Path) -> Iterator[VideoFrame]:
     av = _av()
     with _opened(path) as video:
         stream = video.streams.video[0]
+        if max_pixels and stream.width * stream.height > max_pixels:
+            raise VideoError(
+                f"{path} has frames of {stream.width} x {stream.height} pixels; the limit is {max_pixels / 1e6:g} "
+                "million pixels: shrink the video, or raise the limit (--max-pixels, max_pixels)"
+            )
         stream.thread_type = "AUTO"
         index, start, end = 0, 0.0, 0.0
         try:
