@@ -237,4 +237,5 @@ def _finite(value: Any) -> bool:
 
 
 def few_ids(values: Sequence[object]) -> str:
+    """Some of many ids, for a message: text in quotation marks."""
     return few([repr(value) for value in values])

@@ -111,9 +111,11 @@ class _AtTheEnd:
         )
 
     def add(self, image_ids: Sequence[Id], results: Sequence[Entry]) -> None:
+        """Keep the results."""
         self._results += results
 
     def metrics(self) -> Metrics:
+        """The metrics of all results."""
         return self._evaluate()
 
 
