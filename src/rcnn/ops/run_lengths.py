@@ -1,4 +1,4 @@
-"""Run lengths (COCO's masks): those of a region of an image, and the pixels of compressed ones.
+"""Run lengths of COCO's masks: computed from a region of an image, and summed from compressed strings.
 
 Letters: S strings, M values of all strings.
 """
@@ -32,7 +32,7 @@ def region_changes(x0: int, y0: int, mask: np.ndarray, height: int) -> np.ndarra
 
 
 def run_totals(strings: Sequence[bytes]) -> np.ndarray:
-    """Pixels (S,) int64 of compressed run lengths; -1 for a string that is damaged.
+    """The number of pixels (S,) int64 of each string of compressed run lengths; -1 for a damaged string.
 
     A value is written in groups of 5 bits, lowest first, each a character above "0" with a sixth bit while more follow;
     from the fourth value on it is the difference to the run two before (COCO's maskApi.c, rleToString).
