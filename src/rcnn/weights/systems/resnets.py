@@ -1,4 +1,4 @@
-"""Which ResNet a file holds, from the names of its tensors."""
+"""Finds out which ResNet a file contains, from the names of its tensors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def blocks_of(names: Iterable[str], pattern: str = OURS, stages: tuple[int, ...]
 
 
 def known_depth(blocks: tuple[int, ...], source: str) -> Depth:
-    """The depth of a ResNet with these numbers of blocks in its first stages; a ValueError names `source`."""
+    """The depth of a ResNet with these numbers of blocks in its first stages. Raises ValueError that names `source`."""
     for known, depth in DEPTHS.items():
         if blocks and known[: len(blocks)] == blocks:
             return depth
@@ -45,5 +45,5 @@ def known_depth(blocks: tuple[int, ...], source: str) -> Depth:
 
 
 def depth_and_blocks(blocks: tuple[int, ...]) -> tuple[Depth, tuple[int, ...]]:
-    """ResNetConfig's `depth` and `blocks` for four numbers of blocks; `blocks` is empty for the usual ones."""
+    """ResNetConfig's `depth` and `blocks` for the numbers of blocks in four stages; `blocks` is () for usual ones."""
     return (DEPTHS[blocks], ()) if blocks in DEPTHS else (50, blocks)

@@ -1,7 +1,7 @@
-"""The plain values of an MMDetection config: its Python is parsed, never run.
+"""Reads the plain values of an MMDetection config: its Python is parsed, never run.
 
-Such a file consists of assignments of dicts, lists and numbers, and builds on others with `_base_`. What is not a plain
-value (an import, a call other than `dict`, an environment variable) is skipped and reported.
+Such a file consists of assignments of dicts, lists and numbers, and extends other files with `_base_`. Everything else
+(an import, a call other than `dict`, an environment variable) is skipped and reported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from rcnn.text_files import read_text
 from rcnn.weights.systems.settings import existing_file
 
-MAX_DEPTH = 20  # of files that build on each other, and of nested values
+MAX_DEPTH = 20  # levels of files that extend each other, and of nested values
 NUMBERS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -40,7 +40,7 @@ def read_config(given: str | Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def parse_config(text: str, source: str) -> tuple[dict[str, Any], list[str]]:
-    """As `read_config`, of the complete text that checkpoints contain."""
+    """Like `read_config`, for the complete text of a config, which checkpoints contain."""
     values, skipped = _assignments(text, source)
     values.pop("_base_", None)
     return values, skipped

@@ -11,7 +11,10 @@ ANY = "(?:bn|gn)"
 # added by an EMA hook, which replaces dots by underscores
 EMA = r"ema_.+"
 OTHERS = (
-    (r".*conv_offset|.*context_block|.*downsample\.2|backbone\.stem", "a backbone that is no plain ResNet or ResNeXt"),
+    (
+        r".*conv_offset|.*context_block|.*downsample\.2|backbone\.stem",
+        "a backbone that is not a plain ResNet or ResNeXt",
+    ),
 )
 
 
