@@ -1,4 +1,4 @@
-"""The data sets that `rcnn data download` knows: where their archives are, and how they are recognised.
+"""The data sets that `rcnn data download` knows: the URLs, sizes and hashes of their archives.
 
 URLs, sizes and hashes are copied from the public source that each entry names. TFDS is the GitHub repository
 tensorflow/datasets; torchvision is the Python package.

@@ -14,7 +14,7 @@ from rcnn.models.config import CascadeConfig, KeypointHeadConfig, PoolerConfig, 
 from rcnn.models.overrides import override
 from rcnn.weights.systems.detectron2 import system as detectron2
 from rcnn.weights.systems.detectron2.config import config_of
-from rcnn.weights.systems.detectron2.export import not_said, settings_of
+from rcnn.weights.systems.detectron2.export import not_expressed, settings_of
 from rcnn.weights.systems.detectron2.settings import ONLY, TRAINING, Settings, read_yaml
 from rcnn.weights.systems.detectron2.system import RULES, to_detectron2
 from rcnn.weights.systems.detectron2.zoo import ZOO, is_zoo_name, zoo_settings
@@ -234,7 +234,7 @@ def test_every_setting_of_an_fpn_yaml_is_used_and_exported(tmp_path: Path) -> No
     assert all(torch.equal(given.state[name], value) for name, value in state.items())
     again = settings(tmp_path, settings_of(expected), "again.yaml")
     assert config_of(read_yaml(again), "again") == expected
-    assert not_said(expected) == ()
+    assert not_expressed(expected) == ()
 
 
 @pytest.mark.parametrize(

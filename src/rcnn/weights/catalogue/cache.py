@@ -266,7 +266,7 @@ def _by_hand(entry: Entry) -> str:
 def _others(entry: Entry) -> str:
     """A message about files with other names in the folder where the file of `entry` is expected; empty: none."""
     folder = downloads_folder(entry)
-    ours = (f"{entry.file}.{MD5SUM}", f"{entry.file}.part")  # and what `fetch` writes beside them
+    ours = (f"{entry.file}.{MD5SUM}", f"{entry.file}.part")  # starts of the names that `fetch` writes
     listed = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     found = [name for name in listed if not name.startswith(ours) and name != entry.file]
     if not found:

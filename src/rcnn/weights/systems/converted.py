@@ -41,7 +41,7 @@ class Assumption:
     def sentence(self, config: DetectorConfig, given: Sequence[str] = ()) -> str:
         """`image size: input.min_size=800 (torchvision's constructors)`.
 
-        Empty where all keys are `given` by the user.
+        Empty if all keys are `given` by the user.
         """
         keys = [key for key in self.keys if key not in given]
         if self.keys and not keys:

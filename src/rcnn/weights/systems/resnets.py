@@ -28,7 +28,7 @@ def torch_blocks(theirs: str, ours: str, norm: str = "bn") -> tuple[tuple[str, s
 
 
 def blocks_of(names: Iterable[str], pattern: str = OURS, stages: tuple[int, ...] = (2, 3, 4, 5)) -> tuple[int, ...]:
-    """Number of blocks in each of `stages`; the groups of `pattern`, for whole names, are stage and block."""
+    """Number of blocks in each of `stages`; `pattern` matches a whole name, and its groups are stage and block."""
     found = {(match[1], match[2]) for name in names if (match := re.fullmatch(pattern, name))}
     return tuple(sum(stage == str(number) for stage, _ in found) for number in stages)
 

@@ -52,7 +52,7 @@ class Export:
     option: str  # its name for --to
     suffixes: tuple[str, ...]  # allowed endings of the file name
     state: Callable[[Mapping[str, Tensor], DetectorConfig], dict[str, Tensor]]  # names and layout of the system
-    content: Callable[[dict[str, Tensor], tuple[str, ...]], object]  # (state, class names) -> what the file holds
+    content: Callable[[dict[str, Tensor], tuple[str, ...]], object]  # (state, class names) -> the content of the file
     # (config, class names) -> the text of its own settings file
     settings: Callable[[DetectorConfig, tuple[str, ...]], str] | None = None
     settings_suffix: str = ".yaml"  # ending of the name of the settings file, which is beside the weights
@@ -69,7 +69,7 @@ class System:
 
     name: str
     files: str  # which files: ".pkl, .pth"
-    recognises: Callable[[Collection[str]], bool]  # by the names of the tensors
+    recognises: Callable[[Collection[str]], bool]  # (names of the tensors) -> whether the file is of this system
     read: Callable[[Found, SettingsSource], Plan]
     settings: str = ""  # what --config accepts, for messages; empty: the system has no settings
     kind: Kind = "detector"

@@ -1,7 +1,8 @@
 """Mask R-CNN (ResNet C4) of two Chainer ports (`.npz`): wkentaro's chainer-mask-rcnn and DeNA's Chainer_Mask_R-CNN.
 
-Both store boxes and deltas as y, x, height, width, anchors with the ratio outer, and background first. wkentaro's norms
-are scales and shifts only and its stem has a bias; DeNA keeps batch norms, reads BGR, and has masks for background.
+Both store boxes and deltas as y, x, height, width, order anchors by ratio, then size, and put background first.
+wkentaro's norms have only a scale and a shift, and its stem has a bias; DeNA keeps batch norms, uses BGR images, and
+has masks for background.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def config_of(settings: Mapping[str, object], *, depth: Literal[50, 101, 152], s
         depth=depth,
         stages=(2, 3, 4, 5) if fpn else (2, 3, 4),
         norm=norm,
-        norm_eps=1e-5 if norm == "gn" else 0.0,  # an AffineChannel has none
+        norm_eps=1e-5 if norm == "gn" else 0.0,  # AffineChannel has no eps
         frozen_stages=5 if theirs.train_freeze_conv_body else theirs.train_freeze_at,
     )
     if theirs.resnets_res5_dilation != 1:

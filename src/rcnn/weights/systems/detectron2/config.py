@@ -205,7 +205,7 @@ def _cascade(theirs: Settings, source: str) -> cfg.CascadeConfig:
 
 
 def _mask(theirs: Settings) -> cfg.MaskHeadConfig:
-    res5 = theirs.model_roi_heads_name == "Res5ROIHeads"  # which pools once for both heads
+    res5 = theirs.model_roi_heads_name == "Res5ROIHeads"  # Res5ROIHeads pools once for both heads
     return cfg.MaskHeadConfig(
         trunk="res5" if res5 else "convs",
         convs=theirs.model_roi_mask_head_num_conv,

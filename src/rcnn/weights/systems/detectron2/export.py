@@ -47,11 +47,11 @@ def settings_of(config: DetectorConfig) -> str:
             node = node.setdefault(section, {})
         node[last] = value
     head = [f"# Detectron2 YAML of {config.name}, written by rcnn"]
-    head += [f"# not a setting of Detectron2: {line}" for line in not_said(config)]
+    head += [f"# not a setting of Detectron2: {line}" for line in not_expressed(config)]
     return "\n".join(head) + "\n" + yaml.dump(tree, Dumper=_Plain, sort_keys=True, default_flow_style=None)
 
 
-def not_said(config: DetectorConfig) -> tuple[str, ...]:
+def not_expressed(config: DetectorConfig) -> tuple[str, ...]:
     """Our settings that a Detectron2 YAML cannot express, e.g. `rpn.legacy.anchors='torchvision'`."""
     ours, theirs = setting_values(config), setting_values(config_of(_flat(config), config.name))
     return tuple(

@@ -100,7 +100,7 @@ def _assume(assumed: Choices, what: str, ours: tuple[str, ...], theirs: tuple[st
 
 
 def _trunk(shapes: Shapes, prefix: str, last: str, short: bool, source: str, assumed: Choices) -> dict[str, Any]:
-    """Depth, norm and groups; res5 is below `last`, and may be missing where `short` (an RPN on C4)."""
+    """Depth, norm and groups; res5 is below `last`, and may be missing if `short` (an RPN on C4)."""
     blocks = blocks_of(shapes, rf"{re.escape(prefix)}res([234])\.(\d+)\.conv3\.weight", (2, 3, 4))
     res5 = blocks_of(shapes, rf"{re.escape(last)}res(5)\.(\d+)\.conv3\.weight", (5,))
     depth = known_depth(blocks if short and res5 == (0,) else blocks + res5, source)
@@ -122,7 +122,9 @@ def _trunk(shapes: Shapes, prefix: str, last: str, short: bool, source: str, ass
     if norm == "SyncBN":
         stem = f"{prefix}stem.conv1.norm.num_batches_tracked" in shapes
         settings["MODEL.BACKBONE.FREEZE_AT"] = 0 if stem else 2
-        if stem and "proposal_generator.rpn_head.conv.weight" in shapes:  # large-scale jitter has two convolutions
+        if (
+            stem and "proposal_generator.rpn_head.conv.weight" in shapes
+        ):  # two convolutions: trained with large-scale jitter
             settings |= IMAGENET_STD | {"MODEL.RESNETS.STRIDE_IN_1X1": False}
     if groups > 1:
         settings |= IMAGENET_STD
@@ -157,7 +159,7 @@ def _heads(shapes: Shapes, shared: bool, source: str) -> dict[str, Any]:
     agnostic = _shape(shapes, f"{predictor}bbox_pred.weight", source)[0] == 4
     settings: dict[str, Any] = {
         "MODEL.ROI_HEADS.NUM_CLASSES": classes,
-        # one class has four numbers either way
+        # with one class, there are four numbers in both cases
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": agnostic and (classes > 1 or cascade),
     }
     if not shared:

@@ -150,8 +150,8 @@ IDLE = (
 def read_yaml(given: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The settings of a YAML file and of its `_BASE_` files by dotted key: {"MODEL.RPN.NMS_THRESH": 0.7}.
 
-    Raises FileNotFoundError or ValueError that names the file and says what is wrong; `seen` are the files that build
-    on it.
+    Raises FileNotFoundError or ValueError that names the file and says what is wrong; `seen` are the files that
+    extend it.
     """
     path = existing_file(given)
     if path is None:

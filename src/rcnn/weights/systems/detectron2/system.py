@@ -110,7 +110,7 @@ def to_detectron2(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[s
     theirs = {}
     for name, value in state.items():
         if name.endswith("num_batches_tracked") and name.startswith(frozen) and not value.any():
-            continue  # batch norm of frozen stages is another class there, without a step counter
+            continue  # in Detectron2, the norms of frozen stages have no step counter
         if name.endswith("running_var") and name.startswith(("backbone.", "box_head.trunk.res5.")):
             value = with_eps(value, trunk.norm_eps)
         theirs[_detectron2_name(name, config)] = value

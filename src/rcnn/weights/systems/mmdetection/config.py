@@ -29,7 +29,7 @@ class _NotPlain(ValueError):
 
 
 def read_config(given: str | Path) -> tuple[dict[str, Any], list[str]]:
-    """The values of a config file and of those it builds on, and what was skipped ("mmdet.py:12 calls os.getenv").
+    """The values of a config file and of the files it extends, and descriptions of what was skipped.
 
     Raises FileNotFoundError, or ValueError that names the file and line.
     """
@@ -89,7 +89,7 @@ def _assignments(text: str, source: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def _plain(node: ast.expr, names: Mapping[str, Any], depth: int) -> Any:
-    """The value of an expression of plain values; `names` are those assigned before."""
+    """The value of an expression of plain values; `names` are the values assigned before. Raises _NotPlain."""
     if depth > MAX_DEPTH:
         raise _NotPlain("is nested too deeply")
     deeper = depth + 1

@@ -155,7 +155,7 @@ class _Keys:
         return found
 
     def get(self, *keys_and_default: Any) -> Any:
-        """The value of the first key that exists (in a list: of its first part), else the last argument."""
+        """The value of the first key that exists (in a list of dicts, of the first one), else the last argument."""
         *keys, default = keys_and_default
         for key in keys:
             if found := self.all(key):
@@ -263,7 +263,7 @@ def _box(config: cfg.BoxHeadConfig, keys: _Keys) -> cfg.BoxHeadConfig:
 
 
 def _mask(config: cfg.MaskHeadConfig, keys: _Keys) -> cfg.MaskHeadConfig:
-    keys.all("roi_head.mask_roi_extractor")  # None with C4, which pools once for both heads
+    keys.all("roi_head.mask_roi_extractor")  # marked as read; C4 has none, because it pools once for both heads
     return replace(config, pooler=_pooler(config.pooler, keys, "bbox" if config.trunk == "res5" else "mask"))
 
 
