@@ -158,8 +158,6 @@ def download(
     folder = download_dataset(
         name, output or "", split=split.split(",") if split else (), progress=byte_bar, log=typer.echo
     )
-    if DOWNLOADS[name].note:
-        typer.echo(DOWNLOADS[name].note)
     typer.echo(f"{name} is complete: use it with --data {folder}")
 
 
