@@ -1,4 +1,4 @@
-"""What the user asks of a training run."""
+"""The request for a training run: what the user gave."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rcnn.training.settings import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """What the user asked for. Empty strings stand for what was not given."""
+    """What the user asked for. Empty strings: not given."""
 
     # a name from `rcnn models list`, or a checkpoint folder; CONFIG and its name for a config; empty: the recipe's
     model: str = ""
