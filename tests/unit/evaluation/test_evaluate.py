@@ -263,7 +263,10 @@ def test_saved_results_are_scored_again(predictor: Predictor, data: Path, tmp_pa
         ('{"images": [], "annotations": []}', r"mine\.json has annotations, not results"),
         ("{}", r"mine\.json is not a results file; expected a list"),
         ('[{"image_id": 1}]', r"mine\.json: result 0 has no category_id, score"),
-        ('[{"image_id": 1, "category_id": 10, "score": 1}]', r"mine\.json: expected every result to have the same of the fields"),
+        (
+            '[{"image_id": 1, "category_id": 10, "score": 1}]',
+            r"mine\.json: expected every result to have the same of the fields",
+        ),
         (
             '[{"image_id": 9, "category_id": 10, "score": 1, "bbox": [1, 2, 3, 4]}]',
             r"image_id 9, which .*instances_val",
