@@ -319,7 +319,10 @@ def test_the_models_limit_of_detections_is_raised_or_warned_of(predictor: Predic
     as_lvis = replace(dataset, metric="lvis")
     assert limit_overrides(config, as_lvis) == ["box.selection.max_detections=300"]
     [warning] = plan_for(predictor, as_lvis).warnings
-    assert "fewer detections per image than the metric counts; set box.selection.max_detections=300" in warning
+    assert (
+        "fewer detections per image than the metric counts, which lowers AP; set box.selection.max_detections=300"
+        in warning
+    )
     assert plan_for(predictor, as_lvis, max_detections=100).warnings == ()
     assert plan_for(predictor, as_lvis, metric="coco").warnings == ()
 
