@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stderr.flush()
         ended.append(2)
         sys.exit(2)
-    except Exception as error:  # a fault of rcnn
+    except Exception as error:  # a bug in rcnn
         if not is_one_of_several():
             raise
         report_failure(error, f"{type(error).__name__}: {error}", expected=False)
@@ -198,7 +198,7 @@ def _problem(words: Sequence[str]) -> str:
 
 
 def _message(error: Exception) -> str | None:
-    """The line for an error that the user can fix; None for a fault of rcnn, which needs its traceback."""
+    """The line for an error that the user can fix; None for a bug in rcnn, which needs a traceback."""
     text = str(error).splitlines()[0] if str(error) and isinstance(error, RuntimeError) else str(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _is_out_of_memory(error)):
         reason = text or type(error).__name__

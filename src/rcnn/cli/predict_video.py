@@ -13,6 +13,7 @@ from PIL import Image
 
 from rcnn.cli.predict_images import OUTPUT_ERRORS, ImageOptions
 from rcnn.cli.progress import progress_bar
+from rcnn.cli.sources import is_url
 from rcnn.data.messages import counted, few
 from rcnn.data.video import VideoFrame, VideoWriter, is_video, read_video, require_pyav, video_rate
 from rcnn.drawing.pictures import draw_objects
@@ -30,7 +31,7 @@ def videos_of(inputs: Sequence[str], *, for_images: bool) -> list[str]:
 
     Raises ValueError for images together with videos, or options that are for images only; ImportError without PyAV.
     """
-    videos = [word for word in inputs if is_video(word) and "://" not in word]
+    videos = [word for word in inputs if is_video(word) and not is_url(word)]
     if not videos:
         return []
     if len(videos) < len(inputs):

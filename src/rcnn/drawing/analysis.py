@@ -89,14 +89,14 @@ def chapters(analysis: Mapping[str, Any]) -> Chapters:
         calibration = _calibration(analysis["calibration"])
     return Chapters(
         kind="masks" if analysis["kind"] == "segm" else "boxes",
-        score=_number(analysis["score"]),
+        score=metric_text(analysis["score"]),
         curves=curves,
         matrix=_matrix(analysis["confusions"], counts),
         confusions=_confused(analysis["confusions"]),
         errors=_errors(analysis["tide"]),
-        base=_number(analysis["tide"]["AP50"]),
+        base=metric_text(analysis["tide"]["AP50"]),
         calibration=calibration,
-        calibration_error=_number(analysis["calibration"]["error"]),
+        calibration_error=metric_text(analysis["calibration"]["error"]),
         thresholds=[(name, _threshold(found)) for name, found in per_class.items()],
         overall=_threshold(overall) if overall else [],
         counts=[(name, [f"{value:,}" for value in row.values()]) for name, row in counts.items()],
@@ -113,12 +113,13 @@ def summary(errors: Sequence[tuple[str, str]]) -> str:
     return "; ".join(parts) or "no errors"
 
 
-def _number(value: float | None) -> str:
+def metric_text(value: float | None) -> str:
+    """A fraction with three digits, or a dash if there is nothing to measure."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def _threshold(found: Mapping[str, float] | None) -> list[str]:
-    return ["–"] * 4 if found is None else [_number(found[name]) for name in ("score", "precision", "recall", "f1")]
+    return ["–"] * 4 if found is None else [metric_text(found[name]) for name in ("score", "precision", "recall", "f1")]
 
 
 def _curves(analysis: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 from rcnn.data.messages import KIND_TITLES
-from rcnn.drawing.analysis import ERRORS, chapters, summary
+from rcnn.drawing.analysis import ERRORS, chapters, metric_text, summary
 from rcnn.drawing.charts import training_svgs
 from rcnn.drawing.embedding import Figure, embedded
 from rcnn.drawing.pages import render, write_page
@@ -125,7 +125,9 @@ def _precise(metrics: Mapping[str, Any]) -> list[str]:
 
 def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The main metrics: (name, value)."""
-    tiles = [(f"{_TITLES[k]} {name}", _number(metrics[k][name])) for k in _precise(metrics) for name in ("AP", "AP50")]
+    tiles = [
+        (f"{_TITLES[k]} {name}", metric_text(metrics[k][name])) for k in _precise(metrics) for name in ("AP", "AP50")
+    ]
     counts = metrics["counts"]
     tiles += [("images", f"{counts['images']:,}"), ("ground-truth objects", f"{sum(counts['objects'].values()):,}")]
     return [*tiles, ("detections", f"{counts['detections']:,}")]
@@ -138,7 +140,7 @@ def _overall(metrics: Mapping[str, Any]) -> list[_Table]:
         if kind in metrics:
             values: Values = metrics[kind]
             table = tables.setdefault(tuple(values), _Table(tuple(values), []))
-            table.rows.append((title, [_number(value) for value in values.values()]))
+            table.rows.append((title, [metric_text(value) for value in values.values()]))
     return list(tables.values())
 
 
@@ -149,13 +151,9 @@ def _by_class(metrics: Mapping[str, Any], kind: str) -> _ClassTable:
         values: Values = kinds[kind]
         average = values["AP"]
         bar = None if average is None else f"{100 * average:.1f}"
-        cells = [_number(values.get(metric)) for metric in _CLASS_COLUMNS.values()]
+        cells = [metric_text(values.get(metric)) for metric in _CLASS_COLUMNS.values()]
         rows.append((name, f"{metrics['counts']['objects'][name]:,}", bar, cells))
     return _ClassTable(_TITLES[kind], rows)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def _figures(example: Example) -> _ExampleFigures:

@@ -215,9 +215,9 @@ def _predict_records(
         prepared = read_ahead(records, partial(pool.submit, _read, predictor), batch_size + max(1, workers))
         while started := list(islice(prepared, batch_size)):
             group = [(record, future.result()) for record, future in started]
-            sound = [(record, image) for record, image in group if not isinstance(image, str)]
-            images, frames = [image for _, (image, _) in sound], [frame for _, (_, frame) in sound]
-            detections = iter(predictor.detect(images, frames) if sound else ())
+            readable = [image for _, image in group if not isinstance(image, str)]
+            images, frames = [image for image, _ in readable], [frame for _, frame in readable]
+            detections = iter(predictor.detect(images, frames) if readable else ())
             for record, image in group:
                 if isinstance(image, str):
                     encoding.append(ImageResults(record=record, error=image))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from rcnn.metrics.inputs import Entry, Id
 from rcnn.ops.coco_backend import iou_matrix
 
 ErrorKind = Literal["class", "location", "both", "duplicate", "background", "missed"]
-ERROR_KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
 HIT_IOU, BACKGROUND_IOU = 0.5, 0.1  # TIDE's thresholds
 
 

@@ -48,7 +48,7 @@ def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run
     values = ", ".join(f"{k} is {v.item()}" for k, v in error.losses.items() if not _finite(v))
     where = trace_nonfinite(detector, batch, error.seed, bf16=settings.bf16)
     if not values and not where and state.processes.count == 1:
-        wrong = [name for name, p in detector.named_parameters() if p.grad is not None and not _finite(p.grad)]
+        wrong = _nonfinite_gradients(detector)
         where = f"the gradient of {wrong[0]} is not finite" if wrong else ""
     mine = (values, where, batch.to("cpu") if values or where else None)
     reports = [report for report in state.processes.gather(mine) if report[2] is not None]
@@ -103,6 +103,11 @@ def unchanged_statistics(detector: nn.Module) -> Iterator[None]:
 
 def _finite(value: Tensor) -> bool:
     return bool(torch.isfinite(value).all())
+
+
+def _nonfinite_gradients(detector: nn.Module) -> list[str]:
+    """The names of the parameters with a gradient that is not finite."""
+    return [name for name, p in detector.named_parameters() if p.grad is not None and not _finite(p.grad)]
 
 
 @contextmanager
@@ -218,12 +223,11 @@ def replay(path: Path, device: torch.device, allow: tuple[str, ...] = ()) -> Ite
         losses = detector(batch.images, batch.targets, seed)
     yield from (f"{name} {value.item():.6g}" for name, value in losses.items())
     torch.stack(list(losses.values())).sum().backward()
-    wrong = [
-        f"the gradient of {name} is not finite"
-        for name, parameter in detector.named_parameters()
-        if parameter.grad is not None and not _finite(parameter.grad)
-    ]
-    yield f"first: {found[0]}" if found else wrong[0] if wrong else "all losses and gradients are finite"
+    wrong = _nonfinite_gradients(detector)
+    if found:
+        yield f"first: {found[0]}"
+    else:
+        yield f"the gradient of {wrong[0]} is not finite" if wrong else "all losses and gradients are finite"
 
 
 def _read_replay(path: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class RunRequest:
     weights: str = ""  # for a named model: "none", "imagenet", a name or a folder; see `choose_weights`
     device: str = "auto"
     resume: bool = False
-    strict: bool = False  # refuse annotation files with faults instead of repairing or skipping them
+    strict: bool = False  # refuse annotation files with errors instead of repairing or skipping these
     allow_empty: bool = False  # accept a split without objects
     allow: tuple[str, ...] = ()  # the user's code that a checkpoint or a resumed run may run; see models/own.py
 

@@ -202,7 +202,7 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
     if state.best is not None and not (run.path / "best").exists():
         log(
             f"warning: {run.path}/best is missing (its value was {state.best:.4f}): the next evaluation writes a new "
-            "one, whatever its value"
+            "one, even if its value is lower"
         )
         state.best, state.since_best, state.evaluation_due = None, 0, state.evaluation_due or state.step == steps
     done = state.step == steps and not (state.evaluation_due and plan.validations)
