@@ -181,7 +181,7 @@ def test_arguments_that_contradict_each_other(predictor: Predictor) -> None:
         predictor.predict(image, boxes=BOXES, labels=[1])
     with pytest.raises(ValueError, match="expected classes from 0 to 1"):
         predictor.predict(image, boxes=BOXES, labels=[0, 1, 2])
-    with pytest.raises(ValueError, match="boxes has 1 entries, fewer than there are images"):
+    with pytest.raises(ValueError, match="boxes has 1 entry, fewer than there are images"):
         predictor.predict([image, image], boxes=[BOXES])
     with pytest.raises(ValueError, match=r"labels\[1\] is None; expected labels for each image, or none at all"):
         predictor.predict([image, image], boxes=[BOXES, BOXES], labels=[[0, 1, 1], None])  # type: ignore[list-item]
@@ -218,7 +218,7 @@ def test_files_of_boxes(tmp_path: Path) -> None:
         {"file": "x/a.jpg", "detections": [{"box": first[0]}]},
         {"file": name, "detections": [{"box": second[0]}]},
     ]
-    with pytest.raises(ValueError, match=r"boxes\.json has no boxes for it"):
+    with pytest.raises(ValueError, match=r"boxes\.json has no boxes for image \S+; expected an entry"):
         read({"images": detections})
     detections[0]["file"] = "photos/a.jpg"
     assert read({"images": detections}) == expected

@@ -98,7 +98,7 @@ def _predict_one(
             writer = stack.enter_context(VideoWriter(stack.enter_context(folder.writing(name)), rate))
         advance = stack.enter_context(progress_bar("predict", total or 1))
         try:
-            for frame in read_video(video):
+            for frame in read_video(video, max_pixels=options.max_pixels):
                 result = options.keep.apply(_detect(predictor, frame, options))
                 entry = {"file": video, "frame": frame.index, "time": round(frame.time, 6), "height": result.height}
                 entry |= {"width": result.width, "detections": result.to_json()}
@@ -121,7 +121,7 @@ def _predict_one(
 
 def _detect(predictor: Predictor, frame: VideoFrame, options: ImageOptions) -> ImageDetections:
     if not options.tile:
-        return predictor.predict(frame.pixels, max_pixels=options.max_pixels)
+        return predictor.predict(frame.pixels, max_pixels=0)
     from rcnn.tiles import predict_tiled
 
     return predict_tiled(

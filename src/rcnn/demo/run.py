@@ -35,25 +35,12 @@ from rcnn.training.log import read_log
 from rcnn.training.request import RunRequest
 from rcnn.training.run import run_training
 from rcnn.training.run_data import NO_SPLIT
-from rcnn.training.settings import TrainConfig
+from rcnn.training.settings import FROM_SCRATCH, TrainConfig
 
 MODEL = "mask_rcnn_compact"
 IMAGES = SPLITS
-RECIPE = TrainConfig(
-    steps=950,
-    batch_size=8,
-    optimizer="adamw",
-    lr=0.002,
-    reference_batch=8,
-    weight_decay=0.02,
-    warmup_steps=30,
-    milestones=(0.6, 0.85),
-    decay=0.2,
-    jitter=0.2,
-    workers=1,
-    checkpoint_every=500,
-    evaluate_every=0,
-)
+# The default settings of the compact models, except these; the number of steps is fixed, not the time.
+RECIPE = replace(FROM_SCRATCH, steps=950, workers=1, checkpoint_every=500, evaluate_every=0)
 SIZE = (320, 400)  # (height, width) of the images for training and validation, pixels
 FINE = 2  # the unseen images are larger by this factor, for better pictures
 RUN, DATA, PICTURES = "run", "data", "pictures"

@@ -1,4 +1,4 @@
-"""Masks of annotation files and results as run lengths that can be decoded, many at a time."""
+"""Checks run lengths in annotation files and results, many at a time: which of them can be decoded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rcnn.ops.run_lengths import run_totals
 
 
 def readable_rles(values: Sequence[Rle], sizes: np.ndarray) -> list[Rle | None]:
-    """Each mask as compressed run lengths, counts a str; None for one that does not fit its image, or is damaged.
+    """Each mask as compressed run lengths, with counts as str; None for a mask that is damaged or of another size.
 
-    `sizes` (S, 2) int64 are height and width of the images. A mask without a pixel has empty counts.
+    `sizes` (S, 2) int64 are height and width of the images. A mask without pixels has empty counts.
     """
     compressed: list[bytes] = []
     for value, size in zip(values, sizes.tolist(), strict=True):

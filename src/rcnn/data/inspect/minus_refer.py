@@ -2,8 +2,8 @@
 
 A detector that will be used for referring expressions must not be trained on the images on which these are evaluated.
 The result equals that of tools/make_coco_minus_refer_instances.py of lichengunc/mask-faster-rcnn: images with
-expressions whose split is val, testA or testB in RefCOCO (UNC's splits), or val or test in RefCOCOg (UMD's), are
-removed from `images`. `annotations` remain as they are, also those of removed images. RefCOCO+ has the images and
+expressions in the splits val, testA or testB of RefCOCO (UNC's splits), or val or test of RefCOCOg (UMD's), are
+removed from `images`. `annotations` do not change: those of removed images stay. RefCOCO+ has the images and
 splits of RefCOCO.
 """
 
@@ -34,7 +34,7 @@ class MinusRefer:
     removed: int
 
     def line(self) -> str:
-        """In words."""
+        """A summary in one line."""
         return f"wrote {self.path}: {self.images:,} images, without {self.removed:,} of REFER's val and test splits"
 
 

@@ -1,4 +1,4 @@
-"""Colours of an image (3, H, W), uint8 or float32 in 0..255. Objects do not change, so torchvision v2 does the work."""
+"""Changes the colours of an image (3, H, W), uint8 or float32 in 0..255, with torchvision v2; objects do not change."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ def jitter(image: Tensor, brightness: float, contrast: float, saturation: float)
 
 
 def adjust(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
-    """As `jitter`, then the hue turned by `hue` of the colour circle."""
-
+    """Like `jitter`; then the hue is shifted by `hue`, a fraction of the colour circle."""
     from torchvision.transforms.v2 import functional as TF  # here: the import takes seconds
 
     def change(image: Tensor) -> Tensor:
@@ -38,5 +37,5 @@ def blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def _in_unit(image: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """`change` of an image; torchvision expects floats in 0..1."""
+    """Apply `change` to an image; torchvision expects floats in 0..1."""
     return change(image / 255) * 255 if image.is_floating_point() else change(image)
