@@ -1,7 +1,7 @@
 """Checked tables -> Dataset: gives classes their labels, and stores the objects used in training as columns.
 
-Boxes are clipped to their images. Objects whose box is empty or outside its image are not used in training, but remain
-ground truth in evaluation, so that metrics agree with those of other tools on the same file.
+Boxes are clipped to their images. Objects with a box that is empty or outside the image are not used in training, but
+remain ground truth in evaluation, so that metrics agree with those of other tools on the same file.
 
 Letters: I images, A objects, K classes.
 """

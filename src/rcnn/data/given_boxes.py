@@ -98,7 +98,7 @@ def pad_given(given: Sequence[GivenBoxes], frames: Sequence[Frame]) -> tuple[Ten
 def checked_boxes(boxes: object, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Boxes (N, 4) float32, clipped to an image of `size` (height, width).
 
-    Raises ValueError for another shape, or a box that is not finite, is empty, or lies outside the image.
+    Raises ValueError for another shape, or a box that is not finite, empty, or outside the image.
     """
     try:
         values = np.asarray(boxes.cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)

@@ -65,7 +65,7 @@ _pillow_limit = threading.Lock()  # Pillow's own limit is one global variable
 class ImageError(ValueError):
     """An image that cannot be read. The message says which one, what is wrong, and what to do.
 
-    `problem` is the message without the advice, for clients of a service, who cannot follow it.
+    `problem` is the message without `advice`, which clients of a service cannot follow.
     """
 
     def __init__(self, problem: str, advice: str = "") -> None:
@@ -112,7 +112,7 @@ def decode(image: Image.Image, name: str) -> Tensor:
     except MemoryError as error:
         width, height = image.size
         raise ImageError(
-            f"{name} ({width} x {height} pixels) does not fit in memory", "shrink it or cut it into tiles"
+            f"{name} ({width} x {height} pixels) does not fit in memory: shrink it or cut it into tiles"
         ) from error
     except Exception as error:  # decoders raise many types of errors for damaged files
         raise _damaged(name, error) from error
@@ -143,8 +143,8 @@ def read_ids(source: Source, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     with _open(source, max_pixels) as image:
         if image.format in LOSSY_FORMATS or image.mode in ("F", "CMYK", "YCbCr", "LAB", "HSV"):
             raise ImageError(
-                f"{name} is a {image.format} with colour mode {image.mode}, which cannot hold ids",
-                "save it as a grey, palette or RGB PNG",
+                f"{name} is a {image.format} with colour mode {image.mode}, which cannot hold ids: save it as a grey, "
+                "palette or RGB PNG"
             )
         try:
             image.load()
@@ -206,7 +206,7 @@ def _open(source: Source, max_pixels: int) -> Image.Image:
     except PermissionError as error:
         raise ImageError(f"{name} cannot be read: permission denied (try chmod u+r)") from error
     if not head:
-        raise ImageError(f"{name} is empty (0 bytes)", "copy or download it again, or remove it")
+        raise ImageError(f"{name} is empty (0 bytes): copy or download it again, or remove it")
     if isinstance(source, (str, Path)) and is_embedded(Path(source)):
         source = embedded_image(Path(source))
         head = source[:16]
@@ -240,7 +240,7 @@ def _head(source: Source) -> bytes:
     if "\0" in str(path) or not path.exists():
         raise FileNotFoundError(f"{path} does not exist: check the path")
     if path.is_dir():
-        raise ImageError(f"{path} is a folder; expected an image file", "give the files in it")
+        raise ImageError(f"{path} is a folder; expected an image file: give the files in it")
     if not path.is_file():  # a pipe or device could block for ever
         raise ImageError(f"{path} is not a regular file; expected an image file")
     with path.open("rb") as file:
@@ -263,7 +263,7 @@ def embedded_image(path: Path) -> bytes:
         return base64.b64decode(json.loads(path.read_bytes())["imageData"], validate=True)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ImageError(
-            f"{path} is not an image, nor a labelme file with an image in it (imageData)", "give the image file"
+            f"{path} is not an image, nor a labelme file with an image in it (imageData): give the image file"
         ) from error
 
 
@@ -303,13 +303,13 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         eight = ((values * 255 + 32767) // 65535).astype(np.uint8)  # rounded; a shift by 8 bits would darken
         return Image.fromarray(eight).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ImageError(f"{name} has 32-bit samples of unknown range", "save it with 8 or 16 bits per channel")
+        raise ImageError(f"{name} has 32-bit samples of unknown range: save it with 8 or 16 bits per channel")
     if image.mode in ("P", "PA", "RGBa", "La"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")  # keeps the colours of transparent pixels
     try:
         return image.convert("RGB")
     except ValueError as error:
-        raise ImageError(f"{name} has colour mode {image.mode}", "save it as RGB or grey") from error
+        raise ImageError(f"{name} has colour mode {image.mode}: save it as RGB or grey") from error
 
 
 def _orientation(image: Image.Image) -> int:

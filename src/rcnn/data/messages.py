@@ -10,7 +10,7 @@ from pathlib import Path
 
 SKIPPED = "skipped"  # the usual action about an entry that cannot be used
 SHOWN = 5  # ids in a line, before the rest are counted
-BY_NAME = ("label file", "split")  # entries whose ids are names
+BY_NAME = ("label file", "split")  # entries that have names instead of ids
 LONGEST = 200  # characters of a value in a message; longer ones are cut
 PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry": "entries"}
 # Unicode marks that change the text direction

@@ -43,7 +43,7 @@ class ImageRecord:
     ignored: np.ndarray  # (N,) bool: not trained on: a crowd (a group of objects), or a difficult object
     difficult: np.ndarray  # (N,) bool: an object that VOC or labelme calls difficult; ignored, but not a crowd
     areas: np.ndarray  # (N,) float64 pixels, as annotated; if missing, computed from the outline or the box
-    segmentations: tuple[Segmentation, ...]  # (N,) None where the annotation has a box only
+    segmentations: tuple[Segmentation, ...]  # (N,) None if the annotation has a box only
     keypoints: np.ndarray | None  # (N, J, 3) float32: x, y, visibility 0 (not given), 1 (hidden) or 2 (visible)
     annotation_ids: tuple[Id, ...]  # (N,)
     expressions: tuple[tuple[str, ...], ...] | None = None  # (N,) referring expressions of each object (REFER)

@@ -136,7 +136,7 @@ def capacity(count: int, smallest: int) -> int:
 
 
 def require_memory(dataset: Dataset, masks: Masks, pixels: int) -> None:
-    """Raise ValueError if the masks of an image alone in its batch need more than MAX_BYTES.
+    """Raise ValueError if the masks of a batch of one image need more than MAX_BYTES.
 
     `pixels` is the area of the largest padded network input. Polygons take 20 bytes per edge, with every object padded
     to the number of edges of the largest one; bitmaps take one byte per pixel of the file and of the network input. A
@@ -189,7 +189,7 @@ def collate_targets(samples: Sequence[Sample], shape: tuple[int, int], num_class
 
 
 def _collate_outlines(samples: Sequence[Sample], slots: int) -> Tensor | None:
-    """(B, G, E, 5) float32, part -1 where there is no edge; None where the samples have no outlines."""
+    """(B, G, E, 5) float32, with part -1 for rows that are not edges; None if the samples have no outlines."""
     outlines = [sample.outlines for sample in samples if sample.outlines is not None]
     if len(outlines) < len(samples):
         return None

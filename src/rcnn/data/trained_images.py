@@ -33,7 +33,7 @@ class TrainedImages:
 
     @classmethod
     def of(cls, dataset: Dataset) -> TrainedImages | None:
-        """The record of a data set; None where its images are not files."""
+        """The record of a data set; None if its images are not files."""
         if not dataset.has_files:
             return None
         hashes = sorted(set(_hashes(dataset)))

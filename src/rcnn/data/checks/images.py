@@ -188,36 +188,41 @@ def _require_found(
                 "images",
                 [place],
             )
+    if missing:
+        raise _missing_images(missing, found, names, raw, files)
+    return [path for path in found if path is not None]
+
+
+def _missing_images(
+    missing: Sequence[int], found: Sequence[str | None], names: Sequence[str], raw: RawTables, files: _Files
+) -> MissingImagesError:
+    """The error for the images at the indices `missing`, with a similar name among the files that no image uses."""
     wanted = [names[place] for place in missing]
     where = few([str(folder) for folder in raw.folders])
-    if missing:
-        used = set(found)
-        there = sorted(
-            {name for folder in files.folders for name in files.names(folder) if f"{folder}{os.sep}{name}" not in used}
+    used = set(found)
+    there = sorted(
+        {name for folder in files.folders for name in files.names(folder) if f"{folder}{os.sep}{name}" not in used}
+    )
+    images = [name for name in there if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    similar = close_to(os.path.basename(wanted[0].replace("\\", "/")), images)
+    if len(missing) == len(names):
+        found_instead = f"; the files there are {few(there)}" if there and not similar else ""
+        return MissingImagesError(
+            f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}{similar}), none of them in {where}"
+            f"{found_instead}: copy the images there, correct file_name in the file, or name their folder with "
+            "--images DIR (COCO's format)"
         )
-        images = [name for name in there if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
-        similar = close_to(os.path.basename(wanted[0].replace("\\", "/")), images)
-        if len(missing) == len(names):
-            found_instead = f"; the files there are {few(there)}" if there and not similar else ""
-            raise MissingImagesError(
-                f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}{similar}), none of them in {where}"
-                f"{found_instead}: copy the images there, correct file_name in the file, or name their folder with "
-                "--images DIR (COCO's format)"
-            )
-        one = len(missing) == 1
-        is_are, them = ("is", "it") if one else ("are", "them")
-        own_files = raw.file.is_dir() or raw.file.suffix == ".txt"  # an annotation file per image
-        remove = (
-            f"remove {'its annotation file' if one else 'their annotation files'}"
-            if own_files
-            else f"remove {them} from the file"
-        )
-        raise MissingImagesError(
-            f"{raw.file}: {len(missing)} of its {counted(len(names), 'image')} {is_are} not in {where}: "
-            f"{few(wanted)}{similar}; copy {them} there, or {remove}",
-            missing,
-        )
-    return [path for path in found if path is not None]
+    one = len(missing) == 1
+    is_are, them = ("is", "it") if one else ("are", "them")
+    if raw.file.is_dir() or raw.file.suffix == ".txt":  # an annotation file per image
+        remove = f"remove {'its annotation file' if one else 'their annotation files'}"
+    else:
+        remove = f"remove {them} from the file"
+    return MissingImagesError(
+        f"{raw.file}: {len(missing)} of its {counted(len(names), 'image')} {is_are} not in {where}: "
+        f"{few(wanted)}{similar}; copy {them} there, or {remove}",
+        missing,
+    )
 
 
 def _key(name: str) -> str:

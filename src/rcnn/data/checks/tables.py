@@ -28,7 +28,7 @@ class Image(TypedDict):
     height: int  # pixels, after the EXIF rotation
     width: int
     neg_category_ids: NotRequired[list[int]]  # LVIS: classes that were verified to be absent
-    not_exhaustive_category_ids: NotRequired[list[int]]  # LVIS: classes of which some objects may not be annotated
+    not_exhaustive_category_ids: NotRequired[list[int]]  # LVIS: classes with objects that may not all be annotated
 
 
 class Annotation(TypedDict):

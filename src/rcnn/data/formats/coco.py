@@ -34,7 +34,7 @@ PATTERNS = (
     "annotations/image_info_{split}.json",  # COCO's test images, without annotations
 )
 SPLIT_FILES = ", ".join(pattern for pattern in PATTERNS if "{split}" in pattern)
-# Starts of the names of COCO's own files; the content of other files is checked.
+# Starts of names that only files in COCO's format have; the content of other files is checked.
 KNOWN_NAMES = ("instances_", "person_keypoints_", "lvis_v1_", "_annotations.coco", "image_info_")
 # field of the annotations in other files of COCO -> what these files contain
 OTHER_FILES = {"caption": "captions", "segments_info": "panoptic segmentations"}

@@ -292,8 +292,8 @@ def _grouped(parts: Sequence[_Part]) -> list[list[_Part]]:
 def _object(parts: Sequence[_Part], size: tuple[int, int] | None) -> RawEntry:
     """The annotation of an object, without its image.
 
-    Rectangles alone are a box; beside polygons, a rectangle is the polygon of its corners. Polygons stay polygons,
-    unless a part is a mask: the object is then the mask of all parts.
+    If all parts are rectangles, the object is the box around them; otherwise a rectangle is the polygon of its corners.
+    If a part is a mask, the object is the mask of all parts; otherwise it is polygons.
     """
     first = parts[0]
     entry: RawEntry = {"id": first.name, "category": first.label, "iscrowd": int(any(part.crowd for part in parts))}

@@ -83,7 +83,7 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
 def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     """The checked tables of a split. Images have VOC's ids (2007_000027) as text, objects that id and their number.
 
-    The classes of a folder VOC20xx are VOC's 20; of others, those of class_names.txt, or those of the split by name.
+    A folder VOC20xx has VOC's 20 classes; other folders have those of class_names.txt, or the names in the split.
     Only `options.known` has an effect. Raises ValueError or OSError, with the file and what is wrong in it.
     """
     chosen = _splits(folder).get(split)

@@ -93,18 +93,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     warnings.add(
         "no image of that name, or not in a format for images", "not used", unused, "label file", kind="missing-image"
     )
-    for key, texts in layout.missing.items():
-        what = f"{few([excerpt(one) for one in texts])}, which does not exist"
-        if key == "test":  # exports often name a test split that they do not contain
-            warnings.note(f"{key} names {what}: skipped")
-        else:
-            warnings.add(
-                f"the path {what}",
-                f"skipped; correct the path, relative to {layout.root}",
-                [key],
-                "split",
-                kind="missing-split",
-            )
+    _report_missing(layout, warnings)
     raw = RawTables(
         file=layout.file,
         root=layout.root,
@@ -190,6 +179,22 @@ def _outline(numbers: Sequence[float], size: tuple[int, int]) -> RawEntry:
         x, y, w, h = numbers
         return {"bbox": [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]}
     return {"segmentation": [[value * (height if i % 2 else width) for i, value in enumerate(numbers)]]}
+
+
+def _report_missing(layout: Layout, warnings: Warnings) -> None:
+    """Report paths of data.yaml that do not exist."""
+    for key, texts in layout.missing.items():
+        what = f"{few([excerpt(one) for one in texts])}, which does not exist"
+        if key == "test":  # exports often name a test split that they do not contain
+            warnings.note(f"{key} names {what}: skipped")
+        else:
+            warnings.add(
+                f"the path {what}",
+                f"skipped; correct the path, relative to {layout.root}",
+                [key],
+                "split",
+                kind="missing-split",
+            )
 
 
 def _note_unlabelled(sources: Sequence[ImageSource], warnings: Warnings) -> None:

@@ -68,6 +68,21 @@ class Suggestion:
             found.append(f"rpn.anchors.ratios=[{','.join(f'{ratio:g}' for ratio in self.anchor_ratios)}]")
         return found
 
+    def lines(self) -> list[str]:
+        """The settings, and what their anchors cover."""
+        settings = f"suggested settings: {' '.join(self.settings)}"
+        if self.anchor_sizes:
+            return [
+                settings,
+                f"these anchors cover {self.covered:.0%} of the objects (IoU of {FOUND} or more, same centre); the "
+                f"default anchors {self.covered_by_default:.0%}",
+            ]
+        return [
+            settings,
+            f"anchors: keep the default ones, which cover {self.covered:.0%} of the objects (IoU of {FOUND} or more, "
+            "same centre); k-means finds no better ones",
+        ]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DatasetInfo:
@@ -115,6 +130,13 @@ class DatasetInfo:
     def lines(self) -> list[str]:
         """Tables of the splits and of the classes, and the suggestion."""
         width = max(12, *(len(one.name) for one in self.splits), *(min(NAME_WIDTH, len(name)) for name in self.classes))
+        lines = [*self._split_table(width), "", *self._class_table(width)]
+        if not any(one.objects.any() for one in self.splits):
+            return [*lines, "", "no settings are suggested, because there are no objects"]
+        return [*lines, "", *self.suggestion.lines()]
+
+    def _split_table(self, width: int) -> list[str]:
+        """A row per split; `width`: characters of the first column."""
         lines = [f"{'split':{width}}  images   empty  objects   small  medium   large   image height x width"]
         for one in self.splits:
             middle = np.median(one.image_sizes, axis=0).astype(int)
@@ -133,7 +155,11 @@ class DatasetInfo:
             for one in self.splits
             if one.ignored
         ]
-        lines += ["", f"{'class':{width}}" + "".join(f"{one.name[:20]:>22}" for one in self.splits)]
+        return lines
+
+    def _class_table(self, width: int) -> list[str]:
+        """A row per class, those with most objects first; `width`: characters of the first column."""
+        lines = [f"{'class':{width}}" + "".join(f"{one.name[:20]:>22}" for one in self.splits)]
         order = np.argsort(-sum(one.objects for one in self.splits), kind="stable").tolist()
         digits = max(len(f"{one.images.max(initial=0):,}") for one in self.splits)  # columns of numbers
         for label in order[:MAX_ROWS]:
@@ -146,19 +172,6 @@ class DatasetInfo:
             absent = [self.classes[label] for label in np.flatnonzero(one.objects == 0).tolist()]
             if absent and one.objects.any():
                 lines.append(f"no objects in {one.name}: {few(absent)}")
-        if not any(one.objects.any() for one in self.splits):
-            return [*lines, "", "no settings are suggested, because there are no objects"]
-        lines += ["", f"suggested settings: {' '.join(self.suggestion.settings)}"]
-        if self.suggestion.anchor_sizes:
-            lines.append(
-                f"these anchors cover {self.suggestion.covered:.0%} of the objects (IoU of {FOUND} or more, same "
-                f"centre); the default anchors {self.suggestion.covered_by_default:.0%}"
-            )
-        else:
-            lines.append(
-                f"anchors: keep the default ones, which cover {self.suggestion.covered:.0%} of the objects (IoU of "
-                f"{FOUND} or more, same centre); k-means finds no better ones"
-            )
         return lines
 
 

@@ -117,7 +117,7 @@ def _crossing(corners: np.ndarray) -> np.ndarray:
     found = [np.zeros(0, dtype=np.int64)]
     for step in range(2, count // 2 + 1):  # every edge with the one `step` edges later
         one, other = slice(0, count), slice(step, step + count)
-        meet = left[:, one] <= right[:, other]  # edges whose boxes overlap
+        meet = left[:, one] <= right[:, other]  # edges with overlapping boxes
         meet &= left[:, other] <= right[:, one]
         meet &= top[:, one] <= bottom[:, other]
         meet &= top[:, other] <= bottom[:, one]

@@ -1,4 +1,4 @@
-"""Which images batch n of a training run contains, as a function of the seed and n alone."""
+"""Chooses the images of batch n of a training run, as a function of the seed and n only."""
 
 from __future__ import annotations
 

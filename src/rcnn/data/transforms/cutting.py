@@ -22,7 +22,7 @@ def cut(sample: Sample, *, recompute: bool = False) -> Sample:
 
     An object that the border cuts gets the box of its visible outline or bitmap, or its clipped box if it has neither;
     with `recompute`, every object does. Keypoints outside the image become absent. An object, or a crowd, is removed
-    if a side of its box is shorter than SMALLEST, or if it had a mask of which no pixel is visible.
+    if a side of its box is shorter than SMALLEST, or if it had a mask and no pixel of the mask is visible.
     """
     height, width = sample.size
     clipped = _clipped(sample.boxes, sample.size)
