@@ -222,14 +222,14 @@ def browse(
     ] = DEFAULT_MODEL,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="With --augmented: settings, e.g. train.augment=[crop,copy_paste]."),
+        typer.Argument(metavar="KEY=VALUE", help="With --augmented: settings, e.g. train.augment=\\[crop,copy_paste]."),
     ] = None,
 ) -> None:
     """Write a page with the annotated images of a data set: one self-contained HTML file.
 
     Example: rcnn data browse photos/ --split val --output browse
 
-    With augmentation: rcnn data browse photos/ --augmented train.augment=[affine,copy_paste]
+    With augmentation: rcnn data browse photos/ --augmented train.augment=\\[affine,copy_paste]
     """
     from rcnn.cli.progress import progress_bar
     from rcnn.drawing.browse import browse_dataset

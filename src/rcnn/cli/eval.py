@@ -96,7 +96,7 @@ def evaluate(
     ] = False,
     boundary: Annotated[
         bool,
-        typer.Option("--boundary", help="Also measure boundary AP of masks: pip install 'rcnn[boundary]'."),
+        typer.Option("--boundary", help="Also measure boundary AP of masks: pip install 'rcnn\\[boundary]'."),
     ] = False,
     pictures: Annotated[int, typer.Option(help="Number of images drawn in report.html (0 = none).", min=0)] = 8,
     limit: Annotated[int, typer.Option(help="Evaluate only the first N images (0 = all).", min=0)] = 0,

@@ -105,8 +105,8 @@ def predict(
     boxes: Annotated[
         Path | None,
         typer.Option(
-            help='Score these boxes instead of detecting: JSON {"photo.jpg": [[x1, y1, x2, y2], ...]} in pixels of the '
-            "image, a COCO annotation or results file, or predictions.json."
+            help='Score these boxes instead of detecting: JSON {"photo.jpg": \\[\\[x1, y1, x2, y2], ...]} in pixels of '
+            "the image, a COCO annotation or results file, or predictions.json."
         ),
     ] = None,
     features: Annotated[
@@ -145,7 +145,7 @@ def predict(
     "failed" in the JSON; the others are processed, and the exit status is 1.
 
     For a video (.mp4, .mov, ...), write a video with the detections and a .jsonl file with one line per frame; this
-    needs pip install 'rcnn[video]'.
+    needs pip install 'rcnn\\[video]'.
 
     --format labelme and yolo write data sets that rcnn and other tools read: correct the labels, and train on them.
 

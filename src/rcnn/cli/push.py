@@ -15,7 +15,7 @@ def push(
 ) -> None:
     """Upload a checkpoint with a model card to the Hugging Face Hub. Commands then accept it as hf:OWNER/NAME.
 
-    Needs `pip install 'rcnn[hub]'` and a login: `hf auth login`, or HF_TOKEN.
+    Needs `pip install 'rcnn\\[hub]'` and a login: `hf auth login`, or HF_TOKEN.
 
     Example: rcnn push runs/balloons me/balloons
     """
