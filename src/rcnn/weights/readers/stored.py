@@ -98,9 +98,7 @@ def require_shape(shape: tuple[int, ...]) -> None:
 def require_room(claimed: int, size: int, free: int = FREE_BYTES) -> None:
     """Raise Refused if `size` bytes claim to unpack to more than `free` + MAX_RATIO * `size` bytes, like a zip bomb."""
     if claimed > free + MAX_RATIO * size:
-        raise Refused(
-            f"{claimed / 1e9:.2f} GB of data in {size / 1e6:.2f} MB; no weights compress like this (a bomb?)"
-        )
+        raise Refused(f"{claimed / 1e9:.2f} GB of data in {size / 1e6:.2f} MB; no weights compress like this (a bomb?)")
 
 
 class LazyState(Mapping[str, Tensor]):
