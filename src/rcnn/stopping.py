@@ -33,7 +33,9 @@ def stopping_on_signals() -> Iterator[None]:
     names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
-    taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]  # ignored by nohup
+    # nohup ignores SIGHUP; shells ignore SIGINT in background jobs, which must still be stoppable
+    ignored = {getattr(signal, "SIGHUP", None)}
+    taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN or number not in ignored]
 
     def stop(number: int, frame: FrameType | None) -> None:
         for each in taken:

@@ -37,12 +37,14 @@ def require_regular(path: Path) -> None:
 
 
 def require_file(path: Path) -> None:
-    """Like `require_regular`; also raise ValueError for a folder, and FileNotFoundError if `path` does not exist."""
+    """Like `require_regular`; also raise ValueError for a folder, FileNotFoundError or PermissionError."""
     require_regular(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; expected a file: put the file back, or copy it again")
     if not path.exists():
         raise FileNotFoundError(f"{path} {missing_text(path)}; copy it again")
+    with path.open("rb"):  # PermissionError: some libraries report it as a missing file
+        pass
 
 
 def as_given(path: str | Path) -> str:

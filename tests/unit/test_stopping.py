@@ -7,9 +7,13 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from rcnn.runtime.launch import _stopped_once
 from rcnn.stopping import Stopped, stopping_on_signals
 
 
@@ -47,6 +51,22 @@ def test_a_signal_stops_the_block_wherever_it_arrives(send: Callable[[int], None
     assert error.value.number == number
     assert signal.getsignal(number) == before
     assert sys.unraisablehook == hook
+
+
+@pytest.mark.parametrize("block", [stopping_on_signals, partial(_stopped_once, Path())])
+def test_a_background_job_that_ignores_ctrl_c_can_be_interrupted(
+    block: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Shells start background jobs with SIGINT ignored; a job under nohup must not be stopped by SIGHUP."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        with block():
+            assert callable(signal.getsignal(signal.SIGINT))
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_other_errors_that_python_discards_are_reported_as_before() -> None:

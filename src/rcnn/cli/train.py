@@ -14,6 +14,7 @@ from rcnn.cli.early import require_places, require_run_folder
 from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Images, Offline, RelativeBoxes, Strict
 from rcnn.cli.workers import Devices, MaxRestarts, is_restarted, launch, require_devices
 from rcnn.new_outputs import output_or_new
+from rcnn.training.found_run import start_of_run
 
 
 def train(
@@ -121,8 +122,11 @@ def train(
             typer.echo(line)
         return
     words = list(overrides or ())
-    if recipe and model is not None and "=" in model:  # the recipe names the model, and this is the first setting
+    if (recipe or resume) and model is not None and "=" in model:  # no model is given, and this is the first setting
         model, words = None, [model, *words]
+    if resume and output is not None and not (model or recipe):
+        model, recipe, recorded = start_of_run(output)
+        data = data or recorded
     if not (model or recipe) or data is None:
         raise ValueError(
             "give a model or a checkpoint, and its data: rcnn train MODEL_OR_CHECKPOINT --data DIR, or a recipe: "

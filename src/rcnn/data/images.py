@@ -33,6 +33,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from rcnn.data.jpeg import decode_jpeg
+from rcnn.text_files import missing_text
 
 # suffixes of images, for finding them without opening files; the content decides what a file is
 IMAGE_SUFFIXES = (
@@ -238,7 +239,7 @@ def _head(source: Source) -> bytes:
         return source[:16]
     path = Path(source)
     if "\0" in str(path) or not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: check the path")
+        raise FileNotFoundError(f"{path} {missing_text(Path(path))}: check the path")
     if path.is_dir():
         raise ImageError(f"{path} is a folder; expected an image file: give the files in it")
     if not path.is_file():  # a pipe or device could block for ever

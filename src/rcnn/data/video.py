@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from rcnn.data.images import MAX_PIXELS
+from rcnn.text_files import missing_text
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 INSTALL = "videos need an extra: pip install 'rcnn[video]'"
@@ -150,7 +151,7 @@ class VideoWriter:
 def _opened(path: str | Path) -> Iterator[Any]:
     av = _av()
     if not Path(path).exists():
-        raise FileNotFoundError(f"{path} does not exist: check the path")
+        raise FileNotFoundError(f"{path} {missing_text(Path(path))}: check the path")
     try:
         video = av.open(str(path))
     except av.FFmpegError as error:

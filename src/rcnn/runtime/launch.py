@@ -174,7 +174,8 @@ def _stopped_once(logs: Path) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in numbers}
     stop = _StopOnce(logs)
     for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # ignored by nohup
+        # nohup ignores SIGHUP; shells ignore SIGINT in background jobs, which must still be stoppable
+        if handler is not signal.SIG_IGN or number != getattr(signal, "SIGHUP", None):
             signal.signal(number, stop.handle)
     try:
         yield

@@ -61,8 +61,7 @@ def require_space(space: DiskSpace, output: Path | None) -> list[str]:
     if space.free < space.last:
         raise OSError(
             errno.ENOSPC,
-            f"No space left for the checkpoints of this run: {_mb(space.last)} needed, {_mb(space.free)} free. Free "
-            "some space, or choose another output (--output)",
+            f"No space left for the checkpoints of this run: {_mb(space.last)} are needed",
             str(where),
         )
     if space.free >= space.most:

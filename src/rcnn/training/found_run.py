@@ -51,6 +51,8 @@ OPTIONAL: dict[str, type] = {
     "recipe": str,
     "processes": int,
     "held_out": dict,
+    "data_identity": dict,
+    "trained_images": dict,
 }
 EXPECTED: dict[type, str] = {
     dict: "an object",
@@ -106,6 +108,19 @@ def find_run(path: Path) -> FoundRun:
                 "(--output)"
             )
     return FoundRun(record=record, checkpoints=checkpoints)
+
+
+def start_of_run(path: Path) -> tuple[str, str, Path]:
+    """What the run in `path` was started with: its model or checkpoint, its recipe (or ""), and its data.
+
+    ValueError if there is no run, or if its record is damaged.
+    """
+    record = _read_record(path / RECORD, needed=True)
+    if record is None:
+        raise ValueError(
+            f"{path} contains no run to resume; to start one: rcnn train MODEL_OR_CHECKPOINT --data DIR --output {path}"
+        )
+    return record["started_from"], record.get("recipe", ""), Path(record["data"])
 
 
 def require_no_run(path: Path, checkpoints: Sequence[str]) -> None:

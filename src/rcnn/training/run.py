@@ -26,7 +26,7 @@ from rcnn.training.distributed import batch_norm_warnings
 from rcnn.training.engine import train
 from rcnn.training.found_run import CURVE, HELD_OUT, LOG, PICTURES, PLOT, REPORT
 from rcnn.training.identity import identity_changes
-from rcnn.training.log import RunLog, SilentLog, read_log
+from rcnn.training.log import RunLog, SilentLog, log_gap, read_log
 from rcnn.training.pictures import pictures_of, write_pictures
 from rcnn.training.plan import RunPlan, RunRequest, plan_training
 from rcnn.training.run_folder import RunFolder
@@ -197,6 +197,8 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
             f"{run.path} is already at step {state.step}, but train.steps={steps}: set train.steps to more than "
             f"{state.step} to continue"
         )
+    if gap := log_gap(run.path / LOG, first_step=state.step, log_every=plan.settings.log_every):
+        log(f"warning: {gap}")
     for change in identity_changes(provenance.get("data_identity"), plan.identity):
         log(f"warning: {change}. Training continues on the current data")
     if state.best is not None and not (run.path / "best").exists():

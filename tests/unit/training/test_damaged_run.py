@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from rcnn.training.log import log_gap
+from rcnn.training.state import read_state
 from rcnn.weights.checkpoint import checkpoint_record, read_checkpoint
+from tests.command import rcnn
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 from tests.unit.training.runs import run
 
@@ -99,6 +102,7 @@ def with_value(key: str, value: object) -> Callable[[Path], None]:
         ("config.json", with_value("splits", ["a"]), "expected splits to be a list of 2 or more names"),
         ("config.json", with_value("train.lr", "fast"), "lr: expected float, got 'fast'"),
         ("config.json", with_value("held_out", 3), "expected held_out to be an object, got 3"),
+        ("config.json", with_value("data_identity", "x"), 'expected data_identity to be an object, got "x"'),
         ("last", file, "last is a file; expected the folder of a run"),
         ("best", file, "best is a file; expected the folder of a run"),
         ("log.jsonl", folder, "log.jsonl is a folder; expected the file of a run"),
@@ -116,6 +120,35 @@ def test_a_damaged_run_is_not_resumed(
         run("mask_rcnn_compact", data, output, ["train.steps=2"], resume=True)
     assert re.search(expected, str(error.value), re.IGNORECASE), error.value
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_a_log_with_a_gap_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    lines = [json.dumps({"step": step, "loss": 1.0}) for step in (0, 20, 40, 60)]
+    path.write_text("\n".join(lines))
+    assert log_gap(path, first_step=61, log_every=20) == ""
+    assert log_gap(path, first_step=80, log_every=20) == ""  # the next line is that of step 80
+    assert log_gap(path, first_step=50, log_every=20) == ""  # later lines will be written again
+    path.write_text("\n".join([*lines[:2], lines[2][:9]]))  # cut in the middle of a line
+    assert log_gap(path, first_step=61, log_every=20) == f"{path} is damaged: its steps 21 to 60 are not in the curves"
+    path.unlink()
+    assert log_gap(path, first_step=2, log_every=1) == f"{path} is missing: its steps 0 to 1 are not in the curves"
+    assert log_gap(path, first_step=0, log_every=1) == ""
+
+
+def test_a_run_is_resumed_without_its_model_and_data(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(finished, output)
+    (output / "log.jsonl").unlink()
+    assert rcnn("train", "train.steps=2", "--output", output, "--resume", "--device", "cpu") == 0
+    shown = capsys.readouterr().out
+    assert f"resuming {output} at step 1" in shown
+    assert f"warning: {output}/log.jsonl is missing: its steps 0 to 0 are not in the curves" in shown
+    assert read_state(output / "last")["step"] == 2
+    assert rcnn("train", "--output", tmp_path / "other", "--resume") == 2
+    assert f"{tmp_path / 'other'} contains no run to resume" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links")
