@@ -217,7 +217,7 @@ def log_gap(path: Path, *, first_step: int, log_every: int) -> str:
     """What the log at `path` lacks of the steps before `first_step`; empty if it lacks nothing."""
     steps = [line["step"] for line in read_log(path) if "loss" in line and line["step"] < first_step]
     last = max(steps, default=-1)
-    if first_step - 1 - last < log_every:
+    if last >= (first_step - 1) // log_every * log_every:
         return ""
     reason = "is missing" if not path.exists() else "is damaged"
     return f"{path} {reason}: its steps {last + 1} to {first_step - 1} are not in the curves"

@@ -197,7 +197,8 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
             f"{run.path} is already at step {state.step}, but train.steps={steps}: set train.steps to more than "
             f"{state.step} to continue"
         )
-    if gap := log_gap(run.path / LOG, first_step=state.step, log_every=plan.settings.log_every):
+    same_lines = not any(change.startswith(f"{PREFIX}log_every:") for change in plan.changed)
+    if same_lines and (gap := log_gap(run.path / LOG, first_step=state.step, log_every=plan.settings.log_every)):
         log(f"warning: {gap}")
     for change in identity_changes(provenance.get("data_identity"), plan.identity):
         log(f"warning: {change}. Training continues on the current data")
