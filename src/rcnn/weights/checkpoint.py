@@ -277,7 +277,9 @@ def load_detector(
 
 def nonfinite(state: Mapping[str, Tensor]) -> str:
     """Which tensors are not finite, as a part of a message; empty if none is."""
-    wrong = [name for name, value in state.items() if not value.isfinite().all()]
+    # a sum is not finite if a value is not; it is fast, and may also overflow
+    odd = [name for name, value in state.items() if not value.sum().isfinite()]
+    wrong = [name for name in odd if not state[name].isfinite().all()]
     return f"NaN or infinity in {counted(len(wrong), 'tensor')}: {few(wrong)}" if wrong else ""
 
 
