@@ -23,7 +23,7 @@ GroundTruth: TypeAlias = dict[str, Any]  # {"images": [..], "annotations": [..],
 
 
 def check_ground_truth(data: GroundTruth, source: str) -> None:
-    """Raise ValueError unless images and categories have ids, and annotations refer to them and have sound fields."""
+    """Raise ValueError unless images and categories have ids, and annotations refer to them and have valid fields."""
     known: dict[str, set[Any]] = {}
     for table, noun, field in (("images", "image", "image_id"), ("categories", "category", "category_id")):
         for index, entry in enumerate(data[table]):
@@ -55,12 +55,12 @@ def _check_annotation(annotation: Any, index: int, known: Mapping[str, set[Any]]
 
 
 def ascending(ids: set[Id]) -> list[Id]:
-    """Ids in order: numbers, then text."""
+    """The ids in ascending order: integers, then strings."""
     return sorted(ids, key=lambda value: (isinstance(value, str), value))
 
 
 def check_results(data: GroundTruth, results: Sequence[Entry], source: str, results_source: str = "result") -> None:
-    """Raise ValueError unless every result has a known image and category, a finite score and sound fields."""
+    """Raise ValueError unless every result has a known image and category, a finite score and valid fields."""
     check_fields(results, results_source)
     for field, table in (("image_id", "images"), ("category_id", "categories")):
         unknown = ascending({result[field] for result in results} - {entry["id"] for entry in data[table]})
@@ -72,7 +72,7 @@ def check_results(data: GroundTruth, results: Sequence[Entry], source: str, resu
 
 
 def check_fields(results: Sequence[Entry], results_source: str = "result") -> None:
-    """Raise ValueError unless every result has an image_id, a category_id, a finite score and sound fields."""
+    """Raise ValueError unless every result has an image_id, a category_id, a finite score and valid fields."""
     if not _results_are_sound(results):
         for row, result in enumerate(results):
             _check_result(result, f"{results_source} {row}")
@@ -85,7 +85,7 @@ def _check_result(result: Entry, name: str) -> None:
     if missing:
         raise ValueError(f"{name} has no {', '.join(missing)}, which COCO's results format requires")
     name = f"{name} (image {result['image_id']!r})"
-    for field, expected in (("image_id", "an integer or text"), ("category_id", "an integer")):
+    for field, expected in (("image_id", "an integer or a string"), ("category_id", "an integer")):
         if not _is_id(result[field], field):
             raise ValueError(f"{name} has {field} {excerpt(result[field])}; expected {expected}")
     if not _finite(result["score"]):
@@ -104,9 +104,9 @@ def _check_result(result: Entry, name: str) -> None:
 
 
 def check_masks(data: GroundTruth, results: Mapping[int, Entry], source: str) -> None:
-    """Raise ValueError for a mask that is damaged or not of the size of its image: COCO's code would call its IoU 0.
+    """Raise ValueError for a mask that is damaged or has not the size of its image; COCO's code would give an IoU of 0.
 
-    Keys are the rows of the results.
+    Keys of `results` are their rows.
     """
     sizes = {image["id"]: [image["height"], image["width"]] for image in data["images"] if "height" in image}
     masks = [(row, result["segmentation"]) for row, result in results.items() if _is_rle(result)]
@@ -209,7 +209,7 @@ def _is_box(value: Any) -> bool:
 
 
 def _is_id(value: Any, field: str) -> bool:
-    """Whether `value` can be an image_id (integer or text) or a category_id (integer)."""
+    """Whether `value` can be an image_id (integer or string) or a category_id (integer)."""
     return isinstance(value, int | str if field == "image_id" else int) and not isinstance(value, bool)
 
 

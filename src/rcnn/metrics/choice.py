@@ -1,4 +1,4 @@
-"""The metrics by name, and which of them a data set is evaluated with."""
+"""The metrics by name, and the choice of the metric for a data set."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def metric_for(dataset: Dataset, kinds: Sequence[str], chosen: str = "") -> Metr
 
 
 def names_of(metric: MetricName, kind: str) -> tuple[str, ...]:
-    """The names of the metrics of `kind` by the definition `metric`; () if it does not measure that kind."""
+    """The names of the metrics of `kind` in the definition `metric`; () if it does not measure that kind."""
     if metric == "coco":
         return tuple(coco.metrics_of(kind))
     if kind in COCO_ONLY:

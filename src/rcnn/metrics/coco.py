@@ -43,7 +43,7 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
 
 
 class Metric(NamedTuple):
-    """How one metric is taken from the curves."""
+    """The definition of one metric: which values of the curves it averages."""
 
     precision: bool  # else recall
     iou: float | None  # threshold; None: the mean over .50:.05:.95
@@ -54,7 +54,7 @@ class Metric(NamedTuple):
 def metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric]:
     """Name -> definition of the metrics of `kind`.
 
-    `max_detections` replaces the limit (100, keypoints 20, proposals 1000); recalls at lower limits (AR1, AR10) stay.
+    `max_detections` replaces the limit (100, keypoints 20, proposals 1000); AR at lower limits (AR1, AR10) is kept.
     """
     if kind == "proposals":
         limit = max_detections or MAX_PROPOSALS
@@ -78,7 +78,7 @@ def metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric
 def class_metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric]:
     """Name -> definition of the metrics of each class: AP, AP50, AP75, those by size, and AR at the highest limit.
 
-    Proposals have no classes, and none of these.
+    Empty for proposals, which have no classes.
     """
     if kind == "proposals":
         return {}
@@ -95,12 +95,12 @@ class Curves:
     """The arrays behind the metrics, -1 where undefined."""
 
     precision: npt.NDArray[np.float64]  # (T, 101, K, A, M), at recalls 0, .01, .. 1
-    recall: npt.NDArray[np.float64]  # (T, K, A, M), the highest reached
+    recall: npt.NDArray[np.float64]  # (T, K, A, M), the highest recall reached
     areas: tuple[str, ...]
     limits: tuple[int, ...]
 
     def value(self, metric: Metric, category: Sequence[int] | slice = slice(None)) -> Number:
-        """The mean over what is defined, of all categories or of those with the indices `category`."""
+        """The mean over the defined values of all categories, or of those with the indices `category`; None if none."""
         values = self._values(metric)[..., category]
         values = values[values > -1]
         return float(values.mean()) if values.size else None
@@ -137,16 +137,16 @@ def evaluate(
 ) -> Metrics:
     """COCO's metrics of `results` (COCO results format) against `ground_truth` (a COCO file, or its content).
 
-    One result may have several fields ("bbox" and "segmentation"): each kind sees its own field only, so that sizes
-    (APs, APm, APl) are the mask's for "segm" and the box's for "bbox", as if COCO read one results file per kind.
+    One result may have several fields ("bbox" and "segmentation"): each kind uses its own field only. So the size of a
+    detection (APs, APm, APl) is that of the mask for "segm" and of the box for "bbox", as with one file per kind.
     All images are evaluated, or those of `image_ids`; results of other known images are not used.
     `keypoint_sigmas` are needed if objects have other keypoints than COCO's 17 of a person. `max_detections` replaces
     COCO's limit of detections per image and class (100; keypoints 20; proposals 1000). Proposals are evaluated without
     their classes.
 
     Raises ValueError for an unknown kind, a result with an unknown image or category or without the field of a kind, a
-    mask of another size than its image, other numbers of keypoints in results and ground truth, or ground truth without
-    any outline or keypoints if those are evaluated.
+    mask that has not the size of its image, different numbers of keypoints in results and ground truth, or ground truth
+    without any outlines or keypoints if these are evaluated.
     """
     require_limit(max_detections)
     inputs = check_inputs(ground_truth, results, kinds, image_ids)
@@ -287,14 +287,14 @@ def ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
     data, images = inputs.data, inputs.numbered_images()
     annotations: list[Entry] = []
     without = 0  # objects without an outline
-    # COCO's code needs keypoints in every object; one without any gets points that are not visible
+    # COCO's code needs keypoints in every object; an object without keypoints gets invisible ones
     keypoint_values = max((len(annotation.get("keypoints") or ()) for annotation in data["annotations"]), default=0)
     for annotation, crowd in inputs.annotations:
         entry = inputs.numbered_annotation(annotation, len(annotations) + 1) | {"iscrowd": crowd}
         if kind == "segm":
             entry["segmentation"] = outline = outline_of(annotation)
             if outline is None:
-                # neither a false negative, nor is a detection of it a false positive: its box becomes a crowd
+                # its box becomes a crowd: it is no false negative, and a detection of it is no false positive
                 entry |= {"iscrowd": 1, "segmentation": box_outline(annotation)}
                 without += 1
         elif kind == "keypoints":
@@ -317,7 +317,7 @@ def ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
 def _require_same_keypoints(inputs: EvaluationInputs, sigmas: Sequence[float] | None) -> None:
     """Raise ValueError unless all objects and sigmas have the same number of keypoints.
 
-    COCO's code compares points of other numbers without a message.
+    With different numbers, COCO's code computes wrong values without a message.
     """
     counts = {len(annotation.get("keypoints") or ()) // 3 for annotation, _ in inputs.annotations} - {0}
     if len(counts) > 1:

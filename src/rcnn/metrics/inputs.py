@@ -1,4 +1,4 @@
-"""Ground truth and results in COCO's formats, checked before anything is computed from them."""
+"""Ground truth and results in COCO's formats, checked before the metrics are computed."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ class EvaluationInputs:
     """Ground truth, and the results of the chosen images, all checked."""
 
     data: GroundTruth
-    source: str  # what error messages call the ground truth
-    images: list[Id]  # the chosen ones, ascending: COCO's order, which decides between equal scores
-    results: list[Entry]  # of these images, in the order given
+    source: str  # name of the ground truth in error messages
+    images: list[Id]  # ids of the chosen images, ascending: COCO's order, which decides between equal scores
+    results: list[Entry]  # of these images, in the given order
     names: dict[Id, str]  # category id -> class name, by ascending id
     crowds: list[int]  # 0 or 1 for each annotation
 
     @cached_property
     def annotations(self) -> list[tuple[Entry, int]]:
-        """The annotations of the chosen images, each with 0, or 1 for a crowd."""
+        """The annotations of the chosen images, each with 1 for a crowd, else 0."""
         chosen = set(self.images)
         pairs = zip(self.data["annotations"], self.crowds, strict=True)
         return [(annotation, crowd) for annotation, crowd in pairs if annotation["image_id"] in chosen]
 
     @cached_property
     def image_numbers(self) -> dict[Id, int]:
-        """The number of each chosen image, from 1: COCO's code compares numbers."""
+        """The number of each chosen image, from 1, because COCO's code needs integer ids."""
         return {image_id: number for number, image_id in enumerate(self.images, start=1)}
 
     @cached_property
@@ -57,7 +57,7 @@ class EvaluationInputs:
         return next((len(a["keypoints"]) // 3 for a, _ in self.annotations if a.get("keypoints")), 0)
 
     def numbered_images(self, **fields: object) -> list[Entry]:
-        """The entries of the chosen images for COCO's code: number, size, and `fields` with their defaults."""
+        """The entries of the chosen images for COCO's code: number, size, and `fields` (name -> default value)."""
         defaults = {"height": 0, "width": 0, **fields}
         return [
             {"id": self.image_numbers[image["id"]]} | {name: image.get(name, value) for name, value in defaults.items()}
@@ -66,7 +66,7 @@ class EvaluationInputs:
         ]
 
     def numbered_annotation(self, annotation: Entry, number: int) -> Entry:
-        """The fields of an annotation that all kinds need."""
+        """The fields of an annotation that all kinds need, with the id `number`."""
         return {
             "id": number,
             "image_id": self.image_numbers[annotation["image_id"]],
@@ -76,7 +76,7 @@ class EvaluationInputs:
         }
 
     def objects(self, ignored: str = "") -> dict[str, int]:
-        """Number of objects of each class; without crowds, and without those whose field `ignored` is set."""
+        """Number of objects of each class, without crowds and without objects that have the field `ignored` set."""
         count = Counter(
             a["category_id"] for a, crowd in self.annotations if not (crowd or (ignored and a.get(ignored)))
         )
@@ -98,7 +98,7 @@ def check_truth(
             raise ValueError(f"kind {kind!r} is not known; expected {', '.join(known_kinds)}")
     data, source = read_ground_truth(ground_truth)
     check_ground_truth(data, source)
-    # the text "0" and null are 0, as when a data set is opened
+    # the string "0" and null count as 0, as when a data set is opened
     crowds = flags([annotation.get("iscrowd", 0) for annotation in data["annotations"]])[0].tolist()
     images = chosen_images(data, image_ids, source)
     return EvaluationInputs(data=data, source=source, images=images, results=[], names=class_names(data), crowds=crowds)
@@ -128,7 +128,7 @@ def check_inputs(
 
 
 def require_limit(max_detections: int | None) -> None:
-    """Raise ValueError for a limit of detections below 1; None is the metric's own limit."""
+    """Raise ValueError for a limit of detections below 1; None stands for the metric's own limit."""
     if max_detections is not None and max_detections < 1:
         raise ValueError(f"max_detections={max_detections} (--max-detections); expected 1 or more")
 
@@ -163,19 +163,19 @@ def _require_field(results: Mapping[int, Entry], kind: str) -> None:
     for row, result in results.items():
         if field not in result:
             raise ValueError(
-                f"result {row} (image {result['image_id']!r}) has no {field!r}, which the metrics of kind {kind!r} "
-                "need; leave that kind out"
+                f"result {row} (image {result['image_id']!r}) has no {field!r}; expected it in every result for the "
+                f"metrics of kind {kind!r}. Add it, or leave this kind out"
             )
 
 
 def require_outlines(source: str, objects: int, without: int) -> None:
-    """A ValueError if none of the `objects` has an outline: masks cannot be evaluated."""
+    """Raise ValueError if all of the `objects` are `without` an outline, because masks cannot be evaluated then."""
     if objects and without == objects:
         raise ValueError(f"{source} has no outline in any annotation, so masks cannot be evaluated; use kind bbox only")
 
 
 def read_ground_truth(ground_truth: Path | str | GroundTruth) -> tuple[GroundTruth, str]:
-    """The content of a COCO annotation file, and its name in error messages."""
+    """The content of a COCO annotation file, and its name in error messages. ValueError if a table is missing."""
     if isinstance(ground_truth, dict):
         data, source = ground_truth, "the ground truth"
     else:
@@ -187,7 +187,7 @@ def read_ground_truth(ground_truth: Path | str | GroundTruth) -> tuple[GroundTru
 
 
 def read_json_or_lines(path: Path) -> Any:
-    """The content of a JSON file, or the joined lists of a .jsonl file. ValueError if it is neither."""
+    """The content of a JSON file, or the concatenated lists of a .jsonl file. ValueError for other content."""
     if path.suffix == ".jsonl":
         with suppress(ValueError, RecursionError):
             return [entry for line in json_lines(path.read_bytes()) for entry in line]
@@ -195,9 +195,9 @@ def read_json_or_lines(path: Path) -> Any:
 
 
 def json_lines(text: bytes) -> list[Any]:
-    """The values of a text with one JSON value per line.
+    """The values of a text with one JSON value per line. ValueError for a line that is not JSON.
 
-    The last line is skipped if it is not JSON: a process that was killed leaves an incomplete line.
+    A last line that is not JSON is skipped, because a process that was killed writes an incomplete line.
     """
     *lines, last = text.split(b"\n")
     values = [json.loads(line) for line in lines]
