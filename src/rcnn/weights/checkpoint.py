@@ -277,8 +277,7 @@ def load_detector(
 
 def nonfinite(state: Mapping[str, Tensor]) -> str:
     """The tensors that are not finite, as part of a message; empty if all are finite."""
-    # a sum is not finite if a value is not; it is fast, and may also overflow
-    odd = [name for name, value in state.items() if not value.sum().isfinite()]
+    odd = [name for name, value in state.items() if not value.sum().isfinite()]  # fast; sums may also overflow
     wrong = [name for name in odd if not state[name].isfinite().all()]
     return f"NaN or infinity in {counted(len(wrong), 'tensor')}: {few(wrong)}" if wrong else ""
 
