@@ -91,7 +91,7 @@ def training_batches(
     batches = numbered_batches(dataset, input_config, settings, targets=targets, rank=rank, world=world)
     if settings.workers == 0:
         return (batches.make(n) for n in itertools.count(first))
-    if settings.jitter or settings.augment:
+    if settings.augment:
         import torchvision.transforms.v2  # noqa: F401  (in this process, before the workers are forked: it takes seconds)
     return batches_of_workers(batches, first, settings.workers)
 
