@@ -291,7 +291,7 @@ def _unpack(layout: _Layout, memory: mmap.mmap | bytearray) -> TrainingBatch:
 def _raw(place: _Place, value: Tensor) -> memoryview:
     """The bytes of a tensor, in the order in which `_view` reads them."""
     rows = value.permute(0, 2, 3, 1) if place.channels_last else value
-    return memoryview(rows.contiguous().view(-1).numpy()).cast("B") if value.numel() else memoryview(b"")
+    return rows.contiguous().view(-1).numpy().data.cast("B") if value.numel() else memoryview(b"")
 
 
 def _joined(layout: _Layout, tensors: Sequence[tuple[_Place, Tensor]]) -> bytearray:
