@@ -1,4 +1,4 @@
-"""Tiles: a stub that finds exact objects in each tile gives, merged, the exact objects of the whole image."""
+"""Tiles: a predictor that finds exact objects in each tile gives, merged, the exact objects of the whole image."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ class TestStream:
         parts = [take(training_batches(dataset, Model(), Settings(), rank=rank, world=2), 6) for rank in (0, 1)]
         for n, batch in enumerate(together):
             assert batch.image_ids == parts[0][n].image_ids + parts[1][n].image_ids
-        with pytest.raises(ValueError, match="rank is 2, expected 0 to 1"):
+        with pytest.raises(ValueError, match="rank is 2; expected 0 to 1"):
             training_batches(dataset, Model(), Settings(), rank=2, world=2)
 
     def test_images_without_objects_are_used(self, dataset: Dataset) -> None:

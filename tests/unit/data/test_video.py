@@ -116,6 +116,16 @@ def test_a_video_gets_a_video_and_a_line_per_frame(
     assert not (tmp_path / "two" / "video.mp4").exists()
 
 
+def test_frames_above_the_limit_of_pixels_are_refused(
+    predictor: Predictor, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(list(read_video(video, max_pixels=64 * 98))) == COUNT
+    options = ImageOptions(keep=Filter(score=0.0), max_pixels=64 * 98 - 1)
+    with pytest.raises(typer.Exit):
+        predict_videos(predictor, [str(video)], tmp_path / "out", Path("run"), options)
+    assert "frames of 98 x 64 pixels; the limit is 0.006271 million" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_video_that_is_cut_short_keeps_what_was_done(
     predictor: Predictor, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,7 +65,7 @@ def test_only_the_detector_is_required(tmp_path: Path) -> None:
     assert (checkpoint.classes, checkpoint.provenance) == (("0", "1", "2", "3", "4", "5"), {})
     save_checkpoint(tmp_path / "m", detector, classes=CLASSES)
     assert load_detector(tmp_path / "m")[1].classes == CLASSES
-    with pytest.raises(ValueError, match="config is missing; expected the config of the detector, as dict has none"):
+    with pytest.raises(ValueError, match="config is missing: dict has no config; pass the config of the detector"):
         save_checkpoint(tmp_path / "state", dict(detector.state_dict()))
 
 

@@ -1,6 +1,6 @@
-"""Colours of an image (3, H, W), uint8 or float32 in 0..255. Objects do not change.
+"""Changes the colours of an image (3, H, W), uint8 or float32 in 0..255; objects do not change.
 
-The operations are torchvision v2's. Those of `jitter` are computed here: for uint8, torchvision needs several times as
+The operations are those of torchvision v2. `jitter` computes them itself: for uint8, torchvision needs several times as
 long, which is more than decoding the file.
 """
 
@@ -28,7 +28,7 @@ def jitter(image: Tensor, brightness: float, contrast: float, saturation: float)
 
 
 def adjust(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
-    """As `jitter`, then the hue turned by `hue` of the colour circle."""
+    """Like `jitter`; then the hue is shifted by `hue`, a fraction of the colour circle."""
     image = jitter(image, brightness, contrast, saturation)
     if not hue:
         return image

@@ -1,4 +1,4 @@
-"""What the transforms change: one image and its objects."""
+"""The value that the transforms change: one image and its objects."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Sample:
     """One image and the N objects used in training; crowds are kept separately.
 
     Coordinates are continuous: a pixel covers [x, x + 1], its centre is at x + 0.5, an image of width W ends at W.
+    Raises ValueError if fields have different numbers of objects.
     """
 
     image: Tensor  # (3, H, W) uint8 RGB, or float32 in 0..255
@@ -41,7 +42,7 @@ class Sample:
         return self.file_size or (self.image.shape[1], self.image.shape[2])
 
     def subset(self, kept: Flags) -> Sample:
-        """The same image with the objects that `kept` (N,) marks; the crowds stay."""
+        """The same image with the objects that `kept` (N,) marks, and all crowds."""
         indices = np.flatnonzero(kept)
         return replace(
             self,
