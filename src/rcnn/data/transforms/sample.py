@@ -38,7 +38,7 @@ class Sample:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the image in whose pixels the coordinates are."""
+        """(height, width) of the image that the coordinates refer to, in pixels."""
         return self.file_size or (self.image.shape[1], self.image.shape[2])
 
     def subset(self, kept: Flags) -> Sample:
