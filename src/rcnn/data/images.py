@@ -54,6 +54,7 @@ TRANSPOSE_OF_EXIF = {  # EXIF value -> the operation that makes the image uprigh
     8: Image.Transpose.ROTATE_90,
 }
 SWAPS_SIDES = (5, 6, 7, 8)  # EXIF values that swap height and width
+COMMON_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PPM", "PNG")  # Pillow imports some 40 modules for all others
 # EPS and WMF start other programs or system renderers; the others are only identified by Pillow, never decoded
 REFUSED_FORMATS = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 LOSSY_FORMATS = ("JPEG", "MPO", "WEBP")  # lossy compression changes ids
@@ -320,7 +321,13 @@ def _open_without_limit(file: Path | io.BytesIO, heif: bool) -> Image.Image:
     with _pillow_limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(file, formats=["HEIF"] if heif else _formats())
+            if heif:
+                return Image.open(file, formats=["HEIF"])
+            try:
+                Image.preinit()
+                return Image.open(file, formats=COMMON_FORMATS)
+            except UnidentifiedImageError:
+                return Image.open(file, formats=_formats())
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
