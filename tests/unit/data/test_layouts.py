@@ -250,6 +250,12 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     (tmp_path / "val" / "photo.jpg").rename(tmp_path / "val" / "1_.png")
     with pytest.raises(FileNotFoundError, match=r"\(1.png, 2.png \(did you mean '1_.png'\?\)\), none of them in"):
         open_dataset(tmp_path, "val")
+    (tmp_path / "my photos").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "my photos" / name).write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"but they are in .*my photos: add --images '.*/my photos'$"):
+        open_dataset(tmp_path, "val")
+    (tmp_path / "my photos" / "2.png").unlink()
     shutil.rmtree(tmp_path / "val")
     with pytest.raises(FileNotFoundError, match=r"lists 2 images \(1.png, 2.png\), none of them in .*val, .*images"):
         open_dataset(tmp_path, "val")

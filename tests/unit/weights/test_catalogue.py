@@ -215,6 +215,10 @@ def test_an_unknown_name_is_refused_with_similar_ones() -> None:
     with pytest.raises(ValueError, match=r"no weights named 'mask_rcn_r50_fpn' \(did you mean mask_rcnn_r50_fpn,"):
         find_entry("mask_rcn_r50_fpn")
     with pytest.raises(
+        ValueError, match=r"which starts from the ImageNet weights tf_efficientnet_lite0@package of its backbone: rcnn"
+    ):
+        find_entry("mask_rcnn_lite0_fpn")
+    with pytest.raises(
         ValueError, match=r"the model mask_rcnn_compact has no published weights \(similar models with "
     ):
         find_entry("mask_rcnn_compact")

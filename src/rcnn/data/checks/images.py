@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -206,6 +207,11 @@ def _missing_images(
     images = [name for name in there if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
     similar = close_to(os.path.basename(wanted[0].replace("\\", "/")), images)
     if len(missing) == len(names):
+        if folder := _folder_below(raw.root, wanted):
+            return MissingImagesError(
+                f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}), none of them in {where}, but they are "
+                f"in {folder}: add --images {shlex.quote(str(folder))}"
+            )
         found_instead = f"; the files there are {few(there)}" if there and not similar else ""
         return MissingImagesError(
             f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}{similar}), none of them in {where}"
@@ -223,6 +229,14 @@ def _missing_images(
         f"{few(wanted)}{similar}; copy {them} there, or {remove}",
         missing,
     )
+
+
+def _folder_below(root: Path, names: Sequence[str]) -> Path | None:
+    """The folder directly below `root` that has all images `names`; None if there is none."""
+    if not root.is_dir():
+        return None
+    folders = (folder for folder in sorted(root.iterdir()) if folder.is_dir())
+    return next((folder for folder in folders if all((folder / name).is_file() for name in names)), None)
 
 
 def _key(name: str) -> str:

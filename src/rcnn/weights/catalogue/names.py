@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 
-from rcnn.models import MODELS
+from rcnn.models import MODELS, model_config
 from rcnn.models.config import DetectorConfig, ResNetConfig, TimmConfig
 from rcnn.weights.catalogue import torchvision
 from rcnn.weights.catalogue.entry import Entry, read_table
@@ -42,9 +42,11 @@ def find_entry(name: str) -> Entry:
         return entry
     hint = suggestion(name)
     if name in MODELS:
+        backbone = imagenet_entry(model_config(name))
+        start = f", which starts from the ImageNet weights {backbone.name} of its backbone" if backbone else ""
         raise ValueError(
             f"the model {name} has no published weights{hint}. `rcnn models weights` prints all names of weights; to "
-            f"train it: rcnn train {name} --data DATA"
+            f"train it{start}: rcnn train {name} --data DATA"
         )
     raise ValueError(f"no weights named {name!r}{hint}; `rcnn models weights` prints all names")
 
