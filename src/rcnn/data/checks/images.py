@@ -209,8 +209,8 @@ def _missing_images(
     if len(missing) == len(names):
         if folder := _folder_below(raw.root, wanted):
             return MissingImagesError(
-                f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}), none of them in {where}, but they are "
-                f"in {folder}: add --images {shlex.quote(str(folder))}"
+                f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}), none of them in {where}, but they "
+                f"are in {folder}: add --images {shlex.quote(str(folder))}"
             )
         found_instead = f"; the files there are {few(there)}" if there and not similar else ""
         return MissingImagesError(
