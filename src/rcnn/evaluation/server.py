@@ -54,9 +54,9 @@ def predict_split(
 
     `detect` as in `predict_dataset`. `scores` (K,): detections of a class with a lower score are skipped; by default
     none. Detections of classes that the data set does not have are skipped too, because they have no category id. While
-    it runs, the results so far are in results.jsonl. The `processes` share the images; only the first one has a `folder`, and the others return empty
-    lists. Raises ValueError for a model that only predicts proposals or has no class of the data set, FileExistsError
-    for a file that rcnn did not write.
+    it runs, the results so far are in results.jsonl. The `processes` share the images; only the first one has a
+    `folder`, and the others return empty lists. Raises ValueError for a model that only predicts proposals or has no
+    class of the data set, FileExistsError for a file that rcnn did not write.
     """
     if predictor.config.proposals_only:
         raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")
