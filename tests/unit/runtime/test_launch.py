@@ -20,12 +20,13 @@ def test_a_process_of_a_function_is_not_in_the_terminals_session(
     read, write = os.pipe()
     if not (child := os.fork()):
         try:
-            _apart(lambda word: os.write(write, f"{word} {os.getpgid(0)} {os.getsid(0)}".encode()), "called")
+            _apart(os.write, write, f"called {os.getpid()}".encode())
+            os.write(write, f" {os.getpgid(0)} {os.getsid(0)}".encode())
         finally:
             os._exit(0)
     os.close(write)
     with os.fdopen(read) as answer:
-        assert answer.read().split() == ["called", str(child), str(child)]  # Ctrl-C goes to the terminal's group
+        assert answer.read().split() == ["called", *3 * [str(child)]]  # Ctrl-C goes to the terminal's group
     assert os.getpgid(0) != child
     assert (tmp_path / "0" / PID).read_text() == str(child)
     os.waitpid(child, 0)
@@ -35,7 +36,11 @@ def test_the_launcher_signals_the_processes_that_noted_their_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "kill", lambda process, number: sent.append((process, number)))
+
+    def kill(process: int, number: int) -> None:
+        sent.append((process, number))
+
+    monkeypatch.setattr(os, "kill", kill)
     for rank in ("0", "1"):
         (tmp_path / "run" / rank).mkdir(parents=True)
         (tmp_path / "run" / rank / PID).write_text(f"400{rank}")
