@@ -13,8 +13,8 @@ from rcnn.evaluation.evaluate import Result
 from rcnn.evaluation.opening import Model, dataset_for, held_out_of, trained_images_of
 from rcnn.evaluation.plan import plan_evaluation
 from rcnn.evaluation.results import is_results, keypoints_of, read_results
+from rcnn.metrics.checks import check_results
 from rcnn.metrics.comparison import Comparison, compare_results
-from rcnn.metrics.inputs import check_results
 from rcnn.metrics.values import FIELDS
 from rcnn.outputs import OutputFolder
 from rcnn.runtime.devices import Device

@@ -19,7 +19,7 @@ from rcnn.data.read_ahead import read_ahead
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.targets import require_size
 from rcnn.evaluation.plan import Plan, limit_warnings, measured_kinds, plan_evaluation
-from rcnn.metrics.choice import evaluate
+from rcnn.metrics.choice import measure
 from rcnn.metrics.tables import metrics_table, per_class_table
 from rcnn.metrics.thresholds import Thresholds
 from rcnn.metrics.values import Metrics
@@ -100,33 +100,35 @@ def evaluate_dataset(
             "Dataset.from_records(..., classes=[...])"
         )
     plan = plan_for(predictor, dataset, limit=limit, max_detections=max_detections, metric=metric)
+    keypoint = predictor.config.keypoint
+    measurement = measure(
+        plan.metric,
+        dataset.to_coco(),
+        plan.kinds,
+        image_ids=dataset.image_ids[: limit or len(dataset)],
+        keypoint_sigmas=None if keypoint is None else keypoint.sigmas,
+        max_detections=max_detections,
+    )
+
+    def measure_image(image: ImageResults) -> None:
+        measurement.add([image.record.image_id], image.results)
+        if on_image is not None:
+            on_image(image)
+
     images = predict_dataset(
         predictor,
         dataset,
         limit=limit,
         batch_size=batch_size,
         workers=workers,
-        on_image=on_image,
+        on_image=measure_image,
         processes=processes,
     )
     failed = tuple(image for image in images if image.error)
     if images and len(failed) == len(images):
         raise ValueError(f"none of {counted(len(images), 'image')} could be evaluated; the first: {failed[0].error}")
-    keypoint = predictor.config.keypoint
     results = [result for image in images for result in image.results]
-
-    def measure() -> Metrics:
-        return evaluate(
-            plan.metric,
-            dataset.to_coco(),
-            results,
-            plan.kinds,
-            image_ids=[image.record.image_id for image in images],
-            keypoint_sigmas=None if keypoint is None else keypoint.sigmas,
-            max_detections=max_detections,
-        )
-
-    metrics = processes.from_first(measure)
+    metrics = processes.from_first(measurement.metrics)
     warnings = plan.warnings + failure_warnings(failed, len(images))
     return Evaluation(metrics=metrics, results=results, failed=failed, warnings=warnings, limit=limit)
 

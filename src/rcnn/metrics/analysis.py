@@ -19,7 +19,7 @@ from rcnn.metrics import coco, lvis
 from rcnn.metrics.errors import ImageErrors, Shape, image_errors
 from rcnn.metrics.inputs import Entry, EvaluationInputs, GroundTruth, Id, check_inputs
 from rcnn.metrics.thresholds import Thresholds, best_thresholds
-from rcnn.ops.coco_backend import COCO, COCOeval, as_rle
+from rcnn.ops.coco_backend import COCO, COCOeval
 
 IOU = 0.5
 DRAWN_SCORE = 0.5  # the score threshold if no detection is correct
@@ -189,24 +189,18 @@ class _Matches:
     def of(cls, evaluation: COCOeval, inputs: EvaluationInputs, truth: GroundTruth, kind: str) -> _Matches:
         """The matches of an evaluation, where the id of a detection is the row of its result + 1."""
         found = evaluation.image_diagnostics(iou_thr=IOU)
-        sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
-
-        def outline(entry: Entry, image: int) -> Any:
-            return entry["bbox"] if kind == "bbox" else as_rle(entry["segmentation"], *sizes[image])
-
+        sizes: dict[int, tuple[int, int] | None] = {
+            image["id"]: None if kind == "bbox" else (image["height"], image["width"]) for image in truth["images"]
+        }
         detections, objects = defaultdict[int, list[Shape]](list), defaultdict[int, list[Shape]](list)
         for number, status in sorted(found["dt_status"].items()):
             result = inputs.results[number - 1]
             image = inputs.image_numbers[result["image_id"]]
-            detections[image].append(
-                Shape(number=number - 1, entry=result, outline=outline(result, image), matched=status == "tp")
-            )
+            detections[image].append(Shape(number=number - 1, entry=result, size=sizes[image], matched=status == "tp"))
         annotations = {annotation["id"]: annotation for annotation in truth["annotations"]}
         for number in sorted(found["gt_status"]):
             entry = annotations[number]
-            objects[entry["image_id"]].append(
-                Shape(number=number, entry=entry, outline=outline(entry, entry["image_id"]))
-            )
+            objects[entry["image_id"]].append(Shape(number=number, entry=entry, size=sizes[entry["image_id"]]))
         return cls(
             detections=detections,
             objects=objects,

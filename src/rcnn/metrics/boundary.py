@@ -58,10 +58,7 @@ def with_boundary(
         limits=tuple(evaluation.params.maxDets),
     )
     values = {name: curves.value(metric) for name, metric in definitions.items()}
-    of_class = coco.class_metrics_of("segm", max_detections)
-    per_class = {
-        name: metrics.per_class[name] | {KIND: {m: curves.value(metric, index) for m, metric in of_class.items()}}
-        for index, name in enumerate(inputs.names.values())
-    }
+    of_classes = curves.of_classes(inputs, coco.class_metrics_of("segm", max_detections))
+    per_class = {name: metrics.per_class[name] | {KIND: of_class} for name, of_class in of_classes.items()}
     limits = metrics.max_detections | {KIND: max(metric.limit for metric in definitions.values())}
     return replace(metrics, kinds=metrics.kinds | {KIND: values}, per_class=per_class, max_detections=limits)

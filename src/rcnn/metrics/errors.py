@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rcnn.metrics.inputs import Entry, Id
-from rcnn.ops.coco_backend import iou_matrix
+from rcnn.ops.coco_backend import as_compressed, iou_matrix
 
 ErrorKind = Literal["class", "location", "both", "duplicate", "background", "missed"]
 HIT_IOU, BACKGROUND_IOU = 0.5, 0.1  # TIDE's thresholds
@@ -70,13 +70,18 @@ class Shape:
 
     number: int  # row of the detection, or id of the object
     entry: Entry  # the result, or the annotation
-    outline: Any  # [x, y, width, height], or a compressed RLE
+    size: tuple[int, int] | None  # (height, width) of the image, if masks are compared; None: boxes are
     matched: bool = False  # a detection: it is correct; an object: it was found
 
     @property
     def category(self) -> Id:
         """The id of its class."""
         return self.entry["category_id"]
+
+    @property
+    def outline(self) -> Any:
+        """The box [x, y, width, height], or the mask as a compressed RLE; not kept, as few are needed."""
+        return self.entry["bbox"] if self.size is None else as_compressed(self.entry["segmentation"], *self.size)
 
 
 def image_errors(
@@ -90,7 +95,8 @@ def image_errors(
     missed if it was not found and no location or class error belongs to it.
     """
     wrong = [shape for shape in detections if not shape.matched]
-    ious = iou_matrix([shape.outline for shape in wrong], [shape.outline for shape in objects])  # (D, G)
+    compared = objects if wrong else ()
+    ious = iou_matrix([shape.outline for shape in wrong], [shape.outline for shape in compared])  # (D, G)
     same = np.array([[d.category == g.category for g in objects] for d in wrong], dtype=bool).reshape(ious.shape)
     kinds = {d.number: _kind_of(row, own) for d, row, own in zip(wrong, ious, same, strict=True)}
     covered = {place for kind, place in kinds.values() if kind in ("location", "class")}  # objects, by index

@@ -72,9 +72,8 @@ def evaluate(
             f"AR{limit}": curves.value(overall._replace(precision=False)),
             **{f"AR{k}": curves.value(overall._replace(precision=False, area=size)) for k, size in SIZES.items()},
         }
-        for index, name in enumerate(inputs.names.values()):
-            of_class = class_metrics_of(kind, limit)
-            per_class[name][kind] = {m: curves.value(metric, index) for m, metric in of_class.items()}
+        for name, of_class in curves.of_classes(inputs, class_metrics_of(kind, limit)).items():
+            per_class[name][kind] = of_class
     return Metrics(
         kinds=values,
         per_class=per_class,

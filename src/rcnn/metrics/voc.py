@@ -31,7 +31,7 @@ from rcnn.metrics.inputs import (
     require_outlines,
 )
 from rcnn.metrics.values import FIELDS, Metrics, Number, PerClass
-from rcnn.ops.coco_backend import as_rle, iou_matrix
+from rcnn.ops.coco_backend import as_compressed, iou_matrix
 
 Year = Literal[2007, 2012]
 THRESHOLDS: dict[str, dict[str, float]] = {"bbox": {"AP50": 0.5}, "segm": {"AP50": 0.5, "AP70": 0.7}}
@@ -144,7 +144,7 @@ def _matches(inputs: EvaluationInputs, kind: str) -> dict[Id, Matches]:
         positives[category] += not ignored
         shape = annotation["bbox"]
         if kind == "segm":
-            shape = as_rle(outline_of(annotation) or box_outline(annotation), *sizes[image])
+            shape = as_compressed(outline_of(annotation) or box_outline(annotation), *sizes[image])
         objects[image, category].append((number, shape, ignored))
     if kind == "segm":
         require_outlines(inputs.source, len(inputs.annotations), without)
@@ -152,7 +152,7 @@ def _matches(inputs: EvaluationInputs, kind: str) -> dict[Id, Matches]:
     found: dict[tuple[Id, Id], list[tuple[float, Any]]] = defaultdict(list)  # score, shape
     for result in inputs.results:
         shape, image = result[FIELDS[kind]], result["image_id"]
-        shape = shape if kind == "bbox" else as_rle(shape, *sizes[image])
+        shape = shape if kind == "bbox" else as_compressed(shape, *sizes[image])
         found[image, result["category_id"]].append((result["score"], shape))
 
     rows: dict[Id, list[tuple[float, float, int, bool]]] = defaultdict(list)  # score, IoU, object, ignored

@@ -59,12 +59,13 @@ def open_model(
         _require_none(source, [*as_overrides(overrides), *(["--allow"] if allow else [])])
         return _opened_file(open_exported(source, device), precision)
     classes: tuple[str, ...] | None = None
+    loaded = isinstance(source, str | Path)
     if isinstance(source, str | Path):
         source, checkpoint = load_detector(source, overrides, allow=allow)
         classes = checkpoint.classes
     elif overrides or allow:
         raise ValueError("overrides and allow are for checkpoints; change a detector's config before building it")
-    detector = prepare_for_inference(source, chosen).to(device)
+    detector = prepare_for_inference(source, chosen, keep=not loaded).to(device)
     return OpenModel(
         runner=detector, detector=detector, config=source.config, classes=classes, precision=chosen,
         preprocessor=build_preprocessor(source.config.input),

@@ -277,7 +277,8 @@ def load_detector(
 
 def nonfinite(state: Mapping[str, Tensor]) -> str:
     """The tensors that are not finite, as part of a message; empty if all are finite."""
-    wrong = [name for name, value in state.items() if not value.isfinite().all()]
+    odd = [name for name, value in state.items() if not value.sum().isfinite()]  # fast; sums may also overflow
+    wrong = [name for name in odd if not state[name].isfinite().all()]
     return f"NaN or infinity in {counted(len(wrong), 'tensor')}: {few(wrong)}" if wrong else ""
 
 

@@ -18,7 +18,7 @@ from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.models.overrides import override
 from rcnn.outputs import MARKER
-from rcnn.weights.checkpoint import load_checkpoint, load_detector, save_checkpoint
+from rcnn.weights.checkpoint import load_checkpoint, load_detector, nonfinite, save_checkpoint
 from rcnn.weights.record import record_digest
 from rcnn.weights.transfer import transfer
 
@@ -286,6 +286,14 @@ def test_wrong_values_under_a_right_digest_are_reported(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "nan", diverged, detector.config, CLASSES)
     with pytest.warns(UserWarning, match=r"nan has NaN or infinity in 1 tensor: rpn\.deltas\.weight\."):
         load_detector(tmp_path / "nan")
+
+
+def test_values_with_an_infinite_sum_are_finite() -> None:
+    largest = torch.full((2,), torch.finfo(torch.float32).max)
+    assert nonfinite({"largest": largest, "count": torch.tensor(3)}) == ""
+    assert nonfinite({"largest": largest, "opposite": torch.tensor([torch.inf, -torch.inf])}).endswith(
+        "1 tensor: opposite"
+    )
 
 
 def test_transfer_to_other_classes_keeps_the_rows_of_names_that_match(tmp_path: Path) -> None:
