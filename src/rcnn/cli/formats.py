@@ -159,6 +159,17 @@ def remove_stale(folder: OutputFolder, formats: Sequence[str], kept: Collection[
     return removed
 
 
+def missing_images(output: Path, formats: Sequence[str]) -> list[str]:
+    """Where YOLO's images must be, if they are not copied, a line per format: its labels do not name them."""
+    return [
+        f"{output / name} has labels without images; before you train on it, copy the images to "
+        f"{output / WITH_IMAGES[name]}, in the same subfolders, or link their folder: "
+        f"ln -s /path/to/photos {output / WITH_IMAGES[name]}"
+        for name in formats
+        if name in ("yolo", "yolo-boxes")
+    ]
+
+
 def write_tables(
     folder: OutputFolder,
     formats: Sequence[str],

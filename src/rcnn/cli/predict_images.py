@@ -16,7 +16,15 @@ from typing import IO, TYPE_CHECKING, Any
 import typer
 
 from rcnn.background import in_background
-from rcnn.cli.formats import WITH_IMAGES, copy_image, files_of_image, names_of_outputs, remove_stale, write_tables
+from rcnn.cli.formats import (
+    WITH_IMAGES,
+    copy_image,
+    files_of_image,
+    missing_images,
+    names_of_outputs,
+    remove_stale,
+    write_tables,
+)
 from rcnn.cli.given import keep_given, require_free, write_features
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.scores import Filter
@@ -128,7 +136,8 @@ def predict_images(
         write_tables(folder, options.formats, images, predictor.classes, names, copied)
         if images and options.formats:
             _remove_stale(folder, options, sources.images, images)
-            _tell_where_images_belong(path, options)
+            for line in [] if options.copies else missing_images(path, options.formats):
+                typer.echo(line, err=True)
         if options.features is not None:
             write_features(options.features, folder, run.features)
     if options.given is not None and (unused := options.given.unused()):
@@ -373,20 +382,6 @@ def _remove_stale(
         typer.echo(
             f"{folder.path}: removed {counted(removed, 'file')} of an earlier prediction on other images", err=True
         )
-
-
-def _tell_where_images_belong(output: Path, options: ImageOptions) -> None:
-    """Print where YOLO's images must be, if they are not copied: its labels do not name them."""
-    if options.copies:
-        return
-    for name in options.formats:
-        if name in ("yolo", "yolo-boxes"):
-            images = output / WITH_IMAGES[name]
-            typer.echo(
-                f"{output / name} has labels without images; before you train on it, copy the images to {images}, in "
-                f"the same subfolders, or link their folder: ln -s /path/to/photos {images}",
-                err=True,
-            )
 
 
 def _write_results(folder: OutputFolder, images: Sequence[dict[str, Any]], failed: Sequence[tuple[str, str]]) -> str:
