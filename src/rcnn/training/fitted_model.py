@@ -39,9 +39,7 @@ class FittedModel:
     base: DetectorConfig  # before the settings of the recipe and of the user, and before the data
     config: DetectorConfig
     detector: Detector  # without weights
-    absent: (
-        Entry | None
-    )  # the weights that are still to be downloaded; `config` has the model's settings, not the file's
+    absent: Entry | None  # weights that are not downloaded yet; `config` has the model's settings, not the file's
     advice: Advice  # on the settings of the model
     evaluations: list[Plan]
 
