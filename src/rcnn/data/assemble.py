@@ -1,7 +1,7 @@
-"""Checked tables -> Dataset: labels for the classes, and the objects used in training as columns.
+"""Checked tables -> Dataset: gives classes their labels, and stores the objects used in training as columns.
 
-Boxes are clipped to their images. Objects whose box is empty or outside its image are not used in training, but remain
-ground truth in evaluation, so that numbers agree with those of other tools on the same file.
+Boxes are clipped to their images. Objects with a box that is empty or outside the image are not used in training, but
+remain ground truth in evaluation, so that metrics agree with those of other tools on the same file.
 
 Letters: I images, A objects, K classes.
 """
@@ -22,7 +22,8 @@ from rcnn.data.records import Dataset, Objects, Reader
 from rcnn.data.segmentations import pack_outlines
 
 NOT_TRAINED = "skipped in training, kept in evaluation"
-MIN_CROWDS, MANY_CROWDS = 5, 1 / 3  # so many, and this part of the objects: some tools mark ordinary objects as crowds
+# From this number and this fraction of crowds on there is a warning: some tools mark ordinary objects as crowds.
+MIN_CROWDS, MANY_CROWDS = 5, 1 / 3
 CROWDS_AS_OBJECTS = "write a copy in which they are objects: `rcnn data check DIR --fix OUT --crowds-as-objects`"
 
 
@@ -36,10 +37,9 @@ def assemble(
     reader: Reader,
     pixels: Callable[[int], Tensor] | None = None,
 ) -> Dataset:
-    """The data set of the tables. `classes` and `ignore_other_classes` as in `open_dataset`; `reader` reads them again.
+    """The data set of the tables. `classes` and `ignore_other_classes` are those of `open_dataset`.
 
-    `pixels` reads images that are no files.
-
+    `reader` reads the tables again. `pixels` reads the image at an index, uint8 RGB (3, H, W); None: images are files.
     Raises ValueError if `classes` contains a name twice.
     """
     warnings = Warnings(tables.file, tables.names)
@@ -74,19 +74,19 @@ def assemble(
 
 
 def _chosen_categories(tables: Tables, classes: Sequence[str] | None) -> tuple[Category, ...]:
-    """The categories by label; a class that only `classes` knows gets an id that the file does not use."""
+    """The categories by label; a class that is only in `classes` gets an id that the file does not use."""
     if classes is None:
         return tuple(tables.categories)
     if len(set(classes)) < len(classes):
         repeated = [name for name, uses in Counter(classes).items() if uses > 1]
-        raise ValueError(f"classes repeats {few(repeated)}; expected different names")
+        raise ValueError(f"classes has {few(repeated)} more than once; expected different names")
     named = {category["name"]: category for category in tables.categories}
     free = max(named[name]["id"] for name in named) + 1
     return tuple(named.get(name) or {"id": free + index, "name": name} for index, name in enumerate(classes))
 
 
 def _missing_classes(tables: Tables, classes: Sequence[str]) -> tuple[str, ...]:
-    """Those of `classes` that are no category of the annotation file."""
+    """The names in `classes` that are not a category of the annotation file."""
     names = {category["name"] for category in tables.categories}
     return tuple(name for name in classes if name not in names)
 
@@ -125,7 +125,7 @@ def _objects(
     crowds = [one["id"] for one in annotations if one["iscrowd"] and not one.get("difficult", 0)]
     if len(crowds) >= MIN_CROWDS and MANY_CROWDS * len(annotations) < len(crowds) < len(annotations):
         what = (
-            f"iscrowd 1, of {len(annotations)} objects: these count as crowds, and CVAT exports brush masks like this"
+            f"iscrowd 1, of {len(annotations)} objects: these count as crowds. CVAT exports brush masks with iscrowd 1"
         )
         warnings.add(what, f"not trained on; to use them, {CROWDS_AS_OBJECTS}", crowds, kind="many-crowds")
     whole = all(isinstance(one, int) and abs(one) < 2**62 for one in ids)
@@ -148,7 +148,7 @@ def _objects(
 
 
 def object_rows(tables: Tables) -> np.ndarray:
-    """Rows (A,) of `tables.annotations` that the objects of a data set with all classes come from, in their order."""
+    """Index (A,) into `tables.annotations` of each object of the data set with all classes, in its order."""
     order, image = _image_order(tables.annotations, tables.images)
     annotations = [tables.annotations[row] for row in order.tolist()]
     ids = np.arange(len(annotations))

@@ -11,7 +11,7 @@ def repeat_factors(dataset: Dataset, threshold: float) -> np.ndarray:
     """How often each image is used per epoch, (I,) float64, 1 or more.
 
     A class in a fraction f of the images has the factor max(1, sqrt(threshold / f)); an image has the largest factor of
-    its classes. Crowds do not count, since they are not used in training; an image without objects has 1.
+    its classes. Crowds do not count, since they are not used in training; an image without objects has the factor 1.
     """
     objects = dataset.objects
     image = objects.image_index
@@ -26,9 +26,10 @@ def repeat_factors(dataset: Dataset, threshold: float) -> np.ndarray:
 
 
 def spread(factors: np.ndarray, draw: float) -> np.ndarray:
-    """Indices into `factors` (I,) for one epoch: each as often as its factor on average, rounded by `draw` in [0, 1).
+    """Indices into `factors` (I,) for one epoch: on average, each occurs as often as its factor says.
 
-    All epochs have the same length: the sum of the factors, rounded.
+    `draw`, in [0, 1), decides how fractions are rounded. Every epoch has the same length: the rounded sum of the
+    factors.
     """
     length = round(float(factors.sum()))
     ends = np.cumsum(factors) * (length / factors.sum())

@@ -1,4 +1,4 @@
-"""Boxes that the user gives, to be scored or described by a model, and files of them.
+"""Boxes given by the user, which a model scores or describes, and the files that contain them.
 
 Boxes are float xyxy in absolute pixels of the original image, width = x2 - x1.
 """
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rcnn.data.messages import excerpt
+from rcnn.data.messages import counted, excerpt
 from rcnn.preprocess import Frame
 from rcnn.text_files import as_given, missing_text, read_json
 
@@ -40,10 +40,10 @@ class GivenBoxes:
 
 
 def check_given(boxes: object, labels: object, image: Tensor, classes: Sequence[str], where: str = "") -> GivenBoxes:
-    """The boxes of an image (3, H, W), and their labels 0..K-1 of the K `classes` unless None, checked.
+    """Check the boxes (N, 4) xyxy of an image (3, H, W) and, unless None, their labels (N,), 0..K-1 for K `classes`.
 
-    Raises ValueError, see `checked_boxes`, or for labels that are not one integer for each box; `where` starts
-    its message.
+    Raises ValueError for boxes that `checked_boxes` refuses, and for labels that are not one integer from 0 to K - 1
+    per box. The message starts with `where`.
     """
     try:
         rows = checked_boxes(boxes, (image.shape[1], image.shape[2]))
@@ -62,7 +62,7 @@ def check_given(boxes: object, labels: object, image: Tensor, classes: Sequence[
 def one_per_image(values: Collection[object] | None, name: str) -> Iterator[object]:
     """The entries of `values`, one for each image; None for each if `values` is None.
 
-    Raises ValueError for an entry that is None, and for too few.
+    Raises ValueError for an entry that is None, and if there are fewer entries than images.
     """
     if values is None:
         yield from repeat(None)
@@ -71,11 +71,13 @@ def one_per_image(values: Collection[object] | None, name: str) -> Iterator[obje
             if value is None:
                 raise ValueError(f"{name}[{index}] is None; expected {name} for each image, or none at all")
             yield value
-        raise ValueError(f"{name} has {len(values)} entries, fewer than there are images; expected one for each image")
+        raise ValueError(
+            f"{name} has {counted(len(values), 'entry')}, fewer than there are images; expected one per image"
+        )
 
 
 def pad_given(given: Sequence[GivenBoxes], frames: Sequence[Frame]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Boxes (B, R, 4) in pixels of the network's images, `valid` (B, R), a prefix of each row, and labels (B, R).
+    """Boxes (B, R, 4) in pixels of the network's images, `valid` (B, R), valid rows first, and labels (B, R).
 
     The labels are None if no image has labels. Raises ValueError if only some images have them.
     """
@@ -96,7 +98,7 @@ def pad_given(given: Sequence[GivenBoxes], frames: Sequence[Frame]) -> tuple[Ten
 def checked_boxes(boxes: object, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Boxes (N, 4) float32, clipped to an image of `size` (height, width).
 
-    Raises ValueError for another shape, or a box that is not finite, is empty, or lies outside the image.
+    Raises ValueError for another shape, or a box that is not finite, empty, or outside the image.
     """
     try:
         values = np.asarray(boxes.cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)
@@ -105,7 +107,7 @@ def checked_boxes(boxes: object, size: tuple[int, int]) -> npt.NDArray[np.float3
     if values.size == 0:
         return np.zeros((0, 4), np.float32)
     if values.ndim != 2 or values.shape[1] != 4:
-        raise ValueError(f"boxes have shape {values.shape}; expected (N, 4): x1, y1, x2, y2 of each")
+        raise ValueError(f"boxes have shape {values.shape}; expected (N, 4): x1, y1, x2, y2 of each box")
     height, width = size
     clipped = values.clip(0, [width, height, width, height])
     sound = np.isfinite(values).all(1) & (clipped[:, 2:] > clipped[:, :2]).all(1)
@@ -134,7 +136,7 @@ class BoxFile:
         """
         key = self._key(image)
         if key is None:
-            raise ValueError(f"{self.path} has no boxes for it")
+            raise ValueError(f"{self.path} has no boxes for image {image}; expected an entry with its name or id")
         self.used.add(key)
         return self.by_name[key] if isinstance(key, str) else self.by_id[key]
 
@@ -152,14 +154,15 @@ class BoxFile:
         return int(number[1]) if number is not None and int(number[1]) in self.by_id else None
 
     def unused(self) -> list[str]:
-        """The images with boxes that `of` was not asked for."""
+        """Names and ids of the entries in the file that `of` has not returned."""
         return [str(key) for key in (*self.by_name, *self.by_id) if key not in self.used]
 
 
 def read_boxes(path: Path) -> BoxFile:
     """The boxes of a JSON file: {"photo.jpg": [[x1, y1, x2, y2], ...]}, COCO annotations or results, predictions.json.
 
-    Raises FileNotFoundError, or ValueError that names the file and the entry that is wrong.
+    Raises FileNotFoundError if the file does not exist, and ValueError, with the file and the entry, if an entry is
+    wrong.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; {FORMS}")
@@ -174,7 +177,7 @@ def read_boxes(path: Path) -> BoxFile:
 
 
 class EntryError(ValueError):
-    """An entry of a file of boxes that cannot be read; the message says which, and what is wrong."""
+    """An entry of a file of boxes that cannot be read; the message says which entry, and what is wrong."""
 
 
 def _add_all(boxes: BoxFile, data: object) -> None:
@@ -215,7 +218,7 @@ def _add_annotations(boxes: BoxFile, data: dict[str, object]) -> None:
     for index, entry in _numbered(data["annotations"], "annotations"):
         number, box = _values(entry, f"annotations[{index}]", "image_id", "bbox")
         if str(number) not in names:
-            raise EntryError(f"annotations[{index}] has the image_id {excerpt(number)}, which images does not list")
+            raise EntryError(f"annotations[{index}] has the image_id {excerpt(number)}, which is not in images")
         boxes.by_name[names[str(number)]].append(_corners(box, f"the bbox of annotations[{index}]"))
 
 
@@ -227,14 +230,14 @@ def _add(boxes: BoxFile, image_id: object, box: list[float]) -> None:
 
 
 def _values(entry: object, where: str, *keys: str) -> list[object]:
-    """The values of `keys` in an object of the file. Raises EntryError if it is no object or lacks one."""
+    """The values of `keys` in an object of the file. Raises EntryError if it is not an object or lacks a key."""
     if not isinstance(entry, dict) or not entry.keys() >= set(keys):
         raise EntryError(f"{where} is {excerpt(entry)}, expected an object with {' and '.join(keys)}")
     return [entry[key] for key in keys]
 
 
 def _numbered(values: object, where: str) -> Iterator[tuple[int, object]]:
-    """The values of a list with their indices. Raises EntryError if it is no list."""
+    """The values of a list with their indices. Raises EntryError if it is not a list."""
     if not isinstance(values, list):
         raise EntryError(f"{where} is {excerpt(values)}, expected a list")
     return enumerate(values)

@@ -1,4 +1,4 @@
-"""Validation images that are held out from a training split, where the data set has no validation split."""
+"""Validation images that are held out from a training split if the data set has no validation split."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from rcnn.data.messages import counted, few
+from rcnn.data.messages import counted, excerpt, few
 from rcnn.data.records import Dataset
 from rcnn.data.similarity import content_hash, fingerprints
 from rcnn.data.split import MIN_IMAGES, class_counts, divide_images
@@ -29,7 +29,7 @@ class HeldOut:
     contents: tuple[str, ...]  # `content_hash` of each file; empty if not known
 
     def to_dict(self) -> dict[str, Any]:
-        """For the record of a run."""
+        """The record as JSON values, for the folder of a run."""
         return {
             "split": self.split,
             "fraction": self.fraction,
@@ -39,7 +39,7 @@ class HeldOut:
 
     @classmethod
     def of(cls, dataset: Dataset) -> HeldOut | None:
-        """What a data set of `held_out_part` holds; None for another one."""
+        """The record of a data set that `held_out_part` made (fraction 0: not known); None for any other data set."""
         if not dataset.split.endswith(HELD_OUT):
             return None
         return cls(split=dataset.split.removesuffix(HELD_OUT), fraction=0.0, files=dataset.file_names, contents=())
@@ -51,11 +51,13 @@ class HeldOut:
             return None
         expected = {"split": str, "fraction": float, "files": list, "contents": list}
         if not isinstance(value, dict) or any(not isinstance(value.get(key), kind) for key, kind in expected.items()):
-            raise ValueError("held_out: expected an object with split, fraction, files and contents")
+            raise ValueError(
+                f"held_out: expected an object with split, fraction, files and contents, got {excerpt(value)}"
+            )
         if not value["files"] or not all(isinstance(name, str) for name in value["files"]):
-            raise ValueError("held_out.files: expected a list of file names")
+            raise ValueError(f"held_out.files: expected a list of file names, got {excerpt(value['files'])}")
         if not all(isinstance(one, str) for one in value["contents"]):
-            raise ValueError("held_out.contents: expected a list of hashes")
+            raise ValueError(f"held_out.contents: expected a list of hashes, got {excerpt(value['contents'])}")
         return cls(
             split=value["split"],
             fraction=value["fraction"],
@@ -71,10 +73,10 @@ def require_fraction(fraction: float) -> None:
 
 
 def hold_out(dataset: Dataset, fraction: float, advance: Callable[[], None] | None = None) -> HeldOut | None:
-    """Choose about `fraction` of the images, by their contents, so that each class keeps its share; see `divide`.
+    """Choose about `fraction` of the images, by their contents, so that each class keeps its share.
 
-    None for fewer than 10 images. Reads every image, with a call of `advance` after each; OSError for one that cannot
-    be read.
+    See `divide_images`. None for fewer than 10 images. Reads every image, with a call of `advance` after each. Raises
+    OSError for an image that cannot be read.
     """
     if len(dataset) < MIN_IMAGES or not fraction:
         return None
@@ -91,7 +93,7 @@ def hold_out(dataset: Dataset, fraction: float, advance: Callable[[], None] | No
 
 
 def divide_held_out(dataset: Dataset, held_out: HeldOut) -> tuple[Dataset, Dataset]:
-    """The images to train on, and those that are held out. Raises ValueError where some of them are missing."""
+    """The images to train on, and the held-out images. Raises ValueError if a held-out image is not in `dataset`."""
     held = indices_of(dataset, held_out.files)
     others = sorted(set(range(len(dataset))) - set(held))
     return dataset.subset(others), held_out_part(dataset, held)
@@ -109,7 +111,8 @@ def indices_of(dataset: Dataset, files: Sequence[str]) -> list[int]:
     if missing:
         raise ValueError(
             f"{dataset.annotation_file} does not have {counted(len(missing), 'image')} that the run held out from "
-            f"training ({few(missing)}); the data set has changed, or it is another one"
+            f"training ({few(missing)}); the data set has changed, or it is another one. Use "
+            "the data set of the run"
         )
     return sorted(index[name] for name in files)
 
@@ -117,8 +120,8 @@ def indices_of(dataset: Dataset, files: Sequence[str]) -> list[int]:
 def find_held_out(dataset: Dataset, held_out: HeldOut) -> list[int]:
     """The indices of the held-out images in a data set, which may be another export of the same photos; [] if none.
 
-    By file name, else by file name without folder and suffix, else by content. Raises ValueError where the split that
-    they are from has only some of the file names, and OSError for a file that cannot be read.
+    Images are matched by file name, else by file name without folder and suffix, else by content. Raises ValueError if
+    the split from which they were held out has only some of the files, and OSError for a file that cannot be read.
     """
     if set(held_out.files) <= set(dataset.file_names):
         return indices_of(dataset, held_out.files)

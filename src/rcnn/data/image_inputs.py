@@ -1,4 +1,4 @@
-"""What users pass as an image (paths, bytes, files, arrays, Pillow images, tensors) as uint8 RGB (3, H, W)."""
+"""Converts what users pass as an image (path, bytes, file, array, Pillow image, tensor) to uint8 RGB (3, H, W)."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class ImageSource:
 
     image: ImageInput
     channels: Channels = "rgb"
-    max_pixels: int = 0
+    max_pixels: int = 0  # 0: no limit
 
     def read(self) -> Tensor:
-        """uint8 RGB (3, H, W)."""
+        """The image, uint8 RGB (3, H, W). Raises the errors of `as_image`."""
         return as_image(self.image, channels=self.channels, max_pixels=self.max_pixels)
 
 
@@ -53,7 +53,7 @@ def is_one_image(value: object) -> bool:
 
 
 def image_of_list(value: object, index: int, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS) -> Tensor:
-    """As `as_image`, of one of several images: the error for a value without a name gives its `index`."""
+    """Like `as_image`, for image `index` of several; errors about a value that is not a path start with the index."""
     try:
         return as_image(value, channels=channels, max_pixels=max_pixels)
     except ValueError as error:
@@ -69,7 +69,7 @@ def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX
     know their own order. Alpha is dropped. An array or tensor of the right type shares its memory with the result.
     A file is read from its position to its end.
 
-    Raises FileNotFoundError for a missing file, ValueError (ImageError for files) for everything that cannot be used.
+    Raises FileNotFoundError for a missing file, ValueError (ImageError for files) for all other unusable values.
     """
     require_channels(channels)
     if isinstance(value, bytes | bytearray | memoryview):
@@ -83,7 +83,7 @@ def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX
         return read_image(cast("IO[bytes]", value), max_pixels=max_pixels)
     if isinstance(value, Image.Image):
         if min(value.size) < 1:
-            raise ValueError(f"the Pillow image is empty ({value.width} x {value.height})")
+            raise ValueError(f"the Pillow image is empty ({value.width} x {value.height}); expected at least 1 x 1")
         return decode(value, "the Pillow image")
     if isinstance(value, Tensor):
         return _from_tensor(value, channels)
@@ -140,17 +140,17 @@ def _from_tensor(tensor: Tensor, channels: Channels) -> Tensor:
     return tensor.flip(0) if channels == "bgr" else tensor
 
 
-def _advice(kind: str, values: npt.NDArray[Any], cast: str) -> str:
-    """How to convert `values` of numpy's `dtype.kind` `kind` to uint8 with the method `cast`."""
+def _advice(kind: str, values: npt.NDArray[Any], method: str) -> str:
+    """How to convert `values` to uint8 with a call of `method`; `kind` is their `dtype.kind` in numpy."""
     if kind not in "fiub" or not values.size:
         return ""
     low, high = float(values.min()), float(values.max())
     rounded = ".round()" if kind == "f" else ""
     if kind == "b" or (kind == "f" and low >= 0 and high <= 1):
-        return f": for values in 0..1, convert with (255 * image){rounded}.{cast}"
+        return f": for values in 0..1, convert with (255 * image){rounded}.{method}"
     if low >= 0 and high <= 255:
-        return f": the values fit, convert with image{rounded}.{cast}"
-    return f": the values are {low:g} to {high:g}; scale them to 0..255, then convert with .{cast}"
+        return f": the values fit, convert with image{rounded}.{method}"
+    return f": the values are {low:g} to {high:g}; scale them to 0..255, then convert with .{method}"
 
 
 def _kind(value: object) -> str:

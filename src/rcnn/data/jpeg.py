@@ -12,7 +12,7 @@ from torch import Tensor
 def decode_jpeg(content: bytes) -> Tensor | None:
     """The pixels of a JPEG file, uint8 RGB (3, H, W), upright, channels last in memory.
 
-    None if torchcodec is not installed, or does not decode the file: then Pillow does, or says what is wrong with it.
+    None if torchcodec is not installed, or cannot decode the file: Pillow then decodes it, or raises the error.
     """
     decode = _decoder()
     if decode is None:

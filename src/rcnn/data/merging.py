@@ -1,7 +1,7 @@
-"""Checked tables of several splits as one, and the part of them with some of the images.
+"""Merges the checked tables of several splits, and selects the part of a table that belongs to some images.
 
-Ids are kept where they differ. Where two splits use the same ids, those of the later one change: numbers get an offset,
-text gets the name of the split; a note says so, because results then have the new ids.
+Ids that differ are kept. If two splits use the same ids, those of the later split change: an offset is added to
+numbers, and the name of the split is put before text. A note reports it, because results contain the new ids.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def select_images(tables: Tables, indices: Sequence[int]) -> Tables:
 def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
     """The tables of the splits `names` as one; categories of the same name become one category.
 
-    Raises ValueError where categories have the same name and different keypoints.
+    Raises ValueError if categories have the same name and different keypoints.
     """
     if len(tables) == 1:
         return tables[0]
@@ -57,8 +57,8 @@ def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
         changed = next(((old, new) for old, new in image_ids.items() if old != new), None)
         if changed:
             notes.append(
-                f"{one.file}: image ids of split {name} are used by another split too, so they are changed in results: "
-                f"its image {changed[0]} has the id {changed[1]} there"
+                f"{one.file}: image ids of split {name} are used by another split too, so results have new ids, e.g. "
+                f"{changed[1]} for its image {changed[0]}"
             )
     metric, note = _metric_of(tables, names)
     notes += note
@@ -80,7 +80,7 @@ def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
 
 
 def _metric_of(tables: Sequence[Tables], names: Sequence[str]) -> tuple[MetricName, list[str]]:
-    """The default metric of the splits `names` as one: theirs, or COCO's with a note if they have different ones."""
+    """The default metric of the merged splits: that of each split, or COCO's, with a note, if they differ."""
     if len({one.metric for one in tables}) == 1:
         return tables[0].metric, []
     own = ", ".join(f"{one.metric} ({name})" for one, name in zip(tables, names, strict=True))
@@ -90,19 +90,19 @@ def _metric_of(tables: Sequence[Tables], names: Sequence[str]) -> tuple[MetricNa
 
 
 def _renumber_verified(image: Image, numbers: Mapping[int, int]) -> None:
-    """Replace the ids of categories in LVIS' fields of an image."""
+    """Replace the category ids in the fields that LVIS adds to images."""
     for field in VERIFIED:
         if field in image:
             image[field] = [numbers[number] for number in image[field] if number in numbers]
 
 
 def _named(tables: Tables) -> Iterator[tuple[Id, str]]:
-    """The ids of annotations in formats without ids, with what messages call them."""
+    """The id and the name in messages of each annotation, in formats without ids."""
     return ((number, text) for number, text in tables.names.items() if isinstance(number, int | str))
 
 
 def _new_ids(ids: Sequence[Id], used: Collection[Id], name: str) -> dict[Id, Id]:
-    """An id for each of `ids`: its own, if none of them is used, else a new one."""
+    """A map from each of `ids` to its new id: the same, if none of `ids` is in `used`."""
     if not any(one in used for one in ids):
         return {one: one for one in ids}
     largest = max((abs(one) for one in (*ids, *used) if isinstance(one, int)), default=0)
@@ -114,7 +114,7 @@ def _new_ids(ids: Sequence[Id], used: Collection[Id], name: str) -> dict[Id, Id]
 
 
 def _add_categories(categories: list[Category], tables: Tables) -> dict[int, int]:
-    """Add those categories of `tables` with new names; return the id of each in `categories`."""
+    """Add the categories of `tables` with new names; return the id in `categories` of every category of `tables`."""
     named = {category["name"]: category for category in categories}
     used = {category["id"] for category in categories}
     ids: dict[int, int] = {}
@@ -136,7 +136,7 @@ def _add_categories(categories: list[Category], tables: Tables) -> dict[int, int
 
 
 def _drop_unlike_keypoints(annotations: list[Annotation]) -> bool:
-    """Remove the keypoints unless all annotations have as many; returns whether they were removed."""
+    """Remove the keypoints unless all annotations have the same number; return whether they were removed."""
     counts = {len(one.get("keypoints", ())) for one in annotations}
     if len(counts) <= 1:
         return False

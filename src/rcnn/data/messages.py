@@ -10,14 +10,13 @@ from pathlib import Path
 
 SKIPPED = "skipped"  # the usual action about an entry that cannot be used
 SHOWN = 5  # ids in a line, before the rest are counted
-BY_NAME = ("label file", "split")  # entries whose ids are names
-LONGEST = 200  # characters of one of them
+BY_NAME = ("label file", "split")  # entries that have names instead of ids
+LONGEST = 200  # characters of a value in a message; longer ones are cut
 PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry": "entries"}
+# Unicode marks that change the text direction
+DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
-
-DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # marks of Unicode
-
-# titles of the kinds of results in tables and reports
+# kind of result -> its title in tables and reports
 KIND_TITLES = {
     "bbox": "box",
     "segm": "mask",
@@ -34,7 +33,7 @@ def few(values: Sequence[object], shown: int = SHOWN) -> str:
 
 
 def cut(text: str, length: int) -> str:
-    """`text` in up to `length` characters; what is cut ends in "…"."""
+    """`text` cut to `length` characters; a text that was cut ends in "…"."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -44,7 +43,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def excerpt(value: object, length: int = 60) -> str:
-    """The start of the repr of a value that comes from a file, safe to print whatever it is."""
+    """The first `length` characters of the repr of a value from a file; safe for every value."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
@@ -98,7 +97,8 @@ class Finding:
 class DataError(ValueError):
     """An annotation file that is refused; `kind` is the id of the fault in checks/kinds.py.
 
-    Without the entries at `places` of `table` it would not be refused for this reason; no places: nothing would help.
+    Without the entries at the indices `places` of `table`, the file does not have this fault; if `places` is
+    empty, removing entries does not help.
     """
 
     def __init__(self, kind: str, message: str, table: str = "", places: Sequence[int] = ()) -> None:
@@ -107,7 +107,7 @@ class DataError(ValueError):
 
 
 class MissingImagesError(FileNotFoundError):
-    """Image files that an annotation file lists, at `places` of its images, are missing."""
+    """Image files that an annotation file lists are missing; `places` are the indices of these images in its table."""
 
     kind, table = "missing-image", "images"
 
@@ -128,7 +128,7 @@ class Warnings:
     def add(
         self, what: str, action: str, ids: Sequence[object], noun: str = "annotation", *, kind: str = "format"
     ) -> None:
-        """The entries `ids` have `what` ("a box of zero size"); `action` says what was done about it.
+        """Add a fault: the entries `ids` have `what` ("a box of zero size"); `action` says what was done about it.
 
         `kind` is the stable id of the fault in checks/kinds.py, by which `rcnn data check` selects and skips faults.
         """
@@ -136,7 +136,7 @@ class Warnings:
             self._ids.setdefault((kind, noun, what, action), []).extend(ids)
 
     def all_skipped(self, images: Sequence[object]) -> None:
-        """Every object of the images with the ids `images` was skipped."""
+        """Add a fault: all objects of the images with the ids `images` were skipped."""
         what, action = "objects in the annotations, but all of them were skipped", "used as background in training"
         self.add(what, action, images, "image", kind="all-skipped")
 
@@ -148,7 +148,7 @@ class Warnings:
         return copied
 
     def note(self, line: str) -> None:
-        """A decision that is not about a fault of the file."""
+        """Add a note: a decision that is not about a fault of the file."""
         self._notes.append(f"{self.file}: {line}")
 
     def findings(self) -> tuple[Finding, ...]:

@@ -1,4 +1,4 @@
-"""A data set's folder or annotation file, and the splits to use -> Dataset, whatever the format of its annotations."""
+"""Opens a data set: a folder or annotation file in any format, and the splits to use -> Dataset."""
 
 from __future__ import annotations
 
@@ -48,17 +48,18 @@ def open_dataset(
     `path` is the folder of the data set, or one annotation file. `split` is the name of a split (default: the only
     one), several joined by "+" ("train+val"), or a text file with an image id or file name per line ("ids.txt",
     "train:ids.txt" for the images of one split).
-    `classes` give the labels their names and order (e.g. those of a checkpoint). Objects of other classes are ignored
-    with a warning, or without one if `ignore_other_classes`. Without `classes`, labels follow ascending category ids.
-    `keypoints` prefers COCO's person_keypoints_SPLIT.json to instances_SPLIT.json where both are there; `annotations`
+    `classes` are the names of the labels, in their order (e.g. those of a checkpoint). Objects of other classes are
+    ignored with a warning, or without one if `ignore_other_classes`. Without `classes`, labels follow ascending
+    category ids.
+    `keypoints` prefers COCO's person_keypoints_SPLIT.json to instances_SPLIT.json if both exist; `annotations`
     names the file within the folder, with "{split}" for the split: "labels/{split}_v2.json". `images` is the folder of
     the images, if they are not in one of the usual places: a path within the folder, else from the working directory.
     `relative_boxes`: boxes are fractions of the image, 0 to 1.
-    `one_class` gives all objects the one class in `classes`, or "object", as proposals need it.
+    `one_class` gives all objects the one class in `classes`, or "object", e.g. to evaluate proposals.
 
     Faulty objects and fields are repaired or skipped, and counted in `Dataset.warnings`; `strict` raises ValueError
     instead. A split without objects to train on is refused unless `allow_empty`.
-    Raises FileNotFoundError for a missing folder, split or image, ValueError for files that cannot be understood.
+    Raises FileNotFoundError for a missing folder, split or image, ValueError for files that cannot be read.
     """
     options = DatasetOptions(
         ignore_other_classes=ignore_other_classes,
@@ -76,7 +77,7 @@ def open_dataset(
 def open_with(
     options: DatasetOptions, path: Path | str, split: str = "", classes: str | Sequence[str] | None = None
 ) -> Dataset:
-    """As `open_dataset`."""
+    """Like `open_dataset`, with its keyword arguments as one value."""
     location = locate(
         Path(path),
         options.annotations,
@@ -98,8 +99,8 @@ def open_with(
         )
     if options.strict and dataset.warnings:
         raise ValueError(
-            f"{counted(len(dataset.warnings), 'kind')} of faults, refused by strict=True (--strict): repair them, or "
-            "leave strict out\n" + "\n".join(dataset.warnings)
+            f"{counted(len(dataset.warnings), 'kind')} of fault, refused by strict=True (--strict): repair them, or "
+            "do not use strict\n" + "\n".join(dataset.warnings)
         )
     if not options.allow_empty and not dataset.num_training_objects:
         if classes and not options.one_class and (used := _names_used(tables)) and used.isdisjoint(classes):
@@ -115,8 +116,8 @@ def open_with(
 def splits(path: Path | str, annotations: str = "") -> list[str]:
     """Names of the splits in the folder of a data set, sorted; `annotations` as in `open_dataset`.
 
-    A data set that is not divided has the one split "all". Raises FileNotFoundError where there is no data set,
-    ValueError for `annotations` that is one file for all splits.
+    A data set that is not divided has the one split "all". Raises FileNotFoundError if there is no data set,
+    ValueError if `annotations` is one file for all splits.
     """
     return splits_at(locate(Path(path), annotations))
 

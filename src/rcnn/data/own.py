@@ -1,4 +1,4 @@
-"""Data sets made in Python: from records (a dict per image), or from a torch data set in torchvision's form.
+"""Data sets made in Python: from records (one dict per image), or from a torch data set in torchvision's form.
 
     dataset = rcnn.Dataset.from_records([{"file": "1.jpg", "boxes": [[10, 20, 50, 80]], "labels": ["cat"]}])
 
@@ -32,7 +32,7 @@ RECORD_KEYS = (
     "file", "image_id", "height", "width", "boxes", "labels", "segmentations", "keypoints", "crowd", "difficult",
     "areas", "expressions", "annotation_ids",
 )  # fmt: skip
-PER_OBJECT = {  # keys with one value per object, and their names in COCO's form
+PER_OBJECT = {  # key of a record with one value per object -> its name in COCO's form
     "boxes": "bbox",
     "segmentations": "segmentation",
     "keypoints": "keypoints",
@@ -42,7 +42,7 @@ PER_OBJECT = {  # keys with one value per object, and their names in COCO's form
     "expressions": "expressions",
     "annotation_ids": "id",
 }
-TARGET_KEYS = {  # torchvision's names, and those of records
+TARGET_KEYS = {  # torchvision's name -> key of a record
     "boxes": "boxes",
     "masks": "segmentations",
     "keypoints": "keypoints",
@@ -110,10 +110,9 @@ def _require_files(files: Sequence[str]) -> None:
     if not missing:
         return
     more = f" ({counted(len(missing), 'record')} in all have no file)" if len(missing) > 1 else ""
-    relative = f"; relative paths start at the working directory, {os.getcwd()}"
     raise MissingImagesError(
-        f"record {missing[0]}: the file {files[missing[0]]} does not exist{more}; expected the path of an image"
-        f"{relative}",
+        f"record {missing[0]}: the file {files[missing[0]]} does not exist{more}; expected the path of an image; "
+        f"relative paths start at the working directory, {os.getcwd()}",
         missing,
     )
 
@@ -139,13 +138,13 @@ def dataset_of_torch(
 
 
 def _note_on_labels(dataset: Dataset, first_label: int) -> tuple[str, ...]:
-    """A note where the labels may count from 0 instead: the last class has no objects, but another class has."""
+    """A note if the labels may count from 0: the last class has no objects, but another class has."""
     *others, last = dataset.class_counts.values()
     if first_label == 0 or last or not any(others):
         return ()
     return (
         f"{dataset.annotation_file}: no object has the label {len(others) + first_label} ({dataset.classes[-1]}); if "
-        f"the labels count from 0, give first_label=0",
+        "the labels count from 0, pass first_label=0",
     )
 
 
@@ -161,7 +160,7 @@ def _dataset(
     known: KnownImages | None = None,
     pixels: Callable[[int], Tensor] | None = None,
 ) -> Dataset:
-    """The checked data set; `name` stands for its annotation file in messages."""
+    """The checked data set; messages use `name` instead of the annotation file."""
     names = tuple(classes) if classes is not None else _names_of(entries)
     annotations = [
         {"id": number, **annotation}
@@ -199,7 +198,7 @@ def _dataset(
 
 
 def _stored(tables: Tables, known: KnownImages | None) -> Tables:
-    """The tables, which nobody can change meanwhile."""
+    """The same tables: unlike a file, they cannot change."""
     return tables
 
 
@@ -246,9 +245,9 @@ def _names_of(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """The classes of records without `classes`: their labels in alphabetical order."""
     labels = {label for entry in entries for label in _listed(entry.get("labels"))}
     if not labels:
-        raise ValueError("no record has objects: give the names of the classes with classes=[...]")
+        raise ValueError("no record has objects: pass the names of the classes, classes=[...]")
     if not all(isinstance(label, str) for label in labels):
-        raise ValueError("labels are not names: give the names with classes=[...]")
+        raise ValueError("labels are not names: pass the names, classes=[...]")
     return tuple(sorted(labels))
 
 
@@ -309,7 +308,7 @@ def _of_record(record: ImageRecord) -> dict[str, Any]:
 
 
 def _of_target(target: Mapping[str, Any], classes: int, first_label: int, index: int) -> dict[str, Any]:
-    """The dict of torchvision as that of a record."""
+    """A target dict in torchvision's form as the dict of a record."""
     labels = [int(label) - first_label for label in _listed(target.get("labels"))]
     if labels and not 0 <= min(labels) <= max(labels) < classes:
         largest, smallest = max(labels) + first_label, min(labels) + first_label

@@ -1,4 +1,4 @@
-"""Work that is started before its result is needed: images are read while the model computes."""
+"""Starts work before its result is needed: images are read while the model computes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 def read_ahead(
     items: Iterable[T], start: Callable[[T], Future[Result]], ahead: int
 ) -> Iterator[tuple[T, Future[Result]]]:
-    """Each item with the future that `start` returns for it; up to `ahead` later items are started before."""
+    """Each item with the future that `start` returns for it; up to `ahead` later items are started in advance."""
     waiting: deque[tuple[T, Future[Result]]] = deque()
     for item in items:
         waiting.append((item, start(item)))

@@ -1,7 +1,7 @@
-"""Annotated images: what one of them holds, and a data set of them kept in a few arrays.
+"""Annotated images: the record of one image, and a data set of images that is kept in a few arrays.
 
 A data set of a million objects must be cheap to send to worker processes, so its objects are columns with offsets, not
-Python objects: `dataset[i]` makes the record of one image on request.
+Python objects: `dataset[i]` makes the record of one image when it is requested.
 
 Letters: I images, A objects of the whole data set, N objects of one image, J keypoints, K classes.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
-from rcnn.data.images import read_image
+from rcnn.data.images import read_image, read_resized
 from rcnn.data.messages import Finding, counted, few
 from rcnn.data.segmentations import Outlines, Segmentation, ranges
 
@@ -43,15 +43,19 @@ class ImageRecord:
     ignored: np.ndarray  # (N,) bool: not trained on: a crowd (a group of objects), or a difficult object
     difficult: np.ndarray  # (N,) bool: an object that VOC or labelme calls difficult; ignored, but not a crowd
     areas: np.ndarray  # (N,) float64 pixels, as annotated; if missing, computed from the outline or the box
-    segmentations: tuple[Segmentation, ...]  # (N,) None where the annotation has a box only
+    segmentations: tuple[Segmentation, ...]  # (N,) None if the annotation has a box only
     keypoints: np.ndarray | None  # (N, J, 3) float32: x, y, visibility 0 (not given), 1 (hidden) or 2 (visible)
     annotation_ids: tuple[Id, ...]  # (N,)
     expressions: tuple[tuple[str, ...], ...] | None = None  # (N,) referring expressions of each object (REFER)
-    pixels: Callable[[], Tensor] | None = None  # reads an image that is no file; `path` is then only its name
+    pixels: Callable[[], Tensor] | None = None  # reads an image that is not a file; `path` is then only a name
 
     def read(self) -> Tensor:
         """The image, uint8 RGB (3, H, W), upright. Raises ValueError or OSError if it cannot be read."""
         return read_image(self.path) if self.pixels is None else self.pixels()
+
+    def read_resized(self, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int] | None]:
+        """The image, resized to `size` (height, width) if it is a large JPEG file, and then the size of the file."""
+        return read_resized(self.path, size) if self.pixels is None else (self.pixels(), None)
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -76,7 +80,7 @@ class ImageRecord:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Objects:
-    """The A objects of a data set as columns, those of image i at places starts[i] to starts[i + 1]."""
+    """The A objects of a data set as columns; those of image i are at the indices starts[i] to starts[i + 1] - 1."""
 
     starts: np.ndarray  # (I + 1,) int64
     boxes: np.ndarray  # (A, 4) float32 xyxy
@@ -84,18 +88,18 @@ class Objects:
     ignored: np.ndarray  # (A,) bool: crowds and difficult objects
     difficult: np.ndarray  # (A,) bool
     areas: np.ndarray  # (A,) float64
-    ids: np.ndarray  # (A,) int64, or objects where some id is text
+    ids: np.ndarray  # (A,) int64, or of dtype object if an id is text
     outlines: Outlines
     keypoints: np.ndarray | None  # (A, J, 3) float32
     expressions: tuple[tuple[str, ...], ...] | None = None  # (A,) referring expressions (REFER)
 
     @property
     def image_index(self) -> npt.NDArray[np.int64]:
-        """The image of each object, (A,): its place in the data set."""
+        """The index of the image of each object, (A,)."""
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
     def subset(self, indices: np.ndarray, starts: np.ndarray) -> Objects:
-        """The objects at `indices`, those of the new image i at starts[i] to starts[i + 1]."""
+        """The objects at `indices`; those of the new image i are at starts[i] to starts[i + 1] - 1."""
         return Objects(
             starts=starts,
             boxes=self.boxes[indices],
@@ -114,8 +118,8 @@ class Objects:
 class Dataset:
     """The annotated images of a split, or of several as one; `open_dataset` makes it.
 
-    Objects that cannot be used in training (empty boxes, boxes outside the image) are not in the records; `warnings`
-    counts them; `to_coco` has all that evaluation can use.
+    Objects that cannot be used in training (empty boxes, boxes outside the image) are not in the records. `warnings`
+    counts them, and `to_coco` returns all objects that evaluation can use.
     """
 
     root: Path  # the folder that was opened
@@ -131,12 +135,12 @@ class Dataset:
     categories: tuple[Category, ...]  # (K,) as the annotation file has them, names made unique
     label_of: dict[int, int]  # category id of the annotation file -> label
     reader: Reader  # reads the tables again, for `to_coco`
-    missing_classes: tuple[str, ...] = ()  # those of `classes` that the annotation file does not have
+    missing_classes: tuple[str, ...] = ()  # requested classes that the annotation file does not have
     keypoints_differ: bool = False  # objects have different numbers of keypoints, so none are used
     findings: tuple[Finding, ...] = ()  # faults of the annotation file
     warnings: tuple[str, ...] = ()  # faults, a line each: what is wrong, where, and what was done about it
     notes: tuple[str, ...] = ()  # decisions that are not about faults, a line each
-    metric: MetricName = "coco"  # what the format's data sets are evaluated with, see `rcnn.metrics`
+    metric: MetricName = "coco"  # default metric of the format, see `rcnn.metrics`
     pixels: Callable[[int], Tensor] | None = None  # reads image i, uint8 RGB (3, H, W); None: images are files
 
     @classmethod
@@ -150,15 +154,15 @@ class Dataset:
     ) -> Dataset:
         """A data set of annotated images, one dict (or ImageRecord) per image.
 
-        Keys: `file`, the path of the image; `labels`, a class name or number per object; and of each object `boxes`
+        Keys: `file`, the path of the image; `labels`, a class name or number per object; also per object: `boxes`
         (x1, y1, x2, y2 in pixels), `segmentations` (polygons [[x, y, x, y, ...], ...], COCO's RLE, or a bool mask
         (H, W)), `keypoints` (J, 3: x and y of a pixel counted from 0, visibility 0, 1 or 2), `crowd`, `difficult`,
         `areas`, `expressions` (a list of strings), `annotation_ids`. `image_id`, `height` and `width` are optional.
-        `classes` give the labels their names (default: the names in alphabetical order); `keypoints` names the
-        keypoints; `metric` is the default in evaluation. Fields are checked as those of annotation files are: boxes
+        `classes` are the names of the labels (default: the names in alphabetical order); `keypoints` are the names of
+        the keypoints; `metric` is the default in evaluation. Fields are checked like those of annotation files: boxes
         are clipped to the image for training; boxes of zero size or outside the image are skipped in training and kept
-        in evaluation; `warnings` counts both. Raises ValueError or FileNotFoundError, with the record and what is wrong
-        in it.
+        in evaluation; `warnings` counts both. Raises ValueError or FileNotFoundError; the message names the record and
+        the fault.
         """
         from rcnn.data.own import dataset_of_records
 
@@ -168,12 +172,12 @@ class Dataset:
     def from_torch(
         cls, data: DetectionData, classes: Sequence[str], *, first_label: int = 1, keypoints: Sequence[str] = ()
     ) -> Dataset:
-        """A torch data set in torchvision's form, `data[i]` being an image and a dict of its objects.
+        """A torch data set in torchvision's form, where `data[i]` is an image and a dict of its objects.
 
         See `rcnn.data.own.DetectionData` for the dict. Each image is read once now, for its objects, and again whenever
         it is used, also by worker processes; augmentation belongs to the training settings. `first_label` is the label
-        of classes[0]: 1 as in torchvision, where 0 is the background, or 0. Raises ValueError for what is not in this
-        form.
+        of classes[0]: 1 as in torchvision, where 0 is the background, or 0. Raises ValueError for data in
+        another form.
         """
         from rcnn.data.own import dataset_of_torch
 
@@ -197,7 +201,7 @@ class Dataset:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: int) -> ImageRecord:
-        """Image `i`, 0 to len - 1 in the order of the annotation file (negative: from the end); else an IndexError."""
+        """Image `i` in the order of the annotation file; negative from the end. Raises IndexError if there is none."""
         if not -len(self) <= i < len(self):
             raise IndexError(f"there is no image {i}: {self.annotation_file} has {counted(len(self), 'image')}")
         i %= len(self)
@@ -232,7 +236,10 @@ class Dataset:
         return bool(self.objects.outlines.given[~self.objects.ignored].any())
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str = "") -> Dataset:
-        """The images at `indices` in this order, each once, e.g. range(10); `name` replaces the name of the split."""
+        """The images at `indices` (e.g. range(10)) in this order; `name` replaces the name of the split.
+
+        Raises ValueError for an index that occurs twice or is out of range.
+        """
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         if len(np.unique(chosen)) < len(chosen) or not np.isin(chosen, np.arange(len(self))).all():
             raise ValueError(f"indices {few(chosen.tolist())}: expected different numbers from 0 to {len(self) - 1}")
@@ -260,7 +267,7 @@ class Dataset:
         return dict(zip(self.classes, counts.tolist(), strict=True))
 
     def as_one_class(self, name: str) -> Dataset:
-        """The same objects, all of class `name`, with category id 1; LVIS' metric, which needs its classes, is lost."""
+        """The same objects, all of class `name`, category id 1; LVIS' metric needs classes, so it becomes COCO's."""
         return replace(
             self,
             metric="coco" if self.metric == "lvis" else self.metric,
@@ -273,9 +280,9 @@ class Dataset:
         )
 
     def to_coco(self) -> dict[str, Any]:
-        """The ground truth in COCO's form, for evaluation: every usable annotation of the K classes, under its own id.
+        """The ground truth in COCO's form, for evaluation: every usable annotation of the K classes, with its own id.
 
-        Categories are the K classes by label. Raises ValueError where the annotation file has changed.
+        Categories are the K classes by label. Raises ValueError if the annotation file has changed.
         """
         images: list[Image] = [
             {"id": image_id, "file_name": name, "height": height, "width": width}
@@ -298,12 +305,12 @@ class Dataset:
 
 
 def _pixels_at(pixels: Callable[[int], Tensor], indices: np.ndarray, i: int) -> Tensor:
-    """Image `i` of the part of a data set with the images at `indices`."""
+    """Image `i` of a subset with the images at `indices`."""
     return pixels(int(indices[i]))
 
 
 def _read_without_verified(reader: Reader, known: KnownImages | None) -> Tables:
-    """The tables without LVIS' fields of images, which name classes."""
+    """The tables without the fields that LVIS adds to images, which contain category ids."""
     tables = reader(known)
     images = [image.copy() for image in tables.images]
     for image in images:
@@ -313,5 +320,5 @@ def _read_without_verified(reader: Reader, known: KnownImages | None) -> Tables:
 
 
 def _read_all(reader: Reader, known: KnownImages | None) -> Tables:
-    """The tables of the whole data set; `known` are the images of a part of it, so they are searched for again."""
+    """The tables of the whole data set; `known` has only the images of a subset, so all are searched for again."""
     return reader(None)

@@ -1,4 +1,4 @@
-"""Segmentations of many objects packed into columns, which worker processes receive cheaply.
+"""Segmentations of many objects packed into a few arrays, which are cheap to send to worker processes.
 
 Letters: A objects, P points of a polygon.
 """
@@ -16,18 +16,18 @@ import numpy.typing as npt
 from rcnn.data.checks.tables import Annotation
 from rcnn.ops.coco_backend import Rle
 
-Polygons = tuple[np.ndarray, ...]  # the parts of one object, each (2P,) float64: x, y, x, y, .. original pixels
+Polygons = tuple[np.ndarray, ...]  # the parts of one object, each (2P,) float64: x, y, x, y, ... in pixels of the file
 Segmentation = Polygons | Rle | None  # an Rle is compressed: size [height, width] of the image, counts bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlines:
-    """Outlines of A objects: polygons, run lengths or none for each."""
+    """Outlines of A objects: each has polygons, run lengths, or no outline."""
 
-    part_starts: np.ndarray  # (A + 1,) int64: object a's polygons are parts part_starts[a] to part_starts[a + 1]
+    part_starts: np.ndarray  # (A + 1,) int64: the polygons of object a are the parts from part_starts[a] on
     point_starts: np.ndarray  # (parts + 1,) int64: positions of a part in `points`
-    points: np.ndarray  # float64, x, y of all polygons one after the other
-    rle_starts: np.ndarray  # (A + 1,) int64: positions of an object's run lengths in `rle_bytes`; equal if it has none
+    points: np.ndarray  # float64: x, y of the points of all polygons
+    rle_starts: np.ndarray  # (A + 1,) int64: positions of an object's run lengths in `rle_bytes`
     rle_bytes: np.ndarray  # uint8
 
     def segmentation(self, index: int, size: tuple[int, int]) -> Segmentation:
@@ -66,7 +66,7 @@ class Outlines:
 
 
 def ranges(starts: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The elements of the ranges starts[p] to starts[p + 1] of all `indices` (S,), and the new starts (S + 1,)."""
+    """All elements of the ranges starts[i] to starts[i + 1] - 1, i in `indices` (S,), and the new starts (S + 1,)."""
     lengths = starts[indices + 1] - starts[indices]
     new = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return np.arange(new[-1]) + np.repeat(starts[indices] - new[:-1], lengths), new

@@ -1,4 +1,4 @@
-"""Which images of a data set are used: a split, several as one set, or those that a text file lists."""
+"""Chooses the images of a data set: a split, several splits as one set, or the images that a text file lists."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rcnn.data.merging import merge, select_images
 from rcnn.data.messages import few
 from rcnn.text_files import lines_of
 
-# Sets of COCO 2014 that papers train on (35k of val2014's 40k images; Bell et al. 2016).
+# Names that papers use for sets of COCO 2014 (trainval35k has 35k of val2014's 40k images; Bell et al. 2016).
 NAMED_SETS = {"trainval35k": "train2014+valminusminival2014"}
 LIST_SUFFIX = ".txt"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitPart:
-    """One split, or the images of it that a file lists."""
+    """One split, or those of its images that a text file lists."""
 
     split: str
     image_list: Path | None = None
@@ -32,7 +32,7 @@ class SplitPart:
         return self.split if self.image_list is None else f"{self.split}:{self.image_list}"
 
     def of(self, tables: Tables) -> Tables:
-        """The part of the `tables` of the split. Raises ValueError for a list with other images."""
+        """This part of the `tables` of the split. Raises ValueError for a list with images that it does not have."""
         if self.image_list is None:
             return tables
         return select_images(tables, listed_indices(self.image_list, tables.images))
@@ -47,7 +47,7 @@ class Selection:
     parts: tuple[SplitPart, ...]
 
     def read(self, known: KnownImages | None = None) -> Tables:
-        """The checked tables. `known` images are not searched for again, where they are those of one whole split."""
+        """The checked tables. For one whole split, `known` images are not searched for again."""
         if len(self.parts) == 1 and self.parts[0].image_list is None:
             return read_split(self.location, self.parts[0].split, known)
         tables = [part.of(read_split(self.location, part.split)) for part in self.parts]
@@ -55,9 +55,9 @@ class Selection:
 
 
 def select(location: Location, split: str) -> Selection:
-    """The selection that `split` describes; empty: the only split.
+    """The selection that `split` describes; if it is empty, the only split.
 
-    Raises ValueError or OSError, with what is wrong and what to write.
+    Raises ValueError or OSError; the message says what is wrong and what to write.
     """
     one_file = location.annotations.endswith(".json") and "{split}" not in location.annotations
     if one_file and split and not location.file_split:
@@ -74,8 +74,8 @@ def select(location: Location, split: str) -> Selection:
     whole = {part.split for part in parts if part.image_list is None}
     if inside := [part for part in parts if part.image_list is not None and part.split in whole]:
         raise ValueError(
-            f"--split {split} has {inside[0].split} twice: as a whole, and the images of it that "
-            f"{inside[0].image_list} lists; leave one out"
+            f"--split {split} has {inside[0].split} twice: as a whole, and its images in {inside[0].image_list}; leave "
+            "one out"
         )
     return Selection(location=location, name=split, parts=parts)
 
@@ -85,7 +85,7 @@ def _part(location: Location, word: str) -> SplitPart:
         before, colon, file = word.partition(":")
         if colon and before in splits_at(location):
             raise ValueError(
-                f"--split {word}: a list of images must be a text file whose name ends in {LIST_SUFFIX}, got {file}; "
+                f"--split {word}: expected a list of images with a name that ends in {LIST_SUFFIX}, got {file}; "
                 "rename it"
             )
         if not word:
@@ -103,14 +103,14 @@ def _part(location: Location, word: str) -> SplitPart:
     image_list = next((path for path in (Path(file), location.folder / file) if path.is_file()), None)
     if image_list is None:
         raise FileNotFoundError(
-            f"{file} does not exist, neither here nor in {location.folder}; expected a text file with an image id or "
-            "file name per line"
+            f"{file} does not exist, neither in the working directory nor in {location.folder}; expected a text file "
+            "with an image id or file name per line"
         )
     return SplitPart(split=split or _split_of_list(location, known, image_list), image_list=image_list)
 
 
 def _split_of_list(location: Location, known: Sequence[str], image_list: Path) -> str:
-    """The one split that has all of the listed images."""
+    """The only split with all of the listed images. Raises ValueError if none or several have them."""
     if len(known) == 1:
         return known[0]
     found: list[str] = []
@@ -129,10 +129,10 @@ def _split_of_list(location: Location, known: Sequence[str], image_list: Path) -
 
 
 def listed_indices(image_list: Path, images: Sequence[Image]) -> list[int]:
-    """The places of the images that a text file lists, ascending. Blank lines and those that start with # are skipped.
+    """The indices of the images that a text file lists, ascending. Blank lines and lines that start with # are skipped.
 
     A line is an image id, a file name, or a file name without folder or without suffix. Raises ValueError for a line
-    that is none of these, or that is more than one image.
+    that is none of these, or that matches more than one image.
     """
     wanted = [line for line in lines_of(image_list) if not line.startswith("#")]
     if not wanted:
@@ -141,7 +141,7 @@ def listed_indices(image_list: Path, images: Sequence[Image]) -> list[int]:
 
 
 def indices_of_names(names: Sequence[str], images: Sequence[Image], source: str) -> list[int]:
-    """The indices of images by id or file name, ascending. Errors as for `listed_indices`; they name `source`."""
+    """The indices of images by id or file name, ascending. Raises ValueError like `listed_indices`, for `source`."""
     tables: list[dict[str, list[int]]] = [{}, {}, {}, {}]
     for index, image in enumerate(images):
         path = PurePosixPath(image["file_name"])
@@ -160,7 +160,7 @@ def indices_of_names(names: Sequence[str], images: Sequence[Image], source: str)
             )
         found = found or of_id
         if found is None:
-            found = tables[2].get(PurePosixPath(name.replace("\\", "/")).name)  # with the folders of another computer
+            found = tables[2].get(PurePosixPath(name.replace("\\", "/")).name)  # a path from another computer
         if found is None:
             unknown.append(name)
         elif len(found) > 1:

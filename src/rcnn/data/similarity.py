@@ -21,9 +21,9 @@ import numpy as np
 from rcnn.background import DaemonThreads
 from rcnn.data.images import ImageError, embedded_image, is_embedded, read_grey
 
-SIDE, FREQUENCIES = 32, 8  # of the grey copy, pixels; of the hash, in each direction
+SIDE, FREQUENCIES = 32, 8  # side of the grey copy, pixels; frequencies in the hash, per direction
 BITS = FREQUENCIES * FREQUENCIES
-NEAR = 6  # bits of 64: copies differ by up to this many
+NEAR = 6  # of 64 bits: copies differ in up to this many
 MIN_CONTRAST = 8.0  # grey levels between the darkest and the brightest pixel of the copy; below, the hash is noise
 _CHUNK = 1 << 20  # pairs compared at a time
 
@@ -33,7 +33,7 @@ class Fingerprint:
     """What identifies an image."""
 
     content: str  # SHA-256 of the image file, or of the image embedded in a labelme file; hexadecimal
-    perceptual_hash: int | None  # 64 bits; None for an image that cannot be read or shows one plain colour
+    perceptual_hash: int | None  # 64 bits; None for an image that cannot be read or has a single colour
     error: str = ""  # why the image cannot be read
 
 
@@ -48,7 +48,7 @@ def fingerprint(path: Path) -> Fingerprint:
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of an image file, hexadecimal; of a labelme file with an image in it, that of the image.
+    """SHA-256 of an image file, hexadecimal; for a labelme file with an embedded image, of that image.
 
     Raises OSError if the file cannot be read.
     """
@@ -84,7 +84,7 @@ def perceptual_hash(grey: np.ndarray) -> int | None:
 
 
 def near_pairs(perceptual_hashes: Sequence[int | None], distance: int = NEAR) -> np.ndarray:
-    """The pairs (P, 2) int64 of places i < j with hashes that differ in up to `distance` bits, in ascending order.
+    """The pairs (P, 2) int64 of indices i < j of hashes that differ in up to `distance` bits, in ascending order.
 
     Hashes that differ in up to D bits are equal in at least one of D + 1 groups of bits: only those are compared.
     """
@@ -126,10 +126,10 @@ def _bit_count(values: np.ndarray) -> np.ndarray:
 
 
 def similar_groups(prints: Sequence[Fingerprint]) -> np.ndarray:
-    """The group (I,) int64 of each image: the first image among those that are, directly or by steps, its copies.
+    """The group (I,) int64 of each image: the index of the first image among its copies, and the copies of copies.
 
     Images without a perceptual hash are groups of their own, even if their files are equal: plain images (all black,
-    or empty tiles) are no copies of one scene, and those that cannot be read are unknown.
+    or empty tiles) are not copies of one scene, and nothing is known of images that cannot be read.
     """
     parent = list(range(len(prints)))
 

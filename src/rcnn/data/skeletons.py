@@ -1,7 +1,8 @@
-"""The keypoints of a data set: their names, which of them a flip exchanges, the lines that join them.
+"""The keypoints of a data set: their names, the pairs that a flip exchanges, and the lines that join them.
 
 COCO's form: a category has "keypoints" (names) and "skeleton" (pairs, counted from 1). A category may have "sigmas"
-too, one per name: how far off annotators are, in units of the object's scale. COCO's own file has none; they are known.
+too, one per name: the standard deviation of annotators relative to the object's scale. COCO's own file has none;
+the published values are used.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rcnn.data.checks.tables import Category
 from rcnn.data.messages import counted, few
 from rcnn.data.records import Dataset
 
-# How left and right are written, as words in a name; "l_eye", "eyeL", "tl" (top left) and "nw" are in use.
+# Words in a name that mean left and right, e.g. "l_eye", "eyeL", "tl" (top left) and "nw".
 OPPOSITES = (
     ("left", "right"), ("lft", "rgt"), ("lt", "rt"), ("l", "r"),
     ("tl", "tr"), ("bl", "br"), ("ul", "ur"), ("ll", "lr"), ("lb", "rb"), ("lu", "ru"), ("ld", "rd"),
@@ -24,9 +25,7 @@ OPPOSITES = (
 )  # fmt: skip
 WORDS = re.compile(r"[^\W\d_]+|\d+|[\W_]+")
 HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # where a camelCase word starts
-
-
-# from annotated keypoints, which name the left upper corner of a pixel, to its centre: x, y, visibility
+# x, y, visibility: what to add to annotated keypoints (the top left corner of a pixel) to get the centre of the pixel
 HALF_PIXEL = np.array([0.5, 0.5, 0.0], dtype=np.float32)
 
 
@@ -35,17 +34,17 @@ class Skeleton:
     """The J keypoints of all objects of a data set."""
 
     names: tuple[str, ...]  # (J,)
-    named: bool  # by the file; else they are keypoint_0, keypoint_1, ...
-    pairs: tuple[tuple[int, int], ...]  # which a flip exchanges: left and right eye
-    lines: tuple[tuple[int, int], ...]  # joined in pictures, counted from 0
+    named: bool  # whether the file names them; otherwise they are keypoint_0, keypoint_1, ...
+    pairs: tuple[tuple[int, int], ...]  # exchanged by a flip, e.g. left and right eye; indices from 0
+    lines: tuple[tuple[int, int], ...]  # joined by a line in pictures; indices from 0
     sigmas: tuple[float, ...] | None  # (J,) where the file has them
 
 
 def skeleton_of(dataset: Dataset) -> Skeleton:
     """The keypoints that all objects of `dataset` have.
 
-    Raises ValueError, with the file and what is wrong in it, where there are none, where categories with objects have
-    different ones, or where names and annotations differ in number.
+    Raises ValueError, with the file and what is wrong in it, if there are no keypoints, if categories with objects have
+    different keypoints, or if the numbers of names and of annotated keypoints differ.
     """
     file = dataset.annotation_file
     used = {int(label) for label in dataset.objects.labels.tolist()}
@@ -115,13 +114,13 @@ def describe_flip(names: Sequence[str], pairs: Sequence[tuple[int, int]], flip: 
     if not flip:
         return "no keypoints are exchanged by a horizontal flip; train.flip=0"
     return (
-        "warning: a horizontal flip exchanges no keypoints, since no two names are a left and a right one. If some "
+        "warning: a horizontal flip exchanges no keypoints, since no two names are a left-right pair. If some "
         "keypoints are left and right, set keypoint.flip_pairs=[[1,2],[3,4]] (counted from 0), or train.flip=0"
     )
 
 
 def _opposites(name: str) -> Iterator[str]:
-    """The names that a left keypoint's partner may have, the most certain first; nothing for other keypoints."""
+    """Names that the partner of a left keypoint may have, the most certain first; none for other keypoints."""
     words = [part for word in WORDS.findall(name) for part in HUMP.split(word)]
     for left, right in OPPOSITES:
         if left in map(str.lower, words):
@@ -160,8 +159,9 @@ def _keypoint_count(dataset: Dataset) -> int:
             "all annotations (3 values per keypoint: x, y, visibility; 0, 0, 0 for a keypoint that is not labelled)"
         )
     raise ValueError(
-        f"{dataset.annotation_file} has no keypoints, and this model is trained on them: use a file whose annotations "
-        'have "keypoints", e.g. COCO\'s person_keypoints_SPLIT.json, or a model without (`rcnn models` lists them)'
+        f"{dataset.annotation_file} has no keypoints, and this model is trained on them: use a file in which "
+        'annotations have "keypoints", e.g. COCO\'s person_keypoints_SPLIT.json, or a model without keypoints '
+        "(`rcnn models` lists them)"
     )
 
 

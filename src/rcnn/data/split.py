@@ -2,10 +2,10 @@
 
 Each part gets nearly its fraction of the images, and of the objects of every class: iterative stratification (Sechidis,
 Tsoumakas and Vlahavas 2011, "On the Stratification of Multi-Label Data"), the rarest class first. Copies of an image,
-also resized or compressed again, stay in one part, except images of one colour. The order of the images is that of
+including resized or recompressed ones, stay in one part, except images of a single colour. Images are ordered by
 their content hashes, so the result depends neither on file names nor on a seed.
 
-Letters: I images, G groups of similar images, K classes, P parts, E pairs of an image or group and a class that it has.
+Letters: I images, G groups of similar images, K classes, P parts, E pairs of an image or group and one of its classes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import numpy as np
 
 from rcnn.data.records import Dataset
 from rcnn.data.similarity import Fingerprint, fingerprints, similar_groups
+from rcnn.data.writing import image_sources
 
 MIN_IMAGES = 10  # a data set of fewer images is not divided
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCounts:
-    """Objects per image (or group of images) and class: only the numbers above 0, as a full table needs 1 GB for LVIS.
+    """Objects per image (or group of images) and class. Zeros are left out: a full table needs 1 GB for LVIS.
 
-    The pairs are sorted by image, then by class, and each is there once.
+    The pairs are unique, and sorted by image, then by class.
     """
 
     images: int  # I
@@ -43,17 +44,17 @@ class ClassCounts:
         return cls(images=images, classes=classes, image=pairs // classes, label=pairs % classes, count=total)
 
     def grouped(self, group: np.ndarray, groups: int) -> ClassCounts:
-        """The counts of groups of images; `group` (I,) is that of each image."""
+        """The counts per group of images; `group` (I,) is the group of each image, from 0 to `groups` - 1."""
         return ClassCounts.of(groups, self.classes, group[self.image], self.label, self.count)
 
     def without(self, left_out: np.ndarray) -> ClassCounts:
-        """The counts without those of the classes where `left_out` (K,) is true."""
+        """The counts without the classes that `left_out` (K,) marks."""
         kept = ~left_out[self.label]
         image, label, count = self.image[kept], self.label[kept], self.count[kept]
         return ClassCounts(images=self.images, classes=self.classes, image=image, label=label, count=count)
 
     def totals(self, images: Sequence[int] | None = None) -> np.ndarray:
-        """Objects per class (K,) int64, of `images` or of all."""
+        """Objects per class (K,) int64, in `images` or in all images."""
         kept = np.ones(len(self.image), dtype=bool) if images is None else np.isin(self.image, images)
         return np.bincount(self.label[kept], weights=self.count[kept], minlength=self.classes).astype(np.int64)
 
@@ -65,27 +66,28 @@ def divide(
     workers: int = 2,
     advance: Callable[[], None] | None = None,
 ) -> list[list[int]]:
-    """The places in `dataset` of the images of each part, in ascending order; a part may be empty.
+    """The indices into `dataset` of the images of each part, in ascending order; a part may be empty.
 
     `fractions` are positive and add up to 1, e.g. (0.8, 0.2). Reads every image, in `workers` threads; `advance` is
     called once per image. Raises ValueError for other fractions, OSError for image files that cannot be read.
     """
     require_fractions(fractions)
-    paths = [dataset.folder / name for name in dataset.file_names]
-    return divide_images(class_counts(dataset), fingerprints(paths, workers=workers, advance=advance), fractions)
+    prints = fingerprints(image_sources(dataset), workers=workers, advance=advance)
+    return divide_images(class_counts(dataset), prints, fractions)
 
 
 def divide_images(counts: ClassCounts, prints: Sequence[Fingerprint], fractions: Sequence[float]) -> list[list[int]]:
-    """As `divide`, for images with known numbers of objects per class and known fingerprints."""
+    """Like `divide`, for images with known object counts per class and known fingerprints."""
     group = similar_groups(prints)
     members: dict[int, list[int]] = {}
     for index, first in enumerate(group.tolist()):
         members.setdefault(first, []).append(index)
     groups = sorted(members.values(), key=lambda indices: min(prints[index].content for index in indices))
-    number = np.empty(len(prints), dtype=np.int64)  # of the group of each image
-    for place, indices in enumerate(groups):
-        number[indices] = place
-    part = assign(counts.grouped(number, len(groups)), np.array([len(indices) for indices in groups]), fractions)
+    group_of_image = np.empty(len(prints), dtype=np.int64)
+    for number, indices in enumerate(groups):
+        group_of_image[indices] = number
+    group_sizes = np.array([len(indices) for indices in groups])
+    part = assign(counts.grouped(group_of_image, len(groups)), group_sizes, fractions)
     return [
         sorted(index for indices, own in zip(groups, part.tolist(), strict=True) if own == number for index in indices)
         for number in range(len(fractions))
@@ -95,10 +97,11 @@ def divide_images(counts: ClassCounts, prints: Sequence[Fingerprint], fractions:
 def assign(objects: ClassCounts, images: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
     """The part (G,) int64 of each group, given its `objects` per class and its number of `images` (G,).
 
-    A class of one group alone cannot be divided: the group is in the largest part (the training set), as long as that
-    lacks images. Of the others, groups with the rarest class are assigned first, those with most objects of it before
-    others. Each goes where the squared error of the shares of its classes and of the images, relative to the fraction
-    of the part, grows least (for images alone that is the method of Sainte-Laguë, which divides seats among parties).
+    A class that occurs in a single group cannot be divided: the group goes to the largest part (the training set), as
+    long as that part lacks images. Then the groups with the rarest class are assigned, those with the most objects
+    first; then the groups with the next class. Each group goes to the part in which the squared error of the shares of
+    its classes and of the images, relative to the fraction of the part, grows least. (For images alone, this is the
+    method of Sainte-Laguë, which divides seats among parties.)
     """
     groups, classes = objects.images, objects.classes
     alone = np.bincount(objects.label, minlength=classes) == 1  # (K,)
@@ -140,7 +143,7 @@ def assign(objects: ClassCounts, images: np.ndarray, fractions: Sequence[float])
         for group in with_it[np.argsort(-amount, kind="stable")].tolist():
             columns, share = shares(group)
             growth = (given[:, columns] + share / 2) @ share / np.asarray(fractions)  # (P,)
-            put(group, int(np.argmin(growth.round(12))))  # equal but for rounding: the first part
+            put(group, int(np.argmin(growth.round(12))))  # rounded, so that the first of equal parts is chosen
     return part
 
 

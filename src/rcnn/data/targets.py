@@ -3,7 +3,7 @@
 Crowds are not among the objects. An object that has a box but no outline is kept, with an outline without edges (and an
 empty bitmap): it trains the box head, and the mask head ignores it.
 
-Letters: B images, N objects of an image, G slots for objects, C for crowds, E for edges of an outline, J keypoints.
+Letters: B images, N objects of an image, G slots for objects, I for crowds, E for edges of an outline, J keypoints.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.segmentations import Segmentation
+from rcnn.data.skeletons import HALF_PIXEL
 from rcnn.data.transforms import Sample
 from rcnn.ops.coco_backend import as_rle, rle_box, rle_mask
 from rcnn.ops.rle import mask_outline
@@ -28,14 +29,14 @@ Masks = Literal[
     "polygon", "bitmap", "soft_bitmap", "sampled_bitmap", "resized_bitmap", "truncated_bitmap", "nearest_bitmap"
 ]
 MIN_OBJECTS = 8  # the smallest G
-MIN_CROWDS = 2  # the smallest C
-MAX_BYTES = 4 * 2**30  # of the masks of an image alone in its batch: 10,000 objects in it must not fill the memory
+MIN_CROWDS = 2  # the smallest I
+MAX_BYTES = 4 * 2**30  # of the masks of a batch of one image: an image with 10,000 objects must not fill the memory
 MIN_EDGES = 128  # the smallest E: most batches of photos need 64 to 256, and each size compiles a new graph
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetOptions:
-    """What a model is trained on besides the boxes and classes of the objects. ValueError for unknown masks."""
+    """What a model is trained on besides the boxes and classes of the objects. Raises ValueError for unknown masks."""
 
     masks: Masks | None = "polygon"  # None: no masks
     keypoints: bool = False
@@ -48,13 +49,16 @@ class TargetOptions:
             raise ValueError(f"masks={self.masks!r} is not known; expected None (boxes only) or one of {known}")
 
 
-def make_sample(record: ImageRecord, image: Tensor, options: TargetOptions) -> Sample:
+def make_sample(
+    record: ImageRecord, image: Tensor, options: TargetOptions, file_size: tuple[int, int] | None = None
+) -> Sample:
     """The image (3, H, W) uint8 and the objects of its record.
 
-    Raises ValueError if the size of the image is not that of the record.
+    `file_size`: (height, width) of the file if `image` is already resized. Raises ValueError if the size of the file is
+    not that of the record, or if keypoints are requested and missing.
     """
     masks = options.masks
-    require_size(record, (image.shape[1], image.shape[2]))
+    require_size(record, file_size or (image.shape[1], image.shape[2]))
     used = np.flatnonzero(~record.ignored)
     segmentations = [record.segmentations[index] for index in used.tolist()] if masks else []
     size = (record.height, record.width)
@@ -62,12 +66,12 @@ def make_sample(record: ImageRecord, image: Tensor, options: TargetOptions) -> S
     if options.keypoints:
         if record.keypoints is None:
             raise ValueError(
-                f"image {record.image_id} ({record.path}) has no keypoints, which this model is trained on"
+                f"image {record.image_id} ({record.path}) has no keypoints, and this model is trained on them: "
+                "use a data set with keypoints, or a model without"
             )
         # the file has the index of a pixel, a sample its centre; absent keypoints stay zeros
         given = record.keypoints[used]
-        centre = given + np.array([0.5, 0.5, 0], dtype=np.float32)
-        points = torch.from_numpy(np.where(given[..., 2:] > 0, centre, np.zeros_like(given)))
+        points = torch.from_numpy(np.where(given[..., 2:] > 0, given + HALF_PIXEL, np.zeros_like(given)))
     return Sample(
         image=image,
         boxes=torch.from_numpy(record.boxes[used]),
@@ -76,6 +80,7 @@ def make_sample(record: ImageRecord, image: Tensor, options: TargetOptions) -> S
         bitmaps=_bitmaps(segmentations, size) if masks not in (None, "polygon") else None,
         keypoints=points,
         crowds=torch.from_numpy(record.boxes[record.ignored]) if options.crowds else None,
+        file_size=file_size,
     )
 
 
@@ -99,7 +104,7 @@ def require_size(record: ImageRecord, size: tuple[int, int]) -> None:
 def outline_edges(segmentation: Segmentation) -> np.ndarray:
     """The edges (E, 5) float64 x1, y1, x2, y2, part of an object, in pixels of its image; E is 0 without an outline.
 
-    Polygons are closed. Run lengths become the line around their pixels, filled even-odd, in one part.
+    Polygons are closed. Run lengths become the line around their pixels, in one part filled by the even-odd rule.
     """
     if segmentation is None:
         return np.zeros((0, 5))
@@ -135,11 +140,11 @@ def capacity(count: int, smallest: int) -> int:
 
 
 def require_memory(dataset: Dataset, masks: Masks, pixels: int) -> None:
-    """Raise ValueError if the masks of an image alone in its batch need more than MAX_BYTES.
+    """Raise ValueError if the masks of a batch of one image need more than MAX_BYTES.
 
     `pixels` is the area of the largest padded network input. Polygons take 20 bytes per edge, with every object padded
     to the number of edges of the largest one; bitmaps take one byte per pixel of the file and of the network input. A
-    batch pads its images to the largest number of objects and of edges, so it takes up to B times the bound.
+    batch pads its images to the largest number of objects and of edges, so it needs up to B times this memory.
     """
     objects = dataset.objects
     if not len(objects.labels):
@@ -166,7 +171,7 @@ def require_memory(dataset: Dataset, masks: Masks, pixels: int) -> None:
 
 
 def collate_targets(samples: Sequence[Sample], shape: tuple[int, int], num_classes: int | None = None) -> Targets:
-    """The objects of B samples, those of each image from index 0 on; `shape` (H, W) is that of the padded images."""
+    """The objects of B samples, the valid rows of each image first; `shape` (H, W) is that of the padded images."""
     slots = capacity(max((len(sample.boxes) for sample in samples), default=0), MIN_OBJECTS)
     boxes = torch.zeros(len(samples), slots, 4)
     labels = torch.zeros(len(samples), slots, dtype=torch.int64)
@@ -188,7 +193,7 @@ def collate_targets(samples: Sequence[Sample], shape: tuple[int, int], num_class
 
 
 def _collate_outlines(samples: Sequence[Sample], slots: int) -> Tensor | None:
-    """(B, G, E, 5) float32, part -1 where there is no edge; None where the samples have no outlines."""
+    """(B, G, E, 5) float32, with part -1 for rows that are not edges; None if the samples have no outlines."""
     outlines = [sample.outlines for sample in samples if sample.outlines is not None]
     if len(outlines) < len(samples):
         return None

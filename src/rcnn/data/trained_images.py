@@ -1,7 +1,8 @@
-"""Which images a model is trained on: shared with the validation set, or, by its record, with an evaluation.
+"""The images a model is trained on: which of them are in the validation set, or in the data of an evaluation.
 
-A record is small even for a large data set: it has the RECORDED smallest hashes of all images (a bottom-k sketch, Cohen
-and Kaplan 2007). With up to RECORDED training images, counts are exact; with more, they are estimates.
+An evaluation knows them from a record in the checkpoint. The record is small even for a large data set: it has the
+RECORDED smallest hashes of all images (a bottom-k sketch, Cohen and Kaplan 2007). With up to RECORDED training images,
+counts are exact; with more, they are estimates.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rcnn.data.images import ImageError, embedded_image, is_embedded
-from rcnn.data.messages import counted
+from rcnn.data.messages import counted, excerpt
 from rcnn.data.records import Dataset
 
-RECORDED = 1000  # hashes
-DIGITS = 12  # hexadecimal, of a hash
-BLOCK = 4096  # bytes of a file that are compared; the first ones are equal in many JPEG files of one program
+RECORDED = 1000  # largest number of hashes in a record
+DIGITS = 12  # hexadecimal digits of a hash
+BLOCK = 4096  # bytes that are compared, from the middle: JPEG files of one program often start with the same bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +33,14 @@ class TrainedImages:
 
     @classmethod
     def of(cls, dataset: Dataset) -> TrainedImages | None:
-        """The record of a data set; None where its images are not files."""
+        """The record of a data set; None if its images are not files."""
         if not dataset.has_files:
             return None
         hashes = sorted(set(_hashes(dataset)))
         return cls(split=dataset.split, count=len(dataset), hashes=tuple(hashes[:RECORDED]))
 
     def to_dict(self) -> dict[str, Any]:
-        """For the record of a run and for its checkpoints."""
+        """The record as JSON values, for the folder of a run and its checkpoints."""
         return {"split": self.split, "count": self.count, "hashes": " ".join(self.hashes)}
 
     @classmethod
@@ -49,7 +50,7 @@ class TrainedImages:
             return None
         expected = {"split": str, "count": int, "hashes": str}
         if not isinstance(value, dict) or any(not isinstance(value.get(key), kind) for key, kind in expected.items()):
-            raise ValueError("trained_images: expected an object with split, count and hashes")
+            raise ValueError(f"trained_images: expected an object with split, count and hashes, got {excerpt(value)}")
         return cls(split=value["split"], count=value["count"], hashes=tuple(value["hashes"].split()))
 
     @property
@@ -69,7 +70,7 @@ class TrainedImages:
         return round(len(dataset) * found / sampled) if sampled else 0
 
     def warning(self, dataset: Dataset, model: str, advice: str) -> tuple[str, ...]:
-        """A warning if `model` was trained on images of `dataset`; empty if not. `advice`: what to do, a sentence."""
+        """A warning if `model` was trained on images of `dataset`; empty if not. `advice`: a sentence: what to do."""
         found = self.count_in(dataset)
         if not found:
             return ()
@@ -84,7 +85,7 @@ class TrainedImages:
 
 
 def copied_images(dataset: Dataset, training: Dataset) -> int:
-    """The number of images of `dataset` that are files of `training` too, or copies of them under any name.
+    """The number of images of `dataset` that are also in `training`, as the same file or as a copy with any name.
 
     Copies are found by height, width, size in bytes and, where these agree, the BLOCK bytes in the middle of the file.
     """
@@ -119,7 +120,7 @@ def _middle(file: Path, size: int) -> bytes:
 def _hashes(dataset: Dataset) -> list[str]:
     """A hash of the name without folder and suffix, the height and width, and the size in bytes of each image.
 
-    So the images of another export of the same photos have the same hashes, also those embedded in labelme files.
+    Images of another export of the same photos therefore have the same hashes, even if embedded in labelme files.
     """
     found: list[str] = []
     for name, (height, width) in zip(dataset.file_names, dataset.sizes.tolist(), strict=True):

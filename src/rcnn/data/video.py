@@ -1,4 +1,4 @@
-"""Videos: their frames as images, and pictures as a video. Only here is PyAV imported (the extra `video`).
+"""Videos: reads their frames as images, and writes pictures as a video. Only this module imports PyAV (extra `video`).
 
 for frame in read_video("video.mp4"):
     result = predictor.predict(frame.pixels)
@@ -24,8 +24,9 @@ from rcnn.data.images import MAX_PIXELS
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 INSTALL = "videos need an extra: pip install 'rcnn[video]'"
 CODEC = "libx264"
-USUAL_RATE = 25  # frames per second of a file that does not say
-MISSING, MISSING_PART = 0.5, 0.02  # seconds, and part of the duration, that may be missing at the end: headers round
+AGAIN = "copy or download it again, or convert it with ffmpeg"
+USUAL_RATE = 25  # frames per second of a file that does not state its rate
+MISSING, MISSING_PART = 0.5, 0.02  # seconds, and fraction of the duration, that may be missing: headers are rounded
 
 
 class VideoError(ValueError):
@@ -47,7 +48,7 @@ def is_video(path: str) -> bool:
 
 
 def require_pyav() -> None:
-    """Raise ImportError, which says what to install, without PyAV."""
+    """Raise ImportError, which says what to install, if PyAV is not installed."""
     _av()
 
 
@@ -57,7 +58,7 @@ def read_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Vi
     `max_pixels`: refuse videos of larger frames before one is decoded; 0: no limit.
 
     Raises FileNotFoundError if there is no file, VideoError if it is not a video, or, after the last frame that can be
-    read, if it is damaged or cut short; ImportError, which says what to install, without PyAV.
+    read, if it is damaged or cut short; ImportError, which says what to install, if PyAV is missing.
     """
     av = _av()
     with _opened(path) as video:
@@ -76,21 +77,22 @@ def read_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Vi
                 yield VideoFrame(index=index, time=time, pixels=_upright(frame))
                 index += 1
         except av.FFmpegError as error:
-            raise VideoError(f"{path}: frame {index} cannot be decoded ({_reason(error)}): {_again()}") from error
+            raise VideoError(f"{path}: frame {index} cannot be decoded ({_reason(error)}): {AGAIN}") from error
         expected = stream.frames
         if expected and index < expected:
-            raise VideoError(f"{path} ends after {index} of {expected} frames: it is cut short; {_again()}")
+            raise VideoError(f"{path} ends after {index} of {expected} frames: it is cut short; {AGAIN}")
         seconds = _seconds(video, stream)
         if index and seconds - (end - start) > max(MISSING, seconds * MISSING_PART):
-            raise VideoError(
-                f"{path} ends after {end - start:.1f} of {seconds:.1f} seconds: it is cut short; {_again()}"
-            )
+            raise VideoError(f"{path} ends after {end - start:.1f} of {seconds:.1f} seconds: it is cut short; {AGAIN}")
         if not index:
-            raise VideoError(f"{path} has no frames: {_again()}")
+            raise VideoError(f"{path} has no frames: {AGAIN}")
 
 
 def video_rate(path: str | Path) -> tuple[Fraction, int]:
-    """The frames per second of a video, and their number in its header (0: not there). Errors of `read_video`."""
+    """Frames per second and number of frames of a video, from its header (0 frames: not stated).
+
+    Raises the errors of `read_video`.
+    """
     with _opened(path) as video:
         stream = video.streams.video[0]
         return Fraction(stream.average_rate or USUAL_RATE), int(stream.frames)
@@ -118,7 +120,10 @@ class VideoWriter:
                 self._video.close()
 
     def write(self, picture: Image.Image) -> None:
-        """Append a picture. One of an odd height or width loses its last row or column, which H.264 cannot have."""
+        """Append a picture. An odd height or width loses its last row or column, because H.264 needs even sizes.
+
+        Raises VideoError for a picture of less than 2 x 2 pixels, OSError if the file cannot be written.
+        """
         width, height = picture.width // 2 * 2, picture.height // 2 * 2
         if not width or not height:
             raise VideoError(
@@ -149,11 +154,12 @@ def _opened(path: str | Path) -> Iterator[Any]:
     try:
         video = av.open(str(path))
     except av.FFmpegError as error:
-        raise VideoError(f"{path} cannot be read as a video ({_reason(error)}): {_again()}") from error
+        raise VideoError(f"{path} cannot be read as a video ({_reason(error)}): {AGAIN}") from error
     with video:
         if not video.streams.video:
             raise VideoError(
-                f"{path} has no video stream, only {', '.join(s.type for s in video.streams) or 'nothing'}"
+                f"{path} has no video stream, only {', '.join(s.type for s in video.streams) or 'nothing'}; expected a "
+                "video"
             )
         yield video
 
@@ -163,10 +169,10 @@ def _time(frame: Any, index: int, stream: Any) -> float:
 
 
 def _seconds(video: Any, stream: Any) -> float:
-    """The duration of a video stream as the header says; 0 where it does not, or only for all streams together."""
+    """The duration of a video stream by the header; 0 if it has none, or only one for all streams together."""
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
-    if parts := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", "")):  # of Matroska
+    if parts := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", "")):  # Matroska
         hours, minutes, seconds = map(float, parts.groups())
         return hours * 3600 + minutes * 60 + seconds
     return video.duration / 1e6 if video.duration and len(video.streams) == 1 else 0.0
@@ -180,10 +186,6 @@ def _upright(frame: Any) -> Tensor:
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
-
-
-def _again() -> str:
-    return "copy or download it again, or convert it with ffmpeg"
 
 
 def _av() -> Any:

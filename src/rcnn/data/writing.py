@@ -40,19 +40,19 @@ def require_no_other_splits(output: OutputFolder, names: Sequence[str]) -> None:
     for file in sorted(files_of_rcnn(output.path) - own):
         if file.startswith(before) and file.endswith(after) and (output.path / file).exists():
             raise FileExistsError(
-                f"{output.path / file} is of an earlier run and would be one more split of the new data set: remove "
-                "it, or choose another output folder"
+                f"{output.path / file} was written by an earlier command and would be an additional split of the new "
+                "data set: remove it, or choose another output folder"
             )
 
 
 def write_splits(
     output: OutputFolder, splits: Sequence[CocoSplit], *, copy: bool = True, advance: Callable[[], None] = lambda: None
 ) -> None:
-    """Write splits. Their annotation files come after all images: a copy that was stopped has none.
+    """Write splits, first all images, then the annotation files: an interrupted copy has no annotation file.
 
-    The images are copied to `SPLIT/`, under their names. Without `copy` they stay where they are, below the output
-    folder, and the annotation file has their paths from there; those embedded in labelme files are written all the
-    same. Ids that are text are replaced by numbers. `advance` is called once per image. Raises FileExistsError for
+    The images are copied to `SPLIT/` with their names. Without `copy` they stay where they are, below the output
+    folder, and the annotation file has their paths relative to it; images embedded in labelme files are written in any
+    case. Ids that are text are replaced by numbers. `advance` is called once per image. Raises FileExistsError for
     files that rcnn did not write.
     """
     tables = [_write_images(output, split, copy, advance) for split in splits]
@@ -105,7 +105,7 @@ def image_sources(dataset: Dataset) -> list[Path]:
 
 
 def _free_name(name: str, source: Path, taken: set[str]) -> str:
-    """The name of a copied image within the folder of its split, used once, also where upper and lower case are one."""
+    """The name of a copied image in the folder of its split; unique even if the file system ignores case."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         path = PurePosixPath(source.name)

@@ -1,4 +1,4 @@
-"""Chooses the preprocessor of a config."""
+"""Chooses the preprocessor for a config."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rcnn.preprocess.resizing import Resizer, resize_image
 
 
 def build_preprocessor(config: InputConfig, resize: Resizer = resize_image) -> Preprocessor:
-    """The plain preprocessor, or that of an older system if the config has one of its settings."""
+    """`Preprocessor`, or its subclass for older systems if `config` needs it; `resize` resizes one image."""
     if config.canvas:
         return CanvasPreprocessor(config, resize)
     if config.size_rounding != "round" or config.rescale != "axes":

@@ -16,18 +16,21 @@ class InputConfig:
     min_size: int = 800  # shorter side after resizing, pixels
     max_size: int = 1333  # limit of the longer side, pixels
     # antialias: Pillow's bilinear on uint8 (Detectron2); bilinear: on floats, without antialiasing (torchvision);
-    # align_corners: bilinear with aligned corners (D2Go); opencv: OpenCV's bilinear on uint8; opencv_float: on floats
+    # align_corners: bilinear with aligned corners (D2Go); opencv: OpenCV's bilinear on uint8; opencv_float: OpenCV's
+    # bilinear on floats
     resize: Resize = "antialias"
     # how the resized sides are rounded: round: to the nearest pixel; floor: down (FCIS in Chainer); factor: as OpenCV
-    # does for a given factor, which also spaces the samples (chainer-mask-rcnn, DeNA); factor_limit: the longer side is
-    # also rounded before the comparison with max_size (Detectron, mask-faster-rcnn); factor_up: like factor_limit, but
-    # images are never made smaller to reach min_size, and the sides space the samples (matterport)
+    # rounds for a given scale factor, and samples are 1 / factor pixels apart (chainer-mask-rcnn, DeNA); factor_limit:
+    # like factor, and the longer side is rounded before it is compared with max_size (Detectron, mask-faster-rcnn);
+    # factor_up: like factor_limit, but images are never shrunk to reach min_size, and the distance between samples is
+    # the ratio of the sides (matterport)
     size_rounding: Rounding = "round"
     canvas: int = 0  # side of a black square, pixels; images are placed in its centre (matterport); 0: none
-    # what boxes are divided by to map them back to the file: axes: each axis by its own factor; width (ChainerCV),
-    # height (chainer-fcis), geometric (tensorpack: their mean): both axes by one; factor: by the factor before rounding
+    # the factor that maps boxes back to the file: axes: one factor per axis; width (ChainerCV), height (chainer-fcis):
+    # the factor of this axis for both axes; geometric (tensorpack): the geometric mean of the two for both axes;
+    # factor: the factor before rounding for both axes
     rescale: Literal["axes", "width", "height", "geometric", "factor"] = "axes"
-    channel_order: Literal["rgb", "bgr"] = "rgb"  # order that the weights were trained on
+    channel_order: Literal["rgb", "bgr"] = "rgb"  # the order that the weights were trained with
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # 0..255, in channel_order
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    divisor: int = 32  # exact padding: sides become multiples of this; 0: only to the largest image of the batch
+    divisor: int = 32  # exact padding: sides are padded to a multiple of this; 0: to the largest image of the batch

@@ -1,4 +1,4 @@
-"""Preprocessing for a network with a fixed input size: images that do not fit are made smaller."""
+"""Preprocessing for a network with a fixed input size: images that do not fit are resized to fit."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rcnn.preprocess.preprocessor import Frame, Preprocessor
 
 
 class FittedPreprocessor:
-    """As the preprocessor of `config`, but no image is larger than `size` (height, width) after resizing."""
+    """Like the preprocessor of `config`, but no image is larger than `size` (height, width) after resizing."""
 
     def __init__(self, config: InputConfig, size: tuple[int, int]) -> None:
         self.config, self.size = config, size
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Frame]:
-        """An image (3, H, W) uint8 RGB as the network's image, uint8 or float32 in 0..255, and its frame."""
+        """Resize an image (3, H, W) uint8 RGB; return it (3, h, w), uint8 or float32 in 0..255, and its frame."""
         return self._fitting((image.shape[1], image.shape[2]))(image)
 
     def frame(self, original: tuple[int, int]) -> Frame:
@@ -26,12 +26,13 @@ class FittedPreprocessor:
         return self._fitting(original).frame(original)
 
     def _fitting(self, original: tuple[int, int]) -> Preprocessor:
-        """The preprocessor with the largest `min_size` with which an image of size `original` fits."""
+        """The preprocessor with the largest `min_size` for which an image of size `original` fits into `size`."""
         config = self.config
         while True:
             chosen = build_preprocessor(config)
             resized = chosen.frame(original).size
-            share = min(limit / side for limit, side in zip(self.size, resized, strict=True))
-            if share >= 1 or config.min_size == 1:
+            factor = min(limit / side for limit, side in zip(self.size, resized, strict=True))
+            if factor >= 1 or config.min_size == 1:
                 return chosen
-            config = replace(config, min_size=max(1, min(config.min_size - 1, int(min(resized) * share))))
+            # again, because rounding may leave the image a pixel too large
+            config = replace(config, min_size=max(1, min(config.min_size - 1, int(min(resized) * factor))))

@@ -1,4 +1,4 @@
-"""Preprocessing of older systems, which differ in rounding, in the mapping back, or in a fixed input size."""
+"""Preprocessing of older systems: other rounding, another mapping back to the file, or a fixed input size."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class FactorPreprocessor(Preprocessor):
         if rounding == "round":
             return super().resized_size(original)
         factor = resize_factor(original, self.config.min_size, self.config.max_size, rounding)
-        to_integer = int if rounding == "floor" else round  # round(), like OpenCV, takes the even neighbour of .5
+        to_integer = int if rounding == "floor" else round  # like OpenCV, round() rounds .5 to the even neighbour
         return max(1, to_integer(original[0] * factor)), max(1, to_integer(original[1] * factor))
 
     @override
     def sampling_factor(self, original: tuple[int, int]) -> float | None:
-        """The factor itself where the system passes it to OpenCV, and not the rounded size."""
+        """The resize factor if the system passes it to OpenCV; None if the system passes the rounded size."""
         if self.config.size_rounding not in ("factor", "factor_limit"):
             return None
         return resize_factor(original, self.config.min_size, self.config.max_size, self.config.size_rounding)
 
     @override
     def to_original_scale(self, size: tuple[int, int], original: tuple[int, int]) -> tuple[float, float]:
-        """(x, y): one factor for both axes, taken from an axis, from both, or from before rounding."""
+        """(x, y) factors from an image of `size` to the file, as `config.rescale` says: see InputConfig."""
         x, y = super().to_original_scale(size, original)
         match self.config.rescale:
             case "axes":
@@ -54,16 +54,16 @@ class FactorPreprocessor(Preprocessor):
 
 
 class CanvasPreprocessor(FactorPreprocessor):
-    """Images in the centre of a black square with sides of `canvas` pixels (matterport)."""
+    """Places images in the centre of a black square of `canvas` x `canvas` pixels (matterport)."""
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Frame]:
-        """An image (3, H, W) as the square (3, canvas, canvas), and its frame."""
+        """Resize an image (3, H, W) uint8 RGB; return the square (3, canvas, canvas), and the frame."""
         resized, frame = super().__call__(image)
         return place_on_canvas(resized, self.config.canvas), frame
 
     @override
     def frame(self, original: tuple[int, int]) -> Frame:
-        """The frame of an image of size `original`; scales go from the first pixel's centre to the last one's."""
+        """The frame of an image of size `original`; scales compare distances between the outermost pixel centres."""
         resized, canvas = self.resized_size(original), self.config.canvas
         y, x = [(side - 1) / max(1, new - 1) for side, new in zip(original, resized, strict=True)]
         return CanvasFrame(
@@ -81,20 +81,20 @@ class CanvasFrame(Frame):
 
     @override
     def to_original(self, boxes: Floats) -> Floats:
-        """Boxes (N, 4) in pixels of the file: matterport rounds its inclusive boxes to integers."""
+        """Convert boxes (N, 4) from the canvas to pixels of the file; matterport rounds inclusive boxes to integers."""
         top, left = self.corner
         moved = (boxes - np.array([left, top] * 2, np.float32)) * np.array(self.to_original_scale * 2, dtype=np.float32)
         return self.clip(np.round(moved + np.array([0, 0, 1, 1], np.float32)))
 
     @override
     def from_original(self, boxes: Floats) -> Floats:
-        """Boxes (N, 4) in pixels of the file in pixels of the canvas."""
+        """Convert boxes (N, 4) from pixels of the file to pixels of the canvas."""
         top, left = self.corner
         return super().from_original(boxes - np.array([0, 0, 1, 1], np.float32)) + np.array([left, top] * 2, np.float32)
 
 
 def resize_factor(size: tuple[int, int], min_size: int, max_size: int, rounding: Rounding) -> float:
-    """The factor for both sides of `size`, before any rounding, as the systems that use OpenCV compute it."""
+    """The resize factor for both sides of `size` (height, width), before rounding, as in systems with OpenCV."""
     factor = min_size / min(size)
     if rounding == "factor_up":
         factor = max(1.0, factor)
@@ -105,7 +105,7 @@ def resize_factor(size: tuple[int, int], min_size: int, max_size: int, rounding:
 
 
 def canvas_corner(size: tuple[int, int], canvas: int) -> tuple[int, int]:
-    """(top, left) of an image of `size` in the centre of a square canvas. ValueError if it does not fit."""
+    """(top, left) of an image of `size` in the centre of a square canvas. Raises ValueError if it does not fit."""
     if max(size) > canvas:
         raise ValueError(
             f"an image resized to {size} (height, width) does not fit on input.canvas={canvas}; set input.max_size to "

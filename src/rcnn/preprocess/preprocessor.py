@@ -26,12 +26,12 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Where one image is in the network's input."""
+    """The geometry of one image: how coordinates in the file and in the network's input correspond."""
 
     original: tuple[int, int]  # (height, width) of the file's image
     size: tuple[int, int]  # (height, width) of the network's image, without padding
-    resized: tuple[int, int]  # (height, width) of the file's image within it: `size`, unless it is on a canvas
-    corner: tuple[int, int] = (0, 0)  # (top, left) of the file's image within it
+    resized: tuple[int, int]  # (height, width) of the resized file in the network's image; `size`, except on a canvas
+    corner: tuple[int, int] = (0, 0)  # (top, left) of the resized file in the network's image
     to_original_scale: tuple[float, float]  # (x, y): multiply network coordinates by this to get original pixels
 
     @property
@@ -40,21 +40,21 @@ class Frame:
         return 1 / math.sqrt(self.to_original_scale[0] * self.to_original_scale[1])
 
     def to_original(self, boxes: Floats) -> Floats:
-        """Boxes (N, 4) of the network's image in pixels of the file, clipped to it (Detectron2's postprocessing)."""
+        """Convert boxes (N, 4) from the network's image to pixels of the file, and clip them (as in Detectron2)."""
         return self.clip(boxes * np.array(self.to_original_scale * 2, dtype=np.float32))
 
     def from_original(self, boxes: Floats) -> Floats:
-        """Boxes (N, 4) in pixels of the file in pixels of the network's image: the inverse of `to_original`."""
+        """Convert boxes (N, 4) from pixels of the file to the network's image: the inverse of `to_original`."""
         return boxes / np.array(self.to_original_scale * 2, dtype=np.float32)
 
     def points_to_original(self, points: Floats) -> Floats:
-        """Keypoints (N, J, 3) of the network's image, x, y, score, in pixels of the file. Not clipped."""
+        """Convert keypoints (N, J, 3: x, y, score) from the network's image to pixels of the file, without clipping."""
         top, left = self.corner
         offset = np.array([left, top, 0], dtype=np.float32)
         return (points - offset) * np.array([*self.to_original_scale, 1], dtype=np.float32)
 
     def clip(self, boxes: Floats) -> Floats:
-        """Boxes (N, 4) in pixels of the file, clipped to it."""
+        """Boxes (N, 4) in pixels of the file, clipped to the image."""
         height, width = self.original
         return np.clip(boxes, 0, np.array([width, height] * 2, dtype=np.float32))
 
@@ -66,13 +66,13 @@ class Preprocessor:
         self.config, self.resize = config, resize
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Frame]:
-        """An image (3, H, W) uint8 RGB as the network's image (3, h, w), uint8 or float32 in 0..255, and its frame."""
+        """Resize an image (3, H, W) uint8 RGB; return it (3, h, w), uint8 or float32 in 0..255, and its frame."""
         original = image.shape[1], image.shape[2]
         resized = self.resize(image, self.resized_size(original), self.config.resize, self.sampling_factor(original))
         return resized, self.frame(original)
 
     def frame(self, original: tuple[int, int]) -> Frame:
-        """The frame of an image of size `original`."""
+        """The frame of an image of size `original` (height, width)."""
         size = self.resized_size(original)
         return Frame(
             original=original, size=size, resized=size, to_original_scale=self.to_original_scale(size, original)
@@ -95,9 +95,9 @@ class Preprocessor:
         return max(1, int(new[0] + 0.5)), max(1, int(new[1] + 0.5))
 
     def sampling_factor(self, original: tuple[int, int]) -> float | None:
-        """The factor of the resize; samples are 1 / factor pixels apart. None: computed from the two sizes."""
+        """The resize factor, with samples 1 / factor pixels apart. None: computed from the two sizes."""
         return None
 
     def to_original_scale(self, size: tuple[int, int], original: tuple[int, int]) -> tuple[float, float]:
-        """(x, y) factors from an image of `size` to one of size `original`: each axis has its own, due to rounding."""
+        """(x, y) factors from an image of `size` to one of size `original`; they differ because sizes are rounded."""
         return original[1] / size[1], original[0] / size[0]

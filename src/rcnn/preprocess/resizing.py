@@ -1,4 +1,4 @@
-"""Interpolation: one image resized to a given size, bit for bit as each system does it."""
+"""Interpolation: resizes one image to a given size, bit for bit as each system does."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ def resize_image(image: Tensor, size: tuple[int, int], kind: Resize, factor: flo
     antialias: Pillow's bilinear, bit for bit, uint8 (Detectron2). bilinear: between pixel centres, without
     antialiasing, float32 (torchvision normalises first; both operations are linear, so the order does not matter).
     align_corners: the same with aligned corner pixels (D2Go). opencv: OpenCV's bilinear, bit for bit, uint8
-    (tensorpack's prediction, chainer-mask-rcnn); opencv_float: on floats (DeNA, FCIS in Chainer, Detectron,
-    mask-faster-rcnn). OpenCV's two kinds space their samples by 1 / `factor` pixels if given, else by the sizes.
+    (tensorpack's prediction, chainer-mask-rcnn); opencv_float: OpenCV's bilinear, float32 (DeNA, FCIS in Chainer,
+    Detectron, mask-faster-rcnn). With OpenCV's kinds, samples are 1 / `factor` pixels apart if `factor` is given, else
+    the ratio of the sizes. Raises ValueError for an image of another shape or type.
     """
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"the image is {tuple(image.shape)} of {image.dtype}; expected (3, H, W) of torch.uint8")
     if kind == "antialias":
         if tuple(image.shape[1:]) == tuple(size):
             return image
-        rows = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-        return torch.from_numpy(np.array(rows.resize(size[::-1], Image.Resampling.BILINEAR))).permute(2, 0, 1)
+        picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        return torch.from_numpy(np.array(picture.resize(size[::-1], Image.Resampling.BILINEAR))).permute(2, 0, 1)
     if kind in ("opencv", "opencv_float"):
         return resize_bilinear(image if kind == "opencv" else image.float(), size, factor)
-    planes = image.contiguous()[None].float()  # for floats twice as fast as channels last
+    planes = image.contiguous()[None].float()  # for floats, twice as fast as channels last
     return F.interpolate(planes, size=size, mode="bilinear", align_corners=kind == "align_corners")[0]
 
 
 def resize_for_training(image: Tensor, size: tuple[int, int], kind: Resize, factor: float | None = None) -> Tensor:
-    """As `resize_image`, with torch instead of Pillow for "antialias".
+    """Like `resize_image`, but "antialias" uses torch instead of Pillow.
 
-    That takes a sixth of the time, and differs by at most 1 of 255 in up to 1 % of the pixels, which training does
-    not notice.
+    torch takes a sixth of the time. Up to 1 % of the pixels differ, by at most 1 of 255, too little to matter in
+    training.
     """
     if kind != "antialias" or tuple(image.shape[1:]) == tuple(size):
         return resize_image(image, size, kind, factor)
-    rows = image.permute(1, 2, 0).contiguous()[None]  # image[None] has other strides, with which torch is slow
-    return F.interpolate(rows.permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True)[0]
+    channels_last = image.permute(1, 2, 0).contiguous()[None]  # torch is slow with the strides of image[None]
+    return F.interpolate(channels_last.permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True)[0]

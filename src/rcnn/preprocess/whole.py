@@ -1,4 +1,4 @@
-"""Images as they are, for exported files that contain the resize."""
+"""Preprocessing without a resize, for exported files that resize images themselves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rcnn.preprocess.preprocessor import Frame
 
 
 class WholeImage:
-    """No resize: the input of the network is the image, and detections are in its pixels."""
+    """Does not resize: the input of the network is the image itself, and detections are in its pixels."""
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Frame]:
         """An image (3, H, W) uint8 RGB unchanged, and its frame."""

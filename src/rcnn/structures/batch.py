@@ -1,6 +1,7 @@
 """Batches of images, ground truth, proposals and detections: padded tensors, each with a mask of the valid rows.
 
-Letters: B images, G ground-truth objects, I crowds, E polygon edges, P proposals, D detections, J keypoints.
+Letters: B images of H x W pixels with padding, G ground-truth objects, I crowds, E polygon edges, P proposals,
+D detections, J keypoints, K classes, m x m cells of a mask.
 Boxes are float32 xyxy in absolute pixels of the *network input*, width = x2 - x1. Sizes are (height, width).
 Labels are 0..K-1; there is no background label here.
 """
@@ -18,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True, kw_only=True)
 class _Batch:
-    """Base of the four structures: moves between devices."""
+    """Base of the four structures: copies their tensors to a device, and checks shapes."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same values on `device`."""
@@ -54,12 +55,12 @@ class ImageBatch(_Batch):
 
     @property
     def scales_or_one(self) -> Tensor:
-        """(B,) float32, `scales`, or 1 if the pixels are the file's."""
+        """(B,) float32: `scales`, or 1 for every image if the images were not resized."""
         return torch.ones_like(self.sizes[:, 0], dtype=torch.float32) if self.scales is None else self.scales
 
     @property
     def file_sizes(self) -> Tensor:
-        """(B, 2) int64, (height, width) of the files."""
+        """(B, 2) int64: (height, width) of the files."""
         if self.originals is not None:
             return self.originals
         return (self.sizes / self.scales_or_one[:, None]).round().to(torch.int64)
@@ -67,17 +68,19 @@ class ImageBatch(_Batch):
     def __post_init__(self) -> None:
         if self.scales is not None and self.scales.shape != self.sizes.shape[:1]:
             raise ValueError(
-                f"scales have shape {tuple(self.scales.shape)} for {len(self.sizes)} images; expected (B,)"
+                f"ImageBatch: scales have shape {tuple(self.scales.shape)} for {len(self.sizes)} images; expected (B,)"
             )
         if self.originals is not None and self.originals.shape != self.sizes.shape:
             raise ValueError(
-                f"originals have shape {tuple(self.originals.shape)} for {len(self.sizes)} images; expected (B, 2)"
+                f"ImageBatch: originals have shape {tuple(self.originals.shape)} for {len(self.sizes)} images; "
+                "expected (B, 2)"
             )
         if self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
-            raise ValueError(f"pixels have shape {tuple(self.pixels.shape)}; expected (B, 3, H, W)")
+            raise ValueError(f"ImageBatch: pixels have shape {tuple(self.pixels.shape)}; expected (B, 3, H, W)")
         if self.sizes.shape != (self.pixels.shape[0], 2):
             raise ValueError(
-                f"sizes have shape {tuple(self.sizes.shape)} for {self.pixels.shape[0]} images; expected (B, 2)"
+                f"ImageBatch: sizes have shape {tuple(self.sizes.shape)} for {self.pixels.shape[0]} images; "
+                "expected (B, 2)"
             )
 
 
@@ -88,7 +91,7 @@ class Targets(_Batch):
     boxes: Tensor  # (B, G, 4) float32 xyxy
     labels: Tensor  # (B, G) int64 in [0, K)
     valid: Tensor  # (B, G) bool
-    # Outlines, as edges (x1, y1, x2, y2, part): an object is the union of its parts, each filled even-odd.
+    # Outlines, as edges (x1, y1, x2, y2, part): an object is the union of its parts, each filled by the even-odd rule.
     # Padding has part -1. The edges of a part form closed outlines, in any order.
     polygons: Tensor | None = None  # (B, G, E, 5) float32
     bitmaps: Tensor | None = None  # (B, G, H, W) bool, if the masks are bitmaps
@@ -98,22 +101,23 @@ class Targets(_Batch):
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
-            raise ValueError(f"boxes have shape {tuple(self.boxes.shape)}; expected (B, G, 4)")
+            raise ValueError(f"Targets: boxes have shape {tuple(self.boxes.shape)}; expected (B, G, 4)")
         self._check_rows(("labels", "valid", "polygons", "bitmaps", "keypoints"), self.boxes.shape[:2])
         if self.polygons is not None and self.polygons.shape[-1] != 5:
-            raise ValueError(f"polygons have shape {tuple(self.polygons.shape)}; expected (B, G, E, 5)")
+            raise ValueError(f"Targets: polygons have shape {tuple(self.polygons.shape)}; expected (B, G, E, 5)")
         if self.crowds is not None and (
             self.crowds.ndim != 3 or (len(self.crowds), self.crowds.shape[2]) != (len(self.boxes), 4)
         ):
             raise ValueError(
-                f"crowds have shape {tuple(self.crowds.shape)} for {len(self.boxes)} images; expected (B, I, 4)"
+                f"Targets: crowds have shape {tuple(self.crowds.shape)} for {len(self.boxes)} images; "
+                "expected (B, I, 4)"
             )
 
     def require_labels(self, num_classes: int) -> None:
-        """Raise a ValueError unless all labels are those of a model of `num_classes`.
+        """Raise ValueError unless all valid labels are in 0..`num_classes` - 1, the labels of the model.
 
-        On other devices than the CPU, and in a graph, only the number of classes of the data set is compared: reading
-        the labels would make the CPU wait for the device.
+        On devices other than the CPU, and in a compiled graph, only the number of classes of the data set is compared:
+        reading the labels would make the CPU wait for the device.
         """
         if self.num_classes is not None and self.num_classes > num_classes:
             raise ValueError(
@@ -134,17 +138,17 @@ class Targets(_Batch):
 class Proposals(_Batch):
     """Regions that may contain an object, P rows for each of B images.
 
-    The RPN returns them sorted by `objectness`, highest first, and the valid rows are a prefix. The boxes that a stage
-    of a cascade refines (`CascadeHead.refine`) have objectness 0, and rows that are not valid can be anywhere.
+    The RPN returns them sorted by `objectness`, highest first, with the valid rows first. Boxes that a stage of a
+    cascade has refined (`CascadeHead.refine`) have objectness 0, and their invalid rows can be anywhere.
     """
 
     boxes: Tensor  # (B, P, 4) float32 xyxy
-    objectness: Tensor  # (B, P) float32, what proposals are sorted by: a logit
+    objectness: Tensor  # (B, P) float32 logits; proposals are sorted by them
     valid: Tensor  # (B, P) bool
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
-            raise ValueError(f"boxes have shape {tuple(self.boxes.shape)}; expected (B, P, 4)")
+            raise ValueError(f"Proposals: boxes have shape {tuple(self.boxes.shape)}; expected (B, P, 4)")
         self._check_rows(("objectness", "valid"), self.boxes.shape[:2])
 
 
@@ -155,13 +159,13 @@ class Detections(_Batch):
     boxes: Tensor  # (B, D, 4) float32 xyxy
     scores: Tensor  # (B, D) float32 in [0, 1], highest first
     labels: Tensor  # (B, D) int64 in [0, K)
-    valid: Tensor  # (B, D) bool, a prefix of each row
-    masks: Tensor | None = None  # (B, D, m, m) float32 probabilities, in the frame of its box; m = 28 by default
+    valid: Tensor  # (B, D) bool; the valid rows come first
+    masks: Tensor | None = None  # (B, D, m, m) float32 probabilities in the frame of each box; m = 28 by default
     keypoints: Tensor | None = None  # (B, D, J, 3) float32: x, y, score
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
-            raise ValueError(f"boxes have shape {tuple(self.boxes.shape)}; expected (B, D, 4)")
+            raise ValueError(f"Detections: boxes have shape {tuple(self.boxes.shape)}; expected (B, D, 4)")
         self._check_rows(("scores", "labels", "valid", "masks", "keypoints"), self.boxes.shape[:2])
 
 

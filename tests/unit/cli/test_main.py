@@ -14,6 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import typer
+from rich.markup import render
 
 from rcnn import __version__
 from rcnn.cli import app
@@ -78,8 +80,8 @@ def test_an_unknown_model_gets_at_most_three_suggestions(name: str, capsys: pyte
     [
         (
             MemoryError(),
-            "rcnn: not enough memory (MemoryError): reduce the size or number of images per batch, or the model's "
-            "settings",
+            "rcnn: not enough memory (MemoryError): reduce the size or the number of images per batch, or use a "
+            "smaller model",
         ),
         (OSError(28, "No space left on device", "out/a.jpg"), f"rcnn: out/a.jpg {FULL}"),
         (OSError(28, "No space left on device", "in/a.jpg", None, "out/a.jpg"), f"rcnn: out/a.jpg {FULL}"),
@@ -213,3 +215,33 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "rcnn: stopped by SIGINT\n")
+
+
+def test_help_shows_brackets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # rich takes an unescaped [word] for markup and drops it
+    monkeypatch.setenv("COLUMNS", "400")
+    shown = {
+        "eval": "pip install 'rcnn[boundary]'",
+        "predict": "pip install 'rcnn[video]'",
+        "push": "pip install 'rcnn[hub]'",
+        "data browse": "train.augment=[affine,copy_paste]",
+    }
+    for command, text in shown.items():
+        with pytest.raises(SystemExit):
+            main([*command.split(), "--help"])
+        assert text in capsys.readouterr().out, command
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    assert '{"photo.jpg": [[x1, y1, x2, y2], ...]}' in capsys.readouterr().out
+
+
+def test_no_help_text_has_markup() -> None:
+    commands = [typer.main.get_command(app.app)]
+    texts = list[str]()
+    while commands:
+        command = commands.pop()
+        commands += getattr(command, "commands", {}).values()
+        texts += [command.help or "", *(getattr(parameter, "help", None) or "" for parameter in command.params)]
+    assert len(texts) > 200
+    for text in texts:
+        assert render(text).plain == text.replace("\\[", "["), text

@@ -375,7 +375,7 @@ def test_a_faulty_step_of_ones_own_is_named(function: Callable[..., object], mes
         (lambda: Blur(probability=1.5), "blur.probability is 1.5; expected a probability between 0 and 1"),
         (lambda: Affine(degrees=400), "affine.degrees is 400; expected degrees between 0 and 180"),
         (lambda: ColourJitter(hue=0.7), "colour.hue is 0.7"),
-        (lambda: ScaleJitter(size=0), "scale_jitter.size is 0; expected pixels"),
+        (lambda: ScaleJitter(size=0), "scale_jitter.size is 0; expected 1 or more pixels"),
         (lambda: CopyPaste(fraction=-1), "copy_paste.fraction is -1"),
         (lambda: Affine(shift=float("nan")), "affine.shift is nan"),
     ],

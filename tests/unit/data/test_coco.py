@@ -43,8 +43,8 @@ def refused(root: Path, tables: Any) -> str:
         (json.dumps(coco_tables([annotation(1)]))[:-40], "it may be cut short"),
         ("\x89PNG\r\n", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ([{"image_id": 1, "score": 0.5}], "it has no list images, annotations, categories (it holds a list)"),
-        ({}, "(it holds nothing)"),
+        ([{"image_id": 1, "score": 0.5}], "it has no list images, annotations, categories (it contains a list)"),
+        ({}, "(it contains nothing)"),
         ({"images": [], "annotations": {}}, "it has no list annotations, categories"),
         (coco_tables([]) | {"categories": None}, "it has no list categories"),
         (coco_tables([], images=0), "lists no images"),
@@ -60,10 +60,10 @@ def refused(root: Path, tables: Any) -> str:
         (coco_tables([]) | {"categories": [{"id": True, "name": "a"}]}, "has the id True; expected an integer"),
         (coco_tables([]) | {"categories": [{"id": -1, "name": "a"}]}, "has the id -1; expected an integer from 0"),
         (coco_tables([]) | {"images": [{"id": None, "file_name": "1.png"}]}, "has the id None; expected an integer"),
-        (coco_tables([]) | {"images": coco_tables([])["images"] * 2}, "2 ids of images used more than once (1, 2)"),
+        (coco_tables([]) | {"images": coco_tables([])["images"] * 2}, "2 ids of images are used more than once (1, 2)"),
         (
             coco_tables([]) | {"categories": coco_tables([])["categories"] * 2},
-            "2 ids of categories used more than once (7, 3)",
+            "2 ids of categories are used more than once (7, 3)",
         ),
         (coco_tables([annotation(1, image_id=9)]), "image_id that the file does not list, e.g. 9 of annotation 1"),
         (coco_tables([annotation(1, image_id=[1])]), "e.g. [1] of annotation 1; it lists 1, 2: add the image"),
@@ -289,7 +289,7 @@ def test_classes_with_the_same_name_get_their_ids_added(tmp_path: Path) -> None:
     dataset = open_dataset(write_coco(tmp_path, tables), "val")
     assert dataset.classes == ("kite (category 3)", "kite (category 7)")
     assert "2 categories have the name of another category (id 3, 7)" in dataset.warnings[0]
-    with pytest.raises(ValueError, match="classes repeats kite"):
+    with pytest.raises(ValueError, match="classes has kite more than once"):
         open_dataset(tmp_path, "val", ["kite", "kite"])
 
 

@@ -82,7 +82,7 @@ def test_a_box_that_cannot_be_used_is_taken_from_the_outline_or_skipped(tmp_path
     assert "(id 1, 2): the box around the outline is used" in used
     assert "1 annotation has a bbox" in skipped
     assert "and no outline (id 3): skipped" in skipped
-    with pytest.raises(ValueError, match="2 kinds of faults, refused by strict=True \\(--strict\\)"):
+    with pytest.raises(ValueError, match="2 kinds of fault, refused by strict=True \\(--strict\\)"):
         open_dataset(tmp_path, "val", strict=True)
 
 

@@ -75,9 +75,9 @@ def test_what_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_parts_of_an_earlier_run_are_refused(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     split_dataset(root, (0.5, 0.3, 0.2), out)
-    with pytest.raises(FileExistsError, match=r"instances_test\.json is of an earlier run and would be one more split"):
+    with pytest.raises(FileExistsError, match=r"instances_test\.json was written by an earlier command and would"):
         split_dataset(root, (0.8, 0.2), out)
-    with pytest.raises(FileExistsError, match=r"instances_test\.json is of an earlier run"):
+    with pytest.raises(FileExistsError, match=r"instances_test\.json was written by an earlier command"):
         fix_dataset(root, out)
     (out / "annotations" / "instances_test.json").unlink()
     split_dataset(root, (0.8, 0.2), out)

@@ -189,7 +189,7 @@ def test_damaged_and_other_files_are_skipped_and_unlabelled_images_noted(tmp_pat
     dataset = open_dataset(tmp_path, "all")
     assert dataset.image_ids == ("a", "empty")
     (tmp_path / "b.json").write_text("")
-    assert "no content, being empty (0 bytes) (id b.json)" in open_dataset(tmp_path, "all").warnings[0]
+    assert "no content (0 bytes) (id b.json)" in open_dataset(tmp_path, "all").warnings[0]
     text = "\n".join(dataset.warnings)
     assert "1 file has content that is not JSON (id b.json): skipped with its image" in text
     assert "1 file has no list of shapes, so it is not a labelme file (id settings.json): skipped" in text

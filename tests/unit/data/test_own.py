@@ -84,7 +84,7 @@ def test_faulty_records_are_refused_by_their_number(tmp_path: Path) -> None:
         ([sound, {"labels": []}], "record 1 has file None; expected the path of an image"),
         ([sound | {"bboxes": []}], r"record 0: unknown key 'bboxes' \(did you mean 'boxes'\?\)"),
         ([sound | {"labels": ["a", "b"]}], "record 0 has 1 boxes for 2 labels; expected one per object"),
-        ([sound | {"labels": [3]}], r"labels are not names: give the names with classes=\[\.\.\.\]"),
+        ([sound | {"labels": [3]}], r"labels are not names: pass the names, classes=\[\.\.\.\]"),
         ([sound | {"boxes": [[1, 2, 3]]}], "record 0 has a box of 3 numbers; expected x1, y1, x2, y2"),
         (
             [sound | {"boxes": [[9, 9, 3, 4]]}],
@@ -97,7 +97,7 @@ def test_faulty_records_are_refused_by_their_number(tmp_path: Path) -> None:
         ([{"file": "nope.jpg"}], r"record 0: the file /.*nope.jpg does not exist"),
         (
             [{"file": tmp_path / "1.png"}],
-            r"no record has objects: give the names of the classes with classes=\[\.\.\.\]",
+            r"no record has objects: pass the names of the classes, classes=\[\.\.\.\]",
         ),
         ([sound, {"file": "no.png"}, {"file": "x.png"}], r"record 1: the file /.*no.png .*\(2 records in all have no"),
     ]
@@ -155,7 +155,7 @@ def test_labels_of_a_torch_data_set_count_from_1_unless_said(tmp_path: Path) -> 
     without_last = rcnn.Dataset.from_torch(one, classes)  # in agreement with both conventions
     assert without_last[0].labels.tolist() == [0]
     (note,) = without_last.notes
-    assert "no object has the label 2 (disc); if the labels count from 0, give first_label=0" in note
+    assert "no object has the label 2 (disc); if the labels count from 0, pass first_label=0" in note
 
 
 def test_records_keep_difficult_objects_expressions_and_ids(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_two_splits_are_one_set_with_unique_ids(tmp_path: Path) -> None:
     assert [record.labels.tolist() for record in dataset] == [[0], [1], [], [0, 0]]
     [note] = dataset.notes
     assert "image ids of split val are used by another split too" in note
-    assert note.endswith("its image 1 has the id 11 there")
+    assert note.endswith("so results have new ids, e.g. 11 for its image 1")
     truth = dataset.to_coco()
     assert [(entry["id"], entry["image_id"]) for entry in truth["annotations"]] == [(1, 1), (2, 2), (11, 12), (12, 12)]
     again: Dataset = pickle.loads(pickle.dumps(dataset))  # noqa: S301  our own bytes; workers receive data sets
@@ -126,7 +126,7 @@ def test_errors_of_selections(tmp_path: Path) -> None:
         "": r"has the splits train, val; choose one with split= \(--split\)",
         "train+": r"an empty name between the \+",
         "train+train": "has train twice",
-        "train+train:one.txt": r"has train twice: as a whole, and the images of it that .*one\.txt lists",
+        "train+train:one.txt": r"has train twice: as a whole, and its images in .*one\.txt; leave",
         "train+test": r"has no split 'test'.*; it has train, val\. Searched for annotations/instances_test\.json",
         "absent.txt": r"absent.txt does not exist.*expected a text file with an image id or file name per line",
         "train:ids.txt": r"ids.txt: 77: not an id or file name of the 2 images; expected e.g. 1 or 1.png",

@@ -76,7 +76,7 @@ def test_marks_of_difficult_objects(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path, "train")
     assert dataset[0].ignored.tolist() == [False] * 6 + [True] * 3
     (warning,) = dataset.warnings
-    assert "1 annotation has a difficult that is neither 0 nor 1 (id a:6): counts as 0" in warning
+    assert "1 annotation has a value of difficult that is neither 0 nor 1 (id a:6): counts as 0" in warning
 
 
 def test_years_are_part_of_the_names_of_splits_if_there_are_several(tmp_path: Path) -> None:

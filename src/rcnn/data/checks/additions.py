@@ -1,6 +1,6 @@
 """Fields that some data sets add to COCO's: difficult objects (VOC), expressions (REFER), verified classes (LVIS).
 
-Each is optional in every entry; metrics and drawings use them where they are there.
+Each is optional in every entry; metrics and drawings use those that an entry has.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ def add_image_fields(images: Sequence[Image], raw: RawTables, categories: set[in
             if field in entry:
                 found = _known_ids(entry[field], categories)
                 image[field] = found or []
-                wrong += [image["id"]] if found is None else []
+                if found is None:
+                    wrong.append(image["id"])
         warnings.add(f"{field} that are not a list of category ids", IGNORED, wrong, "image")
     return completed
 
 
 def add_category_fields(categories: Sequence[Category], raw: RawTables, ids: Sequence[int], warnings: Warnings) -> None:
-    """Add LVIS' frequency to the checked categories; `ids` are those of the file, in its order."""
+    """Add LVIS' frequency to the checked categories; `ids` are the category ids in the order of the file."""
     written = dict(zip(ids, raw.categories, strict=True))
     wrong: list[Id] = []
     for category in categories:
@@ -70,7 +71,7 @@ def add_annotation_fields(checked: Sequence[Annotation], written: Sequence[RawEn
 
 
 def _known_ids(value: object, categories: set[int]) -> list[int] | None:
-    """The category ids in a list; None for anything else. Ids of no category are left out."""
+    """The category ids in a list; None for anything else. Ids that no category has are skipped."""
     if not isinstance(value, list):
         return None
     ids = [as_id(one) for one in value]

@@ -17,12 +17,13 @@ from rcnn.data.checks.outlines import Outline, fractions, outline_area, outline_
 from rcnn.data.checks.tables import Id
 from rcnn.data.messages import Warnings
 
-CONTRADICTS, AGREES = 0.5, 0.9  # IoU of a box and the box around its outline: below, above
-MIN_AGREEING_FRACTION = 0.9  # of boxes that agree with their outlines in another form, before all boxes are converted
-MIN_BEYOND_FRACTION = 0.5  # of boxes that reach beyond their images, before another form is suspected
-MIN_CENTRED_FRACTION = 0.1  # of them, before fractions are suspected of being YOLO's: those are never beyond the image
-TINY = 1.0  # pixel; a smaller box between 0 and 1 is suspected of being in fractions of its image
-OVER_EDGE = 1.0  # pixels that a box may reach beyond its image: rounding does in most files
+CONTRADICTS, AGREES = 0.5, 0.9  # IoU of a box and the box around its outline: they contradict below, agree above
+MIN_AGREEING_FRACTION = 0.9  # of boxes that agree with their outlines in another form, to convert all boxes to it
+MIN_BEYOND_FRACTION = 0.5  # of boxes that reach beyond their images, to suspect another form
+# The same for boxes in fractions of the image, which may be in YOLO's form: boxes in that form never reach beyond it.
+MIN_CENTRED_FRACTION = 0.1
+TINY = 1.0  # pixel; a smaller box between 0 and 1 may be in fractions of its image
+OVER_EDGE = 1.0  # pixels that a box may reach beyond its image, as rounding causes in most files
 FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # other tools' forms -> x, y, width, height
     "x1, y1, x2, y2": lambda b: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1),
     "centre x, centre y, width, height": lambda b: np.concatenate([b[:, :2] - b[:, 2:] / 2, b[:, 2:]], axis=1),
@@ -40,7 +41,7 @@ def check_boxes(
     *,
     relative: bool = False,
 ) -> tuple[np.ndarray, bool]:
-    """The boxes (A, 4) float64 x, y, width, height, NaN where an object has neither box nor outline.
+    """The boxes (A, 4) float64 x, y, width, height; NaN for an object with neither box nor outline.
 
     Also returns whether they were fractions of the image in the file: because `relative` says so, or because all values
     are between 0 and 1. `sizes` (A, 2) int64 are height and width of the images, `limits` (A,) the largest coordinates
@@ -110,7 +111,7 @@ def check_areas(
 
 
 def _within_first_pixel(boxes: np.ndarray) -> np.ndarray:
-    """Which boxes (A, 4) x, y, width, height have numbers from 0 to 1 alone, and sides between 0 and 1: (A,) bool."""
+    """Which boxes (A, 4) x, y, width, height have only numbers from 0 to 1, and sides up to TINY: (A,) bool."""
     sides = boxes[:, 2:]
     inside = np.all((boxes >= 0) & (boxes <= 1), axis=1)
     return np.logical_and(inside, np.all((sides > 0) & (sides < TINY), axis=1))
@@ -119,7 +120,7 @@ def _within_first_pixel(boxes: np.ndarray) -> np.ndarray:
 def _in_coco_form(
     boxes: np.ndarray, around: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warnings: Warnings, *, relative: bool
 ) -> np.ndarray:
-    """The boxes, converted where those around the outlines (A, 4, NaN: none) prove that the file has another form."""
+    """The boxes, converted if the boxes `around` outlines (A, 4; NaN: none) show that the file has another form."""
     known = np.flatnonzero(np.isfinite(boxes).all(axis=1) & np.isfinite(around).all(axis=1))
     if not len(known):
         _warn_of_form(boxes, sizes, ids, warnings, relative=relative)
@@ -145,7 +146,7 @@ def _in_coco_form(
 
 
 def _warn_of_form(boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warnings: Warnings, *, relative: bool) -> None:
-    """Warn if many boxes reach beyond their images, and none in another form: without outlines, this is the only sign.
+    """Warn if many boxes reach beyond their images, and none do in another form: the only sign without outlines.
 
     Boxes that were fractions (`relative`) are also compared with YOLO's form, which has the centre first.
     """
@@ -172,7 +173,7 @@ def _warn_of_form(boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warning
 def box_agreement(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """How well boxes x, y, width, height (A, 4) agree, one by one: (A,) intersection over union.
 
-    It is 1 for boxes that differ by up to a pixel in each number, as rounding may be most of a thin object.
+    It is 1 for boxes that differ by up to a pixel in each number: rounding can be large compared with a thin object.
     """
     low = np.maximum(a[:, :2], b[:, :2])
     high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])

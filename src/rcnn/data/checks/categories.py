@@ -13,7 +13,7 @@ MAX_NAME = 200  # characters of the name of a category or keypoint: tables, pict
 
 
 def check_categories(raw: RawTables, ids: Sequence[int], warnings: Warnings) -> list[Category]:
-    """The categories by ascending id; `ids` are their ids in the order of the file."""
+    """The checked categories by ascending id; `ids` are the category ids in the order of the file."""
     checked: list[Category] = []
     for number, entry in sorted(zip(ids, raw.categories, strict=True), key=lambda pair: pair[0]):
         category: Category = {"id": number, "name": _name(number, entry, warnings)}
@@ -37,7 +37,7 @@ def without_placeholder(categories: Sequence[Category], used: set[int], warnings
 
 
 def with_unique_names(categories: Sequence[Category], warnings: Warnings) -> list[Category]:
-    """The categories; names used twice get the id added. Names that differ little are reported."""
+    """The categories; the id is added to names that are used twice. Names that differ little are reported."""
     uses = Counter(category["name"] for category in categories)
     warnings.add(
         "the name of another category",

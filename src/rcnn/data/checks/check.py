@@ -1,8 +1,8 @@
 """Every field of an annotation file, checked once, when the file is opened.
 
 A file that cannot be understood as a whole (its structure, the ids of images and categories, image files that are
-missing) is refused. A faulty object or field is repaired or skipped, and counted in a warning: one slip in a hundred
-thousand images must not stop a training run.
+missing) is refused. A faulty object or field is repaired or skipped, and counted in a warning: one mistake in 100,000
+images must not stop a training run.
 
 Letters: A annotations, I images.
 """
@@ -28,7 +28,7 @@ from rcnn.data.messages import DataError, MissingImagesError, Warnings, excerpt
 
 REQUIRED = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id",)}
 IMAGE_FILES = ("missing-image", "image-outside", "bad-file-name")  # refusals that remove an image
-KnownImages = tuple[Path, list[Image]]  # their folder, and what an earlier check found
+KnownImages = tuple[Path, list[Image]]  # the folder of the images, and the images that an earlier check found
 
 
 def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None = None) -> Tables:
@@ -36,7 +36,7 @@ def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None =
 
     `warnings` may contain those of the format's reader. `known` images are not searched for and measured again.
     Entries for which the file is refused are removed; `Tables.refusals` has the errors, which `open_dataset` raises.
-    Raises ValueError, or FileNotFoundError for missing images, where nothing would be left.
+    Raises ValueError, or FileNotFoundError for missing images, if nothing would be left.
     """
     refusals: list[DataError | MissingImagesError] = []
     while True:
@@ -103,7 +103,8 @@ def _require_entries(raw: RawTables) -> None:
         if wrong:
             entry = entries[wrong[0]]
             lacks = ", ".join(f for f in fields if not isinstance(entry, dict) or f not in entry)
-            message = f"{raw.file}: entry {wrong[0]} (from 0) of {name} has no {lacks}: {excerpt(entry)}"
+            message = f"{raw.file}: entry {wrong[0]} (from 0) of {name} has no {lacks}: {excerpt(entry)}. "
+            message += f"Every entry needs {' and '.join(fields)}: add what is missing, or remove the entry"
             raise DataError("missing-field", message, name, wrong)
     if not raw.images:
         raise DataError("no-images", f"{raw.file} lists no images: export the split again")

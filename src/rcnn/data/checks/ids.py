@@ -14,12 +14,12 @@ import numpy as np
 from rcnn.data.checks.tables import Id, RawEntry, RawTables
 from rcnn.data.messages import DataError, Warnings, counted, excerpt, few
 
-MAX_ID = 2**63  # of a category: what COCO's metrics can count with
-MAX_DIGITS = 18
+MAX_ID = 2**63  # category ids are smaller: COCO's metrics store them as 64-bit integers
+MAX_DIGITS = 18  # of a number that is text: more may not fit into 64 bits
 
 
 def as_id(value: object) -> Id | None:
-    """The id given by a value; None if it is not an id. 3.0 is the id 3."""
+    """A value as an id; None if it is not one. 3.0 is the id 3."""
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, str)):
@@ -28,7 +28,7 @@ def as_id(value: object) -> Id | None:
 
 
 def as_whole(value: Id) -> int | None:
-    """The number of an id, also if it is text; None if it is not a number."""
+    """An id as a number, e.g. 7 for "7"; None if it is not a number."""
     if isinstance(value, int):
         return value
     text = value.strip()
@@ -36,7 +36,7 @@ def as_whole(value: Id) -> int | None:
 
 
 def image_ids(raw: RawTables) -> list[Id]:
-    """The ids of all images. Raises ValueError for a value that is not an id, and for an id used twice."""
+    """The ids of all images. Raises DataError for a value that is not an id, and for an id used twice."""
     ids: list[Id] = []
     for place, entry in enumerate(raw.images):
         found = as_id(entry["id"])
@@ -50,7 +50,7 @@ def image_ids(raw: RawTables) -> list[Id]:
 
 
 def category_ids(raw: RawTables) -> list[int]:
-    """The ids of all categories, from 0. Raises ValueError for a value that is not an id, and for an id used twice."""
+    """The ids of all categories, 0 or more. Raises DataError for another value, and for an id used twice."""
     ids: list[int] = []
     for place, entry in enumerate(raw.categories):
         found = as_id(entry["id"])
@@ -68,7 +68,7 @@ def category_ids(raw: RawTables) -> list[int]:
 
 
 def annotation_ids(annotations: Sequence[RawEntry], warnings: Warnings) -> list[Id]:
-    """The ids of all annotations, new ones where there is none. Ids used twice are only reported."""
+    """The ids of all annotations; annotations without an id get a new one. Ids used twice are only reported."""
     found = [as_id(entry.get("id")) for entry in annotations]
     free = max((one for one in found if isinstance(one, int)), default=0) + 1
     ids: list[Id] = []
@@ -86,9 +86,9 @@ def annotation_ids(annotations: Sequence[RawEntry], warnings: Warnings) -> list[
 
 
 def places_of(field: str, known: Sequence[Id], raw: RawTables, warnings: Warnings) -> np.ndarray:
-    """For each annotation, which of the `known` ids its `field` names: (A,) int64.
+    """For each annotation, the index into `known` of the id in its `field`: (A,) int64.
 
-    Raises ValueError, with the annotations' ids, where an id is not known.
+    Raises DataError, with the ids of the annotations, if an id is not known.
     """
     place = {one: i for i, one in enumerate(known)}
     values = [entry[field] for entry in raw.annotations]
@@ -112,7 +112,7 @@ def places_of(field: str, known: Sequence[Id], raw: RawTables, warnings: Warning
 
 
 def _match_by_value(places: np.ndarray, values: Sequence[object], known: Sequence[Id]) -> None:
-    """Fill `places` (A,) that are -1 with the one known id of the same numeric value."""
+    """Fill entries of -1 in `places` (A,) with the index of the only known id of the same numeric value."""
     by_value: dict[int, int] = {}
     uses = Counter(as_whole(one) for one in known)
     for i, one in enumerate(known):
@@ -154,8 +154,9 @@ def _require_unique(ids: Sequence[Id], table: str, raw: RawTables) -> None:
         first = {one: place for place, one in reversed(list(enumerate(ids)))}
         raise DataError(
             "repeated-id",
-            f"{raw.file}: {counted(len(twice), 'id')} of {table} used more than once ({few(twice)}): give each entry "
-            "its own; files that were joined need their ids renumbered",
+            f"{raw.file}: {counted(len(twice), 'id')} of {table} "
+            f"{'is' if len(twice) == 1 else 'are'} used more than once ({few(twice)}): give each entry its own id; ids "
+            "must be renumbered when files are joined",
             table,
             [place for place, one in enumerate(ids) if first[one] != place],
         )

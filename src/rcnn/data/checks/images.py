@@ -1,4 +1,4 @@
-"""Images of an annotation file: their files, found also where names are written differently, and their sizes."""
+"""Images of an annotation file: finds their files, even if names are written differently, and their sizes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rcnn.data.messages import DataError, MissingImagesError, Warnings, close_to
 
 BY_URL = "that is a URL"
 BY_FOLDER = ("in another folder than the others", "with leading folders that the data set does not have")
-URL_FIELDS = ("coco_url", "flickr_url", "url")  # where an entry without file_name (LVIS v1) names its file
+URL_FIELDS = ("coco_url", "flickr_url", "url")  # fields that name the file of an entry without file_name (LVIS v1)
 
 
 def check_images(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> tuple[Path, list[Image]]:
     """The images with their files and sizes, and the folder that file names are relative to.
 
-    Raises FileNotFoundError for missing images, ValueError for names outside the data set.
+    Raises MissingImagesError for missing images, DataError for names that are not text or are outside the data set.
     """
     names = _written_names(raw, ids, warnings)
     folder, files = find_images(names, ids, raw, warnings)
@@ -80,7 +80,7 @@ class _Files:
         return path.startswith(self.root.rstrip(os.sep) + os.sep)
 
     def names(self, folder: str) -> frozenset[str]:
-        """The files in a folder; none where there is no such folder."""
+        """The names of the files in a folder; none if the folder does not exist."""
         if folder not in self._listed:
             try:
                 with os.scandir(folder) as entries:
@@ -90,12 +90,12 @@ class _Files:
         return self._listed[folder]
 
     def exact(self, folder: str, name: str) -> str | None:
-        """The path of `name` in `folder`; None where there is no such file, or it lies outside the data set."""
+        """The path of `name` in `folder`; None if the file does not exist or is outside the data set."""
         path = os.path.normpath(os.path.join(folder, name))
         return path if os.path.basename(path) in self.names(os.path.dirname(path)) and self.inside(path) else None
 
     def alike(self, folder: str, name: str) -> str | None:
-        """The one file with the name `name` except for upper and lower case, or the encoding of accents."""
+        """The only file with the name `name`, apart from upper and lower case and the encoding of accents, if any."""
         path = os.path.normpath(os.path.join(folder, name))
         parent = os.path.dirname(path)
         if parent not in self._alike:
@@ -108,11 +108,11 @@ class _Files:
 
 
 def find_images(names: Sequence[str], ids: Sequence[Id], raw: RawTables, warnings: Warnings) -> tuple[Path, list[str]]:
-    """The folder that holds the images, and the path of each within it.
+    """The folder that contains the images, and the path of each image within it.
 
-    It is the first of the folders that contains at least one of the files. Names that are not found there as they are
-    written are searched for in all folders: with slashes for backslashes, without leading folders, in another case or
-    another encoding of accents.
+    It is the first of `raw.folders` that contains at least one of the files. Names that are not found there as written
+    are searched for in all folders: with slashes for backslashes, without leading folders, with other upper and lower
+    case or another encoding of accents.
     """
     files = _Files(raw)
     found: list[str | None] = [None] * len(names)
@@ -122,7 +122,7 @@ def find_images(names: Sequence[str], ids: Sequence[Id], raw: RawTables, warning
         if any(found):
             base = folder
             break
-    guesses: dict[str, list[int]] = {}  # how the name differs -> places of the images
+    guesses: dict[str, list[int]] = {}  # how the name differs -> indices of the images
     for place in [place for place, path in enumerate(found) if path is None]:
         path, how = _guess(names[place], files)
         found[place] = path
@@ -142,7 +142,7 @@ def find_images(names: Sequence[str], ids: Sequence[Id], raw: RawTables, warning
 
 
 def _guess(name: str, files: _Files) -> tuple[str | None, str]:
-    """The file that a name most likely means, and how it is written differently."""
+    """The file that a name most likely means, and how the name differs from it."""
     path = unquote(urlsplit(name).path) if "://" in name else name
     slashed = path.replace("\\", "/")
     parts = [part for part in slashed.split("/") if part]
@@ -163,7 +163,7 @@ def _guess(name: str, files: _Files) -> tuple[str | None, str]:
 
 
 def _drop_ambiguous(found: list[str | None], guesses: dict[str, list[int]]) -> None:
-    """A guessed file must not be the file of another image."""
+    """Drop guessed files that are also the file of another image."""
     uses = Counter(path for path in found if path is not None)
     for places in guesses.values():
         for place in places:
@@ -175,7 +175,7 @@ def _drop_ambiguous(found: list[str | None], guesses: dict[str, list[int]]) -> N
 def _require_found(
     found: Sequence[str | None], names: Sequence[str], ids: Sequence[Id], raw: RawTables, files: _Files
 ) -> list[str]:
-    """The paths, all of them there."""
+    """The paths. Raises MissingImagesError or DataError if an image has none."""
     missing = [place for place, path in enumerate(found) if path is None]
     for place in missing:
         paths = [os.path.normpath(os.path.join(folder, names[place])) for folder in files.folders]
@@ -188,36 +188,41 @@ def _require_found(
                 "images",
                 [place],
             )
+    if missing:
+        raise _missing_images(missing, found, names, raw, files)
+    return [path for path in found if path is not None]
+
+
+def _missing_images(
+    missing: Sequence[int], found: Sequence[str | None], names: Sequence[str], raw: RawTables, files: _Files
+) -> MissingImagesError:
+    """The error for the images at the indices `missing`, with a similar name among the files that no image uses."""
     wanted = [names[place] for place in missing]
     where = few([str(folder) for folder in raw.folders])
-    if missing:
-        used = set(found)
-        there = sorted(
-            {name for folder in files.folders for name in files.names(folder) if f"{folder}{os.sep}{name}" not in used}
+    used = set(found)
+    there = sorted(
+        {name for folder in files.folders for name in files.names(folder) if f"{folder}{os.sep}{name}" not in used}
+    )
+    images = [name for name in there if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    similar = close_to(os.path.basename(wanted[0].replace("\\", "/")), images)
+    if len(missing) == len(names):
+        found_instead = f"; the files there are {few(there)}" if there and not similar else ""
+        return MissingImagesError(
+            f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}{similar}), none of them in {where}"
+            f"{found_instead}: copy the images there, correct file_name in the file, or name their folder with "
+            "--images DIR (COCO's format)"
         )
-        images = [name for name in there if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
-        similar = close_to(os.path.basename(wanted[0].replace("\\", "/")), images)
-        if len(missing) == len(names):
-            found_instead = f"; the files there are {few(there)}" if there and not similar else ""
-            raise MissingImagesError(
-                f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}{similar}), none of them in {where}"
-                f"{found_instead}: copy them there, correct file_name in the file, or name their folder with --images "
-                "DIR (COCO's format)"
-            )
-        one = len(missing) == 1
-        is_are, them = ("is", "it") if one else ("are", "them")
-        own_files = raw.file.is_dir() or raw.file.suffix == ".txt"  # an annotation file per image
-        remove = (
-            f"remove {'its annotation file' if one else 'their annotation files'}"
-            if own_files
-            else f"remove {them} from the file"
-        )
-        raise MissingImagesError(
-            f"{raw.file}: {len(missing)} of its {counted(len(names), 'image')} {is_are} not in {where}: "
-            f"{few(wanted)}{similar}; copy {them} there, or {remove}",
-            missing,
-        )
-    return [path for path in found if path is not None]
+    one = len(missing) == 1
+    is_are, them = ("is", "it") if one else ("are", "them")
+    if raw.file.is_dir() or raw.file.suffix == ".txt":  # an annotation file per image
+        remove = f"remove {'its annotation file' if one else 'their annotation files'}"
+    else:
+        remove = f"remove {them} from the file"
+    return MissingImagesError(
+        f"{raw.file}: {len(missing)} of its {counted(len(names), 'image')} {is_are} not in {where}: "
+        f"{few(wanted)}{similar}; copy {them} there, or {remove}",
+        missing,
+    )
 
 
 def _key(name: str) -> str:
@@ -227,7 +232,7 @@ def _key(name: str) -> str:
 def _sizes(
     entries: Sequence[RawEntry], ids: Sequence[Id], paths: Sequence[Path], warnings: Warnings
 ) -> Iterator[tuple[int, int]]:
-    """Height and width of each image, by its entry or else by its file."""
+    """Height and width of each image, from its entry or else from its file."""
     wrong: list[Id] = []
     text: list[Id] = []
     for entry, one, path in zip(entries, ids, paths, strict=True):

@@ -1,4 +1,4 @@
-"""Keypoints of annotations: x, y, visibility of the same J points in all of them.
+"""Keypoints of annotations: x, y, visibility of J points, the same in all annotations.
 
 Letters: A annotations, J keypoints.
 """
@@ -26,11 +26,11 @@ def check_keypoints(
     ids: Sequence[Id],
     warnings: Warnings,
 ) -> tuple[np.ndarray | None, bool]:
-    """The keypoints (A, J, 3) float64, zeros where an object has none; None where no object has any that can be used.
+    """The keypoints (A, J, 3) float64, zeros for an object without; None if no object has usable keypoints.
 
     Also returns whether the keypoints cannot be used because the objects have different numbers of them.
 
-    `categories` (A) are those of the annotations, `limits` (A,) the largest coordinates that are accepted.
+    `categories` (A,) are those of the annotations, `limits` (A,) the largest coordinates that are accepted.
     """
     given = [place for place, entry in enumerate(annotations) if entry.get("keypoints")]
     if not given:
@@ -83,7 +83,7 @@ def check_keypoints(
 
 
 def _flattened(values: Sequence[object]) -> tuple[list[list[object]], list[int]]:
-    """The values as flat lists; and which of them were lists of points."""
+    """The values as flat lists, and the indices of those that were lists of points."""
     flat: list[list[object]] = []
     nested: list[int] = []
     for place, value in enumerate(values):
@@ -101,7 +101,7 @@ def _flattened(values: Sequence[object]) -> tuple[list[list[object]], list[int]]
 
 
 def _with_visibility(flat: list[list[object]], named: Sequence[int]) -> tuple[list[list[object]], list[int]]:
-    """The points; where the file has two numbers per named point, they get the visibility of a visible point."""
+    """The points, and the indices of those with two numbers per named point, which become visible points."""
     if any(names and len(points) == 3 * names for points, names in zip(flat, named, strict=True)):
         return flat, []  # with visibility: fewer numbers are fewer points
     pairs = [place for place, points in enumerate(flat) if named[place] and len(points) == 2 * named[place]]
@@ -112,7 +112,7 @@ def _with_visibility(flat: list[list[object]], named: Sequence[int]) -> tuple[li
 
 
 def _count(flat: Sequence[Sequence[object]], named: Sequence[int]) -> int | None:
-    """J: the number that the categories name, if any object has that number; else that of most; None if unclear."""
+    """J: the number of names in the categories, if an object has it; else the most common number; None if unclear."""
     counts = Counter(len(points) // 3 if points and len(points) % 3 == 0 else 0 for points in flat)
     names = {number for number in named if number}
     if len(names) == 1 and counts[next(iter(names))]:
@@ -128,7 +128,7 @@ def _count(flat: Sequence[Sequence[object]], named: Sequence[int]) -> int | None
 def _checked(
     flat: Sequence[Sequence[object]], count: int, limits: np.ndarray, ids: Sequence[Id], warnings: Warnings
 ) -> np.ndarray:
-    """The points (A, J, 3), those with numbers that cannot be used as if they were not given."""
+    """The points (A, J, 3); points with numbers that cannot be used become zeros (not labelled)."""
     every = np.asarray(ids, dtype=object)
     rows, text = number_rows(flat, 3 * count)
     points = rows.reshape(-1, count, 3)

@@ -37,7 +37,7 @@ REFUSED = _errors(  # the file is refused
     bad_id="an id that is neither an integer nor text; for a category, not an integer of 0 or more",
     repeated_id="an image or category id that is used twice",
     unknown_reference="an annotation of an image or category that the file does not list",
-    bad_file_name="an image whose file name is missing or not text",
+    bad_file_name="an image with a file name that is missing or not text",
     missing_image="an image file that does not exist",
     image_outside="an image file outside the folder of the data set",
 )
@@ -66,7 +66,7 @@ REPAIRED = _errors(  # an object or a field is repaired or skipped when the file
     bad_mask="RLE that is damaged, or not of the size of the image",
     empty_mask="RLE without a pixel",
     keypoint_form="keypoints that are not a flat list of x, y, visibility",
-    keypoint_count="keypoints that are not as many as the category names",
+    keypoint_count="a number of keypoints other than the category names",
     bad_keypoint="a keypoint that is not finite, or far outside its image",
     bad_visibility="a keypoint with a visibility other than 0, 1 and 2",
     num_keypoints="a num_keypoints that is not the number of labelled keypoints",
@@ -102,6 +102,6 @@ CHECKED = _errors(  # found by `rcnn data check` only
     near_duplicate="two images of a split that are the same, or nearly",
     empty_category="a category without objects in any split",
     similar_category_names="a category name that differs from another only in upper and lower case or spaces",
-    rare_similar_class="a class with very few objects whose name differs by a letter or two from one with many",
+    rare_similar_class="a class with very few objects and a name that differs by a letter or two from one with many",
 )
 KINDS = REFUSED | REPAIRED | CHECKED

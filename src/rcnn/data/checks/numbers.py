@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-# Coordinates beyond this are taken for damage: no image that can be decoded has such sides, and rasterising a polygon
+# Coordinates beyond this are treated as damage: no image that can be decoded has such sides, and rasterising a polygon
 # takes memory in proportion to its length.
 MAX_COORDINATE = 100_000.0
 TRUE_WORDS = ("1", "true", "yes")
@@ -28,7 +28,7 @@ def as_number(value: object) -> float:
 
 
 def number_rows(values: Sequence[object], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(A, count) float64, NaN where a value is not a list of `count` numbers; and (A,) bool: its numbers are text."""
+    """(A, count) float64, NaN where a value is not a list of `count` numbers; and (A,) bool: some number was text."""
     text = np.zeros(len(values), dtype=bool)
     lists = [value for value in values if isinstance(value, list)]
     plain = len(lists) == len(values) and all(len(value) == count for value in lists)
@@ -58,7 +58,7 @@ def numbers(values: Sequence[object]) -> np.ndarray:
 def flags(values: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
     """(A,) int64 0 or 1; and (A,) bool: the value is not the number 0 or 1 or a boolean, so that the flag is a guess.
 
-    Text counts by its meaning ("1", "true"), any number but 0 as 1, and everything else (null, lists) as 0.
+    Text counts by its meaning ("1", "true"), any number other than 0 as 1, and everything else (null, lists) as 0.
     """
     if set(map(type, values)) <= {int, bool} and set(values) <= {0, 1}:
         return np.array(values, dtype=np.int64), np.zeros(len(values), dtype=bool)
@@ -70,7 +70,7 @@ def flags(values: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_flag(text: str) -> bool | None:
-    """Whether a flag that is text is set ("1", "true", "1.0"), or not ("", "0", "no"); None if it says neither."""
+    """Whether a flag that is text is set ("1", "true", "1.0"), or not ("", "0", "no"); None if it is neither."""
     number = as_number(text)
     if not math.isnan(number):
         return number != 0

@@ -24,12 +24,28 @@ Polygons = list[list[float]]
 Outline = Polygons | Rle | None
 NUMERIC = frozenset((int, float))
 MIN_NUMBERS = 6  # x and y of three points
+NOT_POLYGONS = "a segmentation that is neither polygons [[x, y, x, y, ...], ...] nor RLE"
+THIN = "a polygon of fewer than three points, or an odd number of coordinates"
+NOT_FINITE = "a polygon with a coordinate that is not finite, or far outside the image"
+FLAT = "a segmentation that is one polygon without the outer list"
+POINTS = "a segmentation of points [[x, y], ...]"
+TEXT = "a polygon with coordinates that are text"
+NO_PIXELS = "RLE without a pixel"
+FAULTS = {  # what is wrong -> kind of fault, and what is done about it
+    NOT_POLYGONS: ("bad-outline", "the outline was skipped, the box is used"),
+    THIN: ("short-polygon", "that part was skipped"),
+    NOT_FINITE: ("polygon-not-finite", "that part was skipped"),
+    FLAT: ("outline-form", "read as one polygon"),
+    POINTS: ("outline-form", "read as polygons of these points"),
+    TEXT: ("text-number", "read as numbers"),
+    NO_PIXELS: ("empty-mask", "the mask was skipped, the box is used"),
+}
 
 
 def check_outlines(
     values: Sequence[object], sizes: np.ndarray, limits: np.ndarray, ids: Sequence[Id], warnings: Warnings
 ) -> list[Outline]:
-    """The outline of each annotation; None where there is none, or none that can be used.
+    """The outline of each annotation; None if it has none that can be used.
 
     `sizes` (A, 2) int64 are height and width of the images, `limits` (A,) the largest coordinates that are accepted.
     """
@@ -58,24 +74,6 @@ def check_outlines(
     return _in_pixels(outlines, sizes, ids, warnings)
 
 
-NOT_POLYGONS = "a segmentation that is neither polygons [[x, y, x, y, ...], ...] nor RLE"
-THIN = "a polygon of fewer than three points, or an odd number of coordinates"
-NOT_FINITE = "a polygon with a coordinate that is not finite, or far outside the image"
-FLAT = "a segmentation that is one polygon without the outer list"
-POINTS = "a segmentation of points [[x, y], ...]"
-TEXT = "a polygon with coordinates that are text"
-NO_PIXELS = "RLE without a pixel"
-FAULTS = {  # their ids, and what is done about them
-    NOT_POLYGONS: ("bad-outline", "the outline was skipped, the box is used"),
-    THIN: ("short-polygon", "that part was skipped"),
-    NOT_FINITE: ("polygon-not-finite", "that part was skipped"),
-    FLAT: ("outline-form", "read as one polygon"),
-    POINTS: ("outline-form", "read as polygons of these points"),
-    TEXT: ("text-number", "read as numbers"),
-    NO_PIXELS: ("empty-mask", "the mask was skipped, the box is used"),
-}
-
-
 def _is_polygon(part: object, limit: float) -> bool:
     """Whether a part has COCO's form and its numbers are plausible."""
     return (
@@ -102,8 +100,8 @@ def _polygons(value: object, limit: float) -> tuple[Polygons | None, list[str]]:
     if not any(isinstance(part, (list, dict)) for part in value):
         parts: list[object] = [value]
         wrong.append(FLAT)
-    elif _flattened(value) is not None:
-        parts = [_flattened(value)]
+    elif (whole := _flattened(value)) is not None:
+        parts = [whole]
         wrong.append(POINTS)
     else:
         flat = [_flattened(part) for part in value]
@@ -169,7 +167,7 @@ def _in_pixels(outlines: list[Outline], sizes: np.ndarray, ids: Sequence[Id], wa
     flat = np.concatenate(
         [np.asarray(part, dtype=np.float64) for _, one in polygons[:1] for part in one] or [np.zeros(1)]
     )
-    if not fractions(flat):  # most files: known from the first polygon
+    if not fractions(flat):  # most files: the first polygon shows it
         return outlines
     if not all(fractions(np.concatenate([np.asarray(p, dtype=np.float64) for p in one])) for _, one in polygons):
         return outlines
@@ -186,14 +184,14 @@ def _in_pixels(outlines: list[Outline], sizes: np.ndarray, ids: Sequence[Id], wa
 
 
 def fractions(values: np.ndarray) -> bool:
-    """Whether all of `values` lie in 0..1 and they are not whole pixels."""
+    """Whether all of `values` lie in 0..1 and some are not integers, so that they are not pixels."""
     return bool((values >= 0).all() and (values <= 1).all() and (values % 1 > 0).any())
 
 
 def outline_boxes(outlines: Sequence[Outline], masks: bool) -> np.ndarray:
-    """The boxes (A, 4) float64 x, y, width, height around outlines; NaN where there is none.
+    """The boxes (A, 4) float64 x, y, width, height around outlines; NaN without an outline.
 
-    Of run lengths only if `masks`: decoding them takes long.
+    Run lengths are included only if `masks`, because decoding them is slow.
     """
     boxes = np.full((len(outlines), 4), np.nan)
     points = array("d")
@@ -217,13 +215,13 @@ def outline_boxes(outlines: Sequence[Outline], masks: bool) -> np.ndarray:
 
 
 def outline_area(outline: Outline) -> float:
-    """Pixels within an outline; NaN where there is none."""
+    """Area of an outline in pixels; NaN without an outline."""
     if outline is None:
         return math.nan
     return float(rle_area(outline)) if isinstance(outline, dict) else sum(polygon_area(part) for part in outline)
 
 
 def polygon_area(part: Sequence[float]) -> float:
-    """Pixels within one polygon [x, y, x, y, ...] (shoelace formula, as COCO's own areas are)."""
+    """Area of one polygon [x, y, x, y, ...] in pixels (shoelace formula, like COCO's own areas)."""
     x, y = np.asarray(part, dtype=np.float64).reshape(-1, 2).T
     return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)

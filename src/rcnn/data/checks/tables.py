@@ -1,7 +1,7 @@
-"""The tables of one split: as a format's reader fills them, and as they are after every field has been checked.
+"""The tables of one split: as a format's reader fills them, and after every field has been checked.
 
-Both have the form of COCO's annotation files. `RawTables` hold whatever the file holds; the entries of `Tables` have
-exactly the fields and types that are declared here.
+Both have the form of COCO's annotation files. `RawTables` contain whatever the file contains; the entries of `Tables`
+have exactly the fields and types that are declared here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rcnn.ops.coco_backend import Rle
 
 TABLES = ("images", "annotations", "categories")  # of an annotation file in COCO's form
 Id = int | str
-MetricName = Literal["coco", "voc2007", "voc2012", "lvis"]  # rcnn.metrics has them
+MetricName = Literal["coco", "voc2007", "voc2012", "lvis"]  # metrics in rcnn.metrics
 RawEntry = dict[str, Any]  # an entry of a table, unchanged: any fields, of any type
 
 
@@ -28,7 +28,7 @@ class Image(TypedDict):
     height: int  # pixels, after the EXIF rotation
     width: int
     neg_category_ids: NotRequired[list[int]]  # LVIS: classes that were verified to be absent
-    not_exhaustive_category_ids: NotRequired[list[int]]  # LVIS: classes of which some objects may not be annotated
+    not_exhaustive_category_ids: NotRequired[list[int]]  # LVIS: classes with objects that may not all be annotated
 
 
 class Annotation(TypedDict):
@@ -41,7 +41,7 @@ class Annotation(TypedDict):
     area: float  # pixels
     iscrowd: int  # 0, or 1 for a group of objects
     segmentation: NotRequired[list[list[float]] | Rle]  # polygons of 3 points or more, or RLE of the image size
-    keypoints: NotRequired[list[float]]  # x, y, visibility (0, 1 or 2) of each; as many in every annotation
+    keypoints: NotRequired[list[float]]  # x, y, visibility (0, 1 or 2) of each; the same number in every annotation
     num_keypoints: NotRequired[int]  # those with visibility 1 or 2
     difficult: NotRequired[int]  # VOC: 1 for an object that is not trained on, and ignored by VOC's metric
     expressions: NotRequired[list[str]]  # REFER: referring expressions
@@ -61,7 +61,7 @@ class Category(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class RawTables:
-    """What the annotation files of a split hold, unchecked."""
+    """The content of the annotation files of a split, unchecked."""
 
     file: Path  # the annotation file, or the folder of several; named in every message
     root: Path  # the folder of the data set; all images are inside it
@@ -69,14 +69,14 @@ class RawTables:
     images: list[RawEntry]
     annotations: list[RawEntry]
     categories: list[RawEntry]
-    relative_boxes: bool = False  # boxes are fractions of the image, as the user says; else found out from their values
-    metric: MetricName = "coco"  # that data sets of the format are evaluated with by default
-    names: Mapping[object, str] = field(default_factory=dict)  # of annotations by id, in formats without ids
+    relative_boxes: bool = False  # boxes are fractions, as given by the user; otherwise found from the values
+    metric: MetricName = "coco"  # default metric of the format
+    names: Mapping[object, str] = field(default_factory=dict)  # annotation id -> name in messages
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """One split, every field checked. Annotations that cannot be used at all are not in it; `findings` counts them."""
+    """One split, with every field checked. Annotations that cannot be used are left out; `findings` counts them."""
 
     file: Path
     folder: Path  # what file names are relative to
@@ -86,6 +86,6 @@ class Tables:
     keypoints_differ: bool  # objects have different numbers of keypoints, so none are used
     findings: tuple[Finding, ...]  # faults, with what was done about them
     notes: tuple[str, ...]  # decisions that are not about faults
-    metric: MetricName = "coco"  # that the split is evaluated with by default
+    metric: MetricName = "coco"  # default metric of the split
     names: Mapping[object, str] = field(default_factory=dict)  # as in RawTables
-    refusals: tuple[DataError | MissingImagesError, ...] = ()  # why the file is refused; their entries are not in here
+    refusals: tuple[DataError | MissingImagesError, ...] = ()  # why the file is refused; the entries are left out

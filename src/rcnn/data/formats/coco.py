@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rcnn.data.checks.additions import VERIFIED
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import TABLES, RawEntry, RawTables, Tables
 from rcnn.data.formats.files import MINUS_REFER, annotation_file, find_splits, image_folders
@@ -17,7 +18,7 @@ from rcnn.data.messages import Warnings, few
 from rcnn.text_files import read_json
 
 NAME = "COCO"
-KEYPOINTS = "annotations/person_keypoints_{split}.json"  # COCO's other file, of persons alone
+KEYPOINTS = "annotations/person_keypoints_{split}.json"  # COCO's file with keypoints, of persons only
 PATTERNS = (
     "annotations/instances_{split}.json",  # COCO, CVAT (instances_default.json)
     KEYPOINTS,
@@ -33,9 +34,9 @@ PATTERNS = (
     "annotations/image_info_{split}.json",  # COCO's test images, without annotations
 )
 SPLIT_FILES = ", ".join(pattern for pattern in PATTERNS if "{split}" in pattern)
-KNOWN_NAMES = ("instances_", "person_keypoints_", "lvis_v1_", "_annotations.coco", "image_info_")  # need not be read
-FEDERATED = {"neg_category_ids", "not_exhaustive_category_ids"}  # of LVIS' images
-# What other files of COCO hold, by a field of their annotations.
+# Starts of names that only files in COCO's format have; the content of other files is checked.
+KNOWN_NAMES = ("instances_", "person_keypoints_", "lvis_v1_", "_annotations.coco", "image_info_")
+# field of the annotations in other files of COCO -> what these files contain
 OTHER_FILES = {"caption": "captions", "segments_info": "panoptic segmentations"}
 
 
@@ -75,12 +76,12 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
 
 
 def _is_federated(images: Sequence[RawEntry]) -> bool:
-    """Whether the images say for which classes they were annotated, as LVIS' do whatever the name of the file."""
-    return bool(images) and all(isinstance(image, dict) and image.keys() >= FEDERATED for image in images)
+    """Whether the images list the classes that were verified, as in LVIS, whatever the name of the file."""
+    return bool(images) and all(isinstance(image, dict) and image.keys() >= set(VERIFIED) for image in images)
 
 
 def _tables(data: object, file: Path) -> dict[str, list[RawEntry]]:
-    """The three tables of a file. ValueError if one is missing, or if it is another of COCO's files."""
+    """The three tables of a file. Raises ValueError if one is missing, or if it is another of COCO's files."""
     tables = {name: data[name] for name in TABLES if isinstance(data, dict) and isinstance(data.get(name), list)}
     first = tables.get("annotations", [None])[:1]
     for field, what in OTHER_FILES.items():
@@ -97,14 +98,14 @@ def _tables(data: object, file: Path) -> dict[str, list[RawEntry]]:
         kind = "null" if data is None else f"a {type(data).__name__}"
         holds = few(sorted(map(str, data))) or "nothing" if isinstance(data, dict) else kind
         raise ValueError(
-            f"{file} is not a COCO annotation file: it has no list {missing} (it holds {holds}); expected an object "
+            f"{file} is not a COCO annotation file: it has no list {missing} (it contains {holds}); expected an object "
             "with images, annotations and categories, or a VIA export"
         )
     return tables
 
 
 def _of_listed_images(tables: dict[str, list[RawEntry]], warnings: Warnings) -> list[RawEntry]:
-    """The annotations of the images that are listed: the tool that makes such files removes images alone."""
+    """The annotations of the listed images: the tool that makes such files removes images, not their annotations."""
     ids = [image.get("id") for image in tables["images"] if isinstance(image, dict)]
     known = {one for one in ids if isinstance(one, (int, str))}
     kept = [one for one in tables["annotations"] if not isinstance(one, dict) or one.get("image_id") in known]
@@ -119,7 +120,7 @@ def _patterns(annotations: str, keypoints: bool = False) -> Sequence[str]:
 
 
 def _holds_coco(file: Path) -> bool:
-    """Whether a file has the words of COCO's tables, without parsing it."""
+    """Whether a file contains the names of COCO's tables; it is not parsed."""
     if file.name.startswith(KNOWN_NAMES):
         return True
     content = file.read_bytes()

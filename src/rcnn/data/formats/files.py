@@ -1,4 +1,4 @@
-"""Annotation files that hold a whole split: where they can be in a data set's folder, and where its images can be.
+"""Where the annotation files of whole splits, and their images, can be in the folder of a data set.
 
 A pattern is a path within the folder, with "{split}" for the name of the split.
 """
@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ALL = "all"  # name of the split of a data set that is not divided
-# Prefixes of names that are not splits, where only the end of the name tells.
+# The patterns BY_ENDING fix only the end of a name. For them, names with these prefixes are not splits.
 NO_SPLITS = (
     "instances_", "person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_", "lvis_", "_annotations.coco",
     "via_region_data",
 )  # fmt: skip
 BY_ENDING = ("annotations/{split}.json", "{split}.json")
 IMAGES = ("{split}", "images/{split}", "{split}/images", "images", ".")  # where the images of a split may be
-# Splits of COCO whose images are in the folder of another split: minival2014 and valminusminival2014 (Girshick),
+# Splits of COCO with their images in the folder of another split: minival2014 and valminusminival2014 (Girshick),
 # val2017_100 (tensorpack), test-dev2017, train_minus_refer_valtest2014 (mask-faster-rcnn).
 MINUS_REFER = "_minus_refer_valtest"
 PART_OF = re.compile(
@@ -28,7 +28,7 @@ PART_OF = re.compile(
 
 
 def require_one_per_split(annotations: str) -> None:
-    """Raise ValueError for the path of one JSON file where a pattern of several is needed."""
+    """Raise ValueError if `annotations` is one JSON file, not a pattern with "{split}"."""
     if annotations.endswith(".json") and "{split}" not in annotations:
         raise ValueError(
             f"annotations {annotations!r} (--annotations) is one file; expected a file for each split, e.g. "
@@ -37,14 +37,14 @@ def require_one_per_split(annotations: str) -> None:
 
 
 def annotation_file(folder: Path, split: str, patterns: Sequence[str]) -> Path | None:
-    """The first existing file of a split; None if there is none. A pattern alone may be one file for every split."""
+    """The first existing file of a split; None if there is none. A single pattern may be one file for all splits."""
     own = (pattern for pattern in patterns if "{split}" in pattern or split == ALL or len(patterns) == 1)
     files = (folder / pattern.replace("{split}", split) for pattern in own)
     return next((file for file in files if os.path.lexists(file) and not file.is_dir()), None)
 
 
 def split_of(file: Path, folder: Path, patterns: Sequence[str]) -> str:
-    """The split that a file within `folder` is named after; "all" if its name has none of the usual forms."""
+    """The split in the name of a file within `folder`; "all" if the name matches none of `patterns`."""
     path = file.relative_to(folder).as_posix()
     for pattern in patterns:
         before, _, after = pattern.partition("{split}")
@@ -59,7 +59,7 @@ def split_of(file: Path, folder: Path, patterns: Sequence[str]) -> str:
 def image_folders(file: Path, folder: Path, split: str, images: Path | None = None) -> tuple[Path, ...]:
     """Where the images of a split may be, in order.
 
-    `images`, if the user says where; else the folder of the annotation file, then the usual folders.
+    `images` if the user gives it; otherwise the folder of the annotation file, then the usual folders.
     """
     if images is not None:
         return (images,)
@@ -69,7 +69,7 @@ def image_folders(file: Path, folder: Path, split: str, images: Path | None = No
 
 
 def whole_split(split: str) -> str:
-    """The split of COCO whose folder has the images of a part of it: val2014 of minival2014; empty: `split` is none."""
+    """The COCO split that `split` is a part of, e.g. val2014 for minival2014; empty if `split` is not a part."""
     part = PART_OF.fullmatch(split)
     if part is None:
         return ""
@@ -81,7 +81,7 @@ def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], b
 
     A pattern without "{split}" is the file of a data set that is not divided: the split "all". Files that match only by
     the end of their name are skipped if they have the prefix of another pattern (NO_SPLITS). A damaged file beside
-    a good one of the same pattern is a split too, so that reading it says what is wrong.
+    a good one of the same pattern is a split too; reading it raises the error.
     """
     names: set[str] = set()
     fixed = [pattern for pattern in patterns if "{split}" not in pattern]
@@ -110,7 +110,7 @@ def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], b
 
 
 def _is_damaged(file: Path) -> bool:
-    """Whether a JSON file is empty, holds nothing, or is cut short, by its ends alone."""
+    """Whether a JSON file is empty, contains nothing, or is cut short; only its start and end are read."""
     with file.open("rb") as content:
         start = content.read(64).strip()
         content.seek(max(0, file.stat().st_size - 64))

@@ -1,8 +1,8 @@
 """labelme's format: one JSON file per image (https://github.com/wkentaro/labelme, versions 3 to 5).
 
 A split is a subfolder; files in the folder itself are the split "all". Polygons, circles and masks are objects with
-outlines; a rectangle is a box without an outline; points and lines are skipped with a warning. Shapes of a label with
-the same group_id are the parts of one object. Tools that write the same files without `version` are read as well.
+outlines; a rectangle is a box without an outline; points and lines are skipped with a warning. Shapes with the same
+label and group_id are the parts of one object. Files of other tools, without `version`, are read as well.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from rcnn.ops.coco_backend import Rle, as_rle, encode_mask, encode_region, rle_m
 from rcnn.text_files import lines_of, read_json
 
 NAME = "labelme"
-SUBFOLDERS = ("annotations", "labels", "json", "images", "ann")  # folders with the files of a split, besides its own
+SUBFOLDERS = ("annotations", "labels", "json", "images", "ann")  # other folders that may contain the files of a split
 SPLIT_FILES = "labelme's JSON files in {split}/, " + ", ".join(f"{name}/{{split}}/" for name in SUBFOLDERS)
-LABELS = "labels.txt"  # names of classes in order, if the folder has it, as labelme's own tools use it
+LABELS = "labels.txt"  # optional: the names of the classes in order, as for labelme's own tools
 NO_CLASS = ("__ignore__", "_background_")  # labels that labelme's tools do not count as classes
 POLYGONS = ("polygon", "rotation", "oriented_rectangle", "quadrilateral")
 IGNORED_SHAPES = ("point", "points", "line", "linestrip")
 CROWD_FLAGS = ("crowd", "iscrowd")
-MAX_PROBED = 10  # files that are opened to find one of labelme
-START = 1 << 16  # bytes in which most files have their shapes
-MAX_BYTES = 32 << 20  # of a file that is searched beyond its start, for files with the embedded image first
+MAX_PROBED = 10  # files that are opened in search of a labelme file
+START = 1 << 16  # bytes at the start of a file, in which most files have their shapes
+MAX_BYTES = 32 << 20  # largest file that is searched as a whole: some have the embedded image before the shapes
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
     """A shape that is an object, or part of one."""
 
-    name: str  # how warnings name it: its file, and its place from 1
+    name: str  # its name in warnings: the file, and the number of the shape from 1
     label: str
     group: object  # shapes with the same group are one object; None: an object of its own
     crowd: bool
@@ -69,7 +69,8 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
 
 
 def read(folder: Path, split: str, options: ReadOptions) -> Tables:
-    """The checked tables of a split. An image has the name of its JSON file as its id, an object its place in it.
+    """The checked tables of a split. The id of an image is the stem of its JSON file, that of an object the
+    stem and the number of its first shape.
 
     Only `options.known` has an effect. Raises ValueError or OSError, with the file and what is wrong in it.
     """
@@ -112,7 +113,7 @@ def _place(folder: Path, split: str) -> Path | None:
 
 
 def _holds_labelme(place: Path) -> bool:
-    """Whether one of the first JSON files in a folder has the word of labelme's shapes."""
+    """Whether one of the first JSON files in a folder contains labelme's key "shapes"."""
     try:
         return any(map(_has_shapes, _json_files(place)[:MAX_PROBED]))
     except OSError:
@@ -132,12 +133,12 @@ def _json_files(place: Path) -> list[Path]:
 
 
 def _contents(place: Path, warnings: Warnings) -> Iterator[tuple[Path, RawEntry]]:
-    """The labelme files in a folder with their content; other files, and damaged ones, are skipped with a warning."""
+    """The labelme files in a folder and their content; other files and damaged ones are skipped with a warning."""
     for file in _json_files(place):
         try:
             data = read_json(file)
         except ValueError:
-            what = "content that is not JSON" if file.stat().st_size else "no content, being empty (0 bytes)"
+            what = "content that is not JSON" if file.stat().st_size else "no content (0 bytes)"
             warnings.add(what, "skipped with its image", [file.name], "file", kind="unreadable-file")
             continue
         if isinstance(data, dict) and isinstance(data.get("shapes"), list):
@@ -149,9 +150,9 @@ def _contents(place: Path, warnings: Warnings) -> Iterator[tuple[Path, RawEntry]
 
 
 def _image_name(data: RawEntry, file: Path, root: Path, beside: dict[str, str]) -> str:
-    """The path of an image within `root`: as the file names it, else beside it with the same stem, else embedded in it.
+    """The path of an image within `root`: imagePath, else an image beside the file with its stem, else the file itself.
 
-    If there is none of them, the path as it is written: `check_images` searches for the name elsewhere.
+    If none exists, the path as it is written: `check_images` searches for the name elsewhere.
     """
     here = os.path.relpath(file.parent, root)
     written = data.get("imagePath")
@@ -167,7 +168,7 @@ def _image_name(data: RawEntry, file: Path, root: Path, beside: dict[str, str]) 
 
 
 def _size(data: RawEntry) -> tuple[int, int] | None:
-    """Height and width as the file has them; None if they are not numbers of pixels."""
+    """Height and width in the file; None if they are not numbers of pixels."""
     height, width = (as_number(data.get(field)) for field in ("imageHeight", "imageWidth"))
     if not all(side.is_integer() and 0 < side <= MAX_COORDINATE for side in (height, width)):
         return None
@@ -215,16 +216,16 @@ Outline = list[float] | tuple[float, float, float, float] | Rle | None
 
 
 def _outline(shape: RawEntry, kind: str, size: tuple[int, int] | None, name: str, warnings: Warnings) -> Outline:
-    """The polygon, box or mask of a shape; None where it cannot be used."""
+    """The polygon, box or mask of a shape; None, with a warning, if it cannot be used."""
     points = _points(shape.get("points"))
     if points is None:
         warnings.add("points that are not pairs of finite numbers", SKIPPED, [name], kind="bad-shape")
     elif kind in POLYGONS and len(points) >= 3:
         return [value for point in points for value in point]
-    elif kind == "rectangle" and len(points) in (2, 4):  # corners: two that are opposite, or all
+    elif kind == "rectangle" and len(points) in (2, 4):  # two opposite corners, or all four
         xs, ys = zip(*points, strict=True)
         return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
-    elif kind == "circle" and len(points) == 2:  # its centre, and a point on it
+    elif kind == "circle" and len(points) == 2:  # the centre, and a point on the circle
         radius = math.dist(points[0], points[1])
         circle: list[float] = ellipse_points(*points[0], radius, radius).reshape(-1).tolist()
         return circle
@@ -291,8 +292,8 @@ def _grouped(parts: Sequence[_Part]) -> list[list[_Part]]:
 def _object(parts: Sequence[_Part], size: tuple[int, int] | None) -> RawEntry:
     """The annotation of an object, without its image.
 
-    Rectangles alone are a box; beside polygons, a rectangle is the polygon of its corners. Polygons stay polygons,
-    unless a part is a mask: the object is then the mask of all parts.
+    If all parts are rectangles, the object is the box around them; otherwise a rectangle is the polygon of its corners.
+    If a part is a mask, the object is the mask of all parts; otherwise it is polygons.
     """
     first = parts[0]
     entry: RawEntry = {"id": first.name, "category": first.label, "iscrowd": int(any(part.crowd for part in parts))}
@@ -331,7 +332,7 @@ def _class_names(folder: Path) -> list[str]:
 
 
 def _note_unused(beside: dict[str, str], images: Sequence[RawEntry], warnings: Warnings) -> None:
-    """Note the images without a JSON file: they are not known to be free of objects."""
+    """Note the images without a JSON file: they may have objects that are not annotated."""
     used = {os.path.basename(str(image["file_name"])) for image in images}
     unused = [name for name in beside.values() if name not in used]
     if unused:

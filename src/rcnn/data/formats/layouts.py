@@ -45,7 +45,7 @@ class Format(Protocol):
         ...
 
 
-# The splits of a folder are those of the first group that has some: other files in it are not taken for more splits.
+# The splits of a folder are those of the first group that has any: its other files are not taken for more splits.
 GROUPS: tuple[tuple[Format, ...], ...] = (
     (refer,), (lvis, coco, via), (labelme,), (yolo,), (sbd,), (voc,), (mask_folder,)
 )  # fmt: skip
@@ -53,11 +53,12 @@ FILE_SUFFIXES = (".json", ".yaml", ".yml")  # of files that can be given instead
 USUAL_SPLIT = re.compile(r"all$|train|val|test")
 TAKE_IMAGES: tuple[Format, ...] = (coco, lvis)  # formats for which --images and --relative-boxes have a meaning
 FORMATS = tuple(one for group in GROUPS for one in group)  # the first that recognises a split reads it
+PATTERNS = tuple(dict.fromkeys((*coco.PATTERNS, *via.PATTERNS)))  # of annotation files that hold a whole split
 
 
 @dataclass(frozen=True, kw_only=True)
 class Location:
-    """Where the annotations and images of a data set are, as the user says."""
+    """Where the annotations and images of a data set are, as given by the user."""
 
     folder: Path
     annotations: str = ""  # path within `folder`, with "{split}" for the name of the split; empty: the usual names
@@ -75,14 +76,14 @@ def locate(
     keypoints: bool = False,
     relative_boxes: bool = False,
 ) -> Location:
-    """The location of a data set, `path` being its folder or its one annotation file.
+    """The location of a data set; `path` is its folder or its only annotation file.
 
     `images` is a path within the folder, else from the working directory. Raises FileNotFoundError for a path that does
-    not exist, ValueError for `annotations` beside a file.
+    not exist, ValueError for a file that is not an annotation file, or if both a file and `annotations` are given.
     """
-    there = partial(Location, keypoints=keypoints, relative_boxes=relative_boxes)
+    located = partial(Location, keypoints=keypoints, relative_boxes=relative_boxes)
     if path.is_dir():
-        return there(folder=path, annotations=annotations, images=_images_folder(images, path))
+        return located(folder=path, annotations=annotations, images=_images_folder(images, path))
     require_data_path(path)
     require_regular(path)
     if path.suffix.lower() not in FILE_SUFFIXES:
@@ -100,7 +101,7 @@ def locate(
     file = path.relative_to(folder).as_posix()
     # other files, e.g. YOLO's data.yaml, list splits themselves
     split = split_of(path, folder, PATTERNS) if path.suffix.lower() == ".json" else ""
-    return there(folder=folder, annotations=file, file_split=split, images=_images_folder(images, folder))
+    return located(folder=folder, annotations=file, file_split=split, images=_images_folder(images, folder))
 
 
 def _images_folder(images: Path | str, folder: Path) -> Path | None:
@@ -114,13 +115,10 @@ def _images_folder(images: Path | str, folder: Path) -> Path | None:
     return found
 
 
-PATTERNS = tuple(dict.fromkeys((*coco.PATTERNS, *via.PATTERNS)))  # of annotation files that hold a whole split
-
-
 def splits_at(location: Location) -> list[str]:
     """Names of the splits, sorted; at least one.
 
-    Raises FileNotFoundError where there is none, ValueError for `annotations` that is one file for all splits.
+    Raises FileNotFoundError if there is none, ValueError if `annotations` is one file for all splits.
     """
     if location.file_split:
         return [location.file_split]
@@ -128,7 +126,7 @@ def splits_at(location: Location) -> list[str]:
 
 
 def _offered(location: Location) -> dict[str, set[str]]:
-    """The names of the splits by SPLIT_FILES of the formats that have them, each split once."""
+    """SPLIT_FILES of a format -> the splits that the format has; each split is in one format only."""
     require_one_per_split(location.annotations)
     folder, annotations = location.folder, location.annotations
     for group in GROUPS:
@@ -143,9 +141,9 @@ def _offered(location: Location) -> dict[str, set[str]]:
 
 
 def _require_one_data_set(folder: Path, names: set[str]) -> None:
-    """Raise ValueError where a split is only one of several data sets in `folder`, each in a folder of its own.
+    """Raise ValueError if a split is in fact one of several data sets in `folder`, each in a folder of its own.
 
-    `names` are those of its splits. Folders with the usual names of splits are not searched.
+    `names` are the names of the splits. Folders with the usual names of splits are not searched.
     """
     inside = subfolders(folder)
     if all(USUAL_SPLIT.match(name) for name in names) or names.isdisjoint(one.name for one in inside):
@@ -173,7 +171,7 @@ def read_split(location: Location, split: str, known: KnownImages | None = None)
 def read_tables(location: Location, split: str) -> Tables:
     """The checked tables of a split, without the entries that `open_dataset` would refuse: see Tables.refusals.
 
-    Raises FileNotFoundError and ValueError where nothing can be read.
+    Raises FileNotFoundError or ValueError if nothing can be read.
     """
     with gc_paused():
         return _read(location, split, None)
@@ -207,5 +205,5 @@ def _read(location: Location, split: str, known: KnownImages | None) -> Tables:
 
 
 def names_of_formats() -> str:
-    """The formats, for messages."""
+    """The names of the formats, for messages."""
     return ", ".join(one.NAME for one in FORMATS)

@@ -1,6 +1,6 @@
-"""LVIS v1: COCO's tables, with images that are named by URL, and classes that were verified in each image only.
+"""LVIS v1: COCO's tables, with images named by URL, and lists of the classes that were verified in each image.
 
-Gupta et al. 2019; https://www.lvisdataset.org. The end of `coco_url` says where an image lies, e.g.
+Gupta et al. 2019; https://www.lvisdataset.org. The end of `coco_url` gives the path of an image, e.g.
 train2017/000000391895.jpg; images of val are in both train2017/ and val2017/. `neg_category_ids` and
 `not_exhaustive_category_ids` of images, and `frequency` of classes, are kept for LVIS' metric.
 """
@@ -21,7 +21,7 @@ SPLIT_FILES = ", ".join(pattern for pattern in PATTERNS if "{split}" in pattern)
 
 
 def splits(folder: Path, annotations: str = "") -> set[str]:
-    """Names of the splits in `folder`; files that are named otherwise (`annotations`) are read as COCO's."""
+    """Names of the splits in `folder`; files with other names (`annotations`) are read as COCO's."""
     return set() if annotations else find_splits(folder, PATTERNS, lambda file: True)
 
 

@@ -1,4 +1,4 @@
-"""What formats with an annotation file per image share: classes by name, and instances as pixels of an image of ids."""
+"""Shared by formats with an annotation file per image: classes by name, and instances as pixels of an image of ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rcnn.data.checks.tables import MetricName, RawEntry, RawTables
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.ops.coco_backend import Rle, encode_region
 
-DEFAULT_CLASS = "object"  # where a format names no classes
+DEFAULT_CLASS = "object"  # the class if a format names none
 
 
 def named_tables(
@@ -28,7 +28,7 @@ def named_tables(
 ) -> RawTables:
     """Tables of annotations that have `category`, the name of their class.
 
-    Category ids count from 1: first the classes `names`, then the others of the annotations in alphabetical order.
+    Category ids count from 1: first the classes `names`, then other classes of the annotations in alphabetical order.
     """
     others = {str(annotation["category"]) for annotation in annotations} - set(names)
     order = [*names, *sorted(others)] or [DEFAULT_CLASS]
@@ -45,7 +45,7 @@ def named_tables(
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted, without hidden ones; none where there is no such folder."""
+    """The folders in a folder, sorted, without hidden ones; none if the folder does not exist."""
     try:
         return sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
     except OSError:
@@ -53,7 +53,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def images_in(folder: Path) -> dict[str, str]:
-    """File name of each image in a folder by its stem, sorted; the first where two images have the same stem."""
+    """Stem -> file name of the images in a folder, sorted; the first name if two images have the same stem."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:

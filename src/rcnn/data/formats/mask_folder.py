@@ -32,7 +32,7 @@ from rcnn.data.messages import SKIPPED, Warnings, counted, few
 NAME = "mask folders"
 PAIRS = (("images", "masks"), ("PNGImages", "PedMasks"))
 SPLIT_FILES = "images/{split}/ with masks/{split}/, {split}/images/ with {split}/masks/"
-ENDINGS = ("", "_mask", "_masks", "_label")  # what the name of a mask may have after the name of its image
+ENDINGS = ("", "_mask", "_masks", "_label")  # what may follow the name of the image in the name of a mask
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 NUMBERED = re.compile(r"(?:_(?P<category>.*[^\W\d_].*))?_\d+")  # what follows the image in a_1.png, a_CLASS_1.png
 WHITE = (255, 65535, 0xFFFFFF)  # the only value of many masks that do not tell objects apart: 8 bits, 16 bits, RGB
@@ -44,7 +44,7 @@ class _Mask:
 
     file: Path
     category: str
-    whole: bool  # one object, else an object per id
+    whole: bool  # whether the file is one object; otherwise each id is an object
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
 
 
 def read(folder: Path, split: str, options: ReadOptions) -> Tables:
-    """The checked tables of a split. An image has its path as its id, an object its mask file and the id in it.
+    """The checked tables of a split. The id of an image is its path, that of an object its mask file and the id in it.
 
     Only `options.known` has an effect. Raises ValueError or OSError, with the file and what is wrong in it.
     """
@@ -125,7 +125,7 @@ def _pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
 
 
 def _is_of_one_image(folder: Path) -> bool:
-    """Whether a folder has one image, of its own name, and its masks, as in the Data Science Bowl."""
+    """Whether a folder has one image, with the name of the folder, and its masks, as in the Data Science Bowl."""
     return (folder / "masks").is_dir() and list(images_in(folder / "images")) == [folder.name]
 
 
@@ -145,7 +145,7 @@ def _images(folder: Path, split: str) -> Iterator[_Image]:
 
 
 def _index(masks: Path, images: Mapping[str, str]) -> dict[str, list[_Mask]]:
-    """The masks by the stem that their image, or their image and one of ENDINGS, has."""
+    """Stem -> masks; the stem is that of the image, with or without one of ENDINGS."""
     found: defaultdict[str, list[_Mask]] = defaultdict(list)
     for file in _mask_files(masks):
         found[file.stem].append(_Mask(file, DEFAULT_CLASS, whole=False))
@@ -161,7 +161,7 @@ def _index(masks: Path, images: Mapping[str, str]) -> dict[str, list[_Mask]]:
 
 
 def _numbered(masks: Path, images: Mapping[str, str]) -> dict[str, list[_Mask]]:
-    """The masks a_1.png and a_CLASS_1.png, by the stem a of the one image that their name starts with."""
+    """Stem a of an image -> the masks a_1.png and a_CLASS_1.png, if their names start with one image only."""
     found: defaultdict[str, list[_Mask]] = defaultdict(list)
     for file in _mask_files(masks):
         starts = [file.stem[:end] for end in range(1, len(file.stem)) if file.stem[end] == "_"]
@@ -190,7 +190,7 @@ def _mask_files(folder: Path) -> list[Path]:
 
 
 def _ids(file: Path, name: str, size: tuple[int, int], warnings: Warnings) -> np.ndarray | None:
-    """The ids (H, W) in a mask; None, with a warning, if it cannot be read or has not the `size` of its image."""
+    """The ids (H, W) in a mask; None, with a warning, if it cannot be read or if `size`, that of the image, differs."""
     try:
         ids = read_ids(file)
     except ImageError:

@@ -1,7 +1,7 @@
 """Structs of numbers in MATLAB's files of version 5 (written by `save -v6` and `-v7`; MathWorks, "MAT-File Format").
 
-A file is a header of 128 bytes and elements: a type, a number of bytes, and data that are padded to 8 bytes. We read
-them ourselves because scipy's reader, which is compiled, can end the process when a file is damaged.
+A file is a header of 128 bytes and elements: a type, a number of bytes, and data that are padded to 8 bytes. scipy's
+reader is not used because it is compiled code, which can crash the process when a file is damaged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Element(NamedTuple):
 
 
 class _Array(NamedTuple):
-    """An array without its data, which are the elements `parts`."""
+    """The header of an array; its data are the elements `parts`."""
 
     kind: int  # its class
     flags: int
@@ -60,7 +60,7 @@ def _elements(data: memoryview, order: str) -> Iterator[_Element]:
     start = 0
     while start + 8 <= len(data):
         kind, size = (int(word) for word in np.frombuffer(data[start : start + 8], f"{order}u4"))
-        if kind >> 16:  # at most four bytes, which lie in the tag
+        if kind >> 16:  # at most four bytes, stored in the tag itself
             kind, size, first = kind & 0xFFFF, kind >> 16, start + 4
             end = start + 8
             if size > 4:
@@ -75,7 +75,7 @@ def _elements(data: memoryview, order: str) -> Iterator[_Element]:
 
 
 def _decompressed(element: _Element, order: str) -> _Element:
-    """The element that a compressed one holds; others as they are."""
+    """The element in a compressed element; other elements unchanged."""
     if element.kind != COMPRESSED:
         return element
     try:
@@ -117,7 +117,7 @@ def _fields(struct: _Array, order: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def _numbers(array: _Array, order: str) -> npt.NDArray[Any]:
-    """The values of an array, which are stored by columns, and in a smaller type where they fit."""
+    """The values of an array. The file stores them by columns, and in a smaller type if they fit."""
     values = next(array.parts, None)
     if values is None or values.kind not in NUMBERS or min(array.shape, default=-1) < 0:
         raise ValueError("a damaged array")

@@ -1,4 +1,4 @@
-"""What the user says about a data set beyond its folder and split."""
+"""What the user specifies about a data set besides its folder and split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ReadOptions:
     """The options of a format's `read`. A format ignores those that have no meaning for it."""
 
     annotations: str = ""  # path or pattern of the annotation file within the folder; empty: the usual ones
-    keypoints: bool = False  # prefers annotations with keypoints where there are several files
+    keypoints: bool = False  # prefers annotations with keypoints if there are several files
     images: Path | None = None  # folder of the images, which may be elsewhere; None: the usual places
     relative_boxes: bool = False  # boxes are fractions of the image
     known: KnownImages | None = None  # images that an earlier check found; they are not searched for again

@@ -1,8 +1,8 @@
 """Pickles of plain values (lists, dicts, text, numbers), read without importing or calling what they name.
 
 REFER's refs(*).p have five million instructions, so Python's own reader runs them, without access to any class or
-function and with its reading watched: an instruction that reserves memory must not exceed the size of the file. The
-reader of checkpoints, `weights/readers/opcodes.py`, also knows arrays, and takes ten times as long.
+function. What it reads is checked: an instruction must not reserve more memory than the size of the file. The reader
+of checkpoints, `weights/readers/opcodes.py`, also knows arrays, and takes ten times as long.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def read_plain_pickle(file: Path) -> object:
         )
     try:
         return _Reader(_Watched(file.read_bytes())).load()
-    except Exception as error:  # a damaged pickle raises all kinds
+    except Exception as error:  # a damaged pickle raises many types of errors
         raise ValueError(
             f"{file} is not a pickle of plain values that can be read ({type(error).__name__}: {str(error)[:100]}): "
             "download it again"
@@ -34,7 +34,7 @@ def read_plain_pickle(file: Path) -> object:
 
 
 class _Reader(pickle.Unpickler):
-    """Reads plain values only: whatever would import something is refused."""
+    """Reads plain values only; instructions that import something are refused."""
 
     def __init__(self, source: _Watched) -> None:
         super().__init__(source, encoding="latin1")
@@ -49,10 +49,10 @@ class _Reader(pickle.Unpickler):
 
 
 class _Watched:
-    """A file in memory that refuses the instructions that reserve memory for more than it can hold.
+    """A file in memory that refuses instructions that would reserve more memory than the file can need.
 
-    The reader asks for one byte per instruction, and then for its arguments. Places in its memo (LONG_BINPUT, PUT) are
-    reserved up to the highest number, and the instructions within a FRAME would not be seen here.
+    The reader asks for one byte per instruction, and then for its arguments. It reserves its memo up to the highest
+    entry (LONG_BINPUT, PUT), so the entry is checked. Instructions within a FRAME cannot be seen: it is refused.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -79,6 +79,6 @@ class _Watched:
             self._require(int(line))
         return line
 
-    def _require(self, place: int) -> None:
-        if not 0 <= place <= self._limit:
-            raise pickle.UnpicklingError(f"it refers to memo entry {place}, but has only {self._limit} bytes")
+    def _require(self, entry: int) -> None:
+        if not 0 <= entry <= self._limit:
+            raise pickle.UnpicklingError(f"it refers to memo entry {entry}, but has only {self._limit} bytes")

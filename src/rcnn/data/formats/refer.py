@@ -1,8 +1,8 @@
 """REFER: RefCOCO, RefCOCO+ and RefCOCOg (Yu et al. 2016, Mao et al. 2016): COCO's objects with referring expressions.
 
 A folder such as refcoco/ has instances.json (COCO's tables) and refs(unc).p, refs(google).p or refs(umd).p, each with
-splits of its own (https://github.com/lichengunc/refer). Where a folder has several, the name of a split ends with what
-tells them apart: testA_unc, or testA_refcoco_unc in the folder above (refcocoplus for refcoco+, since + joins splits).
+splits of its own (https://github.com/lichengunc/refer). If a folder has several of these files, names of splits get a
+suffix: testA_unc, or testA_refcoco_unc in the folder above (refcocoplus for refcoco+, since + joins splits).
 
 A split has the images that its expressions are about, with all of their objects; the objects of its expressions have
 `expressions`. The pickles are read without running what they contain.
@@ -67,7 +67,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The refs(*).p files by what the names of their splits end with."""
+    """Suffix of the names of splits -> refs(*).p file with these splits."""
     own = _refs_in(folder)
     if own:
         return {f"_{by}" if len(own) > 1 else "": file for by, file in own.items()}
@@ -80,7 +80,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _refs_in(folder: Path) -> dict[str, Path]:
-    """The refs(*).p files of one data set by who made its splits."""
+    """Author of the splits, e.g. unc -> refs(*).p file of one data set."""
     if not (folder / "instances.json").is_file():
         return {}
     named = {file: REFS.fullmatch(file.name) for file in sorted(folder.glob("refs(*).p"))}
@@ -91,7 +91,7 @@ def _split_names(file: Path) -> set[str]:
     try:
         references, _ = read_references(file)
     except (ValueError, OSError):
-        return {"train"}  # reading it says what is wrong
+        return {"train"}  # reading this split raises the error
     return {name for one in references for name in _names_of(one.split)}
 
 
@@ -104,14 +104,17 @@ def _names_of(split: str) -> Iterator[str]:
 
 
 def read_references(file: Path) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
-    """The references in a refs(*).p file, and the ref_ids of those that cannot be used."""
+    """The references in a refs(*).p file, and the ref_ids of those that cannot be used.
+
+    Raises ValueError for a file that is damaged or of another kind, OSError if it cannot be read.
+    """
     status = file.stat()
     return _read_file(file, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=4)
 def _read_file(file: Path, changed: int, size: int) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
-    """As `read_references`; `changed` and `size` are the file's, so that a changed file is read again."""
+    """Like `read_references`; with the time of change and size of the file, so that a changed file is read again."""
     content = read_plain_pickle(file)
     if not isinstance(content, list) or not content:
         raise ValueError(f"{file} is not a file of REFER: expected a list of references, got {excerpt(content)}")
@@ -121,7 +124,7 @@ def _read_file(file: Path, changed: int, size: int) -> tuple[tuple[Reference, ..
     for place, entry in enumerate(content):
         reference = _reference(entry)
         count += 0 if reference is None else len(reference.expressions)
-        if count > MAX_EXPRESSIONS:  # a list that is used many times takes no room in the file
+        if count > MAX_EXPRESSIONS:  # a list that is referred to many times takes little space in the file
             raise ValueError(f"{file} has more than {MAX_EXPRESSIONS:,} expressions: download it again")
         if reference is None:
             unusable.append(str(entry.get("ref_id", place) if isinstance(entry, dict) else place)[:20])
@@ -131,7 +134,7 @@ def _read_file(file: Path, changed: int, size: int) -> tuple[tuple[Reference, ..
 
 
 def _reference(entry: object) -> Reference | None:
-    """A reference with its sentences; None if its ids or its split are not what they should be."""
+    """A reference with its sentences; None if its ids or its split are not valid."""
     if not isinstance(entry, dict):
         return None
     image, annotation, split = entry.get("image_id"), entry.get("ann_id"), entry.get("split")
@@ -144,7 +147,7 @@ def _reference(entry: object) -> Reference | None:
 
 
 def _raw_tables(file: Path, split: str) -> tuple[RawTables, Warnings]:
-    """The tables of the images that the expressions of a split are about."""
+    """The tables with the images of the expressions of a split."""
     warnings = Warnings(file)
     references, unusable = read_references(file)
     warnings.add("no usable ids, split or sentences", SKIPPED, unusable, "reference", kind="bad-expression")
@@ -187,7 +190,7 @@ def _note_shared_images(references: Sequence[Reference], split: str, used: set[I
 
 
 def _instances(file: Path) -> dict[str, list[RawEntry]]:
-    """The tables of instances.json, whose ids must be hashable; all else is checked later."""
+    """The tables of instances.json. Raises ValueError unless ids are hashable; other fields are checked later."""
     data = read_json(file)
     tables: dict[str, list[RawEntry]] = {}
     for name in TABLES:

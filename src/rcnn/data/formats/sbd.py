@@ -40,7 +40,7 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
 
 
 def read(folder: Path, split: str, options: ReadOptions) -> Tables:
-    """The checked tables of a split. Images have SBD's ids (2008_000002) as text, objects their number in their file.
+    """The checked tables of a split. Images have SBD's ids (2008_000002) as text, objects that id and their number.
 
     Only `options.known` has an effect. Raises ValueError or OSError with the file and what is wrong in it.
     """

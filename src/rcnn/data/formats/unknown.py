@@ -1,4 +1,4 @@
-"""The errors for a folder whose annotations no format recognises: what it looks like, and what is needed."""
+"""The errors for a folder without annotations in a known format: what it contains, and what is expected."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path, PurePath
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import close_to, counted, few
 
-LOOKED_AT = 20_000  # files and folders, before the rest is not counted
+LOOKED_AT = 20_000  # files; further files are not counted
 VIA_COLUMN, MAX_LINE = "region_shape_attributes", 1000  # a column of VIA's CSV export; characters of its first line
-HINTS = {  # what files of other kinds are
+HINTS = {  # suffix -> what the file is, and what to do
     ".tfrecord": "TensorFlow records: export the annotations again as COCO",
     ".record": "TensorFlow records: export the annotations again as COCO",
     ".csv": "a table: convert it to COCO's format, or export the annotations again as COCO",
@@ -29,7 +29,7 @@ def not_recognised(folder: Path, annotations: str, formats: str) -> FileNotFound
     """The error for a folder without annotations, or without those of the path or pattern that the user gave."""
     if annotations:
         return FileNotFoundError(
-            f"{folder} has no {annotations}, the annotation file that was asked for; expected a path within that folder"
+            f"{folder} has no {annotations}, the given annotation file; expected a path within that folder"
         )
     files = list(_files(folder))
     suffixes = Counter(Path(name).suffix.lower() or "(no suffix)" for name in files)
@@ -41,13 +41,13 @@ def not_recognised(folder: Path, annotations: str, formats: str) -> FileNotFound
     more = " (and more)" if len(files) >= LOOKED_AT else ""
     return FileNotFoundError(
         f"{folder} has no annotations in a known format. It contains {kinds}{more}{inside}. {_advice(folder, files)} "
-        f"The formats are {formats}: docs/data.md and docs/data/formats.md show their folders. --annotations PATH "
-        "names a COCO file at another place"
+        f"The formats are {formats}: docs/data.md and docs/data/formats.md show their folders. Use --annotations PATH "
+        "for a COCO file at another place"
     )
 
 
 def no_such_split(folder: Path, split: str, splits: Sequence[str], files: str) -> FileNotFoundError:
-    """The error for a data set without `split`; it has `splits`. `files`: where its format has those of a split."""
+    """The error for a data set with `splits`, without `split`. `files`: where its format expects those of a split."""
     tried = f". Searched for {files.replace('{split}', split)}" if files else ""
     return FileNotFoundError(
         f"{folder} has no split {split!r}{close_to(split, splits)}; it has {', '.join(splits)}{tried}"
@@ -55,7 +55,7 @@ def no_such_split(folder: Path, split: str, splits: Sequence[str], files: str) -
 
 
 def hint_for(file: Path) -> str:
-    """What a file that is no annotation file is, and what to do; empty if not known."""
+    """What a file that is not an annotation file contains, and what to do; empty if not known."""
     if file.suffix.lower() == ".csv" and VIA_COLUMN in _first_line(file):
         return "VIA's table: in VIA choose Annotation > Export Annotations (as json), and give that file"
     return HINTS.get(file.suffix.lower(), "")
@@ -112,7 +112,7 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
 
 
 def _json_kind(path: Path) -> str:
-    """What a JSON file holds, in words; only small files are read."""
+    """What a JSON file contains, for a message; only small files are read."""
     if not path.stat().st_size:
         return "empty (0 bytes): export it again"
     if path.stat().st_size > 50_000_000:

@@ -34,7 +34,7 @@ PATTERNS = (
 SPLIT_FILES = ", ".join(pattern for pattern in PATTERNS if "{split}" in pattern)
 CLASS_ATTRIBUTES = ("class", "label", "name", "category", "type")
 ROUND_POINTS = 64  # of a circle's polygon; its area is then .16% too small
-SHAPES = {  # the numbers that each shape has
+SHAPES = {  # shape -> its fields
     "polygon": ("all_points_x", "all_points_y"),
     "rect": ("x", "y", "width", "height"),
     "circle": ("cx", "cy", "r"),
@@ -47,7 +47,7 @@ IGNORED_SHAPES = ("point", "polyline", "line")
 class _Region:
     """A region of an image, unchanged from the file."""
 
-    name: str  # how warnings name it: its key, and the image
+    name: str  # its name in warnings: its key, and the image
     image_id: int
     shape: RawEntry
     attributes: RawEntry
@@ -118,7 +118,7 @@ def _objects(
 
 
 def _holds_via(file: Path) -> bool:
-    """Whether a file has VIA's own name, or the words of its regions, without parsing it."""
+    """Whether a file has VIA's own name, or contains the keys of its regions; it is not parsed."""
     if file.name == "via_region_data.json":
         return True
     content = file.read_bytes()
@@ -156,7 +156,7 @@ def _regions(entry: RawEntry, image_id: int, warnings: Warnings) -> list[_Region
 
 
 def _class_attribute(regions: Sequence[_Region], file: Path) -> str | None:
-    """The region attribute that tells the class; None where no region has one."""
+    """The region attribute that is the class; None if no region has an attribute. Raises ValueError if unclear."""
     there = sorted({name for region in regions for name in region.attributes})
     if len(there) <= 1:
         return there[0] if there else None
@@ -171,7 +171,7 @@ def _class_attribute(regions: Sequence[_Region], file: Path) -> str | None:
 
 
 def _class_name(region: _Region, attribute: str, warnings: Warnings) -> str:
-    """The value of the class attribute: text, or the one box that is ticked; empty where there is not exactly one."""
+    """The value of the class attribute: text, or the only ticked box; empty, with a warning, if that is unclear."""
     value = region.attributes.get(attribute)
     if isinstance(value, (dict, list)):  # of checkboxes: {"cat": true, "dog": false}, or the names of those ticked
         ticked = [str(one) for one in value if not isinstance(value, dict) or value[one]]
@@ -189,7 +189,7 @@ def _class_name(region: _Region, attribute: str, warnings: Warnings) -> str:
 
 
 def _outline(region: _Region, warnings: Warnings) -> RawEntry | None:
-    """`segmentation`, or `bbox` for a rectangle, of a region; None where its shape cannot be used."""
+    """`segmentation` of a region, or `bbox` of a rectangle; None, with a warning, if its shape cannot be used."""
     kind, shape = region.kind, region.shape
     if kind not in SHAPES:
         warnings.add(

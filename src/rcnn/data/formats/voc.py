@@ -6,11 +6,11 @@
 | instances (`SPLIT_segmentation`) | ImageSets/Segmentation/SPLIT.txt | SegmentationObject/ID.png; 255: border |
 | XML of other tools | all files of a folder | ID.xml in Annotations/, or beside the image |
 
-The folder may hold one VOC2007 or VOC2012, or be one. With several, their splits are trainval_2007, trainval_2012, ...
-Objects that are marked difficult are not trained on.
+The folder may contain VOC2007 or VOC2012, or be one of them. With several, the splits are trainval_2007,
+trainval_2012, ... Objects that are marked difficult are not trained on.
 
 A folder VOC20xx is VOC's own: it has VOC's 20 classes, VOC's metric, and boxes that count pixels from 1. Other folders
-are those of other tools: classes by name, COCO's metric, and corners in pixels from 0 (see voc_xml.py).
+come from other tools: they have classes by name, COCO's metric, and corners in pixels from 0 (see voc_xml.py).
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ OFFICIAL = re.compile(r"VOC(?P<year>20\d\d)")  # start of the name of VOC's own 
 LAST_11_POINT_YEAR = 2009  # from 2010 on, AP is the area under the curve
 NAMES = "class_names.txt"  # of the classes in SegmentationClass, background first, as labelme2voc writes it
 SEGMENTATION = "_segmentation"  # end of the names of splits with instances, where there are splits with boxes too
-BORDER = 255  # around instances, and objects that were not annotated
+BORDER = 255  # id of the border around instances, and of objects that were not annotated
 BACKGROUND = (0, BORDER)
-MIN_IOU = 0.5  # of an instance and the box in the XML that is about the same object
+MIN_IOU = 0.5  # of an instance and the box of the same object in the XML
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class _Split:
     annotations: Path  # folder of XML files
     images: Path
     masks: Path | None = None  # folder of SegmentationObject and SegmentationClass
-    metric: MetricName = "coco"  # for XML of other tools
+    metric: MetricName = "coco"  # default metric
     official: bool = False  # a folder VOC20xx: 20 classes even where some have no objects, pixels counted from 1
 
     def ids(self, warnings: Warnings) -> list[str]:
@@ -81,9 +81,9 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
 
 
 def read(folder: Path, split: str, options: ReadOptions) -> Tables:
-    """The checked tables of a split. Images have VOC's ids (2007_000027) as text, objects their place in their file.
+    """The checked tables of a split. Images have VOC's ids (2007_000027) as text, objects that id and their number.
 
-    The classes of a folder VOC20xx are VOC's 20; of others, those of class_names.txt, or those of the split by name.
+    A folder VOC20xx has VOC's 20 classes; other folders have those of class_names.txt, or the names in the split.
     Only `options.known` has an effect. Raises ValueError or OSError, with the file and what is wrong in it.
     """
     chosen = _splits(folder).get(split)
@@ -156,7 +156,7 @@ def _lists(root: Path) -> dict[str, _Split]:
 
 
 def _annotations_of(root: Path) -> Path | None:
-    """The folder Annotations of a data set; of other tools, annotations with XML files."""
+    """The folder Annotations of a data set, or, for other tools, annotations with XML files."""
     for place in subfolders(root):
         if place.name == "Annotations" or (place.name.lower() == "annotations" and _holds_voc(place)):
             return place
@@ -173,7 +173,7 @@ def _list_files(*folders: Path) -> list[Path]:
 
 
 def _is_of_class(file: Path) -> bool:
-    """Whether a list has a second column: 1, 0 or -1, whether the image has the class."""
+    """Whether a list has a second column, which says whether the image has a class (1, 0 or -1)."""
     if "_" not in file.stem:
         return False
     with file.open(encoding="utf-8", errors="replace") as lines:
@@ -198,9 +198,9 @@ def _holds_voc(place: Path) -> bool:
 
 
 def _described(split: _Split, image_id: str, warnings: Warnings, damaged: list[str]) -> VocImage | None:
-    """The XML of an image; None where there is no file, or, with a warning, where it cannot be read.
+    """The XML of an image; None if there is no file or, with a warning, if it cannot be read.
 
-    What is wrong is added to `damaged`.
+    The error is added to `damaged`.
     """
     file = split.annotations / f"{image_id}.xml"
     if not file.is_file():
@@ -218,7 +218,7 @@ def _described(split: _Split, image_id: str, warnings: Warnings, damaged: list[s
 def _objects(
     split: _Split, image_id: str, described: VocImage | None, class_names: Sequence[str], warnings: Warnings
 ) -> list[RawEntry] | None:
-    """The objects of an image; None where its XML file, or its image of instances, is missing or damaged."""
+    """The objects of an image; None if its XML file, or its image of instances, is missing or damaged."""
     if split.masks is None:
         return None if described is None else list(_boxes(image_id, described, warnings))
     try:
@@ -242,9 +242,9 @@ def _boxes(image_id: str, described: VocImage, warnings: Warnings) -> Iterator[R
 
 
 def _difficult(described: VocObject, name: str, warnings: Warnings) -> int:
-    """1 for an object that is marked difficult, else 0, with a warning where the mark is not clear."""
+    """1 for an object that is marked difficult, else 0; with a warning if the mark is not clear."""
     if described.difficult is None:
-        warnings.add("a difficult that is neither 0 nor 1", "counts as 0", [name])
+        warnings.add("a value of difficult that is neither 0 nor 1", "counts as 0", [name])
     return int(bool(described.difficult))
 
 
@@ -279,14 +279,14 @@ def _instances(
 
 
 def _class_of(numbers: np.ndarray, names: Sequence[str]) -> str | None:
-    """The class that most pixels (P,) of an instance have; None where none has one of `names`."""
+    """The class of most pixels (P,) of an instance; None if no pixel has one of the classes `names`."""
     known = numbers[~np.isin(numbers, BACKGROUND)]
     most = int(np.bincount(known).argmax()) if known.size and known.max() < len(names) else 0
     return names[most] if most else None
 
 
 def _classes(file: Path, objects: np.ndarray, warnings: Warnings) -> np.ndarray | None:
-    """The classes (H * W,) of the pixels of `objects`; None where there is no file of that size that can be read."""
+    """The classes (H * W,) of the pixels of `objects`; None if there is no readable file of that size."""
     if not file.is_file():
         return None
     try:
@@ -301,9 +301,10 @@ def _classes(file: Path, objects: np.ndarray, warnings: Warnings) -> np.ndarray 
 
 
 def _best_object(pixels: np.ndarray, width: int, described: VocImage | None, label: str | None) -> VocObject | None:
-    """The object in the XML with the box that fits an instance best; None if none fits. Only of class `label`, if any.
+    """The object in the XML with the best IoU with an instance, at least MIN_IOU; None if there is none.
 
-    `pixels` (P,) are the positions of the instance, row by row, in an image of that `width`.
+    `pixels` (P,) are the positions of the instance, row by row, in an image of that `width`. With a `label`, only
+    objects of that class count.
     """
     rows, columns = np.divmod(pixels, width)
     x1, y1, x2, y2 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
@@ -320,7 +321,7 @@ def _best_object(pixels: np.ndarray, width: int, described: VocImage | None, lab
 
 
 def _class_names(split: _Split, warnings: Warnings) -> Sequence[str]:
-    """The classes by their number in SegmentationClass, background first: those of class_names.txt, if there is one."""
+    """The classes by their number in SegmentationClass, background first; from class_names.txt if it exists."""
     file = split.annotations.parent / NAMES
     if split.annotations.name.lower() != "annotations" or not file.is_file():
         return ("background",) if split.masks is None else ("background", *CLASSES)
@@ -333,7 +334,7 @@ def _class_names(split: _Split, warnings: Warnings) -> Sequence[str]:
 def _report_missing(
     without: Sequence[str], ids: Sequence[str], split: _Split, warnings: Warnings, damaged: Sequence[str]
 ) -> None:
-    """Warn of images without a readable annotation file; refuse the split if that is all of them."""
+    """Warn about images without a readable annotation file; refuse the split if no image has one."""
     kind, place = ("XML", split.annotations) if split.masks is None else ("PNG", split.masks / "SegmentationObject")
     if without and len(without) == len(ids) and damaged and split.masks is None:
         raise ValueError(

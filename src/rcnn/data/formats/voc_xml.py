@@ -23,22 +23,22 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 class VocObject:
     """An object of an annotation file."""
 
-    name: str  # of its class; empty where there is none
-    box: tuple[float, float, float, float] | None  # x, y, width, height in pixels; None where it cannot be read
-    difficult: bool | None  # None where the text is neither yes nor no
+    name: str  # of its class; empty if there is none
+    box: tuple[float, float, float, float] | None  # x, y, width, height in pixels; None if it cannot be read
+    difficult: bool | None  # None if the text is neither yes nor no
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocImage:
     """The content of an annotation file."""
 
-    file_name: str  # empty where there is none
-    size: tuple[int, int] | None  # height, width; None where they are not numbers of pixels
+    file_name: str  # empty if there is none
+    size: tuple[int, int] | None  # height, width; None if they are not numbers of pixels
     objects: list[VocObject]
 
 
 def read_voc_image(file: Path, *, from_one: bool) -> VocImage:
-    """The content of an annotation file; `from_one`: its corners count pixels from 1, with both in the box.
+    """The content of an annotation file; `from_one`: corners count pixels from 1, and both belong to the box.
 
     Raises ValueError for a file that is not VOC's XML, or too large.
     """
@@ -55,7 +55,7 @@ def read_voc_image(file: Path, *, from_one: bool) -> VocImage:
 
 
 def _object(element: Element, from_one: bool) -> VocObject:
-    """An object. With corners that count pixels from 1, pixel 1 alone is 0 to 1 here."""
+    """An object. If corners count pixels from 1, the box of pixel 1 alone becomes 0 to 1."""
     x1, y1, x2, y2 = (as_number(_text(element, f"bndbox/{corner}")) for corner in CORNERS)
     plausible = all(abs(value) <= MAX_COORDINATE for value in (x1, y1, x2, y2)) and x2 >= x1 and y2 >= y1
     first = 1 if from_one else 0

@@ -1,7 +1,7 @@
 """YOLO's format: a text file per image, with a line per object in fractions of the image.
 
-A line is `class cx cy width height` (a box) or `class x1 y1 x2 y2 x3 y3 ...` (a polygon). The class is a place in the
-names of data.yaml (Ultralytics, Roboflow) or of a names file (darknet, LabelImg, Label Studio, CVAT). Labels of
+A line is `class cx cy width height` (a box) or `class x1 y1 x2 y2 x3 y3 ...` (a polygon). The class is an index into
+the names of data.yaml (Ultralytics, Roboflow) or of a names file (darknet, LabelImg, Label Studio, CVAT). Labels of
 images/a.jpg are in labels/a.txt, otherwise beside the image.
 """
 
@@ -26,7 +26,7 @@ NAME = "YOLO"
 SPLIT_FILES = (
     "{split} in data.yaml, {split}.txt, images/{split}/ with labels/{split}/, {split}/images/ with {split}/labels/"
 )
-OVER_EDGE = 0.01  # fraction of the image that a coordinate may lie outside it: rounding does in many files
+OVER_EDGE = 0.01  # fraction of the image that a coordinate may be outside it, as rounding causes in many files
 BOX = 5  # numbers in a line: class, centre x, centre y, width, height
 MIN_POLYGON = 7  # class, x and y of three points
 
@@ -35,7 +35,7 @@ MIN_POLYGON = 7  # class, x and y of three points
 class _Line:
     """A line of a label file."""
 
-    name: str  # its id: its file without suffix, and without folder if no other has that name, and its number from 1
+    name: str  # its id: the file without suffix (without folder, too, if that is unique), and the line number
     words: list[str]
     size: tuple[int, int]  # height and width of the image
 
@@ -54,9 +54,9 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
 
 
 def read(folder: Path, split: str, options: ReadOptions) -> Tables:
-    """The checked tables of a split. An image has its path as its id, an object its label file and line.
+    """The checked tables of a split. The id of an image is its path, that of an object its label file and line.
 
-    Category ids are the places of the classes in the file with their names, from 0. `options.annotations` is the path
+    Category ids are the indices of the classes in the file with their names, from 0. `options.annotations` is the path
     of a YAML file other than data.yaml. Raises ValueError or OSError, with the file and what is wrong in it.
     """
     layout = layout_of(folder, options.annotations)
@@ -93,18 +93,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     warnings.add(
         "no image of that name, or not in a format for images", "not used", unused, "label file", kind="missing-image"
     )
-    for key, texts in layout.missing.items():
-        what = f"{few([excerpt(one) for one in texts])}, which does not exist"
-        if key == "test":  # exports often name one that they do not hold
-            warnings.note(f"{key} names {what}: skipped")
-        else:
-            warnings.add(
-                f"the path {what}",
-                f"skipped; correct the path, relative to {layout.root}",
-                [key],
-                "split",
-                kind="missing-split",
-            )
+    _report_missing(layout, warnings)
     raw = RawTables(
         file=layout.file,
         root=layout.root,
@@ -126,10 +115,10 @@ def _lines(
     *,
     unique: bool,
 ) -> Iterator[_Line]:
-    """The lines of the label file of an image that are not empty; none if there is no file.
+    """The non-empty lines of the label file of an image; none if there is no file.
 
-    A file that is not text is skipped with a warning. `names` gets what messages call each line, labels/train/a.txt:3.
-    `unique`: whether no other label file of the split has the same name without its folder.
+    A file that is not text is skipped with a warning. The name of each line in messages, e.g. labels/train/a.txt:3, is
+    added to `names`. `unique`: whether no other label file of the split has the same name in another folder.
     """
     if source.labels is None:
         return
@@ -192,8 +181,24 @@ def _outline(numbers: Sequence[float], size: tuple[int, int]) -> RawEntry:
     return {"segmentation": [[value * (height if i % 2 else width) for i, value in enumerate(numbers)]]}
 
 
+def _report_missing(layout: Layout, warnings: Warnings) -> None:
+    """Report paths of data.yaml that do not exist."""
+    for key, texts in layout.missing.items():
+        what = f"{few([excerpt(one) for one in texts])}, which does not exist"
+        if key == "test":  # exports often name a test split that they do not contain
+            warnings.note(f"{key} names {what}: skipped")
+        else:
+            warnings.add(
+                f"the path {what}",
+                f"skipped; correct the path, relative to {layout.root}",
+                [key],
+                "split",
+                kind="missing-split",
+            )
+
+
 def _note_unlabelled(sources: Sequence[ImageSource], warnings: Warnings) -> None:
-    """Note the images without a label file, which YOLO counts as images without objects."""
+    """Note the images without a label file, which are images without objects in YOLO's format."""
     without = [os.path.basename(source.name) for source in sources if source.labels is None]
     if without and len(without) == len(sources):
         what = "no label file; expected labels/NAME.txt for images/NAME.jpg, or NAME.txt beside the image"

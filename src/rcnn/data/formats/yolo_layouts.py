@@ -37,23 +37,23 @@ LABELS_OF = {"images": "labels", "JPEGImages": "labels"}  # folder of images -> 
 class Layout:
     """Where the images of each split are, and the names of the classes."""
 
-    file: Path  # with the names
+    file: Path  # the file with the names of the classes
     root: Path
     names: list[str]
     sources: dict[str, list[Path]]  # split -> folders of images, and list files
     count: int | None = None  # `nc` of data.yaml
     keypoints: int = 0  # numbers of an object's keypoints in a line
     missing: dict[str, list[str]] = field(default_factory=dict)  # split -> paths of data.yaml that do not exist
-    moved: dict[str, list[str]] = field(default_factory=dict)  # split -> what paths of data.yaml were replaced by
+    moved: dict[str, list[str]] = field(default_factory=dict)  # split -> notes about paths that were replaced
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
     """An image and its labels."""
 
-    name: str  # within the root
+    name: str  # path within the root
     path: Path
-    labels: Path | None  # None where there is no file
+    labels: Path | None  # None if there is no file
 
 
 def layout_splits(folder: Path, annotations: str = "") -> set[str]:
@@ -64,13 +64,13 @@ def layout_splits(folder: Path, annotations: str = "") -> set[str]:
     except FileNotFoundError:
         return set()
     except (ValueError, OSError):
-        return {ALL, *KEYS}  # so that reading any of them says what is wrong
+        return {ALL, *KEYS}  # reading any of them raises the error
 
 
 def layout_of(folder: Path, annotations: str = "") -> Layout:
-    """The layout of a folder, by data.yaml, or by the YAML file `annotations` in it.
+    """The layout of a folder, from data.yaml or the YAML file `annotations` in the folder, else from its subfolders.
 
-    Raises FileNotFoundError if it has none, ValueError for a file that cannot be read.
+    Raises FileNotFoundError if the folder has none, ValueError for a file that cannot be read.
     """
     config = _config_file(folder, annotations)
     if config is not None:
@@ -90,7 +90,7 @@ def layout_of(folder: Path, annotations: str = "") -> Layout:
 
 
 def label_names(folder: str) -> dict[str, str]:
-    """File name of each text file in a folder by its stem, .txt rather than .TXT."""
+    """Stem -> file name of the text files in a folder; .txt is preferred to .TXT."""
     try:
         names = sorted(os.listdir(folder))  # .TXT before .txt, which replaces it
     except OSError:
@@ -101,7 +101,7 @@ def label_names(folder: str) -> dict[str, str]:
 def unused_labels(layout: Layout, split: str, sources: Sequence[ImageSource]) -> list[str]:
     """The label files of a split, within the root, that belong to none of its images (`sources`); sorted.
 
-    Only of folders of labels beside folders of images: a list file may leave images out.
+    Only folders of labels beside folders of images are searched: a list file may leave images out.
     """
     used = {source.labels for source in sources}
     found: set[str] = set()
@@ -125,7 +125,10 @@ def _labels_folder(images: Path, root: Path) -> Path | None:
 
 
 def images_of(layout: Layout, split: str) -> list[ImageSource]:
-    """The images of a split, each once, in the order of its folders (sorted) and list files."""
+    """The images of a split, each once, in the order of its folders (sorted) and list files.
+
+    Raises ValueError for an image or folder outside the data set, FileNotFoundError if there are no images.
+    """
     folders = _Folders()
     for source in layout.sources[split]:
         if source.is_dir() and os.path.relpath(source, layout.root).startswith(".."):
@@ -152,11 +155,11 @@ def images_of(layout: Layout, split: str) -> list[ImageSource]:
 
 @dataclass(frozen=True)
 class _Found:
-    """A file or folder of the data set that a path in a data file means."""
+    """The file or folder of the data set for a path in a data file."""
 
     text: str  # the path
     path: Path
-    shortened: bool  # whether the path is absolute, or starts with a folder, that does not exist here
+    shortened: bool  # whether leading folders that do not exist here, or the root of an absolute path, were dropped
 
 
 class _Folders:
@@ -181,7 +184,7 @@ def _config_file(folder: Path, annotations: str) -> Path | None:
             try:
                 text = read_text(file)
             except ValueError:
-                continue  # layout_of says what is wrong with data.yaml if there is no other file
+                continue  # layout_of raises the error for data.yaml if there is no other file
             if HAS_NAMES.search(text) and HAS_SPLIT.search(text):
                 return file
     return None
@@ -221,7 +224,7 @@ def _of_config(file: Path, folder: Path) -> Layout:
 
 
 def _keypoint_numbers(shape: object) -> int:
-    """Numbers of an object's keypoints in a line, by `kpt_shape`: keypoints, and numbers of each."""
+    """Count of numbers of an object's keypoints in a line, from `kpt_shape`: [keypoints, numbers per keypoint]."""
     if not isinstance(shape, list) or len(shape) != 2:
         return 0
     points, numbers = shape
@@ -230,7 +233,7 @@ def _keypoint_numbers(shape: object) -> int:
 
 
 def _found(paths: object, bases: Sequence[Path]) -> list[_Found]:
-    """What the paths of a split mean: a path, or a list of them."""
+    """The existing files or folders for the paths of a split: a path, or a list of paths."""
     return [place for text in _texts(paths) if (place := _resolved(text, bases)) is not None]
 
 
@@ -240,7 +243,7 @@ def _texts(paths: object) -> list[str]:
 
 
 def _require_different(found: Mapping[str, Sequence[_Found]], file: Path) -> None:
-    """Raise ValueError where different paths of two splits mean the same files only because folders were dropped."""
+    """Raise ValueError if different paths of two splits lead to the same files only because folders were dropped."""
     for (first, ones), (second, others) in combinations(found.items(), 2):
         for one, other in product(ones, others):
             if one.path == other.path and one.text != other.text and (one.shortened or other.shortened):
@@ -251,7 +254,7 @@ def _require_different(found: Mapping[str, Sequence[_Found]], file: Path) -> Non
 
 
 def _names(value: object, file: Path) -> list[str]:
-    """The names of the classes by their number: a list, or a mapping from numbers."""
+    """The names of the classes in the order of their numbers, from a list or a mapping {number: name}."""
     if isinstance(value, Mapping) and value and all(type(key) is int and 0 <= key < MAX_NAMES for key in value):
         value = [value.get(number, f"class {number}") for number in range(max(value) + 1)]
     if not isinstance(value, list) or not value:
@@ -266,7 +269,7 @@ def _names(value: object, file: Path) -> list[str]:
 
 
 def _has_labels(folder: Path) -> bool:
-    """Whether a folder, or a folder in it, has a folder labels."""
+    """Whether a folder, or a folder in it, contains a folder named labels."""
     return (folder / "labels").is_dir() or any((one / "labels").is_dir() for one in subfolders(folder))
 
 
@@ -317,11 +320,11 @@ def _labelled_beside(folder: Path) -> bool:
 
 
 def _exists(path: Path) -> bool:
-    return os.path.exists(path)  # False for names that no file can have
+    return os.path.exists(path)  # False for paths that cannot exist
 
 
 def _resolved(text: str, bases: Sequence[Path]) -> _Found | None:
-    """The file or folder that a path in a data file means; None if there is none.
+    """The file or folder for a path in a data file; None if there is none.
 
     Roboflow writes ../train/images for train/images, and other tools the absolute paths of another machine, so leading
     folders are dropped until the rest exists.
@@ -364,7 +367,7 @@ def _image_paths(source: Path, root: Path) -> Iterator[Path]:
 
 
 def _labels(image: Path, root: Path, folders: _Folders) -> Path | None:
-    """The label file of an image: in labels/ for images/ (the last folder of that name), else beside it."""
+    """The label file of an image: in labels/ instead of images/ (the last folder of that name), else beside it."""
     folder = _labels_folder(image.parent, root)
     if folder is not None and (name := folders.label(str(folder), image.stem)):
         return folder / name

@@ -1,6 +1,6 @@
 """`rcnn data check`: every fault of a data set, each with a stable id (checks/kinds.py).
 
-Opening a data set finds most of them; this adds what needs the image files, all splits at once, or more time.
+Opening a data set finds most of them. This module adds checks that need the image files, several splits, or more time.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ from rcnn.data.selection import SplitPart, select
 from rcnn.progress import Progress, no_progress
 from rcnn.text_files import gc_paused
 
-FEW_OBJECTS, MANY_TIMES = 3, 5  # of a class that may be misspelt: so many at most, and the other has so many times more
-MAX_COMPARED = 100  # classes
+# A class name may be misspelt if it has up to FEW_OBJECTS objects and a similar name has MANY_TIMES as many.
+FEW_OBJECTS, MANY_TIMES = 3, 5
+MAX_COMPARED = 100  # classes; longer lists have similar names that are correct
 NEED_FILES = ("unreadable-image", "wrong-image-size", "leak", "near-duplicate")
 
 
@@ -55,14 +57,14 @@ class CheckReport:
     root: Path
     images: dict[str, int]  # per split that can be read
     objects: dict[str, int]  # per split, without ignored ones
-    total: tuple[int, int]  # images and objects of all splits, those of an image in several splits once
+    total: tuple[int, int]  # images and objects of all splits; an image in several splits counts once
     findings: tuple[Finding, ...]  # errors first
     test_splits: tuple[str, ...] = ()  # without ground truth
-    notes: tuple[str, ...] = ()  # decisions in reading that are not about faults
+    notes: tuple[str, ...] = ()  # decisions that are not about faults
 
     @classmethod
     def of(cls, path: Path | str, checked: Sequence[CheckedSplit], findings: Sequence[Finding]) -> CheckReport:
-        """The report of `findings` in the splits that could be read."""
+        """The report of `findings`; `checked` are the splits that could be read."""
         severities: tuple[Severity, ...] = ("error", "warning")
         return cls(
             root=Path(path),
@@ -85,7 +87,7 @@ class CheckReport:
         return tuple(one for one in self.findings if KINDS[one.kind].severity == "warning")
 
     def to_dict(self) -> dict[str, Any]:
-        """The report for JSON; ids of the file as they are, up to 100 per finding."""
+        """The report as JSON values, with up to 100 ids per finding, as they are in the file."""
         return {
             "data": str(self.root),
             "splits": {name: {"images": self.images[name], "objects": self.objects[name]} for name in self.images},
@@ -139,7 +141,7 @@ def check_dataset(
     `annotations`, `keypoints` and `images` (a folder) as in `open_dataset`. With `no_images`, the image files are not
     decoded. `only` and `skip` select findings by their ids. `workers` threads decode images. Raises FileNotFoundError
     for a folder without annotations, ValueError for an id that does not exist; faults of the data itself are in the
-    report. Where `split` is a list of images, faults of the annotation file are those of the whole file.
+    report. If `split` is a list of images, faults of the annotation file are those of the whole file.
     """
     chosen = selected_kinds(only, skip)
     checked, refused = read_splits(
@@ -154,7 +156,7 @@ def check_dataset(
 
 
 def _total(datasets: Sequence[Dataset]) -> tuple[int, int]:
-    """The number of images and objects; an image that several splits have (REFER) counts once."""
+    """The numbers of images and objects; an image in several splits (REFER) counts once."""
     seen: set[Path] = set()
     objects = 0
     for dataset in datasets:
@@ -178,9 +180,9 @@ def selected_kinds(only: Sequence[str], skip: Sequence[str]) -> set[str]:
 def read_splits(
     location: Location, split: str, *, decode: bool, workers: int, progress: Progress
 ) -> tuple[list[CheckedSplit], list[Finding]]:
-    """The splits that can be read, with their image files decoded if `decode`; and a finding for each of the others.
+    """The splits that can be read, with their image files decoded if `decode`, and a finding for each other split.
 
-    `split` as in `check_dataset`. Raises FileNotFoundError for one that does not exist.
+    `split` as in `check_dataset`. Raises FileNotFoundError for a split that does not exist.
     """
     parts = select(location, split).parts if split else [SplitPart(split=name) for name in splits_at(location)]
     read: list[tuple[Tables, Dataset]] = []
@@ -193,7 +195,8 @@ def read_splits(
             if missing and (split or len(parts) == 1):
                 raise  # there is no such split
             finding = _refusal(error, location.folder / location.annotations.replace("{split}", part.split))
-            refused += [] if finding in refused else [finding]  # one damaged file may list several splits
+            if finding not in refused:  # one damaged file may list several splits
+                refused.append(finding)
             continue
         tables = part.of(tables)
         read.append((tables, _dataset(tables, location.folder, part.name)))
@@ -222,7 +225,7 @@ def _dataset(tables: Tables, folder: Path, split: str) -> Dataset:
 
 
 def split_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
-    """The faults of each split by itself; they name the split where several have the same file (YOLO's data.yaml)."""
+    """The faults of each split by itself; they name the split if several have the same file (YOLO's data.yaml)."""
     uses = Counter(one.dataset.annotation_file for one in checked)
     found: list[Finding] = []
     for one in checked:
@@ -231,7 +234,7 @@ def split_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
             replace(each, split=one.dataset.split) if shared and each.kind != "missing-split" else each
             for each in _findings_of(one)
         ]
-    return list(dict.fromkeys(found))  # a split that is missing is a fault of the file, which others have too
+    return list(dict.fromkeys(found))  # a missing split is a fault of the file, which every split of the file reports
 
 
 def _findings_of(one: CheckedSplit) -> list[Finding]:
@@ -241,7 +244,7 @@ def _findings_of(one: CheckedSplit) -> list[Finding]:
     found += dataset.findings
     if not dataset.num_training_objects and not is_test_split(dataset):
         ignored = len(dataset.objects.labels)
-        only = f"only {counted(ignored, 'crowd or difficult object')}" if ignored else "no objects"
+        only = f"only {counted(ignored, 'ignored object')} (crowds, difficult)" if ignored else "no objects"
         what = f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and {only}"
         what += f"; to use crowds, {CROWDS_AS_OBJECTS}" if ignored else ""
         found.append(Finding(kind="no-objects", file=dataset.annotation_file, what=what, action="", ids=()))
@@ -253,20 +256,18 @@ def _findings_of(one: CheckedSplit) -> list[Finding]:
 
 
 def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
-    """The faults that only several splits together have: leaks, classes."""
+    """The faults between splits: leaks, and classes without objects in the training split or in any split."""
     datasets = [one.dataset for one in checked]
     found = copy_findings(datasets, copies_of(checked))
     names = [_names_with_objects(dataset) for dataset in datasets]
     training_names = (own for dataset, own in zip(datasets, names, strict=True) if is_training_split(dataset.split))
     trained = set[str]().union(*training_names)
-    for i, first in enumerate(datasets):
-        for j, second in enumerate(datasets):
-            if i < j and (roles := leak_roles(first.split, second.split)) is not None:
-                training, other = (i, j) if roles[0] == 0 else (j, i)
-                found += _classes_not_in_training(datasets[training], datasets[other], names[other])
-                found += _untrained_classes(
-                    datasets[training], datasets[other], names[other] - trained if trained else set()
-                )
+    for i, j in combinations(range(len(datasets)), 2):
+        if (roles := leak_roles(datasets[i].split, datasets[j].split)) is not None:
+            training, other = (i, j) if roles[0] == 0 else (j, i)
+            untrained = names[other] - trained if trained else set[str]()
+            found += _classes_not_in_training(datasets[training], datasets[other], names[other])
+            found += _untrained_classes(datasets[training], datasets[other], untrained)
     used = set[str]().union(*names)
     if datasets and used and 2 * len(used) > len(datasets[0].classes):  # else a fixed list, e.g. COCO's 80 classes
         empty = [category["id"] for category in datasets[0].categories if category["name"] not in used]
@@ -279,7 +280,7 @@ def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
 
 
 def _rare_similar(datasets: Sequence[Dataset]) -> tuple[Finding, ...]:
-    """Classes of a few objects whose names may be those of classes of many objects, misspelt."""
+    """Classes with few objects and a name that may be a misspelt name of a class with many objects."""
     uses = Counter[str]()
     for dataset in datasets:
         uses.update(dataset.class_counts)
@@ -300,7 +301,7 @@ def _rare_similar(datasets: Sequence[Dataset]) -> tuple[Finding, ...]:
 
 
 def _misspelt(name: str, other: str) -> bool:
-    """Whether one letter (of 4 or more) or two (of 6 or more) differ between names, which differ not only in case."""
+    """Whether two names differ in one letter (names of 4 or more) or up to two (6 or more), apart from case."""
     a, b = name.casefold(), other.casefold()
     allowed = 2 if max(len(a), len(b)) >= 6 else 1
     return a != b and min(len(a), len(b)) >= 4 and _edit_distance(a, b) <= allowed
@@ -323,7 +324,7 @@ def is_test_split(dataset: Dataset) -> bool:
 
 
 def copies_of(checked: Sequence[CheckedSplit]) -> list[Copies]:
-    """Images that are copies of others; by their paths alone where they were not decoded."""
+    """Images that are copies of others; if images were not decoded, only those with the same path."""
     return find_copies([one.dataset for one in checked], [one.files for one in checked])
 
 
@@ -362,6 +363,6 @@ def _names_with_objects(dataset: Dataset) -> set[str]:
 
 
 def _refusal(error: Exception, file: Path) -> Finding:
-    """The finding of an annotation file that is refused."""
+    """The finding for an annotation file that is refused with `error`."""
     kind = error.kind if isinstance(error, (DataError, MissingImagesError)) else "unreadable-annotations"
     return Finding(kind=kind, file=file, what=str(error), action="the file is refused", ids=())

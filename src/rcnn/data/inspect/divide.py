@@ -1,4 +1,4 @@
-"""`rcnn data split`: a split of a data set divided into several, written in COCO's layout."""
+"""`rcnn data split`: divides a split of a data set into several, and writes them in COCO's layout."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Division:
     classes: tuple[str, ...]  # (K,)
     images: dict[str, int]  # per part
     objects: dict[str, np.ndarray]  # per part: (K,) objects per class, without ignored ones
-    failed: tuple[str, ...] = ()  # images that cannot be read, but are in the parts: the errors, which name them
+    failed: tuple[str, ...] = ()  # errors of images that cannot be read; these images are in the parts too
 
     def lines(self) -> list[str]:
         """A table: classes in rows, parts in columns."""
@@ -73,8 +73,8 @@ def split_dataset(
     for name in parts:
         if not NAME.fullmatch(name) or name in RESERVED or name.endswith(".txt"):
             raise ValueError(
-                f"--names: {excerpt(name)} cannot be the name of a split; expected letters, digits, - and _, and not "
-                f"{' or '.join(RESERVED)}"
+                f"names (--names): {excerpt(name)} cannot be the name of a split; expected letters, digits, - and _, "
+                f"and not {' or '.join(RESERVED)}"
             )
     dataset = open_dataset(path, split, annotations=annotations, keypoints=keypoints, images=images)
     if len(dataset) < MIN_IMAGES:
@@ -90,28 +90,29 @@ def split_dataset(
         with (progress or no_progress)("compare images", len(dataset)) as advance:
             prints = fingerprints(image_sources(dataset), workers=workers, advance=advance)
         counts = class_counts(dataset)
-        places = divide_images(counts, prints, fractions)
-        if empty := [name for name, own in zip(parts, places, strict=True) if not own]:
+        indices = divide_images(counts, prints, fractions)
+        if empty := [name for name, own in zip(parts, indices, strict=True) if not own]:
             raise ValueError(
                 f"{dataset.annotation_file}: no image is left for {', '.join(empty)}, because too many images are "
                 "copies of each other; choose other fractions"
             )
         with (progress or no_progress)("write", len(dataset)) as advance:
-            write_splits(folder, _parts(dataset, parts, places), copy=not inside, advance=advance)
+            write_splits(folder, _parts(dataset, parts, indices), copy=not inside, advance=advance)
     return Division(
         output=Path(output),
         classes=dataset.classes,
-        images={name: len(own) for name, own in zip(parts, places, strict=True)},
-        objects={name: counts.totals(own) for name, own in zip(parts, places, strict=True)},
+        images={name: len(own) for name, own in zip(parts, indices, strict=True)},
+        objects={name: counts.totals(own) for name, own in zip(parts, indices, strict=True)},
         failed=tuple(one.error for one in prints if one.error),
     )
 
 
-def _parts(dataset: Dataset, names: Sequence[str], places: Sequence[Sequence[int]]) -> list[CocoSplit]:
+def _parts(dataset: Dataset, names: Sequence[str], indices: Sequence[Sequence[int]]) -> list[CocoSplit]:
+    """The parts `names` with the images at `indices`, and the annotations of these images."""
     tables, sources = dataset.to_coco(), image_sources(dataset)
     parts: list[CocoSplit] = []
-    for name, own in zip(names, places, strict=True):
-        images = [tables["images"][place] for place in own]
+    for name, own in zip(names, indices, strict=True):
+        images = [tables["images"][index] for index in own]
         ids = {image["id"] for image in images}
         parts.append(
             CocoSplit(
@@ -119,7 +120,7 @@ def _parts(dataset: Dataset, names: Sequence[str], places: Sequence[Sequence[int
                 images=images,
                 annotations=[entry for entry in tables["annotations"] if entry["image_id"] in ids],
                 categories=tables["categories"],
-                sources=[sources[place] for place in own],
+                sources=[sources[index] for index in own],
             )
         )
     return parts

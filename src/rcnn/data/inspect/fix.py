@@ -1,8 +1,8 @@
 """`rcnn data check --fix OUT`: a copy of a data set in COCO's layout without the errors that can be repaired.
 
-Objects and fields are repaired as they are when the data set is opened. In addition, images that cannot be decoded or
-have another size than stated, training images that are copies of evaluation images, and objects that training would
-skip are left out.
+Objects and fields are repaired in the same way as when the data set is opened. In addition, the copy leaves out images
+that cannot be decoded or have another size than stated, training images that are copies of evaluation images, and
+objects that training would skip.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def fix_dataset(
 ) -> FixReport:
     """Write a copy of a data set to `output` (COCO's layout, images copied) with its errors repaired.
 
-    The arguments are those of `check_dataset`. `crowds_as_objects` makes crowds (iscrowd 1) ordinary objects, as which
-    CVAT's brush masks are meant. What cannot be repaired is in the report's `after`. Raises ValueError if
-    nothing would be left, FileExistsError for files in `output` that rcnn did not write.
+    The arguments are those of `check_dataset`. `crowds_as_objects` makes crowds (iscrowd 1) ordinary objects: CVAT
+    exports brush masks as crowds. Faults that cannot be repaired are in the report's `after`. Raises ValueError if no
+    image would be left, FileExistsError for files in `output` that rcnn did not write.
     """
     if split.endswith(LIST_SUFFIX):
         raise ValueError(f"--split {split} is a list of images; expected splits for --fix, which writes whole splits")
@@ -92,7 +92,7 @@ def fix_dataset(
 
 
 def _without_crowds(one: CocoSplit, actions: list[str]) -> CocoSplit:
-    """The split with its crowds as ordinary objects; difficult objects stay as they are."""
+    """The split with its crowds as ordinary objects; difficult objects do not change."""
     annotations = [entry.copy() for entry in one.annotations]
     crowds = [entry for entry in annotations if entry["iscrowd"] and not entry.get("difficult", 0)]
     for entry in crowds:
@@ -102,7 +102,7 @@ def _without_crowds(one: CocoSplit, actions: list[str]) -> CocoSplit:
 
 
 def _leaked_places(checked: Sequence[CheckedSplit]) -> dict[int, set[int]]:
-    """Per split: places of the training images that are copies of evaluation images."""
+    """Index of a split -> indices of its training images that are copies of evaluation images."""
     leaked: dict[int, set[int]] = {}
     for one in copies_of(checked):
         first, second = (checked[place].dataset.split for place in one.splits)
@@ -126,7 +126,7 @@ def _clean(one: CheckedSplit, leaked: set[int], actions: list[str]) -> CocoSplit
         elif file.size != tuple(dataset.sizes[place].tolist()):
             reasons[place] = "another size than stated"
         elif source in owner:
-            reasons[place] = "the files of earlier images, which got their annotations"
+            reasons[place] = "the file of an earlier image, which got the annotations"
             moved[dataset.image_ids[place]] = owner[source]
         elif place not in leaked:
             owner[source] = dataset.image_ids[place]
@@ -149,7 +149,7 @@ def _clean_annotations(
 ) -> list[Annotation]:
     """The annotations of `images` that training can use, and crowds, with boxes inside their images and unique ids.
 
-    Those of an image in `moved` belong to another image now.
+    Annotations of an image in `moved` get the id of the other image.
     """
     file = one.tables.file
     rows = object_rows(one.tables).tolist()  # of the objects; ids may be used twice
@@ -188,9 +188,9 @@ def _clean_annotations(
 
 
 def _boxes_of_outlines(one: CheckedSplit, rows: Sequence[int]) -> dict[int, list[float]]:
-    """Row of the annotation -> box around its outline, x, y, width, height, where its own box contradicts that.
+    """Row of an annotation -> box x, y, width, height around its outline, if its own box contradicts the outline.
 
-    `rows` (A,) are those of the objects.
+    `rows` (A,) are the rows of the annotations from which the objects come.
     """
     findings = [finding for finding in one.dataset.findings if finding.kind == "box-contradicts-outline"]
     wrong = {number for finding in findings for number in finding.ids}

@@ -16,14 +16,12 @@ from rcnn.data.records import Dataset
 from rcnn.data.similarity import Fingerprint, fingerprint, near_pairs
 
 TRAINING, EVALUATION = ("train",), ("val", "test", "dev", "minival", "eval")  # starts of the names of splits
-
-
 NO_PRINT = Fingerprint(content="", perceptual_hash=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFile:
-    """What decoding an image file gives."""
+    """The result of decoding an image file."""
 
     size: tuple[int, int] | None  # height, width; None for a file that cannot be decoded
     error: str = ""
@@ -31,7 +29,7 @@ class ImageFile:
 
 
 def image_files(paths: Sequence[Path], *, workers: int, advance: Callable[[], None]) -> list[ImageFile]:
-    """Every file decoded, by `workers` threads; `advance` is called once per file."""
+    """Decode every file in `workers` threads; `advance` is called once per file."""
     found: list[ImageFile] = []
     with DaemonThreads(workers) as pool:
         for one in pool.map(_image_file, paths):
@@ -49,7 +47,7 @@ def _image_file(path: Path) -> ImageFile:
 
 
 def check_files(dataset: Dataset, files: Sequence[ImageFile], warnings: Warnings) -> None:
-    """Report images that cannot be decoded, and those of another size than their annotations say."""
+    """Report images that cannot be decoded, and images of another size than their annotations say."""
     action = "training and evaluation report it as an error"
     sizes = [tuple(size) for size in dataset.sizes.tolist()]
     broken = [(image, one.error) for image, one in zip(dataset.image_ids, files, strict=True) if one.size is None]
@@ -72,10 +70,10 @@ def check_files(dataset: Dataset, files: Sequence[ImageFile], warnings: Warnings
 
 @dataclass(frozen=True, kw_only=True)
 class Copies:
-    """Pairs of images that are the same or nearly so: image `first[i]` of one split and `second[i]` of another."""
+    """Pairs of images that are the same or nearly the same: `first[i]` of one split and `second[i]` of the other."""
 
-    splits: tuple[int, int]  # places of the splits; equal for pairs within a split
-    first: list[int]  # places of images
+    splits: tuple[int, int]  # indices of the splits; equal for pairs within a split
+    first: list[int]  # indices of images
     second: list[int]
 
 
@@ -91,7 +89,7 @@ def find_copies(datasets: Sequence[Dataset], files: Sequence[Sequence[ImageFile]
     for number, path in enumerate(path for own in paths for path in own):
         for earlier in seen.setdefault(path, []):
             if split[earlier] == split[number]:
-                pairs.discard((earlier, number))  # which opening the data set reports
+                pairs.discard((earlier, number))  # opening the data set reports these
             else:
                 pairs.add((earlier, number))
         seen[path].append(number)
@@ -113,15 +111,15 @@ def copy_findings(datasets: Sequence[Dataset], copies: Sequence[Copies]) -> list
             warnings = Warnings(dataset.annotation_file)
             ids = [dataset.image_ids[place] for place in sorted({*one.first, *one.second})]
             pair = f"{dataset.image_ids[one.first[0]]} and {dataset.image_ids[one.second[0]]}"
-            what = f"a copy in the same split, as it is or changed a little, e.g. {pair}"
+            what = f"an exact or slightly changed copy in the same split, e.g. {pair}"
             warnings.add(what, "all are used", ids, "image", kind="near-duplicate")
             found += warnings.findings()
         elif (roles := leak_roles(datasets[one.splits[0]].split, datasets[one.splits[1]].split)) is not None:
             training, evaluation = (datasets[one.splits[role]] for role in roles)
             places = sorted(set((one.first, one.second)[roles[1]]))
             warnings = Warnings(evaluation.annotation_file)
-            what = f"a copy in split {training.split!r}, as it is or changed a little"
-            action = "results on it look better than they are"
+            what = f"an exact or slightly changed copy in split {training.split!r}"
+            action = "metrics of this split are too high"
             warnings.add(what, action, [evaluation.image_ids[place] for place in places], "image", kind="leak")
             found += warnings.findings()
     return found

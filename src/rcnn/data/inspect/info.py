@@ -1,4 +1,4 @@
-"""`rcnn data info`: what a data set holds, and the image size and anchors that suit it.
+"""`rcnn data info`: what a data set contains, and the image size and anchors that suit it.
 
 Letters: I images, A objects (ignored ones not counted), K classes, N anchors.
 """
@@ -18,19 +18,19 @@ from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset
 
 SMALL, MEDIUM = 32.0**2, 96.0**2  # areas that separate COCO's small, medium and large objects, pixels
-SIDE = 32.0  # square root of the box area, pixels, that 90% of the objects should reach in the network's input
-MIN_SIDE, MAX_SIDE, PAPER_RATIO = 320, 800, 1333 / 800  # of the shorter side; of the longer side to it
-MULTIPLE = 32  # of the suggested sizes
-LEVELS, RATIOS = 5, 3  # of the suggested anchors: one size per level of an FPN
+SIDE = 32.0  # square root of the box area, pixels, that 90% of the objects should have in the network's input
+MIN_SIDE, MAX_SIDE, PAPER_RATIO = 320, 800, 1333 / 800  # limits of the shorter side, pixels; longer / shorter side
+MULTIPLE = 32  # the suggested sizes are multiples of this
+LEVELS, RATIOS = 5, 3  # numbers of suggested anchor sizes (one per level of an FPN) and ratios
 DEFAULT_SIZES, DEFAULT_RATIOS = (32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0)
-MIN_OBJECTS, MIN_GAIN = 50, 0.02  # for anchors to be suggested: objects, and additional fraction of them covered
+MIN_OBJECTS, MIN_GAIN = 50, 0.02  # needed to suggest anchors: objects, and gain in the fraction of covered objects
 NAME_WIDTH, MAX_ROWS = 32, 2000  # of the table of classes: characters of a name, and classes (LVIS has 1203)
 FOUND = 0.5  # IoU of an object and an anchor of the same centre
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SplitInfo:
-    """What one split holds."""
+    """The content of one split."""
 
     name: str
     image_sizes: np.ndarray  # (I, 2) height, width
@@ -50,23 +50,38 @@ class SplitInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """Settings that suit the objects of a data set; anchors are empty if the usual ones are as good."""
+    """Settings that suit the objects of a data set; anchors are empty if the default anchors are as good."""
 
     min_size: int
     max_size: int
     anchor_sizes: tuple[int, ...]  # one per level, pixels of the network's input
     anchor_ratios: tuple[float, ...]  # height / width
     covered: float  # fraction of the objects with an IoU of at least FOUND with one of these anchors
-    covered_by_default: float  # the same of the anchors that models have
+    covered_by_default: float  # the same for the default anchors of the models
 
     @property
     def settings(self) -> list[str]:
-        """As KEY=VALUE for `rcnn train`."""
+        """The settings as KEY=VALUE for `rcnn train`."""
         found = [f"input.min_size={self.min_size}", f"input.max_size={self.max_size}"]
         if self.anchor_sizes:
             found.append(f"rpn.anchors.sizes=[{','.join(f'[{size}]' for size in self.anchor_sizes)}]")
             found.append(f"rpn.anchors.ratios=[{','.join(f'{ratio:g}' for ratio in self.anchor_ratios)}]")
         return found
+
+    def lines(self) -> list[str]:
+        """The settings, and what their anchors cover."""
+        settings = f"suggested settings: {' '.join(self.settings)}"
+        if self.anchor_sizes:
+            return [
+                settings,
+                f"these anchors cover {self.covered:.0%} of the objects (IoU of {FOUND} or more, same centre); the "
+                f"default anchors {self.covered_by_default:.0%}",
+            ]
+        return [
+            settings,
+            f"anchors: keep the default ones, which cover {self.covered:.0%} of the objects (IoU of {FOUND} or more, "
+            "same centre); k-means finds no better ones",
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +95,7 @@ class DatasetInfo:
     warnings: tuple[str, ...] = ()  # objects and fields that were skipped or repaired, a line each
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The description as JSON values."""
         return {
             "data": str(self.root),
             "warnings": list(self.warnings),
@@ -115,6 +130,13 @@ class DatasetInfo:
     def lines(self) -> list[str]:
         """Tables of the splits and of the classes, and the suggestion."""
         width = max(12, *(len(one.name) for one in self.splits), *(min(NAME_WIDTH, len(name)) for name in self.classes))
+        lines = [*self._split_table(width), "", *self._class_table(width)]
+        if not any(one.objects.any() for one in self.splits):
+            return [*lines, "", "no settings are suggested, because there are no objects"]
+        return [*lines, "", *self.suggestion.lines()]
+
+    def _split_table(self, width: int) -> list[str]:
+        """A row per split; `width`: characters of the first column."""
         lines = [f"{'split':{width}}  images   empty  objects   small  medium   large   image height x width"]
         for one in self.splits:
             middle = np.median(one.image_sizes, axis=0).astype(int)
@@ -133,7 +155,11 @@ class DatasetInfo:
             for one in self.splits
             if one.ignored
         ]
-        lines += ["", f"{'class':{width}}" + "".join(f"{one.name[:20]:>22}" for one in self.splits)]
+        return lines
+
+    def _class_table(self, width: int) -> list[str]:
+        """A row per class, those with most objects first; `width`: characters of the first column."""
+        lines = [f"{'class':{width}}" + "".join(f"{one.name[:20]:>22}" for one in self.splits)]
         order = np.argsort(-sum(one.objects for one in self.splits), kind="stable").tolist()
         digits = max(len(f"{one.images.max(initial=0):,}") for one in self.splits)  # columns of numbers
         for label in order[:MAX_ROWS]:
@@ -146,19 +172,6 @@ class DatasetInfo:
             absent = [self.classes[label] for label in np.flatnonzero(one.objects == 0).tolist()]
             if absent and one.objects.any():
                 lines.append(f"no objects in {one.name}: {few(absent)}")
-        if not any(one.objects.any() for one in self.splits):
-            return [*lines, "", "no settings are suggested, because there are no objects"]
-        lines += ["", f"suggested settings: {' '.join(self.suggestion.settings)}"]
-        if self.suggestion.anchor_sizes:
-            lines.append(
-                f"these anchors cover {self.suggestion.covered:.0%} of the objects (IoU of {FOUND} or more, same "
-                f"centre); the usual ones {self.suggestion.covered_by_default:.0%}"
-            )
-        else:
-            lines.append(
-                f"anchors: keep the usual ones, which cover {self.suggestion.covered:.0%} of the objects (IoU of "
-                f"{FOUND} or more, same centre); k-means finds no better ones"
-            )
         return lines
 
 
@@ -172,7 +185,7 @@ def describe_dataset(
 ) -> DatasetInfo:
     """Count the images and objects of all splits of a data set, or of one, and suggest settings for training.
 
-    `path` and the options as in `open_dataset`. Raises its errors.
+    Takes the arguments of `open_dataset`, and raises the same errors.
     """
     opened = partial(open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, allow_empty=True)
     datasets = [opened(name) for name in ([split] if split else splits(path, annotations))]
@@ -188,7 +201,7 @@ def describe_dataset(
 
 
 def suggest(dataset: Dataset) -> Suggestion:
-    """The image size at which 90% of the objects have a side of SIDE or more, and anchors by k-means for that size."""
+    """The image size with which 90% of the objects have a side of at least SIDE, and anchors by k-means for it."""
     own = ~dataset.objects.ignored
     boxes = dataset.objects.boxes[own].astype(np.float64)
     image = dataset.objects.image_index[own]
@@ -196,7 +209,7 @@ def suggest(dataset: Dataset) -> Suggestion:
     width, height = (boxes[:, 2:] - boxes[:, :2]).T  # (A,)
     sides = np.sqrt(width * height)  # of the boxes
     smallest = float(np.percentile(sides / short[image], 10)) if len(sides) else SIDE / MAX_SIDE
-    limit = min(MAX_SIDE, 2 * float(np.median(short)))  # more enlarged, an image shows nothing new
+    limit = min(MAX_SIDE, 2 * float(np.median(short)))  # enlarging an image further adds no detail
     min_size = _rounded(np.clip(SIDE / max(smallest, 1e-6), MIN_SIDE, max(MIN_SIDE, limit)))
     ratio = min(PAPER_RATIO, float(np.percentile(long / short, 95)))
     max_size = round(min_size * PAPER_RATIO) if ratio == PAPER_RATIO else _rounded(min_size * ratio)
@@ -253,9 +266,9 @@ def covered(shapes: np.ndarray, sizes: tuple[float, ...], ratios: tuple[float, .
 
 def _split_info(dataset: Dataset, classes: tuple[str, ...]) -> SplitInfo:
     index = {name: label for label, name in enumerate(classes)}
-    place = np.array([index[name] for name in dataset.classes], dtype=np.int64)
+    new_label = np.array([index[name] for name in dataset.classes], dtype=np.int64)
     ignored = dataset.objects.ignored
-    labels, owners = place[dataset.objects.labels[~ignored]], dataset.objects.image_index[~ignored]
+    labels, owners = new_label[dataset.objects.labels[~ignored]], dataset.objects.image_index[~ignored]
     pairs = np.unique(np.stack([owners, labels]), axis=1)  # image and class; (I, K) counts would take gigabytes
     return SplitInfo(
         name=dataset.split,
@@ -270,7 +283,7 @@ def _split_info(dataset: Dataset, classes: tuple[str, ...]) -> SplitInfo:
 
 
 def _class_cell(split: SplitInfo, label: int, digits: int) -> str:
-    """The objects of a class and their images; `digits`: the width of the number of images."""
+    """The numbers of objects of a class and of their images; `digits`: the width of the number of images."""
     images = split.images[label]
     return f"{split.objects[label]:,} in {images:{digits},} {'image ' if images == 1 else 'images'}"
 

@@ -2,8 +2,8 @@
 
 A detector that will be used for referring expressions must not be trained on the images on which these are evaluated.
 The result equals that of tools/make_coco_minus_refer_instances.py of lichengunc/mask-faster-rcnn: images with
-expressions whose split is val, testA or testB in RefCOCO (UNC's splits), or val or test in RefCOCOg (UMD's), are
-removed from `images`. `annotations` remain as they are, also those of removed images. RefCOCO+ has the images and
+expressions in the splits val, testA or testB of RefCOCO (UNC's splits), or val or test of RefCOCOg (UMD's), are
+removed from `images`. `annotations` do not change: those of removed images stay. RefCOCO+ has the images and
 splits of RefCOCO.
 """
 
@@ -34,7 +34,7 @@ class MinusRefer:
     removed: int
 
     def line(self) -> str:
-        """In words."""
+        """A summary in one line."""
         return f"wrote {self.path}: {self.images:,} images, without {self.removed:,} of REFER's val and test splits"
 
 
@@ -57,11 +57,12 @@ def minus_refer(data: Path | str, output: Path | str = "", *, refer: Path | str 
         excluded = excluded_images(refer)
         tables = read_json(data / SOURCE)
         images = tables.get("images") if isinstance(tables, dict) else None
-        if not isinstance(tables, dict) or not isinstance(images, list):
-            raise ValueError(f"{data / SOURCE} has no list of images; download COCO's annotations again")
-        kept = [image for image in images if image["id"] not in excluded]
+        entries = images if isinstance(images, list) else [None]
+        if not isinstance(tables, dict) or not all(isinstance(one, dict) and "id" in one for one in entries):
+            raise ValueError(f"{data / SOURCE} has no list of images with ids; download COCO's annotations again")
+        kept = [image for image in entries if image["id"] not in excluded]
         folder.write_json(RESULT, {**tables, "images": kept})
-        return MinusRefer(path=folder.path / RESULT, images=len(kept), removed=len(images) - len(kept))
+        return MinusRefer(path=folder.path / RESULT, images=len(kept), removed=len(entries) - len(kept))
 
 
 def excluded_images(refer: Path) -> set[int | str]:

@@ -1,4 +1,4 @@
-"""Checks of outlines that opening a data set leaves out, for all objects at once.
+"""Checks of outlines that are not done when a data set is opened, for all objects at once.
 
 Letters: A objects, P polygons (parts of objects), V points of each polygon, Q points of all polygons.
 """
@@ -22,7 +22,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 def check_outlines(dataset: Dataset, warnings: Warnings) -> None:
-    """Warn of outlines that cross themselves, are tiny, or differ a little from their boxes. Crowds are not checked."""
+    """Warn about outlines that cross themselves, are tiny, or differ a little from their boxes, except crowds."""
     objects, outlines = dataset.objects, dataset.objects.outlines
     own = outlines.given & ~objects.ignored
     areas, boxes = outline_measures(dataset)
@@ -51,9 +51,10 @@ def check_outlines(dataset: Dataset, warnings: Warnings) -> None:
 
 
 def outline_measures(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Areas (A,) in pixels, and boxes (A, 4) xyxy clipped to the images, of all outlines; the object's box where none.
+    """Areas (A,) in pixels, and boxes (A, 4) xyxy clipped to the images, of the outlines of all objects.
 
-    Areas of polygons are those of the shoelace formula, parts added.
+    Without an outline: area 0 and the box of the object. Areas of polygons are the sum over the parts, by the shoelace
+    formula.
     """
     objects, outlines = dataset.objects, dataset.objects.outlines
     count = len(objects.boxes)
@@ -77,7 +78,7 @@ def outline_measures(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def part_owners(outlines: Outlines) -> np.ndarray:
-    """The object (P,) int64 that each polygon belongs to."""
+    """The index (P,) int64 of the object of each polygon."""
     return np.repeat(np.arange(len(outlines.part_starts) - 1), np.diff(outlines.part_starts))
 
 
@@ -105,7 +106,7 @@ def _padded_lengths(counts: np.ndarray) -> np.ndarray:
 
 
 def _crossing(corners: np.ndarray) -> np.ndarray:
-    """Places of the polygons with crossing edges among those of `corners` (P, V, 2)."""
+    """Indices of the polygons in `corners` (P, V, 2) that have crossing edges."""
     count = corners.shape[1]
     after = np.roll(corners, -1, axis=1)
     low, high = np.minimum(corners, after), np.maximum(corners, after)
@@ -116,7 +117,7 @@ def _crossing(corners: np.ndarray) -> np.ndarray:
     found = [np.zeros(0, dtype=np.int64)]
     for step in range(2, count // 2 + 1):  # every edge with the one `step` edges later
         one, other = slice(0, count), slice(step, step + count)
-        meet = left[:, one] <= right[:, other]  # edges whose boxes overlap
+        meet = left[:, one] <= right[:, other]  # edges with overlapping boxes
         meet &= left[:, other] <= right[:, one]
         meet &= top[:, one] <= bottom[:, other]
         meet &= top[:, other] <= bottom[:, one]
@@ -139,7 +140,7 @@ def _polygon_areas(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> 
     """Areas (P,) of the polygons at `starts` to `ends` of `points` (Q, 2)."""
     following = np.arange(1, len(points) + 1)
     following[ends - 1] = starts
-    local = points - np.repeat(points[starts], ends - starts, axis=0)  # exact also far from the origin
+    local = points - np.repeat(points[starts], ends - starts, axis=0)  # precise even far from the origin
     x, y = local.T
     return np.abs(np.add.reduceat(x * y[following] - x[following] * y, starts)) / 2
 

@@ -1,12 +1,12 @@
 """The endless stream of training batches.
 
-Batch n depends on the data, the settings (including the seed) and n, and on nothing else: neither on the number of
-worker processes nor on earlier batches. So a run can resume at any step.
+Batch n depends only on the data, the settings (including the seed) and n, not on the number of worker processes or on
+earlier batches. A run can therefore resume at any step.
 
-The images of an optimizer step, their order and their padded shape are chosen as for one process that takes all of
-them in one batch. They are then divided: first into the batches that are accumulated, then each of these among the
-training processes. So a run continues on the same stream with another number of processes or of accumulated batches
-as long as the number of images per step is the same.
+The images of an optimizer step, their order and their padded shape are chosen as if one process took all of them in
+one batch. They are then divided: first into the batches that are accumulated, then each of these among the training
+processes. A run therefore continues on the same stream with another number of processes or accumulated batches, if the
+number of images per step is the same.
 """
 
 from __future__ import annotations
@@ -25,14 +25,23 @@ from rcnn.data.loading.padding import Padding, pad_images, padded_shape
 from rcnn.data.loading.sampler import AUGMENT, BatchSampler, Indices
 from rcnn.data.loading.training_batch import TrainingBatch
 from rcnn.data.loading.workers import batches_of_workers
-from rcnn.data.records import Dataset, ImageRecord
+from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import Masks, TargetOptions, collate_targets, make_sample, require_memory
-from rcnn.data.transforms import Augmentation, CopyPaste, Sample, Step, augment, augmented_size, placed
+from rcnn.data.transforms import (
+    Augmentation,
+    CopyPaste,
+    Sample,
+    Step,
+    augment,
+    augmented_size,
+    placed,
+    size_when_decoded,
+)
 from rcnn.data.transforms.steps import scale_jitter_of
 from rcnn.preprocess import Frame, InputConfig
 
-Places: TypeAlias = Sequence[tuple[int, int]]  # index in the data set and position in the sequence of images
+Places: TypeAlias = Sequence[tuple[int, int]]  # indices in the data set and positions in the sequence of images
 
 
 class LoaderSettings(Augmentation, Protocol):
@@ -65,7 +74,7 @@ class LoaderSettings(Augmentation, Protocol):
 
     @property
     def repeat_threshold(self) -> float:
-        """Classes in a smaller fraction of the images than this are repeated more often; 0: none is."""
+        """Images with classes in a smaller fraction of the images than this are repeated; 0: none are."""
         ...
 
 
@@ -79,19 +88,19 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
 ) -> Generator[TrainingBatch, None, None]:
-    """The endless stream of training batches from batch `first` on, as process `rank` of `world` sees it.
+    """The endless stream of training batches for process `rank` of `world`, from batch `first` on.
 
     Each epoch contains every image in random order: once, or more often if `settings.repeat_threshold` repeats it. All
     images of a batch are landscape or all are portrait, except for one batch per epoch. `targets` says what the model
     is trained on besides boxes.
 
-    Raises ValueError at once for data that cannot be trained on; later, when its turn comes, ValueError or OSError for
-    an image that cannot be read or differs in size from its annotation, and WorkerError if a worker process ends.
+    Raises ValueError at once for data that cannot be trained on. The stream raises ValueError or OSError for an image
+    that cannot be read or has another size than its annotation, and WorkerError if a worker process ends.
     """
     batches = numbered_batches(dataset, input_config, settings, targets=targets, rank=rank, world=world)
     if settings.workers == 0:
         return (batches.make(n) for n in itertools.count(first))
-    if settings.jitter or settings.augment:
+    if settings.augment:
         import torchvision.transforms.v2  # noqa: F401  (in this process, before the workers are forked: it takes seconds)
     return batches_of_workers(batches, first, settings.workers)
 
@@ -105,9 +114,9 @@ def numbered_batches(
     rank: int = 0,
     world: int = 1,
 ) -> Batches:
-    """The same batches by number, made in the calling process. ValueError for data that cannot be trained on."""
+    """The same batches by number, made in the calling process. Raises ValueError for data that cannot be trained on."""
     if not 0 <= rank < world:
-        raise ValueError(f"rank is {rank}, expected 0 to {world - 1} for {world} processes")
+        raise ValueError(f"rank is {rank}; expected 0 to {world - 1} for {world} processes")
     _require_trainable(dataset, targets.masks, _padded_pixels(input_config, settings))
     require_masks_to_copy(dataset, settings.augment)
     if targets.keypoints:
@@ -147,9 +156,9 @@ class Batches:
         return replace(batch, first=first)
 
     def largest(self, images: int) -> TrainingBatch:
-        """The batch that needs the most memory: `images` times the image with the most objects, padded as the largest.
+        """The batch that needs most memory: `images` times the image with most objects, padded to the largest shape.
 
-        With several `settings.drawn_scales`, a shape that one of them gives.
+        With several `settings.drawn_scales`, the shape is that of one of them.
         """
         crowded = int(np.bincount(self.dataset.objects.image_index, minlength=len(self.dataset)).argmax())
         _, of_each_size = np.unique(self.dataset.sizes, axis=0, return_index=True)
@@ -157,7 +166,7 @@ class Batches:
         return self._of([(crowded, position) for position in range(images)], every_size)
 
     def _of(self, places: Places, padded_as: Places, after_image: Callable[[], None] | None = None) -> TrainingBatch:
-        """The images of `places`, padded to the shape of a batch with those of `padded_as`, if there are any."""
+        """A batch of the images at `places`, padded to a shape into which the images at `padded_as` also fit."""
         samples, ids, frames = list[Sample](), list[int | str](), list[Frame]()
         for index, position in places:
             sample, frame = self.augmented(index, position)
@@ -175,40 +184,49 @@ class Batches:
 
     def augmented(self, index: int, position: int) -> tuple[Sample, Frame]:
         """Image `index` of the data set as the network gets it at `position` of the stream, and its frame."""
-        seed, other = (self.settings.seed, AUGMENT, position), partial(self._other, index)
-        pairs, sample = self.targets.pairs or (), self._sample(self.dataset[index])
+        seed, pairs = (self.settings.seed, AUGMENT, position), self.targets.pairs or ()
+        sample, other = self._sample(index, seed), partial(self._other, index)
         sample, frame = augment(sample, self.settings, self.input_config, seed, pairs, other)
         return (replace(sample, outlines=None) if self.targets.masks is None else sample), frame
 
-    def _sample(self, record: ImageRecord) -> Sample:
-        """A sample as it is before augmentation: with outlines where augmentation finds boxes with them."""
+    def _sample(self, index: int, seed: Sequence[int]) -> Sample:
+        """A sample before augmentation, with outlines if augmentation needs them to compute boxes.
+
+        A large image may already be resized, as the augmentation with `seed` resizes it first.
+        """
         find_boxes = self.targets.masks is None and self.settings.augment and self.dataset.has_outlines
         options = replace(self.targets, masks="polygon") if find_boxes else self.targets
-        return make_sample(record, record.read(), options)
+        record = self.dataset[index]
+        size = size_when_decoded((record.height, record.width), self.settings, self.input_config, seed)
+        if size is None:
+            return make_sample(record, record.read(), options)
+        image, file_size = record.read_resized(size)
+        return make_sample(record, image, options, file_size)
 
     def _other(self, index: int, seed: Sequence[int]) -> Sample | None:
-        """A random image with objects, another than image `index`, resized and flipped; None if there is none."""
+        """A random image with objects, not image `index`, resized and flipped; None if there is none."""
         candidates = self._with_objects[self._with_objects != index]
         if not len(candidates):
             return None
-        record = self.dataset[int(np.random.default_rng(seed).choice(candidates))]
-        return placed(self._sample(record), self.settings, self.input_config, seed, self.targets.pairs or ())
+        chosen = int(np.random.default_rng(seed).choice(candidates))
+        sample = self._sample(chosen, seed)
+        return placed(sample, self.settings, self.input_config, seed, self.targets.pairs or ())
 
     @cached_property
     def _with_objects(self) -> Indices:
-        """The images with objects that are trained on."""
+        """Indices of the images with objects that are trained on."""
         objects = self.dataset.objects
         return np.unique(objects.image_index[~objects.ignored])
 
     def _input_size(self, index: int, position: int) -> tuple[int, int]:
-        """The (height, width) that an image will have when it is augmented; it is not read."""
+        """(height, width) of an image after augmentation, without reading the image."""
         height, width = self.dataset.sizes[index].tolist()
         seed = (self.settings.seed, AUGMENT, position)
         return augmented_size((height, width), self.settings, self.input_config, seed)
 
 
 def _sampler(dataset: Dataset, settings: LoaderSettings, world: int) -> BatchSampler:
-    """The order of the images for `world` processes together; a batch of it is an optimizer step."""
+    """The order of the images for all `world` processes; one of its batches is an optimizer step."""
     factors = repeat_factors(dataset, settings.repeat_threshold) if settings.repeat_threshold else None
     landscape = dataset.sizes[:, 1] >= dataset.sizes[:, 0]
     return BatchSampler(landscape, settings.batch_size * settings.accumulate * world, settings.seed, factors)
@@ -229,7 +247,7 @@ def _require_trainable(dataset: Dataset, masks: Masks | None, pixels: int) -> No
 
 
 def require_masks_to_copy(dataset: Dataset, steps: Sequence[Step]) -> None:
-    """Raise ValueError for copy-paste without masks."""
+    """Raise ValueError if `steps` has copy-paste and the objects have no outlines."""
     if any(isinstance(step, CopyPaste) for step in steps) and not dataset.has_outlines:
         raise ValueError(
             f"train.augment: copy_paste needs outlines of objects, but {dataset.annotation_file} has boxes only: leave "
@@ -238,7 +256,7 @@ def require_masks_to_copy(dataset: Dataset, steps: Sequence[Step]) -> None:
 
 
 def _padded_pixels(input_config: InputConfig, settings: LoaderSettings) -> int:
-    """Number of pixels of the largest image that the model gets, padded, if it is alone in its batch."""
+    """Number of pixels of the largest network input, padded, in a batch of one image."""
     jittered = scale_jitter_of(settings.augment)
     if jittered is not None:
         return math.prod(padded_shape([(jittered.size, jittered.size)], input_config.divisor, settings.padding))

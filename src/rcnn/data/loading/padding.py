@@ -1,4 +1,4 @@
-"""Images of different sizes padded to one shape.
+"""Pads images of different sizes to one shape.
 
 Letters: B images of a batch, (h, w) size of an image, (H, W) size of the padded batch.
 """
@@ -45,9 +45,9 @@ def pad_images(
 ) -> ImageBatch:
     """Pad B images (3, h, w), uint8 or float32 in 0..255, with zeros at the right and bottom.
 
-    The pixels are channels last in memory, as decoded images are, so that whole rows are copied.
-    `shape` (H, W) defaults to `padded_shape`. `frames` give the batch the sizes of the image files and the factors by
-    which they were resized.
+    The pixels are channels last in memory, like decoded images, so that whole rows are copied. `shape` (H, W) defaults
+    to `padded_shape`. `frames` give the batch the sizes of the image files and their resize factors. Raises ValueError
+    for no images.
     """
     if not images:
         raise ValueError("expected at least one image in a batch, got none")

@@ -1,4 +1,4 @@
-"""Batches that are copied to a GPU on a stream of their own while the GPU computes the batch before."""
+"""Copies batches to a GPU on a separate stream while the GPU computes the previous batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CopyStream(Protocol):
         ...
 
     def keep(self, tensor: Tensor) -> None:
-        """The memory of `tensor` is not used again before the computations queued so far are done with it."""
+        """The memory of `tensor` is not reused before the computations queued so far have finished."""
         ...
 
 
@@ -52,10 +52,10 @@ class CudaCopyStream(CopyStream):
 def prefetched(
     batches: Generator[TrainingBatch, None, None], device: torch.device, stream: CopyStream | None = None
 ) -> Generator[TrainingBatch, None, None]:
-    """The same batches on `device`; on a GPU, the copy of a batch is queued before the batch before it is returned.
+    """The same batches on `device`. On a GPU, the copy of a batch is queued before the previous batch is returned.
 
-    Batches should be in pinned memory, which `training_batches` sees to with worker processes. `stream` defaults to a
-    side stream of a CUDA device; on other devices the batches are returned as they are. Closing closes `batches`.
+    Batches should be in pinned memory, as those of `training_batches` with worker processes are. `stream` defaults to a
+    side stream on a CUDA device; on other devices the batches are returned as they are. Closing closes `batches`.
     """
     if stream is None:
         if device.type != "cuda":
@@ -82,7 +82,7 @@ def _copied_ahead(
                     stream.keep(value)
             try:
                 ahead = copied()
-            except Exception as problem:  # raised when its turn comes, after the step with `batch`
+            except Exception as problem:  # raised later, after the step with `batch`
                 error = problem
             yield batch
             if error is not None:

@@ -1,4 +1,4 @@
-"""Which images batch n of a training run contains, as a function of the seed and n alone."""
+"""Chooses the images of batch n of a training run, as a function of the seed and n only."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class BatchSampler:
     """Maps the number of a batch to its images.
 
     The images form an endless sequence: random permutations of the I images, one per epoch (with `factors`, images are
-    repeated in a permutation). Batches are cut from this sequence, so a batch may contain images of two
-    epochs. Within the batches that begin in one epoch, landscape images are grouped with landscape images and portrait
-    with portrait, so that little is padded; then the batches are shuffled. Any batch is found without the ones before.
+    repeated in a permutation). Batches are cut from this sequence, so a batch may contain images of two epochs. Within
+    the batches that begin in one epoch, landscape and portrait images are grouped separately, to reduce padding; then
+    the batches are shuffled. Any batch can be computed without the earlier ones.
     """
 
     def __init__(self, landscape: Flags, batch_size: int, seed: int, factors: Factors | None = None) -> None:
-        """`landscape` (I,): which images are at least as wide as high; `batch_size`: images over all processes.
+        """`landscape` (I,): which images are at least as wide as high; `batch_size`: images of all processes together.
 
         `factors` (I,): how often each image is repeated per epoch, at least 1; None: once.
         """

@@ -16,7 +16,7 @@ class TrainingBatch:
     images: ImageBatch
     targets: Targets
     image_ids: tuple[int | str, ...]  # (B,) of the annotation file
-    first: int = 0  # place of the first image among all images of the optimizer step
+    first: int = 0  # index of the first image among all images of the optimizer step
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """The same batch on `device`; copied asynchronously if it is in pinned memory."""

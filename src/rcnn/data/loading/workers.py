@@ -1,9 +1,9 @@
 """Worker processes that make training batches.
 
 Worker k of K makes batches first + k, first + k + K, ... and is at most AHEAD batches ahead. On Linux a batch travels
-in a memory file (memfd), which needs no space in /dev/shm; elsewhere its bytes travel through a pipe. Unlike those of
-torch's DataLoader, these workers leave no signal handler in the main process, a worker that dies or stops is noticed
-while it is waited for, and closing the stream kills them.
+in a memory file (memfd), which needs no space in /dev/shm; elsewhere its bytes travel through a pipe. Unlike
+the workers of torch's DataLoader, these install no signal handler in the main process, a worker that dies or stops is
+noticed while the main process waits for it, and closing the stream kills them.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from rcnn.data.loading.training_batch import TrainingBatch
 from rcnn.structures import ImageBatch, Targets
 
 AHEAD = 2  # batches that a worker makes before they are requested
-PATIENCE = 25  # seconds without a sign of life from a worker (one per image) before WorkerError
-STARTUP = 100  # the same before its first sign: where processes are not forked, they import torch first
+PATIENCE = 25  # seconds without a message from a worker (it may send one per image) before WorkerError
+STARTUP = 100  # the same before its first message: processes that are not forked import torch first
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 ALIGNMENT = 64  # bytes; start of each tensor in a batch's memory
 MEMORY_FILES = hasattr(os, "memfd_create")
@@ -43,7 +43,7 @@ CURE = (
 
 
 class WorkerError(OSError):
-    """A worker process ended or gives no sign of life. The message says which, why, and what to do."""
+    """A worker process ended or does not respond. The message says which process, why, and what to do."""
 
 
 class BatchMaker(Protocol):
@@ -57,8 +57,8 @@ class BatchMaker(Protocol):
 def batches_of_workers(batches: BatchMaker, first: int, count: int) -> Generator[TrainingBatch, None, None]:
     """The endless stream of batches from batch `first` on, made by `count` processes; closing it ends them.
 
-    A thread receives one batch ahead and, if there is a GPU, copies it to pinned memory. What a worker raises is
-    raised here. WorkerError if a worker ends or gives no sign of life.
+    A thread receives one batch ahead and, if there is a GPU, copies it to pinned memory. Errors of a
+    worker are raised here. Raises WorkerError if a worker ends or does not respond.
     """
     pin = torch.cuda.is_available()
     workers = _Workers(batches, first, count)
@@ -70,7 +70,7 @@ def batches_of_workers(batches: BatchMaker, first: int, count: int) -> Generator
                 received = thread.submit(workers.receive, pin)
                 yield batch
         finally:
-            workers.close()  # which also ends the wait of the thread
+            workers.close()  # this also ends the wait of the thread
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class _Workers:
         self._workers: list[_Worker] = []
         # at exit multiprocessing joins its processes, but ours ignore SIGTERM: a stream that is not closed would hang
         self._kill = util.Finalize(self, _kill_all, args=(self._workers,), exitpriority=100)
-        self._alive: set[int] = set()  # workers that gave a sign of life
+        self._alive: set[int] = set()  # indices of the workers that sent a message
         context = multiprocessing.get_context()
         forked = context.get_start_method() == "fork"
         for number in range(count):
@@ -105,7 +105,7 @@ class _Workers:
         number = self._next % len(self._workers)
         worker = self._workers[number]
         self._next += 1
-        waited = 0  # seconds; counted, not measured: a suspended computer does not count
+        waited = 0  # seconds; counted, not measured, so that the time of a suspended computer does not count
         while True:
             ready = connection.wait([worker.channel, worker.process.sentinel], timeout=1)
             if worker.channel in ready:
@@ -113,7 +113,7 @@ class _Workers:
                 self._alive.add(number)
                 batch = _receive(worker)
                 if batch is not None:
-                    with suppress(OSError):  # it has ended, which its next turn reports
+                    with suppress(OSError):  # the worker has ended: its next turn reports it
                         worker.channel.send_bytes(b"+")
                     return batch.pin_memory() if pin else batch
             elif ready:
@@ -127,18 +127,18 @@ class _Workers:
                     )
 
     def close(self) -> None:
-        """End the processes at once: they have nothing to save."""
+        """Kill the processes at once: they have nothing to save."""
         self._kill()
 
 
 @contextmanager
 def _stop_signals_held() -> Iterator[None]:
-    """Deliver stop signals after the block: what their handlers raise in the hooks around a fork would be lost."""
-    if threading.current_thread() is not threading.main_thread():  # which gets all signals
+    """Deliver stop signals after the block: an exception of a handler would be lost in the hooks around a fork."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
     held: list[int] = []
-    # without those that nobody set in Python, which could not be set again
+    # without handlers that were not set in Python: they cannot be restored
     handlers = {number: handler for number in STOP_SIGNALS if (handler := signal.getsignal(number)) is not None}
     try:
         for number in handlers:
@@ -159,12 +159,12 @@ def _kill_all(workers: Sequence[_Worker]) -> None:
 
 
 def _receive(worker: _Worker) -> TrainingBatch | None:
-    """The message that has arrived: a batch, an error (which is raised), or a sign of life (None)."""
+    """The message that has arrived: a batch, an error (raised), or only a sign that the worker runs (None)."""
     try:
         message = worker.channel.recv()
         if isinstance(message, _Layout):
             return _unpack(message, _receive_memory(worker.channel, message.size))
-    except (EOFError, OSError, RuntimeError) as error:  # it ended while it was sending
+    except (EOFError, OSError, RuntimeError) as error:  # the worker ended while it was sending
         worker.process.join(1)
         raise WorkerError(_ended(worker.process)) from error
     if isinstance(message, Exception):
@@ -186,7 +186,7 @@ def _run_worker(
     for other in inherited:
         other.close()
     torch.set_num_threads(1)
-    # signals sent to all processes of a terminal: the main process saves its state, then kills its workers
+    # a terminal sends these to all processes: the main process saves its state, then kills its workers
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "SIGCHLD"):
@@ -215,22 +215,20 @@ def _make_and_send(batches: BatchMaker, n: int, channel: Connection) -> None:
         if MEMORY_FILES:
             _send_memory(channel, layout, tensors)
         else:
-            memory = bytearray(layout.size)
-            _write(tensors, memory)
             channel.send(layout)
-            channel.send_bytes(memory)
+            channel.send_bytes(_joined(layout, tensors))
     except (BrokenPipeError, ConnectionError):
         raise EOFError from None  # the main process has ended
     except (ValueError, OSError) as error:  # an image that cannot be read
         channel.send(error.with_traceback(None))
-    except Exception as error:  # a mistake in the code: its place is worth knowing
+    except Exception as error:  # a bug: the traceback is needed to find it
         error.add_note("".join(traceback.format_exception(error)))
         channel.send(error.with_traceback(None))
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor lies in the memory of its batch."""
+    """Where a tensor is in the memory of its batch."""
 
     start: int  # bytes
     dtype: torch.dtype
@@ -240,7 +238,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Layout:
-    """A batch without the values of its tensors; each of its fields is a `_Place`, or the value itself."""
+    """A batch without the values of its tensors: a `_Place` for each tensor, other fields as they are."""
 
     size: int  # bytes
     images: dict[str, Any]
@@ -268,9 +266,12 @@ def _pack(batch: TrainingBatch) -> tuple[_Layout, list[tuple[_Place, Tensor]]]:
 
 
 def pack_and_write(batch: TrainingBatch) -> None:
-    """What a worker does with a batch, without the process that receives it: for benchmarks."""
+    """Pack a batch as a worker does, without a process that receives it: for benchmarks."""
     layout, tensors = _pack(batch)
-    _write(tensors, mmap.mmap(-1, max(1, layout.size)))
+    if MEMORY_FILES:
+        os.close(_memory_file(layout, tensors))
+    else:
+        _joined(layout, tensors)
 
 
 def _unpack(layout: _Layout, memory: mmap.mmap | bytearray) -> TrainingBatch:
@@ -287,9 +288,37 @@ def _unpack(layout: _Layout, memory: mmap.mmap | bytearray) -> TrainingBatch:
     )
 
 
-def _write(tensors: Sequence[tuple[_Place, Tensor]], memory: mmap.mmap | bytearray) -> None:
+def _raw(place: _Place, value: Tensor) -> memoryview:
+    """The bytes of a tensor, in the order in which `_view` reads them."""
+    rows = value.permute(0, 2, 3, 1) if place.channels_last else value
+    return rows.contiguous().view(-1).numpy().data.cast("B") if value.numel() else memoryview(b"")
+
+
+def _joined(layout: _Layout, tensors: Sequence[tuple[_Place, Tensor]]) -> bytearray:
+    """The memory of a batch."""
+    memory = bytearray(layout.size)
     for place, value in tensors:
-        _view(place, memory).copy_(value)
+        raw = _raw(place, value)
+        memory[place.start : place.start + len(raw)] = raw
+    return memory
+
+
+def _memory_file(layout: _Layout, tensors: Sequence[tuple[_Place, Tensor]]) -> int:
+    """A new memory file with the memory of a batch.
+
+    Written, not mapped: a page that is mapped is cleared first, and costs a page fault.
+    """
+    file = os.memfd_create("rcnn-batch")
+    try:
+        os.ftruncate(file, layout.size)
+        for place, value in tensors:
+            raw, done = _raw(place, value), 0
+            while done < len(raw):  # a single call writes up to 2 GiB
+                done += os.pwrite(file, raw[done:], place.start + done)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
 
 
 def _view(place: _Place, memory: mmap.mmap | bytearray) -> Tensor:
@@ -304,10 +333,8 @@ def _view(place: _Place, memory: mmap.mmap | bytearray) -> Tensor:
 
 
 def _send_memory(channel: Connection, layout: _Layout, tensors: Sequence[tuple[_Place, Tensor]]) -> None:
-    file = os.memfd_create("rcnn-batch")
+    file = _memory_file(layout, tensors)
     try:
-        os.ftruncate(file, layout.size)
-        _write(tensors, mmap.mmap(file, layout.size))
         channel.send(layout)
         reduction.send_handle(channel, file, os.getppid())
     finally:

@@ -1,4 +1,4 @@
-"""A training sample as the network gets it: resized, and changed at random.
+"""Makes the network's input from a training sample: resizes it and augments it at random.
 
 The order: the steps of `train.augment` that change the file's image (crop, and the user's own with `before_resize`);
 the resize to one of `train.scales`, or the step scale_jitter; `train.jitter`; the other steps; `train.flip`. Steps of
@@ -59,9 +59,9 @@ def augment(
     pairs: Sequence[tuple[int, int]] = (),
     other: Callable[[Seed], Sample | None] = lambda seed: None,
 ) -> tuple[Sample, Frame]:
-    """A sample resized for the model and augmented at random, and its frame (which does not record what follows it).
+    """A sample resized for the model and augmented at random, and the frame of the resize (without later steps).
 
-    All random numbers depend on `seed` only (the run's seed, the position in its stream), so that the result does not
+    All random numbers depend on `seed` only (the run's seed and the position in its stream), so the result does not
     depend on the process that computes it. Every number is drawn whether it is used or not, and each step has its own
     generator: changing one setting does not change the other draws. `other(seed)` is another image of the data set,
     as `placed` returns it, for steps that use one.
@@ -73,7 +73,7 @@ def augment(
     for step, random in _steps(settings, seed, before_resize=True):
         sample = step(sample, random, Scene(frame=None, fill=fill))
     sample, frame = _resized(sample, settings, chosen, seed)
-    if settings.jitter:  # of the resized image, which is mostly much smaller
+    if settings.jitter:  # after the resize, because the resized image is usually much smaller
         sample = replace(sample, image=within(sample.image, frame, lambda image: jitter(image, *factors)))
     for step, random in _steps(settings, seed, before_resize=False):
         scene = Scene(frame=frame, fill=fill, other=lambda random: other([*seed, int(random.integers(2**63))]))
@@ -88,7 +88,7 @@ def placed(
     seed: Seed,
     pairs: Sequence[tuple[int, int]] = (),
 ) -> Sample:
-    """A sample that is only resized and flipped at random: where objects are copied from."""
+    """A sample that is only resized and flipped at random: the source of pasted objects."""
     generator, chosen = _drawn_size(settings, input_config, seed)
     flipped = generator.random() < settings.flip
     sample, _ = _resized(sample, settings, chosen, seed)
@@ -109,8 +109,23 @@ def augmented_size(
     return build_preprocessor(_drawn_size(settings, input_config, seed)[1]).frame(original).size
 
 
+def size_when_decoded(
+    original: tuple[int, int], settings: Augmentation, input_config: InputConfig, seed: Seed
+) -> tuple[int, int] | None:
+    """The (height, width) to which `augment` resizes an image of size `original`, if it does so first; else None.
+
+    Also None for an input on a canvas, and without antialiasing: what is decoded at a fraction of its size is smoother.
+    """
+    steps = settings.augment
+    if input_config.resize != "antialias" or input_config.canvas:
+        return None
+    if scale_jitter_of(steps) is not None or any(_is_before_resize(step) for step in steps):
+        return None
+    return build_preprocessor(_drawn_size(settings, input_config, seed)[1]).resized_size(original)
+
+
 def mean_colour(input_config: InputConfig) -> Colour:
-    """The colour (RGB) that the model's normalisation maps to 0, as it does the padding of a batch."""
+    """The colour (RGB) that the model's normalisation maps to 0, the value of the padding of a batch."""
     first, second, third = input_config.pixel_mean
     return (third, second, first) if input_config.channel_order == "bgr" else (first, second, third)
 
@@ -126,11 +141,11 @@ def _resized(sample: Sample, settings: Augmentation, chosen: InputConfig, seed: 
 
 
 def _window_of_resized(image: Tensor, frame: Frame, config: InputConfig) -> Tensor:
-    """The network's image (3, *frame.size): the part of the resized image (3, H, W) that is in it, else mean colour."""
+    """The network's image (3, *frame.size): the part of the resized image (3, H, W) inside it, else the mean colour."""
     (height, width), (top, left), (rows, columns) = frame.resized, frame.corner, frame.size
-    y, x = -top, -left  # the part's place in the resized image
+    y, x = -top, -left  # top left corner of the part in the resized image
     h, w = min(rows, height - y), min(columns, width - x)
-    if config.resize == "antialias":  # only the part is computed; equal to a part of the whole
+    if config.resize == "antialias":  # computes only the part, with the same pixels as in the whole image
         scale_x, scale_y = frame.to_original_scale
         box = (x * scale_x, y * scale_y, (x + w) * scale_x, (y + h) * scale_y)
         pillow = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
@@ -160,7 +175,7 @@ def _is_before_resize(step: Step) -> bool:
 
 
 def _generator(seed: Seed, place: int) -> np.random.Generator:
-    """The random generator of the step at `place` of the list."""
+    """The random generator of the step at index `place` of the list."""
     return np.random.default_rng([*(number % 2**64 for number in seed), place])
 
 

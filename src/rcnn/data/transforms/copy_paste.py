@@ -1,4 +1,4 @@
-"""Objects of one sample pasted onto another (Ghiasi et al. 2021, "Simple Copy-Paste"), without blending.
+"""Pastes objects of one sample onto another (Ghiasi et al. 2021, "Simple Copy-Paste"), without blending.
 
 Letters: N objects of the image, P pasted objects, J keypoints.
 """
@@ -19,9 +19,9 @@ from rcnn.ops.rle import mask_outline, outline_mask
 def paste(sample: Sample, other: Sample) -> Sample:
     """`sample` with the objects of `other`, an image of the same size, in front of its own.
 
-    Only objects with a mask are pasted. An object that is covered in part keeps the rest of its outline or bitmap,
-    with the box around that; one that is covered whole is removed; a covered keypoint becomes a hidden one
-    (visibility 1). Crowds stay as they are, and those of `other` are not pasted.
+    Only objects with a mask are pasted. A partly covered object keeps the visible part of its outline or bitmap, and
+    the box around it; a fully covered object is removed; a covered keypoint becomes hidden (visibility 1). Crowds do
+    not change, and those of `other` are not pasted.
     """
     masks = object_masks(other)  # (P, H, W)
     given = np.asarray(masks.any((1, 2)))
@@ -34,7 +34,7 @@ def paste(sample: Sample, other: Sample) -> Sample:
 
 
 def object_masks(sample: Sample) -> Flags:
-    """The pixels (N, H, W) of the objects of a sample; none of an object without a mask."""
+    """The pixels (N, H, W) bool of the objects of a sample; all False for an object without a mask."""
     if sample.bitmaps is not None:
         return sample.bitmaps.numpy()
     masks = np.zeros((len(sample.boxes), *sample.size), dtype=bool)
@@ -44,7 +44,7 @@ def object_masks(sample: Sample) -> Flags:
 
 
 def _behind(sample: Sample, cover: Flags) -> Sample:
-    """A sample with its objects covered by the pixels `cover` (H, W)."""
+    """A sample in which the pixels `cover` (H, W) hide the objects."""
     boxes = sample.boxes.clone()
     outlines = None if sample.outlines is None else list(sample.outlines)
     bitmaps = None if sample.bitmaps is None else sample.bitmaps.clone()

@@ -1,4 +1,4 @@
-"""Objects that the border of an image cuts, and the one rule that removes objects.
+"""Cuts objects at the border of an image, and removes objects that are too small: the only rule that removes objects.
 
 Letters: N objects of the image, E edges of one object's outline, C crossings of a line.
 """
@@ -14,15 +14,15 @@ from torch import Tensor
 from rcnn.data.transforms.sample import Flags, Sample
 from rcnn.ops.boxes import clip_boxes
 
-SMALLEST = 1.0  # pixels; an object whose box has a shorter side is removed
+SMALLEST = 1.0  # pixels; an object with a box that has a shorter side is removed
 
 
 def cut(sample: Sample, *, recompute: bool = False) -> Sample:
-    """A sample with its objects cut at the border of the image; those that are too small then are removed.
+    """A sample with its objects cut at the border of the image; objects that are then too small are removed.
 
     An object that the border cuts gets the box of its visible outline or bitmap, or its clipped box if it has neither;
     with `recompute`, every object does. Keypoints outside the image become absent. An object, or a crowd, is removed
-    if a side of its box is shorter than SMALLEST, or if it had a mask and no pixel of that is visible.
+    if a side of its box is shorter than SMALLEST, or if it had a mask and no pixel of the mask is visible.
     """
     height, width = sample.size
     clipped = _clipped(sample.boxes, sample.size)
@@ -40,7 +40,7 @@ def cut(sample: Sample, *, recompute: bool = False) -> Sample:
     elif sample.bitmaps is not None:
         for index in np.flatnonzero(changed).tolist():
             box = bitmap_bounds(sample.bitmaps[index])
-            # a bitmap that is empty may be that of an object that is annotated without a mask
+            # an empty bitmap may belong to an object that is annotated without a mask
             clipped[index] = clipped[index] if box is None else intersection(clipped[index], box)
     keypoints = sample.keypoints
     if keypoints is not None:
@@ -86,9 +86,9 @@ def intersection(one: Tensor, other: Tensor) -> Tensor:
 
 
 def clip_edges(edges: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The part of an outline, edges (E, 5), in an image of `size` (height, width); no edges if nothing is inside.
+    """The part of an outline, edges (E, 5), inside an image of `size` (height, width); no edges if nothing is inside.
 
-    The result is closed again: filled even-odd, each part shows the same pixels of the image as before.
+    The result is closed again: by the even-odd rule, each part fills the same pixels of the image as before.
     """
     height, width = size
     for axis, limit, sign in ((0, 0, 1), (1, 0, 1), (0, width, -1), (1, height, -1)):
@@ -112,7 +112,7 @@ def _clip_at_line(edges: np.ndarray, axis: int, limit: float, sign: int) -> np.n
 
 
 def _between(along: np.ndarray, part: np.ndarray, axis: int, limit: float) -> np.ndarray:
-    """The edges that close parts along a line: of the crossings (C,) of a part, the 1st to the 2nd, 3rd to 4th, ..."""
+    """The edges that close parts along a line: from the 1st to the 2nd crossing (C,) of a part, 3rd to 4th, ..."""
     order = np.lexsort([along, part])
     start, end = along[order][::2], along[order][1::2]
     closing = np.empty((len(start), 5))

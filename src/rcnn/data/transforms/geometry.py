@@ -1,11 +1,11 @@
-"""Geometry of a training sample: image and objects are moved together, on the CPU, never in place.
+"""Geometry of a training sample: moves image and objects together, on the CPU, never in place.
 
-Coordinates are continuous: a pixel covers [x, x + 1], its centre is at x + 0.5, an image of width W ends at W. So a
-horizontal flip maps x to W - x for boxes, outlines and keypoints alike. (COCO's files give the pixel index of
+Coordinates are continuous: a pixel covers [x, x + 1], its centre is at x + 0.5, an image of width W ends at W. A
+horizontal flip therefore maps x to W - x for boxes, outlines and keypoints alike. (COCO's files give the pixel index of
 keypoints: `make_sample` adds 0.5, which moves them to the pixel's centre.)
 
-The transforms of torchvision v2 are not used for objects: its flip maps keypoints to W - 1 - x but boxes to W - x and
-exchanges no left and right keypoints, it moves bitmaps but no polygons, and it moves keypoints outside the image to the
+The transforms of torchvision v2 are not used for objects: the flip maps keypoints to W - 1 - x but boxes to W - x, and
+does not exchange left and right keypoints; polygons are not supported; keypoints outside the image are moved to the
 border.
 
 Letters: N objects of the image, E edges of one object's outline, J keypoints.
@@ -41,7 +41,7 @@ def _nearest(old: int, new: int, kind: Resize) -> Tensor:
         positions = torch.arange(new, dtype=torch.float64) * (old / new)
     elif kind == "bilinear":
         positions = torch.arange(new, dtype=torch.float32) * (old / new)
-    else:  # summed step by step as in Pillow: its rounding decides about centres between two pixels
+    else:  # summed step by step like Pillow: the rounding decides which pixel a centre on a border belongs to
         positions = torch.from_numpy(np.add.accumulate([0.5 * old / new] + [old / new] * (new - 1)))
     return positions.long().clamp(max=old - 1)
 
@@ -52,22 +52,25 @@ def _flipped(boxes: Tensor, width: int) -> Tensor:
 
 
 def preprocess(sample: Sample, preprocessor: Preprocessor) -> tuple[Sample, Frame]:
-    """A sample as the network gets it, and its frame: the image by `preprocessor`, the objects by the frame."""
-    image, frame = preprocessor(sample.image)
+    """A sample resized for the network by `preprocessor`, with its objects moved accordingly, and its frame."""
+    if sample.file_size is not None:
+        image, frame = sample.image, preprocessor.frame(sample.file_size)
+    else:
+        image, frame = preprocessor(sample.image)
     return to_input(sample, image, frame, preprocessor.config.resize), frame
 
 
 def to_input(sample: Sample, image: Tensor, frame: Frame, kind: Resize) -> Sample:
-    """A sample with its objects moved to the network's `image` (3, h, w), which lies in the file as `frame` says.
+    """A sample with the network's `image` (3, h, w), and its objects moved as `frame` says.
 
-    x and y are scaled separately, since sizes were rounded. `kind` chooses the pixels of bitmaps.
+    x and y are scaled separately, because sizes are rounded. `kind` chooses the pixels of bitmaps.
     """
     (height, width), (top, left) = sample.size, frame.corner
     y, x = frame.resized[0] / height, frame.resized[1] / width
     keypoints = sample.keypoints
     if keypoints is not None:
         scaled = keypoints.double() * torch.tensor([x, y, 1], dtype=torch.float64)
-        given = keypoints[..., 2:] > 0  # absent ones stay zeros
+        given = keypoints[..., 2:] > 0  # absent keypoints stay zero
         keypoints = torch.where(given, scaled + torch.tensor([left, top, 0]), 0).float()
     outlines = sample.outlines
     if outlines is not None:
@@ -81,11 +84,12 @@ def to_input(sample: Sample, image: Tensor, frame: Frame, kind: Resize) -> Sampl
         outlines=outlines,
         bitmaps=None if sample.bitmaps is None else _resized_bitmaps(sample.bitmaps, frame, kind),
         keypoints=keypoints,
+        file_size=None,
     )
 
 
 def _resized_bitmaps(bitmaps: Tensor, frame: Frame, kind: Resize) -> Tensor:
-    """Bitmaps (N, H, W) bool in the network's image, (N, h, w)."""
+    """Bitmaps (N, H, W) bool resized and placed in the network's image, (N, h, w)."""
     (height, width), (top, left) = frame.resized, frame.corner
     rows = _nearest(bitmaps.shape[1], height, kind)
     columns = _nearest(bitmaps.shape[2], width, kind)
@@ -94,7 +98,7 @@ def _resized_bitmaps(bitmaps: Tensor, frame: Frame, kind: Resize) -> Tensor:
 
 
 def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
-    """A sample flipped horizontally; `pairs` are the indices of keypoints to exchange (left and right eye)."""
+    """A sample flipped horizontally; `pairs` are the indices of keypoints to exchange (e.g. left and right eye)."""
     width = sample.size[1]
     outlines, keypoints = sample.outlines, sample.keypoints
     if outlines is not None:
@@ -104,7 +108,7 @@ def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
         for left, right in pairs:
             order[left], order[right] = right, left
         keypoints = keypoints[:, order]
-        given = keypoints[..., 2:] > 0  # absent ones stay zeros
+        given = keypoints[..., 2:] > 0  # absent keypoints stay zero
         keypoints = torch.where(
             given, keypoints * keypoints.new_tensor([-1, 1, 1]) + keypoints.new_tensor([width, 0, 0]), 0
         )
@@ -120,7 +124,7 @@ def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
 
 
 def crop(sample: Sample, top: int, left: int, size: tuple[int, int], fill: Colour = (0, 0, 0)) -> Sample:
-    """The window of `size` (height, width) at (top, left) of a sample; outside the image it is filled with `fill`.
+    """The window of `size` (height, width) at (top, left) of a sample, with `fill` outside the image.
 
     Objects are cut at the border of the window, see `cut`.
     """
@@ -163,17 +167,17 @@ def _window(image: Tensor, top: int, left: int, size: tuple[int, int], fill: Col
 
 
 def filled(size: tuple[int, int], colour: Colour, dtype: torch.dtype) -> Tensor:
-    """An image (3, *size) of one colour, rounded if `dtype` is that of integers; channels last in memory."""
+    """An image (3, *size) of one colour, rounded for integer types; channels last in memory."""
     values = torch.tensor(colour) if dtype.is_floating_point else torch.tensor(colour).round()
     return values.to(dtype).expand(*size, 3).contiguous().permute(2, 0, 1)
 
 
 def warp(sample: Sample, matrix: Matrix, fill: Colour = (0, 0, 0)) -> Sample:
-    """A sample moved by an affine `matrix` (2, 3) from old to new coordinates, within an image of the same size.
+    """A sample moved by an affine `matrix` (2, 3) from old to new coordinates, in an image of the same size.
 
-    The image is interpolated bilinearly, without antialiasing, and filled with `fill` where it shows nothing; bitmaps
-    take the nearest pixel. Boxes become those of the moved outlines, or, without an outline, the boxes around the moved
-    corners. Objects are cut at the border of the image, see `cut`.
+    The image is interpolated bilinearly, without antialiasing, and filled with `fill` where no pixel is moved to;
+    bitmaps take the nearest pixel. Boxes become those of the moved outlines, or, without an outline, the boxes around
+    the moved corners. Objects are cut at the border of the image, see `cut`.
     """
     inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
     keypoints, bitmaps = sample.keypoints, sample.bitmaps
@@ -225,7 +229,7 @@ def _moved_boxes(boxes: Tensor, matrix: Matrix) -> Tensor:
 
 
 def _warped(plane: Tensor, inverse: Matrix, fill: float, filter_: Image.Resampling) -> Tensor:
-    """A plane (H, W) uint8 or float32 that shows at each point what `plane` shows at the point moved by `inverse`."""
+    """A plane (H, W) uint8 or float32: each point has the value of `plane` at the point moved by `inverse` (2, 3)."""
     image = Image.fromarray(plane.contiguous().numpy())
     colour = fill if plane.is_floating_point() else round(fill)
     moved = image.transform(

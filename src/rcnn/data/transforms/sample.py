@@ -1,4 +1,4 @@
-"""What the transforms change: one image and its objects."""
+"""The value that the transforms change: one image and its objects."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Sample:
     """One image and the N objects used in training; crowds are kept separately.
 
     Coordinates are continuous: a pixel covers [x, x + 1], its centre is at x + 0.5, an image of width W ends at W.
+    Raises ValueError if fields have different numbers of objects.
     """
 
     image: Tensor  # (3, H, W) uint8 RGB, or float32 in 0..255
@@ -26,6 +27,8 @@ class Sample:
     bitmaps: Tensor | None = None  # (N, H, W) bool
     keypoints: Tensor | None = None  # (N, J, 3) float32: x, y, visibility 0, 1 or 2; zeros where it is 0
     crowds: Tensor | None = None  # (C, 4) float32 xyxy pixels; None: not requested
+    # (height, width) of the file where `image` was resized when it was decoded: the coordinates are still the file's
+    file_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("labels", "outlines", "bitmaps", "keypoints"):
@@ -35,11 +38,11 @@ class Sample:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the image."""
-        return self.image.shape[1], self.image.shape[2]
+        """(height, width) of the image that the coordinates refer to, in pixels."""
+        return self.file_size or (self.image.shape[1], self.image.shape[2])
 
     def subset(self, kept: Flags) -> Sample:
-        """The same image with the objects that `kept` (N,) marks; the crowds stay."""
+        """The same image with the objects that `kept` (N,) marks, and all crowds."""
         indices = np.flatnonzero(kept)
         return replace(
             self,

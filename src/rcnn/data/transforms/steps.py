@@ -1,7 +1,7 @@
-"""The steps of augmentation: what `train.augment` lists. Each is its settings, and a function of a sample.
+"""The steps of augmentation that `train.augment` lists. Each has its settings, and is called with a sample.
 
-A step takes all random numbers from the generator that it is given, so that it depends on the seed, the epoch and the
-image only. Sizes are (height, width) in pixels; ranges are drawn from uniformly.
+A step takes all random numbers from the generator that it is given, so it depends only on the seed, the epoch and the
+image. Sizes are (height, width) in pixels; values are drawn uniformly from ranges.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Scene:
     """What a step may need besides the sample."""
 
     frame: Frame | None  # where the file's image is in the network's input; None: not resized yet
-    fill: Colour = (0, 0, 0)  # the colour of areas without an image
+    fill: Colour = (0, 0, 0)  # the colour outside the image
     # another image of the data set, resized and flipped at random; None: there is no other one
     other: Callable[[np.random.Generator], Sample | None] = lambda random: None
 
@@ -58,7 +58,7 @@ class RandomCrop:
         return int(top), int(left), height, width
 
     def __call__(self, sample: Sample, random: np.random.Generator, scene: Scene) -> Sample:
-        """The window of a sample."""
+        """A random window of a sample."""
         top, left, height, width = self.window(sample.size, random)
         return sample if (height, width) == sample.size else crop(sample, top, left, (height, width))
 
@@ -78,7 +78,7 @@ class ScaleJitter:
     def __post_init__(self) -> None:
         _require_range("scale_jitter.scale", self.scale, 0, 100, "factors", open_below=True)
         if self.size < 1:
-            raise ValueError(f"train.augment: scale_jitter.size is {self.size}; expected pixels, e.g. 1024")
+            raise ValueError(f"train.augment: scale_jitter.size is {self.size}; expected 1 or more pixels, e.g. 1024")
 
     def frame(self, original: tuple[int, int], random: np.random.Generator) -> Frame:
         """Where an image of size `original` is in the network's input."""
@@ -128,7 +128,7 @@ class Affine:
 
 @dataclass(frozen=True, kw_only=True)
 class ColourJitter:
-    """Brightness, contrast, saturation and hue of the image."""
+    """Random brightness, contrast, saturation and hue of the image."""
 
     kind: Literal["colour"] = "colour"
     probability: float = 0.8
@@ -143,10 +143,10 @@ class ColourJitter:
         _require_probability("colour.grey", self.grey)
         for name in ("brightness", "contrast", "saturation"):
             _require_between(f"colour.{name}", getattr(self, name), 0, 1, "a relative change")
-        _require_between("colour.hue", self.hue, 0, 0.5, "a part of the colour circle")
+        _require_between("colour.hue", self.hue, 0, 0.5, "a fraction of the colour circle")
 
     def __call__(self, sample: Sample, random: np.random.Generator, scene: Scene) -> Sample:
-        """A sample with other colours; a border around the file's image stays as it is."""
+        """A sample with other colours; the border around the file's image does not change."""
         used, grey = random.random() < self.probability, random.random() < self.grey
         brightness, contrast, saturation = (
             1 + random.uniform(-1, 1, 3) * (self.brightness, self.contrast, self.saturation)
@@ -186,13 +186,13 @@ class Blur:
 class CopyPaste:
     """Objects of another image of the data set are pasted (Simple Copy-Paste, Ghiasi et al. 2021).
 
-    The other image is resized and flipped at random as images of the data set are, and lies at a random place. What the
-    pasted objects cover is removed from the outlines, bitmaps and boxes of the others.
+    The other image is resized and flipped at random like every image, and put at a random place. Pixels that the pasted
+    objects cover are removed from the outlines, bitmaps and boxes of the other objects.
     """
 
     kind: Literal["copy_paste"] = "copy_paste"
     probability: float = 0.5
-    fraction: float = 0.5  # of the other image's objects that are pasted: the probability of each
+    fraction: float = 0.5  # probability that an object of the other image is pasted
 
     def __post_init__(self) -> None:
         _require_probability("copy_paste.probability", self.probability)
@@ -215,13 +215,13 @@ class CopyPaste:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnStep:
-    """A function of the user's: f(sample, random, **arguments) -> sample, see docs/augmentation.md."""
+    """A function of the user: f(sample, random, **arguments) -> sample, see docs/augmentation.md."""
 
     kind: Literal["own"] = "own"
     factory: str  # FILE.py:NAME or PACKAGE.MODULE:NAME of the function
     arguments: Mapping[str, Any] = field(default_factory=dict)  # its keyword arguments
-    before_resize: bool = False  # it gets the file's image, not the network's input
-    # the function itself where it was passed from Python and has no name that could be imported; not saved
+    before_resize: bool = False  # whether it gets the file's image instead of the network's input
+    # the function itself, if it was passed from Python; not saved
     function: Callable[..., Any] | None = field(default=None, compare=False, metadata={"saved": False})
 
     @classmethod
@@ -231,7 +231,7 @@ class OwnStep:
         return cls(factory=path or getattr(function, "__name__", type(function).__name__), function=function)
 
     def resolved(self) -> Function:
-        """The function, imported if it was named. ValueError if it cannot be imported."""
+        """The function, imported if only its name is known. Raises ValueError if it cannot be imported."""
         if self.function is not None:
             return self.function
         if ":" not in self.factory:
@@ -242,9 +242,9 @@ class OwnStep:
         return import_factory(self.factory)
 
     def __call__(self, sample: Sample, random: np.random.Generator, scene: Scene) -> Sample:
-        """What the function returns, checked. Functions that use torch's global generator get a seeded one.
+        """The checked result of the function. Functions that use torch's global generator get a seeded one.
 
-        ValueError, with the name of the function, if it fails or returns something else than a valid sample.
+        Raises ValueError, with the name of the function, if it fails or does not return a valid sample.
         """
         function = self.resolved()
         with torch.random.fork_rng(devices=()):
@@ -284,7 +284,7 @@ KINDS: Mapping[str, Callable[[], Step]] = {
 
 
 def within(image: Tensor, frame: Frame | None, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """`image` (3, h, w) of the network with the part that shows the file's image changed; a border stays as it is."""
+    """Apply `change` to the part of the network's `image` (3, h, w) that shows the file; a border does not change."""
     if frame is None:
         return change(image)
     (top, left), (height, width) = frame.corner, frame.resized
@@ -302,7 +302,7 @@ def scale_jitter_of(steps: Sequence[Step]) -> ScaleJitter | None:
 
 
 def require_steps(steps: Sequence[Step], scales: Sequence[int]) -> None:
-    """ValueError for a list of steps that cannot be applied, or not together with `scales` (train.scales)."""
+    """Raise ValueError if the steps cannot be applied together, or not with `scales` (train.scales)."""
     if scales and scale_jitter_of(steps) is not None:
         raise ValueError(
             f"train.augment: scale_jitter replaces the resize, but train.scales is {list(scales)}; expected one of "

@@ -1,1 +1,1 @@
-"""Objects of an image as text in the formats of other tools. `rcnn.data.formats` reads these formats."""
+"""Writes the objects of an image in the formats of other tools. `rcnn.data.formats` reads these formats."""

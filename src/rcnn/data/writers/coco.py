@@ -1,4 +1,4 @@
-"""COCO's format: results, and a data set file with the same objects, from the entries of predictions.json."""
+"""COCO's format: results, or an annotation file with the same objects, from the entries of predictions.json."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def coco_result(found: dict[str, Any], image_id: int | str, category_id: int | s
 
 
 def image_ids(files: Sequence[str]) -> list[int]:
-    """An id per image: the number in its file name, as in COCO (000000000139.jpg), else the place, from 1."""
+    """An id per image: the number in its file name, as in COCO (000000000139.jpg), else its index, from 1."""
     stems = [Path(file).stem for file in files]
     if all(stem.isascii() and stem.isdigit() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
         return [int(stem) for stem in stems]
@@ -40,7 +40,7 @@ def image_ids(files: Sequence[str]) -> list[int]:
 
 
 def file_names(files: Sequence[str]) -> list[str]:
-    """The paths of images from the folder that contains all of them; the last part of a URL."""
+    """The paths of images relative to the folder that contains all of them; for a URL, its last part."""
     local = [os.path.abspath(file) for file in files if "://" not in file]
     folder = os.path.commonpath([os.path.dirname(path) for path in local]) if local else ""
     return [
@@ -66,11 +66,10 @@ def coco_file(
     *,
     copies: Mapping[str, str] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """The content of a data set file: the same objects as annotations with a score, with the same image ids.
+    """The content of an annotation file: the same objects as annotations with a score, with the same image ids.
 
-    `names` (K,) are the classes; all of them have the `keypoints` (J,), which are all visible. `copies`: the
-    place of each image, from the folder of the data set file; without it, they are named from
-    the folder that contains all of them.
+    `names` (K,) are the classes; each has the `keypoints` (J,), all of them visible. `copies`: image -> its path
+    relative to the folder of the annotation file; by default, paths are relative to the folder with all images.
     """
     annotations = coco_results(images, category_ids)
     for number, entry in enumerate(annotations, start=1):

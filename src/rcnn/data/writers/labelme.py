@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rcnn.ops.contours import Part, joined, region_parts
 from rcnn.ops.masks import Region
 
-VERSION = "5.5.0"  # of labelme, which checks that it is known
+VERSION = "5.5.0"  # of labelme, which checks this version
 
 
 def labelme_file(

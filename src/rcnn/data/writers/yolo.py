@@ -23,7 +23,7 @@ def yolo_lines(
 ) -> list[str]:
     """A line per object of an image of `size` (height, width): `class x1 y1 x2 y2 ...` or `class cx cy width height`.
 
-    `labels` (N,) are the places of the classes in data.yaml, `boxes` (N, 4) xyxy in pixels; numbers are fractions of
+    `labels` (N,) are the indices of the classes in data.yaml, `boxes` (N, 4) xyxy in pixels; numbers are fractions of
     the image. The outlines of the parts of a mask, and of their holes, are joined to one polygon by lines of no width,
     and simplified to within `tolerance` pixels. An object without a mask, or with an empty one, is a box.
     """
