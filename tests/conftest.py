@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.compiled import BACKWARD
+
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported: its kernels then run on the CPU
 # Byte code of rcnn is written, even where the environment forbids it: each process that a test starts would compile it.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -45,11 +47,23 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def _compiler_is_loaded() -> None:
+    """The first compilation imports 200,000 objects, which garbage collection would visit after each compiled test."""
+    torch.compile(lambda x: -x, backend=BACKWARD)(torch.ones(1))
+    torch.compiler.reset()
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _compiled_graphs_are_released(request: pytest.FixtureRequest) -> Generator[None, None, None]:
     """Compiled graphs keep their detectors in memory for the whole process otherwise."""
+    is_compiled = request.node.get_closest_marker("compile") is not None
+    if is_compiled:
+        request.getfixturevalue("_compiler_is_loaded")
     yield
-    if request.node.get_closest_marker("compile") is not None:
+    if is_compiled:
         torch.compiler.reset()
         gc.collect()
 

@@ -1,4 +1,4 @@
-"""The stages after the feature maps, with every variant of a cascade: one graph, with the values of eager mode.
+"""The stages after the proposals, with every variant of a cascade: one graph, with the values of eager mode.
 
 The cascades have two stages here. test_zoo.py compiles those of three, test_compile.py whole detectors.
 """
@@ -15,9 +15,9 @@ from torch import Tensor
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import CascadeConfig
 from rcnn.models.overrides import override
-from rcnn.structures import Proposals
+from rcnn.structures import Detections, Proposals
 from tests.compiled import BACKWARD, FORWARD
-from tests.known_features import known_features, leaves
+from tests.known_features import leaves
 from tests.narrow import present
 from tests.unit.random_batches import random_images, random_targets
 
@@ -31,12 +31,14 @@ TWO_STAGES = CascadeConfig(
 @pytest.mark.parametrize(
     ("cascade", "box"),
     [
-        (replace(TWO_STAGES, resample=True, mask_heads="each", average="logits"), ["selection.nms=soft_linear"]),
         (
-            replace(TWO_STAGES, mask_heads="each"),
-            ["selection.nms=soft_gaussian", "loss=focal", "selection.class_agnostic_nms=true"],
+            replace(TWO_STAGES, resample=True, mask_heads="each", average="logits"),
+            ["selection.nms=soft_linear", "loss=focal", "selection.class_agnostic_nms=true"],
         ),
-        (TWO_STAGES, ["convs=1", "conv_width=32", "norm=gn", "class_agnostic=false"]),
+        (
+            TWO_STAGES,
+            ["selection.nms=soft_gaussian", "convs=1", "conv_width=32", "norm=gn", "class_agnostic=false"],
+        ),
     ],
 )
 def test_one_graph_with_the_values_of_eager_mode(cascade: CascadeConfig, box: list[str]) -> None:
@@ -53,9 +55,15 @@ def test_one_graph_with_the_values_of_eager_mode(cascade: CascadeConfig, box: li
     images, targets = random_images(SIZES, seed=1), random_targets(SIZES, [3, 1], num_classes=3, seed=2)
 
     maps = leaves(detector, images)
-    with torch.no_grad(), known_features(detector, maps):
-        expected = detector.predict(images)
-        found = torch.compile(detector.predict, fullgraph=True, backend=FORWARD)(images)
+
+    def prediction(maps: dict[str, Tensor], proposals: Proposals) -> Detections:
+        detections = present(detector.box_head).predict(maps, proposals, images)
+        return present(detector.mask_head).predict(maps, detections, images)
+
+    with torch.no_grad():
+        proposals = detector.rpn.predict(maps, images)
+        expected = prediction(maps, proposals)
+        found = torch.compile(prediction, fullgraph=True, backend=FORWARD)(maps, proposals)
     assert expected.valid.any()
     for field in ("boxes", "scores", "labels", "valid", "masks"):
         torch.testing.assert_close(getattr(found, field), getattr(expected, field), atol=1e-3, rtol=1e-4)

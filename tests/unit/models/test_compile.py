@@ -1,15 +1,22 @@
-"""`torch.compile(fullgraph=True)` of prediction and of the losses: one graph, with the values of eager mode."""
+"""`torch.compile(fullgraph=True)` of prediction and of the losses: one graph, with the values of eager mode.
+
+The graphs of C4 networks begin at the feature maps: test_zoo.py compiles their backbones.
+"""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import ResNetConfig
+from rcnn.structures import ImageBatch
 from tests.compiled import BACKWARD, FORWARD
+from tests.known_features import known_features, leaves
 from tests.unit.random_batches import random_images, random_targets
 
 # of the losses: the backward pass is traced once for each kind of head. The others are in test_cascade_compile.py,
@@ -50,6 +57,14 @@ def small(name: str) -> Detector:
     )
 
 
+def starting_at_maps(detector: Detector, images: ImageBatch) -> tuple[AbstractContextManager[None], dict[str, Tensor]]:
+    """A context in which a C4 detector takes given maps, and those maps; other detectors compute their own."""
+    if detector.config.fpn is not None:
+        return nullcontext(), {}
+    maps = leaves(detector, images)
+    return known_features(detector, maps), maps
+
+
 @pytest.mark.compile
 @pytest.mark.parametrize("name", BACKENDS)
 @torch.no_grad()
@@ -58,7 +73,9 @@ def test_predict_is_one_graph_and_equals_eager(name: str) -> None:
     detector = small(name).eval()
     images = random_images([(96, 128), (128, 80)], seed=1)
     expected = detector.predict(images)
-    found = torch.compile(detector.predict, fullgraph=True, backend=FORWARD)(images)
+    context, _ = starting_at_maps(detector, images)
+    with context:
+        found = torch.compile(detector.predict, fullgraph=True, backend=FORWARD)(images)
     assert int(expected.valid.sum()) > 0
     assert torch.equal(found.valid, expected.valid)
     assert torch.equal(found.labels, expected.labels)
@@ -79,15 +96,20 @@ def test_losses_and_backward_are_one_graph_and_equal_eager(name: str) -> None:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
 
-    def step(compiled: bool) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    context, maps = starting_at_maps(detector, images)
+
+    def step(compiled: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         detector.zero_grad(set_to_none=True)
+        for value in maps.values():
+            value.grad = None
         run = torch.compile(detector, fullgraph=True, backend=BACKENDS[name]) if compiled else detector
         losses = run(images, targets, torch.tensor(5))
         torch.stack(list(losses.values())).sum().backward()
-        return losses, {n: p.grad for n, p in detector.named_parameters() if p.grad is not None}
+        return losses, {n: p.grad for n, p in (*detector.named_parameters(), *maps.items()) if p.grad is not None}
 
-    expected, wanted_gradients = step(compiled=False)
-    found, gradients = step(compiled=True)
+    with context:
+        expected, wanted_gradients = step(compiled=False)
+        found, gradients = step(compiled=True)
     assert expected
     assert wanted_gradients
     assert set(gradients) == set(wanted_gradients)

@@ -306,7 +306,9 @@ def test_a_pyramid_can_have_biases_and_norms() -> None:
 def test_one_graph_and_its_gradients(norm: Norm) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
-    config = replace(TINY, norm=norm, trained_affine=norm == "frozen_bn", frozen_stages=1, padding="align")
+    config = replace(
+        TINY, norm=norm, trained_affine=norm == "frozen_bn", frozen_stages=1, padding="align", stages=(2, 3)
+    )  # the later stages have the same blocks
     network = disturbed(ResNet(config)).train()
     x = torch.randn(1, 3, 64, 96)
     compiled = torch.compile(network, fullgraph=True, backend=BACKWARD)
@@ -314,10 +316,10 @@ def test_one_graph_and_its_gradients(norm: Norm) -> None:
     for run in (network, compiled):
         network.zero_grad()
         maps = run(x)
-        maps["c5"].square().mean().backward()
+        maps["c3"].square().mean().backward()
         results.append(
             (
-                maps["c5"].detach(),
+                maps["c3"].detach(),
                 {n: present(p.grad).clone() for n, p in network.named_parameters() if p.requires_grad},
             )
         )

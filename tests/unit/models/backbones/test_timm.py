@@ -27,7 +27,7 @@ from rcnn.models.config import (
 from rcnn.models.inference import Precision, prepare_for_inference
 from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.checkpoint import load_detector, save_checkpoint
-from tests.compiled import BACKWARD, FORWARD
+from tests.compiled import BACKWARD
 from tests.narrow import instance, present
 from tests.unit.random_batches import random_images, random_targets
 
@@ -265,18 +265,6 @@ def test_one_graph_and_its_gradients(backbone: TimmConfig | ViTConfig | MobileNe
     for name, value in wanted_gradients.items():
         scale = value.abs().max().clamp(min=1e-5)
         torch.testing.assert_close(gradients[name] / scale, value / scale, atol=2e-3, rtol=0)
-
-
-@pytest.mark.compile
-@torch.no_grad()
-def test_swin_is_one_graph_at_a_size_that_is_no_multiple_of_its_windows() -> None:
-    torch._dynamo.reset()
-    torch.manual_seed(0)
-    network = TimmNet(TimmConfig(name=SWIN)).eval()
-    x = torch.randn(1, 3, 64, 96)
-    found = torch.compile(network, fullgraph=True, backend=FORWARD)(x)
-    for name, expected in network(x).items():
-        torch.testing.assert_close(found[name], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES, ids=ident)
