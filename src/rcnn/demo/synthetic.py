@@ -6,9 +6,11 @@ its number.
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from rcnn.background import DaemonThreads
+from rcnn.data.read_ahead import read_ahead
 from rcnn.demo.outlines import polygons
 from rcnn.demo.shapes import CLUTTER, OBJECTS, Coverage, Pose, cover, random_pose
 from rcnn.demo.textures import BACKGROUNDS, SURFACES, Picture, Plane, blur, dull, noise, paint, relief
 from rcnn.outputs import OutputFolder
+from rcnn.threads import available_cores
 
 CLASSES = tuple(OBJECTS)
 SPLITS = {"train": 500, "val": 60, "unseen": 8}
 MIN_VISIBLE = 0.4  # smallest visible fraction of an object; a new object that hides more of it is placed elsewhere
 MIN_AREA = 90.0  # smallest visible area of an object, pixels
 CROWDED = 0.06  # fraction of the images that have a crowd
+THREADS = 4  # at most, that draw images at the same time
 
 
 @dataclass
@@ -128,19 +134,19 @@ def make_shapes(
     `size`: (height, width), pixels; for one image in four, they are swapped. The size of the objects is proportional.
     `advance` is called after each image. Raises FileExistsError for files that rcnn did not write.
     """
-    with OutputFolder(directory) as folder:
+    threads = min(THREADS, available_cores())
+    with OutputFolder(directory) as folder, DaemonThreads(threads) as pool:
         for split, count in splits.items():
             images: list[dict[str, Any]] = []
             annotations: list[dict[str, Any]] = []
-            for number in range(1, count + 1):
-                rng = np.random.default_rng([seed, zlib.crc32(split.encode()), number])
-                scene = draw_scene(rng, size if rng.random() < 0.75 else (size[1], size[0]))
-                height, width = scene.size
+            start = partial(pool.submit, _drawn, split, size, seed)
+            for number, drawing in read_ahead(range(1, count + 1), start, 2 * threads):
+                encoded, (height, width), found = drawing.result()
                 name = f"{number:06d}.jpg"
                 with folder.writing(f"{split}/{name}") as path:
-                    photograph(rng, scene).save(path, quality=int(rng.integers(84, 96)))
+                    path.write_bytes(encoded)
                 images.append({"id": number, "file_name": name, "height": height, "width": width})
-                for annotation in annotate(scene):
+                for annotation in found:
                     annotations.append({"id": len(annotations) + 1, "image_id": number} | annotation)
                 if advance is not None:
                     advance()
@@ -154,6 +160,17 @@ def make_shapes(
             }
             folder.write_json(f"annotations/instances_{split}.json", content)
     return directory
+
+
+def _drawn(
+    split: str, size: tuple[int, int], seed: int, number: int
+) -> tuple[bytes, tuple[int, int], list[dict[str, Any]]]:
+    """One image: its JPEG file, (height, width), and annotations without ids."""
+    rng = np.random.default_rng([seed, zlib.crc32(split.encode()), number])
+    scene = draw_scene(rng, size if rng.random() < 0.75 else (size[1], size[0]))
+    encoded = io.BytesIO()
+    photograph(rng, scene).save(encoded, "JPEG", quality=int(rng.integers(84, 96)))
+    return encoded.getvalue(), scene.size, annotate(scene)
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
