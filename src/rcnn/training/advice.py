@@ -30,6 +30,7 @@ PATIENCE = 4  # evaluations
 AVERAGED = 1 / 3  # fraction of a run that the EMA averages over
 SHORTEST_AVERAGED = 100  # steps of a run; the EMA of a shorter one would lag behind the weights
 LONGEST_EMA = 0.999
+MOST_WARMUP, SHORT_WARMUP = 0.25, 0.2  # fractions of the steps: a longer warm-up is shortened to the second
 SMALL_OBJECTS = 20  # percentile of the object sizes: smaller objects count as small
 CELLS = 4  # cells of the finest feature map that the side of a small object should cover
 LARGEST = 2  # input size, as a multiple of the model's own
@@ -115,6 +116,8 @@ def advise_training(
             reasons["evaluate_every"] = f"up to {EVALUATIONS} evaluations in the run"
             values["patience"] = PATIENCE
             reasons["patience"] = f"the run ends early after {counted(PATIENCE, 'evaluation')} without improvement"
+    if start.warmup_steps > steps * MOST_WARMUP:
+        values["warmup_steps"], reasons["warmup_steps"] = int(steps * SHORT_WARMUP), f"{SHORT_WARMUP:.0%} of the steps"
     if start.ema:
         values["ema"] = _ema(steps)
         averaged = f"averages about the last {AVERAGED * steps:.0f} steps"
@@ -135,6 +138,8 @@ def rescaled(settings: TrainConfig, before: int, advised: Collection[str]) -> Tr
         settings = replace(settings, evaluate_every=max(1, round(factor * settings.evaluate_every)))
     if PREFIX + "ema" in advised:
         settings = replace(settings, ema=_ema(settings.steps))
+    if PREFIX + "warmup_steps" in advised:
+        settings = replace(settings, warmup_steps=int(settings.steps * SHORT_WARMUP))
     return settings
 
 

@@ -68,6 +68,15 @@ def test_evaluations_follow_steps_and_validation_images() -> None:
     assert (without.evaluate_every, without.patience) == (LITE.evaluate_every, 0)
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(20, 4), (79, 15), (80, None), (1000, None)])
+def test_a_short_run_has_a_short_warm_up(steps: int, warmup: int | None) -> None:
+    settings = replace(LITE, steps=steps)
+    data = photos(20, (480, 640), [50.0])
+    advice = advise_training(settings, LITE, data, 0, {"steps"}, min_size=320, processes=1)
+    assert LITE.warmup_steps == 20
+    assert advice.training.get("warmup_steps") == warmup
+
+
 def test_what_is_typed_is_kept_and_a_typed_length_turns_early_stopping_off() -> None:
     data = photos(61, (480, 640), [50.0] * 4)
     typed = training(replace(LITE, steps=200), data, {"steps"})
