@@ -38,7 +38,7 @@ SIZES = {
 }
 COUNTS = [0, 0, 2, 500]  # objects: none on the first of two processes
 SETTINGS = TrainConfig(
-    steps=12, batch_size=4, reference_batch=4, lr=0.005, warmup_steps=3, ema=0.9, clip_norm=5, log_every=1
+    steps=5, batch_size=4, reference_batch=4, lr=0.005, warmup_steps=3, ema=0.9, clip_norm=5, log_every=1
 )
 KINDS = {  # of norms; and weights that are divided among the processes
     "synchronized": ("mask.norm=bn",),
