@@ -2,9 +2,10 @@
 
     python benchmarks/defaults.py --data DIR [--d2go CHECKPOINT] [--output RUNS] [--seeds 3] [--only fruits] [--list]
 
-DIR has the folders balloon, fruits_nuts and labelme24. Each run is a process of its own, one after the other; runs that
-are finished are not repeated, so the script can be stopped and started again. The exit status is 1 if a default is more
-than a standard error below a tuned command.
+DIR has the folders balloon, fruits_nuts and labelme24. Each run is a process of its own, one after the other, seed by
+seed, so that a comparison that is stopped has pairs with the same seeds. RUNS/results.jsonl has one line per finished
+run; these are not repeated, so the script can be stopped and started again. The exit status is 1 if a default is more
+than a standard error of the difference below a tuned command.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import argparse
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 LITE, COMPACT = "mask_rcnn_lite0_fpn", "mask_rcnn_compact"
 DEMO = ["train.batch_size=8", "train.reference_batch=8", "train.optimizer=adamw", "train.lr=0.002", "train.steps=1000"]
@@ -24,34 +27,63 @@ D2GO = [
     "input.min_size=640", "input.max_size=1000", "rpn.proposals.post_nms=200", "train.scales=[320,400,480]",
     "train.steps=120", "backbone.frozen_blocks=8",
 ]  # fmt: skip
-TUNED = {"d2go": {"training.md": D2GO}, LITE: {"tutorial.md": ["train.steps=200"]}, COMPACT: {"demo": DEMO}}
-SETS = ("fruits_nuts", "balloon", "labelme24")
+# by start, then by the page or command that has the settings
+TUNED = {
+    "d2go": {"training.md": D2GO},
+    LITE: {"tutorial.md": ["train.steps=200"]},
+    COMPACT: {"demo": DEMO, "README.md": ["train.epochs=20"]},
+}
+SETS = ("balloon", "fruits_nuts", "labelme24")
+# what changes the time of a run, but no weight
+QUIET = ["train.pictures=0", "train.diagnostics=false", "train.trackers=[]", "train.workers=0"]
+RESULTS = "results.jsonl"
 
 
-def best_mask_ap(run: Path) -> float | None:
-    """The best mask AP of a run that has finished or ended early; None for another one."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] if run.exists() else []
-    values = [line["segm_AP"] for line in lines if line.get("segm_AP") is not None]
-    return max(values) if values and (run / "finished").exists() else None
+def finished(output: Path) -> dict[str, dict[str, Any]]:
+    """The lines of the finished runs, by the name of the run."""
+    file = output / RESULTS
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {line["run"]: line for line in map(json.loads, lines)}
 
 
-def trained(words: list[str], run: Path) -> float:
-    """The best mask AP of `rcnn train` with `words`; a run that was stopped is continued."""
-    if (value := best_mask_ap(run)) is not None:
-        return value
+def train(words: list[str], run: Path) -> dict[str, Any]:
+    """The result of `rcnn train` with `words`, in `run`; a run that was stopped is continued."""
     resume = ["--resume"] if (run / "last").exists() else []
-    command = [sys.executable, "-m", "rcnn", "train", *words, "--output", str(run), "train.pictures=0", *resume]
+    command = [sys.executable, "-m", "rcnn", "train", *words, "--output", str(run), *QUIET, *resume]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"RCNN_OFFLINE": "1"})
-    (run / "finished").touch()
-    found = best_mask_ap(run)
-    assert found is not None, run
-    return found
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    masks = {line["step"] + 1: line["segm_AP"] for line in lines if line.get("segm_AP") is not None}
+    boxes = [line["bbox_AP"] for line in lines if line.get("bbox_AP") is not None]
+    for checkpoint in ("last", "best"):  # they are large
+        shutil.rmtree(run / checkpoint, ignore_errors=True)
+    return {
+        "run": run.name,
+        "settings": words[3:],
+        "mask_ap": max(masks.values()),
+        "box_ap": max(boxes),
+        "steps": lines[-1]["step"] + 1,
+        "evaluations": masks,
+    }
 
 
 def shown(values: list[float]) -> str:
     """Mean and standard error."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{statistics.mean(values):.3f} ± {error:.3f}"
+    return f"{statistics.mean(values):.3f} ± {standard_error(values):.3f}"
+
+
+def standard_error(values: list[float]) -> float:
+    """The standard error of the mean; NaN for one value."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def compare(data: str, model: str, results: dict[str, list[float]]) -> bool:
+    """Print the mean mask AP of each command; whether the default is more than one standard error below another one."""
+    default, worse = results["default"], False
+    for name, values in results.items():
+        print(f"| {data} | {model} | {name} | {len(values)} | {shown(values)} |", flush=True)
+        error = math.hypot(standard_error(values), standard_error(default))
+        worse |= statistics.mean(default) < statistics.mean(values) - (0.0 if math.isnan(error) else error)
+    return worse
 
 
 def main() -> int:
@@ -60,28 +92,32 @@ def main() -> int:
     parser.add_argument("--d2go", default="", help="D2Go's Mask R-CNN, converted; left out without it")
     parser.add_argument("--output", type=Path, default=Path("runs/defaults"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="", help="a part of the names of the sets or models")
+    parser.add_argument("--only", default="", help="a part of `SET MODEL`, e.g. 'balloon d2go'")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
     arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
     worse = False
     for data in SETS:
         for model, tuned in TUNED.items():
             if arguments.only not in f"{data} {model}" or (model == "d2go" and not arguments.d2go):
                 continue
             results: dict[str, list[float]] = {}
-            for name, words in {"default": list[str](), **tuned}.items():
-                start = [arguments.d2go if model == "d2go" else model, "--data", str(arguments.data / data), *words]
-                for seed in range(arguments.seeds):
-                    command = [*start, f"train.seed={seed}"]
+            for seed in range(arguments.seeds):
+                for name, words in {"default": list[str](), **tuned}.items():
+                    start = arguments.d2go if model == "d2go" else model
+                    command = [start, "--data", str(arguments.data / data), *words, f"train.seed={seed}"]
                     if arguments.list:
                         print("rcnn train", *command)
                         continue
                     run = arguments.output / f"{data}-{model}-{name}-{seed}"
-                    results.setdefault(name, []).append(trained(command, run))
-            for name, values in results.items():
-                print(f"| {data} | {model} | {name} | {shown(values)} |", flush=True)
-                error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-                worse |= statistics.mean(results["default"]) < statistics.mean(values) - error
+                    line = finished(arguments.output).get(run.name)
+                    if line is None:
+                        line = train(command, run)
+                        with (arguments.output / RESULTS).open("a") as file:
+                            file.write(json.dumps(line) + "\n")
+                    results.setdefault(name, []).append(line["mask_ap"])
+            if results:
+                worse |= compare(data, model, results)
     return int(worse)
 
 

@@ -1,6 +1,6 @@
-"""Functions in daemon threads, one or many: an interrupt does not wait for them, e.g. for a disk that does not answer.
+"""Run functions in daemon threads: an interrupt does not wait for them, e.g. for a disk that does not answer.
 
-The threads of `concurrent.futures.ThreadPoolExecutor` are joined at an interrupt and when Python exits.
+`concurrent.futures.ThreadPoolExecutor` does not fit: an interrupt and the end of Python wait for its threads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def in_background(function: Callable[..., T], *arguments: object) -> Future[T]:
 
 
 class DaemonThreads:
-    """`count` daemon threads that run functions in order. Leaving the block does not wait for what still runs."""
+    """`count` daemon threads that run functions in order. Leaving the block does not wait for running functions."""
 
     def __init__(self, count: int) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -36,7 +36,7 @@ class DaemonThreads:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with suppress(queue.Empty):  # what has not started is not needed any more
+        with suppress(queue.Empty):  # functions that have not started are not run
             while True:
                 self._calls.get_nowait()
         for _ in range(self._count):

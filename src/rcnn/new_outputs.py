@@ -1,4 +1,4 @@
-"""Output folders that the user did not name: runs/COMMAND-MODEL-N."""
+"""Default output folders, runs/COMMAND-MODEL-N, for commands without --output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 def new_output(command: str, model: str | Path, *, below: str | Path = "runs") -> Path:
     """A new folder `runs/COMMAND-MODEL-N`, created at once so that no other process gets the same N.
 
-    `model` is a name or a path, which gives its last part, e.g. `balloons` for `runs/balloons/best`.
+    `model` is a name or a path; MODEL is the last part of the path, e.g. `balloons` for `runs/balloons/best`.
     """
     path = Path(model)
     if path.name in ("best", "last") and path.parent.name:
@@ -25,7 +25,7 @@ def new_output(command: str, model: str | Path, *, below: str | Path = "runs") -
         return _new_folder(parent, stem)
     except OSError as error:
         raise type(error)(
-            f"no folder can be made in {parent.resolve()} ({error.strerror}): choose the output (--output)"
+            f"cannot create a folder in {parent.resolve()} ({error.strerror}): choose another one with --output"
         ) from error
 
 
@@ -44,7 +44,7 @@ def _new_folder(parent: Path, stem: str) -> Path:
 
 @contextmanager
 def output_or_new(output: str | Path | None, command: str, model: str | Path) -> Iterator[Path]:
-    """The folder `output`, or for None a new one, which is removed if an error ends the block while it is empty."""
+    """The folder `output`, or a new one if that is None; after an error, a new folder is removed if it is empty."""
     folder = new_output(command, model) if output is None else Path(output)
     try:
         yield folder

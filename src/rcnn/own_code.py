@@ -1,6 +1,6 @@
-"""The user's own code by name: FILE.py:NAME or PACKAGE.MODULE:NAME, a function or class that a setting names.
+"""Factories: functions and classes of the user's code that a setting names, FILE.py:NAME or PACKAGE.MODULE:NAME.
 
-Importing runs the code. Callers that read such a name from a file must ask the user first (`same_factory`).
+Importing a factory runs the code. If its name was read from a file, the user must allow it first (`same_factory`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-OWN_PACKAGE = "rcnn_own."  # in sys.modules, before the name of a file that was imported as a factory
+OWN_PACKAGE = "rcnn_own."  # prefix in sys.modules of the files that were imported for a factory
 EXPECTED = "expected FILE.py:NAME or PACKAGE.MODULE:NAME, e.g. my_backbone.py:make_backbone"
 
 
 def import_factory(path: str) -> Callable[..., object]:
-    """The function or class that `path` names. Runs the user's code. ValueError if there is no such thing."""
+    """The function or class that `path` names. Runs the user's code. Raises ValueError if it cannot be imported."""
     source, _, name = path.rpartition(":")
     if not source or not name:
         raise ValueError(f"{path!r} is not the import path of a factory; {EXPECTED}")
@@ -48,7 +48,7 @@ def import_factory(path: str) -> Callable[..., object]:
 
 
 def require_file(typed: str) -> None:
-    """ValueError if the file of a factory that the user typed does not exist."""
+    """Raise ValueError if the file of the factory `typed` does not exist."""
     source, _, _ = typed.rpartition(":")
     if source.endswith(".py") and not Path(source).is_file():
         raise ValueError(f"{typed}: {source} does not exist in {Path.cwd()}; {EXPECTED}")
@@ -69,7 +69,7 @@ def path_of(value: object) -> str | None:
 
 
 def same_factory(allowed: str, path: str) -> bool:
-    """Whether the user's `allowed` is the factory `path`, in a file of the same name."""
+    """Whether `allowed`, given by the user, is the factory `path`; its file can be in another folder."""
     if allowed == path:
         return True
     (mine, _, my_name), (theirs, _, their_name) = allowed.rpartition(":"), path.rpartition(":")
@@ -78,11 +78,11 @@ def same_factory(allowed: str, path: str) -> bool:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """The module of a file; files beside it can be imported by it."""
+    """The module of a file; the file can import other files of its folder."""
     path = path.resolve()
     for name, known in list(sys.modules.items()):  # the script that is running, or a module that it imports
         file = getattr(known, "__file__", None)
-        imported_here = name.startswith(OWN_PACKAGE)  # and perhaps edited since
+        imported_here = name.startswith(OWN_PACKAGE)  # import again: the file may have been edited
         if file is not None and Path(file).name == path.name and not imported_here and Path(file).resolve() == path:
             return known
     name = OWN_PACKAGE + path.stem

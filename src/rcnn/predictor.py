@@ -47,14 +47,14 @@ from rcnn.structures import Detections, ImageBatch
 
 
 class PredictionInput(NamedTuple):
-    """One image to predict on."""
+    """One image, and the boxes to score if some are given."""
 
     image: object  # as the user gave it
     pixels: Tensor  # (3, H, W) uint8 RGB
     given: GivenBoxes | None = None  # boxes to score; None: detect
 
     def source(self, max_pixels: int) -> ImageSource:
-        """The image for drawing: files and bytes are decoded again when needed, to save their memory."""
+        """The image for drawing. To save memory, files and bytes are not kept decoded, but decoded again."""
         if isinstance(self.image, str | Path | bytes):
             return ImageSource(image=self.image, max_pixels=max_pixels)
         return ImageSource(image=self.pixels)
@@ -85,8 +85,8 @@ class Predictor:
         checkpoint's config, e.g. ["box.score_threshold=0.01"] or {"box.score_threshold": 0.01}. `allow`: the user's
         code that a checkpoint may run, see `rcnn.load`.
 
-        Raises FileNotFoundError or ValueError for a checkpoint that cannot be used, ValueError for `classes` of another
-        number than the detector's.
+        Raises FileNotFoundError or ValueError for a checkpoint that cannot be used, and ValueError if the number of
+        `classes` is not that of the detector.
         """
         self.device, self.padding = choose_device(device), padding
         model = open_model(detector, device=self.device, precision=precision, overrides=overrides, allow=allow)
@@ -99,7 +99,7 @@ class Predictor:
 
     @property
     def detector(self) -> Detector:
-        """The detector; a ValueError for an exported file, which can only detect."""
+        """The detector. Raises ValueError for an exported file, which can only detect."""
         if self._detector is None:
             raise ValueError(
                 "an exported file only detects: it cannot score given boxes, return features, or use test-time "
@@ -118,7 +118,7 @@ class Predictor:
         overrides: Overrides = (),
         allow: str | Sequence[str] = (),
     ) -> Self:
-        """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
+        """The predictor of a checkpoint, or of the best checkpoint of a run folder; arguments as in the constructor."""
         return cls(path, device=device, precision=precision, padding=padding, overrides=overrides, allow=allow)
 
     @overload
@@ -193,10 +193,10 @@ class Predictor:
         (H, W, 3) or (H, W, 4), a Pillow image, or a tensor uint8 (3, H, W). Arrays and tensors are RGB, or BGR with
         `channels="bgr"` (OpenCV).
 
-        `score`: skip detections with a lower score. The default, 0, keeps all that the model returns: those above
-        its `box.score_threshold`, 0.05 in most models (the command `rcnn predict` has a default of 0.5). `batch_size`:
-        number of images per forward pass. `max_pixels`: refuse larger images; 0: no limit. `errors`: "raise" ends with
-        the first image that cannot be read; "return" returns the exception in place of its result.
+        `score`: skip detections with a lower score. The default, 0, keeps all detections of the model: those above its
+        `box.score_threshold`, 0.05 in most models (the default of the command `rcnn predict` is 0.5). `batch_size`:
+        number of images per forward pass. `max_pixels`: refuse larger images; 0: no limit. `errors`: "raise" raises the
+        exception of the first image that cannot be read; "return" returns exceptions in place of results.
 
         `boxes` (N, 4), xyxy pixels of the image, are scored in place of detecting: the result has one row per box, in
         their order, with the box as given (not refined; clipped to the image), the most probable class, its
@@ -237,10 +237,10 @@ class Predictor:
     def features(
         self, image: ImageInput, boxes: Boxes, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
     ) -> RegionFeatures:
-        """The features of `boxes` (N, 4), xyxy pixels of the image, in the box head, as MAttNet takes them.
+        """The box head's features of `boxes` (N, 4), xyxy pixels of the image, e.g. as input of MAttNet.
 
-        `image` and the errors as in `predict`. Cascade R-CNN: those of the last stage. Raises ValueError for a model
-        without layers per region (FCIS, proposals only, a box head of your own).
+        `image` and the errors as in `predict`. With Cascade R-CNN, they are the features of the last stage. Raises
+        ValueError for a model without rcnn's box head: FCIS, proposals only, or your own box head.
         """
         pixels = as_image(image, channels=channels, max_pixels=max_pixels)
         given = check_given(boxes, None, pixels, self.classes)
@@ -285,7 +285,7 @@ class Predictor:
         return PredictionInput(image, pixels, given)
 
     def _predict(self, batch: Sequence[PredictionInput], score: float, max_pixels: int) -> list[ImageDetections]:
-        """The detections of a batch of images, or what is found in the boxes given for each."""
+        """The detections in a batch of images; if boxes are given, the results of scoring them."""
         if not batch:
             return []
         prepared = [self.prepare(one.pixels) for one in batch]
@@ -298,11 +298,11 @@ class Predictor:
         ]
 
     def prepare(self, source: ImageInput) -> tuple[Tensor, Frame]:
-        """An image resized for the network (3, h, w), and its frame. Threads may call it."""
+        """An image resized for the network, (3, h, w), and its frame. It can be called in threads."""
         return self.preprocessor(as_image(source))
 
     def detect(self, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
-        """The detections in one batch of prepared `images`, in pixels of their original images."""
+        """The detections in one batch of `images` from `prepare`, in pixels of the original images."""
         batch = pad_images(images, self.config.input.divisor, self.padding, frames).to(self.device)
         with torch.inference_mode():
             detections = self.runner.predict(batch).to("cpu")
@@ -311,7 +311,7 @@ class Predictor:
     def score_boxes(
         self, images: Sequence[Tensor], frames: Sequence[Frame], given: Sequence[GivenBoxes]
     ) -> list[ImageDetections]:
-        """Class, score, mask and keypoints of the boxes given for each of a batch of prepared `images`, row by row."""
+        """Class, score, mask and keypoints of the `given` boxes of each of the prepared `images`; row i is box i."""
         batch, boxes, valid, labels = self._batch_of_given(images, frames, given)
         with torch.inference_mode():
             features = self.detector.features(batch)
@@ -335,14 +335,14 @@ class Predictor:
     ) -> ImageDetections:
         """Image `index` of a batch of detections, in pixels of its original image, with class names.
 
-        `given` (N, 4) are the boxes that were scored there.
+        `given` (N, 4) are the boxes of the image that were scored, if any.
         """
         found = to_original(detections, index, frame, self.config, given)
         return replace(found, classes=self.classes, skeleton=self.skeleton)
 
     @property
     def skeleton(self) -> tuple[tuple[int, int], ...]:
-        """Pairs of keypoints joined by a line in pictures: the data set's; for COCO's 17 keypoints, COCO's."""
+        """Pairs of keypoints joined by a line in pictures: those of the data set, or COCO's for its 17 keypoints."""
         keypoint = self.config.keypoint
         if keypoint is None or keypoint.skeleton or keypoint.names != COCO_KEYPOINTS:
             return () if keypoint is None else keypoint.skeleton
@@ -352,12 +352,12 @@ class Predictor:
 def _check_arguments(
     score: float, boxes: object | None, labels: object | None, channels: str, batch_size: int, errors: str
 ) -> None:
-    """ValueError for arguments of `predict` that are out of range or contradict each other."""
+    """Raise ValueError for arguments of `predict` that are out of range or contradict each other."""
     require_score(score)
     if boxes is not None and score > 0:
         raise ValueError(f"score={score} would drop rows, but boxes= returns one row per box; leave score out")
     if labels is not None and boxes is None:
-        raise ValueError("labels are the classes of given boxes; give boxes, too")
+        raise ValueError("labels= are the classes of given boxes, but boxes= is missing; pass boxes=, too")
     if errors not in ("raise", "return"):
         raise ValueError(f"errors={errors!r} is not known; expected 'raise' or 'return'")
     require_channels(channels)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RegionFeatures:
-    """What the box head of a model computes from N given boxes of one image; row i of each array is box i.
+    """The box head's features of N given boxes of one image; row i of each array is box i.
 
     C channels and side s of the pooled map, F features of the head: 256 x 7 x 7 and 1024 with an FPN; 1024 x 14 x 14
     (mask-faster-rcnn: 7 x 7) and 2048 with C4, where `vectors` are the means of `maps`.
@@ -27,11 +27,11 @@ class RegionFeatures:
     boxes: npt.NDArray[np.float32]  # (N, 4) xyxy, pixels of the original image
     pooled: npt.NDArray[np.float32]  # (N, C, s, s), pooled from the level of the pyramid that fits the box
     maps: npt.NDArray[np.float32] | None  # (N, F, h, w), the output of res5 (C4); None with fully connected layers
-    vectors: npt.NDArray[np.float32]  # (N, F), which class and box are computed from ("fc7")
+    vectors: npt.NDArray[np.float32]  # (N, F), the input of the last layers, which compute classes and boxes ("fc7")
 
     @classmethod
     def of(cls, regions: PooledRegions, boxes: npt.NDArray[np.float32]) -> Self:
-        """The features of `boxes` (N, 4), which are the first of the only image of a batch."""
+        """The features of `boxes` (N, 4): the first N rows of image 0 in `regions`."""
         count = len(boxes)
         maps = None if regions.maps is None else _to_numpy(regions.maps[0, :count])
         return cls(

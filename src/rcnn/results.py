@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import supervision
 
 T = TypeVar("T")
-# what selects several detections
+# an index that selects several detections
 Rows: TypeAlias = slice | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
 SHOWN_SIDE = 1024  # longer side of the picture in a notebook, pixels
 SHOWN_ROWS = 20  # detections listed in a notebook
@@ -53,7 +53,7 @@ def require_score(score: float) -> float:
 
 
 def require_classes(names: Iterable[str], classes: Sequence[str]) -> None:
-    """ValueError, with similar names, unless all `names` are among the class names of the model."""
+    """Raise ValueError, with similar names, unless all `names` are class names of the model."""
     for name in names:
         if name not in classes:
             near = difflib.get_close_matches(name, classes, 1)
@@ -131,10 +131,10 @@ class ImageDetections:
     def __getitem__(self, index: Rows) -> ImageDetections: ...
 
     def __getitem__(self, index: int | np.integer[Any] | Rows) -> DetectedObject | ImageDetections:
-        """One detection; or for a slice, N bools or any number of indices (a list or an array), these detections."""
+        """One detection for an integer; several for a slice, N bools, or a list or array of indices."""
         if isinstance(index, int | np.integer):
             if not -len(self) <= index < len(self):
-                raise IndexError(f"there is no detection {index}: the image has {len(self)}")
+                raise IndexError(f"there is no detection {index}: the image has {counted(len(self), 'detection')}")
             return DetectedObject(detections=self, row=range(len(self))[index])
         rows = index if isinstance(index, slice) else self._rows(index)
         return replace(
@@ -190,7 +190,7 @@ class ImageDetections:
         return masks
 
     def above(self, score: float | Mapping[str, float]) -> ImageDetections:
-        """The detections with a score of `score` or higher, or one score per class name (default of a class: 0)."""
+        """The detections with a score of at least `score`: one number, or one per class name (other classes: 0)."""
         if not isinstance(score, Mapping):
             return self[self.scores >= require_score(score)]
         require_classes(score, self.classes)
@@ -203,7 +203,7 @@ class ImageDetections:
         return self[np.array([name in names for name in self.names], dtype=bool)]
 
     def regions(self) -> Iterator[Region] | None:
-        """Each mask as the part of the image that it touches; None for models without masks."""
+        """Each mask as the rectangle of the image that contains it; None for models without masks."""
         if self.pasted is not None:
             return iter(self.pasted)
         if self.box_masks is None:
@@ -276,13 +276,13 @@ class ImageDetections:
         ]
 
     def to_id_mask(self) -> npt.NDArray[np.uint16]:
-        """The masks in one array (H, W): 0 is background, i + 1 detection i; where they overlap, the best is on top.
+        """The masks in one array (H, W): 0 is background, i + 1 is detection i; where masks overlap, the best is used.
 
         Raises ValueError for models without masks.
         """
         regions = self.regions()
         if regions is None:
-            raise ValueError("these detections have no masks; expected those of Mask R-CNN, Cascade Mask R-CNN or FCIS")
+            raise ValueError("these detections have no masks; use a model with masks, e.g. Mask R-CNN or FCIS")
         ids = np.zeros((self.height, self.width), dtype=np.uint16)
         for number, (left, top, mask) in enumerate(regions, start=1):
             part = ids[top : top + mask.shape[0], left : left + mask.shape[1]]
@@ -321,9 +321,10 @@ class ImageDetections:
     ) -> Image.Image:
         """The image with boxes, masks, keypoints and names drawn on it.
 
-        `image` defaults to the one that was predicted on (a file is read again). `contour` draws the outlines of masks
-        in place of their areas; keypoints scored lower than `keypoint_score` are not drawn. `labels=False` writes no
-        names. `line_width` (pixels) defaults to what fits the image.
+        `image` defaults to the image of the prediction (a file is read again). `contour` draws the outlines of masks
+        instead of filled masks; keypoints with a score below `keypoint_score` are not drawn. With `labels=False`, no
+        names are drawn. `line_width` (pixels) defaults to a width that fits the image. Raises ValueError if there is no
+        image, or one of another size.
         """
         if image is None and self.source is None:
             raise ValueError("these detections have no image file to draw on: pass the image, result.draw(image)")

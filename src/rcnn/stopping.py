@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-AGAIN = 0.02  # seconds until a signal is raised again that Python discarded
+AGAIN = 0.02  # seconds until `Stopped` is raised again, if Python discarded it
 
 
 class Stopped(BaseException):
-    """A signal asked the command to stop. Not an Exception, so that code that reports errors lets it pass."""
+    """A signal asked the command to stop. Not an Exception, so that code that handles errors does not catch it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -23,9 +23,9 @@ class Stopped(BaseException):
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Within the block a signal raises Stopped, so that temporary files are removed; a second Ctrl-C ends at once.
+    """Within the block, a signal raises Stopped, so that temporary files are removed; a second Ctrl-C ends at once.
 
-    Training replaces these handlers by its own (training/signals.py). Without effect outside the main thread.
+    Training replaces these handlers by its own (training/signals.py). No effect outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -43,7 +43,7 @@ def stopping_on_signals() -> Iterator[None]:
     unraisable = sys.unraisablehook
 
     def raise_again(lost: sys.UnraisableHookArgs) -> None:
-        """Python discards what a handler raises inside a weakref callback or `__del__`: raise it after that."""
+        """Raise Stopped again: Python discards exceptions that a handler raises in a weakref callback or `__del__`."""
         if not isinstance(lost.exc_value, Stopped):
             unraisable(lost)
             return

@@ -1,4 +1,4 @@
-"""Text, JSON and YAML that users give: read with a clear error, YAML bounded in size."""
+"""Reads text, JSON and YAML files of users, with clear errors and a limit on the size of YAML."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_text(path: Path) -> str:
 
 
 def require_regular(path: Path) -> None:
-    """Raise for a broken link (FileNotFoundError), and a pipe or device (ValueError): reading these may never end."""
+    """Raise FileNotFoundError for a broken link, and ValueError for a pipe or device, since reading may never end."""
     if path.is_file() or path.is_dir():
         return
     if path.is_symlink():
@@ -37,7 +37,7 @@ def require_regular(path: Path) -> None:
 
 
 def require_file(path: Path) -> None:
-    """As `require_regular`, and also raise for a folder (ValueError) and if there is nothing (FileNotFoundError)."""
+    """Like `require_regular`; also raise ValueError for a folder, and FileNotFoundError if `path` does not exist."""
     require_regular(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; expected a file: put the file back, or copy it again")
@@ -46,7 +46,7 @@ def require_file(path: Path) -> None:
 
 
 def as_given(path: str | Path) -> str:
-    """`path` as the user wrote it: a Path that was made of a URL has lost one of its two slashes."""
+    """`path` as the user wrote it: a Path made from a URL has only one of the two slashes; the other is added."""
     return re.sub(r"^(https?:/)(?!/)", r"\1/", str(path), flags=re.IGNORECASE)
 
 
@@ -64,7 +64,7 @@ def missing_text(path: Path) -> str:
 
 
 def require_data_path(path: Path) -> None:
-    """FileNotFoundError unless there is something at `path`, which is to be a data set."""
+    """Raise FileNotFoundError if `path`, which is expected to be a data set, does not exist."""
     if not path.exists():
         raise FileNotFoundError(
             f"{as_given(path)} {missing_text(path)}; expected the folder of a data set, or an annotation file, in one "
@@ -93,7 +93,7 @@ def decoded(content: bytes, source: str) -> str:
 
 
 def without_controls(value: object) -> str:
-    """The text of what a server sent, with control characters, which could steer a terminal, escaped."""
+    """`value`, e.g. from a server, as text with control characters escaped: these could change the terminal."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value))
 
 
@@ -117,7 +117,7 @@ def read_json(path: Path, advice: str = "it may be cut short or another kind of 
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Disables garbage collection: with millions of lists in use, it takes half of the time."""
+    """Within the block, garbage collection is off: with millions of lists in use, it takes half of the time."""
     collecting = gc.isenabled()
     gc.disable()
     try:

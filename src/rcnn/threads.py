@@ -1,7 +1,7 @@
-"""Number and waiting of the CPU threads, which torch reads from the environment when it is imported.
+"""Environment variables for the number of CPU threads and for how they wait; torch reads them when it is imported.
 
-Threads of OpenMP that wait for each other spin for milliseconds before they sleep. Where other programs use the cores,
-the thread that is waited for does not run meanwhile: two threads were four times slower than one (benchmarks/NOTES.md).
+OpenMP threads that wait for each other spin for milliseconds before they sleep. If other programs use the cores, the
+thread that the others wait for cannot run: two threads were four times slower than one (benchmarks/NOTES.md).
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import os
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-# rounds of spinning of GNU's OpenMP, some 10 microseconds; milliseconds of Intel's and LLVM's
+# GNU's OpenMP: spin rounds, about 10 microseconds; Intel's and LLVM's: milliseconds
 SPINNING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
 NUMBER = "OMP_NUM_THREADS"
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let threads wait without spinning for long, and use no more of them than a container may use cores.
+    """Limit how long threads spin, and in a container their number to the available cores.
 
-    What the user has set stays. It has no effect after torch is imported.
+    Variables that the user has set do not change. It has no effect after torch is imported.
     """
     if "OMP_WAIT_POLICY" not in environment:
         for name, value in SPINNING.items():
@@ -29,18 +29,18 @@ def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def set_by_user(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the user has set the number of threads, to another one than `prepare` does."""
+    """Whether the user has set the number of threads, and to another number than `prepare` sets."""
     cores = available_cores()
     return environment.get(NUMBER) not in (None, str(cores) if cores < usable_cores() else None)
 
 
 def usable_cores() -> int:
-    """Number of cores on which this process may run: what torch takes for its number of threads."""
+    """Number of cores on which this process may run; torch uses as many threads by default."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_cores(groups: Path = CONTROL_GROUPS) -> int:
-    """The same, but at most the quota of a container (`docker run --cpus 2`), rounded down, at least 1."""
+    """`usable_cores()`, limited by the CPU quota of a container (`docker run --cpus 2`), rounded down, at least 1."""
     quota = _quota(groups)
     return usable_cores() if quota is None else max(1, min(usable_cores(), int(quota)))
 

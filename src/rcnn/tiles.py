@@ -5,9 +5,9 @@
 Two detections of one class in two tiles are one object if, within the area that both tiles see,
  - their IoU is at least SAME_IOU, or
  - one of them is cut by its tile and at least COVERED of it lies inside the other.
-Masks are compared where there are masks, else boxes. The rule is transitive: the parts of an object in many tiles are
-one. If a tile sees the whole object, the detection with the highest score among those of such tiles is taken as it is.
-If no tile does, mask and box are the union of the parts, and the score is the highest.
+Masks are compared if the model has masks, else boxes. The rule is transitive, so that the parts of an object in many
+tiles become one. If some tiles contain the whole object, box and mask are those of the detection with the highest score
+in these tiles; else they are the union of the parts. The score is the highest of all parts.
 
 Letters: N detections of all tiles.
 """
@@ -32,7 +32,7 @@ OVERLAP = 0.25  # of a tile's side, shared with the next tile
 MIN_TILE = 32  # pixels
 SAME_IOU = 0.5
 COVERED = 0.7
-BORDER = 0.01  # of a tile's side: a box that ends this near to an inner border of its tile is cut
+BORDER = 0.01  # fraction of a tile's side: a box that ends this close to an inner border of its tile is cut
 
 
 class Tile(NamedTuple):
@@ -69,10 +69,10 @@ def predict_tiled(
 ) -> ImageDetections:
     """The detections of an image that is divided into tiles of `tile` x `tile` pixels, as one result.
 
-    Neighbouring tiles share at least `overlap` of their side (0 to 0.9): choose it so that most objects are whole in
-    some tile. An image that is not larger than a tile is predicted on as by `predictor.predict`. `score`: skip
-    detections in tiles with a lower score (one number, or one per class name). `batch_size`: number of tiles per
-    forward pass. The other arguments and the errors as in `Predictor.predict`.
+    Neighbouring tiles share at least the fraction `overlap` of their side (0 to 0.9): choose it so that most objects
+    are whole in some tile. For an image that is not larger than a tile, the result is that of `predictor.predict`.
+    `score`: skip detections in tiles with a lower score (one number, or one per class name). `batch_size`: number of
+    tiles per forward pass. The other arguments and the errors as in `Predictor.predict`.
 
     Memory: the decoded image, `batch_size` tiles, and the masks of the detections within their boxes.
     """
@@ -119,7 +119,7 @@ def check_tiling(tile: int, overlap: float) -> None:
 
 
 def tiles_of(height: int, width: int, tile: int, overlap: float) -> list[Tile]:
-    """Tiles that cover an image, row by row: of `tile` x `tile` pixels, or the image's side where that is shorter."""
+    """Tiles that cover an image, row by row: `tile` x `tile` pixels, or the image's side if that is shorter."""
     rows, columns = _starts(height, tile, overlap), _starts(width, tile, overlap)
     return [Tile(x, y, min(x + tile, width), min(y + tile, height)) for y in rows for x in columns]
 
@@ -199,7 +199,7 @@ def _candidates(parts: Sequence[_Part]) -> list[tuple[int, int]]:
 
 
 def _are_one(first: _Part, second: _Part) -> bool:
-    """Whether two detections in different tiles are one object, by what both tiles see of them."""
+    """Whether two detections in different tiles are one object, compared within the area that both tiles contain."""
     shared = Tile(
         max(first.tile.x1, second.tile.x1),
         max(first.tile.y1, second.tile.y1),
@@ -249,7 +249,7 @@ def _areas_of_boxes(
 
 
 def _merged(group: Sequence[_Part]) -> _Part:
-    """The object of several detections: the best that is whole, else the union of its parts."""
+    """One detection for several of an object: the best one that is not cut, else the union of the parts."""
     best = max(group, key=lambda part: part.score)
     whole = [part for part in group if not part.cut]
     if whole:
@@ -279,6 +279,6 @@ def _union(masks: Sequence[Region]) -> Region | None:
 
 
 def _best_points(points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Of each keypoint (parts, J, 3) the one with the highest score: (J, 3)."""
+    """Each keypoint (J, 3) from the part in which it has the highest score; `points` (parts, J, 3)."""
     chosen = points[..., 2].argmax(axis=0)
     return points[chosen, np.arange(points.shape[1])]

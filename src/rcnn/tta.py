@@ -50,7 +50,7 @@ class View:
     flipped: bool
 
     def flip(self, boxes: Tensor) -> Tensor:
-        """Boxes (..., 4) of the view flipped horizontally, if the view is; its own inverse."""
+        """Boxes (..., 4), xyxy pixels of the view, flipped horizontally if the view is; it is its own inverse."""
         if not self.flipped:
             return boxes
         x1, y1, x2, y2 = boxes.unbind(-1)
@@ -74,7 +74,10 @@ class AugmentedPredictor(Predictor):
         overrides: Overrides = (),
         allow: str | Sequence[str] = (),
     ) -> None:
-        """`scales` are shorter sides in pixels (default: the checkpoint's own); the others as in `Predictor`."""
+        """`scales` are shorter sides in pixels (default: `input.min_size`); the other arguments as in `Predictor`.
+
+        Raises ValueError for an exported file, for a model with `input.canvas`, and for scales out of range.
+        """
         super().__init__(
             detector,
             classes=classes,
@@ -86,7 +89,10 @@ class AugmentedPredictor(Predictor):
         )
         self.detector  # noqa: B018  (ValueError for an exported file)
         if self.config.input.canvas:
-            raise ValueError("input.canvas fixes the input size of this model: test-time augmentation cannot change it")
+            raise ValueError(
+                f"input.canvas={self.config.input.canvas} fixes the input size of this model: test-time augmentation "
+                "cannot change it; use Predictor (without --tta)"
+            )
         scales = (scales,) if isinstance(scales, int) else tuple(scales)
         if any(not 1 <= side <= MAX_SIDE for side in scales):
             raise ValueError(f"scales={scales}; expected shorter sides of 1 to {MAX_SIDE} pixels, e.g. (640, 800)")
@@ -107,7 +113,7 @@ class AugmentedPredictor(Predictor):
         overrides: Overrides = (),
         allow: str | Sequence[str] = (),
     ) -> Self:
-        """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
+        """The predictor of a checkpoint, or of the best checkpoint of a run folder; arguments as in the constructor."""
         return cls(
             path,
             scales=scales,
@@ -121,7 +127,7 @@ class AugmentedPredictor(Predictor):
 
     @override
     def prepare(self, source: ImageInput) -> tuple[Tensor, Frame]:
-        """An image (3, H, W) at its own size: `detect` makes the views."""
+        """An image (3, H, W) at its own size, and its frame; `detect` resizes and flips it."""
         image = as_image(source)
         size = image.shape[1], image.shape[2]
         return image, Frame(original=size, size=size, resized=size, to_original_scale=(1.0, 1.0))
@@ -136,21 +142,21 @@ class AugmentedPredictor(Predictor):
     def score_boxes(
         self, images: Sequence[Tensor], frames: Sequence[Frame], given: Sequence[GivenBoxes]
     ) -> list[ImageDetections]:
-        """Not defined: a ValueError."""
+        """Raises ValueError: not defined with test-time augmentation."""
         raise ValueError("given boxes cannot be scored with test-time augmentation; use Predictor (without --tta)")
 
     @override
     def features(
         self, image: ImageInput, boxes: Boxes, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
     ) -> RegionFeatures:
-        """Not defined: a ValueError."""
+        """Raises ValueError: not defined with test-time augmentation."""
         raise ValueError(NO_FEATURES)
 
     @override
     def predict_with_features(
         self, image: ImageInput, boxes: Boxes, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
     ) -> tuple[ImageDetections, RegionFeatures]:
-        """Not defined: a ValueError."""
+        """Raises ValueError: not defined with test-time augmentation."""
         raise ValueError(NO_FEATURES)
 
     def _detect(self, image: Tensor, frame: Frame) -> ImageDetections:
@@ -212,7 +218,7 @@ class AugmentedPredictor(Predictor):
         """Keypoints (1, D, J, 3) in pixels of the original image, located in the mean heatmaps of the views."""
         head = self._keypoint_head()
         maps = torch.stack([self._maps(view, self._in_view(view, merged)) for view in views]).mean(0)
-        first = views[0]  # at its size the maxima are located, as without augmentation
+        first = views[0]  # the maxima are located at its size, as without augmentation
         points = head.decode(maps, merged.boxes / first.back, first.images)  # (1, D, J, 3)
         points = torch.cat([points[..., :2] * first.back[:2], points[..., 2:]], -1)
         return points * merged.valid[..., None, None]
@@ -220,7 +226,10 @@ class AugmentedPredictor(Predictor):
     def _keypoint_head(self) -> KeypointHead:
         head = self.detector.keypoint_head
         if not isinstance(head, KeypointHead):
-            raise ValueError(f"test-time augmentation needs heatmaps, and {type(head).__name__} has none")
+            raise ValueError(
+                f"test-time augmentation needs keypoint heatmaps, and your own head {type(head).__name__} has none; "
+                "use Predictor (without --tta)"
+            )
         return head
 
     def _maps(self, view: View, inside: Detections) -> Tensor:

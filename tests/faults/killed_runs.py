@@ -44,6 +44,7 @@ WORDS = (
     "train.jitter=0.2",
     "train.lr=0.05",
     "box.score_threshold=0.01",
+    "train.trackers=[]",  # the names of TensorBoard's files have the time
 )
 
 

@@ -50,7 +50,10 @@ def test_the_list_and_errors_of_one_line(tmp_path: Path, capsys: pytest.CaptureF
         (("convert",), "expected a FILE, e.g. rcnn convert model_final.pkl"),
         (("convert", tmp_path / "a.pkl", "--output", tmp_path / "out"), "is a web page"),
         (("convert", tmp_path / "gone.pkl", "--output", tmp_path / "out"), "does not exist"),
-        (("convert", tmp_path, "--to", "yolo", "--output", tmp_path / "out.pth"), "--to yolo: expected detectron2"),
+        (
+            ("convert", tmp_path, "--to", "yolo", "--output", tmp_path / "out.pth"),
+            "--to yolo: expected one of detectron2",
+        ),
         (
             ("convert", tmp_path, "--to", "detectron2", "--classes", "a", "--output", "b.pth"),
             "--classes cannot be used",

@@ -272,7 +272,7 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert rcnn(*words, "--output", out, "--features", features, "--device", "cpu") == 0
     error = capsys.readouterr().err
     assert "features of 3 boxes" in error
-    assert "boxes.json has boxes of images that were not predicted on: c.png" in error
+    assert "boxes.json has boxes for images that were not predicted on: c.png" in error
     [entry] = json.loads((out / "predictions.json").read_text())["images"]
     predictor = Predictor(checkpoint / "model", device="cpu")
     expected = predictor.predict(checkpoint / "a.png", boxes=BOXES)
@@ -291,13 +291,13 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert re.search(r"1 image without an entry in \S+boxes\.json, skipped: \S+b\.png\n", capsys.readouterr().err)
     assert len(json.loads((out / "predictions.json").read_text())["images"]) == 1
     assert rcnn(*words[:2], checkpoint / "b.png", *words[3:], "--output", out) == 2
-    assert "has boxes of a.png, c.png, but of none of the images" in capsys.readouterr().err
+    assert "has boxes for a.png, c.png, but for none of the images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--features", "f.npz"], "needs the boxes to describe: give --boxes FILE"),
+        (["--features", "f.npz"], "needs boxes: also give --boxes FILE"),
         (["--boxes", "boxes.json", "--score", "0.5"], "leave them out"),
         (["--boxes", "boxes.json", "--tta", "own"], "leave --tta out"),
         (["--boxes", "boxes.json", "--features", "f.npy"], "expected a file name that ends in .npz"),

@@ -1,1 +1,1 @@
-"""Measures a model on this machine, stage by stage, beside torchvision's: `rcnn benchmark`."""
+"""`rcnn benchmark`: measures the stages of a model on this machine, compared with torchvision."""

@@ -1,4 +1,4 @@
-"""The public function `rcnn.benchmark`: measures a model on this machine, beside torchvision's."""
+"""The public function `rcnn.benchmark`: measures a model on this machine, compared with torchvision."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def benchmark(
 ) -> Benchmark:
     """Seconds of each stage, throughput, latency and peak memory of a model on this machine.
 
-    `model`: the name of a model (random weights), or a checkpoint. With the score threshold 0, so that as many
-    detections as it returns pass through all heads. `image`: a photo; default: a generated one of 480 x 640 pixels.
-    `precisions` default to float32, and bfloat16 where the hardware has it. torchvision's detector of the same
-    architecture is measured in turn with ours (`peer`). `repeats`: calls with one image after two to warm up; larger
-    batches are repeated less, at least twice. `memory`: measure it, in a process for each precision. `earlier`: figures
-    that these will be compared with; checked before anything is measured.
+    `model`: the name of a model (random weights), or a checkpoint. The score threshold is 0, so that all heads process
+    the maximum number of detections. `image`: a photo; default: a generated image of 480 x 640 pixels. `precisions`
+    default to float32, and bfloat16 if the hardware has it. `peer`: also measure torchvision's detector of the same
+    architecture, alternately with ours. `repeats`: calls with one image, after two warm-up calls; larger batches have
+    fewer calls, at least two. `memory`: also measure peak memory, in a new process for each precision. `earlier`: an
+    earlier benchmark to compare with; it is checked before anything is measured.
 
     Raises ValueError or FileNotFoundError for a model, image or setting that cannot be used.
     """
     if repeats < LEAST:
-        raise ValueError(f"repeats={repeats} (--repeats); expected {LEAST} or more, to know the noise")
+        raise ValueError(f"repeats={repeats} (--repeats); expected {LEAST} or more, to estimate the noise")
     if not batch_sizes or min(batch_sizes) < 1 or len(set(batch_sizes)) < len(batch_sizes):
         raise ValueError(f"batch_sizes={list(batch_sizes)} (--batch); expected different numbers of 1 or more")
     chosen = choose_device(device)
@@ -92,7 +92,7 @@ def alternate(
     repeats: int,
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, list[dict[str, float]]]:
-    """Seconds by stage of `repeats` calls of each subject, in turn, so that a busy machine is busy for all."""
+    """Seconds by stage of `repeats` calls of each subject, alternately, so that other load affects all of them."""
     calls: dict[str, list[dict[str, float]]] = {name: [] for name in subjects}
     for turn in range(WARM_UP + repeats):
         for name, subject in subjects.items():
@@ -107,5 +107,5 @@ def alternate(
 
 
 def total(seconds: Mapping[str, float]) -> float:
-    """Seconds of a whole call."""
+    """Seconds of a complete call."""
     return seconds["whole"]

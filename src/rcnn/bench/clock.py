@@ -12,13 +12,13 @@ STAGES = ("decode", "transform", "backbone", "rpn", "heads", "post-process", "pa
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until an accelerator has done its work; the CPU has."""
+    """Wait until an accelerator has finished its work; does nothing for the CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Clock:
-    """Adds up the seconds of named stages; `now` returns seconds."""
+    """Sums the seconds of named stages. `now` returns the current time in seconds."""
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
@@ -26,7 +26,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Measure what is done in the block."""
+        """Add the time of the block to `stage`."""
         start = self._now()
         yield
         synchronize(self._device)

@@ -1,4 +1,4 @@
-"""The machine that figures were measured on."""
+"""The machine on which a benchmark was measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from rcnn import __version__
 from rcnn.threads import usable_cores
 
-SAME = ("device", "cores", "threads")  # figures are compared only if these are equal
+SAME = ("device", "cores", "threads")  # benchmarks are compared only if these are equal
 
 
 def machine(device: torch.device) -> dict[str, str | int]:

@@ -1,4 +1,4 @@
-"""Peak memory of a subject, in a process of its own: memory that another one has freed would count."""
+"""Peak memory of a subject, measured in a new process, because memory that another subject has freed would count."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ STATUS = Path("/proc/self/status")
 
 
 def peak_memory_of(request: Request, name: str, file: bytes) -> float | None:
-    """MiB that two calls with one image take at most: of the process, or on a GPU of the GPU.
+    """Peak memory of two calls with one image, in MiB: of the process, or of the GPU if the model runs there.
 
-    None, with a warning, if the process fails, e.g. because memory runs out: the other figures are kept.
+    None, with a warning, if the process fails, e.g. because memory runs out; the benchmark continues.
     """
     with tempfile.NamedTemporaryFile(suffix=".image") as image:
         image.write(file)
@@ -39,7 +39,7 @@ def peak_memory_of(request: Request, name: str, file: bytes) -> float | None:
 
 
 def main() -> None:
-    """What the process does: prints the MiB."""
+    """The main function of the process; prints the peak memory in MiB."""
     values = json.loads(sys.argv[1])
     given: dict[str, Any] = values["request"]
     request = Request(
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Peak memory in MiB of this process, or of a GPU. On Linux `ru_maxrss` would count the process that started it."""
+    """Peak memory of this process, or of a GPU, in MiB. On Linux, `ru_maxrss` would include the parent process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if STATUS.exists():

@@ -15,9 +15,9 @@ from rcnn.bench.machine import SAME
 from rcnn.bench.subjects import PEER
 from rcnn.text_files import read_json
 
-MARGIN = 0.05  # relative changes below this are no regression, whatever the noise
-MEMORY_MARGIN = 0.05
-SMALL = 0.02  # changes of a stage below this part of the whole are no regression
+MARGIN = 0.05  # relative changes below this are no regression, even if the noise is smaller
+MEMORY_MARGIN = 0.05  # relative increases of memory below this are no regression
+SMALL = 0.02  # changes of a stage below this fraction of the whole call are no regression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,19 +25,19 @@ class Measured:
     """The figures of one subject, in the order of the calls."""
 
     stages: list[dict[str, float]]  # seconds of each call with one image, by stage, and of the "whole"
-    batches: dict[int, list[float]]  # size of a batch: seconds of each call
+    batches: dict[int, list[float]]  # batch size -> seconds of each call
     peak_mib: float | None = None
 
     def seconds(self, stage: str) -> list[float]:
-        """Seconds of a stage in each call; 0 for one that the model does not have."""
+        """Seconds of a stage in each call; 0 for a stage that the model does not have."""
         return [call.get(stage, 0.0) for call in self.stages]
 
     def throughput(self, size: int) -> float:
-        """Images per second in batches of `size`, the median."""
+        """Median of the images per second, in batches of `size`."""
         return size / _median(self.batches[size])
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: seconds, each with all samples, from which `from_dict` makes the same figures."""
+        """The figures for JSON, in seconds, with all samples, so that `from_dict` can restore them."""
         whole = self.seconds("whole")
         return {
             "p50_s": _median(whole),
@@ -89,7 +89,7 @@ class Benchmark:
 
     @property
     def faster(self) -> dict[str, float]:
-        """How many times as fast as torchvision each subject is, batch 1; empty without torchvision."""
+        """The speed of each subject relative to torchvision, at batch size 1; empty without torchvision."""
         if PEER not in self.rows:
             return {}
         peer = _median(self.rows[PEER].seconds("whole"))
@@ -108,7 +108,7 @@ class Benchmark:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """The figures in a file with that JSON. Raises FileNotFoundError, or ValueError for another file."""
+        """The benchmark in a file that `write` wrote. Raises FileNotFoundError, or ValueError for another file."""
         values = read_json(Path(path))
         try:
             return cls(
@@ -119,19 +119,21 @@ class Benchmark:
                 rows={name: Measured.from_dict(row) for name, row in values["subjects"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path} does not have the content that `rcnn benchmark --json` prints") from error
+            raise ValueError(
+                f"{path} is not a benchmark; expected the JSON that `rcnn benchmark --json` prints"
+            ) from error
 
     def write(self, path: str | Path) -> None:
-        """Write the JSON to a file that does not exist yet, or that has an earlier benchmark."""
+        """Write the JSON to a file that does not exist yet, or that contains an earlier benchmark (else ValueError)."""
         if Path(path).exists():
             self.read(path)
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     def regressions(self, old: Benchmark) -> list[str]:
-        """A line for each figure that is slower than in `old` beyond the noise of both, or takes more memory.
+        """A line for each time that is longer than in `old` by more than the noise of both, and for more memory.
 
-        The noise of a figure is the distance between the 10th and the 90th percentile of its samples. Raises ValueError
-        if the two cannot be compared: another model, image, device or number of threads.
+        The noise of a time is the distance between the 10th and the 90th percentile of its samples. Raises ValueError
+        if the benchmarks cannot be compared, because the model, image, device or number of threads differs.
         """
         self.require_comparable(old)
         found: list[str] = []
@@ -149,7 +151,7 @@ class Benchmark:
         return found
 
     def require_comparable(self, old: Benchmark) -> None:
-        """ValueError if `regressions` cannot compare the two."""
+        """Raise ValueError if `regressions` cannot compare this benchmark with `old`."""
         values = [(one.model, one.settings, one.image, *(one.machine.get(key) for key in SAME)) for one in (self, old)]
         names = ("model", "settings", "image", *SAME)
         for name, ours, theirs in zip(names, *values, strict=True):
@@ -166,7 +168,7 @@ class Benchmark:
 
 
 def _slower(what: str, before: Sequence[float], after: Sequence[float], least: float) -> list[str]:
-    """A line if the median increased by more than each of: the noise of both added, MARGIN, and `least` seconds."""
+    """A line if the increase of the median exceeds the sum of both noises, MARGIN, and `least` seconds."""
     old, new = _median(before), _median(after)
     allowed = max(_noise(before) + _noise(after), MARGIN * old, least)
     if new - old <= allowed:

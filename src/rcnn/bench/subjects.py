@@ -1,4 +1,4 @@
-"""What is measured: our predictor and torchvision's detector, from encoded images to masks, in the same stages."""
+"""The subjects of a benchmark: our predictor and torchvision's detector, from encoded images to masks, by stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rcnn.results import ImageDetections
 from rcnn.runtime.devices import Precision
 from rcnn.weights.checkpoint import detector_record, load_detector
 
-TORCHVISION = {  # our name: torchvision's function
+TORCHVISION = {  # name of our model -> function of torchvision
     "faster_rcnn_r50_fpn": "fasterrcnn_resnet50_fpn",
     "mask_rcnn_r50_fpn": "maskrcnn_resnet50_fpn",
     "keypoint_rcnn_r50_fpn": "keypointrcnn_resnet50_fpn",
@@ -37,10 +37,10 @@ PHOTO = (480, 640)  # (height, width) of the generated photo: COCO's usual size
 
 
 class Subject(Protocol):
-    """What is measured."""
+    """A model that is measured."""
 
     def __call__(self, files: list[bytes], clock: Clock) -> object:
-        """Detect in encoded images as one batch; `clock` measures the stages."""
+        """Detect objects in encoded images, as one batch; `clock` measures the stages."""
         ...
 
 
@@ -54,7 +54,7 @@ class Request:
     allow: tuple[str, ...] = ()
 
     def config(self) -> DetectorConfig:
-        """The config of the model; a ValueError for an unknown name or setting, or a damaged checkpoint."""
+        """The config of the model. ValueError for an unknown name or setting, or a damaged checkpoint."""
         if _is_name(self.model):
             return override(model_config(self.model), self._overrides())
         return detector_record(self.model, self._overrides()).config
@@ -72,7 +72,7 @@ class Request:
         return OurSubject(Predictor(detector, device=self.device, precision=precision))
 
     def _overrides(self) -> Overrides:
-        """Those of the user after a score threshold of 0, where the model has one."""
+        """The user's settings, after a score threshold of 0 if the model has a threshold."""
         config = model_config(self.model) if _is_name(self.model) else detector_record(self.model).config
         if config.proposals_only:
             return list(self.overrides)
@@ -120,7 +120,7 @@ class OurSubject:
 class TorchvisionSubject:
     """torchvision's detector of the same architecture and image size, with random weights, in the same stages.
 
-    Its masks stay probabilities at image size; ours are run lengths.
+    Its masks are probabilities at image size; ours are RLEs.
     """
 
     def __init__(self, config: DetectorConfig, device: torch.device) -> None:
@@ -163,7 +163,7 @@ class TorchvisionSubject:
 
 
 def _decode_as_torchvision(file: bytes) -> Tensor:
-    """uint8 (3, H, W): what users of torchvision write, Pillow and `pil_to_tensor`."""
+    """The image (3, H, W) uint8, decoded as users of torchvision do it, with Pillow and `pil_to_tensor`."""
     from torchvision.transforms.functional import pil_to_tensor
 
     with Image.open(io.BytesIO(file)) as image:
@@ -173,7 +173,7 @@ def _decode_as_torchvision(file: bytes) -> Tensor:
 def photo(path: str | Path | None) -> bytes:
     """The bytes of an image file, or of a generated JPEG of PHOTO's size with smooth areas and edges."""
     if path is not None:
-        read_image(path)  # the error for a file that is not an image
+        read_image(path)  # ValueError for a file that is not an image
         return Path(path).read_bytes()
     generator = np.random.default_rng(0)
     small = Image.fromarray(generator.integers(0, 256, (PHOTO[0] // 32, PHOTO[1] // 32, 3), dtype=np.uint8))
@@ -183,6 +183,6 @@ def photo(path: str | Path | None) -> bytes:
 
 
 def subject_names(config: DetectorConfig, precisions: Sequence[Precision], *, peer: bool) -> list[str]:
-    """What is measured: our precisions, and torchvision where it has the architecture."""
+    """The names of the subjects: our model in each precision, and torchvision's if it has the architecture."""
     ours = [f"rcnn {precision}" for precision in precisions]
     return [*ours, PEER] if peer and config.name in TORCHVISION else ours

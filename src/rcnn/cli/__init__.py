@@ -1,1 +1,1 @@
-"""The `rcnn` command. main.py is read first; each subcommand is a file."""
+"""The `rcnn` command. Read main.py first; each subcommand has its own file."""

@@ -1,4 +1,4 @@
-"""`rcnn benchmark`: the speed of a model on this machine, beside torchvision's."""
+"""`rcnn benchmark`: the speed of a model on this machine, compared with torchvision."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def benchmark(
     ] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Measure only this one. Defaults to float32, and bfloat16 where the hardware has it."),
+        typer.Option(help="Measure this precision only. Defaults to float32, and bfloat16 if the hardware has it."),
     ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes for the throughput.")] = "1,8",
     repeats: Annotated[
         int, typer.Option(help="Number of measured calls with one image, after 2 warm-up calls.", min=2)
     ] = 5,
-    peer: Annotated[bool, typer.Option("--peer/--no-peer", help="Measure torchvision's model, too.")] = True,
+    peer: Annotated[bool, typer.Option("--peer/--no-peer", help="Also measure torchvision's model.")] = True,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, in new processes.")] = True,
     to_stdout: Annotated[bool, typer.Option("--json", help="Print JSON with all samples, and no table.")] = False,
     output: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
     compare: Annotated[
         Path | None,
-        typer.Option(help="JSON file of an earlier benchmark. Prints what became slower; then the exit status is 1."),
+        typer.Option(help="JSON file of an earlier benchmark. Print what became slower; the exit status is then 1."),
     ] = None,
     allow: Allow = None,
     device: Device = "auto",
@@ -43,8 +43,8 @@ def benchmark(
 ) -> None:
     """Measure a model on this machine: decode, transform, backbone, rpn, heads, post-process and paste.
 
-    Where torchvision has the same architecture, it is measured in turn with ours, with random weights. The score
-    threshold is 0, so that all heads have as much work as there can be.
+    If torchvision has the same architecture, both are measured alternately, with random weights. The score threshold
+    is 0, so that all heads process the maximum number of regions.
 
     Example: rcnn benchmark mask_rcnn_r50_fpn --json > today.json
     """
@@ -59,7 +59,7 @@ def benchmark(
         raise ValueError(f"--batch {batch}: expected batch sizes, e.g. 1,8")
     earlier = None if compare is None else Benchmark.read(compare)
     if output is not None and output.exists():
-        Benchmark.read(output)  # a file of something else is not overwritten
+        Benchmark.read(output)  # ValueError if it is another file, which must not be overwritten
     found = measure(
         model, overrides=overrides or (), image=image, precisions=() if precision is None else (precision.value,),
         batch_sizes=[int(size) for size in sizes], repeats=repeats, peer=peer, memory=memory, device=device,

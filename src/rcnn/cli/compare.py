@@ -9,15 +9,17 @@ import typer
 
 from rcnn.cli.options import Annotations, Device, Images, Offline
 
-_SOURCE = "a checkpoint or run, which is evaluated, or results: a COCO file, or the output folder of `rcnn eval`."
+_SOURCE = "a checkpoint or run to evaluate, or saved results: a COCO file, or the output folder of `rcnn eval`."
 
 
 def compare(
     a: Annotated[Path, typer.Argument(help=f"The baseline: {_SOURCE}")],
-    b: Annotated[Path, typer.Argument(help=f"What it is compared with: {_SOURCE}")],
+    b: Annotated[Path, typer.Argument(help=f"The model to compare with the baseline: {_SOURCE}")],
     data: Annotated[Path, typer.Option(help="Folder of the data set, or its annotation file.")],
     split: Annotated[str, typer.Option(help="Split to compare on. Defaults to the validation split.")] = "",
-    output: Annotated[Path | None, typer.Option(help="Folder for compare.json. Defaults to none.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for compare.json. Without it, no file is written.")
+    ] = None,
     samples: Annotated[
         int, typer.Option(help="Bootstrap samples for the 95% intervals (0 = no intervals).", min=0)
     ] = 1000,
@@ -29,8 +31,8 @@ def compare(
 ) -> None:
     """Compare two models or results: metrics, differences (B - A) and their 95% bootstrap intervals.
 
-    An interval that contains 0 means that these images do not show which of the two is better. "B better" is the share
-    of the samples in which B is better.
+    An interval that contains 0 means that these images do not show which of the two is better. "B better" is the
+    fraction of the bootstrap samples in which B is better.
 
     Example: rcnn compare runs/first/eval runs/second/eval --data balloons/
     """

@@ -18,7 +18,7 @@ def convert(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of rcnn; they override the file and --config."),
+        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of rcnn; they override those of FILE and --config."),
     ] = None,
     output: Annotated[
         Path | None,

@@ -40,7 +40,7 @@ def check(
         list[str] | None, typer.Option(metavar="ID", help="Do not report findings with this id; may be repeated.")
     ] = None,
     no_images: Annotated[
-        bool, typer.Option("--no-images", help="Do not decode the images: faster, and finds fewer faults.")
+        bool, typer.Option("--no-images", help="Do not decode the images: faster, but finds fewer errors.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 for warnings too.")] = False,
     fix: Annotated[
@@ -51,7 +51,7 @@ def check(
     ] = False,
     workers: Workers = 2,
 ) -> None:
-    """Find the faults of a data set: errors, which stop training or change what it uses, and warnings.
+    """Find problems of a data set: errors, which stop training or change the data that it uses, and warnings.
 
     Exits with status 1 if there are errors (with --fix: in the copy). Each finding has an id for --only and --skip.
 
@@ -158,8 +158,6 @@ def download(
     folder = download_dataset(
         name, output or "", split=split.split(",") if split else (), progress=byte_bar, log=typer.echo
     )
-    if DOWNLOADS[name].note:
-        typer.echo(DOWNLOADS[name].note)
     typer.echo(f"{name} is complete: use it with --data {folder}")
 
 
@@ -214,7 +212,7 @@ def browse(
         bool,
         typer.Option(
             "--augmented",
-            help="Show the training images as a model gets them: resized and augmented, with the objects after that.",
+            help="Show the training images as a model gets them: resized and augmented, with the transformed objects.",
         ),
     ] = False,
     model: Annotated[
@@ -276,7 +274,7 @@ def minus_refer_command(
 
 
 def _report_failed(failed: Sequence[str]) -> None:
-    """Name the images that cannot be read, and exit with status 1 if there are any."""
+    """Print the images that cannot be read, and exit with status 1 if there are any."""
     from rcnn.data.messages import counted
 
     if failed:

@@ -1,4 +1,4 @@
-"""`rcnn doctor`: what this machine has, what is missing, and the line that installs it."""
+"""`rcnn doctor`: what this machine has, what is missing, and the command that installs it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from types import ModuleType
 import typer
 
 EXTRA = re.compile(r"([\w.-]+).*;\s*extra == ['\"](\w+)['\"]")  # a requirement of an extra: package and extra
-HOST = "https://download.pytorch.org"  # of torchvision's weights
-WAIT = 3.0  # seconds for its answer
+HOST = "https://download.pytorch.org"  # the server of torchvision's weights
+WAIT = 3.0  # timeout of its answer, seconds
 CORE = ("torchvision", "numpy", "pillow", "safetensors", "typer", "rich", "hotcoco", "jinja2", "matplotlib")
 
 
@@ -61,14 +61,14 @@ def doctor() -> None:
 
 
 def _weights() -> str:
-    """Show the cache of published weights, damaged files in it, and whether more can be downloaded.
+    """Show the cache of published weights, its damaged files, and whether the network can be reached.
 
-    Returns a line that says what is wrong with the cache; empty if nothing is.
+    Returns a line that says what is wrong with the cache; empty if it is in order.
     """
     try:
         from rcnn.weights.catalogue.cache import cache_folder, cache_problems, is_offline, local_names
     except (ImportError, OSError):
-        return ""  # a package is missing, as said above
+        return ""  # a package is missing; `doctor` has already reported it
     folder = cache_folder()
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     problems: list[str] = []
@@ -91,7 +91,7 @@ def _weights() -> str:
 
 
 def _network() -> str:
-    """Whether a publisher of weights answers, through the proxy if one is set."""
+    """Whether the server of the weights answers, through the proxy if one is set."""
     answers: queue.Queue[str] = queue.Queue()
 
     def ask() -> None:
@@ -103,7 +103,7 @@ def _network() -> str:
         except (OSError, ValueError):
             answers.put("not reachable")
 
-    threading.Thread(target=ask, daemon=True).start()  # the system may look for the name for minutes
+    threading.Thread(target=ask, daemon=True).start()  # in a thread, because a DNS lookup can take minutes
     try:
         return answers.get(timeout=WAIT)
     except queue.Empty:

@@ -15,8 +15,8 @@ def download(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the checkpoints, each in OUTPUT/NAME, e.g. to copy to a machine without network. Defaults "
-            "to the cache.",
+            help="Folder for the checkpoints, each in OUTPUT/NAME, e.g. to copy them to a machine without network. "
+            "Defaults to the cache.",
             show_default=False,
         ),
     ] = None,
@@ -31,7 +31,7 @@ def download(
     from rcnn.weights.catalogue.api import download_weights
     from rcnn.weights.catalogue.names import find_entry
 
-    for name in names:  # a misspelt name is refused before anything is downloaded
+    for name in names:  # an error for an unknown name comes before any download
         find_entry(name)
     for name in names:
         typer.echo(f"{name}: {download_weights(name, output)}")

@@ -1,4 +1,4 @@
-"""What a command checks before it imports torch, which takes seconds: the paths on its command line."""
+"""Checks of the paths on the command line. A command makes them before it imports torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rcnn.text_files import missing_text, require_data_path
 def require_places(data: Path | None, output: Path | None) -> None:
     """Raise OSError if `data` does not exist, or if `output` is a file or is in use by another process.
 
-    Not in one of several processes: the first may write to `output` already.
+    Not checked in one of several processes, because the first one may already write to `output`.
     """
     if is_one_of_several():
         return
@@ -36,7 +36,7 @@ def require_run_folder(output: Path | None, *, resume: bool) -> None:
 
 
 def require_an_input(words: Sequence[str]) -> None:
-    """Raise FileNotFoundError if all `words`, the inputs of a prediction, are paths of which none exists."""
+    """Raise FileNotFoundError if all `words`, the inputs of a prediction, are paths that do not exist."""
     if not words or not all(_is_missing(word) for word in words):
         return
     more = f" ({len(words) - 1} more do not exist)" if len(words) > 1 else ""
@@ -47,5 +47,5 @@ def require_an_input(words: Sequence[str]) -> None:
 
 
 def _is_missing(word: str) -> bool:
-    """Whether a word is a path without a file, and neither a URL nor a pattern."""
+    """Whether a word is a path that does not exist, and neither a URL nor a pattern."""
     return "://" not in word and not glob.has_magic(word) and "\0" not in word and not Path(word).exists()

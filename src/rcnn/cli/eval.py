@@ -79,7 +79,7 @@ def evaluate(
     metric: Annotated[
         MetricOption | None,
         typer.Option(
-            help="Definition of average precision. Defaults to that of the data set's format: COCO's, VOC's or LVIS'."
+            help="Definition of average precision. Defaults to the one of the data set's format: COCO, VOC or LVIS."
         ),
     ] = None,
     max_detections: Annotated[
@@ -113,7 +113,7 @@ def evaluate(
 ) -> None:
     """Compute average precision of boxes, masks and keypoints, overall and per class.
 
-    For a region proposal network: average recall of the best 100 and 1000 proposals, class-agnostic.
+    For a region proposal network: class-agnostic average recall of the best 100 and 1000 proposals.
 
     An image that cannot be read is listed and counts as an image without detections; the exit status is then 1.
 
@@ -133,7 +133,7 @@ def evaluate(
         return
     is_first = process_numbers().is_first
     if is_results(checkpoint) and not is_first:
-        return  # saved results are scored by one process
+        return  # one process is enough to score saved results
 
     def load(overrides: Sequence[str]) -> Predictor:
         return predictor_from(
@@ -171,7 +171,7 @@ def evaluate(
 def _evaluate(
     subject: Subject, folder: Path, options: EvaluationOptions, checkpoint: Path, overrides: Sequence[str], data: Path
 ) -> Evaluation:
-    """Evaluate, with a progress bar; if it is stopped, say how its results can be scored."""
+    """Evaluate with a progress bar; if the evaluation is stopped, print how to score the results so far."""
     import torch
 
     from rcnn.cli.progress import progress_bar

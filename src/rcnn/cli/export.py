@@ -43,22 +43,23 @@ def export(
         typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of the model, e.g. box.score_threshold=0.3."),
     ] = None,
     to: Annotated[
-        TargetOption | None, typer.Option(help="Format. Defaults to that of the suffix of --output, or onnx.")
+        TargetOption | None, typer.Option(help="Format. Defaults to the format of --output's suffix, or onnx.")
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="File to write: .onnx, .pt2 (torch) or .xml (openvino). Defaults to runs/export-MODEL-N."),
     ] = None,
     size: Annotated[
-        str, typer.Option(metavar="HxW", help="Padded height x width of the input, e.g. 800x1333, or dynamic: any.")
+        str,
+        typer.Option(metavar="HxW", help="Padded height x width of the input, e.g. 800x1333; or dynamic: any size."),
     ] = "dynamic",
-    batch: Annotated[str, typer.Option(metavar="N", help="Images per run, or dynamic: any number.")] = "dynamic",
+    batch: Annotated[str, typer.Option(metavar="N", help="Images per run; or dynamic: any number.")] = "dynamic",
     precision: Annotated[
         ExportPrecisionOption, typer.Option(help="Arithmetic of the network; boxes and scores stay float32.")
     ] = ExportPrecisionOption.float32,
     calibrate: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="For int8: a data set, or a folder of images like those it will see."),
+        typer.Option(metavar="DIR", help="For int8: a data set, or a folder of typical images, for the calibration."),
     ] = None,
     with_resize: Annotated[
         bool, typer.Option("--with-resize", help="The file takes one image of any size and resizes it approximately.")
@@ -93,7 +94,7 @@ def export(
 
 
 def parse_size(text: str) -> tuple[int, int] | Dynamic:
-    """(height, width) of `HxW`, or "dynamic"."""
+    """(height, width) of `HxW`, or "dynamic". ValueError for another text."""
     if text == "dynamic":
         return text
     match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text)
@@ -103,9 +104,9 @@ def parse_size(text: str) -> tuple[int, int] | Dynamic:
 
 
 def parse_batch(text: str) -> int | Dynamic:
-    """A number of images, or "dynamic"."""
+    """A number of images, or "dynamic". ValueError for another text."""
     if text == "dynamic":
         return text
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise ValueError(f"--batch {text}: expected 1 to 1024, or dynamic")
+        raise ValueError(f"--batch {text}: expected a number of images from 1 to 1024, or dynamic")
     return int(text)

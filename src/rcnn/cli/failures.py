@@ -1,4 +1,4 @@
-"""What the processes of a command print: the first its messages, the others only the error that ends them."""
+"""The output of a command in several processes: the first prints its messages, the others print only their errors."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def is_one_of_several() -> bool:
 
 
 def quiet_unless_first() -> None:
-    """Print nothing in the processes after the first, which all have the same to say; only their errors are printed."""
+    """Print nothing but errors in all processes except the first, because their messages are the same."""
     if is_one_of_several() and os.environ.get("RANK", "0") != "0":
         nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         sys.stdout, sys.stderr = nowhere, nowhere
 
 
 def report_failure(error: BaseException, text: str, *, expected: bool) -> None:
-    """Print `text`, the message of `error`, unless a launcher will.
+    """Print `text`, the message of `error`, unless a launcher prints it.
 
-    `expected`: an error that the user can fix, which needs no traceback.
+    `expected`: the user can fix the error, so no traceback is printed.
     """
-    import json  # here: `rcnn --help` needs none of these
+    import json  # imported here, because `rcnn --help` needs none of these
     import time
     import traceback
 

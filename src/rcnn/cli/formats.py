@@ -1,4 +1,4 @@
-"""`rcnn predict --format`: the detections in the formats of other tools, beside predictions.json.
+"""`rcnn predict --format`: the detections in the formats of other tools, in addition to predictions.json.
 
 | format | files in the output folder |
 |---|---|
@@ -49,7 +49,7 @@ TABLES = {"coco": ("coco.json", "coco_results.json"), "csv": ("predictions.csv",
 
 
 def chosen_formats(text: str) -> tuple[str, ...]:
-    """The formats of --format coco,yolo, each once. Raises ValueError for one that is not known."""
+    """The formats of a list such as "coco,yolo", each once. Raises ValueError for an unknown format."""
     chosen = [name.strip() for name in text.split(",")] if text else []
     for name in chosen:
         if not name:
@@ -60,13 +60,13 @@ def chosen_formats(text: str) -> tuple[str, ...]:
 
 
 def require_masks(formats: Sequence[str], config: DetectorConfig) -> None:
-    """Raise ValueError if a format needs masks, which the model does not have."""
+    """Raise ValueError if a format needs masks and the model has none."""
     if "masks" in formats and config.mask is None and config.fcis is None:
         raise ValueError("--format masks: the model has no masks; use one with a mask head, or another format")
 
 
 def require_originals(formats: Sequence[str], *, copies: bool, pictures: bool) -> None:
-    """Raise ValueError if coco.json would name the pictures with detections, which are beside it, as its images."""
+    """Raise ValueError if readers of coco.json would take the pictures with detections beside it for its images."""
     if "coco" in formats and pictures and not copies:
         raise ValueError(
             "--format coco --no-copy-images: the pictures with the detections would be taken for the images of "
@@ -77,9 +77,9 @@ def require_originals(formats: Sequence[str], *, copies: bool, pictures: bool) -
 def files_of_image(
     result: ImageDetections, source: Source, formats: Sequence[str], folder: Path, *, copies: bool
 ) -> dict[str, bytes]:
-    """Names in the output folder, and contents, of what is written about one image; images are copied by the caller.
+    """The files about one image: name in the output folder -> content. The caller copies the image itself.
 
-    `folder` is the output folder, from which labelme's file names the image if it is not copied.
+    `folder` is the output folder. If the image is not copied, labelme's file has the path from there to the image.
     """
     files = dict[str, bytes]()
     for name in formats:
@@ -107,7 +107,7 @@ def copy_name(name: str, source: Source) -> PurePosixPath:
 
 
 def copy_image(folder: OutputFolder, name: str, source: Source, content: bytes | None) -> None:
-    """Copy an image for a format of WITH_IMAGES; `content` is that of a download."""
+    """Copy an image for a format of WITH_IMAGES; `content`: the bytes of a downloaded image, else None."""
     with folder.writing(copy_name(name, source)) as path:
         if content is not None:
             path.write_bytes(content)
@@ -135,9 +135,10 @@ def write_tables(
     keypoints: Sequence[str],
     sources: Sequence[Source] = (),
 ) -> None:
-    """Write the files about all images: COCO's, the CSV table, data.yaml. `images` are those of predictions.json.
+    """Write the files about all images: coco.json and coco_results.json, predictions.csv, data.yaml.
 
-    `sources`: the images that have copies, which coco.json names.
+    `images`: the entries of predictions.json. `sources`: the images that were copied; coco.json has the names of the
+    copies.
     """
     from rcnn.weights.systems.classes import category_ids
 
@@ -160,7 +161,7 @@ def _path_of(name: str, source: Source, *, copies: bool) -> str:
 
 
 def _place(name: str, source: Source, *, copies: bool) -> str:
-    """The name of an image in the folder of a format. labelme's data sets have no folders within a split."""
+    """The name of an image in the folder of a format. In labelme's data sets, a split has no subfolders."""
     return source.flat if copies and name == "labelme" and source.flat else source.picture
 
 
@@ -174,7 +175,7 @@ def _table(images: Sequence[dict[str, Any]]) -> str:
 
 
 def _mask_png(result: ImageDetections) -> bytes:
-    """The masks as a PNG of ids: with the colours of a palette if they are enough, else 16 bits of grey."""
+    """The masks as a PNG of ids: a palette image for up to 255 objects, else a 16-bit greyscale image."""
     file, ids = io.BytesIO(), result.to_id_mask()
     if len(result) < COLOURS:
         picture = Image.fromarray(ids.astype("uint8"))

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def given_boxes(boxes: Path | None, features: Path | None, filters: str | None, tta: str) -> BoxFile | None:
-    """The boxes of --boxes; None without it. ValueError for options that contradict it."""
+    """The boxes of --boxes; None without it. ValueError for options that cannot be used with it."""
     if boxes is None:
         if features is not None:
-            raise ValueError(f"--features {features} needs the boxes to describe: give --boxes FILE, too")
+            raise ValueError(f"--features {features} needs boxes: also give --boxes FILE")
         return None
     if filters:
         raise ValueError(
@@ -46,7 +46,7 @@ def keep_given(sources: Sources, given: BoxFile) -> list[str]:
     without = [source.name for source in sources.images if not given.has(source.name)]
     if len(without) == len(sources.images):
         raise ValueError(
-            f"{given.path} has boxes of {few(given.unused())}, but of none of the images to predict on "
+            f"{given.path} has boxes for {few(given.unused())}, but for none of the images to predict on "
             f"({few(without)}); expected the file names of these images"
         )
     sources.images = [source for source in sources.images if given.has(source.name)]
@@ -54,7 +54,7 @@ def keep_given(sources: Sources, given: BoxFile) -> list[str]:
 
 
 def require_free(features: Path, output: OutputFolder) -> None:
-    """Raise FileExistsError if the file of features exists and rcnn did not write it."""
+    """Raise FileExistsError if the file `features` exists and was not written by rcnn."""
     with _folder_of(features, output) as folder:
         folder.require_free(features.name)
 
@@ -62,9 +62,9 @@ def require_free(features: Path, output: OutputFolder) -> None:
 def write_features(features: Path, output: OutputFolder, described: Sequence[tuple[str, RegionFeatures]]) -> None:
     """Write the features of the boxes of several images as arrays of the .npz file `features`.
 
-    Row i of all arrays but `files` is box i; the boxes of the first image come first. `files` (I,): the images;
+    Row i of all arrays except `files` is box i; the boxes of the first image come first. `files` (I,): the images;
     `image` (N,): the index of the box's image in `files`; `boxes` (N, 4) xyxy, pixels of the image; `pooled` (N, C):
-    the means over the cells of the pooled map ("pool5"); `vectors` (N, F): what the class is computed from ("fc7").
+    the means over the cells of the pooled map ("pool5"); `vectors` (N, F): the input of the classifier ("fc7").
     """
     import numpy as np
 
@@ -87,7 +87,7 @@ def write_features(features: Path, output: OutputFolder, described: Sequence[tup
 
 @contextmanager
 def _folder_of(features: Path, output: OutputFolder) -> Iterator[OutputFolder]:
-    """The folder of the file of features; it can be the output folder, which is open already."""
+    """The folder of the file `features`, open; it can be the output folder, which is already open."""
     if features.parent.resolve() == output.path.resolve():
         yield output
     else:

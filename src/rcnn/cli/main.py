@@ -1,4 +1,4 @@
-"""The `rcnn` command. Its help and version import nothing else, so they are instant."""
+"""The `rcnn` command. `--help` and `--version` import no other module of rcnn, so they are fast."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMMANDS = {
     "download": "Download published weights by name, verify and convert them.",
     "push": "Upload a checkpoint with a model card to the Hugging Face Hub.",
     "data": "Check, describe, divide and download data sets.",
-    "benchmark": "Measure the speed of a model on this machine, beside torchvision's.",
+    "benchmark": "Measure the speed of a model on this machine, compared with torchvision.",
     "doctor": "Show what this machine has, and how to install what is missing.",
     "demo": "Train and evaluate a small Mask R-CNN on synthetic images, in minutes.",
 }
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _open_standard_streams()
     ended = list[int]()
     if arguments is None:
-        atexit.register(_end_at_once, ended)  # what is registered first runs last
+        atexit.register(_end_at_once, ended)  # registered first, so it runs last
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not _has_current_folder():
         print("rcnn: the current folder no longer exists: change to another one (cd)", file=sys.stderr)
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 app(words, prog_name="rcnn")
             except SystemExit as end:
                 ended += [end.code] if isinstance(end.code, int) and end.code > 1 else []
-                sys.stdout.flush()  # here: an error at Python's exit has no message
+                sys.stdout.flush()  # here, because an error in Python's own flush at exit would have no message
                 raise
     except BrokenPipeError:  # the reader of stdout has stopped: rcnn --help | head -1
         _discard_output()
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stderr.flush()
         ended.append(2)
         sys.exit(2)
-    except Exception as error:  # a fault of rcnn
+    except Exception as error:  # a bug in rcnn
         if not is_one_of_several():
             raise
         report_failure(error, f"{type(error).__name__}: {error}", expected=False)
@@ -111,9 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _end_at_once(ended: Sequence[int]) -> None:
-    """The last step of a process with the status `ended`: of a command that failed or was stopped.
+    """End the process at once with the last status of `ended`, if the command failed or was stopped.
 
-    Its daemon threads still work. Python would end them inside C++ code, which aborts the process with another status.
+    Daemon threads may still run. Python's normal exit would end them inside C++ code, which aborts the process with
+    another status.
     """
     if ended:
         for stream in (sys.stdout, sys.stderr):
@@ -128,7 +129,7 @@ def _lost_output(error: Exception) -> str:
         return ""
     try:
         os.write(sys.stdout.fileno(), b"\n")
-    except ValueError:  # not a file of the system
+    except ValueError:  # stdout has no file descriptor
         return ""
     except OSError:
         _discard_output(sys.stdout)
@@ -137,7 +138,7 @@ def _lost_output(error: Exception) -> str:
 
 
 def _open_standard_streams() -> None:
-    """Open those that the caller closed (`rcnn ... >&-`): a file would get their number, and what is printed."""
+    """Open the streams that the caller closed (`rcnn ... >&-`): else another file gets the number, and the output."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -148,7 +149,7 @@ def _open_standard_streams() -> None:
 
 
 def _discard_output(*streams: TextIO) -> None:
-    """Let what `streams` (default: both) still print go nowhere, so that Python's exit does not fail on it."""
+    """Discard further output of `streams` (default: stdout and stderr), so that Python's exit does not fail on it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams or (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
@@ -177,7 +178,7 @@ def version_line() -> str:
 
 
 def _problem(words: Sequence[str]) -> str:
-    """What is wrong with the command line whatever the command; empty if nothing is."""
+    """The problem of the command line that applies to every command; empty if there is none."""
     given = dict[str, list[str]]()
     for index, word in enumerate(words):
         if word == "--":
@@ -197,15 +198,17 @@ def _problem(words: Sequence[str]) -> str:
 
 
 def _message(error: Exception) -> str | None:
-    """The line for an error that the user can fix; None for a fault of rcnn, which needs its traceback."""
+    """The line for an error that the user can fix; None for a bug in rcnn, which needs a traceback."""
     text = str(error).splitlines()[0] if str(error) and isinstance(error, RuntimeError) else str(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _is_out_of_memory(error)):
         reason = text or type(error).__name__
-        return f"not enough memory ({reason}): reduce the size or number of images per batch, or the model's settings"
-    from rcnn.outputs import DISK_FULL  # here: `rcnn --help` does not need it
+        return (
+            f"not enough memory ({reason}): reduce the size or the number of images per batch, or use a smaller model"
+        )
+    from rcnn.outputs import DISK_FULL  # imported here, because `rcnn --help` does not need it
 
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        name = error.filename2 or error.filename  # of a copy: the new file
+        name = error.filename2 or error.filename  # filename2: the new file of a copy
         where = f"{name} cannot be written" if name else "the output cannot be written"
         return f"{where}: {error.strerror}{_free(name, error.errno)}. Free some space, or write to another place"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
@@ -219,16 +222,16 @@ def _message(error: Exception) -> str | None:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    from rcnn.runtime.memory import is_out_of_memory  # here: `rcnn --help` does not need torch
+    from rcnn.runtime.memory import is_out_of_memory  # imported here, because `rcnn --help` does not need torch
 
     return is_out_of_memory(error)
 
 
 def _free(name: object, number: int | None) -> str:
-    """The free space where the file `name` is, if an error with this number is about it; empty otherwise."""
+    """The free space on the disk of the file `name`, if the error `number` means a full disk; empty otherwise."""
     if name is None or number != errno.ENOSPC:
         return ""
-    import shutil  # here: `rcnn --help` does not need them
+    import shutil  # imported here, because `rcnn --help` does not need them
     from pathlib import Path
 
     place = next((one for one in (Path(str(name)), *Path(str(name)).parents) if one.exists()), Path())
@@ -236,7 +239,7 @@ def _free(name: object, number: int | None) -> str:
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
-    """A warning of a library as one line, without the place in its source."""
+    """Print a warning of a library as one line, without its place in the source code."""
     print(f"warning: {message}", file=sys.stderr)
 
 

@@ -34,7 +34,7 @@ class MetricOption(StrEnum):
 
 
 PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="auto: bfloat16 where the hardware has instructions for it.")
+    Precision, typer.Option("--precision", help="auto: bfloat16 if the hardware has instructions for it.")
 ]
 PaddingOption = Annotated[
     Padding,
@@ -49,15 +49,15 @@ Annotations = Annotated[
 Images = Annotated[
     str,
     typer.Option(
-        help="Folder of the images, within that of the data set or from here. Defaults to the usual folders beside the "
-        "annotations (COCO's format)."
+        help="Folder of the images, relative to the data set or to the current folder. Defaults to the usual folders "
+        "beside the annotations (COCO's format)."
     ),
 ]
 RelativeBoxes = Annotated[
     bool, typer.Option("--relative-boxes", help="Boxes are fractions of the image (0 to 1), in COCO's format.")
 ]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse annotation files with faults instead of repairing or skipping them.")
+    bool, typer.Option("--strict", help="Refuse annotation files with errors instead of repairing or skipping these.")
 ]
 AllowEmpty = Annotated[bool, typer.Option("--allow-empty", help="Accept a split without objects.")]
 Allow = Annotated[
@@ -88,7 +88,7 @@ TTA = Annotated[
     str,
     typer.Option(
         help="Test-time augmentation: shorter sides in pixels, e.g. 640,800,960, or `own` for the checkpoint's size; "
-        "each is also flipped. Slower, more accurate.",
+        "each image is also flipped. Slower, but more accurate.",
     ),
 ]
 TTAFlip = Annotated[bool, typer.Option("--tta-flip/--no-tta-flip", help="With --tta, also predict on flipped images.")]

@@ -51,7 +51,7 @@ def predict(
         Path | None,
         typer.Option(
             help="Predict on a split of this data set instead, also without ground truth (COCO's test-dev2017), and "
-            "write results files for COCO's server."
+            "write results files for COCO's evaluation server."
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of --data. Defaults to the validation split.")] = "",
@@ -69,7 +69,7 @@ def predict(
         typer.Option(
             "--format",
             metavar="FORMAT,...",
-            help="Also write the detections as coco (results and a data set file), csv, labelme, yolo (polygons where "
+            help="Also write the detections as coco (results and a data set file), csv, labelme, yolo (polygons if "
             "the model has masks), yolo-boxes or masks (PNG of ids).",
         ),
     ] = "",
@@ -87,14 +87,15 @@ def predict(
         bool, typer.Option("--labels/--no-labels", help="Write names and scores beside the boxes.")
     ] = True,
     line_width: Annotated[
-        int | None, typer.Option(help="Width of the lines in pixels. Defaults to what fits the image.", min=1, max=100)
+        int | None,
+        typer.Option(help="Width of the lines in pixels. By default, it depends on the image size.", min=1, max=100),
     ] = None,
     score: Annotated[
         str | None,
         typer.Option(
             metavar="SCORE",
             help="Skip detections with a lower score. A number; NAME=NUMBER,... for single classes; best, or the "
-            "thresholds.json of an evaluation: the thresholds with the best F1 of each class. Defaults to 0.5; with "
+            "thresholds.json of an evaluation: the threshold with the best F1 for each class. Defaults to 0.5; with "
             "--data, and in Python, to 0.",
         ),
     ] = None,
@@ -121,13 +122,13 @@ def predict(
     tile: Annotated[
         int,
         typer.Option(
-            help="Predict on overlapping tiles of this side in pixels, e.g. 1024, and merge the objects that they cut: "
-            "for very large images (0 = whole images).",
+            help="Predict on overlapping square tiles with this side in pixels, e.g. 1024, and merge the objects at "
+            "their borders: for very large images (0 = whole images).",
             min=0,
         ),
     ] = 0,
     tile_overlap: Annotated[
-        float, typer.Option(help="With --tile: how much of its side a tile shares with the next one.", min=0, max=0.9)
+        float, typer.Option(help="With --tile: overlap of two tiles, as a fraction of their side.", min=0, max=0.9)
     ] = 0.25,
     precision: PrecisionOption = Precision.float32,
     padding: PaddingOption = Padding.exact,
@@ -143,15 +144,15 @@ def predict(
     Files that rcnn did not write are never overwritten. An image that cannot be read is reported on stderr and under
     "failed" in the JSON; the others are processed, and the exit status is 1.
 
-    A video (.mp4, .mov, ...) gets a video with the detections and a .jsonl file with a line per frame; this needs
-    pip install 'rcnn\\[video]'.
+    For a video (.mp4, .mov, ...), write a video with the detections and a .jsonl file with one line per frame; this
+    needs pip install 'rcnn\\[video]'.
 
     --format labelme and yolo write data sets that rcnn and other tools read: correct the labels, and train on them.
 
-    With --boxes, each image gets one entry per box of the file, in its order: the box as given, the most probable
+    With --boxes, each image has one entry per box of the file, in the same order: the box as given, the most probable
     class, its score and mask.
 
-    With --data and --split, only results files in COCO's format are written: those that its server takes.
+    With --data, only results files in COCO's format are written, as its evaluation server accepts them.
 
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
@@ -168,7 +169,7 @@ def predict(
         raise ValueError("--format is for images; --data writes COCO's results files: leave --format out")
     if tile:
         require_tiles_fit(tile, tile_overlap, of_split, boxes)
-    # imported here: they import torch, and what is above needs none
+    # imported after the checks above, because these modules import torch
     from rcnn.cli.formats import chosen_formats, require_masks, require_originals
     from rcnn.cli.given import given_boxes
     from rcnn.cli.predict_images import ImageOptions, predict_images, share_images, warn_of_dropped_scores
@@ -223,7 +224,7 @@ def predict(
 
 
 def require_tiles_fit(tile: int, overlap: float, of_split: SplitOptions | None, boxes: Path | None) -> None:
-    """Raise ValueError for --tile with options that it cannot be combined with, or out of range."""
+    """Raise ValueError if --tile or --tile-overlap is out of range, or combined with options that exclude it."""
     from rcnn.tiles import check_tiling
 
     check_tiling(tile, overlap)
@@ -234,6 +235,6 @@ def require_tiles_fit(tile: int, overlap: float, of_split: SplitOptions | None, 
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The inputs and the KEY=VALUE settings among the arguments; a file of that name is an input."""
+    """The inputs and the KEY=VALUE settings among the arguments; a word that is the name of a file is an input."""
     overrides = [word for word in arguments if SETTING.match(word) and not Path(word).exists()]
     return [word for word in arguments if word not in overrides], overrides

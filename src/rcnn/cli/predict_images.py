@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 READ_AHEAD = 2  # images decoded before they are needed
 DRAWN_BESIDE = 1  # images that are drawn while the model works on the next one
 QUALITY = 92  # of the JPEG pictures
-MAX_SIDE = 65_500  # pixels; JPEG has no longer sides
+MAX_SIDE = 65_500  # limit of JPEG, pixels
 RESULTS = "predictions.json"
 PARTIAL = "predictions.partial.jsonl"  # one line per image while the command runs
 OUTPUT_ERRORS = (*DISK_FULL, errno.EROFS)  # of the output, not of an input
@@ -51,13 +51,13 @@ OUTPUT_ERRORS = (*DISK_FULL, errno.EROFS)  # of the output, not of an input
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """What is predicted and drawn: the options of the command for images."""
+    """The options of `rcnn predict` for images and videos."""
 
     keep: Filter = field(default_factory=Filter)  # which detections are kept
     pictures: bool = True  # draw the detections
     contour: bool = False  # draw the outlines of masks instead of their areas
     labels: bool = True  # write names and scores beside the boxes
-    line_width: int | None = None  # pixels; None: what fits the image
+    line_width: int | None = None  # pixels; None: depends on the image size
     keypoint_score: float = 0.0  # keypoints with a lower score are not drawn
     max_pixels: int = 0  # larger images are refused; 0: no limit
     limit: int = 0  # images, the first ones; 0: all
@@ -71,7 +71,7 @@ class ImageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What was predicted."""
+    """The predictions of one call of the command."""
 
     text: str  # of predictions.json
     images: list[dict[str, Any]]  # the entries of predictions.json
@@ -80,7 +80,7 @@ class Predictions:
 
     @property
     def summary(self) -> str:
-        """How many objects were found, and where the results are."""
+        """The number of objects found, and the folder of the results."""
         objects = sum(len(entry["detections"]) for entry in self.images)
         where = f"; results in {self.folder}" if self.images else ""
         return f"{counted(objects, 'object')} in {counted(len(self.images), 'image')}{where}"
@@ -130,13 +130,13 @@ def predict_images(
             write_features(options.features, folder, run.features)
     if options.given is not None and (unused := options.given.unused()):
         typer.echo(
-            f"warning: {options.given.path} has boxes of images that were not predicted on: {few(unused)}", err=True
+            f"warning: {options.given.path} has boxes for images that were not predicted on: {few(unused)}", err=True
         )
     return Predictions(text=text, images=images, failed=sources.failed, folder=path)
 
 
 def share_images(predictor: Predictor, output: Path, options: ImageOptions, processes: Processes) -> None:
-    """Predict on a part of the images of the first process, which gets the outcomes and writes them to `output`."""
+    """Predict on this process's part of the images; the first process collects the outcomes and writes them."""
     for _ in outcomes(predictor, output, options, processes.share(list[Source]()), processes):
         raise AssertionError("only the first process gets outcomes")
 
@@ -147,7 +147,7 @@ def warn_of_dropped_scores(config: DetectorConfig, keep: Filter) -> None:
     score = keep.lowest
     if score < lowest:
         typer.echo(
-            f"warning: the model drops detections with a score below {key}={lowest:g}, which is more than --score "
+            f"warning: the model drops detections with a score below {key}={lowest:g}, which is higher than --score "
             f"{score:g}; add {key}={score:g}",
             err=True,
         )
@@ -163,7 +163,7 @@ def lowest_score(config: DetectorConfig) -> tuple[str, float]:
 
 
 def _find_sources(inputs: Sequence[str], folder: OutputFolder) -> Sources:
-    """The images of all inputs; reports on stderr what is not one. ValueError if there is none."""
+    """The images of all inputs; prints the other inputs on stderr. ValueError if there is no image."""
     sources = expand(inputs, folder)
     if not sources.images:
         reasons = [f"{name} {reason}" for name, reason in sources.failed]
@@ -177,7 +177,7 @@ def _find_sources(inputs: Sequence[str], folder: OutputFolder) -> Sources:
 
 @dataclass(kw_only=True)
 class ImageRun:
-    """One call of the command."""
+    """Writes the predictions of one call of the command."""
 
     predictor: Predictor
     folder: OutputFolder
@@ -185,7 +185,7 @@ class ImageRun:
     features: list[tuple[str, RegionFeatures]] = field(default_factory=list)  # image, features of the boxes given
 
     def predict_all(self, sources: Sources, processes: Processes) -> list[dict[str, Any]]:
-        """The entries of predictions.json; each is on disk as soon as it is known. Failures go to `sources.failed`."""
+        """The entries of predictions.json, each written to PARTIAL at once. Failures are added to `sources.failed`."""
         images: list[dict[str, Any]] = []
         shared = processes.share(sources.images)
         partial_results = self.folder.claim(PARTIAL)
@@ -203,7 +203,7 @@ class ImageRun:
         return images
 
     def _write(self, lines: IO[str], source: Source, outcome: Outcome) -> None:
-        """Write the picture of an image, then its line."""
+        """Write the picture and the files of an image, then its line of PARTIAL."""
         try:
             if outcome.picture:
                 self._write_file(source.picture, outcome.picture)
@@ -228,7 +228,7 @@ class ImageRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one image."""
+    """The result of one image, ready to be written, or its error."""
 
     entry: dict[str, Any] | None = None  # of predictions.json; None: it failed
     picture: bytes = b""  # JPEG; empty: none is drawn
@@ -241,7 +241,7 @@ class Outcome:
 def outcomes(
     predictor: Predictor, output: Path, options: ImageOptions, images: Sequence[Source], processes: Processes
 ) -> Iterator[Outcome]:
-    """What became of each image, in order, on the first process; the others yield none.
+    """The outcome of each image, in order, on the first process; the others yield none.
 
     While the model works on an image, threads read the next ones, and encode and draw the one before.
     """
@@ -253,7 +253,7 @@ def outcomes(
 def _finished(
     predictor: Predictor, output: Path, options: ImageOptions, read: Iterator[tuple[Source, Future[ReadImage]]]
 ) -> Iterator[Outcome]:
-    """The outcomes of images that are being read, in order; none waits for the next image to be read (a download)."""
+    """The outcomes of images that are being read, in order; none waits until the next image is read (a download)."""
     drawn: deque[Future[Outcome]] = deque()
     for source, image in read:
         while drawn and (len(drawn) > DRAWN_BESIDE or not image.done()):
@@ -266,16 +266,16 @@ def _finished(
 
 @dataclass(frozen=True, kw_only=True)
 class ReadImage:
-    """One image, as it is before the model."""
+    """One image before the model."""
 
     pixels: Tensor  # (3, H, W) uint8 RGB
-    prepared: tuple[Tensor, Frame] | None  # what `Predictor.prepare` returns; None: boxes are given, or tiles cut
-    content: bytes | None  # of a download
+    prepared: tuple[Tensor, Frame] | None  # what `Predictor.prepare` returns; None with given boxes or with tiles
+    content: bytes | None  # of a download; None: a file
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectedImage:
-    """One image after the model: its detections, or why there are none."""
+    """One image after the model: its detections, or the error."""
 
     source: Source
     found: ImageDetections | Exception
@@ -296,7 +296,7 @@ def _read(predictor: Predictor, options: ImageOptions, source: Source) -> ReadIm
 
 
 def _detect(predictor: Predictor, options: ImageOptions, source: Source, read: Future[ReadImage]) -> DetectedImage:
-    """What the model finds in an image, or in its boxes given."""
+    """The detections of the model in an image, or the scores of its given boxes."""
     from rcnn.results import ImageSource
     from rcnn.tiles import predict_tiled
 
@@ -354,7 +354,7 @@ def _picture(result: ImageDetections, options: ImageOptions) -> bytes:
         labels=options.labels,
         line_width=options.line_width,
     )
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))  # smaller ones stay as they are
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))  # does not change smaller pictures
     picture.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
 

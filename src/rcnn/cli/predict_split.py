@@ -1,4 +1,4 @@
-"""`rcnn predict --data`: results files of a split, also one without ground truth, for COCO's evaluation server."""
+"""`rcnn predict --data`: results files of a split, with or without ground truth, for COCO's evaluation server."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """Which images are predicted on: the options --data, --split, --annotations, --images, --limit."""
+    """The images to predict on: the options --data, --split, --annotations, --images, --limit."""
 
     data: Path
     split: str
     annotations: str
     images: str
-    limit: int = 0  # the first ones; 0: all
+    limit: int = 0  # only this number of images, the first ones; 0: all
 
 
 def require_one_input(options: SplitOptions | None, split: str, images: Sequence[str]) -> None:
-    """ValueError unless there are images, or --data, but not both."""
+    """ValueError for images together with --data, or for --split without --data."""
     if options is None and split:
         raise ValueError("--split needs the folder of the data set: give it with --data")
     if options is not None and images:
@@ -69,7 +69,7 @@ def predict_split_command(
         if 0 < (missing := len(dataset.missing_classes)) < len(dataset.classes):
             typer.echo(
                 f"warning: {dataset.annotation_file} lacks {counted(missing, 'class')} of the model "
-                f"({few(dataset.missing_classes)}): their detections are not written, since they have no category id",
+                f"({few(dataset.missing_classes)}): their detections are not written, because they have no category id",
                 err=True,
             )
         written, failed = _write_split(predictor, dataset, output, checkpoint, keep, processes)
@@ -82,7 +82,7 @@ def predict_split_command(
 def _write_split(
     predictor: Predictor, dataset: Dataset, output: Path | None, checkpoint: Path, keep: Filter, processes: Processes
 ) -> tuple[list[Path], list[ImageResults]]:
-    """Predict on the data set; the results files, and the images that failed."""
+    """Predict on the data set; returns the results files, and the images that failed."""
     from rcnn.evaluation.folder import UNFINISHED
     from rcnn.evaluation.server import predict_split
 

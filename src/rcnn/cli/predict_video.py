@@ -1,4 +1,4 @@
-"""`rcnn predict video.mp4`: a video with the detections, and a line of JSON per frame."""
+"""`rcnn predict video.mp4`: a video with the detections, and one JSON line per frame."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from rcnn.cli.predict_images import OUTPUT_ERRORS, ImageOptions
 from rcnn.cli.progress import progress_bar
+from rcnn.cli.sources import is_url
 from rcnn.data.messages import counted, few
 from rcnn.data.video import VideoFrame, VideoWriter, is_video, read_video, require_pyav, video_rate
 from rcnn.drawing.pictures import draw_objects
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 def videos_of(inputs: Sequence[str], *, for_images: bool) -> list[str]:
     """The videos among the inputs. `for_images`: whether --boxes or --format is given.
 
-    Raises ValueError for images beside videos, or options that videos do not have; ImportError without PyAV.
+    Raises ValueError for images together with videos, or options that are for images only; ImportError without PyAV.
     """
-    videos = [word for word in inputs if is_video(word) and "://" not in word]
+    videos = [word for word in inputs if is_video(word) and not is_url(word)]
     if not videos:
         return []
     if len(videos) < len(inputs):
@@ -47,7 +48,7 @@ def videos_of(inputs: Sequence[str], *, for_images: bool) -> list[str]:
 def predict_videos(
     predictor: Predictor, videos: Sequence[str], output: Path | None, checkpoint: Path, options: ImageOptions
 ) -> None:
-    """Write NAME.mp4 and NAME.jsonl for each video. Exit status 1 if one cannot be read, or not to its end."""
+    """Write NAME.mp4 and NAME.jsonl for each video. Exit status 1 if a video cannot be read completely."""
     failed, names = 0, set[str]()
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
         for video in videos:
@@ -73,7 +74,7 @@ def predict_videos(
 
 
 def _free_name(folder: OutputFolder, video: Path, names: set[str]) -> str:
-    """NAME.mp4 for a video, numbered where it or NAME.jsonl is of another video or the user. It is added to `names`."""
+    """NAME.mp4 for a video, numbered if it or NAME.jsonl belongs to another video or the user; added to `names`."""
     name = folder.free_name(f"{video.stem}.mp4", names)
     names.add(name.lower())
     return name if folder.is_free(Path(name).with_suffix(".jsonl")) else _free_name(folder, video, names)
@@ -82,7 +83,10 @@ def _free_name(folder: OutputFolder, video: Path, names: set[str]) -> str:
 def _predict_one(
     predictor: Predictor, video: str, folder: OutputFolder, name: str, options: ImageOptions
 ) -> tuple[int, int]:
-    """Predict on a video; the number of its frames, and of the objects in them. A damaged one keeps what is done."""
+    """Predict on a video; returns the numbers of frames and of objects. ValueError for a damaged video.
+
+    The frames before the damaged one are written.
+    """
     rate, count = video_rate(video)
     total = min(options.limit or count, count or options.limit)  # 0: not known
     frames = objects = 0

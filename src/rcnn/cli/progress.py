@@ -1,4 +1,4 @@
-"""A progress bar with the time left; without a terminal, a line every 30 seconds."""
+"""A progress bar with the remaining time; without a terminal, a line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def byte_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar on stderr for a download, with its speed and the time left; one line without a terminal.
+    """A progress bar on stderr for a download, with its speed and the remaining time; one line without a terminal.
 
-    Call the yielded function with the bytes so far, and of the whole file if they are known.
+    Call the yielded function with the number of bytes so far, and of the whole file (None: unknown).
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn

@@ -1,4 +1,4 @@
-"""`rcnn push`: a checkpoint with a model card on the Hugging Face Hub."""
+"""`rcnn push`: upload a checkpoint with a model card to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def push(
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hugging Face Hub.")],
     private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
 ) -> None:
-    """Upload a checkpoint with a model card to the Hugging Face Hub. Commands then take it as hf:OWNER/NAME.
+    """Upload a checkpoint with a model card to the Hugging Face Hub. Commands then accept it as hf:OWNER/NAME.
 
     Needs `pip install 'rcnn\\[hub]'` and a login: `hf auth login`, or HF_TOKEN.
 

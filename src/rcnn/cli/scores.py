@@ -1,4 +1,4 @@
-"""`rcnn predict --score` and `--classes`: which detections are kept."""
+"""`rcnn predict --score` and `--classes`: the filter of the detections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EXPECTED = "expected a number from 0 to 1, NAME=NUMBER,..., best, or the thresh
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """The detections that are kept: by score, of all classes or of each, and by class."""
+    """A filter of detections by score (for all classes, or for each) and by class."""
 
     score: float | Mapping[str, float] = DEFAULT_SCORE
     classes: tuple[str, ...] = ()  # empty: all
@@ -40,9 +40,9 @@ class Filter:
 def chosen_filter(
     score: str | None, classes: str, checkpoint: Path, known: Sequence[str], default: float = DEFAULT_SCORE
 ) -> Filter:
-    """The filter that the options say, for a model with the classes `known`.
+    """The filter of the options, for a model with the classes `known`.
 
-    Raises ValueError for a class that the model does not have, or a score that is none of the accepted forms.
+    Raises ValueError for a class that the model does not have, or a score in none of the accepted forms.
     """
     from rcnn.results import require_classes
 

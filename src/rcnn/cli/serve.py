@@ -22,13 +22,17 @@ def serve(
         list[str] | None,
         typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of the model, e.g. box.score_threshold=0.3."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0: all addresses of this machine.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
-    batch: Annotated[int, typer.Option(help="Images per forward pass, at most.", min=1, max=256)] = 4,
-    queue: Annotated[int, typer.Option(help="Requests in progress, at most; others get status 503.", min=1)] = 32,
-    max_bytes: Annotated[int, typer.Option(help="Bytes of a request, at most.", min=1)] = 20_000_000,
-    max_pixels: Annotated[int, typer.Option(help="Pixels of an image, at most.", min=1)] = 50_000_000,
-    seconds: Annotated[float, typer.Option(help="Seconds for a request, at most.", min=0.1)] = 30.0,
+    batch: Annotated[int, typer.Option(help="Maximum number of images per forward pass.", min=1, max=256)] = 4,
+    queue: Annotated[
+        int, typer.Option(help="Maximum number of requests in progress; others get status 503.", min=1)
+    ] = 32,
+    max_bytes: Annotated[int, typer.Option(help="Maximum size of a request in bytes.", min=1)] = 20_000_000,
+    max_pixels: Annotated[int, typer.Option(help="Maximum number of pixels of an image.", min=1)] = 50_000_000,
+    seconds: Annotated[float, typer.Option(help="Maximum time for a request in seconds.", min=0.1)] = 30.0,
     token: Annotated[
         str, typer.Option(envvar="RCNN_TOKEN", help="Clients must send this token (better: set RCNN_TOKEN).")
     ] = "",
@@ -76,5 +80,5 @@ def serve(
     )
     server = uvicorn.Server(config)
     server.run(sockets=sockets)
-    if not server.started:  # uvicorn has printed why
+    if not server.started:  # uvicorn has printed the reason
         raise typer.Exit(2)

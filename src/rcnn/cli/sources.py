@@ -30,10 +30,10 @@ class Source:
     name: str  # as in predictions.json: the path as given (for folders: with the rest appended), or the URL
     picture: str  # name of its picture in the output folder, ends with .jpg; unique
     url: bool = False
-    flat: str = ""  # like `picture`, without folders; empty: not known
+    flat: str = ""  # like `picture`, without folders; empty: unknown
 
     def read(self) -> Path | bytes:
-        """The input of the decoder: a path, or the bytes of a download. Raises DownloadError if a download fails."""
+        """The input of the decoder: a path, or the bytes of a download. Raises DownloadError if the download fails."""
         return download(self.name) if self.url else Path(self.name)
 
 
@@ -52,9 +52,9 @@ def is_url(word: str) -> bool:
 
 
 def expand(words: Iterable[str], output: OutputFolder) -> Sources:
-    """The images of files, folders (with all folders in them, sorted by name), patterns and URLs, in this order.
+    """The images of `words`, in their order: files, folders (recursively, sorted by name), patterns and URLs.
 
-    A pattern is a word with *, ? or [ that is no file: photos/*.jpg, or with folders at any depth photos/**/*.jpg. In
+    A pattern is a word with *, ? or [ that is not a file: photos/*.jpg, or for folders at any depth photos/**/*.jpg. In
     folders and patterns, hidden files, files that are not images, and files that rcnn wrote are skipped. Names of
     pictures are unique and free in `output`.
     """
@@ -93,16 +93,16 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
 
 
 def _videos_in(skipped: Sequence[str]) -> str:
-    """What to do about the videos among skipped files; empty if there are none."""
+    """How to predict on the videos among skipped files; empty if there are none."""
     videos = [name for name in skipped if is_video(name)]
-    return f"; its videos ({few(videos)}) are inputs only where each is named" if videos else ""
+    return f"; to predict on its videos ({few(videos)}), give the path of each" if videos else ""
 
 
 def _name_of_url(url: str) -> str:
-    """The last part of a URL's path, for the name of its picture. Raises SourceError if it is not that of a file."""
+    """The last part of a URL's path, for the name of its picture. Raises SourceError if it is not an http(s) URL."""
     try:
         parts = urllib.parse.urlsplit(url)
-        host, _ = parts.hostname or "", parts.port  # which raises ValueError if it is not a port
+        host, _ = parts.hostname or "", parts.port  # `port` raises ValueError if it is not a number
     except ValueError as error:
         raise SourceError(f"is not a URL ({error}); expected https://HOST/PATH") from error
     if parts.scheme.lower() not in ("http", "https"):
@@ -113,18 +113,18 @@ def _name_of_url(url: str) -> str:
 
 
 def _images_below(folder: Path, sources: Sources, pattern: Sequence[str] = ("**",)) -> Iterator[Path]:
-    """Image files in `folder` and its folders, sorted by path; others are counted in `sources`.
+    """Image files in `folder` and its folders, sorted by path; other files are added to `sources.skipped`.
 
-    `pattern`: what the parts of their paths from `folder` must match; ** is any number of folders. Hidden folders are
-    skipped, and, where their number is not fixed, links to folders: they may lead round a loop. Each folder, and
-    rcnn's list of its files, is read once.
+    `pattern`: the parts that their paths from `folder` must match; ** is any number of folders. Hidden folders are
+    skipped. With **, links to folders are skipped too, because they may form a loop. Each folder, and rcnn's list of
+    its files, is read once.
     """
 
     def unreadable(error: OSError) -> None:
         sources.failed.append((str(error.filename), f"cannot be read: {error.strerror}"))
 
     recursive = "**" in pattern
-    written = set[str]()  # real paths of what rcnn wrote to the folders so far
+    written = set[str]()  # real paths of the files that rcnn wrote to the folders so far
     for here, folders, files in os.walk(folder, onerror=unreadable, followlinks=not recursive):
         above = Path(here).relative_to(folder).parts
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -164,7 +164,7 @@ def _may_be_image(path: Path) -> bool:
 
 
 def _picture(name: str, taken: set[str], output: OutputFolder) -> str:
-    """`name` with the suffix .jpg, numbered if another source has that name or a file of the user is there."""
+    """`name` with the suffix .jpg, numbered if another source or a file of the user has that name."""
     safe = re.sub(r"[\x00-\x1f\x7f]", "_", name)
     path = PurePosixPath(safe if PurePosixPath(safe).name.strip(".") else "download")
     picture = output.free_name(path.with_name(path.stem + ".jpg"), taken)

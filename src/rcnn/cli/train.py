@@ -35,13 +35,13 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            help="A published recipe from `rcnn models recipes`: model, weights and settings. Everything else that "
-            "is given wins over it."
+            help="A published recipe from `rcnn models recipes`: model, weights and settings. Other options and "
+            "settings take precedence over it."
         ),
     ] = "",
     schedule: Annotated[
         str,
-        typer.Option(help="Length of the run as on COCO, 1x to 9x; the same as train.schedule=1x."),
+        typer.Option(help="Length of the run as one of COCO's schedules, 1x to 9x; the same as train.schedule=1x."),
     ] = "",
     output: Annotated[
         Path | None,
@@ -53,15 +53,15 @@ def train(
     split: Annotated[
         str,
         typer.Option(
-            help="Training split; train+val: both; ids.txt: the images that the file lists. Defaults to the split that "
-            "starts with `train`."
+            help="Training split; train+val: both; ids.txt: the images that the file lists. Defaults to the split with "
+            "a name that starts with `train`."
         ),
     ] = "",
     val_split: Annotated[
         list[str] | None,
         typer.Option(
             help="Validation split; `none`: no evaluation. May be given several times: the first chooses best/. "
-            "Defaults to the split that starts with `val`."
+            "Defaults to the split with a name that starts with `val`."
         ),
     ] = None,
     val_fraction: Annotated[
@@ -93,7 +93,8 @@ def train(
         Path | None,
         typer.Option(
             "--replay",
-            help="Compute a step again that had a loss which was not finite: RUN/nonfinite.pt. No other words.",
+            help="Repeat a training step with a loss that was not finite, from the file RUN/nonfinite.pt. Give no "
+            "model and no --data.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -132,7 +133,7 @@ def train(
     require_places(data, None)
     require_run_folder(output, resume=resume or is_restarted())
 
-    # imported here: they import torch, and what is above needs none
+    # imported after the checks above, because these modules import torch
     from rcnn.data.messages import counted
     from rcnn.training.describe import describe_plan
     from rcnn.training.measure import measure

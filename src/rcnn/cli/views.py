@@ -1,4 +1,4 @@
-"""The predictor that a command uses: plain, or with test-time augmentation."""
+"""The predictor of a command, with or without test-time augmentation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ def predictor_from(
     from rcnn.tta import MAX_SIDE, AugmentedPredictor
 
     own = device_of_process(choose_device(device), process_numbers())
-
     if not tta:
         return Predictor(checkpoint, device=own, precision=precision, padding=padding, overrides=overrides, allow=allow)
     sides = tta.split(",") if tta != "own" else list[str]()

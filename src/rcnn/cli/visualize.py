@@ -42,8 +42,8 @@ def visualize(
 ) -> None:
     """Draw ground truth, the best proposals of each object, their class and score, and the detections, per image.
 
-    An object has the same colour in all panels. An object without a good proposal was lost by the RPN; one whose
-    proposals have a low score was lost by the box head.
+    An object has the same colour in all panels. If an object has no good proposal, the RPN missed it; if its proposals
+    have low scores, the box head missed it.
 
     Example: rcnn visualize runs/balloons --data balloons/ --limit 5
     """

@@ -1,4 +1,4 @@
-"""`--devices N`: the command starts itself in several processes."""
+"""`--devices N`: a command starts itself again in several processes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import typer
 
 from rcnn.cli.failures import COMMAND_LINE
 
-OPTIONS = ("--devices", "--max-restarts")  # of the process that starts the others
+OPTIONS = ("--devices", "--max-restarts")  # only for the process that starts the others
 
 Devices = Annotated[
     int,
     typer.Option(
-        help="Number of processes on this machine: one per GPU, or with gloo on the CPU if there is no GPU. "
-        "For several machines see docs/distributed.md.",
+        help="Number of processes on this machine: one per GPU, or on the CPU (gloo) if there is no GPU. "
+        "For several machines, see docs/distributed.md.",
         min=1,
     ),
 ]
 MaxRestarts = Annotated[
     int,
     typer.Option(
-        help="With --devices: start all processes again after one has failed, up to N times; training resumes.", min=0
+        help="With --devices: if a process fails, start all of them again, up to N times; training resumes.", min=0
     ),
 ]
 
@@ -50,7 +50,7 @@ def launch(devices: int, device: str, *, max_restarts: int = 0, more: Sequence[s
 
 
 def require_devices(devices: int, device: str) -> None:
-    """ValueError unless `devices` processes can be started here."""
+    """ValueError unless `devices` processes can be started on this machine."""
     from rcnn.runtime import launch
 
     launch.require_devices(devices, device)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
-from rcnn.data.images import read_image
+from rcnn.data.images import read_image, read_resized
 from rcnn.data.messages import Finding, counted, few
 from rcnn.data.segmentations import Outlines, Segmentation, ranges
 
@@ -52,6 +52,10 @@ class ImageRecord:
     def read(self) -> Tensor:
         """The image, uint8 RGB (3, H, W), upright. Raises ValueError or OSError if it cannot be read."""
         return read_image(self.path) if self.pixels is None else self.pixels()
+
+    def read_resized(self, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int] | None]:
+        """The image, resized to `size` (height, width) if it is a large JPEG file, and then the size of the file."""
+        return read_resized(self.path, size) if self.pixels is None else (self.pixels(), None)
 
     def __post_init__(self) -> None:
         count = len(self.boxes)

@@ -49,13 +49,16 @@ class TargetOptions:
             raise ValueError(f"masks={self.masks!r} is not known; expected None (boxes only) or one of {known}")
 
 
-def make_sample(record: ImageRecord, image: Tensor, options: TargetOptions) -> Sample:
+def make_sample(
+    record: ImageRecord, image: Tensor, options: TargetOptions, file_size: tuple[int, int] | None = None
+) -> Sample:
     """The image (3, H, W) uint8 and the objects of its record.
 
-    Raises ValueError if the size of the image is not that of the record, or if keypoints are requested and missing.
+    `file_size`: (height, width) of the file if `image` is already resized. Raises ValueError if the size of the file is
+    not that of the record, or if keypoints are requested and missing.
     """
     masks = options.masks
-    require_size(record, (image.shape[1], image.shape[2]))
+    require_size(record, file_size or (image.shape[1], image.shape[2]))
     used = np.flatnonzero(~record.ignored)
     segmentations = [record.segmentations[index] for index in used.tolist()] if masks else []
     size = (record.height, record.width)
@@ -77,6 +80,7 @@ def make_sample(record: ImageRecord, image: Tensor, options: TargetOptions) -> S
         bitmaps=_bitmaps(segmentations, size) if masks not in (None, "polygon") else None,
         keypoints=points,
         crowds=torch.from_numpy(record.boxes[record.ignored]) if options.crowds else None,
+        file_size=file_size,
     )
 
 

@@ -1,1 +1,1 @@
-"""`make demo`: synthetic pictures and the run that trains, evaluates and predicts on them."""
+"""`rcnn demo`: a synthetic data set, and the run that trains, evaluates and predicts on it."""

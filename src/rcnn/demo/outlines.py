@@ -1,7 +1,7 @@
-"""Pixel coverage to COCO polygons: trace where half a pixel is covered, join holes to the outline, drop points.
+"""Pixel coverage to COCO polygons: trace the lines of half coverage, simplify them, and join holes to outlines.
 
-COCO fills the polygons of an object one by one and unites them, so a hole cannot be a polygon of its own. It is joined
-to the outline around it by a cut without width that is passed in both directions (a keyhole).
+COCO fills the polygons of an object one by one and takes their union, so a hole cannot be a separate polygon. It is
+joined to the outline around it by a cut of zero width that the polygon passes in both directions (a keyhole).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Ring = npt.NDArray[np.float64]  # (P, 2) x, y in pixels (centres at .5); the last point joins the first
+Ring = npt.NDArray[np.float64]  # (P, 2) x, y in pixels (centres at .5); closed: the last point joins the first
 
 # For each pattern of covered corners of a cell (1 top left, 2 top right, 4 bottom right, 8 bottom left): the sides
 # where the outline enters and leaves, with the covered part on its right. Sides: 0 top, 1 right, 2 bottom, 3 left.
@@ -21,10 +21,10 @@ _SEGMENTS: tuple[tuple[tuple[int, int], ...], ...] = (
 
 
 def trace(coverage: npt.NDArray[np.floating], level: float = 0.5) -> list[Ring]:
-    """Closed lines along which `coverage` (h, w) is `level` (marching squares, Lorensen and Cline 1987).
+    """Closed lines where `coverage` (h, w) equals `level` (marching squares, Lorensen and Cline 1987).
 
-    Values between pixel centres are interpolated linearly; outside the array nothing is covered. Outlines have
-    a positive `signed_area`, holes a negative one.
+    Values between pixel centres are interpolated linearly; the coverage outside the array is 0. Outlines have a
+    positive `signed_area`, holes a negative one.
     """
     values = np.pad(np.asarray(coverage, dtype=np.float64), 1)
     inside = values >= level
@@ -84,7 +84,7 @@ def polygons(coverage: npt.NDArray[np.floating], *, tolerance: float = 0.2, smal
         point = hole[hole[:, 0].argmin()]
         around = [i for i, outline in enumerate(outlines) if _contains(outline, point)]
         if around:
-            # the smallest outline around a hole is its own: a part can lie inside the hole of another part
+            # a hole belongs to the smallest outline around it, because a part can lie inside the hole of another part
             outer = min(around, key=lambda i: signed_area(outlines[i]))
             outlines[outer] = _keyhole(outlines[outer], hole)
     return [np.round(ring, 2).ravel().tolist() for ring in outlines]

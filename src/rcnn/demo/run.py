@@ -1,6 +1,6 @@
-"""The demo: draw a data set, train a small Mask R-CNN on it, evaluate it, write pictures and a report. Read `run_demo`.
+"""The demo: draw a data set, train a small Mask R-CNN on it, evaluate it, and write pictures and a report.
 
-It calls the same functions as `rcnn train`, `rcnn eval` and `rcnn predict`.
+Read `run_demo` first. It calls the same functions as `rcnn train`, `rcnn eval` and `rcnn predict`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from rcnn.training.settings import FROM_SCRATCH, TrainConfig
 
 MODEL = "mask_rcnn_compact"
 IMAGES = SPLITS
-# The default settings of the compact models, but for these; the number of steps is fixed, not the time.
+# The default settings of the compact models, except these; the number of steps is fixed, not the time.
 RECIPE = replace(FROM_SCRATCH, steps=950, workers=1, checkpoint_every=500, evaluate_every=0)
-SIZE = (320, 400)  # height, width of the images for training and validation
-FINE = 2  # the unseen images are this many times larger, to look good
+SIZE = (320, 400)  # (height, width) of the images for training and validation, pixels
+FINE = 2  # the unseen images are larger by this factor, for better pictures
 RUN, DATA, PICTURES = "run", "data", "pictures"
 RESULTS, PREDICTIONS, REPORT, OVERVIEW = "results.json", "predictions.json", "report.html", "overview.jpg"
 
@@ -72,7 +72,9 @@ def run_demo(
 ) -> Demo:
     """Data, training, evaluation, prediction and a report in `output`; files of an earlier demo there are replaced.
 
-    The number of steps is fixed, not the time, so that a slow computer gets the same model as a fast one.
+    `images`: number of images per split. The number of steps is fixed, not the time, so that a slow computer gets the
+    same model as a fast one. Raises FileExistsError for files in `output` that rcnn did not write, Stopped if a signal
+    stops the training.
     """
     with OutputFolder(output) as folder:
         folder.require_free(RUN, RESULTS, PREDICTIONS, REPORT, OVERVIEW)
@@ -132,8 +134,8 @@ def run_demo(
 def _lead(images: Mapping[str, int], seconds: float, device: str) -> str:
     return (
         f"{MODEL} was trained on {images['train']} synthetic images in {seconds:.0f} seconds on {device} and evaluated "
-        f"on {images['val']} others. The pictures show its detections in {images['unseen']} more images that it has "
-        "never seen."
+        f"on {images['val']} other images. The pictures show its detections in {images['unseen']} more images that "
+        "were not used in training."
     )
 
 
@@ -147,14 +149,14 @@ def _details(output: Path, seed: int, steps: int, seconds: Mapping[str, float]) 
 
 
 class Timer:
-    """The seconds that each part takes."""
+    """The time of each part, seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._start = time.perf_counter()
 
     def lap(self, part: str) -> float:
-        """Seconds since the end of the part before, recorded as those of `part`."""
+        """Record the seconds since the end of the previous part as the time of `part`, and return them."""
         now = time.perf_counter()
         self.seconds[part] = round(now - self._start, 1)
         self._start = now
@@ -162,7 +164,7 @@ class Timer:
 
 
 def draw_data_set(folder: OutputFolder, images: Mapping[str, int], seed: int, progress: Progress) -> Path:
-    """The splits for training and validation, and larger images, which are only predicted on."""
+    """Draw the splits for training and validation, and larger images for prediction only; returns the folder."""
     data = folder.claim(DATA)
     usual = {split: count for split, count in images.items() if split != "unseen"}
     with progress("data", sum(images.values())) as advance:
@@ -173,7 +175,7 @@ def draw_data_set(folder: OutputFolder, images: Mapping[str, int], seed: int, pr
 
 
 def empty_run(folder: OutputFolder) -> Path:
-    """The run's folder, without what an earlier demo wrote into it. Files of the user stay."""
+    """The folder of the run, after the files of an earlier demo are removed. Files of the user are kept."""
     run = folder.claim(RUN)
     written = files_of_rcnn(run)
     if written:
@@ -215,7 +217,7 @@ def save(folder: OutputFolder, name: str, picture: Image.Image) -> Path:
 
 
 def tiled(pictures: Sequence[Image.Image], columns: int = 4, cell: tuple[int, int] = (400, 320)) -> Image.Image:
-    """The pictures side by side, each within `cell` (width, height), landscape before portrait."""
+    """The pictures in a grid, each within `cell` (width, height; pixels), with landscape formats first."""
     ordered = sorted(pictures, key=lambda picture: picture.width < picture.height)
     rows = -(-len(ordered) // columns)
     sheet = Image.new("RGB", (min(columns, len(ordered)) * cell[0], rows * cell[1]), (255, 255, 255))
@@ -228,13 +230,13 @@ def tiled(pictures: Sequence[Image.Image], columns: int = 4, cell: tuple[int, in
 
 
 def versions() -> dict[str, str]:
-    """The versions of what the result depends on."""
+    """The versions of the software that the result depends on."""
     return {"rcnn": __version__, "torch": torch.__version__, "python": sys.version.split()[0]}
 
 
 @contextmanager
 def limited_threads(count: int) -> Iterator[None]:
-    """Use `count` threads for computing. With one, sums (and so results) do not depend on the number of cores."""
+    """Use `count` threads of torch. With one, sums, and so the results, do not depend on the number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

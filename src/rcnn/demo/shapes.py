@@ -1,6 +1,6 @@
 """Outlines of the objects of the synthetic data set: closed rings in a unit frame, and their coverage of pixels.
 
-Letters: P points of a ring. Coordinates: x to the right, y down; an object reaches about 1 from its origin.
+Letters: P points of a ring. Coordinates: x to the right, y down; the radius of an object is about 1.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def random_pose(rng: np.random.Generator, centre: tuple[float, float], radius: f
 
 
 def cover(shape: Shape, pose: Pose, height: int, width: int) -> tuple[int, int, Coverage]:
-    """Top, left and the coverage of the pixels that `shape` touches within an image (height, width)."""
+    """Top, left and coverage (h, w) of the part of an image (`height`, `width`; pixels) that contains `shape`."""
     outer = pose.apply(shape.outer)
     left, top = np.maximum(np.floor(outer.min(0)).astype(int) - 1, 0)
     right, bottom = np.minimum(np.ceil(outer.max(0)).astype(int) + 1, [width, height])
@@ -64,7 +64,7 @@ def cover(shape: Shape, pose: Pose, height: int, width: int) -> tuple[int, int, 
     canvas = Image.new("L", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
     pen = ImageDraw.Draw(canvas)
     for ring, ink in [(outer, 255), *((pose.apply(hole), 0) for hole in shape.holes)]:
-        # Pillow's coordinates name pixel centres
+        # integer coordinates of Pillow are pixel centres
         pen.polygon([tuple(point) for point in (ring - [left, top]) * SUPERSAMPLING - 0.5], fill=ink)
     covered = np.asarray(canvas.resize(size, Image.Resampling.BOX), dtype=np.float32) / 255
     return int(top), int(left), covered
@@ -114,7 +114,7 @@ def crescent(rng: np.random.Generator) -> Shape:
     """A moon or a banana: an arc that becomes thin at both ends."""
     reach = rng.uniform(1.9, 2.5)
     angle = np.linspace(-reach / 2, reach / 2, 36)
-    bulge = np.clip(np.cos(angle * np.pi / reach), 0, 1)  # the cosine of a right angle may fall below zero
+    bulge = np.clip(np.cos(angle * np.pi / reach), 0, 1)  # rounding can make the cosine of a right angle negative
     thick = rng.uniform(0.32, 0.5) * bulge ** rng.uniform(0.6, 0.9) + 0.03
     outer, inner = _polar(angle, 1.0), _polar(angle, 1.0 - thick)[::-1]
     points = np.concatenate([outer, inner])

@@ -1,14 +1,16 @@
 """A small synthetic instance data set: six kinds of textured, overlapping objects on photo-like backgrounds.
 
-It has COCO's layout: annotations/instances_SPLIT.json and SPLIT/*.jpg. A file depends only on its seed, split and
-number.
+It has COCO's layout: annotations/instances_SPLIT.json and SPLIT/*.jpg. An image depends only on the seed, its split and
+its number.
 """
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +18,31 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from rcnn.background import DaemonThreads
+from rcnn.data.read_ahead import read_ahead
 from rcnn.demo.outlines import polygons
 from rcnn.demo.shapes import CLUTTER, OBJECTS, Coverage, Pose, cover, random_pose
 from rcnn.demo.textures import BACKGROUNDS, SURFACES, Picture, Plane, blur, dull, noise, paint, relief
 from rcnn.outputs import OutputFolder
+from rcnn.threads import available_cores
 
 CLASSES = tuple(OBJECTS)
 SPLITS = {"train": 500, "val": 60, "unseen": 8}
-MIN_VISIBLE = 0.4  # fraction of an object's area; an object that would hide more of another is placed elsewhere
-MIN_AREA = 90.0  # visible pixels of an object
-CROWDED = 0.06  # fraction of the images with a crowd
+MIN_VISIBLE = 0.4  # smallest visible fraction of an object; a new object that hides more of it is placed elsewhere
+MIN_AREA = 90.0  # smallest visible area of an object, pixels
+CROWDED = 0.06  # fraction of the images that have a crowd
+THREADS = 4  # at most, that draw images at the same time
 
 
 @dataclass
 class Layer:
-    """One thing in a scene, and the part of it that later layers leave visible."""
+    """An object or clutter in a scene, and the part of it that later layers do not hide."""
 
     name: str
     top: int
     left: int
     whole: Coverage  # (h, w) within the image
-    visible: Coverage  # (h, w), without what others hide
+    visible: Coverage  # (h, w), without the parts that later layers hide
     crowd: bool = False
 
     def hide(self, other: Layer) -> Coverage:
@@ -65,7 +71,10 @@ class Scene:
         return self.picture.shape[0], self.picture.shape[1]
 
     def add(self, rng: np.random.Generator, name: str, pose: Pose, radius: float, crowd: bool = False) -> bool:
-        """Paint one thing on top. False, and nothing painted, if too little of it or of another would be visible."""
+        """Paint an object or clutter on top, and return True.
+
+        If too little of it, or of another object, would be visible, paint nothing and return False.
+        """
         shape = (OBJECTS | CLUTTER)[name](rng)
         top, left, coverage = cover(shape, pose, *self.size)
         area = float(abs(np.linalg.det(pose.matrix))) * _unit_area(shape.outer, shape.holes)
@@ -100,7 +109,7 @@ class Scene:
         window += (colour - window) * layer.whole[..., None]
 
     def _shade(self, layer: Layer, radius: float) -> None:
-        """Draw the shadow of a thing on what is below it."""
+        """Draw the shadow of a layer on the picture below it."""
         soft = max(1.0, 0.1 * radius)
         reach = int(4 * soft)
         shadow = 1 - 0.5 * blur(np.pad(layer.whole, reach), soft)
@@ -120,24 +129,24 @@ def make_shapes(
     seed: int = 0,
     advance: Callable[[], object] | None = None,
 ) -> Path:
-    """Write the data set into `directory`, and return that. `splits`: name -> number of images.
+    """Write the data set into `directory`, and return `directory`. `splits`: name -> number of images.
 
-    `size` is (height, width); one image in four is turned to portrait. Objects scale with it. `advance` is called after
-    each image. Files that rcnn did not write are not replaced (FileExistsError).
+    `size`: (height, width), pixels; for one image in four, they are swapped. The size of the objects is proportional.
+    `advance` is called after each image. Raises FileExistsError for files that rcnn did not write.
     """
-    with OutputFolder(directory) as folder:
+    threads = min(THREADS, available_cores())
+    with OutputFolder(directory) as folder, DaemonThreads(threads) as pool:
         for split, count in splits.items():
             images: list[dict[str, Any]] = []
             annotations: list[dict[str, Any]] = []
-            for number in range(1, count + 1):
-                rng = np.random.default_rng([seed, zlib.crc32(split.encode()), number])
-                scene = draw_scene(rng, size if rng.random() < 0.75 else (size[1], size[0]))
-                height, width = scene.size
+            start = partial(pool.submit, _drawn, split, size, seed)
+            for number, drawing in read_ahead(range(1, count + 1), start, 2 * threads):
+                encoded, (height, width), found = drawing.result()
                 name = f"{number:06d}.jpg"
                 with folder.writing(f"{split}/{name}") as path:
-                    photograph(rng, scene).save(path, quality=int(rng.integers(84, 96)))
+                    path.write_bytes(encoded)
                 images.append({"id": number, "file_name": name, "height": height, "width": width})
-                for annotation in annotate(scene):
+                for annotation in found:
                     annotations.append({"id": len(annotations) + 1, "image_id": number} | annotation)
                 if advance is not None:
                     advance()
@@ -153,8 +162,19 @@ def make_shapes(
     return directory
 
 
+def _drawn(
+    split: str, size: tuple[int, int], seed: int, number: int
+) -> tuple[bytes, tuple[int, int], list[dict[str, Any]]]:
+    """One image: its JPEG file, (height, width), and annotations without ids."""
+    rng = np.random.default_rng([seed, zlib.crc32(split.encode()), number])
+    scene = draw_scene(rng, size if rng.random() < 0.75 else (size[1], size[0]))
+    encoded = io.BytesIO()
+    photograph(rng, scene).save(encoded, "JPEG", quality=int(rng.integers(84, 96)))
+    return encoded.getvalue(), scene.size, annotate(scene)
+
+
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
-    """A background, clutter, up to seven objects that overlap, sometimes a crowd, and twigs across everything."""
+    """A background, clutter, up to seven overlapping objects, sometimes a crowd, and sometimes a twig on top."""
     height, width = size
     angle = rng.uniform(0, 2 * np.pi)
     kind = list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
@@ -214,7 +234,7 @@ def annotate(scene: Scene) -> list[dict[str, Any]]:
 
 
 def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
-    """COCO's uncompressed run lengths of a mask (H, W): down the columns, starting with pixels that are not set."""
+    """COCO's uncompressed run lengths of a mask (H, W), in column order, starting with pixels that are not set."""
     flat = mask.ravel(order="F")
     ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.concatenate([[0], ends, [flat.size]])).tolist()
@@ -222,7 +242,7 @@ def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
 
 
 def photograph(rng: np.random.Generator, scene: Scene) -> Image.Image:
-    """The scene as a camera would record it: uneven light, darker corners, a colour cast, a little blur and grain."""
+    """The scene as a photo: with uneven light, darker corners, a colour cast, slight blur and grain."""
     height, width = scene.size
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     lit: Plane = 1 + 0.14 * (scene.light[0] * x + scene.light[1] * y) - rng.uniform(0.02, 0.16) * (x**2 + y**2)
@@ -234,7 +254,7 @@ def photograph(rng: np.random.Generator, scene: Scene) -> Image.Image:
 
 
 def _add_crowd(rng: np.random.Generator, scene: Scene, unit: float) -> None:
-    """Many objects of one kind, too small to annotate one by one."""
+    """Add a crowd: many objects of one class, too small to annotate one by one."""
     height, width = scene.size
     name = CLASSES[rng.integers(len(CLASSES))]
     centre = rng.uniform(0.2, 0.8, 2) * [width, height]

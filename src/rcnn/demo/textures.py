@@ -15,7 +15,7 @@ Colour = npt.NDArray[np.floating]  # (3,)
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cell: float, octaves: int = 4) -> Plane:
-    """Value noise, about [0, 1]: random grids of `cell` pixels; each octave halves the cell size and the weight."""
+    """Value noise (height, width), about [0, 1]: random grids of `cell` pixels; each octave halves size and weight."""
     total, strength = np.zeros((height, width), dtype=np.float32), 0.0
     for octave in range(octaves):
         pitch = max(1.0, cell / 2**octave)
@@ -37,12 +37,12 @@ def contrast(plane: Plane) -> Plane:
 
 
 def hsv(hue: float, saturation: float, value: float) -> Colour:
-    """A colour from its hue (a circle from 0 to 1), saturation and value."""
+    """A colour from its hue (0 to 1, periodic), saturation and value."""
     return np.array(colorsys.hsv_to_rgb(hue % 1, min(1, max(0, saturation)), min(1, max(0, value))), dtype=np.float32)
 
 
 def mix(low: Colour, high: Colour, part: Plane) -> Picture:
-    """Between two colours, `high` where `part` is 1."""
+    """A mixture of two colours: `low` where `part` is 0, `high` where it is 1."""
     return low + (high - low) * part[..., None]
 
 
@@ -62,7 +62,7 @@ def blur(plane: Plane, radius: float) -> Plane:
 
 
 def relief(coverage: Plane, roundness: float, light: tuple[float, float]) -> tuple[Plane, Plane]:
-    """Diffuse and specular light on an inflated body with this outline; `light` (x, y) points to the light source."""
+    """Diffuse and specular light on a rounded body with this outline; `light` (x, y) points to the light source."""
     pad = max(2, round(roundness * 1.5))
     height = np.sqrt(np.clip(blur(np.pad(coverage, pad), roundness), 0, 1)) * np.float32(roundness * 1.8)
     down, right = np.gradient(height)
@@ -74,7 +74,7 @@ def relief(coverage: Plane, roundness: float, light: tuple[float, float]) -> tup
 
 
 def starfish(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]:
-    """Knobbly skin, rows of pale dots along the arms; (colour, glossiness)."""
+    """Rough skin with rows of pale dots along the arms. Returns (colour, glossiness), as all surfaces here."""
     base = hsv(rng.choice([0.0, 0.03, 0.06]) + rng.normal(0, 0.01), rng.uniform(0.55, 0.9), rng.uniform(0.6, 0.95))
     grain = noise(rng, *u.shape, cell=5, octaves=2)
     dots = np.sin(u * rng.uniform(14, 22)) * np.sin(v * rng.uniform(14, 22))
@@ -83,7 +83,7 @@ def starfish(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, flo
 
 
 def doughnut(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]:
-    """Icing with sprinkles, or a tyre, or a glazed ring with bands."""
+    """Icing with sprinkles, a tyre, or a glazed ring with bands."""
     kind = rng.choice(3, p=[0.45, 0.4, 0.15])
     if kind == 0:
         icing = hsv(rng.choice([0.92, 0.88, 0.95]), rng.uniform(0.3, 0.6), rng.uniform(0.55, 0.98))
@@ -154,7 +154,7 @@ def glass(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]
 
 
 def paint(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]:
-    """Stripes, checks or marble in two random colours, so that colour alone does not give the class away."""
+    """Stripes, checks or marble in two random colours, so that the colour alone does not determine the class."""
     hue = rng.random()
     first, second = hsv(hue, rng.uniform(0.2, 0.9), rng.uniform(0.4, 1)), hsv(hue + rng.uniform(0.1, 0.6), 0.6, 0.8)
     kind, pitch = rng.integers(3), rng.uniform(6, 16)

@@ -1,7 +1,7 @@
-"""The data sets that `rcnn data download` knows: where their archives are, and how they are recognised.
+"""The data sets that `rcnn data download` knows: the URLs, sizes and hashes of their archives.
 
-URLs, sizes and hashes are those of the named public sources; none was computed here. TFDS is the repository
-tensorflow/datasets on GitHub, torchvision the package of that name.
+URLs, sizes and hashes are copied from the public source that each entry names. TFDS is the GitHub repository
+tensorflow/datasets; torchvision is the Python package.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-COCO = "http://images.cocodataset.org"  # it has no https
+COCO = "http://images.cocodataset.org"  # this server has no https
 LVIS = "https://s3-us-west-2.amazonaws.com/dl.fbaipublicfiles.com/LVIS"
 VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"
 REFER = "bvisionweb1.cs.unc.edu/licheng/referit/data"
@@ -23,8 +23,8 @@ TORCHVISION_VOC = "torchvision 0.29, datasets/voc.py; size: TFDS, url_checksums/
 class Archive:
     """A file to download and unpack."""
 
-    urls: tuple[str, ...]  # the same file; tried in this order
-    creates: tuple[str, ...]  # what it unpacks to in the folder of the data set
+    urls: tuple[str, ...]  # mirrors of the file, tried in this order
+    creates: tuple[str, ...]  # files and folders that unpacking creates in the folder of the data set
     source: str  # where the URLs, the hash and the size were published
     digest: str = ""  # "sha256:..." or "md5:..."; empty: none is published
     size: int | None = None  # bytes
@@ -39,10 +39,9 @@ class Archive:
 class Download:
     """A data set to download."""
 
-    splits: dict[str, tuple[Archive, ...]]  # what each split needs
+    splits: dict[str, tuple[Archive, ...]]  # name of a split -> the archives that it needs
     default: tuple[str, ...]  # splits that are downloaded unless others are named
-    data: str = ""  # what to give as --data, within the folder
-    note: str = ""  # what else it needs
+    data: str = ""  # path for --data, relative to the folder of the data set; empty: that folder
 
 
 def _coco(path: str, creates: str, size: int, sha256: str) -> Archive:

@@ -47,14 +47,14 @@ def download_dataset(
         done = _recorded(folder.path)
         missing = [archive for archive in needed if archive.name not in done]
         archives = folder.path / PACKED
-        if archives.is_symlink() or not archives.is_dir():  # else it may be the user's, with archives put there by hand
+        if archives.is_symlink() or not archives.is_dir():  # a folder may be the user's, with archives in it
             folder.require_free(PACKED)
         folder.require_free(RECORD, *(entry for archive in missing for entry in archive.creates))
         _require_space(folder.path, missing)
         for archive in missing:
             archives.mkdir(exist_ok=True)
             packed = archives / archive.name
-            if packed.is_file():  # put there by hand, or of a run that was stopped while it unpacked
+            if packed.is_file():  # from the user, or from a run that was stopped during unpacking
                 _require_published(packed, archive)
             else:
                 adopt = partial(folder.adopt, f"{PACKED}/{archive.name}")
@@ -66,15 +66,16 @@ def download_dataset(
             folder.write_json(RECORD, {"dataset": name, "archives": done}, indent=2, durable=True)
             if f"{PACKED}/{archive.name}" in files_of_rcnn(folder.path):
                 remove_download(packed)
-        with suppress(OSError):  # there is none, or it holds files of the user
+        with suppress(OSError):  # it does not exist, or it contains files of the user
             archives.rmdir()
         return folder.path / known.data
 
 
 def _fetch(archive: Archive, packed: Path, progress: DownloadProgress, on_complete: Callable[[], object]) -> None:
-    """Download an archive as `packed`. The error of a download that failed says how to do without it.
+    """Download an archive as `packed`. Raises DownloadError that says how to provide the file without a download.
 
-    `on_complete` records it as rcnn's before it has its name: a kill leaves no archive that seems to be the user's.
+    `on_complete` records the archive as a file of rcnn before it gets its name. So a process that is killed leaves no
+    archive that looks like the user's.
     """
     try:
         with progress(archive.name) as count:
@@ -88,13 +89,13 @@ def _fetch(archive: Archive, packed: Path, progress: DownloadProgress, on_comple
             )
     except DownloadError as error:
         raise DownloadError(
-            f"{error}\nTo do without this download, get this file where there is a network:\n{archive.urls[0]}\n"
-            f"and put it into this folder, then run the same command again:\n{packed.parent}"
+            f"{error}\nIf this computer has no network, download this file on another one:\n{archive.urls[0]}\n"
+            f"Put it into this folder, then run the same command again:\n{packed.parent}"
         ) from error
 
 
 def _require_published(packed: Path, archive: Archive) -> None:
-    """Raise DownloadError unless an archive is complete, as far as its size and hash are published."""
+    """Raise DownloadError if an archive differs from its published size or hash."""
     size = packed.stat().st_size
     if archive.size is not None and size != archive.size:
         found, expected = f"{size:,} bytes", f"{archive.size:,}"
@@ -103,7 +104,7 @@ def _require_published(packed: Path, archive: Archive) -> None:
     else:
         return
     raise DownloadError(
-        f"{packed} has {found}, expected {expected}: it is cut short, damaged or another file. Remove it, or copy it "
+        f"{packed} has {found}, expected {expected}: it is truncated, damaged or another file. Remove it, or copy it "
         "there again"
     )
 
@@ -129,7 +130,7 @@ def _require_space(folder: Path, archives: Sequence[Archive]) -> None:
 
 
 def _unpack(folder: OutputFolder, archive: Archive, packed: Path) -> None:
-    """Unpack beside the data set, then move what the archive creates to its place, file by file where it exists."""
+    """Unpack to a temporary folder, then move the created entries into place; existing folders are merged."""
     new = folder.path / f"{TEMPORARY}unpacked"
     shutil.rmtree(new, ignore_errors=True)
     try:

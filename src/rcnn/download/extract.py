@@ -27,11 +27,11 @@ class ArchiveError(ValueError):
 
 
 def extract(archive: Path, folder: Path, *, advance: Callable[[], None] | None = None) -> list[str]:
-    """Unpack a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz into an empty folder; the names of its top-level entries.
+    """Unpack a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz into an empty folder; returns its top-level names.
 
-    `advance` is called once per file. Raises ArchiveError for a damaged archive, and before anything is written
-    outside `folder`: for links, devices, absolute names, names with "..", a name that is used twice, and archives that
-    unpack to far more than their size. Files that were unpacked before the error remain in `folder`.
+    `advance` is called once per file. Raises ArchiveError for a damaged archive, and for links, devices, absolute
+    names, names with "..", a name that is used twice, and archives that unpack to far more than their size. Nothing is
+    written outside `folder`. Files that were unpacked before the error remain in `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     limit = min(MAX_RATIO * archive.stat().st_size + ALLOWANCE, shutil.disk_usage(folder).free)
@@ -82,13 +82,13 @@ def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                     raise ArchiveError(f"{archive} contains a link or device, {member.name!r}, which is not unpacked")
                 yield member.name, source
             while tar.fileobj is not None and tar.fileobj.read(_BLOCK):
-                pass  # to the end, where the checksum of compressed archives is compared
+                pass  # reads to the end: the checksum of a compressed archive is compared there
     else:
         raise ArchiveError(f"{archive} is neither a zip nor a tar archive: delete it and download it again")
 
 
 def _safe(name: str, archive: Path) -> PurePosixPath:
-    """The name as a path below the folder."""
+    """`name` as a path relative to the folder. Raises ArchiveError if that would be outside the folder."""
     path = PurePosixPath(name)
     parts = [part for part in path.parts if part != "."]
     if path.is_absolute() or ".." in parts or not parts or any(mark in name for mark in ("\\", ":", "\0")):
@@ -97,14 +97,17 @@ def _safe(name: str, archive: Path) -> PurePosixPath:
 
 
 def _copy(source: IO[bytes], file: IO[bytes], limit: int, archive: Path) -> int:
-    """Copy up to `limit` bytes, counted as they come, since headers may lie; the number of bytes."""
+    """Copy `source` to `file`; returns the number of bytes.
+
+    Raises ArchiveError after `limit` bytes. The bytes are counted during the copy, because headers may be wrong.
+    """
     count = 0
     while block := source.read(_BLOCK):
         count += len(block)
         if count > limit:
             raise ArchiveError(
-                f"{archive} ({megabytes(archive.stat().st_size)}) unpacks to more than the disk has room for, or than "
-                "an archive of its size normally does, so it is not unpacked"
+                f"{archive} ({megabytes(archive.stat().st_size)}) unpacks to more data than fits on the disk, or to "
+                "far more than its size suggests, so it is not unpacked"
             )
         file.write(block)
     return count

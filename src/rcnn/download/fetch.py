@@ -33,9 +33,9 @@ from rcnn.download.http import (
 )
 from rcnn.progress import ByteCounter
 
-PATIENCE = 16.0  # seconds without MIN_BYTES new bytes, over all attempts; a command then ends within 30 seconds in all
+PATIENCE = 16.0  # seconds without MIN_BYTES new bytes, over all attempts; so a command ends within 30 seconds
 MIN_BYTES = 16 * 1024
-NAME_PATIENCE = 5.0  # seconds in which the name of a server must be found, over all attempts: else there is no network
+NAME_PATIENCE = 5.0  # seconds to resolve the name of a server, over all attempts; after that, there is no network
 TIMEOUT = 10.0  # seconds for a connection or one read
 _BLOCK = 1 << 16
 
@@ -50,12 +50,12 @@ def fetch(
     patience: float = PATIENCE,
     on_complete: Callable[[], object] | None = None,
 ) -> Path:
-    """Download the file at the first of `urls` (mirrors) that has it to `target`, and return that.
+    """Download a file to `target` from the first of `urls` (mirrors) that has it; returns `target`.
 
-    `digest` is its published hash, e.g. "sha256:4f7e..." or "md5:442b...", `size` its number of bytes. A download that
-    was interrupted continues where it stopped, if the server can. `on_complete` is called when the file is complete and
-    checked, before it gets its name. Raises DownloadError, at the latest `patience` seconds after the last bytes
-    arrived, and IsADirectoryError for a folder in the place of the file.
+    `digest` is its published hash, e.g. "sha256:4f7e..." or "md5:442b...", `size` its number of bytes. An interrupted
+    download continues where it stopped, if the server supports that. `on_complete` is called when the file is complete
+    and checked, before it gets its name. Raises DownloadError at most `patience` seconds after the last bytes arrived,
+    and IsADirectoryError if `target` is a folder.
     """
     left = [urls] if isinstance(urls, str) else list(urls)
     transfer = _Transfer(target, digest, size, progress, patience, on_complete)
@@ -90,11 +90,11 @@ def fetch(
 
 
 class UnknownHostError(ConnectionError):
-    """The name of a server is not known, mostly because there is no network."""
+    """The name of a server cannot be resolved, usually because there is no network."""
 
 
 class _Transfer:
-    """The download of one file: the incomplete file, and when its last bytes arrived."""
+    """The download of one file: its incomplete file, and the time when the last bytes arrived."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class _Transfer:
 
     @property
     def timeout(self) -> float:
-        """Seconds for a connection, and for an answer, so that both together do not exceed the patience by much."""
+        """Seconds to connect, and again to wait for the response: both together hardly exceed the patience."""
         return min(TIMEOUT, max(0.25, (self.patience - self.idle()) / 2))
 
     def attempt(self, url: str) -> None:
@@ -144,7 +144,7 @@ class _Transfer:
             error.close()
             if error.code == 416:  # the file on the server is shorter than the part
                 self._forget()
-                raise ConnectionError("the incomplete file did not fit the one on the server") from error
+                raise ConnectionError("the incomplete file does not match the file on the server") from error
             if error.code in TEMPORARY_STATUS:
                 raise
             raise RefusedError(status_text(error)) from error
@@ -170,7 +170,9 @@ class _Transfer:
                 self._forget()
                 raise ConnectionError(f"the server continued at byte {offset}, expected {start}")
         if self.size is not None and total is not None and total != self.size:
-            raise RefusedError(f"the server offers {total:,} bytes, expected {self.size:,}: the file has changed there")
+            raise RefusedError(
+                f"the server offers {total:,} bytes, expected {self.size:,}: the file on the server has changed"
+            )
         free = shutil.disk_usage(self.target.parent).free
         if total is not None and total - offset > free:
             raise DownloadError(
@@ -179,8 +181,8 @@ class _Transfer:
             )
         if response.status != 206:
             validator = response.headers.get("ETag", "")
-            validator = response.headers.get("Last-Modified", "") if validator.startswith("W/") else validator
-            validator = validator or response.headers.get("Last-Modified", "")
+            if not validator or validator.startswith("W/"):  # If-Range takes no weak validators
+                validator = response.headers.get("Last-Modified", "")
             self.note.write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
         return total if total is not None else self.size
 
@@ -210,8 +212,8 @@ class _Transfer:
             found = file_digest(self.part, self.digest.partition(":")[0])
             if found != self.digest:
                 self._forget()
-                if resumed:  # its first half may have been of another version
-                    raise ConnectionError("the file did not have the published hash after it was continued")
+                if resumed:  # its first part may be from another version of the file
+                    raise ConnectionError("the file did not have the published hash after the download was resumed")
                 raise RefusedError(
                     f"the file has the hash {found}, expected {self.digest}: it has changed or is damaged"
                 )
@@ -223,7 +225,7 @@ class _Transfer:
         self.note.unlink(missing_ok=True)
 
     def _resumable(self, url: str) -> int:
-        """Bytes that are there already and can be kept; 0 if the download must start again."""
+        """The number of downloaded bytes that can be kept; 0 if the download must start again."""
         received = self.part.stat().st_size if self.part.is_file() and not self.part.is_symlink() else 0
         noted = self._noted()
         known = noted["url"] == url and noted["validator"] and (self.size is None or received < self.size)
@@ -242,7 +244,7 @@ class _Transfer:
 
 
 def remove_download(target: Path) -> None:
-    """Delete a file of `fetch`, and the record that a kill may have left beside it."""
+    """Delete a file that `fetch` downloaded, and its NAME.part.json, which remains if the process was killed."""
     target.unlink()
     _note_of(target).unlink(missing_ok=True)
 
@@ -258,12 +260,12 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def megabytes(count: int) -> str:
-    """`815.6 MB`, `19.3 GB`."""
+    """`count` bytes as text: `815.6 MB`, `19.3 GB`."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _require_host(host: str, seconds: float) -> None:
-    """Raise ConnectionError unless the name of a server is resolved in time; the system may block for minutes."""
+    """Raise ConnectionError unless `host` is resolved in `seconds`; the system's resolver may block for minutes."""
     answers: queue.Queue[OSError | None] = queue.Queue()
 
     def resolve() -> None:
@@ -291,7 +293,7 @@ def _through(url: str) -> str:
 
 
 def _range(header: str) -> tuple[int, int | None]:
-    """Start and size of the whole file in a Content-Range "bytes 100-299/300"; -1 for a start that it does not give."""
+    """The start and the size of the whole file in a Content-Range header, "bytes 100-299/300"; start -1: not given."""
     unit, _, rest = header.partition(" ")
     byte_range, _, whole = rest.partition("/")
     start = byte_range.partition("-")[0]

@@ -20,8 +20,8 @@ from typing_extensions import override
 
 from rcnn.text_files import without_controls
 
-TUNNEL = re.compile(r"Tunnel connection failed: (\d{3}) ?(.*)")  # http.client, where a proxy refuses an https URL
-TEMPORARY_STATUS = (408, 425, 429, 500, 502, 503, 504)  # of HTTP: worth another attempt
+TUNNEL = re.compile(r"Tunnel connection failed: (\d{3}) ?(.*)")  # http.client's error if a proxy refuses an https URL
+TEMPORARY_STATUS = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes that are worth another attempt
 
 
 class DownloadError(OSError):
@@ -53,7 +53,7 @@ class Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def http_opener() -> urllib.request.OpenerDirector:
-    """An opener of http and https only: without urllib's handlers of file:, ftp: and data: URLs."""
+    """An opener for http and https URLs only: urllib's handlers for file:, ftp: and data: URLs are not added."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -69,9 +69,11 @@ def http_opener() -> urllib.request.OpenerDirector:
 
 
 def open_url(request: urllib.request.Request, timeout: float, limit: float) -> http.client.HTTPResponse:
-    """Connect and read the headers of an answer; TimeoutError after `limit` seconds.
+    """Send `request` and read the headers of the response.
 
-    `timeout` is for each read alone: a server or proxy that sends its headers byte by byte never exceeds it.
+    `timeout` (seconds) limits each single read, so a server or proxy that sends its headers byte by byte never exceeds
+    it; `limit` (seconds) limits the whole call. Raises TimeoutError, RefusedError for a redirect that is not followed,
+    and the errors of urllib.
     """
     results: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
 
@@ -92,7 +94,7 @@ def open_url(request: urllib.request.Request, timeout: float, limit: float) -> h
 
 
 def _status_of_tunnel(error: Exception, url: str) -> urllib.error.HTTPError | None:
-    """What a proxy answered instead of the connection for an https URL, as for an http one; None for other errors."""
+    """The HTTP error with which a proxy refused to connect to an https `url`; None if `error` is another error."""
     refused = TUNNEL.search(str(error.reason)) if isinstance(error, urllib.error.URLError) else None
     if refused is None:
         return None
@@ -100,7 +102,7 @@ def _status_of_tunnel(error: Exception, url: str) -> urllib.error.HTTPError | No
 
 
 def status_text(error: urllib.error.HTTPError) -> str:
-    """What a server answered, in words."""
+    """The HTTP error of a server as part of a message."""
     if error.code in (404, 410):
         return f"the server has no such file (HTTP {error.code})"
     if error.code == 407:
@@ -110,12 +112,12 @@ def status_text(error: urllib.error.HTTPError) -> str:
         )
     if error.code in (401, 403):
         return f"the server or proxy denies access (HTTP {error.code})"
-    reason = " ".join(without_controls(error.reason).split())  # that of a redirect in a loop has several lines
+    reason = " ".join(without_controls(error.reason).split())  # the reason of a redirect loop has several lines
     return f"the server answered HTTP {error.code} ({reason[:150]})"
 
 
 def failure_text(error: Exception) -> str:
-    """What went wrong, in words, for a failure that may be temporary."""
+    """The cause of a failure that may be temporary, as part of a message."""
     if isinstance(error, urllib.error.HTTPError):
         return status_text(error)
     if isinstance(error, urllib.error.URLError):
@@ -124,7 +126,7 @@ def failure_text(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return str(error) if "bytes" in str(error) else "the server did not answer in time"
     if isinstance(error, http.client.HTTPException):
-        return f"the answer was cut or damaged ({type(error).__name__})"
+        return f"the response was truncated or damaged ({type(error).__name__})"
     if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
         return "the connection was refused"
     return without_controls(error) or type(error).__name__

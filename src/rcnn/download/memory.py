@@ -26,10 +26,10 @@ DEADLINE = 120.0  # seconds for a whole download
 
 
 def download(url: str, *, longest: int = MAX_DOWNLOAD, timeout: float = TIMEOUT, deadline: float = DEADLINE) -> bytes:
-    """The content of an http(s) URL.
+    """Download an http or https URL into memory; returns the content.
 
-    Raises DownloadError if it is refused, longer than `longest` bytes, not answered for `timeout` seconds, sent with
-    fewer than SLOWEST bytes in `timeout` seconds, or not complete after `deadline` seconds.
+    Raises DownloadError if the server refuses the request, the content is longer than `longest` bytes, fewer than
+    SLOWEST bytes arrive in `timeout` seconds, or the download is not complete after `deadline` seconds.
     """
     content = bytearray()
     future = in_background(_download, url, longest, timeout, content)
@@ -56,7 +56,7 @@ def download(url: str, *, longest: int = MAX_DOWNLOAD, timeout: float = TIMEOUT,
 
 
 def _escaped(url: str) -> str:
-    """`url` with the characters escaped that a request cannot contain, such as spaces and é, as browsers do."""
+    """`url` with percent-encoding, as in browsers, for characters that a request cannot contain, e.g. spaces and é."""
     parts = urllib.parse.urlsplit(url)
     path, query = (
         urllib.parse.quote(part, safe="%/:;=&?@!$'()*+,[]~", errors="surrogateescape")
@@ -66,7 +66,7 @@ def _escaped(url: str) -> str:
 
 
 def _download(url: str, longest: int, timeout: float, content: bytearray) -> bytes:
-    """The download, which grows in `content`."""
+    """Download `url` and append the bytes to `content` as they arrive; returns the complete content."""
     headers = {"User-Agent": "rcnn", "Accept-Encoding": "identity"}
     too_large = DownloadError(f"it is larger than {longest / 2**20:g} MiB; download it yourself and give the file")
     try:

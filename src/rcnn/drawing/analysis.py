@@ -1,4 +1,4 @@
-"""The chapters of a report on what lies behind the average precision: curves, confusions, errors, thresholds.
+"""The analysis sections of a report: curves, confusions, errors, calibration, thresholds.
 
 Their values are the content of analysis.json (`rcnn.metrics.analysis.Analysis.to_dict`).
 """
@@ -23,9 +23,9 @@ ERRORS = {  # kind of error -> name, meaning
     "class": ("wrong class", "IoU .50 or more with an object of another class"),
     "location": ("wrong location", "IoU .10 to .50 with an object of its class"),
     "both": ("wrong class and location", "IoU .10 to .50 with an object of another class"),
-    "duplicate": ("duplicate", "IoU .50 or more with an object that a better detection has found"),
+    "duplicate": ("duplicate", "IoU .50 or more with an object that another detection already matches"),
     "background": ("background", "IoU below .10 with every object"),
-    "missed": ("missed", "an object without a detection, not even a wrong one"),
+    "missed": ("missed", "an object that no detection matches, and that has no class or location error"),
 }
 _MAX_CURVES = 8  # classes with a precision-recall curve
 _MAX_MATRIX = 20  # classes in the confusion matrix
@@ -37,12 +37,12 @@ class Cell:
     """A cell of the confusion matrix."""
 
     text: str
-    share: str  # of the objects of its row, 0 to 1: how strongly the cell is coloured
+    share: str  # fraction of its row, 0 to 1: the intensity of the cell's colour
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """The confusion matrix: rows are classes of objects, columns those of detections."""
+    """The confusion matrix: rows are the classes of objects, columns the classes of detections."""
 
     columns: list[str]
     rows: list[tuple[str, list[Cell]]]
@@ -55,48 +55,48 @@ class ErrorRow:
 
     name: str
     meaning: str
-    gain: str  # AP50 gained if there were none of them
+    gain: str  # increase of AP50 without these errors
     bar: str  # percent of the largest gain
-    count: str  # over all scores
+    count: str  # number of these errors, over all scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chapters:
-    """What the template shows."""
+    """The values of the template."""
 
     kind: str  # "boxes" or "masks"
     score: str  # the best threshold
     curves: list[str]  # SVG
     matrix: Matrix
-    confusions: list[tuple[str, str, str]]  # class of the objects, class of the detections, how often
+    confusions: list[tuple[str, str, str]]  # class of the objects, class of the detections, count
     errors: list[ErrorRow]
     base: str  # AP50
-    calibration: str  # SVG; empty: no detection
+    calibration: str  # SVG; empty: no detections
     calibration_error: str
     thresholds: list[tuple[str, list[str]]]  # class -> score, precision, recall, F1
-    overall: list[str]  # the same of all classes together; empty: no detection is right
+    overall: list[str]  # the same for all classes together; empty: no detection is correct
     counts: list[tuple[str, list[str]]]  # class -> images, objects, small, medium, large, detections
 
 
 def chapters(analysis: Mapping[str, Any]) -> Chapters:
-    """The chapters that an analysis.json makes."""
+    """The sections for the content of an analysis.json."""
     per_class: Mapping[str, Any] = analysis["thresholds"]["per_class"]
     counts: Mapping[str, Mapping[str, int]] = analysis["counts"]
     overall = analysis["thresholds"]["overall"]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the page's own font has it
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the browser's font draws the text
         curves = _curves(analysis)
         calibration = _calibration(analysis["calibration"])
     return Chapters(
         kind="masks" if analysis["kind"] == "segm" else "boxes",
-        score=_number(analysis["score"]),
+        score=metric_text(analysis["score"]),
         curves=curves,
         matrix=_matrix(analysis["confusions"], counts),
         confusions=_confused(analysis["confusions"]),
         errors=_errors(analysis["tide"]),
-        base=_number(analysis["tide"]["AP50"]),
+        base=metric_text(analysis["tide"]["AP50"]),
         calibration=calibration,
-        calibration_error=_number(analysis["calibration"]["error"]),
+        calibration_error=metric_text(analysis["calibration"]["error"]),
         thresholds=[(name, _threshold(found)) for name, found in per_class.items()],
         overall=_threshold(overall) if overall else [],
         counts=[(name, [f"{value:,}" for value in row.values()]) for name, row in counts.items()],
@@ -113,16 +113,17 @@ def summary(errors: Sequence[tuple[str, str]]) -> str:
     return "; ".join(parts) or "no errors"
 
 
-def _number(value: float | None) -> str:
+def metric_text(value: float | None) -> str:
+    """A fraction with three digits, or a dash if there is nothing to measure."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def _threshold(found: Mapping[str, float] | None) -> list[str]:
-    return ["–"] * 4 if found is None else [_number(found[name]) for name in ("score", "precision", "recall", "f1")]
+    return ["–"] * 4 if found is None else [metric_text(found[name]) for name in ("score", "precision", "recall", "f1")]
 
 
 def _curves(analysis: Mapping[str, Any]) -> list[str]:
-    """Precision over recall of all classes, and of the classes with most objects."""
+    """Precision-recall curves of all classes together, and of the classes with the most objects."""
     names = {"AP50": "IoU .50", "AP75": "IoU .75", "AP": "mean over IoU .50 to .95"}
     overall = {title: analysis["curves"]["overall"][name] for name, title in names.items()}
     by_objects = sorted(analysis["counts"].items(), key=lambda item: -item[1]["objects"])
@@ -173,7 +174,7 @@ def _calibration(found: Mapping[str, Any]) -> str:
 
 
 def _matrix(confusions: Sequence[Mapping[str, Any]], counts: Mapping[str, Any]) -> Matrix:
-    """The classes that take part in most confusions with another class, or all if they are few."""
+    """The matrix of the classes with the most confusions with another class; of all classes if they are few."""
     table = {(one["truth"], one["predicted"]): int(one["count"]) for one in confusions}
     present = [name for name in counts if any(name in pair for pair in table)]
     mixed = {

@@ -1,4 +1,4 @@
-"""What a model sees in training: the network's input with its ground truth, drawn after augmentation."""
+"""Pictures of the training data after augmentation: the network's input with its ground truth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rcnn.preprocess import InputConfig
 
 
 def augmented_batches(dataset: Dataset, input_config: InputConfig, settings: LoaderSettings) -> Batches:
-    """The training images of a data set with all that its annotations have: outlines, keypoints, crowds.
+    """The training images of a data set, with its outlines, keypoints and crowds.
 
     Raises ValueError as `training_batches` does.
     """
@@ -29,21 +29,22 @@ def augmented_batches(dataset: Dataset, input_config: InputConfig, settings: Loa
 
 
 def augmented_sample(batches: Batches, index: int, version: int) -> Sample:
-    """Image `index` with its objects as the network gets it in one epoch.
+    """Image `index` with its objects, as the network gets it in one epoch.
 
-    `version` counts the epochs from 0; the random numbers differ from those of a run, which has another order.
+    `version` counts the epochs from 0. The random numbers differ from those of a run, because the order of the images
+    differs.
     """
     return batches.augmented(index, version * len(batches.dataset) + index)[0]
 
 
 def draw_augmented(sample: Sample, dataset: Dataset) -> Image.Image:
-    """A sample with its boxes, masks and keypoints; crowds are dashed boxes."""
+    """A sample with its boxes, masks and keypoints. Crowds are drawn as dashed boxes."""
     skeleton = skeleton_of(dataset).lines if sample.keypoints is not None else ()
     return draw_sample(sample, dataset.classes, skeleton)
 
 
 def draw_sample(sample: Sample, classes: Sequence[str], skeleton: Sequence[tuple[int, int]] = ()) -> Image.Image:
-    """The objects of a sample on its image."""
+    """The image of a sample with its objects drawn on it."""
     picture = draw_objects(
         sample.image.clamp(0, 255).byte(),
         sample.boxes.numpy(),

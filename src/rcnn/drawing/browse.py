@@ -1,4 +1,4 @@
-"""`rcnn data browse`: a page with the annotated images of a data set, to look at its annotations."""
+"""`rcnn data browse`: a page with the annotated images of a data set, to check its annotations."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ VERSIONS = 2  # pictures of each image with augmentation
 
 @dataclass(frozen=True, kw_only=True)
 class BrowsePage:
-    """What `browse_dataset` wrote."""
+    """The page that `browse_dataset` wrote."""
 
     path: Path
-    failed: tuple[str, ...]  # images that cannot be read: the errors, which name them
+    failed: tuple[str, ...]  # the error messages of images that cannot be read
 
 
 View = tuple[InputConfig, LoaderSettings]
@@ -50,7 +50,7 @@ class _Entry:
     name: str
     note: str  # "id 17, 640 pixels wide, 480 high: 2 cat, 1 dog"
     figure: Figure | None
-    error: str  # why there is no figure
+    error: str  # the reason why there is no figure; empty: there is one
     expressions: list[str]
 
 
@@ -78,9 +78,11 @@ def browse_dataset(
     """Write browse.html: up to `limit` images of each split (0 = all), evenly spread, with their annotations drawn.
 
     The page is one file without links to other files. `path`, `annotations`, `keypoints` and `images` as in
-    `open_dataset`; `output` defaults to a new runs/browse-NAME-N. The page also names images that cannot be read.
-    With `augmented`, training settings (`rcnn.TrainConfig`), the page shows two versions of each training image as the
-    network gets it, resized as `input_config` says (default: to 800 pixels), with its objects after augmentation.
+    `open_dataset`; `output` defaults to a new runs/browse-NAME-N. The page also lists images that cannot be read.
+    With `augmented` (training settings, `rcnn.TrainConfig`), the page shows two versions of each training image as the
+    network gets it: resized with `input_config` (default: to 800 pixels) and augmented, with the transformed objects.
+
+    Raises ValueError or OSError if the data set cannot be read, FileExistsError for a browse.html of the user.
     """
     opened = partial(open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, allow_empty=True)
     names = [split] if split else splits(path, annotations)
@@ -132,7 +134,7 @@ def _section(dataset: Dataset, indices: Sequence[int], view: View | None, advanc
     return _Section(dataset.split, lead, list(dataset.warnings), entries)
 
 
-Drawn = tuple[Image.Image, str]  # a picture, and the size and the objects in it
+Drawn = tuple[Image.Image, str]  # a picture, and a note on its size and objects
 
 
 def _annotated(dataset: Dataset, index: int, skeleton: Sequence[tuple[int, int]]) -> Drawn:
@@ -156,7 +158,7 @@ def _file_note(dataset: Dataset, record: ImageRecord) -> str:
 
 
 def _note(dataset: Dataset, width: int, height: int, labels: Sequence[int], ignored: int) -> str:
-    """640 pixels wide, 480 high: 2 cat, 1 dog, 1 ignored object."""
+    """E.g. "640 pixels wide, 480 high: 2 cat, 1 dog, 1 ignored object"."""
     counts = Counter(dataset.classes[label] for label in labels)
     objects = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     objects = objects or ("no ground truth" if is_test_split(dataset) else "no objects")
@@ -175,7 +177,7 @@ def _entry(dataset: Dataset, record: ImageRecord, draw: Callable[[], Drawn]) -> 
 
 
 def _expressions(dataset: Dataset, record: ImageRecord) -> list[str]:
-    """ "cup: the blue one; left cup" for each object with referring expressions."""
+    """One line per object with referring expressions, e.g. "cup: the blue one; left cup"."""
     lines = [
         f"{dataset.classes[int(label)]}: {'; '.join(texts)}"
         for label, texts in zip(record.labels, record.expressions or (), strict=False)

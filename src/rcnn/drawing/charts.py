@@ -1,8 +1,8 @@
 """Charts of a training run, drawn with matplotlib from the lines of its log: losses, average precision, learning rate.
 
-A line of training is `{"step": 20, "loss": .., "rpn_objectness": .., "lr": ..}`, where every other number is a part of
-the loss; a line of an evaluation is `{"step": 499, "bbox_AP": .., "segm_AP50": ..}`. matplotlib takes .8 s to import,
-so only the functions that draw import it.
+A training line is `{"step": 20, "loss": .., "rpn_objectness": .., "lr": ..}`, where the other numbers are parts of the
+loss; an evaluation line is `{"step": 499, "bbox_AP": .., "segm_AP50": ..}`. The import of matplotlib takes 0.8 s, so
+only the functions that draw import it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ LogLine = Mapping[str, Any]
 Points = list[tuple[float, float]]  # step, value
 Schedule = Callable[[int], float]  # step -> learning rate
 
-_MAX_POINTS = 1500  # per curve: more are not visible at this width
-DIAGNOSTICS = "diagnostics/"  # before the names of fields that say how well the parts of a detector do
+_MAX_POINTS = 1500  # per curve; more are not visible at this width
+DIAGNOSTICS = "diagnostics/"  # prefix of the fields with diagnostics of the parts of a detector
 _ACCURACIES = ("rpn_precision_50", "rpn_recall_50", "class_accuracy", "class_accuracy_positive", "mask_accuracy")
-_NO_LOSSES = ("step", "seconds", "loss", "lr")  # fields of a training line that are not a part of the loss
+_NO_LOSSES = ("step", "seconds", "loss", "lr")  # fields of a training line that are not parts of the loss
 _PRECISIONS = {  # field of an evaluation line -> name in the chart
     f"{kind}_{name}": f"{title} {name}"
     for kind, title in (("bbox", "box"), ("segm", "mask"), ("keypoints", "keypoint"))
@@ -41,7 +41,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 0.72, 0.12, 0.32, 0.48  # around the axes: texts 
 _LABEL = 0.25  # from the axes to the text below
 _LEGEND, _LEGEND_ROW = 0.12, 0.168
 _LONG_NAME = 32  # characters: two of them do not fit beside each other below a chart
-_DASHES = ("-", "--", ":", "-.")  # changes after each round of colours
+_DASHES = ("-", "--", ":", "-.")  # the next one is used when all colours are used up
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Curve:
 
     name: str
     points: Points
-    style: int  # which colour and dashes
-    faint: bool = False  # measured values behind their smoothed curve
+    style: int  # index of the colour and dashes
+    faint: bool = False  # thin and transparent: measured values behind their smoothed curve
     dots: bool = False  # mark every point
 
     def title(self) -> str:
@@ -73,15 +73,15 @@ class Chart:
         return [curve.title() for curve in self.curves] if len(self.curves) > 1 else []
 
     def describe(self) -> str:
-        """The chart in words, for readers who cannot see it."""
+        """A description of the chart for screen readers."""
         ends = ", ".join(f"{c.name} {c.points[-1][1]:.3g}" for c in self.curves if not c.faint)
         return f"{self.title} over training steps; at the end: {ends}"
 
 
 def training_charts(lines: Sequence[LogLine], schedule: Schedule | None = None) -> list[Chart]:
-    """The charts that a log has values for: loss, its parts, average precision, diagnostics, learning rate.
+    """The charts for which a log has values: loss, its parts, average precision, diagnostics, learning rate.
 
-    `schedule` gives the learning rate of the steps between those in the log.
+    `schedule`: the learning rate of each step, for the steps between those in the log.
     """
     charts: list[Chart] = []
     steps = [float(line["step"]) for line in lines]
@@ -104,7 +104,7 @@ def training_charts(lines: Sequence[LogLine], schedule: Schedule | None = None) 
 
 
 def _every_step(logged: Points, schedule: Schedule | None) -> Points:
-    """The learning rate of every step; only of the logged ones before a resume that changed the schedule."""
+    """The learning rate of every step; before a resume that changed the schedule, only of the logged steps."""
     if schedule is None:
         return logged
     changed = [index for index, (step, rate) in enumerate(logged) if not math.isclose(rate, schedule(int(step)))]
@@ -120,13 +120,13 @@ def loss_parts(lines: Sequence[LogLine]) -> list[str]:
 
 
 def series(lines: Sequence[LogLine], name: str) -> Points:
-    """(step, value) of one field wherever it is a finite number."""
+    """(step, value) of one field, for the lines where it is a finite number."""
     found = ((line["step"], line.get(name)) for line in lines)
     return [(float(s), float(v)) for s, v in found if isinstance(v, int | float) and math.isfinite(v)]
 
 
 def chart_svg(chart: Chart) -> str:
-    """A chart as an `<svg>` element to put into a page: its text and lines take the colours of the page's CSS."""
+    """A chart as an `<svg>` element for a page. Its text and lines use the colours of the page's CSS."""
     return page_svg(lambda axes: _draw(axes, chart), chart.describe(), chart.legend())
 
 
@@ -136,15 +136,15 @@ def training_svgs(lines: Sequence[LogLine], schedule: Schedule | None = None) ->
 
 
 def load_matplotlib() -> None:
-    """Import what `page_svg` needs: a thread may do it beside other work."""
+    """Import the modules that `page_svg` needs. It can be called in a background thread."""
     import matplotlib.backends.backend_svg
     import matplotlib.figure  # noqa: F401
 
 
 def page_svg(draw: Callable[[Axes], None], description: str, legend: Sequence[str] = ()) -> str:
-    """What `draw` draws on a pair of axes, as an `<svg>` element for a page; `description`: for screen readers.
+    """The drawing of `draw` on a pair of axes, as an `<svg>` element for a page. `description`: for screen readers.
 
-    `legend`: the names of the lines that it draws, in order.
+    `legend`: the names of the lines that `draw` draws, in order.
     """
     import matplotlib as mpl
 
@@ -216,7 +216,7 @@ def write_plot(path: Path, lines: Sequence[LogLine], schedule: Schedule | None =
 
 
 def _smoothed(points: Points) -> Points:
-    """An exponential mean over a twentieth of the run, without the bias towards the first value."""
+    """The exponential moving average over about a twentieth of the points, with bias correction."""
     keep = 1 - 1 / max(2.0, len(points) / 20)
     mean, weight = 0.0, 0.0
     smooth: Points = []
@@ -257,8 +257,8 @@ def _draw(axes: Axes, chart: Chart) -> None:
 
 
 def set_style(axes: Axes, title: str, below: str) -> None:
-    """The title, the text below the axes, and the look of all charts."""
-    # with y, and the places of labels in _finish: matplotlib would measure the texts of all ticks to find them
+    """Set the title, the text below the axes, and the common style of all charts."""
+    # with y, and the label's place in _finish: matplotlib would measure the texts of all ticks to find them
     axes.set_title(title, loc="left", y=1.0, color=INK, fontweight="bold", fontsize=10)
     axes.set_xlabel(below, color=SOFT)
     axes.tick_params(length=0, labelcolor=SOFT, bottom=False, left=False)
@@ -268,9 +268,9 @@ def set_style(axes: Axes, title: str, below: str) -> None:
 
 
 def _for_page(svg: str, description: str) -> str:
-    """matplotlib's file as an element: no declarations, ids, references or addresses, and the page's colours.
+    """matplotlib's SVG file as an element without declarations, ids, references or URLs, with the page's colours.
 
-    Ids would be there twice in a page of several charts, and a reference (to the shape of a marker) looks like a link.
+    With several charts in a page, ids would not be unique; a reference (to the shape of a marker) looks like a link.
     """
     shapes = dict(re.findall(r'<path id="(\w+)" d="([^"]*)"', svg))
     svg = svg[svg.index("<svg") :]
@@ -294,7 +294,7 @@ def _attribute(text: str) -> str:
 
 
 def _written(value: float, position: int | None = None) -> str:
-    """A tick's label: 1.5k, 20k, 0.5, 2e-05."""
+    """The label of a tick, e.g. 1.5k, 20k, 0.5, 2e-05."""
     if abs(value) >= 1000:
         return f"{value / 1000:g}k"
     return f"{value:.6g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2g}"

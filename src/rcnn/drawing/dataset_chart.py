@@ -20,7 +20,7 @@ MAX_DOTS = 3000  # images drawn per split
 
 
 def dataset_svg(info: DatasetInfo) -> str:
-    """The picture as an SVG file: text as text, no fonts or links inside."""
+    """The picture as the content of an SVG file, with text as text, and without fonts and links."""
     import matplotlib as mpl
     from matplotlib.figure import Figure  # not pyplot, which would look for a display and keep the figure
 
@@ -41,7 +41,7 @@ def dataset_svg(info: DatasetInfo) -> str:
 
 
 def _draw_classes(axes: Axes, info: DatasetInfo) -> None:
-    """Bars: objects per class and split, the most frequent class on top."""
+    """Bars: objects per class and split, with the most frequent class at the top."""
     total = np.sum([one.objects for one in info.splits], axis=0)
     order = np.argsort(-total, kind="stable")[:MAX_CLASSES]
     height = 0.8 / len(info.splits)

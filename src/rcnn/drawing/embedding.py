@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-SIDE = 960  # pixels of the longer side of a picture in a page, at most
-QUALITY = 85  # JPEG's
+SIDE = 960  # longest side of a picture in a page, pixels
+QUALITY = 85  # of JPEG
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Figure:
     url: str  # data:image/jpeg;base64,...
     width: int
     height: int
-    description: str  # for readers who cannot see it
+    description: str  # for screen readers
     caption: str
 
 
 def embedded(picture: Image.Image, description: str, caption: str) -> Figure:
-    """A picture as JPEG data, reduced to SIDE."""
+    """A picture as JPEG data, reduced to a longest side of SIDE."""
     small = picture.convert("RGB")
     small.thumbnail((SIDE, SIDE))
     file = io.BytesIO()

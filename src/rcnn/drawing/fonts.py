@@ -1,7 +1,7 @@
 """Fonts for labels in any script: DejaVu Sans (part of matplotlib; Latin, Greek, Cyrillic), then the system's fonts.
 
-A text is cut into runs of characters that one font has. Coverage is only looked up for text outside Latin-1, because
-that imports matplotlib.
+A text is split into runs of characters that the same font contains. The coverage of fonts is only looked up for text
+outside Latin-1, because the look-up imports matplotlib.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 from PIL import ImageFont
 
 _BITMAP_SIZE = 109  # pixels: the only size of colour emoji fonts that consist of bitmaps (Noto Color Emoji)
-_LESS_WANTED = ("bold", "italic", "oblique", "light", "thin", "black", "condensed", "serif", "mono")
-# Marks, joiners and skin tones: drawn with the font of the character before them.
+_LESS_WANTED = ("bold", "italic", "oblique", "light", "thin", "black", "condensed", "serif", "mono")  # in file names
+# Categories of marks, joiners and skin tones, which are drawn with the font of the character before them.
 _ATTACHED = ("Mn", "Mc", "Me", "Cf", "Sk")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A piece of text and the font that has its characters."""
+    """A piece of text and the font that contains its characters."""
 
     text: str
     font: ImageFont.FreeTypeFont
@@ -36,7 +36,10 @@ class Run:
 
 
 def font_runs(text: str, size: int) -> list[Run]:
-    """`text` (one line) as runs of `size` pixels. Characters that no font has are drawn as boxes by DejaVu Sans."""
+    """`text` (one line) as runs with a font size of `size` pixels.
+
+    Characters that no font contains are drawn as boxes by DejaVu Sans.
+    """
     fonts = _fonts_of(frozenset(text))
     runs: list[tuple[str, Path]] = []
     for character in text:
@@ -51,7 +54,7 @@ def font_runs(text: str, size: int) -> list[Run]:
 
 @cache
 def missing_characters(texts: tuple[str, ...]) -> str:
-    """The characters of `texts` that no font of this computer has, each once."""
+    """The characters of `texts` that no font of this computer contains, each once."""
     characters = frozenset("".join(one_line(text) for text in texts))
     fonts = _fonts_of(characters)
     return "".join(sorted(c for c in characters if c not in fonts and unicodedata.category(c) not in _ATTACHED))
@@ -64,7 +67,7 @@ def one_line(text: str) -> str:
 
 @cache
 def base_font() -> Path:
-    """DejaVu Sans, the copy in matplotlib."""
+    """The path of matplotlib's copy of DejaVu Sans."""
     spec = importlib.util.find_spec("matplotlib")
     for folder in (spec.submodule_search_locations if spec else None) or ():
         path = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
@@ -77,7 +80,7 @@ def base_font() -> Path:
 
 @cache
 def _fonts_of(characters: frozenset[str]) -> dict[str, Path]:
-    """Character -> a font that has it; without the characters that no font has."""
+    """Character -> a font that contains it; characters that no font contains are missing."""
     fonts = dict.fromkeys((c for c in characters if " " <= c <= "~" or "\xa0" <= c <= "\xff"), base_font())
     missing = set(characters) - fonts.keys()
     for path in _candidates() if missing else ():
@@ -91,7 +94,7 @@ def _fonts_of(characters: frozenset[str]) -> dict[str, Path]:
 
 @cache
 def _candidates() -> tuple[Path, ...]:
-    """DejaVu Sans, then the system's fonts, regular sans-serif ones first."""
+    """DejaVu Sans, then the system's fonts, with regular sans-serif fonts first."""
     from matplotlib.font_manager import findSystemFonts
 
     def rank(path: str) -> tuple[int, str]:
@@ -121,15 +124,15 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
 def _run(text: str, path: Path, size: int) -> Run:
     try:
         return Run(text, _font(path, size))
-    except OSError:  # a bitmap font: it has one size
+    except OSError:  # a bitmap font, which has only one size
         return Run(text, _font(path, _BITMAP_SIZE), scale=size / _BITMAP_SIZE)
 
 
 def describe_missing(characters: Iterable[str]) -> str:
-    """A warning for characters that no font has."""
+    """The warning about characters that no font contains."""
     listed = " ".join(f"{c} (U+{ord(c):04X})" for c in list(characters)[:8])
     more = " ..." if len(list(characters)) > 8 else ""
     return (
-        f"no font on this computer has {listed}{more}, which class names contain: boxes are drawn in their place. "
+        f"no font on this computer has the characters {listed}{more} of class names, so boxes are drawn instead. "
         "Install a font with these characters, e.g. on Debian or Ubuntu: apt install fonts-noto fonts-noto-cjk"
     )

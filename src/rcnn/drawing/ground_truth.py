@@ -25,10 +25,10 @@ def draw_ground_truth(
     keypoints: bool = True,
     skeleton: Sequence[tuple[int, int]] = PERSON_SKELETON,
 ) -> Image.Image:
-    """The objects of `record`, on its image (3, H, W): boxes, masks and keypoints where given.
+    """The objects of `record` drawn on its image (3, H, W; uint8 RGB): boxes, and masks and keypoints if it has them.
 
-    Ignored objects (crowds and difficult ones) are dashed boxes. An object with referring expressions has the first one
-    as its text, instead of the name of its class.
+    Ignored objects (crowds and difficult objects) are drawn as dashed boxes. An object with referring expressions is
+    labelled with the first one instead of its class name.
     """
     shown = np.flatnonzero(~record.ignored)
     points = record.keypoints[shown] + HALF_PIXEL if keypoints and record.keypoints is not None else None

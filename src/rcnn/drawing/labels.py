@@ -1,4 +1,4 @@
-"""Names of objects, written beside their boxes."""
+"""Labels: names of objects, written beside their boxes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Edges = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class LabelWriter:
-    """Writes names next to boxes, inside the image, where they hide no earlier name if possible."""
+    """Writes names beside boxes, inside the image, and without hiding earlier names if possible."""
 
     def __init__(self, picture: Image.Image) -> None:
         self.picture = picture
@@ -26,11 +26,11 @@ class LabelWriter:
         self.taken: list[Edges] = []  # where names were written
 
     def write(self, text: str, box: npt.NDArray[np.float64], ink: Colour) -> None:
-        """`text` beside `box` (xyxy pixels), on a ground of `ink`; nothing if the image is too small for it."""
+        """Write `text` beside `box` (xyxy pixels) on a background of `ink`; nothing if the image is too small."""
         runs = font_runs(one_line(text), self.size)
         if not runs:
             return
-        # One height for all names of a script, whether or not they have letters that reach up or down.
+        # All names in a font have the same height, with or without ascenders and descenders.
         metrics = [(run.scale * up, run.scale * down) for run in runs for up, down in [run.font.getmetrics()]]
         ascent, descent = (math.ceil(max(values)) for values in zip(*metrics, strict=True))
         wide = math.ceil(sum(run.width for run in runs)) + 2 * self.padding
@@ -43,8 +43,8 @@ class LabelWriter:
         self._write_runs(runs, x + self.padding, y + self.padding / 2 + ascent, readable_on(ink))
 
     def _place(self, box: npt.NDArray[np.float64], wide: float, high: float) -> tuple[float, float]:
-        """Left and top of a name: above the box, inside, below, or at its other end; where it hides the least."""
-        inset = min(max(0.0, box[1]), self.height - high)  # always inside the image, wherever the box is
+        """Left and top of a name: the position above, inside or below the box where it hides the least."""
+        inset = min(max(0.0, box[1]), self.height - high)  # inside the image for every position of the box
         tops = [y for y in (box[1] - high, box[1], box[3], box[3] - high) if 0 <= y <= self.height - high]
         lefts = [min(max(0.0, edge), self.width - wide) for edge in (box[0], box[2] - wide)]
         positions = [(float(math.floor(x)), float(math.floor(y))) for x in lefts for y in [*tops, inset]]
@@ -67,7 +67,7 @@ class LabelWriter:
             x += run.width
 
     def _paste_bitmaps(self, run: Run, x: float, baseline: float) -> None:
-        """A run of colour emoji, drawn at the font's own size and reduced."""
+        """Draw a run of colour emoji at the font's only size, reduce it and paste it."""
         ascent, descent = run.font.getmetrics()
         drawn = Image.new("RGBA", (max(1, math.ceil(run.font.getlength(run.text))), ascent + descent))
         ImageDraw.Draw(drawn).text((0, ascent), run.text, font=run.font, anchor="ls", embedded_color=True)

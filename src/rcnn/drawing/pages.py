@@ -1,6 +1,6 @@
-"""HTML pages: one file each, with styles and pictures inside, no downloads; light or dark like the reader's system.
+"""HTML pages: self-contained files with styles and pictures, light or dark as set in the reader's system.
 
-The templates are files of this package (templates/). All text is escaped; only SVG that charts.py drew is not.
+The templates are files of this package (templates/). All text is escaped, except the SVG from charts.py.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """The page that a file of templates/ makes of `values`."""
+    """The page of a template, a file of templates/, with `values`."""
     return _environment().get_template(template).render(**values)
 
 
 def write_page(path: Path, html: str) -> Path:
-    """Write a page atomically; creates its folder. Returns `path`."""
+    """Write a page atomically, create its folder if needed, and return `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

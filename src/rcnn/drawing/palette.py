@@ -1,8 +1,8 @@
-"""Colours of objects on photos and of curves in charts, the same from run to run.
+"""Colours of objects on photos and of curves in charts. They are the same in every run.
 
-Both lists were found by a search that maximises the smallest difference between two colours (CIE 1976 Lab), as seen
-with normal vision and with each of the three kinds of colour blindness (simulated as in Machado et al. 2009). A test
-repeats the measurement.
+Both lists are the result of a search that maximises the smallest difference between two colours (CIE 1976 Lab) for
+normal vision and for each of the three kinds of colour blindness (simulated as in Machado et al. 2009). A test checks
+these differences.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ OBJECT_COLOURS: tuple[Colour, ...] = (
     (45, 165, 90),
 )
 
-# Of charts on a white page; on a dark page, CSS replaces them by those of templates/style.css.
+# Colours of charts on a white page; on a dark page, CSS replaces them by the colours of templates/style.css.
 CHART_COLOURS = ("#1e00f0", "#ff5a78", "#69a500", "#691e87", "#b469ff", "#870053", "#3c4b00", "#d269b4")
 INK, SOFT, GRID = "#1b2230", "#5a6475", "#dfe3ea"  # titles; labels; lines behind the curves
 
 
 def css_colours() -> dict[str, str]:
-    """Colour of a chart -> the CSS variable that takes its place in a page."""
+    """Colour of a chart -> the CSS variable that replaces it in a page."""
     curves = {colour: f"--c{index}" for index, colour in enumerate(CHART_COLOURS)}
     return {**curves, INK: "--ink", SOFT: "--soft", GRID: "--line"}
 
 
 def object_colour(index: int) -> Colour:
-    """The colour of instance or class `index` >= 0: OBJECT_COLOURS, then hues a golden angle apart."""
+    """The colour of instance or class `index` >= 0: OBJECT_COLOURS, then hues in steps of the golden angle."""
     if index < len(OBJECT_COLOURS):
         return OBJECT_COLOURS[index]
     step = index - len(OBJECT_COLOURS)

@@ -1,6 +1,6 @@
-"""Detections, or ground-truth objects, drawn on their image.
+"""Draw detections or ground-truth objects on their image.
 
-Boxes are xyxy in pixels of the image given here. Memory: the image twice, and one object's mask at a time.
+Boxes are xyxy in pixels of the given image. Memory: the image twice, and one object's mask at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_NAME = 32  # characters of a name in a picture
 MAX_CAPTION = 60  # characters of a caption
 _STRIP = 1 << 20  # pixels blended at a time
 
-# Pairs of COCO's 17 keypoints of a person that a line joins.
+# Pairs of COCO's 17 keypoints of a person that are connected by a line.
 PERSON_SKELETON = (
     *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
     *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
@@ -51,14 +51,16 @@ def draw_objects(
 ) -> Image.Image:
     """A copy of `image` with its D objects drawn on it: masks, boxes, keypoints and names.
 
-    `image`: uint8 RGB, a tensor (3, H, W) or an array (H, W, 3). `boxes` (D, 4); `labels` (D,) into `names`; `scores`
-    (D,) for detections; `captions` (D,) are drawn instead of the names, unless they are empty. `keypoints` (D, J, 3)
-    are drawn where the third number (visibility or score) is above `keypoint_score`. `masks` yields one region per
-    object, in order, and is read one at a time; parts outside the image are not drawn. `contour` draws the outline of a
-    mask instead of its area. Colours follow the index of the object, or its class: both are the same from run to run.
+    `image`: uint8 RGB, a tensor (3, H, W) or an array (H, W, 3). `boxes` (D, 4) xyxy; `labels` (D,): indices into
+    `names`; `scores` (D,) for detections; `captions` (D,) replace the names, unless they are empty. `keypoints`
+    (D, J, 3) x, y, visibility or score: those with a third number above `keypoint_score` are drawn. `masks` yields one
+    region per object, in order, and is read one at a time; parts outside the image are not drawn. `contour` draws the
+    outline of a mask instead of its area. The colour depends on the index of the object or on its class (`colour_by`),
+    and is the same in every run.
 
-    `width` is that of the lines, pixels; the default fits the image. `with_names=False` draws no names.
-    Names stay inside the image; none is drawn if the image is too small. Warns if no font has a character of `names`.
+    `width`: of the lines, pixels; by default, it depends on the image size. `with_names=False` draws no names. Names
+    stay inside the image; none is drawn if the image is too small. A warning tells if no font has a character of
+    `names`. Raises ValueError for an image of another type, or another number of labels than of boxes.
     """
     canvas = _rgb(image).copy()
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
@@ -90,13 +92,13 @@ def draw_objects(
     if missing := missing_characters((*names, *(captions or ()))):
         warnings.warn(describe_missing(missing), stacklevel=2)
     writer = LabelWriter(picture)
-    for row in largest_first[::-1]:  # the smallest first: they have the fewest free positions
+    for row in largest_first[::-1]:  # the smallest boxes first, because they have the fewest free positions
         writer.write(texts[row], corners[row], colours[row])
     return picture
 
 
 def draw_dashed_boxes(picture: Image.Image, boxes: npt.NDArray[np.floating]) -> None:
-    """Draw boxes (N, 4) xyxy on `picture` as dashed lines, white on black."""
+    """Draw boxes (N, 4), xyxy pixels, on `picture` as dashed lines, white on black."""
     pen, width = ImageDraw.Draw(picture), line_width(picture.height, picture.width)
     dash = 4 * width
     for x0, y0, x1, y1 in np.asarray(boxes, dtype=np.float64).tolist():
@@ -110,7 +112,7 @@ def draw_dashed_boxes(picture: Image.Image, boxes: npt.NDArray[np.floating]) -> 
 
 
 def region_of(mask: npt.NDArray[np.bool_]) -> Region | None:
-    """The part of a mask (H, W) of a whole image that is set; None if nothing is."""
+    """The smallest region with all set pixels of a mask (H, W) of a whole image; None if no pixel is set."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return None
@@ -118,7 +120,7 @@ def region_of(mask: npt.NDArray[np.bool_]) -> Region | None:
 
 
 def line_width(height: int, width: int) -> int:
-    """Width of lines that are visible and hide little in an image of this size, pixels: 2 at 640 x 480."""
+    """Width of lines for an image of this size, pixels: visible, but hiding little; 2 at 640 x 480."""
     return max(1, round(math.sqrt(height * width) / 280))
 
 
@@ -140,7 +142,7 @@ def _rgb(image: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def _draw_mask(canvas: npt.NDArray[np.uint8], region: Region, ink: Colour, width: int, contour: bool) -> None:
     """Blend `ink` into `canvas` where the region is set, and draw its edge; with `contour`, only the edge.
 
-    The edge consists of the outermost `width` pixels of the mask; of half as many where the area is blended too.
+    The edge consists of the outermost `width` pixels of the mask; if the area is blended too, of half as many.
     """
     left, top, mask = region
     y0, x0 = max(0, top), max(0, left)
@@ -168,7 +170,7 @@ def _eroded(mask: npt.NDArray[np.bool_], times: int) -> npt.NDArray[np.bool_]:
 
 
 def _draw_box(pen: ImageDraw.ImageDraw, box: npt.NDArray[np.float64], ink: Colour, width: int) -> None:
-    # A box ends where its last pixel ends; Pillow's rectangle names its last pixel.
+    # x2 and y2 of a box are the end of its last pixel; Pillow's rectangle includes its last pixel.
     x0, y0 = math.floor(box[0]), math.floor(box[1])
     x1, y1 = max(x0, math.ceil(box[2]) - 1), max(y0, math.ceil(box[3]) - 1)
     pen.rectangle((x0, y0, x1, y1), outline=ink, width=width)
@@ -181,7 +183,7 @@ def _draw_keypoints(
     ink: Colour,
     width: int,
 ) -> None:
-    """Points (J, 3) as dots; a line joins two points of the skeleton if both are visible."""
+    """Draw points (J, 3) as dots, and a line between two points of the skeleton if both are visible."""
     for first, second in skeleton:
         if max(first, second) < len(points) and points[first, 2] > 0 and points[second, 2] > 0:
             pen.line((*points[first, :2], *points[second, :2]), fill=ink, width=width)

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file with its metrics, charts and pictures inside, to keep or to send.
+"""The report of an evaluation: one self-contained HTML file with metrics, charts and pictures.
 
 write_report(
     Path("out/report.html"),
@@ -21,17 +21,17 @@ from typing import Any
 from PIL import Image
 
 from rcnn.data.messages import KIND_TITLES
-from rcnn.drawing.analysis import ERRORS, chapters, summary
+from rcnn.drawing.analysis import ERRORS, chapters, metric_text, summary
 from rcnn.drawing.charts import training_svgs
 from rcnn.drawing.embedding import Figure, embedded
 from rcnn.drawing.pages import render, write_page
 
-Values = Mapping[str, float | None]  # name of a metric -> fraction 0..1; None where there is nothing to measure
+Values = Mapping[str, float | None]  # name of a metric -> fraction 0..1; None: no object to measure on
 
 _TITLES = {kind: title.capitalize() for kind, title in KIND_TITLES.items()}
 _VOC = "AP is VOC's average precision {year}. Difficult objects are ignored."
 _AP70 = " AP70: at IoU .70."
-_MEANINGS = {  # metric -> what its numbers are
+_MEANINGS = {  # metric -> the meaning of its numbers
     "coco": "AP is COCO's average precision, the mean over IoU thresholds .50 to .95; AP50 and AP75 are at one "
     "threshold. s, m and l: objects under 32 x 32 pixels, up to 96 x 96, and larger. AR1, AR10 and AR100: average "
     "recall of the best 1, 10 and 100 detections per image and class.",
@@ -44,18 +44,18 @@ _MEANINGS = {  # metric -> what its numbers are
 _CLASS_COLUMNS = {  # title of a column -> metric
     "AP": "AP", "AP50": "AP50", "AP75": "AP75", "small": "APs", "medium": "APm", "large": "APl", "AR": "AR",
 }  # fmt: skip
-_DASH = " A dash: the ground truth has no object to measure on."
+_DASH = " A dash means that the ground truth has no object to measure on."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One image of the report: its detections, and its ground truth if that is known."""
+    """One image of the report: its detections, and its ground truth if it is known."""
 
     name: str  # file name of the image
     detections: Image.Image
     ground_truth: Image.Image | None = None
     note: str = ""  # beside the name
-    errors: tuple[tuple[str, str], ...] = ()  # kind of error, class: what the page can be filtered by
+    errors: tuple[tuple[str, str], ...] = ()  # (kind of error, class), for the filters of the page
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class _Table:
 
 @dataclass(frozen=True)
 class _ClassTable:
-    title: str  # of the kind
+    title: str  # title of the kind, e.g. Box
     rows: list[tuple[str, str, str | None, list[str]]]  # name, objects, width of the bar (percent), metrics
 
 
@@ -90,11 +90,11 @@ def write_report(
     log: Sequence[Mapping[str, Any]] = (),
     details: Mapping[str, str],
 ) -> Path:
-    """Write the report at `path`, and return that.
+    """Write the report to `path`, and return `path`.
 
-    `metrics` is the content of metrics.json (Metrics.to_dict()), `analysis` that of analysis.json (None: no chapters on
-    errors and thresholds), `log` the lines of log.jsonl (empty: no chapter on training), `details` what else to know
-    (command, versions). All text is plain. Pictures larger than the page shows them are reduced.
+    `metrics`: the content of metrics.json (Metrics.to_dict()). `analysis`: the content of analysis.json (None: no
+    sections on errors and thresholds). `log`: the lines of log.jsonl (empty: no section on training). `details`: other
+    facts (command, versions). All text is plain. Large pictures are reduced to the size in the page.
     """
     html = render(
         "report.html",
@@ -119,47 +119,45 @@ def write_report(
 
 
 def _precise(metrics: Mapping[str, Any]) -> list[str]:
-    """The kinds that have a precision."""
+    """The kinds with average precision."""
     return [kind for kind in _TITLES if "AP" in metrics.get(kind, {})]
 
 
 def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The main metrics: (name, value)."""
-    tiles = [(f"{_TITLES[k]} {name}", _number(metrics[k][name])) for k in _precise(metrics) for name in ("AP", "AP50")]
+    tiles = [
+        (f"{_TITLES[k]} {name}", metric_text(metrics[k][name])) for k in _precise(metrics) for name in ("AP", "AP50")
+    ]
     counts = metrics["counts"]
     tiles += [("images", f"{counts['images']:,}"), ("ground-truth objects", f"{sum(counts['objects'].values()):,}")]
     return [*tiles, ("detections", f"{counts['detections']:,}")]
 
 
 def _overall(metrics: Mapping[str, Any]) -> list[_Table]:
-    """One row per kind; kinds with other metrics (keypoints, proposals) have a table of their own."""
+    """One row per kind; kinds with different metrics (keypoints, proposals) have a separate table."""
     tables: dict[tuple[str, ...], _Table] = {}
     for kind, title in _TITLES.items():
         if kind in metrics:
             values: Values = metrics[kind]
             table = tables.setdefault(tuple(values), _Table(tuple(values), []))
-            table.rows.append((title, [_number(value) for value in values.values()]))
+            table.rows.append((title, [metric_text(value) for value in values.values()]))
     return list(tables.values())
 
 
 def _by_class(metrics: Mapping[str, Any], kind: str) -> _ClassTable:
-    """One row per class; AP also as a bar."""
+    """One row per class, with AP also as a bar."""
     rows: list[tuple[str, str, str | None, list[str]]] = []
     for name, kinds in metrics["per_class"].items():
         values: Values = kinds[kind]
         average = values["AP"]
         bar = None if average is None else f"{100 * average:.1f}"
-        cells = [_number(values.get(metric)) for metric in _CLASS_COLUMNS.values()]
+        cells = [metric_text(values.get(metric)) for metric in _CLASS_COLUMNS.values()]
         rows.append((name, f"{metrics['counts']['objects'][name]:,}", bar, cells))
     return _ClassTable(_TITLES[kind], rows)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
 def _figures(example: Example) -> _ExampleFigures:
-    """Ground truth, if there is any, beside the detections."""
+    """The detections, and the ground truth, if it is known, on their left."""
     figures = [embedded(example.detections, f"Detections in {example.name}", "detections")]
     if example.ground_truth is not None:
         figures.insert(0, embedded(example.ground_truth, f"Ground truth of {example.name}", "ground truth"))

@@ -1,4 +1,4 @@
-"""RUN/report.html: the charts of a run, its evaluations, and everything that it was started with, on one page."""
+"""RUN/report.html: one page with the charts of a run, its evaluations, its settings and how it was started."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def run_page(
     lead: str,
     pictures: Mapping[str, Sequence[tuple[int, str]]] | None = None,
 ) -> str:
-    """The page of a run with these log `lines`; `tables`: title -> name -> value.
+    """The HTML page of a run with these log `lines`; `tables`: title -> name -> value.
 
-    `charts` are from `training_svgs`; `lead`: how far the run came, e.g. 10 of 10 steps, finished. `pictures`: image
+    `charts`: from `training_svgs`. `lead`: the progress of the run, e.g. "10 of 10 steps, finished." `pictures`: image
     -> steps and paths of its pictures, relative to the page.
     """
     return render(
@@ -37,7 +37,7 @@ def run_page(
 
 
 def _evaluations(lines: Sequence[LogLine]) -> list[list[str]]:
-    """A table with a head: the main metrics of each evaluation, the last of them if there are many."""
+    """A table with a header row: the main metrics of each evaluation, at most the last LAST_EVALUATIONS."""
     found = [line for line in lines if any(name in line for name in MAIN)][-LAST_EVALUATIONS:]
     names = [name for name in MAIN if any(name in line for line in found)]
     if not names:

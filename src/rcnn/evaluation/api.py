@@ -51,14 +51,14 @@ def evaluate(
     """The metrics of a checkpoint (or predictor) on a data set (or its folder).
 
     `overrides`: changes of the checkpoint's settings, e.g. ["box.score_threshold=0.001"] or a dict.
-    `split` (as in `open_dataset`) defaults to the images that the run of the checkpoint held out from training, or,
-    where it held out none, to the validation split. `annotations`: the annotation file within the folder, e.g.
+    `split` (as in `open_dataset`) defaults to the images that the run of the checkpoint held out from training; if it
+    held out none, to the validation split. `annotations`: the annotation file within the folder, e.g.
     "labels/{split}.json"; default: found by its name. `images`, `relative_boxes` and `ignore_other_classes`
     as in `open_dataset`.
-    `limit`: number of images, the first ones (0 = all). `batch_size`: images per forward pass. `workers`: threads that
-    read images. `max_detections`: detections per image and class that count; defaults to COCO's 100 (keypoints 20,
-    proposals 1000) or LVIS' 300 per image. A checkpoint's own limit is raised to it; for a predictor that returns
-    fewer, there is a warning. `metric`: "coco", "voc2007", "voc2012" or "lvis"; defaults to that of the data set's
+    `limit`: evaluate only the first `limit` images (0 = all). `batch_size`: images per forward pass. `workers`: threads
+    that read images. `max_detections`: detections per image and class that count; defaults to COCO's 100 (keypoints 20,
+    proposals 1000) or LVIS' 300 per image. A checkpoint's own limit is raised to this number; a predictor that returns
+    fewer gets a warning. `metric`: "coco", "voc2007", "voc2012" or "lvis"; defaults to that of the data set's
     format. `strict` and `allow_empty` as in `open_dataset`.
     `device`, `precision` and `allow` (see `rcnn.load`) are for a checkpoint; a predictor has its own. `devices`: number
     of processes that share the images, for a checkpoint: one per GPU, or on the CPU if there is none; a script then
@@ -68,14 +68,14 @@ def evaluate(
     `output`: a folder for the files that `rcnn eval` writes; `report` of the result is then the path of report.html,
     with up to `pictures` images, and `thresholds` are the score thresholds with the best F1.
 
-    Printed, the result is the tables of metrics; `result.per_class()` is a table with one line per class. It has
-    `metrics` (e.g. `metrics.kinds["bbox"]["AP"]`), `results`, the detections in COCO's format, `failed`,
-    the images that could not be read, and `warnings`.
+    `print(result)` shows the tables of metrics; `result.per_class()` is a table with one line per class. The result has
+    `metrics` (e.g. `metrics.kinds["bbox"]["AP"]`), `results` (the detections in COCO's format), `failed` (the images
+    that could not be read), and `warnings`.
     Raises FileNotFoundError or ValueError for a checkpoint or data set that cannot be used.
     """
     if devices > 1:
         if isinstance(model, Predictor):
-            raise ValueError(f"devices={devices} is for a checkpoint: give its path instead of a predictor")
+            raise ValueError(f"devices={devices} needs a checkpoint: give its path instead of a predictor")
         require_devices(devices, str(device))
         again = partial(
             evaluate, model, data, overrides=overrides, split=split, annotations=annotations, images=images,
@@ -154,4 +154,4 @@ def _call(function: Callable[[], Evaluation]) -> Evaluation:
 
 
 def _no_log(line: str) -> None:
-    """Warnings are in the result."""
+    """The log of `evaluate`, which returns its warnings in the result."""

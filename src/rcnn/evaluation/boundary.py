@@ -1,4 +1,4 @@
-"""Boundary AP in an evaluation: refused in advance where it cannot be measured, and added to the metrics."""
+"""Boundary AP in an evaluation: an early error if it cannot be measured, and its addition to the metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rcnn.data.records import Dataset
 from rcnn.evaluation.evaluate import Evaluation
 from rcnn.metrics.boundary import require_backend, with_boundary
 
-NO_MASKS = "boundary AP is measured on masks, and there are none"
+NO_MASKS = "boundary AP is measured on masks, but there are none"
 
 
 def require_boundary(metric: str, *, has_masks: bool) -> None:
@@ -21,7 +21,7 @@ def require_boundary(metric: str, *, has_masks: bool) -> None:
 
 
 def add_boundary(evaluation: Evaluation, dataset: Dataset, max_detections: int | None) -> Evaluation:
-    """The evaluation with boundary AP. Raises ValueError without masks in the results and the data set."""
+    """The evaluation with boundary AP. Raises ValueError if the results or the data set have no masks."""
     metrics = evaluation.metrics
     if "segm" not in metrics.kinds:
         raise ValueError(f"{NO_MASKS} in the results or in {dataset.annotation_file}. Leave --boundary out")

@@ -13,8 +13,8 @@ from rcnn.evaluation.evaluate import Result
 from rcnn.evaluation.opening import Model, dataset_for, held_out_of, trained_images_of
 from rcnn.evaluation.plan import plan_evaluation
 from rcnn.evaluation.results import is_results, keypoints_of, read_results
+from rcnn.metrics.checks import check_results
 from rcnn.metrics.comparison import Comparison, compare_results
-from rcnn.metrics.inputs import check_results
 from rcnn.metrics.values import FIELDS
 from rcnn.outputs import OutputFolder
 from rcnn.runtime.devices import Device
@@ -36,14 +36,15 @@ def compare(
     device: Device = "auto",
     output: str | Path | None = None,
 ) -> Comparison:
-    """The metrics of `a` and `b`, their differences, and the 95% bootstrap intervals of these.
+    """The metrics of `a` and `b`, their differences (B - A), and the 95% bootstrap intervals of the differences.
 
     `a` and `b` are checkpoints, runs or exported files, which are evaluated, or saved results: a file in COCO's format,
     or the output folder of `rcnn eval`. If one of them has results for the first images only, only these are compared.
-    `samples`: how often the images are drawn with replacement (0: no intervals). `output`: a folder for compare.json.
+    `samples`: number of bootstrap samples of the images (0: no intervals). `output`: a folder for compare.json.
     The other arguments as in `rcnn.evaluate`.
 
-    Raises FileNotFoundError or ValueError for what cannot be read, or without a kind of results that both have.
+    Raises FileNotFoundError or ValueError if an input cannot be read, or if `a` and `b` have no kind of results in
+    common.
     """
     if samples < 0:
         raise ValueError(f"samples={samples} (--samples); expected 0 or more")
@@ -61,7 +62,7 @@ def compare(
     if not plan.kinds:
         found = " and ".join(f"{one} has {', '.join(side[1])}" for one, side in zip((a, b), sides, strict=True))
         reasons = "".join(f"; {line}" for line in plan.warnings)
-        raise ValueError(f"no results can be compared: {found}{reasons}; expected one kind that both have")
+        raise ValueError(f"no results can be compared: {found}{reasons}; expected a kind that both have")
     chosen = dataset.image_ids[: limit or len(dataset)]
     comparison = compare_results(
         plan.metric,
@@ -91,12 +92,12 @@ def _trained_on(sources: Sequence[Path], dataset: Dataset) -> tuple[str, ...]:
 
 
 def _model_of(sources: tuple[Path, Path]) -> Model | None:
-    """The record of the first model among the sources, which names the classes; None for saved results only."""
+    """The record of the first model among the sources, for its classes; None if all are saved results."""
     return next((model_record(source) for source in sources if not is_results(source)), None)
 
 
 def _results(source: Path, dataset: Dataset, device: Device) -> tuple[list[Result], tuple[str, ...], int]:
-    """The results of a source, their kinds, and the number of images that they are of (0 = all)."""
+    """The results of a source, their kinds, and the number of images that they cover (0 = all)."""
     if is_results(source):
         saved = read_results(source)
         try:

@@ -19,7 +19,7 @@ from rcnn.data.read_ahead import read_ahead
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.targets import require_size
 from rcnn.evaluation.plan import Plan, limit_warnings, measured_kinds, plan_evaluation
-from rcnn.metrics.choice import evaluate
+from rcnn.metrics.choice import measure
 from rcnn.metrics.tables import metrics_table, per_class_table
 from rcnn.metrics.thresholds import Thresholds
 from rcnn.metrics.values import Metrics
@@ -29,9 +29,8 @@ from rcnn.results import ImageDetections
 from rcnn.runtime.processes import ALONE, Processes
 
 Prepared = tuple[Tensor, Frame]  # what Predictor.prepare returns
-Result = dict[
-    str, Any
-]  # COCO's format: image_id, category_id, score, bbox (x, y, width, height), segmentation, keypoints
+# COCO's format: image_id, category_id, score, bbox (x, y, width, height), segmentation, keypoints
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class ImageResults:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Metrics, and the detections that they were computed from."""
+    """The result of an evaluation: metrics, and the detections that they were computed from."""
 
     metrics: Metrics
     results: list[Result]
@@ -82,51 +81,53 @@ def evaluate_dataset(
     on_image: Callable[[ImageResults], object] | None = None,
     processes: Processes = ALONE,
 ) -> Evaluation:
-    """Predict on the first `limit` images of `dataset` (0 = all), and compute the metrics that both allow.
+    """Predict on the first `limit` images of `dataset` (0 = all), and compute the metrics that model and data allow.
 
-    `on_image` is called for each image in order. An image that cannot be read, or is not of the annotated size, counts
-    as an image without detections. `max_detections` as in metrics.coco.evaluate; `metric` is one of
+    `on_image` is called for each image in order. An image that cannot be read, or that has not the annotated size,
+    counts as an image without detections. `max_detections` as in metrics.coco.evaluate; `metric` is one of
     metrics.choice.METRICS, and defaults to that of the data set's format.
 
-    The `processes` share the images. All of them get the metrics; `on_image` is called, and results and failures are
-    returned, on the first one only.
+    The `processes` share the images. All of them get the metrics; only the first one calls `on_image` and returns
+    results and failures.
 
-    Raises ValueError if the classes are not the predictor's, or if no image can be read.
+    Raises ValueError if the classes of the data set are not those of the predictor, or if no image can be read.
     """
     if tuple(dataset.classes) != predictor.classes:
         raise ValueError(
-            f"the data set has the classes {few(dataset.classes)}, the checkpoint {few(predictor.classes)}; make the "
-            "data set with those of the checkpoint, in their order: open_dataset(..., classes=[...]) or "
+            f"the data set has the classes {few(dataset.classes)}, but the model has {few(predictor.classes)}; open "
+            "the data set with the classes of the model, in their order: open_dataset(..., classes=[...]) or "
             "Dataset.from_records(..., classes=[...])"
         )
     plan = plan_for(predictor, dataset, limit=limit, max_detections=max_detections, metric=metric)
+    keypoint = predictor.config.keypoint
+    measurement = measure(
+        plan.metric,
+        dataset.to_coco(),
+        plan.kinds,
+        image_ids=dataset.image_ids[: limit or len(dataset)],
+        keypoint_sigmas=None if keypoint is None else keypoint.sigmas,
+        max_detections=max_detections,
+    )
+
+    def measure_image(image: ImageResults) -> None:
+        measurement.add([image.record.image_id], image.results)
+        if on_image is not None:
+            on_image(image)
+
     images = predict_dataset(
         predictor,
         dataset,
         limit=limit,
         batch_size=batch_size,
         workers=workers,
-        on_image=on_image,
+        on_image=measure_image,
         processes=processes,
     )
     failed = tuple(image for image in images if image.error)
     if images and len(failed) == len(images):
         raise ValueError(f"none of {counted(len(images), 'image')} could be evaluated; the first: {failed[0].error}")
-    keypoint = predictor.config.keypoint
     results = [result for image in images for result in image.results]
-
-    def measure() -> Metrics:
-        return evaluate(
-            plan.metric,
-            dataset.to_coco(),
-            results,
-            plan.kinds,
-            image_ids=[image.record.image_id for image in images],
-            keypoint_sigmas=None if keypoint is None else keypoint.sigmas,
-            max_detections=max_detections,
-        )
-
-    metrics = processes.from_first(measure)
+    metrics = processes.from_first(measurement.metrics)
     warnings = plan.warnings + failure_warnings(failed, len(images))
     return Evaluation(metrics=metrics, results=results, failed=failed, warnings=warnings, limit=limit)
 
@@ -149,7 +150,7 @@ def plan_for(
 
 
 def failure_warnings(failed: Sequence[ImageResults], count: int) -> tuple[str, ...]:
-    """A line that counts the images that failed, if any did."""
+    """A warning with the number of images that failed, if there are any."""
     if not failed:
         return ()
     return (
@@ -197,8 +198,7 @@ def _predict_together(
 ) -> Iterator[ImageResults]:
     """The results of all images in order, on the first process, without detections.
 
-    The images are divided by batches, so that each is predicted together with the same images by any number of
-    processes.
+    Whole batches are distributed, so that every batch has the same images for any number of processes.
     """
     own = [records[place] for place in processes.own_places(len(records), batch_size)]
     predicted = _predict_records(predictor, dataset, own, batch_size, workers)
@@ -217,9 +217,9 @@ def _predict_records(
         prepared = read_ahead(records, partial(pool.submit, _read, predictor), batch_size + max(1, workers))
         while started := list(islice(prepared, batch_size)):
             group = [(record, future.result()) for record, future in started]
-            sound = [(record, image) for record, image in group if not isinstance(image, str)]
-            images, frames = [image for _, (image, _) in sound], [frame for _, (_, frame) in sound]
-            detections = iter(predictor.detect(images, frames) if sound else ())
+            readable = [image for _, image in group if not isinstance(image, str)]
+            images, frames = [image for image, _ in readable], [frame for _, frame in readable]
+            detections = iter(predictor.detect(images, frames) if readable else ())
             for record, image in group:
                 if isinstance(image, str):
                     encoding.append(ImageResults(record=record, error=image))
@@ -241,7 +241,7 @@ def _encoded(record: ImageRecord, found: ImageDetections, category_ids: Sequence
 
 
 def _read(predictor: Predictor, record: ImageRecord) -> Prepared | str:
-    """The image of a record, prepared for the model, or why it cannot be used."""
+    """The image of a record, prepared for the model, or the reason why it cannot be used."""
     try:
         image, frame = predictor.prepare(record.read())
         require_size(record, frame.original)

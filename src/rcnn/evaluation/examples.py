@@ -51,9 +51,9 @@ def draw_example(predictor: Predictor, record: ImageRecord, image: Tensor, found
 def draw_worst(
     dataset: Dataset, analysis: Analysis, count: int, *, skeleton: Sequence[tuple[int, int]], failed: Container[Id] = ()
 ) -> list[Example]:
-    """Up to `count` images with most errors: the ground truth beside the detections at the analysis' threshold.
+    """Up to `count` images with the most errors: the ground truth beside the detections at the analysis' threshold.
 
-    Wrong detections are named with their error. Images without objects and detections, and those whose id is in
+    Wrong detections are labelled with their error. Images without objects and detections, and images with an id in
     `failed`, are not drawn.
     """
     places = {image_id: place for place, image_id in enumerate(dataset.image_ids)}
@@ -93,7 +93,7 @@ def _draw_judged(
 
 
 def draw_proposals(dataset: Dataset, results: Sequence[Result], count: int, limit: int, score: float) -> list[Example]:
-    """Pictures of images that are spread over the data set, with the proposals from `score` on, for an RPN."""
+    """For an RPN: pictures of images spread evenly over the data set, with the proposals of `score` or more."""
     found: dict[Id, list[Result]] = {}
     for result in results:
         if result["score"] >= score:
@@ -120,7 +120,7 @@ def _draw_results(
     skeleton: Sequence[tuple[int, int]],
     captions: Sequence[str],
 ) -> Image.Image:
-    """The image with results in COCO's format; captions that are empty are names of classes."""
+    """The image with results in COCO's format. An empty caption is replaced by the class name."""
     labels = {category_id: label for label, category_id in enumerate(dataset.category_ids)}
     size = (record.height, record.width)
     boxes = [[x, y, x + width, y + height] for x, y, width, height in (result["bbox"] for result in results)]

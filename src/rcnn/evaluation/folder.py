@@ -1,4 +1,4 @@
-"""The output folder of an evaluation: results of each image, then metrics.json, results_KIND.json and report.html."""
+"""The output folder of an evaluation: results.jsonl while it runs, then metrics.json, results files and report.html."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def results_as_they_come(
 ) -> Iterator[Callable[[ImageResults], None]]:
     """A function that appends the results of an image to results.jsonl, which `rcnn eval` can score.
 
-    Refuses before any work if results.jsonl, or one of the `files` that are written at the end, may not be written.
+    FileExistsError before any work if results.jsonl, or one of the `files` written at the end, may not be written.
     """
     folder.require_free(UNFINISHED, *files)
     with folder.claim(UNFINISHED).open("w", encoding="utf-8") as file:
@@ -42,7 +42,10 @@ def results_as_they_come(
 
 
 def write_held_out(folder: OutputFolder, held_out: HeldOut | None) -> None:
-    """Record which images are evaluated, if they were held out from training: for scoring the results again."""
+    """If the evaluated images were held out from training, record which they are, so that results can be scored again.
+
+    Otherwise remove the record of an earlier evaluation.
+    """
     if held_out is not None:
         folder.write_json(HELD_OUT_FILE, held_out.to_dict())
     else:
@@ -60,11 +63,10 @@ def write_evaluation(
     examples: Sequence[Example] = (),
     warnings: Sequence[str] = (),
 ) -> Path:
-    """Write metrics, results and report; remove results.jsonl, and results of kinds that were not evaluated.
+    """Write metrics, results and report; remove results.jsonl and the results of kinds that were not evaluated.
 
-    Returns the path of the report.
-    `analysis` is None for proposals. `title`, `lead`, `details`, `examples` as in write_report;
-    `warnings` in addition to those of the evaluation.
+    Returns the path of the report. `analysis`: None for proposals. `title`, `lead`, `details` and `examples` as in
+    `write_report`. `warnings`: in addition to those of the evaluation.
     """
     content = evaluation.to_dict()
     folder.write_json(METRICS_FILE, content, indent=2)

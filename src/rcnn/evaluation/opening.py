@@ -1,4 +1,4 @@
-"""What is evaluated: the model or the saved results, and the images that fit them."""
+"""Open what is evaluated: the model or the saved results, and the images that fit them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rcnn.weights.files import CONFIG_FILE
 
 
 class Model(Protocol):
-    """What the data set of an evaluation depends on: a predictor, or the record of a checkpoint."""
+    """The properties of a model that the data set depends on; of a predictor, or of the record of a checkpoint."""
 
     @property
     def config(self) -> DetectorConfig:
@@ -60,8 +60,8 @@ def open_subject(
 ) -> Subject:
     """The model of a checkpoint, or saved results, with the data set in the form that they need.
 
-    `load` makes the predictor with KEY=VALUE settings: `overrides`, and those with which it returns as many detections
-    as the metric counts.
+    `load` makes the predictor from KEY=VALUE settings: `overrides`, and limits raised to the number of detections that
+    the metric counts. ValueError or OSError for an input that cannot be used.
     """
     if not is_results(source):
         record = model_record(source, overrides)
@@ -78,7 +78,7 @@ def open_subject(
     if record is None:
         return Subject(source=source, dataset=dataset, warnings=warnings)
     limits: list[str] = []
-    if not is_exported(source):  # its settings are fixed: the evaluation warns if it returns fewer than count
+    if not is_exported(source):  # an exported file has fixed settings; the evaluation warns if it returns too few
         limits = limit_overrides(
             record.config, dataset, max_detections=evaluation.max_detections, metric=evaluation.metric
         )
@@ -95,9 +95,9 @@ def dataset_for(
 ) -> Dataset:
     """The split of a data set (default: the validation split) with the classes and keypoints that a model needs.
 
-    If the model's run held out images from training (`held_out`), those, in whatever splits they are, unless `split` is
-    given or the data set does not have them. Without a model: with all of the data set's classes. `options` as in
-    `open_dataset`.
+    If the model's run held out images from training (`held_out`), the result has these images, from all splits that
+    contain them, unless `split` is given or the data set does not contain them. Without a model, it has all classes of
+    the data set. `options` as in `open_dataset`. ValueError or OSError if the data set cannot be used.
     """
     options = options or DatasetOptions()
     annotations = options.annotations
@@ -130,9 +130,9 @@ def dataset_for(
 def _splits_with_held_out(
     names: Sequence[str], held_out: HeldOut, data: str | Path, options: DatasetOptions
 ) -> list[str]:
-    """The splits that have held-out images; splits that cannot be evaluated on are skipped.
+    """The splits that contain held-out images; splits that cannot be opened are skipped.
 
-    Image files are only read (for their contents) in a split that has some of the file names: it may be large.
+    Image files are only read in a split that has some of the file names, because a split can be large.
     """
     stems = {PurePosixPath(name).stem for name in held_out.files}
     found: list[str] = []
@@ -146,7 +146,7 @@ def _splits_with_held_out(
 
 
 def _held_out_note(dataset: Dataset, part: Dataset, held_out: HeldOut, known: Sequence[str]) -> str:
-    """Which images are evaluated, `part` of `dataset`, and how to choose others; `known`: all splits."""
+    """A note on the evaluated images, `part` of `dataset`, and on how to choose others; `known`: all splits."""
     evaluated = counted(len(part), "image") + f" of {dataset.split}"
     if elsewhere := len(held_out.files) - len(part):
         others = f"the other {elsewhere} that it held out" if elsewhere > 1 else "the other one that it held out"
@@ -182,7 +182,7 @@ def held_out_of(source: str | Path) -> HeldOut | None:
 
 
 def trained_images_of(source: str | Path) -> TrainedImages | None:
-    """The images that a checkpoint was trained on; None if it does not record them, and for saved results.
+    """The images that a checkpoint was trained on; None if it does not record them, or for saved results.
 
     Raises ValueError for a damaged record.
     """
@@ -204,7 +204,7 @@ def trained_on_warning(
 ) -> tuple[str, ...]:
     """A warning if `model` was, or may have been, trained on some of the images of `dataset`, opened with `split`.
 
-    `held_out` and `trained`: which images the run of the model held out from training, and which it used.
+    `held_out` and `trained`: the images that the run of the model held out from training, and those that it used.
     """
     if dataset.split.endswith(HELD_OUT):
         return ()

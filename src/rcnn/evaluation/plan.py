@@ -1,4 +1,4 @@
-"""What an evaluation measures, decided before the first prediction: what the model predicts and the data set has."""
+"""The plan of an evaluation: the kinds of metrics that both the model and the data set allow."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from rcnn.models.setting_tables import settings_table
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """How an evaluation is done."""
+    """The options of an evaluation."""
 
-    limit: int = 0  # images, the first ones; 0: all
+    limit: int = 0  # only this number of images, the first ones; 0: all
     batch_size: int = 1  # images per forward pass
     workers: int = 2  # threads that read images
     max_detections: int | None = None  # per image and class that count; None: the metric's limits
@@ -32,7 +32,7 @@ class EvaluationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which kinds of metrics are computed, and what the user should know about it."""
+    """The kinds of metrics that are computed, and the warnings about them."""
 
     kinds: tuple[str, ...]  # of "bbox", "segm", "keypoints", "proposals"
     metric: MetricName = "coco"
@@ -93,9 +93,10 @@ def plan_evaluation(
 def limit_overrides(
     config: DetectorConfig, dataset: Dataset, *, max_detections: int | None = None, metric: str = ""
 ) -> list[str]:
-    """KEY=VALUE settings with which a model returns as many detections per image as count; [] if it does already.
+    """KEY=VALUE settings that raise a model's limit of detections per image to the number that the metric counts.
 
-    That number is `max_detections`, which defaults to 300 for LVIS' metric; COCO's limit is per class.
+    That number is `max_detections`, by default 300 for LVIS; COCO's limit is per class, so it changes nothing. Empty if
+    the model already returns enough.
     """
     if max_detections is None and metric_for(dataset, measured_kinds(config), metric) == "lvis":
         max_detections = lvis.MAX_DETECTIONS
@@ -106,16 +107,15 @@ def limit_overrides(
 def limit_warnings(
     config: DetectorConfig, dataset: Dataset, *, max_detections: int | None = None, metric: str = ""
 ) -> tuple[str, ...]:
-    """A warning if a model returns fewer detections per image than count."""
+    """A warning if a model returns fewer detections per image than the metric counts."""
     return tuple(
-        f"the model returns fewer detections per image than the metric counts; set {setting} to get the AP of all of "
-        "them"
+        f"the model returns fewer detections per image than the metric counts, which lowers AP; set {setting}"
         for setting in limit_overrides(config, dataset, max_detections=max_detections, metric=metric)
     )
 
 
 def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
-    """Whether there are objects (without ignored ones), but none has an outline."""
+    """Whether there are objects that are not ignored, but none of them has an outline."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
     evaluated = ~objects.ignored[:count]
@@ -123,7 +123,7 @@ def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
 
 
 def _limit_warnings(dataset: Dataset, limit: int, max_detections: int, *, per_class: bool) -> list[str]:
-    """A warning if images have more objects (`per_class`: of one class) than detections count."""
+    """A warning if an image has more objects (`per_class`: of one class) than the metric counts detections."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
     images = objects.image_index[:count]

@@ -1,4 +1,4 @@
-"""Saved results: detections in COCO's format, read again and scored without a model."""
+"""Saved results: detections in COCO's format that are read from files and scored without a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rcnn.weights.files import CONFIG_FILE
 
 @dataclass(frozen=True, kw_only=True)
 class SavedResults:
-    """Results of an evaluation that were read again."""
+    """Results of an evaluation, read from files."""
 
     results: list[Result]
     kinds: tuple[str, ...] = ()  # of the files that `rcnn eval` wrote; empty: a file that rcnn did not write
@@ -31,14 +31,14 @@ class SavedResults:
 
 
 def is_results(path: Path) -> bool:
-    """Whether `path` has results rather than a model: a file that is none, or the output folder of `rcnn eval`."""
+    """Whether `path` has results: a file that is not an exported model, or the output folder of `rcnn eval`."""
     if is_exported(path):
         return False
     return path.is_file() or (not (path / CONFIG_FILE).exists() and bool(_files_below(path)))
 
 
 def has_proposals(path: Path) -> bool:
-    """Whether the results are those of a region proposal network, which has no classes."""
+    """Whether the results are from a region proposal network, which has no classes."""
     names = [path.name] if path.is_file() else [file.name for file in _files_below(path)]
     return RESULTS["proposals"] in names
 
@@ -46,7 +46,8 @@ def has_proposals(path: Path) -> bool:
 def read_results(path: Path) -> SavedResults:
     """The results in a file, or in the output folder of `rcnn eval`.
 
-    A file has a JSON list, or one list per image and line (results.jsonl of an evaluation that was stopped).
+    A file contains a JSON list, or one list per image and line (results.jsonl of an evaluation that was stopped).
+    ValueError for a file with other content, or for files of different evaluations.
     """
     files = [path] if path.is_file() else _files_below(path)
     lists = [_read_file(file) for file in files]
@@ -55,8 +56,8 @@ def read_results(path: Path) -> SavedResults:
     for file, more in zip(files[1:], lists[1:], strict=True):
         if [_key(result) for result in more] != [_key(result) for result in merged]:
             raise ValueError(
-                f"{file} and {files[0]} have different detections, so they are not results of one evaluation; give "
-                "one of the files"
+                f"{file} and {files[0]} have different detections, so they are not from the same evaluation; give the "
+                "path of one of the files"
             )
         merged = [one | other for one, other in zip(merged, more, strict=True)]
     images = json_lines(files[0].read_bytes()) if files[0].suffix == ".jsonl" else ()
@@ -65,7 +66,7 @@ def read_results(path: Path) -> SavedResults:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """The results files in the output folder of `rcnn eval`: one per kind, or that of a stopped evaluation."""
+    """The results files in the output folder of `rcnn eval`: one per kind, or the file of a stopped evaluation."""
     whole = [folder / name for name in RESULTS.values() if (folder / name).is_file()]
     return whole or [path for path in (folder / UNFINISHED,) if path.is_file()]
 
@@ -76,7 +77,7 @@ def _read_file(path: Path) -> list[Result]:
         raise ValueError(f"{path} has annotations, not results; give the data set with --data, and a checkpoint")
     if not isinstance(results, list):
         raise ValueError(
-            f"{path} is not a file of results; expected a list [{{'image_id': 1, 'category_id': 1, 'score': 0.9, ...}}]"
+            f"{path} is not a results file; expected a list [{{'image_id': 1, 'category_id': 1, 'score': 0.9, ...}}]"
         )
     return results
 
@@ -86,7 +87,7 @@ def _key(result: Any) -> Any:
 
 
 def _recorded_limit(path: Path) -> int:
-    """The number of images that metrics.json, beside the results that `rcnn eval` wrote, says; 0: all."""
+    """The limit of images in the metrics.json beside a results file of `rcnn eval`; 0: all images, or unknown."""
     if path.name not in RESULTS.values() or not (path.parent / METRICS_FILE).is_file():
         return 0
     metrics = read_json_or_lines(path.parent / METRICS_FILE)
@@ -99,9 +100,10 @@ def evaluate_results(
 ) -> Evaluation:
     """The metrics of saved results on the first `limit` images of `dataset`.
 
-    `limit` 0: the images that were evaluated when the results were saved, as far as the files say, else all.
-    Computed are the kinds of the files that `rcnn eval` wrote; for another file, the kinds (boxes, masks, keypoints)
-    that every result has a field for. `metric` defaults to that of the data set's format.
+    With `limit` 0, the images are those that were evaluated when the results were saved, if the files record that, else
+    all. The kinds are those of the files that `rcnn eval` wrote; for another file, those (boxes, masks, keypoints) for
+    which every result has the field. `metric` defaults to that of the data set's format. ValueError if the results do
+    not fit the data set, or no kind can be measured.
     """
     saved, ground_truth = read_results(path), dataset.to_coco()
     results = saved.results
@@ -115,7 +117,7 @@ def evaluate_results(
     known = tuple(kind for kind in saved.kinds if _all_have(results, FIELDS[kind]))
     kinds = known or tuple(kind for kind in ("bbox", "segm", "keypoints") if _all_have(results, FIELDS[kind]))
     if not kinds:
-        raise ValueError(f"{path}: no field is in every result; expected bbox, segmentation or keypoints in each")
+        raise ValueError(f"{path}: expected every result to have the same of the fields bbox, segmentation, keypoints")
     names, sigmas = keypoints_of(dataset) if "keypoints" in kinds else ((), None)
     plan = plan_evaluation(
         kinds, dataset, limit=limit, max_detections=max_detections, keypoint_names=names, metric=metric

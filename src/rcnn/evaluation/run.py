@@ -1,4 +1,4 @@
-"""What `rcnn eval` does: evaluate a checkpoint or saved results, with everything written to an output folder."""
+"""The work of `rcnn eval`: evaluate a checkpoint or saved results, and write everything to an output folder."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ def run_evaluation(
 ) -> Evaluation:
     """Evaluate a predictor, or saved results (a file or a folder); write metrics, results and report to `output`.
 
-    `details` are lines for the report. Warnings go to `log`, those known in advance before any prediction. The
-    `processes` share the images of a predictor; the first one writes.
+    `details` are lines for the report. `log` receives the warnings, if possible before the first prediction. The
+    `processes` share the images of a predictor; the first one writes. ValueError or OSError if the data or the results
+    cannot be evaluated, FileExistsError for a file in `output` that rcnn did not write.
     """
     if options.boundary:
         require_boundary(options.metric, has_masks=not isinstance(source, Predictor) or source.config.has_masks)
@@ -112,7 +113,7 @@ def _examples(
     skeleton: Sequence[tuple[int, int]],
     log: Log,
 ) -> list[Example]:
-    """The pictures of the report. None, with a warning, if an image of saved results cannot be read."""
+    """The pictures of the report; empty, with a warning, if an image of saved results cannot be read."""
     try:
         if analysis is None:
             return draw_proposals(dataset, evaluation.results, options.pictures, evaluation.metrics.images, SCORE)
@@ -124,7 +125,7 @@ def _examples(
 
 
 def _sigmas(source: Predictor | Path, dataset: Dataset) -> Sequence[float] | None:
-    """How exact each keypoint is, for OKS; None without keypoints."""
+    """The sigma of each keypoint, for OKS; None without keypoints."""
     if isinstance(source, Predictor):
         return None if source.config.keypoint is None else source.config.keypoint.sigmas
     return keypoints_of(dataset)[1]
@@ -146,7 +147,7 @@ def _evaluate_predictor(
     log: Log,
     progress: Progress,
 ) -> Evaluation:
-    """Evaluate a predictor; the results of each image are kept as they come."""
+    """Evaluate a predictor; `keep` receives the results of each image at once."""
     plan = plan_for(
         predictor, dataset, limit=options.limit, max_detections=options.max_detections, metric=options.metric
     )

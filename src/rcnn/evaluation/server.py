@@ -49,13 +49,13 @@ def predict_split(
     on_image: Callable[[ImageResults], object] | None = None,
     processes: Processes = ALONE,
 ) -> tuple[list[Path], list[ImageResults]]:
-    """Predict on every image of `dataset`, and write the results files; returns these, and the images that failed.
+    """Predict on every image of `dataset`, and write the results files; returns their paths and the failed images.
 
-    `scores` (K,): detections of a class with a lower score are skipped; defaults to none. Those of classes that the
-    data set does not have are skipped too: they have no category id. While it runs, the results so far are in
-    results.jsonl. The `processes` share the images; only the first one has a `folder`, and returns anything. Raises
-    ValueError for a model of proposals only, or one that has no class of the data set, FileExistsError for a file that
-    rcnn did not write.
+    `scores` (K,): detections of a class with a lower score are skipped; by default none. Detections of classes that the
+    data set does not have are skipped too, because they have no category id. While it runs, the results so far are in
+    results.jsonl. The `processes` share the images; only the first one has a `folder`, and the others return empty
+    lists. Raises ValueError for a model that only predicts proposals or has no class of the data set, FileExistsError
+    for a file that rcnn did not write.
     """
     if predictor.config.proposals_only:
         raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")

@@ -1,6 +1,6 @@
-"""One picture of how a model found the objects of an image: ground truth, proposals, their scores, detections.
+"""One picture of the stages of a model on an image: ground truth, proposals, their scores, detections.
 
-The view of tensorpack's `predict.py --visualize`. An object has the same colour in all four panels.
+It shows the same as tensorpack's `predict.py --visualize`. An object has the same colour in all four panels.
 
 Letters: G objects of the ground truth, P proposals.
 """
@@ -27,14 +27,14 @@ from rcnn.ops.boxes import box_iou
 from rcnn.predictor import Predictor
 
 SHORTEST, LONGEST = 480, 1000  # of the longer side of a panel, pixels
-MIN_IOU = 0.1  # of a proposal with an object that it is drawn for
+MIN_IOU = 0.1  # a proposal is drawn for an object that it overlaps at least this much
 SAME_IOU = 0.5  # a detection has the colour of the object that it overlaps at least this much
 GAP = 4  # pixels between panels
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestProposals:
-    """The proposals with the highest IoU with each object, object by object; R of them."""
+    """The R proposals with the highest IoU with each object, ordered by object."""
 
     boxes: npt.NDArray[np.float32]  # (R, 4) xyxy, pixels of the image
     objectness: npt.NDArray[np.float32]  # (R,) probability that the box contains an object
@@ -50,14 +50,14 @@ def draw_stages(
     score: float = 0.5,
     classes: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Ground truth, the `best` proposals of each object, what the box head makes of them, and the detections.
+    """Four panels: ground truth, the `best` proposals of each object, their classes and scores, and the detections.
 
-    The third panel has the class and score of each of these proposals, which the box head has not moved. Detections
-    with a lower score than `score` are not drawn. `classes`: the names of the record's labels, `dataset.classes`, which
-    must be those of the model (default: assumed). A proposal network alone has no third panel.
+    The third panel shows the proposals themselves, not the boxes that the box head refines. A region proposal network
+    has no third panel. Detections with a lower score than `score` are not drawn. `classes`: the names of the record's
+    labels, `dataset.classes`; they must be those of the model (default: no check).
 
-    Raises ValueError for labels or `classes` that the model does not have, for an exported file or a box head of your
-    own, which cannot score given boxes, and for an image that cannot be read.
+    Raises ValueError for labels or `classes` that the model does not have, for an exported file or a custom box head,
+    which cannot score given boxes, and for an image that cannot be read.
     """
     _require_classes(predictor, record, classes)
     pixels = record.read()
@@ -95,7 +95,7 @@ def draw_stages(
 
 
 def _require_classes(predictor: Predictor, record: ImageRecord, classes: Sequence[str] | None) -> None:
-    """Raise ValueError if the labels of a record have other names than those of the model, which would be drawn."""
+    """Raise ValueError if the labels of a record are not labels of the model, because its class names are drawn."""
     own = tuple(predictor.classes)
     if classes is not None and tuple(classes) != own:
         raise ValueError(
@@ -110,7 +110,10 @@ def _require_classes(predictor: Predictor, record: ImageRecord, classes: Sequenc
 def best_proposals(
     predictor: Predictor, pixels: Tensor, boxes: npt.NDArray[np.float32], best: int = 3
 ) -> BestProposals:
-    """The `best` proposals of each of the objects `boxes` (G, 4) in an image (3, H, W), by IoU, from MIN_IOU on."""
+    """For each object in `boxes` (G, 4; float xyxy, pixels of the image), the `best` proposals with the highest IoU.
+
+    `pixels` (3, H, W) uint8 RGB: the image. Proposals with an IoU below MIN_IOU are skipped.
+    """
     detector = predictor.detector
     resized, frame = predictor.prepare(pixels)
     batch = pad_images([resized], predictor.config.input.divisor, predictor.padding, [frame]).to(predictor.device)
@@ -133,7 +136,7 @@ def _panel(pixels: Tensor, found: BestProposals, names: list[str], captions: lis
 
 
 def _colours(boxes: npt.NDArray[np.float32], objects: npt.NDArray[np.float32]) -> list[int]:
-    """The index of the object that each box overlaps most; those of boxes without one come after all objects."""
+    """For each box, the index of the object that it overlaps most; a box without one gets an index after these."""
     if not len(objects):
         return [*range(len(boxes))]
     overlaps = box_iou(torch.from_numpy(boxes), torch.from_numpy(objects)).numpy()
@@ -143,7 +146,7 @@ def _colours(boxes: npt.NDArray[np.float32], objects: npt.NDArray[np.float32]) -
 
 
 def _grid(panels: list[tuple[str, Image.Image]]) -> Image.Image:
-    """Panels with their titles, two in a row."""
+    """The panels with their titles, two per row."""
     width, height = panels[0][1].size
     scale = min(max(1.0, SHORTEST / max(width, height)), LONGEST / max(width, height))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))

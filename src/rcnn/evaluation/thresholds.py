@@ -1,4 +1,4 @@
-"""The best score thresholds of an evaluation, written to thresholds.json and found again for prediction."""
+"""The best score thresholds of an evaluation: measured, and read from thresholds.json for prediction."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def find_thresholds(checkpoint: Path) -> Path:
 
 
 def read_thresholds(path: Path, classes: Sequence[str]) -> dict[str, float]:
-    """Class name -> score threshold, for each of `classes`; the overall one where the file has none for a class.
+    """Class name -> score threshold, for each of `classes`; the overall threshold if the file has none for a class.
 
-    Raises ValueError for a file without thresholds, or with those of other classes only.
+    Raises ValueError for a file without thresholds, or with thresholds of other classes only.
     """
     content = read_json(path, _EXPECTED)
     table = content.get("per_class") if isinstance(content, dict) else None
@@ -58,13 +58,13 @@ def read_thresholds(path: Path, classes: Sequence[str]) -> dict[str, float]:
         raise ValueError(f"{path} has no 'per_class'; {_EXPECTED}")
     if not set(classes) & table.keys():
         raise ValueError(
-            f"{path} has thresholds of the classes {few(list(table))}, but the model has {few(classes)}; evaluate this "
-            "model"
+            f"{path} has thresholds of the classes {few(list(table))}, but the model has {few(classes)}; give the "
+            "thresholds.json of an evaluation of this model"
         )
     overall = _score(content.get("overall"), f"{path}: 'overall'")
     found = {name: _score(table.get(name), f"{path}: class {name!r}") for name in classes}
     if overall is None and not any(score is not None for score in found.values()):
-        raise ValueError(f"{path} has no threshold: no detection of that evaluation was right; use --score NUMBER")
+        raise ValueError(f"{path} has no threshold: no detection of that evaluation was correct; use --score NUMBER")
     default = overall if overall is not None else max(score for score in found.values() if score is not None)
     return {name: default if score is None else score for name, score in found.items()}
 

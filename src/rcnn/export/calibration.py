@@ -1,4 +1,4 @@
-"""The images of the user that int8 is calibrated and measured on."""
+"""The user's images on which int8 is calibrated and measured."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from rcnn.structures import ImageBatch
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationImages:
-    """What the folder given with `--calibrate` contains."""
+    """The images in the folder given with `--calibrate`."""
 
-    files: tuple[Path, ...]  # to calibrate on: those of the training split, or of the only one
-    annotated: Dataset | None = None  # to measure AP on: the validation split, or the only one; None: no data set
+    files: tuple[Path, ...]  # to calibrate on: images of the training split, or of the only split
+    annotated: Dataset | None = None  # to measure AP on: the validation split, or the only split; None: no data set
 
 
 def find_calibration_images(folder: str | Path, record: ExportRecord) -> CalibrationImages:
     """The images in a data set, or in a folder of images without annotations.
 
-    Raises FileNotFoundError if there are none, ValueError for a data set that does not fit the model, or
-    whose training split has no image files.
+    Raises FileNotFoundError if there are none, and ValueError for a data set that does not fit the model or has no
+    image files in its training split.
     """
     folder = Path(folder)
     if not folder.exists():

@@ -33,9 +33,9 @@ def check_file(
 ) -> Difference:
     """Compare the file `path` with `detector`, prepared for inference, on a generated batch.
 
-    If both detect nothing there, a copy of the file with a score threshold of 0 is compared; the thresholds of
-    `detector` and `program` are 0 afterwards. Warns if that detects nothing either. `program` and `record`: what the
-    file was written from.
+    `program` and `record` are those that the file was written from. If both detect nothing, a copy of the file with a
+    score threshold of 0 is compared; the thresholds of `detector` and `program` are 0 afterwards. Warns if the copy
+    detects nothing either.
     """
     difference, how = difference_of(path, detector), ""
     if difference.is_empty:
@@ -74,7 +74,11 @@ def check_resize(path: Path, plain: Path, say: Callable[[str], object]) -> Diffe
     if difference.is_empty:
         say("the file with the resize runs; nothing is detected on a generated image")
     elif not difference.matched:
-        warnings.warn(f"{path}: no detection is the same as after the exact resize", stacklevel=2)
+        warnings.warn(
+            f"{path}: no detection matches those after the exact resize on a generated image; check its detections on "
+            "your own images",
+            stacklevel=2,
+        )
     else:
         say(f"with the resize in the file, on a generated image: {difference.text()}")
     return difference
@@ -91,7 +95,7 @@ def difference_of(path: Path, detector: Detector, seed: int = 0) -> Difference:
 
 
 def remove_thresholds(detector: Detector) -> set[float]:
-    """Let `detector` keep detections and proposals of any score; returns the thresholds that it had."""
+    """Set the score thresholds of `detector` to 0, for detections and proposals; returns the thresholds before."""
     thresholds: set[float] = set()
     for module in detector.modules():
         if isinstance(module, BoxHead):
@@ -108,10 +112,10 @@ def remove_thresholds(detector: Detector) -> set[float]:
 
 
 def lower_thresholds(program: ExportedProgram, thresholds: Collection[float]) -> None:
-    """Let a traced program keep detections of any score: comparisons with `thresholds` become comparisons with 0.
+    """Set the score thresholds of a traced program to 0: comparisons with `thresholds` become comparisons with 0.
 
-    That takes no time, and tracing the detector again takes as long as the export. A comparison that is changed by
-    mistake shows as a difference from PyTorch.
+    This is fast; tracing the detector again would take as long as the export. If another comparison is changed by
+    mistake, the detections differ from those of PyTorch.
     """
     for node in program.graph.nodes:
         if node.target in COMPARISONS and node.args[1] in thresholds:
@@ -120,7 +124,7 @@ def lower_thresholds(program: ExportedProgram, thresholds: Collection[float]) ->
 
 
 def _difference_of_copy(name: str, detector: Detector, program: ExportedProgram, record: ExportRecord) -> Difference:
-    """The difference from `detector` of a file that is written like `name` from `program` as it is now."""
+    """The difference from `detector` of a temporary file called `name`, written from `program` in its current state."""
     with tempfile.TemporaryDirectory(prefix="rcnn-export-") as folder:
         copy = Path(folder) / name
         write_file(program, record, copy)

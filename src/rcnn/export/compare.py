@@ -11,7 +11,7 @@ from torch import Tensor
 from rcnn.ops.boxes import box_iou
 from rcnn.structures import Detections
 
-EDGE = 1e-3  # detections with scores this close to the lowest may be in one set only: they were cut off
+EDGE = 1e-3  # a detection with a score this close to the lowest may be in one set only, because of the limit per image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Difference:
     masks: float = 0.0
     keypoints: float = 0.0  # pixels
     matched: int = 0
-    unmatched: int = 0  # without a counterpart, except those with the lowest scores if the other set has any detection
+    unmatched: int = 0  # without a match, except those with the lowest scores if the other set has any detection
 
     @property
     def is_empty(self) -> bool:
@@ -56,10 +56,10 @@ def joined(parts: Sequence[Difference]) -> Difference:
 
 
 def agreement(one: Detections, other: Detections) -> float:
-    """How much alike the detections of two files for the same images are, 0 to 1 (1: equal).
+    """The similarity of the detections of two files for the same images, 0 to 1 (1: equal).
 
-    Each detection counts by its score. Its agreement is that of the most similar one of the other file with the same
-    label: IoU times the ratio of the scores; 0 if there is none.
+    It is the mean over all detections, weighted by their scores, of the similarity to the most similar detection of
+    the other file with the same label: IoU times the ratio of the scores, or 0 if there is none.
     """
     total = weight = 0.0
     for index in range(len(one.valid)):

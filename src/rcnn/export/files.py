@@ -26,9 +26,9 @@ ONNX_BYTES = 2_000_000_000  # limit of one ONNX file (protobuf)
 
 
 def require_packages(target: Target, *, runs_onnx: bool = False) -> None:
-    """ImportError with the pip command if a package that writes or checks the file is missing.
+    """Raise ImportError, with the pip command, if a package that writes or checks the file is missing.
 
-    `runs_onnx`: an ONNX file is run on the way to the target.
+    `runs_onnx`: the export also runs an intermediate ONNX file.
     """
     try:
         for package in (*PACKAGES[target], *(["onnxruntime"] if runs_onnx else [])):
@@ -49,7 +49,7 @@ def write_file(program: ExportedProgram, record: ExportRecord, path: Path) -> No
 
 
 def write_onnx(program: ExportedProgram, record: ExportRecord, path: Path) -> None:
-    """The program as one ONNX file of standard operators."""
+    """Write the program as one ONNX file of standard operators. Raises ValueError if it cannot be translated."""
     try:
         converted = translate(program, record.inputs, record.outputs)
     except Exception as error:  # of torch.onnx: many kinds
@@ -65,7 +65,7 @@ def write_onnx(program: ExportedProgram, record: ExportRecord, path: Path) -> No
 
 
 def translate(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
-    """The ONNX program, with the names of its inputs and outputs; our ops become standard operators."""
+    """The ONNX program, with the names of its inputs and outputs; rcnn's ops become standard operators."""
     from rcnn.export.operators.table import TRANSLATIONS
 
     table = cast("Any", TRANSLATIONS)  # its type in torch has no operators
@@ -77,7 +77,7 @@ def translate(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence
 
 
 def write_openvino(program: ExportedProgram, record: ExportRecord, path: Path) -> None:
-    """The program as OpenVINO files, by way of ONNX: PATH (.xml) and .bin beside it."""
+    """Write the program as OpenVINO files, through ONNX: PATH (.xml) and .bin beside it."""
     onnx_file = path.with_suffix(".onnx")
     write_onnx(program, record, onnx_file)
     try:
@@ -87,7 +87,7 @@ def write_openvino(program: ExportedProgram, record: ExportRecord, path: Path) -
 
 
 def store(onnx_file: Path, record: ExportRecord, path: Path) -> None:
-    """An ONNX file as the file `path` of the record's target, with the record as its description."""
+    """Write an ONNX file as the file `path` of the record's target, with the record inside."""
     if record.target == "openvino":
         convert_to_openvino(onnx_file, record, path)
         return
@@ -100,7 +100,7 @@ def store(onnx_file: Path, record: ExportRecord, path: Path) -> None:
 
 
 def convert_to_openvino(onnx_file: Path, record: ExportRecord, path: Path) -> None:
-    """An ONNX file as OpenVINO files: PATH (.xml) and .bin beside it."""
+    """Write an ONNX file as OpenVINO files: PATH (.xml) and .bin beside it."""
     import openvino
 
     try:
@@ -122,7 +122,7 @@ def _cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress and warnings of torch.onnx, which are about its own code."""
+    """Within the block, hide the progress and warnings of torch.onnx, which are about its own code."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

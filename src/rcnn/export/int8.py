@@ -1,9 +1,10 @@
-"""int8 by post-training quantisation: calibrate on the user's images, keep sensitive layers in float, measure.
+"""int8 by post-training quantization: calibrate on the user's images, keep sensitive layers in float, measure.
 
     record, difference = write_int8(program, record, path, detector, find_calibration_images("photos/", record), print)
 
-Which layers stay in float is measured: the network is divided into parts, each part in turn is kept in float, and the
-detections are compared with those of the float file. Those parts that bring the detections nearest stay in float.
+The layers that stay in float are chosen by measurement: the network is divided into parts, each part in turn is kept in
+float, and the detections are compared with those of the float file. The parts that raise the agreement most stay in
+float.
 """
 
 from __future__ import annotations
@@ -33,31 +34,31 @@ from rcnn.runtime.exported import ExportedModel, open_exported
 from rcnn.runtime.record import ExportRecord
 from rcnn.structures import Detections, ImageBatch
 
-CALIBRATED = 64  # images that the ranges of the feature maps are taken from
+CALIBRATED = 64  # images from which the ranges of the feature maps are computed
 COMPARED = 12  # images on which detections are compared with those of the float file
-MEASURED = 500  # images of the data set that AP is measured on
-TIMED = 5  # runs of each file that the speed is measured with
-PARTS = 12  # of the network that are kept in float in turn
-FLOAT_PARTS = 4  # parts that may stay in float
-ENOUGH = 0.96  # agreement with the float file with which no more parts are kept in float
+MEASURED = 500  # images of the data set on which AP is measured
+TIMED = 5  # timed runs of each file
+PARTS = 12  # parts of the network that are kept in float in turn
+FLOAT_PARTS = 4  # upper limit of parts that stay in float
+ENOUGH = 0.96  # agreement with the float file at which no more parts are kept in float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """How a file was quantised, and what it costs; stored in the file's description."""
+    """How a file was quantized, and the loss of accuracy; stored in the file's record."""
 
-    images: int  # that the ranges were taken from
+    images: int  # from which the ranges were computed
     layers: int  # convolutions and linear layers that can be int8
     float_layers: tuple[str, ...] = ()  # those that stay in float
     agreement: float = 1.0  # of the detections with those of the float file, 0 to 1
-    ap_images: int = 0  # that AP was measured on; 0: not measured
+    ap_images: int = 0  # images on which AP was measured; 0: not measured
     ap_float32: dict[str, Number] | None = None  # AP per kind of result, e.g. {"bbox": 0.38}
     ap_int8: dict[str, Number] | None = None
     seconds_float32: float = 0.0  # per image, median
     seconds_int8: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of the file's description."""
+        """The values as JSON, for the file's record."""
         return asdict(self) | {"float_layers": list(self.float_layers)}
 
 
@@ -71,8 +72,8 @@ def write_int8(
 ) -> tuple[ExportRecord, Difference]:
     """Write the program of `detector`, prepared for inference, as an int8 file for onnxruntime or OpenVINO.
 
-    Returns the record with the measurements, and the differences of the detections on images of the user from those of
-    the float32 file. That file is compared with PyTorch first.
+    Returns the record with the measurements, and the differences between the detections of the int8 file and the
+    float32 file on the user's images. The float32 file is first compared with PyTorch.
     """
     with tempfile.TemporaryDirectory(prefix="rcnn-int8-") as name:
         folder = Path(name)
@@ -98,8 +99,8 @@ def quantize(
 ) -> tuple[Quantization, Difference]:
     """Write the ONNX file `source` (float32) as `output` (int8).
 
-    Returns how, and the differences of the detections on the images that were compared. Raises ValueError if an image
-    cannot be read.
+    Returns how it was quantized, and the differences of the detections on COMPARED images. Raises ValueError if an
+    image cannot be read.
     """
     predictor = Predictor(source, device="cpu")
     model = open_exported(source, torch.device("cpu"))
@@ -155,14 +156,14 @@ def choose_float_layers(
 
 
 def mean_agreement(model: ExportedModel, images: Sequence[ImageBatch], expected: Sequence[Detections]) -> float:
-    """The agreement of a file's detections with those of another file on the same images."""
+    """The mean agreement of a file's detections with `expected`, those of another file on the same images."""
     return statistics.fmean(agreement(other, model.predict(one)) for one, other in zip(images, expected, strict=True))
 
 
 def measure(
     source: Path, output: Path, images: CalibrationImages, how: Quantization, say: Callable[[str], object]
 ) -> Quantization:
-    """`how` with AP, if there are annotations, and seconds per image of the files `source` (float32) and `output`."""
+    """`how` with seconds per image, and AP if there are annotations, of the files `source` (float32) and `output`."""
     seconds = seconds_per_image([source, output], images)
     how = replace(how, seconds_float32=round(seconds[0], 4), seconds_int8=round(seconds[1], 4))
     say(f"float32 {seconds[0]:.3f} s, int8 {seconds[1]:.3f} s per image ({seconds[0] / seconds[1]:.2f} times as fast)")
@@ -178,7 +179,7 @@ def measure(
 
 
 def seconds_per_image(files: Sequence[Path], images: CalibrationImages) -> list[float]:
-    """Median seconds per image of each exported file, one image at a time, the files in turn."""
+    """Median seconds per image of each exported file; one image at a time, alternating between the files."""
     models = [open_exported(file, torch.device("cpu")) for file in files]
     predictor = Predictor(files[0], device="cpu")
     batch = next(batches(predictor, images.files[:1]))

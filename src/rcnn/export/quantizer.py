@@ -1,4 +1,4 @@
-"""The layers of an ONNX file in int8, with onnxruntime's static quantiser (QDQ operators, which OpenVINO reads too).
+"""The layers of an ONNX file in int8, with onnxruntime's static quantizer (QDQ operators, which OpenVINO reads too).
 
     quantizer = Quantizer(Path("float.onnx"), inputs)           # runs the file on the inputs to find the ranges
     quantizer.write(Path("int8.onnx"), float_layers=quantizer.layers[:1])
@@ -20,14 +20,14 @@ from typing import Any
 import numpy.typing as npt
 
 Inputs = dict[str, npt.NDArray[Any]]
-LAYERS = ("Conv", "Gemm", "MatMul")  # operators with int8 kernels in onnxruntime; the arithmetic is in their inputs
+LAYERS = ("Conv", "Gemm", "MatMul")  # operators with int8 kernels in onnxruntime; they contain most of the FLOPs
 
 
 class Quantizer:
-    """The ranges of the feature maps of one float file."""
+    """A float file with the ranges of its feature maps; writes int8 files."""
 
     def __init__(self, path: Path, inputs: Iterable[Inputs]) -> None:
-        """Run the file `path` on `inputs`, which are used once."""
+        """Run the file `path` on `inputs`, which are read once, to find the ranges."""
         from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
         from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
@@ -45,7 +45,7 @@ class Quantizer:
             self._ranges: Any = calibrator.compute_data()
 
     def write(self, path: Path, float_layers: Collection[str] = ()) -> None:
-        """Write the file with all layers in int8 but `float_layers`."""
+        """Write the file with all layers in int8, except `float_layers`."""
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 

@@ -1,6 +1,6 @@
-"""An approximate resize inside an ONNX file (`--with-resize`): the image in, detections in its own pixels out.
+"""An approximate resize inside an ONNX file (`--with-resize`): image in, detections in pixels of that image out.
 
-The exact resize is that of `rcnn.preprocess`. ONNX's Resize differs from it by rounding: most by about 1 of 255.
+The exact resize is that of `rcnn.preprocess`. ONNX's Resize rounds differently; most pixels differ by up to 1 of 255.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def unsupported_resize(config: DetectorConfig, inputs: tuple[str, ...]) -> str:
 
 
 def add_resize(file: Path, record: ExportRecord, output: Path) -> None:
-    """Write the ONNX file `file`, of any size and one image, as `output`, with the resize in front."""
+    """Write the ONNX file `file`, which takes one image of any size, as `output` with the resize before it."""
     import onnx
 
     model: Any = onnx.load(str(file))

@@ -1,4 +1,4 @@
-"""What cannot be exported, and why. The support matrix in docs/deploy.md is made from this and from real exports."""
+"""Combinations that cannot be exported, and why; docs/deploy.md has a matrix from this file and from real exports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def unsupported(config: DetectorConfig, target: Target, precision: ExportPrecisi
     if target == "onnx" and precision == "bfloat16":
         return "onnxruntime has no bfloat16 convolution for CPUs; use --precision float32, or --to torch"
     if target == "torch" and precision == "int8":
-        return "int8 needs the quantisers of onnxruntime and OpenVINO; use --to onnx or --to openvino"
+        return "int8 needs the quantizers of onnxruntime and OpenVINO; use --to onnx or --to openvino"
     if target == "openvino" and precision == "bfloat16":
         return (
             "OpenVINO chooses bfloat16 when it loads a float32 file (INFERENCE_PRECISION_HINT=bf16); use --precision "

@@ -20,8 +20,8 @@ from rcnn.structures import ImageBatch
 
 LARGEST = 8192  # longest side of an image, pixels
 MOST_IMAGES = 1024
-LEAST = 65  # smallest side where the model has no divisor: smaller maps would be 1 cell, which a graph treats specially
-EXAMPLE_SIDE = 192  # at least, of the example that is traced; a multiple of usual divisors
+LEAST = 65  # smallest side of an image if the model has no divisor; torch.export specializes maps with a side of 1
+EXAMPLE_SIDE = 192  # smallest side of the image that is traced; a multiple of the usual divisors
 
 
 class TensorDetector(nn.Module):
@@ -80,7 +80,7 @@ def example_inputs(record: ExportRecord, batch: int | None = None, seed: int = 0
 
 
 def example_size(config: DetectorConfig) -> tuple[int, int]:
-    """The padded (height, width) of an example: the sides differ, so that the graph does not treat them as one."""
+    """The padded (height, width) of an example. They differ, so that torch.export does not take them as equal."""
     if config.input.canvas:
         return config.input.canvas, config.input.canvas
     unit = max(1, config.input.divisor)

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from torch.export import ExportedProgram
 
+from rcnn.data.messages import counted
 from rcnn.export.calibration import find_calibration_images
 from rcnn.export.check import check_file, check_resize
 from rcnn.export.compare import Difference
@@ -57,14 +58,13 @@ def export_model(
 ) -> Exported:
     """Write a checkpoint (or detector) as one file that contains everything from pixels to detections.
 
-    `to`: "onnx", "torch" or "openvino"; defaults to what the suffix of `output` says (.onnx, .pt2, .xml). `size`: the
-    padded (height, width), rounded up to the multiple that the model needs, or "dynamic": any. `batch`: images per run.
-    `precision`: arithmetic of the network: "float32", "float16", "bfloat16" or "int8". `calibrate`, for int8: a data
-    set, or a folder of images like those that the model will see. Its images give the ranges of the feature maps; with
-    annotations, AP before and after is measured and stored in the file. `with_resize`: the file takes one image of any
-    size, resizes it approximately as the checkpoint does, and returns boxes in its pixels. `classes`: names for a
-    detector.
-    `overrides` and `allow` as in `rcnn.Predictor`. `log` is called with lines about the progress.
+    `to`: "onnx", "torch" or "openvino"; defaults to the target of the suffix of `output` (.onnx, .pt2, .xml). `size`:
+    the padded (height, width), rounded up to the multiple that the model needs; "dynamic": any. `batch`: images per
+    run. `precision` of the network: "float32", "float16", "bfloat16" or "int8". `calibrate`, for int8: a data set, or a
+    folder of images like those that the model will see. The ranges of the feature maps are computed from these images;
+    with annotations, AP before and after is measured and stored in the file. `with_resize`: the file takes one image of
+    any size, resizes it approximately like the checkpoint, and returns boxes in pixels of that image. `classes`: class
+    names for a detector. `overrides` and `allow` as in `rcnn.Predictor`. `log` is called with lines about the progress.
 
     The file is run once on a generated batch and compared with the model in PyTorch. If nothing is detected there, a
     temporary copy with a score threshold of 0 is compared instead.
@@ -165,7 +165,7 @@ def _record_of(
     config = model.config
     names = tuple(classes) or tuple(map(str, range(config.num_classes)))
     if len(names) != config.num_classes:
-        raise ValueError(f"got {len(names)} class names; the detector has {config.num_classes}")
+        raise ValueError(f"got {counted(len(names), 'class name')}; expected {config.num_classes}, one per class")
     return model, ExportRecord(
         config=config, classes=names, target=target, precision=precision, inputs=input_names(config),
         outputs=output_names(config), provenance=provenance,

@@ -1,7 +1,7 @@
-"""What lies behind the average precision: curves, confusions, errors by kind, calibration, thresholds, worst images.
+"""Analysis of an evaluation: curves, confusions, errors by kind, calibration, thresholds, worst images.
 
-Everything is measured on one kind, masks where they are evaluated, else boxes, and at IoU .50. Objects that a metric
-ignores (crowds, VOC's difficult ones) are ignored here, too.
+Everything is measured at IoU .50 on one kind: masks if they are evaluated, else boxes. Objects that the metric ignores
+(crowds, VOC's difficult objects) are also ignored here.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from rcnn.metrics import coco, lvis
 from rcnn.metrics.errors import ImageErrors, Shape, image_errors
 from rcnn.metrics.inputs import Entry, EvaluationInputs, GroundTruth, Id, check_inputs
 from rcnn.metrics.thresholds import Thresholds, best_thresholds
-from rcnn.ops.coco_backend import COCO, COCOeval, as_rle
+from rcnn.ops.coco_backend import COCO, COCOeval
 
 IOU = 0.5
-DRAWN_SCORE = 0.5  # the score threshold where no detection is right
-SMALL, LARGE = 32**2, 96**2  # COCO's limits of areas, pixels
+DRAWN_SCORE = 0.5  # the score threshold if no detection is correct
+SMALL, LARGE = 32**2, 96**2  # COCO's limits of areas, square pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """How often objects of one class were detected as another, at the best score threshold."""
+    """The number of objects of one class that were detected as another, at the best score threshold."""
 
-    truth: str  # class of the objects; empty: background, so the detections match no object
-    predicted: str  # class of the detections; empty: none, so the objects were not found
+    truth: str  # class of the objects; empty: background (the detections match no object)
+    predicted: str  # class of the detections; empty: background (the objects were missed)
     count: int
 
 
@@ -43,16 +43,16 @@ class Analysis:
     curves: dict[str, list[float | None]]  # "AP", "AP50", "AP75" -> mean precision at the recalls 0, .01, ... 1
     class_curves: dict[str, list[float | None]]  # class -> precision at IoU .50 at these recalls
     confusions: tuple[Confusion, ...]  # most frequent first
-    tide: dict[str, Any]  # {"AP50": .., "delta": {"class": .., ...}, "counts": {...}}: AP50 gained without the errors
+    tide: dict[str, Any]  # {"AP50": .., "delta": {"class": .., ...}, "counts": {...}}; delta: AP50 lost to each error
     calibration: dict[str, Any]  # {"error": .., "bins": [{"from", "to", "score", "precision", "count"}, ..]}
     thresholds: Thresholds
     counts: dict[str, dict[str, int]]  # class -> images, objects, small, medium, large, detections (at the threshold)
-    images: tuple[ImageErrors, ...]  # those with most errors first, at the threshold
+    images: tuple[ImageErrors, ...]  # at the threshold; those with the most errors first
     keypoint_curves: dict[str, list[float | None]] | None = None  # as `curves`, by OKS; None: no keypoints
 
     @property
     def score(self) -> float:
-        """The score threshold that confusions, counts and errors of images are measured at."""
+        """The score threshold for the confusions, the counts and the errors of the images."""
         return DRAWN_SCORE if self.thresholds.overall is None else self.thresholds.overall.score
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +91,8 @@ def analyse(
 ) -> Analysis:
     """The analysis of `results` of one kind, "bbox" or "segm"; the other arguments as in `metrics.choice.evaluate`.
 
-    As many detections count as for `metric`: 100 per image and class (COCO), 300 per image (LVIS), or all (VOC).
+    The number of detections that count is that of `metric`: 100 per image and class (COCO), 300 per image (LVIS), or
+    all (VOC). ValueError as for `metrics.choice.evaluate`.
     """
     inputs, truth, limit = _problem(metric, ground_truth, results, kind, image_ids, max_detections)
     found = coco.results_of_kind(inputs, inputs.results, kind)
@@ -121,7 +122,7 @@ def keypoint_curves(
     sigmas: Sequence[float] | None = None,
     max_detections: int | None = None,
 ) -> dict[str, list[float | None]]:
-    """ "AP", "AP50", "AP75" of keypoints, by OKS -> mean precision at the recalls 0, .01, ... 1.
+    """The precision-recall curves of keypoints: "AP", "AP50", "AP75" -> mean precision at the recalls 0, .01, ... 1.
 
     `sigmas` as in `metrics.coco.evaluate`.
     """
@@ -141,7 +142,7 @@ def find_thresholds(
     kind: str,
     image_ids: Iterable[Id] | None = None,
 ) -> Thresholds:
-    """The score thresholds of `analyse` alone."""
+    """Only the score thresholds of `analyse`, which is faster."""
     inputs, truth, limit = _problem(metric, ground_truth, results, kind, image_ids, None)
     gold = COCO(truth)
     found = gold.loadRes(coco.results_of_kind(inputs, inputs.results, kind))
@@ -177,7 +178,7 @@ def _problem(
 
 @dataclass(frozen=True, kw_only=True)
 class _Matches:
-    """Detections and objects after hotcoco matched them; without those that are ignored."""
+    """Detections and objects as hotcoco matched them, without ignored ones."""
 
     detections: dict[int, list[Shape]]  # by number of the image
     objects: dict[int, list[Shape]]
@@ -186,26 +187,20 @@ class _Matches:
 
     @classmethod
     def of(cls, evaluation: COCOeval, inputs: EvaluationInputs, truth: GroundTruth, kind: str) -> _Matches:
-        """The matches of an evaluation. Ids of its detections are the rows of the results + 1."""
+        """The matches of an evaluation, where the id of a detection is the row of its result + 1."""
         found = evaluation.image_diagnostics(iou_thr=IOU)
-        sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
-
-        def outline(entry: Entry, image: int) -> Any:
-            return entry["bbox"] if kind == "bbox" else as_rle(entry["segmentation"], *sizes[image])
-
+        sizes: dict[int, tuple[int, int] | None] = {
+            image["id"]: None if kind == "bbox" else (image["height"], image["width"]) for image in truth["images"]
+        }
         detections, objects = defaultdict[int, list[Shape]](list), defaultdict[int, list[Shape]](list)
         for number, status in sorted(found["dt_status"].items()):
             result = inputs.results[number - 1]
             image = inputs.image_numbers[result["image_id"]]
-            detections[image].append(
-                Shape(number=number - 1, entry=result, outline=outline(result, image), matched=status == "tp")
-            )
+            detections[image].append(Shape(number=number - 1, entry=result, size=sizes[image], matched=status == "tp"))
         annotations = {annotation["id"]: annotation for annotation in truth["annotations"]}
         for number in sorted(found["gt_status"]):
             entry = annotations[number]
-            objects[entry["image_id"]].append(
-                Shape(number=number, entry=entry, outline=outline(entry, entry["image_id"]))
-            )
+            objects[entry["image_id"]].append(Shape(number=number, entry=entry, size=sizes[entry["image_id"]]))
         return cls(
             detections=detections,
             objects=objects,
@@ -214,7 +209,7 @@ class _Matches:
         )
 
     def thresholds(self, names: Mapping[Id, str]) -> Thresholds:
-        """The best score thresholds."""
+        """The score thresholds with the best F1."""
         shapes = [shape for of_image in self.detections.values() for shape in of_image]
         labels = {category: label for label, category in enumerate(names)}
         objects = Counter(labels[shape.category] for of_image in self.objects.values() for shape in of_image)
@@ -227,7 +222,7 @@ class _Matches:
         )
 
     def worst_first(self, score: float) -> tuple[ImageErrors, ...]:
-        """The errors of every image among the detections from `score` on, most errors first."""
+        """The errors of every image, for the detections of `score` or more; images with the most errors first."""
         images: list[ImageErrors] = []
         for image_id, number in self.inputs.image_numbers.items():
             kept = [shape for shape in self.detections.get(number, ()) if shape.entry["score"] >= score]
@@ -240,7 +235,7 @@ class _Matches:
         return tuple(sorted(images, key=lambda image: (-len(image.errors), image.hits)))
 
     def counts(self, score: float) -> dict[str, dict[str, int]]:
-        """Images, objects by size, and detections from `score` on, of each class."""
+        """For each class: images, objects by size, and detections of `score` or more."""
         counts = {category: Counter[str]() for category in self.inputs.names}
         for of_image in self.objects.values():
             for category in {shape.category for shape in of_image}:
@@ -261,7 +256,7 @@ def _curves(curves: coco.Curves, limit: int) -> dict[str, list[float | None]]:
 
 
 def _precisions(curves: coco.Curves, limit: int, iou: float | None, category: int | None = None) -> list[float | None]:
-    """The precision at 101 recalls, the mean over IoU thresholds and classes with objects; None where undefined."""
+    """The precision at 101 recalls: mean over IoU thresholds and over classes with objects; None where undefined."""
     values = curves.precision[..., curves.areas.index("all"), curves.limits.index(limit)]  # (T, 101, K)
     values = values if iou is None else values[np.isclose(coco.THRESHOLDS, iou)]
     values = values if category is None else values[..., [category]]

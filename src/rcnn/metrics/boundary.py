@@ -1,7 +1,8 @@
 """Boundary AP (Cheng et al. 2021, https://arxiv.org/abs/2103.16562): COCO's metrics of masks, stricter at the outline.
 
-The IoU of a detection with an object is the smaller one of their mask IoU and their boundary IoU: that of the pixels of
-each mask within 2% of the image's diagonal of its outline. faster-coco-eval computes it (an extra).
+The IoU of a detection and an object is the minimum of their mask IoU and their boundary IoU. The boundary IoU counts
+only pixels of each mask that are near its outline, within 2% of the image's diagonal. faster-coco-eval (an extra)
+computes it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ INSTALL = "boundary AP needs an extra: pip install 'rcnn[boundary]'"
 
 
 def require_backend() -> None:
-    """Raise ImportError, which says what to install, if faster-coco-eval is missing."""
+    """Raise ImportError, with the command to install it, if faster-coco-eval is missing."""
     try:
         import faster_coco_eval  # noqa: F401
     except ImportError as error:
@@ -35,7 +36,7 @@ def with_boundary(
     image_ids: Iterable[Id] | None = None,
     max_detections: int | None = None,
 ) -> Metrics:
-    """`metrics` with those of the kind "boundary", overall and per class; the arguments as in `metrics.coco.evaluate`.
+    """`metrics` with the additional kind "boundary", overall and per class; arguments as in `metrics.coco.evaluate`.
 
     Raises ImportError without faster-coco-eval, ValueError as `metrics.coco.evaluate` for "segm".
     """
@@ -57,10 +58,7 @@ def with_boundary(
         limits=tuple(evaluation.params.maxDets),
     )
     values = {name: curves.value(metric) for name, metric in definitions.items()}
-    of_class = coco.class_metrics_of("segm", max_detections)
-    per_class = {
-        name: metrics.per_class[name] | {KIND: {m: curves.value(metric, index) for m, metric in of_class.items()}}
-        for index, name in enumerate(inputs.names.values())
-    }
+    of_classes = curves.of_classes(inputs, coco.class_metrics_of("segm", max_detections))
+    per_class = {name: metrics.per_class[name] | {KIND: of_class} for name, of_class in of_classes.items()}
     limits = metrics.max_detections | {KIND: max(metric.limit for metric in definitions.values())}
     return replace(metrics, kinds=metrics.kinds | {KIND: values}, per_class=per_class, max_detections=limits)

@@ -1,15 +1,17 @@
-"""The metrics by name, and which of them a data set is evaluated with."""
+"""The metrics by name, and the choice of the metric for a data set."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Protocol, get_args
 
 from rcnn.data.checks.tables import MetricName
 from rcnn.data.records import Dataset
 from rcnn.metrics import coco, lvis, voc
-from rcnn.metrics.inputs import Entry, GroundTruth, Id, require_limit
+from rcnn.metrics.checks import Entry, GroundTruth, Id
+from rcnn.metrics.inputs import check_truth, require_limit
 from rcnn.metrics.values import Metrics
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
@@ -30,7 +32,7 @@ def metric_for(dataset: Dataset, kinds: Sequence[str], chosen: str = "") -> Metr
 
 
 def names_of(metric: MetricName, kind: str) -> tuple[str, ...]:
-    """The names of the metrics of `kind` by the definition `metric`; () if it does not measure that kind."""
+    """The names of the metrics of `kind` in the definition `metric`; () if it does not measure that kind."""
     if metric == "coco":
         return tuple(coco.metrics_of(kind))
     if kind in COCO_ONLY:
@@ -59,6 +61,62 @@ def evaluate(
             return lvis.evaluate(ground_truth, results, kinds, image_ids, max_detections)
         case "voc2007" | "voc2012":
             return voc.evaluate(ground_truth, results, kinds, image_ids, year=2007 if metric == "voc2007" else 2012)
+
+
+class Measurement(Protocol):
+    """An evaluation that gets its results image by image."""
+
+    def add(self, image_ids: Sequence[Id], results: Sequence[Entry]) -> None:
+        """Add all `results` of these images. An image is added once."""
+        ...
+
+    def metrics(self) -> Metrics:
+        """The metrics; images that were not added have no detections."""
+        ...
+
+
+def measure(
+    metric: MetricName,
+    ground_truth: Path | str | GroundTruth,
+    kinds: Sequence[str],
+    image_ids: Sequence[Id] | None = None,
+    keypoint_sigmas: Sequence[float] | None = None,
+    max_detections: int | None = None,
+) -> Measurement:
+    """`evaluate` for the results of a model while it runs; ground truth is checked now, results are not.
+
+    COCO's metrics are computed as far as possible when the results of an image are added, the others at the end.
+    """
+    check_limit(metric, max_detections)
+    if metric == "coco":
+        inputs = check_truth(ground_truth, kinds, image_ids)
+        return coco.CocoEvaluation(inputs, kinds, keypoint_sigmas, max_detections)
+    return _AtTheEnd(metric, ground_truth, kinds, image_ids, max_detections)
+
+
+class _AtTheEnd:
+    """Keeps the results, and calls `evaluate` with all of them."""
+
+    def __init__(
+        self,
+        metric: MetricName,
+        ground_truth: Path | str | GroundTruth,
+        kinds: Sequence[str],
+        image_ids: Sequence[Id] | None,
+        max_detections: int | None,
+    ) -> None:
+        self._results: list[Entry] = []
+        self._evaluate = partial(
+            evaluate, metric, ground_truth, self._results, kinds, image_ids, max_detections=max_detections
+        )
+
+    def add(self, image_ids: Sequence[Id], results: Sequence[Entry]) -> None:
+        """Keep the results."""
+        self._results += results
+
+    def metrics(self) -> Metrics:
+        """The metrics of all results."""
+        return self._evaluate()
 
 
 def check_limit(metric: MetricName, max_detections: int | None) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rcnn.data.messages import counted, few
+from rcnn.metrics.checks import check_fields
 from rcnn.metrics.inputs import (
     Entry,
     EvaluationInputs,
@@ -31,17 +32,18 @@ from rcnn.metrics.inputs import (
 )
 from rcnn.metrics.values import CLASS_METRICS, FIELDS, SIZES, Metrics, Number, PerClass
 from rcnn.models.config import COCO_SIGMAS
-from rcnn.ops.coco_backend import COCO, COCOeval
+from rcnn.ops.coco_backend import COCOeval, Params, Rle, StreamingEval, rle_areas
 
 MAX_DETECTIONS = 100  # per image and class, best first: COCO's limit for boxes and masks ...
 MAX_KEYPOINT_DETECTIONS = 20  # ... and for keypoints
 MAX_PROPOSALS = 1000  # per image, of a region proposal network
 ONE_CLASS: Entry = {"id": 1, "name": "object"}  # of proposals
+TOGETHER = 32  # images whose results are matched with the ground truth in one call
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
 
 
 class Metric(NamedTuple):
-    """How one metric is taken from the curves."""
+    """The definition of one metric: which values of the curves it averages."""
 
     precision: bool  # else recall
     iou: float | None  # threshold; None: the mean over .50:.05:.95
@@ -52,7 +54,7 @@ class Metric(NamedTuple):
 def metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric]:
     """Name -> definition of the metrics of `kind`.
 
-    `max_detections` replaces the limit (100, keypoints 20, proposals 1000); recalls at lower limits (AR1, AR10) stay.
+    `max_detections` replaces the limit (100, keypoints 20, proposals 1000); AR at lower limits (AR1, AR10) is kept.
     """
     if kind == "proposals":
         limit = max_detections or MAX_PROPOSALS
@@ -76,7 +78,7 @@ def metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric
 def class_metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric]:
     """Name -> definition of the metrics of each class: AP, AP50, AP75, those by size, and AR at the highest limit.
 
-    Proposals have no classes, and none of these.
+    Empty for proposals, which have no classes.
     """
     if kind == "proposals":
         return {}
@@ -93,18 +95,36 @@ class Curves:
     """The arrays behind the metrics, -1 where undefined."""
 
     precision: npt.NDArray[np.float64]  # (T, 101, K, A, M), at recalls 0, .01, .. 1
-    recall: npt.NDArray[np.float64]  # (T, K, A, M), the highest reached
+    recall: npt.NDArray[np.float64]  # (T, K, A, M), the highest recall reached
     areas: tuple[str, ...]
     limits: tuple[int, ...]
 
-    def value(self, metric: Metric, category: int | Sequence[int] | slice = slice(None)) -> Number:
-        """The mean over what is defined, of all categories or of those with the indices `category`."""
-        values = self.precision if metric.precision else self.recall
-        values = values[..., category, self.areas.index(metric.area), self.limits.index(metric.limit)]
-        if metric.iou is not None:
-            values = values[np.isclose(THRESHOLDS, metric.iou)]
+    def value(self, metric: Metric, category: Sequence[int] | slice = slice(None)) -> Number:
+        """The mean over the defined values of all categories, or of those with the indices `category`; None if none."""
+        values = self._values(metric)[..., category]
         values = values[values > -1]
         return float(values.mean()) if values.size else None
+
+    def by_category(self, metric: Metric) -> list[Number]:
+        """`value` of each of the K categories."""
+        values = np.moveaxis(self._values(metric), -1, 0)  # (K, T) or (K, T, 101)
+        values = np.ascontiguousarray(values).reshape(len(values), -1)
+        known = values[:, 0] > -1  # of a category, all values are defined or none
+        return [float(mean) if is_known else None for mean, is_known in zip(values.mean(axis=1), known, strict=True)]
+
+    def of_classes(self, inputs: EvaluationInputs, metrics: Mapping[str, Metric]) -> dict[str, dict[str, Number]]:
+        """Class -> metric -> value."""
+        columns = {metric: self.by_category(definition) for metric, definition in metrics.items()}
+        return {
+            name: {metric: column[index] for metric, column in columns.items()}
+            for index, name in enumerate(inputs.names.values())
+        }
+
+    def _values(self, metric: Metric) -> npt.NDArray[np.float64]:
+        """What `metric` is the mean of: (T, K), or for precision (T, 101, K)."""
+        values = self.precision if metric.precision else self.recall
+        values = values[..., self.areas.index(metric.area), self.limits.index(metric.limit)]
+        return values if metric.iou is None else values[np.isclose(THRESHOLDS, metric.iou)]
 
 
 def evaluate(
@@ -117,39 +137,149 @@ def evaluate(
 ) -> Metrics:
     """COCO's metrics of `results` (COCO results format) against `ground_truth` (a COCO file, or its content).
 
-    One result may have several fields ("bbox" and "segmentation"): each kind sees its own field only, so that sizes
-    (APs, APm, APl) are the mask's for "segm" and the box's for "bbox", as if COCO read one results file per kind.
+    One result may have several fields ("bbox" and "segmentation"): each kind uses its own field only. So the size of a
+    detection (APs, APm, APl) is that of the mask for "segm" and of the box for "bbox", as with one file per kind.
     All images are evaluated, or those of `image_ids`; results of other known images are not used.
     `keypoint_sigmas` are needed if objects have other keypoints than COCO's 17 of a person. `max_detections` replaces
     COCO's limit of detections per image and class (100; keypoints 20; proposals 1000). Proposals are evaluated without
     their classes.
 
     Raises ValueError for an unknown kind, a result with an unknown image or category or without the field of a kind, a
-    mask of another size than its image, other numbers of keypoints in results and ground truth, or ground truth without
-    any outline or keypoints if those are evaluated.
+    mask that has not the size of its image, different numbers of keypoints in results and ground truth, or ground truth
+    without any outlines or keypoints if these are evaluated.
     """
     require_limit(max_detections)
     inputs = check_inputs(ground_truth, results, kinds, image_ids)
-    values: dict[str, dict[str, Number]] = {}
-    per_class: PerClass = {name: {} for name in inputs.names.values()}
-    for kind in kinds:
-        metrics = metrics_of(kind, max_detections)
-        truth = ground_truth_of_kind(inputs, kind)
-        if kind == "keypoints":
+    return CocoEvaluation(inputs, kinds, keypoint_sigmas, max_detections).metrics()
+
+
+class CocoEvaluation:
+    """`evaluate` while results come: they are matched with the ground truth when they are added.
+
+    After the last image, only the sums over all of them are left to do.
+    """
+
+    def __init__(
+        self,
+        inputs: EvaluationInputs,
+        kinds: Sequence[str],
+        keypoint_sigmas: Sequence[float] | None = None,
+        max_detections: int | None = None,
+    ) -> None:
+        """`inputs` are those of `check_truth`, or of `check_inputs` with its results; the others as in `evaluate`."""
+        if "keypoints" in kinds:
             _require_same_keypoints(inputs, keypoint_sigmas)
-        curves = _curves(truth, results_of_kind(inputs, inputs.results, kind), kind, metrics, keypoint_sigmas)
-        values[kind] = {name: curves.value(metric) for name, metric in metrics.items()}
-        for index, name in enumerate(inputs.names.values()):
-            of_class = class_metrics_of(kind, max_detections)
-            per_class[name][kind] = {m: curves.value(metric, index) for m, metric in of_class.items()}
-    return Metrics(
-        kinds=values,
-        per_class=per_class,
-        images=len(inputs.images),
-        objects=inputs.objects(),
-        detections=len(inputs.results),
-        max_detections={kind: max(m.limit for m in metrics_of(kind, max_detections).values()) for kind in kinds},
-    )
+        self._inputs = inputs
+        self._max_detections = max_detections
+        self._kinds = {kind: _KindToMatch.of(inputs, kind, keypoint_sigmas, max_detections) for kind in kinds}
+        self._left = {image["id"]: image for image in inputs.numbered_images()}  # images that are not matched yet
+        self._added: list[Id] = []  # images that are matched next
+        self._results: list[Entry] = []  # of these
+        self._detections = 0
+        if inputs.results:
+            self._match(inputs.images, inputs.results)
+
+    def add(self, image_ids: Sequence[Id], results: Sequence[Entry]) -> None:
+        """Match all `results` of these images with their objects. An image is added once.
+
+        Results are those of a model: of known images and classes, with masks that can be decoded and fit their images.
+        Raises ValueError if another field is damaged, e.g. not finite. A few images are matched together.
+        """
+        self._added += image_ids
+        self._results += results
+        if len(self._added) >= TOGETHER:
+            self._match_added()
+
+    def _match_added(self) -> None:
+        check_fields(self._results)
+        self._match(self._added, self._results)
+        self._added.clear()
+        self._results.clear()
+
+    def _match(self, image_ids: Sequence[Id], results: Sequence[Entry]) -> None:
+        if "keypoints" in self._kinds:
+            _require_same_keypoints_in_results(self._inputs, results)
+        images = [self._left.pop(self._inputs.image_numbers[image_id]) for image_id in image_ids]
+        for kind, matched in self._kinds.items():
+            objects = [entry for image in images for entry in matched.objects.get(image["id"], ())]
+            detections, masks = _detections(self._inputs, results, kind)
+            matched.evaluation.update(images, objects, detections, segmentation=masks)
+        self._detections += len(results)
+
+    def metrics(self) -> Metrics:
+        """The metrics of all images; those that were not added have no detections."""
+        inputs = self._inputs
+        self._match_added()
+        self._match([image_id for image_id, number in inputs.image_numbers.items() if number in self._left], [])
+        values: dict[str, dict[str, Number]] = {}
+        per_class: PerClass = {name: {} for name in inputs.names.values()}
+        definitions = {kind: metrics_of(kind, self._max_detections) for kind in self._kinds}
+        for kind, matched in self._kinds.items():
+            curves = _accumulated(matched.evaluation.finalize())
+            values[kind] = {name: curves.value(metric) for name, metric in definitions[kind].items()}
+            for name, of_class in curves.of_classes(inputs, class_metrics_of(kind, self._max_detections)).items():
+                per_class[name][kind] = of_class
+        return Metrics(
+            kinds=values,
+            per_class=per_class,
+            images=len(inputs.images),
+            objects=inputs.objects(),
+            detections=self._detections,
+            max_detections={kind: max(m.limit for m in metrics.values()) for kind, metrics in definitions.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _KindToMatch:
+    """The ground truth of one kind, and what matches detections with it."""
+
+    evaluation: StreamingEval
+    objects: dict[int, list[Entry]]  # by number of the image
+
+    @classmethod
+    def of(
+        cls,
+        inputs: EvaluationInputs,
+        kind: str,
+        keypoint_sigmas: Sequence[float] | None,
+        max_detections: int | None,
+    ) -> _KindToMatch:
+        truth = ground_truth_of_kind(inputs, kind)
+        objects: dict[int, list[Entry]] = {}
+        for entry in truth["annotations"]:
+            objects.setdefault(entry["image_id"], []).append(entry)
+        own_type = "bbox" if kind == "proposals" else kind
+        params = Params(own_type)
+        params.maxDets = sorted({metric.limit for metric in metrics_of(kind, max_detections).values()})
+        if kind == "keypoints" and keypoint_sigmas is not None:
+            params.kpt_oks_sigmas = list(keypoint_sigmas)
+        return cls(evaluation=StreamingEval(truth["categories"], own_type, params=params), objects=objects)
+
+
+def _detections(
+    inputs: EvaluationInputs, results: Sequence[Entry], kind: str
+) -> tuple[list[Entry] | npt.NDArray[np.float64], list[Rle | list[list[float]]] | None]:
+    """The results of one kind as hotcoco reads them fastest, and their masks.
+
+    Boxes and run lengths are a table (N, 7): image, x, y, width, height, score, category. hotcoco, like COCO's code,
+    takes the area of a result from its box; so a mask has a box of its own area there.
+    """
+    masks: list[Rle | list[list[float]]] | None = None
+    rles: list[Rle] = []
+    if kind == "segm":
+        masks = [result["segmentation"] for result in results]
+        rles = [mask for mask in masks if isinstance(mask, dict)]
+    if kind == "keypoints" or len(rles) < len(masks or ()):  # keypoints, or a polygon among the masks
+        return results_of_kind(inputs, results, kind), None
+    table = np.zeros((len(results), 7))
+    table[:, 0] = [inputs.image_numbers[result["image_id"]] for result in results]
+    if masks is None:
+        table[:, 1:5] = np.array([result["bbox"] for result in results]).reshape(-1, 4)
+    else:
+        table[:, 3], table[:, 4] = rle_areas(rles), 1
+    table[:, 5] = [result["score"] for result in results]
+    table[:, 6] = ONE_CLASS["id"] if kind == "proposals" else [result["category_id"] for result in results]
+    return table, masks
 
 
 def ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
@@ -157,14 +287,14 @@ def ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
     data, images = inputs.data, inputs.numbered_images()
     annotations: list[Entry] = []
     without = 0  # objects without an outline
-    # COCO's code needs keypoints in every object; one without any gets points that are not visible
+    # COCO's code needs keypoints in every object; an object without keypoints gets invisible ones
     keypoint_values = max((len(annotation.get("keypoints") or ()) for annotation in data["annotations"]), default=0)
     for annotation, crowd in inputs.annotations:
         entry = inputs.numbered_annotation(annotation, len(annotations) + 1) | {"iscrowd": crowd}
         if kind == "segm":
             entry["segmentation"] = outline = outline_of(annotation)
             if outline is None:
-                # neither a false negative, nor is a detection of it a false positive: its box becomes a crowd
+                # its box becomes a crowd: it is no false negative, and a detection of it is no false positive
                 entry |= {"iscrowd": 1, "segmentation": box_outline(annotation)}
                 without += 1
         elif kind == "keypoints":
@@ -185,9 +315,9 @@ def ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
 
 
 def _require_same_keypoints(inputs: EvaluationInputs, sigmas: Sequence[float] | None) -> None:
-    """Raise ValueError unless objects, results and sigmas have the same number of keypoints.
+    """Raise ValueError unless all objects and sigmas have the same number of keypoints.
 
-    COCO's code compares points of other numbers without a message.
+    With different numbers, COCO's code computes wrong values without a message.
     """
     counts = {len(annotation.get("keypoints") or ()) // 3 for annotation, _ in inputs.annotations} - {0}
     if len(counts) > 1:
@@ -201,13 +331,18 @@ def _require_same_keypoints(inputs: EvaluationInputs, sigmas: Sequence[float] | 
                 f"{inputs.source} has objects with {counted(count, 'keypoint')}, but keypoint_sigmas are "
                 f"{'those of COCO for ' if sigmas is None else ''}{expected}; give one sigma per keypoint"
             )
-        for result in inputs.results:
-            found = len(result["keypoints"]) // 3
-            if found != count:
-                raise ValueError(
-                    f"a result (image {result['image_id']!r}) has {counted(found, 'keypoint')}, but objects in "
-                    f"{inputs.source} have {count}; evaluate against the data set that the model was trained for"
-                )
+
+
+def _require_same_keypoints_in_results(inputs: EvaluationInputs, results: Sequence[Entry]) -> None:
+    """Raise ValueError unless the results have as many keypoints as the objects."""
+    expected = inputs.keypoint_count
+    for result in results:
+        found = len(result["keypoints"]) // 3
+        if expected not in (0, found):
+            raise ValueError(
+                f"a result (image {result['image_id']!r}) has {counted(found, 'keypoint')}, but objects in "
+                f"{inputs.source} have {expected}; evaluate against the data set that the model was trained for"
+            )
 
 
 def results_of_kind(inputs: EvaluationInputs, results: Sequence[Entry], kind: str) -> list[Entry]:
@@ -223,24 +358,15 @@ def results_of_kind(inputs: EvaluationInputs, results: Sequence[Entry], kind: st
     ]
 
 
-def _curves(
-    ground_truth: GroundTruth,
-    results: list[Entry],
-    kind: str,
-    metrics: Mapping[str, Metric],
-    keypoint_sigmas: Sequence[float] | None,
-) -> Curves:
-    coco = COCO(ground_truth)
-    evaluation = COCOeval(coco, coco.loadRes(results), "bbox" if kind == "proposals" else kind)
-    if kind == "keypoints" and keypoint_sigmas is not None:
-        evaluation.params.kpt_oks_sigmas = list(keypoint_sigmas)
-    return curves_of(evaluation, sorted({metric.limit for metric in metrics.values()}))
-
-
 def curves_of(evaluation: COCOeval, limits: Sequence[int]) -> Curves:
     """The arrays of an evaluation, for these ascending limits of detections."""
     evaluation.params.maxDets = list(limits)
     evaluation.evaluate()
+    return _accumulated(evaluation)
+
+
+def _accumulated(evaluation: COCOeval) -> Curves:
+    """The arrays of an evaluation with its matches."""
     evaluation.accumulate()
     params, arrays = evaluation.params, evaluation.eval or {}
     return Curves(

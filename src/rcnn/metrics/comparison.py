@@ -1,4 +1,4 @@
-"""Two sets of results on the same images: differences of the metrics, with bootstrap intervals (hotcoco computes)."""
+"""Two sets of results on the same images: differences of the metrics, with bootstrap intervals (by hotcoco)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One metric, or the AP of one class, of A and of B."""
+    """One metric, or the AP of one class, of A and of B; fractions 0..1."""
 
     a: Number
     b: Number
-    difference: Number  # B - A; None where one of them is
-    lower: Number = None  # of the 95% interval of the difference; None: not computed
+    difference: Number  # B - A; None if one of them is None
+    lower: Number = None  # end of the 95% interval of the difference; None: not computed
     upper: Number = None
-    better: Number = None  # share of the bootstrap samples in which B is better
+    better: Number = None  # fraction of the bootstrap samples in which B is better
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything about two sets of results, by kind ("bbox", "segm", "keypoints")."""
+    """The comparison of two sets of results, by kind ("bbox", "segm", "keypoints")."""
 
     kinds: dict[str, dict[str, Difference]]  # {"bbox": {"AP": .., "AP50": .., ...}}
     per_class: dict[str, dict[str, Difference]]  # {"bbox": {"person": AP}}
@@ -63,8 +63,8 @@ def compare_results(
 ) -> Comparison:
     """Compare the results `a` and `b` (COCO results format) by COCO's metrics, or LVIS' for `metric` "lvis".
 
-    The images are drawn `samples` times with replacement, the same for both; 0: no intervals. Kinds are "bbox", "segm"
-    and "keypoints"; the other arguments as in `metrics.coco.evaluate`.
+    `samples`: number of bootstrap samples of the images, the same for both (0: no intervals). Kinds are "bbox", "segm"
+    and "keypoints"; the other arguments, and the errors, as in `metrics.coco.evaluate`.
     """
     found: dict[str, dict[str, Difference]] = {}
     per_class: dict[str, dict[str, Difference]] = {}
@@ -94,7 +94,7 @@ def _evaluated(
     image_ids: Sequence[Id] | None,
     sigmas: Sequence[float] | None,
 ) -> tuple[COCOeval, int, dict[Id, str]]:
-    """An evaluation before it is summarised, the number of images, and the names of the classes."""
+    """An evaluation that is not summarised yet, the number of images, and the names of the classes."""
     inputs = check_inputs(ground_truth, results, (kind,), image_ids, ("bbox", "segm", "keypoints"))
     is_lvis = metric == "lvis"
     own = lvis.best_of_images(inputs.results, lvis.MAX_DETECTIONS) if is_lvis else inputs.results
@@ -107,7 +107,7 @@ def _evaluated(
 
 
 def _difference(a: float, b: float, interval: dict[str, float] | None = None) -> Difference:
-    """The difference of two values, which are -1 where there is nothing to measure."""
+    """The difference of two values; -1 stands for a value that cannot be measured."""
     if a < 0 or b < 0:
         return Difference(a=None if a < 0 else a, b=None if b < 0 else b, difference=None)
     if interval is None:

@@ -1,18 +1,17 @@
-"""The errors in each image, sorted into the kinds of TIDE (Bolya et al. 2020, section 2.1)."""
+"""The errors in each image, by the error types of TIDE (Bolya et al. 2020, section 2.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from rcnn.metrics.inputs import Entry, Id
-from rcnn.ops.coco_backend import iou_matrix
+from rcnn.ops.coco_backend import as_compressed, iou_matrix
 
 ErrorKind = Literal["class", "location", "both", "duplicate", "background", "missed"]
-ERROR_KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
 HIT_IOU, BACKGROUND_IOU = 0.5, 0.1  # TIDE's thresholds
 
 
@@ -31,24 +30,24 @@ class Error:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedDetection:
-    """A detection, and what is wrong with it."""
+    """A detection, and the kind of its error."""
 
     result: Entry  # in COCO's results format
     class_name: str
-    error: ErrorKind | None  # None: it is right
+    error: ErrorKind | None  # None: it is correct
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageErrors:
-    """What is right and wrong in one image, at one score threshold."""
+    """The detections and errors in one image, at one score threshold."""
 
     image_id: Id
     detections: tuple[JudgedDetection, ...]
-    missed: tuple[str, ...]  # classes of the objects that were not found
+    missed: tuple[str, ...]  # classes of the missed objects
 
     @property
     def hits(self) -> int:
-        """Number of detections that are right."""
+        """Number of correct detections."""
         return sum(detection.error is None for detection in self.detections)
 
     @property
@@ -71,13 +70,18 @@ class Shape:
 
     number: int  # row of the detection, or id of the object
     entry: Entry  # the result, or the annotation
-    outline: Any  # [x, y, width, height], or a compressed RLE
-    matched: bool = False  # a detection: it is right; an object: it was found
+    size: tuple[int, int] | None  # (height, width) of the image, if masks are compared; None: boxes are
+    matched: bool = False  # a detection: it is correct; an object: it was found
 
     @property
     def category(self) -> Id:
         """The id of its class."""
         return self.entry["category_id"]
+
+    @property
+    def outline(self) -> Any:
+        """The box [x, y, width, height], or the mask as a compressed RLE; not kept, as few are needed."""
+        return self.entry["bbox"] if self.size is None else as_compressed(self.entry["segmentation"], *self.size)
 
 
 def image_errors(
@@ -85,13 +89,14 @@ def image_errors(
 ) -> ImageErrors:
     """The errors of one image, each counted once.
 
-    A wrong detection is, in this order: badly located (IoU .1 to .5 with an object of its class), of the wrong class
-    (IoU .5 with an object of another class), a duplicate (IoU .5 with an object of its class, which is found already),
-    background (IoU below .1 with all objects), or else both: of the wrong class and badly located. An object is missed
-    if it was not found and no detection of the first two kinds belongs to it.
+    The kind of a wrong detection is the first one that applies: location (IoU .1 to .5 with an object of its class),
+    class (IoU of .5 or more with an object of another class), duplicate (IoU of .5 or more with an object of its class
+    that is already found), background (IoU below .1 with all objects), or both (wrong class and location). An object is
+    missed if it was not found and no location or class error belongs to it.
     """
     wrong = [shape for shape in detections if not shape.matched]
-    ious = iou_matrix([shape.outline for shape in wrong], [shape.outline for shape in objects])  # (D, G)
+    compared = objects if wrong else ()
+    ious = iou_matrix([shape.outline for shape in wrong], [shape.outline for shape in compared])  # (D, G)
     same = np.array([[d.category == g.category for g in objects] for d in wrong], dtype=bool).reshape(ious.shape)
     kinds = {d.number: _kind_of(row, own) for d, row, own in zip(wrong, ious, same, strict=True)}
     covered = {place for kind, place in kinds.values() if kind in ("location", "class")}  # objects, by index

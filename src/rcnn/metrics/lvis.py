@@ -1,8 +1,8 @@
 """LVIS' metrics (Gupta et al. 2019): COCO's average precision for data sets that are not annotated exhaustively.
 
-An image is annotated for the classes of its objects and for those of `neg_category_ids`, which it does not contain.
-Detections of other classes are dropped. For classes in `not_exhaustive_category_ids`, only some objects are annotated,
-so detections without a match are ignored. The 300 best detections of an image count, over all classes.
+An image is annotated for the classes of its objects and for the classes in `neg_category_ids`, which it does not
+contain. Detections of other classes are dropped. For classes in `not_exhaustive_category_ids`, only some objects are
+annotated, so detections without a match are ignored. The 300 best detections of an image count, over all classes.
 APr, APc and APf are means over the rare, common and frequent classes (`frequency` r, c and f of the category).
 """
 
@@ -72,9 +72,8 @@ def evaluate(
             f"AR{limit}": curves.value(overall._replace(precision=False)),
             **{f"AR{k}": curves.value(overall._replace(precision=False, area=size)) for k, size in SIZES.items()},
         }
-        for index, name in enumerate(inputs.names.values()):
-            of_class = class_metrics_of(kind, limit)
-            per_class[name][kind] = {m: curves.value(metric, index) for m, metric in of_class.items()}
+        for name, of_class in curves.of_classes(inputs, class_metrics_of(kind, limit)).items():
+            per_class[name][kind] = of_class
     return Metrics(
         kinds=values,
         per_class=per_class,
@@ -87,7 +86,7 @@ def evaluate(
 
 
 def best_of_images(results: Sequence[Entry], limit: int) -> list[Entry]:
-    """The `limit` results of each image with the highest scores, of all classes, in the order given."""
+    """The `limit` results of each image with the highest scores, over all classes, in the given order."""
     rows: dict[Id, list[int]] = {}
     for row in sorted(range(len(results)), key=lambda row: -results[row]["score"]):  # stable
         rows.setdefault(results[row]["image_id"], []).append(row)
@@ -95,7 +94,7 @@ def best_of_images(results: Sequence[Entry], limit: int) -> list[Entry]:
 
 
 def _require_federated(inputs: EvaluationInputs) -> None:
-    """Raise ValueError without the classes that each image was annotated for, or the frequency of a class in use."""
+    """Raise ValueError if an image has no `neg_category_ids`, or a class with objects has no `frequency`."""
     without = [image["id"] for image in inputs.data["images"] if "neg_category_ids" not in image]
     if without:
         raise ValueError(
@@ -126,7 +125,7 @@ def ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
         entry = inputs.numbered_annotation(annotation, len(annotations) + 1) | {"iscrowd": 0, "ignore": crowd}
         if kind == "segm":
             outline = outline_of(annotation)
-            if outline is None:  # ignored: neither a false negative, nor is a detection of it a false positive
+            if outline is None:  # ignored: it is no false negative, and a detection of it is no false positive
                 without += 1
                 entry["ignore"] = 1
             entry["segmentation"] = outline or box_outline(annotation)

@@ -1,4 +1,4 @@
-"""The metrics as text for a terminal or a log: each with its meaning, then one row per class."""
+"""The metrics as text for a terminal or a log: a table of the metrics with their meaning, and a table by class."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DESCRIPTIONS = {
     "APc": "common classes",
     "APf": "frequent classes",
 }
-# the main number of VOC's metrics
+# meaning of AP in VOC's metrics
 VOC_DESCRIPTIONS = {
     "voc2007": "VOC 2007's: at IoU .50, mean over 11 recalls",
     "voc2012": "VOC 2012's: at IoU .50, area under the curve",
@@ -39,8 +39,8 @@ _GAP = 4  # characters between the columns of a table of many classes
 def metrics_table(metrics: Metrics, width: int = 80, *, per_class: bool = False) -> str:
     """Two aligned tables, overall and per class, in lines of up to `width` characters; "-": no object to measure on.
 
-    Classes without objects are only counted. Many classes are set in as many columns as fit, to be read downwards.
-    Names that do not fit are cut, ending in "…". `per_class`: the table of `per_class_table` instead of the short one.
+    Classes without objects are counted, but not listed. Many classes are printed in several columns, ordered downwards.
+    Names that do not fit are cut and end in "…". `per_class`: the table of `per_class_table` instead of the short one.
     """
     totals = {"image": metrics.images, "object": sum(metrics.objects.values()), "detection": metrics.detections}
     counts = ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for noun, count in totals.items())
@@ -64,7 +64,7 @@ def per_class_table(metrics: Metrics) -> str:
 
 
 def per_class_csv(metrics: Metrics) -> str:
-    """The table of `per_class_table` as CSV, with the number of objects; empty: no object to measure on."""
+    """The table of `per_class_table` as CSV, with the number of objects; an empty cell: no object to measure on."""
     others = {m for of_class in metrics.per_class.values() for found in of_class.values() for m in found}
     columns = [*CLASS_METRICS, *sorted(others - set(CLASS_METRICS))]
     file = io.StringIO()

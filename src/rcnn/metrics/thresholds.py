@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """A score from which detections are kept, and what that gives at IoU .50."""
+    """A score threshold, with the precision and recall of the detections above it at IoU .50."""
 
     score: float
     precision: float
@@ -24,7 +24,7 @@ class Threshold:
 class Thresholds:
     """The best threshold of all classes together, and of each."""
 
-    overall: Threshold | None  # None: no detection is right
+    overall: Threshold | None  # None: no detection is correct
     per_class: dict[str, Threshold | None]
 
     def to_dict(self) -> dict[str, Any]:
@@ -36,10 +36,11 @@ class Thresholds:
 
 
 def best_threshold(scores: npt.NDArray[np.float64], hits: npt.NDArray[np.bool_], positives: int) -> Threshold | None:
-    """The threshold with the highest F1 of D detections; None if no detection is right.
+    """The threshold with the highest F1 for D detections; None if no detection is correct.
 
-    `scores` (D,), `hits` (D,) whether a detection matches an object, `positives` the number of objects. The threshold
-    is halfway between the lowest score that is kept and the next one. Of thresholds with equal F1, it is the highest.
+    `scores` (D,); `hits` (D,): whether a detection matches an object; `positives`: the number of objects. The threshold
+    is halfway between the lowest score that is kept and the next one. If several thresholds have the same F1, the
+    highest one is returned.
     """
     order = np.argsort(-scores, kind="stable")
     scores, found = scores[order], hits[order].cumsum()

@@ -1,4 +1,4 @@
-"""The metrics of an evaluation: by kind, by class, and the counts behind them. The same type for every definition."""
+"""The metrics of an evaluation: by kind and by class, with counts. COCO's, LVIS' and VOC's metrics share this type."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 Number = float | None  # a fraction 0..1; None where the ground truth has no object to measure on
 PerClass = dict[str, dict[str, dict[str, Number]]]
 
-SIZES = {"s": "small", "m": "medium", "l": "large"}  # ends of the names of metrics -> COCO's ranges of areas
+SIZES = {"s": "small", "m": "medium", "l": "large"}  # suffix of a metric's name -> COCO's range of areas
 # kind -> the field of a result that it measures
 FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints", "proposals": "bbox"}
-# of each class, in this order; VOC's metrics and keypoints have some of them
+# metrics of each class, in this order; VOC's metrics and keypoints have only some of them
 CLASS_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
 
 
@@ -24,7 +24,7 @@ class Metrics:
     images: int  # evaluated, including those without detections or objects
     objects: dict[str, int]  # ground-truth objects of each class, without crowds and difficult objects
     detections: int  # results of these images, including those beyond the limit of detections
-    max_detections: dict[str, int]  # that count, by kind: per image and class (COCO) or per image (LVIS); VOC: no limit
+    max_detections: dict[str, int]  # limit by kind: per image and class (COCO) or per image (LVIS); VOC: empty
     metric: str = "coco"  # one of metrics.choice.METRICS
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """PASCAL VOC's average precision (Everingham et al. 2010; VOCdevkit, VOCevaldet.m), of boxes and of masks.
 
-Detections of a class are taken best first, over all images. One is a true positive if its most overlapping object (of
-its class, in its image) has an IoU of at least the threshold and no better detection found that object; the others are
-false positives. A detection of a difficult object is ignored. AP is the mean precision at 11 recalls (VOC 2007), or the
-area under the curve, made decreasing (VOC 2010 to 2012).
+The detections of a class in all images are sorted by score. A detection is a true positive if the object that it
+overlaps most (of its class, in its image) has an IoU of at least the threshold, and no detection with a higher score
+found that object; the others are false positives. A detection of a difficult object is ignored. AP is the mean
+precision at 11 recalls (VOC 2007), or the area under the monotonically decreasing curve (VOC 2010 to 2012).
 
-Boxes are COCO's [x, y, width, height]. The devkit's width is x2 - x1 + 1 of its inclusive boxes, which is the same.
+Boxes are COCO's [x, y, width, height]. The width x2 - x1 + 1 of the devkit's inclusive boxes is the same.
 Masks follow the same rules with the IoU of masks (AP^r: Hariharan et al. 2014), at IoU .5 and .7 as FCIS reports them.
 """
 
@@ -31,27 +31,27 @@ from rcnn.metrics.inputs import (
     require_outlines,
 )
 from rcnn.metrics.values import FIELDS, Metrics, Number, PerClass
-from rcnn.ops.coco_backend import as_rle, iou_matrix
+from rcnn.ops.coco_backend import as_compressed, iou_matrix
 
 Year = Literal[2007, 2012]
 THRESHOLDS: dict[str, dict[str, float]] = {"bbox": {"AP50": 0.5}, "segm": {"AP50": 0.5, "AP70": 0.7}}
-# Those of py-faster-rcnn's voc_eval.py and ChainerCV, which are what papers report: .6 and .7 are one rounding error
-# higher than in the devkit's MATLAB code, so that a recall of exactly .6 does not reach .6.
+# The recalls of py-faster-rcnn's voc_eval.py and of ChainerCV, which papers report. Here, .6 and .7 are one rounding
+# error higher than in the devkit's MATLAB code, so that a recall of exactly .6 does not reach .6.
 RECALLS_2007 = np.arange(0, 1.1, 0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matches:
-    """The D detections of a class, best first, and what they overlap most."""
+    """The D detections of a class, sorted by score, each with the object that it overlaps most."""
 
     ious: npt.NDArray[np.float64]  # (D,) highest IoU with an object of the class in the image; 0: there is none
-    objects: npt.NDArray[np.int64]  # (D,) that object, numbered over all images; -1: there is none
-    ignored: npt.NDArray[np.bool_]  # (D,) that object is difficult
-    positives: int  # objects that are not difficult
+    objects: npt.NDArray[np.int64]  # (D,) this object, numbered over all images; -1: there is none
+    ignored: npt.NDArray[np.bool_]  # (D,) whether this object is ignored
+    positives: int  # number of objects that are not ignored
 
 
 def metric_names(kind: str) -> tuple[str, ...]:
-    """The names of the metrics of `kind`; `AP` is AP50, VOC's own."""
+    """The names of the metrics of `kind`; `AP` is the same as AP50, as in VOC."""
     return ("AP", *THRESHOLDS[kind])
 
 
@@ -65,9 +65,9 @@ def evaluate(
 ) -> Metrics:
     """VOC's metrics of `results` against `ground_truth`, both in COCO's formats, on the images of `image_ids`.
 
-    Objects with `difficult` 1, crowds, and for masks objects without an outline are ignored: they are neither false
-    negatives, nor are detections of them false positives. `year` is 2007 (11 recalls), or 2012 (area). The mean is over
-    the classes with objects; the others are None.
+    Objects with `difficult` 1, crowds, and for masks objects without an outline are ignored: they are no false
+    negatives, and detections of them are no false positives. `year`: 2007 (11 recalls) or 2012 (area under the curve).
+    The mean is over the classes with objects; the values of the others are None.
 
     Raises ValueError as `metrics.coco.evaluate`; the kinds are bbox and segm.
     """
@@ -97,13 +97,15 @@ def evaluate(
 
 
 def average_precision(matches: Matches, threshold: float, year: Year) -> Number:
-    """AP of one class at an IoU `threshold`; None without objects to find."""
+    """AP of one class at an IoU `threshold`; None if it has no objects."""
     if not matches.positives:
         return None
     hit = matches.ious >= threshold
     true = np.zeros(len(hit), dtype=bool)
     candidates = np.flatnonzero(hit & ~matches.ignored)
-    firsts = np.unique(matches.objects[candidates], return_index=True)[1]  # the best detection of each object
+    firsts = np.unique(matches.objects[candidates], return_index=True)[
+        1
+    ]  # the highest-scoring detection of each object
     true[candidates[firsts]] = True
     false = ~true & ~(hit & matches.ignored)
     found = true.cumsum()
@@ -113,7 +115,7 @@ def average_precision(matches: Matches, threshold: float, year: Year) -> Number:
 
 
 def _eleven_points(recall: npt.NDArray[np.float64], precision: npt.NDArray[np.float64]) -> float:
-    """The mean over 11 recalls of the highest precision at that recall or a higher one."""
+    """The mean over 11 recalls of the highest precision at this recall or a higher one."""
     return float(np.mean([precision[recall >= least].max(initial=0) for least in RECALLS_2007]))
 
 
@@ -129,7 +131,7 @@ def _mean(values: Sequence[Number]) -> Number:
 
 
 def _matches(inputs: EvaluationInputs, kind: str) -> dict[Id, Matches]:
-    """The detections of each class, best first; those with equal scores by ascending image, then as given."""
+    """The detections of each class, sorted by score; equal scores are sorted by image id, then in the given order."""
     sizes = {image["id"]: (image.get("height", 0), image.get("width", 0)) for image in inputs.data["images"]}
     objects: dict[tuple[Id, Id], list[tuple[int, Any, bool]]] = defaultdict(list)  # number, shape, ignored
     positives: dict[Id, int] = defaultdict(int)
@@ -142,7 +144,7 @@ def _matches(inputs: EvaluationInputs, kind: str) -> dict[Id, Matches]:
         positives[category] += not ignored
         shape = annotation["bbox"]
         if kind == "segm":
-            shape = as_rle(outline_of(annotation) or box_outline(annotation), *sizes[image])
+            shape = as_compressed(outline_of(annotation) or box_outline(annotation), *sizes[image])
         objects[image, category].append((number, shape, ignored))
     if kind == "segm":
         require_outlines(inputs.source, len(inputs.annotations), without)
@@ -150,7 +152,7 @@ def _matches(inputs: EvaluationInputs, kind: str) -> dict[Id, Matches]:
     found: dict[tuple[Id, Id], list[tuple[float, Any]]] = defaultdict(list)  # score, shape
     for result in inputs.results:
         shape, image = result[FIELDS[kind]], result["image_id"]
-        shape = shape if kind == "bbox" else as_rle(shape, *sizes[image])
+        shape = shape if kind == "bbox" else as_compressed(shape, *sizes[image])
         found[image, result["category_id"]].append((result["score"], shape))
 
     rows: dict[Id, list[tuple[float, float, int, bool]]] = defaultdict(list)  # score, IoU, object, ignored

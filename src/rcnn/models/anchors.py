@@ -12,7 +12,7 @@ from rcnn.ops.anchors import cell_anchors, grid_anchors
 
 
 class AnchorGenerator(nn.Module):
-    """Feature maps -> the anchors at each cell of each level; it has no weights."""
+    """Feature maps -> the anchors at each cell of each level; no weights."""
 
     def __init__(self, *, config: AnchorConfig, strides: dict[str, int], rules: BoxRules = HALF_OPEN) -> None:
         super().__init__()

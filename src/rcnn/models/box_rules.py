@@ -50,12 +50,21 @@ class BoxRules:
         return clip_boxes(boxes, sizes)
 
     def anchor_boxes(
-        self, deltas: Tensor, anchors: Tensor, index: Tensor, sizes: Tensor, weights: Sequence[float], clamp: float
+        self,
+        deltas: Tensor,
+        anchors: Tensor,
+        index: Tensor,
+        sizes: Tensor,
+        weights: Sequence[float],
+        max_log_scale: float,
     ) -> Tensor:
-        """Boxes (B, k, 4), decoded and clipped, of the anchors (A, 4) in `index` (B, k), with deltas (B, A, 4)."""
-        if type(self) is BoxRules and kernels.usable(deltas):  # one kernel; a compiler fuses the rest on CPUs
-            return anchor_boxes(deltas, anchors, index, sizes, weights, clamp)
-        return self.clip(self.decode(gather_boxes(deltas, index), anchors[index], weights, clamp), sizes)
+        """Boxes (B, k, 4), decoded and clipped, of the `anchors` (A, 4) in the rows `index` (B, k).
+
+        `deltas` (B, A, 4) are those of all anchors; `sizes` (B, 2) are the images' (height, width).
+        """
+        if type(self) is BoxRules and kernels.usable(deltas):  # one kernel on CUDA; on CPUs the compiler fuses
+            return anchor_boxes(deltas, anchors, index, sizes, weights, max_log_scale)
+        return self.clip(self.decode(gather_boxes(deltas, index), anchors[index], weights, max_log_scale), sizes)
 
     def large_enough(self, boxes: Tensor, min_size: float, scale: Pixel = 1.0) -> Tensor:
         """Which boxes (B, N, 4), xyxy pixels of the input, have both sides longer than `min_size` pixels, bool (B, N).
@@ -65,13 +74,14 @@ class BoxRules:
         return shorter_side(boxes) > min_size * scale
 
     def anchors(self, cell: Tensor) -> Tensor:
-        """The anchors (A, 4) of a cell, xyxy pixels around the origin, from half-open ones."""
+        """The anchors (A, 4) of one cell in the convention of the system; `cell` (A, 4), xyxy pixels, is half open."""
         return cell
 
     def last_pixel_to_original(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """Boxes of the RPN and of training -> the boxes from which final boxes are decoded, in pixels of the input.
+        """Boxes (B, N, 4) of the RPN -> the boxes from which detections are decoded; both in pixels of the input.
 
-        They differ where a box includes its last pixel: one of the input, or one of the original image.
+        They differ only in systems whose boxes include their last pixel: it is a pixel of the network input in the RPN
+        and in training, but a pixel of the original image when detections are decoded.
         """
         return boxes
 
@@ -80,11 +90,11 @@ class BoxRules:
         return boxes
 
     def to_inclusive(self, boxes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
-        """Boxes that end on their last pixel, in systems with such boxes, for pooling and ground-truth masks."""
+        """Boxes for pooling and ground-truth masks: x2, y2 are the last pixel in systems with inclusive boxes."""
         return boxes
 
     def raw_keypoints(self, keypoints: Tensor, scales: Tensor) -> Tensor:
-        """Ground-truth keypoints (B, N, J, 3), pixels of the input, as the system writes them."""
+        """Ground-truth keypoints (B, N, J, 3), pixels of the input, in the coordinates of the system."""
         return keypoints
 
     def mask_frames(self, boxes: Tensor) -> Tensor:

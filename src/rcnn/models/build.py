@@ -67,10 +67,11 @@ def build_detector(
     mask_head: OwnModule | None = None,
     keypoint_head: OwnModule | None = None,
 ) -> Detector:
-    """A detector of `config` with initial weights as in the papers; a ValueError says which settings contradict.
+    """A detector of `config` with initial weights as in the papers.
 
     The other arguments replace parts by the user's own (docs/models/own_modules.md): a module, or the function or class
-    that makes it. The detector's config names what makes them, so that a checkpoint can be loaded again.
+    that makes it. The detector's config stores the name of that function or class, so that a checkpoint can be loaded
+    again. Raises ValueError for settings that contradict each other, and for a module that does not fit.
     """
     given = {"backbone": backbone, "box_head": box_head, "mask_head": mask_head, "keypoint_head": keypoint_head}
     config, factories = use_modules(config, given)
@@ -82,9 +83,9 @@ def build_detector(
     rules = build_box_rules(config.legacy.boxes)
     heads = build_heads(config, trunk, maps, rules, factories)  # before the RPN: the order fixes the weights of a seed
     parts = (config.box, config.mask, config.keypoint)
-    sized = any(part is not None and part.pooler.kind == "image_affine" for part in parts)
-    detector = SizedDetector if sized else Detector
-    return detector(
+    needs_sizes = any(part is not None and part.pooler.kind == "image_affine" for part in parts)
+    detector_class = SizedDetector if needs_sizes else Detector
+    return detector_class(
         config=without_pretrained(config),
         backbone=trunk,
         fpn=fpn,
@@ -102,8 +103,10 @@ def build_rpn(config: RPNConfig, maps: FeatureMaps, rules: BoxRules) -> RPN:
     networks = {"sigmoid": LegacyRPN, "softmax": SoftmaxRPN, "object_logit": ObjectLogitRPN}
     plain = replace(config.legacy, anchors="plain") == LegacyRPNConfig()
     network = RPN if plain else networks[config.legacy.objectness]
-    light = config.head == "fbnet"
-    convs, width = (rpn_blocks(maps.channels), maps.channels) if light else rpn_convs(maps.channels, config)
+    if config.head == "fbnet":
+        convs, width = rpn_blocks(maps.channels), maps.channels
+    else:
+        convs, width = rpn_convs(maps.channels, config)
     return network(convs=convs, width=width, anchors=anchors, config=config, rules=rules)
 
 
@@ -272,7 +275,7 @@ def without_pretrained(config: DetectorConfig) -> DetectorConfig:
 
 
 def require_pixels(config: DetectorConfig) -> None:
-    """Raise a ValueError if pixels are not normalized as for timm's weights; no other check would notice it."""
+    """Raise ValueError if `config.input` does not normalize pixels as timm's pretrained weights need it."""
     backbone, given = config.backbone, config.input
     if not isinstance(backbone, TimmConfig | ViTConfig) or not backbone.pretrained:
         return
@@ -285,7 +288,8 @@ def require_pixels(config: DetectorConfig) -> None:
         if given.channel_order != "rgb" or max(abs(a - b) for a, b in zip(value, expected, strict=True)) > 0.1:
             raise ValueError(
                 f"timm's weights of {backbone.name} were trained on RGB with input.pixel_{name}="
-                f"{[round(v, 3) for v in expected]}; got input.channel_order={given.channel_order} with {list(value)}"
+                f"{[round(v, 3) for v in expected]}; got input.channel_order={given.channel_order} with {list(value)}. "
+                "Set these, or backbone.pretrained=false"
             )
 
 
@@ -344,7 +348,7 @@ def feature_maps(backbone: Backbone, fpn: FPN | None, config: DetectorConfig) ->
 
 
 def require_consistent(config: RPNConfig, levels: list[str]) -> None:
-    """Raise a ValueError if settings of the RPN contradict each other, or the `levels` of the backbone."""
+    """Raise ValueError if settings of the RPN contradict each other, or do not fit the `levels` of the backbone."""
     sizes = config.anchors.sizes
     if len(sizes) != len(levels):
         raise ValueError(f"rpn.anchors.sizes has {len(sizes)} levels; expected {len(levels)}, one for each of {levels}")

@@ -1,4 +1,4 @@
-"""Number of parameters and FLOPs of a detector, counted on meta tensors in a fraction of a second."""
+"""Number of parameters and FLOPs of a detector, counted on meta tensors, without computing anything."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Cost(NamedTuple):
 
 
 def cost(config: DetectorConfig, height: int = 800, width: int = 1333) -> Cost:
-    """The cost of a detector of `config`, for an input of `height` x `width` pixels before padding.
+    """The cost of a detector of `config`, for one image of `height` x `width` pixels before padding.
 
     The count assumes the maximum number of proposals and detections. Pooling, NMS and pasting are not counted.
     """

@@ -49,9 +49,11 @@ class Detector(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(config.input.pixel_std)[:, None, None], persistent=False)
 
     def losses(self, images: ImageBatch, targets: Targets, seed: Tensor | int) -> dict[str, Tensor]:
-        """The losses to sum and minimize; `seed`, an int or () int64, draws the samples of anchors and regions.
+        """The losses by name, each (): sum them and minimize the sum.
 
-        With `torch.compile`, pass a tensor: an int is a constant of the graph, and each new one may compile it again.
+        `seed`, an int or a () int64 tensor, selects the random samples of anchors and regions. With `torch.compile`,
+        pass a tensor: an int is a constant of the graph, and each new value may compile the graph again. Raises
+        ValueError for labels outside 0..K-1, and for targets without the masks or keypoints that a head needs.
         """
         if not isinstance(seed, Tensor):
             seed = torch.tensor(operator.index(seed), device=images.pixels.device)
@@ -71,7 +73,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def predict(self, images: ImageBatch) -> Detections:
-        """Detections (B, D) in pixels of the network input, best first."""
+        """Detections (B, D) in pixels of the network input, sorted by score, the highest first."""
         features = self.features(images)
         detections = self.detect_boxes(features, images)
         for head in self.region_heads():
@@ -82,10 +84,11 @@ class Detector(nn.Module):
     def predict_boxes(
         self, features: dict[str, Tensor], images: ImageBatch, boxes: Tensor, valid: Tensor, labels: Tensor | None
     ) -> Detections:
-        """Class, score, mask and keypoints of given boxes (B, R, 4), pixels of the input, as `predict` returns boxes.
+        """Class, score, mask and keypoints of given `boxes` (B, R, 4), xyxy pixels of the network input.
 
-        Row i is box i: it is not refined, suppressed or sorted. `valid` (B, R) bool is a prefix of each row. `labels`
-        (B, R) int64 are the classes to score; None: the most probable ones.
+        Row i of the result is box i; boxes are not refined, suppressed or sorted. `valid` (B, R) bool: the valid boxes
+        of each image come first. `labels` (B, R) int64 are the classes to score; with None, each box gets its most
+        probable class. Raises ValueError for a detector without a box head, or with the user's own.
         """
         head = self.scoring_head()
         regions = self.rules.last_pixel_to_input(boxes, images.scales_or_one)
@@ -106,22 +109,30 @@ class Detector(nn.Module):
     def pool_boxes(
         self, features: dict[str, Tensor], images: ImageBatch, boxes: Tensor, valid: Tensor
     ) -> PooledRegions:
-        """The features of given boxes (B, R, 4), pixels of the input, in the box head."""
+        """The box head's features of given `boxes` (B, R, 4), xyxy pixels of the network input; `valid` (B, R) bool.
+
+        Raises ValueError for FCIS, and for a detector without a box head, or with the user's own.
+        """
         head = self.scoring_head()
         if isinstance(head, FCISHead):
-            raise ValueError(f"{self.config.name}: FCIS has no layers per region, so it has no features of boxes")
+            raise ValueError(
+                f"{self.config.name}: FCIS has no layers per region, so it has no features of boxes; use a model with "
+                "a box head, e.g. mask_rcnn_r50_fpn"
+            )
         regions = self.rules.last_pixel_to_input(boxes, images.scales_or_one)
         return head.region_features(features, regions, valid)
 
     def scoring_head(self) -> BoxHead | CascadeHead | FCISHead:
-        """The box head; a ValueError if there is none that can score given boxes."""
+        """The box head. Raises ValueError if the detector has no box head that can score given boxes."""
         if isinstance(self.box_head, BoxHead | CascadeHead | FCISHead):
             return self.box_head
-        what = "no box head" if self.box_head is None else f"a box head of your own ({type(self.box_head).__name__})"
-        raise ValueError(f"{self.config.name} has {what}, so it cannot score given boxes")
+        what = "no box head" if self.box_head is None else f"your own box head ({type(self.box_head).__name__})"
+        raise ValueError(
+            f"{self.config.name} has {what}, so it cannot score given boxes; use a model with a box head of rcnn"
+        )
 
     def detect_boxes(self, features: dict[str, Tensor], images: ImageBatch) -> Detections:
-        """Detections (B, D) without what the mask and keypoint heads add."""
+        """Detections (B, D) without the results of the mask head and the keypoint head."""
         proposals = self.rpn.predict(features, images)  # (B, P, 4), with `valid` (B, P)
         if self.box_head is None:
             return self.proposals_as_detections(proposals, images)
@@ -132,9 +143,9 @@ class Detector(nn.Module):
         return [head for head in (self.mask_head, self.keypoint_head) if head is not None]
 
     def predict_masks(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
-        """The detections with masks."""
+        """The detections with masks (B, D, m, m). Raises ValueError for a detector without a mask head."""
         if self.mask_head is None:
-            raise ValueError(f"{self.config.name} has no mask head")
+            raise ValueError(f"{self.config.name} has no mask head; use a model with masks, e.g. mask_rcnn_r50_fpn")
         return self.mask_head.predict(features, detections, images)
 
     def proposals_as_detections(self, proposals: Proposals, images: ImageBatch) -> Detections:
@@ -153,7 +164,7 @@ class Detector(nn.Module):
         return features if self.fpn is None else self.fpn(features)
 
     def normalize(self, images: ImageBatch) -> Tensor:
-        """Pixels (B, 3, H, W), normalized: (pixels - mean) / std, in the weights' channel order; padding is 0."""
+        """Normalized pixels (B, 3, H, W): (pixels - mean) / std, in the channel order of the weights; padding is 0."""
         pixels = images.pixels.float()
         if self.config.input.channel_order == "bgr":
             pixels = pixels.flip(1)

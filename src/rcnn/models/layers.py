@@ -1,7 +1,8 @@
-"""The convolution that all networks use: with its norm and ReLU. A norm with fixed statistics can be folded in."""
+"""The convolution that all networks use, with its norm and ReLU. A norm with fixed statistics can be folded into it."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal, cast
 
 import torch
@@ -17,9 +18,9 @@ Padding = Literal["symmetric", "align", "tensorflow"]
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm with fixed statistics, scale and shift; torchvision's and Detectron2's have the same buffers."""
+    """Batch norm with fixed statistics, scale and shift; the same buffers as in torchvision and Detectron2."""
 
-    weight: Tensor  # (C,), as all others
+    weight: Tensor  # (C,), like the other three
     bias: Tensor
     running_mean: Tensor
     running_var: Tensor
@@ -44,7 +45,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def _without_count(_: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """Drops from `state` the number of batches that the statistics are from, which a trained batch norm counts."""
+    """Remove `num_batches_tracked`, which a trained batch norm saves and a frozen one does not need, from `state`."""
     state.pop(f"{prefix}num_batches_tracked", None)
 
 
@@ -70,7 +71,7 @@ NormLayer = FrozenBatchNorm2d | nn.BatchNorm2d | nn.GroupNorm | ChannelNorm
 
 
 def build_norm(norm: Norm, channels: int, eps: float = 1e-5, *, trained_affine: bool = False) -> NormLayer | None:
-    """The norm layer called `norm`, None for "none"; a ValueError if `channels` cannot be divided into groups."""
+    """The norm layer called `norm`, None for "none". Raises ValueError if `channels` cannot be divided into groups."""
     match norm:
         case "none":
             return None
@@ -97,27 +98,28 @@ def is_fixed(norm: nn.Module | None) -> bool:
 
 
 def is_frozen(norm: nn.Module | None) -> bool:
-    """Whether `norm` is a frozen batch norm: ours, or that of another library in a module of the user."""
+    """Whether `norm` is a frozen batch norm, of this library or of another one (in the user's own modules)."""
     return isinstance(norm, FrozenBatchNorm2d) or type(norm).__name__ == "FrozenBatchNorm2d"
 
 
 def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Scale and shift (C,) that a batch norm with fixed statistics applies."""
     if not is_frozen(norm) and not isinstance(norm, nn.modules.batchnorm._BatchNorm):
-        raise ValueError(f"{type(norm).__name__} has no fixed statistics")
+        raise ValueError(f"{type(norm).__name__} has no fixed statistics; expected a batch norm")
     norm = cast("FrozenBatchNorm2d | nn.BatchNorm2d", norm)
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:
-        raise ValueError("a batch norm without running statistics has no fixed scale and shift")
+        raise ValueError("a batch norm without running statistics has no fixed scale and shift; set running statistics")
     scale = norm.weight * (variance + norm.eps).rsqrt()
     return scale, norm.bias - mean * scale
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution with "same" padding, then its norm, a residual, ReLU: all optional (or ReLU, then the norm).
+    """A convolution with "same" padding, then optionally a norm, a residual and ReLU (or ReLU, then the norm).
 
-    A norm with fixed statistics is multiplied into the kernel at each call. That saves two passes over the activations,
-    and memory for the backward pass. Without a norm, in prediction on a CPU, oneDNN adds and clamps in the convolution.
+    A norm with fixed statistics is multiplied into the weights at each call. That saves two passes over the
+    activations, and memory for the backward pass. In prediction on a CPU, if there is no norm, oneDNN computes the
+    residual and the ReLU within the convolution.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class Conv2d(nn.Conv2d):
         trained_affine: bool = False,  # of frozen_bn
         relu: bool = False,
         norm_after_relu: bool = False,  # tensorpack's heads with group norm
-        padding: Padding = "symmetric",  # of strided convolutions; with the other two, sides are rounded down
+        padding: Padding = "symmetric",  # of strided convolutions, see `border`
     ) -> None:
         zeros = border(kernel, stride, padding)
         super().__init__(
@@ -219,24 +221,33 @@ class Conv2d(nn.Conv2d):
 
 
 def fused_by_onednn(input: Tensor) -> bool:
-    """Whether oneDNN can fuse what follows a convolution of `input`: channels last, no gradients, not in a graph."""
+    """Whether oneDNN can fuse a residual and ReLU with a convolution of `input`.
+
+    That needs a CPU tensor in channels-last layout, no gradients and no compiled graph.
+    """
     return (
         input.device.type == "cpu"
         and input.is_contiguous(memory_format=torch.channels_last)
-        and input.dtype in {torch.float32, torch.bfloat16}
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
+        and (input.dtype == torch.float32 or (input.dtype == torch.bfloat16 and onednn_has_bfloat16()))
     )
+
+
+@cache
+def onednn_has_bfloat16() -> bool:
+    """Whether oneDNN computes in bfloat16 on this CPU; elsewhere its fused convolution raises an error."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def border(kernel: int, stride: int, padding: Padding) -> tuple[int, int, int, int] | None:
     """Padding (left, right, top, bottom) for `F.pad` before a strided layer; None: PyTorch's symmetric padding.
 
-    "align" pads one more on the left and at the top (3 and 2 for a 7x7, 1 and 0 for a 3x3), "tensorflow" on the right
-    and at the bottom. With both, n pixels become n // 2. For a 1x1 kernel the last row and column are removed, since n
-    would become n / 2 rounded up otherwise (tensorpack's AlignPadding and TF_PAD_MODE).
+    "align" pads one more pixel on the left and at the top (3 and 2 for a 7x7 kernel, 1 and 0 for 3x3), "tensorflow" on
+    the right and at the bottom. With both, n pixels become n // 2. For the same result, the last row and column are
+    removed before a 1x1 kernel (tensorpack's AlignPadding and TF_PAD_MODE).
     """
     if padding == "symmetric" or stride == 1:
         return None

@@ -1,9 +1,9 @@
 """Settings as text: `box.score_threshold=0.6` on a command line; a config as JSON and back.
 
 Works on any nested frozen dataclasses. Each value is checked against the type of its field; an error names the key,
-what was expected, what was given, and similar keys. pydantic would spare about 70 of these lines, but costs 160 ms at
-import, accepts unknown keys in plain dataclasses, and reports one error per member of a union; msgspec cannot convert
-to a union of dataclasses.
+what was expected, what was given, and similar keys. pydantic would save about 70 of these lines, but its import takes
+160 ms, it accepts unknown keys in plain dataclasses, and it reports one error per member of a union; msgspec cannot
+convert to a union of dataclasses.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ LARGEST_INT = 2**63  # torch has integers of 64 bits
 
 
 def override(settings: T, overrides: Overrides) -> T:
-    """`settings` (any dataclass of settings) changed by one or several `key.sub=value` strings, in order.
+    """A copy of `settings` (any dataclass of settings), changed by one or several `key.sub=value` strings, in order.
 
-    A dict gives the same with Python's values: `{"box.score_threshold": 0.6, "mask": None}`.
+    A dict of Python values does the same: `{"box.score_threshold": 0.6, "mask": None}`.
 
-    Values in strings are YAML: `0.6`, `null`, `[[32], [64]]`, `{trunk: res5}`. `mask={}` gives an optional part its
-    defaults, `mask=null` removes it, `backbone.kind=compact` replaces it by another kind with the defaults of that
-    kind; so does a setting that only one kind has and requires (`backbone.factory=my_backbone.py:make_backbone`).
+    Values in strings are YAML: `0.6`, `null`, `[[32], [64]]`, `{trunk: res5}`. `mask={}` adds an optional part with its
+    defaults, `mask=null` removes it. `backbone.kind=compact` replaces the backbone by one of another kind, with the
+    defaults of that kind; so does a setting that only one kind has and requires
+    (`backbone.factory=my_backbone.py:make_backbone`).
+
+    Raises ValueError for an unknown key and for a value of the wrong type; it suggests similar keys.
     """
     for text in as_overrides(overrides):
         key, equals, value = text.partition("=")
@@ -88,21 +91,21 @@ def _from_numpy(value: Any) -> Any:
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass of settings as what JSON can hold: dicts, lists, strings, numbers, booleans, None.
+    """A dataclass of settings as JSON values: dicts, lists, strings, numbers, booleans, None.
 
-    Fields with metadata {"saved": False} are left out.
+    Fields with metadata {"saved": False} are skipped.
     """
     fields = [field for field in dataclasses.fields(config) if field.metadata.get("saved", True)]
     return {field.name: _plain(getattr(config, field.name)) for field in fields}
 
 
 def config_from_dict(settings: Mapping[str, Any], config_class: type[T] = DetectorConfig) -> T:
-    """The dataclass that `config_to_dict` wrote; missing fields take their defaults. ValueError as for `override`."""
+    """The inverse of `config_to_dict`; missing fields get their defaults. Raises ValueError as `override` does."""
     return _build(config_class, settings, "")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 without objects of Python, plus numbers such as 1e-3, which YAML 1.1 takes for text."""
+    """YAML 1.1 without Python objects, plus numbers such as 1e-3, which YAML 1.1 reads as text."""
 
 
 _Loader.add_implicit_resolver(
@@ -177,9 +180,9 @@ def _default(config_class: type[Any], name: str) -> Any:
 
 
 def _checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
-    """`value` as the type `hint`. Lists become tuples, and integers floats where a float is expected.
+    """`value` as the type `hint`: lists become tuples, and integers become floats where a float is expected.
 
-    A part that `value` gives in part has the other settings of `default`, if that is of the same class.
+    If `value` has only some settings of a part, the others are those of `default`, if that is of the same class.
     """
     options = alternatives(hint)
     if value is None and type(None) in options:
@@ -214,7 +217,7 @@ def _checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
 
 
 def _other_number(choice: str, value: str) -> bool:
-    """Whether `value` is `choice` with another number, e.g. 10x and 1x: probably meant, so no slip."""
+    """Whether `value` differs from `choice` only in a number, e.g. 10x and 1x: probably not a typing error."""
     return choice != value and re.sub(r"\d", "", choice) == re.sub(r"\d", "", value)
 
 

@@ -54,9 +54,10 @@ def own_factories(config: DetectorConfig) -> dict[str, str]:
 
 
 def allow_factories(config: DetectorConfig, allow: str | Sequence[str], source: str | Path) -> DetectorConfig:
-    """`config`, read from the file `source`, if the user allows all code that it names; else a ValueError.
+    """`config`, read from the file `source`, with the factories in `allow`. ValueError if it names another factory.
 
-    A file may have moved: its name and the name of the factory decide, and the path in `allow` is the one to import.
+    A factory is allowed if its file name and its own name are the same as in `allow`: the file may have moved. The path
+    in `allow` is then imported.
     """
     allowed = as_strings(allow)
     for key, path in own_factories(config).items():
@@ -74,9 +75,10 @@ def allow_factories(config: DetectorConfig, allow: str | Sequence[str], source: 
 def use_modules(
     config: DetectorConfig, given: Mapping[str, OwnModule | None]
 ) -> tuple[DetectorConfig, dict[str, Factory]]:
-    """`config` that names the modules in `given` (a name of PARTS -> module or factory), and all factories by name.
+    """`config` with the names of the modules in `given`, and all factories by the names of PARTS.
 
-    Factories that `config` itself names are imported.
+    `given` maps a name of PARTS to a module, a factory or None. Factories that `config` itself names are imported.
+    Raises ValueError for a part that `config` does not have, and for a module that cannot be built again.
     """
     factories: dict[str, Factory] = {}
     for name, part in PARTS.items():
@@ -92,7 +94,10 @@ def use_modules(
             config = replace(config, **{part: settings})
         elif getattr(settings, "factory", ""):
             if settings.factory == PASSED:
-                raise ValueError("this config is of a detector that was built from a module: pass the module again")
+                raise ValueError(
+                    f"config.{part}.factory is {PASSED}, which cannot be built again: pass the module to "
+                    f"build_detector(config, {name}=module)"
+                )
             make = import_factory(settings.factory)
         else:
             continue
@@ -102,9 +107,9 @@ def use_modules(
 
 
 def require_named(config: DetectorConfig, built: DetectorConfig | None = None) -> None:
-    """ValueError if a checkpoint of `config` could not be loaded again, because it has a module without a factory.
+    """Raise ValueError if a checkpoint of `config` could not be loaded again because a module has no factory.
 
-    `built` is the config of the detector to save, which has to name the same modules.
+    `built` is the config of the detector to save; it must name the same modules.
     """
     if built is not None and _modules_of(built) != _modules_of(config):
         raise ValueError("the config does not name the detector's own modules: pass detector.config")
@@ -119,11 +124,14 @@ def require_named(config: DetectorConfig, built: DetectorConfig | None = None) -
 
 
 def checked_head(factory: Factory, config: DetectorConfig, maps: object) -> Any:
-    """The head that `factory` makes, of any class with the two methods that the detector calls. ValueError if not."""
+    """The head that `factory` makes. Raises ValueError unless it has the two methods that the detector calls."""
     head = factory.build(config, maps)
     for method in ("losses", "predict"):
         if not callable(getattr(head, method, None)):
-            raise ValueError(f"{factory.path} made a {type(head).__name__} without the method {method}()")
+            raise ValueError(
+                f"{factory.path} made a {type(head).__name__} without the method {method}(); expected a module with "
+                "losses() and predict(), see docs/models/own_modules.md"
+            )
     return head
 
 

@@ -1,4 +1,4 @@
-"""Which rule brings the masks of a model to image size."""
+"""The rule by which the masks of a model are pasted into the image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rcnn.ops.pasting import Paste, Pasting
 
 
 def pasting_of(config: DetectorConfig) -> Pasting:
-    """How the masks of a detector of `config` are brought to image size."""
+    """How the masks of a detector with this `config` are pasted into the image."""
     kind: Paste = "accurate" if config.mask is None else config.mask.paste
     if config.fcis is not None:
         kind = "fitted" if config.fcis.legacy.mask_inclusive else "fitted_above"

@@ -36,7 +36,7 @@ class RegionPooler:
         return self.pool(maps, self.corners(features, boxes), self.levels(features, boxes, valid), valid, scales)
 
     def corners(self, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
-        """What is pooled from regions (B, R, 4): x1, y1, x2, y2, pixels of the input."""
+        """The boxes (B, R, 4), xyxy pixels of the input, that are pooled for regions (B, R, 4)."""
         return self.rules.to_inclusive(boxes)
 
     def levels(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:

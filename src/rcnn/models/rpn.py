@@ -28,7 +28,7 @@ from rcnn.ops.sampling import random_keys, sample
 from rcnn.structures import ImageBatch, Proposals, Targets
 
 DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
-RANDOM_STREAM = 0  # of the RPN's samples; the box head has its own
+RANDOM_STREAM = 0  # of the random samples of anchors; the box head uses another stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class AnchorOutputs:
     """Predictions for A_l anchors."""
 
     logits: Tensor  # (B, A_l) float32, objectness
-    sort_keys: Tensor  # (B, A_l) float32, what proposals are sorted by
+    sort_keys: Tensor  # (B, A_l) float32; proposals are sorted by it, the highest first
     deltas: Tensor  # (B, A_l, 4) float32
     anchors: Tensor  # (A_l, 4) float32 xyxy, pixels of the network input
 
@@ -78,7 +78,7 @@ class RPN(nn.Module):
     def losses(
         self, features: dict[str, Tensor], images: ImageBatch, targets: Targets, seed: Tensor
     ) -> tuple[Proposals, dict[str, Tensor]]:
-        """Proposals for the second stage, and the losses of equation 1; `seed` () int64 draws the sample."""
+        """Proposals for the second stage, and the two losses of equation 1; `seed` () int64 selects the sample."""
         levels = self.head(features)
         losses = self.sampled_losses(levels, images, targets, seed)
         limits = self.config.proposals
@@ -115,7 +115,10 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def select(self, levels: list[Level], images: ImageBatch, pre_nms: int, post_nms: int, nms_iou: float) -> Proposals:
-        """Per level the `pre_nms` best anchors, decoded, clipped, and NMS; the `post_nms` best of all levels."""
+        """Proposals (B, P): per level, decode and clip the `pre_nms` best anchors; then NMS within each level.
+
+        The `post_nms` best boxes of all levels are kept (section 3.3).
+        """
         sort_keys: list[Tensor] = []
         boxes: list[Tensor] = []
         groups: list[Tensor] = []
@@ -135,15 +138,11 @@ class RPN(nn.Module):
         return Proposals(boxes=box, objectness=sort_key.gather(1, kept).where(valid, 0.0), valid=valid)
 
     def candidates(self, levels: list[Level], images: ImageBatch) -> Sequence[AnchorOutputs]:
-        """The levels, with a sort key of -inf for anchors that cannot become proposals."""
+        """The levels; anchors that cannot become proposals have a sort key of -inf."""
         threshold = self.config.proposals.score_threshold
         if threshold <= 0:
             return levels
         return [excluding(level, level.logits.sigmoid() < threshold) for level in levels]
-
-    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes (B, k, 4) from deltas (B, k, 4) and anchors (B, k, 4) or (k, 4); not clipped."""
-        return self.rules.decode(deltas, anchors, DELTA_WEIGHTS, self.config.max_log_scale)
 
     def large_enough(self, boxes: Tensor, images: ImageBatch) -> Tensor:
         """Which boxes (B, N, 4) `proposals.min_size` keeps, bool (B, N)."""
@@ -152,7 +151,7 @@ class RPN(nn.Module):
     def sampled_losses(
         self, levels: list[Level], images: ImageBatch, targets: Targets, seed: Tensor
     ) -> dict[str, Tensor]:
-        """Both losses, of a sample of the anchors of all levels."""
+        """The objectness loss and the box loss (equation 1) of a sample of all anchors (section 3.1.3)."""
         sampling = self.config.sampling
         logits = torch.cat([level.logits for level in levels], 1)  # (B, A)
         deltas = torch.cat([level.deltas for level in levels], 1)  # (B, A, 4)
@@ -180,15 +179,16 @@ class RPN(nn.Module):
         }
 
     def label(self, anchors: Tensor, images: ImageBatch, targets: Targets) -> tuple[Tensor, Tensor]:
-        """For each anchor (A, 4), xyxy pixels of the input: the ground-truth box with the highest IoU, (B, A) int64.
+        """Match `anchors` (A, 4), xyxy pixels of the network input, with the ground-truth boxes (section 3.1.2).
 
-        Also its label (B, A): 1 positive, 0 negative, -1 ignored.
+        Returns the index (B, A) int64 of the ground-truth box with the highest IoU, and the label (B, A) int64 of each
+        anchor: 1 positive, 0 negative, -1 ignored.
         """
         low, high = self.config.sampling.negative_iou, self.config.sampling.positive_iou
         return match(anchors, targets.boxes, targets.valid, low, high, low_quality=True)
 
     def divisors(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
-        """What the objectness loss and the box loss are divided by; `valid` (B, S), 0.0 or 1.0: the sample."""
+        """The divisors of the objectness loss and the box loss; `valid` (B, S) is 1.0 for sampled anchors, else 0.0."""
         count = len(valid) * self.config.sampling.batch_size
         return count, count
 

@@ -1,6 +1,6 @@
-"""What the dataclasses of settings contain: paths, types, defaults, and the comments beside the fields.
+"""Tables of the settings in dataclasses: paths, types, defaults, and the comments beside the fields.
 
-`rcnn models show` prints these tables, and errors of overrides.py name types and paths with them.
+`rcnn models show` prints these tables, and the errors of overrides.py use their paths and types.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ class Setting(NamedTuple):
 
 
 def settings_table(config: Any) -> list[Setting]:
-    """Every setting of a dataclass, or of an instance (then with its values, and without the parts that are None).
+    """Every setting of a dataclass with its default, or of an instance with its value.
 
-    A part that can be of several kinds, or None, has a line of its own before the lines of its settings.
+    A part that can be None or of several kinds has its own line before the lines of its settings. Parts of an instance
+    that are None have no further lines.
     """
     if not isinstance(config, type):
         return _settings_of_instance(config, "")
@@ -89,7 +90,7 @@ def type_name(hint: Any) -> str:
 
 
 def form_to_type(hint: Any) -> str:
-    """A type as what to type for it, e.g. a list of numbers, e.g. [0.5, 0.8]; of a single value its name."""
+    """How to write a value of the type `hint`: "a list of numbers, e.g. [0.5, 0.8]"; for a single value, the type."""
     options = alternatives(hint)
     if len(options) > 1:
         return " or ".join(form_to_type(option) for option in options)

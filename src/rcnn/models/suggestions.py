@@ -1,4 +1,4 @@
-"""Near matches for a misspelt setting: the field's other names for it first, then similar spellings."""
+"""Suggestions for an unknown setting: first the settings that other frameworks call so, then similar spellings."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 def near_settings(path: str, known: Sequence[str]) -> list[str]:
     """Up to MAX_SUGGESTIONS `known` settings (`rpn.proposals.nms_iou`, ...) that `path` may stand for, best first.
 
-    The last word decides: settings that end in it or in a synonym of it; where there are none, settings of the same
-    part with a similar last word, then those of other parts. Comparing whole paths would let the part's name
-    outweigh the word (`train.learning_rate` would be near `train.padding`).
+    First come settings whose last word is that of `path` or a synonym. If there are none: settings of the same part
+    with a similar last word, then those of other parts. Whole paths are not compared, because the part's name would
+    outweigh the last word (`train.learning_rate` would be near `train.padding`).
     """
     given = path.lower().replace("-", "_")
     part, _, word = given.rpartition(".")

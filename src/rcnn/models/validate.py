@@ -1,4 +1,4 @@
-"""Checks of a whole config: combinations that are not defined, each with the reason. Parts check their own settings."""
+"""Checks of a whole config: values out of range and combinations of settings that are not defined."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import reduce
 from rcnn.models.config import DetectorConfig, ResNetConfig
 from rcnn.models.config.parts import SamplingConfig
 
-# counts and sizes that must be 1 or more; parts that are None are skipped
+# counts and sizes that must be at least 1; parts that are None are skipped
 AT_LEAST_ONE = {
     "input": ("min_size", "max_size"),
     "backbone": ("channels", "depth", "groups", "image_size", "stem_width", "width_per_group", "widths", "window"),
@@ -29,7 +29,7 @@ AT_LEAST_ONE = {
     "fcis": ("width", "groups", "roi_size", "max_detections"),
     "fcis.sampling": ("batch_size",),
 }
-AT_MOST = {  # bins and samples of a region: a damaged config could ask for all memory
+AT_MOST = {  # bins and samples of a region; without a limit, a damaged config could use up the memory
     "box.pooler": ("size", "sampling_ratio"),
     "mask.pooler": ("size", "sampling_ratio"),
     "keypoint.pooler": ("size", "sampling_ratio"),
@@ -59,7 +59,7 @@ BETWEEN_0_AND_1 = {
 
 
 def validate(config: DetectorConfig) -> None:
-    """Raise a ValueError if settings of `config` contradict each other; it says which, why, and what to do."""
+    """Raise ValueError if a setting of `config` is out of range or contradicts another; it says what to change."""
     _require_numbers(config)
     _require_iou_order(config)
     if not config.rpn.anchors.ratios:
@@ -117,7 +117,7 @@ def _require_numbers(config: DetectorConfig) -> None:
 
 
 def _require_iou_order(config: DetectorConfig) -> None:
-    """The IoU below which a sample is negative, or ignored, is not above that from which it is positive."""
+    """Raise ValueError if the IoU threshold for negatives is above the IoU threshold for positives."""
     lows: list[tuple[str, SamplingConfig, str]] = [("rpn.sampling", config.rpn.sampling, "negative_iou")]
     if config.fcis is not None:
         lows.append(("fcis.sampling", config.fcis.sampling, "min_negative_iou"))
@@ -209,7 +209,9 @@ def _require_own_heads(config: DetectorConfig) -> None:
     for name in ("proposals_only", "fcis", "cascade"):
         if factories and getattr(config, name):
             fix = "proposals_only=false" if name == "proposals_only" else f"{name}=null"
-            raise ValueError(f"{factories[0]}.factory makes a head of its own, which {name} does not use: set {fix}")
+            raise ValueError(
+                f"{factories[0]}.factory makes your own {factories[0]} head, which {name} does not use; set {fix}"
+            )
 
 
 def _require_cascade(config: DetectorConfig) -> None:

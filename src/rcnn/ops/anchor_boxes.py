@@ -1,6 +1,6 @@
-"""Boxes of chosen anchors: gathered, decoded and clipped to their images, as the op `rcnn::anchor_boxes`.
+"""Boxes of selected anchors: gathered, decoded and clipped to their images, as the op `rcnn::anchor_boxes`.
 
-On CUDA it is one kernel, in place of a dozen small ones per pyramid level. Letters: B images, A anchors, k chosen ones.
+On CUDA, one kernel replaces a dozen small ones per pyramid level. Letters: B images, A anchors, k selected anchors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rcnn.ops.opaque import opaque_op
 def anchor_boxes(
     deltas: Tensor, anchors: Tensor, index: Tensor, sizes: Tensor, weights: Sequence[float], clamp: float
 ) -> Tensor:
-    """Boxes (B, k, 4) float32 xyxy pixels of the anchors in `index`, inside their images. No gradient.
+    """Boxes (B, k, 4) float32 xyxy pixels of the anchors in the rows `index`, clipped to their images. No gradient.
 
     Args:
         deltas: (B, A, 4) floating point, dx dy dw dh; computed in float32.

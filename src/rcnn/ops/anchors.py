@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool = False) -> Tensor:
-    """Anchors (A, 4), float32 xyxy pixels centred at the origin: every size with every ratio, sizes outer.
+    """Anchors (A, 4), float32 xyxy pixels centred at the origin: every size with every ratio, sizes in the outer loop.
 
     A size is the side, in pixels, of the square of equal area; a ratio is height / width. `rounded` gives whole
     pixels, as in torchvision's models.
@@ -34,8 +34,8 @@ def legacy_cell_anchors(sizes: Sequence[float], ratios: Sequence[float], stride:
     """Anchors (A, 4), float32 xyxy pixels, of the first cell, as in R-CNN's MATLAB code (Detectron, MXNet's FCIS).
 
     A square of side `stride` is stretched to each ratio in whole pixels (rounding half to even), then scaled to the
-    size. The originals are inclusive boxes; here the last pixel is added, so that they are half-open. Sizes are the
-    outer loop, ratios the inner; the originals have the opposite order.
+    size. The original boxes are inclusive; here the last pixel is added, so that they are half-open. Sizes are in the
+    outer loop, ratios in the inner; the original order is the opposite.
     """
     cells = []
     middle = stride / 2
@@ -68,7 +68,8 @@ def grid_anchors(
 def whole_cells(grid: tuple[int, int], steps: tuple[float, float], sizes: Tensor, anchors: int) -> Tensor:
     """Whether the cell of each anchor is entirely inside the image: bool (B, anchors), in the order of `grid_anchors`.
 
-    `grid` is the map's (height, width), `steps` a cell's (height, width) in pixels, `sizes` (B, 2) those of the images.
+    `grid` is the map's (height, width) in cells, `steps` a cell's (height, width) in pixels, and `sizes` (B, 2) are the
+    images' (height, width) in pixels.
     """
     height, width = grid
     rows = (torch.arange(height, device=sizes.device) + 1) * steps[0] <= sizes[:, :1]  # (B, H)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rcnn.ops.boxes import gather_boxes
-from rcnn.ops.opencv import ONE
+from rcnn.ops.opencv import fixed_point
 
 Cut = Literal["sampled", "resized", "truncated", "nearest"]
 
@@ -42,12 +42,13 @@ def cut_bitmaps(
 ) -> Tensor:
     """Ground-truth masks (B, R, size, size) float32 of regions.
 
-    sampled: one bilinear sample at each cell's centre, not binarized, zero beyond the centres of the image's outermost
+    sampled: one bilinear sample at each cell's centre, not binarized; zero beyond the centres of the image's outermost
     pixels (tensorpack).
-    resized: region borders rounded to whole pixels, the crop resized as by OpenCV's bilinear, set above 0.5
-    (chainer-mask-rcnn).
-    truncated: borders rounded down, resized as uint8, set where that is 1 (DeNA).
-    nearest: borders rounded down, the last pixel included, resized by Pillow's nearest (mask-faster-rcnn).
+    resized: region borders are rounded to whole pixels, the crop is resized as by OpenCV (bilinear), and values above
+    0.5 are set (chainer-mask-rcnn).
+    truncated: borders are rounded down, the crop is resized as uint8, and values of 1 are set (DeNA).
+    nearest: borders are rounded down, the last pixel is included, and the crop is resized as by Pillow (nearest)
+    (mask-faster-rcnn).
 
     Args:
         bitmaps: (B, G, H, W) bool, the objects at network-input size.
@@ -55,9 +56,9 @@ def cut_bitmaps(
         boxes: (B, R, 4) float xyxy pixels.
         valid: (B, R) bool; invalid rows give zeros.
         size: side of the result.
-        kind: which of the above.
+        kind: one of the rules above.
         sizes: (B, 2) int64, (height, width) of each image without its padding.
-        within: (B, G, 4) xyxy pixels; only the part of an object inside this box, rounded, is used. None: all of it.
+        within: (B, G, 4) xyxy pixels; only the part of an object inside this box, rounded, is used. None: no limit.
         least: threshold of resized masks, inclusive (FCIS); None: above 0.5.
     """
     unit = (torch.arange(4, device=boxes.device) // 2).to(boxes.dtype)  # 0 0 1 1, made on the device
@@ -99,8 +100,8 @@ def _blend(pixels: Callable[[Tensor, Tensor], Tensor], y: _Line, x: _Line) -> Te
 
 def _blend_integers(pixels: Callable[[Tensor, Tensor], Tensor], y: _Line, x: _Line) -> Tensor:
     """The values (B, R, m, m), 0 or 1, in OpenCV's integer arithmetic for uint8 (rcnn.ops.opencv)."""
-    left, right = (_fixed(part)[..., None, :] for part in (1 - x.part, x.part))
-    above, below = (_fixed(part)[..., :, None] for part in (1 - y.part, y.part))
+    left, right = (fixed_point(part)[..., None, :] for part in (1 - x.part, x.part))
+    above, below = (fixed_point(part)[..., :, None] for part in (1 - y.part, y.part))
     upper = (pixels(y.first, x.first).int() * left + pixels(y.first, x.second).int() * right) >> 4
     lower = (pixels(y.second, x.first).int() * left + pixels(y.second, x.second).int() * right) >> 4
     return ((((upper * above) >> 16) + ((lower * below) >> 16) + 2) >> 2).float()
@@ -133,7 +134,7 @@ def _line(low: Tensor, high: Tensor, limit: Tensor, size: int, kind: Cut) -> _Li
 
 
 def _sampled_line(low: Tensor, high: Tensor, limit: Tensor, size: int) -> _Line:
-    """As `_line`, with ends that are not rounded."""
+    """Like `_line`, but the ends are not rounded."""
     last = limit[..., None] - 1
     position = low[..., None] + ((high - low) / size)[..., None] * _centres(size, low).float() - 0.5
     before = position.floor()
@@ -144,7 +145,3 @@ def _sampled_line(low: Tensor, high: Tensor, limit: Tensor, size: int) -> _Line:
 
 def _centres(size: int, like: Tensor) -> Tensor:
     return torch.arange(size, device=like.device, dtype=torch.float64) + 0.5
-
-
-def _fixed(part: Tensor) -> Tensor:
-    return (part * ONE).round().int()

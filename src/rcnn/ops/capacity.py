@@ -1,4 +1,4 @@
-"""How much of a fixed capacity is in use, where reading it is free."""
+"""How much of a fixed capacity is in use, where reading it does not wait for a device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def live_prefix(valid: Tensor) -> int:
-    """Number of leading columns of `valid` (B, N) bool that may be in use; the others can be skipped.
+    """Number of leading columns of `valid` (B, N) bool that can contain a valid entry; the others can be skipped.
 
     This is N when compiled, exported, traced or on an accelerator, where reading a value would break the graph or wait
     for the device. In eager mode on the CPU it is the maximum over the rows, at least 1 (0 if N is 0). Results do not

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from hotcoco import COCO, COCOeval, compare
+from hotcoco import COCO, COCOeval, Params, StreamingEval, compare
 from hotcoco import mask as backend
 
 from rcnn.ops.run_lengths import region_changes, run_totals
@@ -18,13 +18,17 @@ from rcnn.ops.run_lengths import region_changes, run_totals
 __all__ = [
     "COCO",
     "COCOeval",
+    "Params",
     "Rle",
+    "StreamingEval",
+    "as_compressed",
     "as_rle",
     "compare",
     "encode_mask",
     "encode_region",
     "iou_matrix",
     "rle_area",
+    "rle_areas",
     "rle_box",
     "rle_mask",
 ]
@@ -62,6 +66,13 @@ def as_rle(segmentation: Rle | Sequence[Sequence[float]], height: int, width: in
     return backend.merge(backend.frPyObjects(parts, height, width))
 
 
+def as_compressed(segmentation: Rle | Sequence[Sequence[float]], height: int, width: int) -> Rle:
+    """`as_rle` for what was checked before: run lengths that are compressed are returned as they are, unread."""
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str | bytes):
+        return segmentation
+    return as_rle(segmentation, height, width)
+
+
 def _require_total(total: int, height: int, width: int) -> None:
     """ValueError unless the runs of an RLE have `total` = `height` x `width` pixels; -1: they cannot be decoded."""
     if total == height * width:
@@ -78,6 +89,11 @@ def rle_mask(rle: Rle) -> np.ndarray:
 def rle_area(rle: Rle) -> int:
     """Number of set pixels of a compressed RLE."""
     return int(backend.area(_readable(rle)))
+
+
+def rle_areas(rles: Sequence[Rle]) -> np.ndarray:
+    """Numbers (R,) of set pixels of run lengths, compressed or not."""
+    return np.asarray(backend.area(list(rles)))
 
 
 def rle_box(rle: Rle) -> tuple[float, float, float, float]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rcnn.ops.masks import Region
+from rcnn.ops.rle import value_runs
 
 Polygon = npt.NDArray[np.float64]  # (P, 2) x, y of the corners, not closed
 TOLERANCE = 1.0  # pixels; enough to make a staircase of pixels a straight line
@@ -27,7 +28,7 @@ class Part:
 
 
 def mask_parts(mask: npt.NDArray[np.bool_], *, tolerance: float = TOLERANCE) -> list[Part]:
-    """The parts of a mask (H, W) whose pixels are connected by their sides, the largest first.
+    """The connected parts of a mask (H, W), the largest first; pixels that share a side are connected.
 
     Outlines are simplified to within `tolerance` pixels (Douglas and Peucker 1973); with 0 they follow the pixels, and
     filled by the even-odd rule they give the mask.
@@ -47,7 +48,7 @@ def mask_parts(mask: npt.NDArray[np.bool_], *, tolerance: float = TOLERANCE) -> 
 
 
 def region_parts(region: Region, *, tolerance: float = TOLERANCE) -> list[Part]:
-    """As `mask_parts`, of a part of an image: points in pixels of the image."""
+    """Like `mask_parts`, for a mask in a part of an image; points are in pixels of the image."""
     corner = np.array([region.x0, region.y0], dtype=np.float64)
     return [
         Part(part.outline + corner, tuple(hole + corner for hole in part.holes))
@@ -67,9 +68,9 @@ def joined(polygons: Sequence[Polygon]) -> Polygon:
 
 
 def _loops(mask: npt.NDArray[np.bool_]) -> list[Polygon]:
-    """The outlines of a mask, as closed walks along its pixel edges with the mask on the right hand.
+    """The outlines of a mask: closed walks along its pixel edges, with the mask on the right-hand side.
 
-    Where two pixels touch at a corner only, the walk turns right: they are not connected.
+    Where two pixels share only a corner, the walk turns right, so they are not connected.
     """
     padded = np.pad(mask.astype(np.int8), 1)
     across, down = _directed(np.diff(padded, axis=0)[:, 1:-1]), _directed(np.diff(padded, axis=1)[1:-1].T)
@@ -96,10 +97,7 @@ def _directed(change: npt.NDArray[np.int8]) -> list[tuple[int, int, int, int]]:
 
     Start and end are exchanged where the value is negative.
     """
-    padded = np.pad(change, ((0, 0), (1, 1)))
-    different = padded[:, 1:] != padded[:, :-1]
-    line, start = np.nonzero(different & (padded[:, 1:] != 0))
-    _, end = np.nonzero(different & (padded[:, :-1] != 0))
+    line, start, end = value_runs(change).T
     sign = change[line, start].astype(np.int64)
     first, last = np.where(sign > 0, start, end), np.where(sign > 0, end, start)
     return list(zip(line.tolist(), first.tolist(), last.tolist(), sign.tolist(), strict=True))
@@ -127,10 +125,10 @@ def _contains(loop: Polygon, x: float, y: float) -> bool:
 
 
 def _simplified(loop: Polygon, tolerance: float) -> Polygon:
-    """A loop without the corners that lie within `tolerance` pixels of the line between those that stay."""
+    """A loop without the corners that are within `tolerance` pixels of the line between the remaining corners."""
     if tolerance <= 0 or len(loop) <= 4:
         return loop
-    far = int(((loop - loop[0]) ** 2).sum(axis=1).argmax())  # two corners that stay
+    far = int(((loop - loop[0]) ** 2).sum(axis=1).argmax())  # the corners 0 and `far` remain
     closed = np.concatenate([loop, loop[:1]])
     keep = np.zeros(len(closed), dtype=bool)
     keep[[0, far]] = True

@@ -37,6 +37,8 @@ def crop_resize(
         levels: (B, R) int64 in [0, L).
         valid: (B, R) bool; invalid regions give zeros and no gradient.
         scales: L numbers of map cells per pixel, 1 / stride.
+        size: side s of the pooled map, cells.
+        kind: one of the rules above.
 
     Returns:
         (B, R, C, size, size) in the features' dtype. The gradient flows to the features, not to the boxes.
@@ -55,7 +57,7 @@ def crop_resize(
         part = _samples(values, corners, size) * at_level[..., None, None, None]
         pooled = part if pooled is None else pooled + part
     if pooled is None:
-        raise ValueError("there are no feature maps to crop regions from")
+        raise ValueError("features is empty; expected one feature map or more")
     return pooled.to(features[0].dtype)
 
 

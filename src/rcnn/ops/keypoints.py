@@ -16,18 +16,18 @@ from rcnn.ops.opaque import opaque_op
 
 CUBIC = -0.75  # the bicubic kernel's parameter (Keys 1981, with PyTorch's value)
 OVERSHOOT = -CUBIC / 4  # the sum of its two outer weights is at least -OVERSHOOT, reached half way between two samples
-REGIONS_AT_A_TIME = 8  # on the CPU, regions of similar size: their maps fit into the cache; accelerators take more
-REGIONS_ELSEWHERE = 256
+REGIONS_AT_A_TIME = 8  # regions of similar size decoded together on the CPU: their maps fit into the cache
+REGIONS_ELSEWHERE = 256  # the same on an accelerator
 VALUES_AT_A_TIME = 2**21  # interpolated values in memory together
 SLACK = 1e-5  # tolerance of a bound for rounding, relative to the largest magnitude in a map
 
 
 def keypoint_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Targets of ground-truth keypoints: cell (B, R, J) int64 in size * size of each region, and whether it is valid.
+    """Targets of ground-truth keypoints: cell (B, R, J) int64 of the size * size cells of each region, and `valid`.
 
-    Detectron2's rule: the keypoint (x, y, visibility) of `keypoints` (B, R, J, 3) belongs to the cell that contains
-    it; on the right or bottom border of its box (B, R, 4), xyxy pixels, to the last cell. Keypoints without annotation
-    (visibility 0) or outside the box are not valid, and have cell 0.
+    Detectron2's rule: a keypoint (x, y, visibility) of `keypoints` (B, R, J, 3) belongs to the cell that contains it;
+    on the right or bottom border of its box (B, R, 4), xyxy pixels, it belongs to the last cell. Keypoints without
+    annotation (visibility 0) or outside the box are not valid, and have cell 0.
     """
     corner, side = boxes[:, :, None, :2], (boxes[..., 2:] - boxes[..., :2])[:, :, None]  # (B, R, 1, 2)
     points = keypoints[..., :2]
@@ -50,10 +50,10 @@ def decode_keypoints(maps: Tensor, boxes: Tensor) -> Tensor:
         (B, D, J, 4) float32: x, y in pixels, the logit there, and its score: exp(logit) over the sum of exp(map), which
         can slightly exceed 1 because the interpolation overshoots. A map that is not finite gives score 0.
 
-    A map is not resized as a whole. A cell is the area between the inner samples of a 4 x 4 block. The samples give an
-    upper bound for its interpolated values (`_upper_bounds`). The cells around the largest sample give a lower bound of
-    the maximum. Only cells with an upper bound of at least that are interpolated. Of equal maxima, the first by row
-    is taken.
+    Maps are not resized as a whole. A cell is the area between the inner samples of a 4 x 4 block; the samples give an
+    upper bound of its interpolated values (`_upper_bounds`). The cells around the largest sample give a lower bound of
+    the maximum. Only cells with an upper bound that reaches this lower bound are interpolated. Of equal maxima, the
+    first in row-major order is returned.
     """
     if kernels.usable(maps):
         from rcnn.ops.kernels import keypoints as kernel
@@ -166,7 +166,8 @@ def _best(
 ) -> tuple[Tensor, Tensor]:
     """For each map (M,) the highest value in its cells and the first pixel, by row, that has it.
 
-    Cell k of the K given is that in `row` and `column` of map `map_index`; a map without any has -inf at pixel 0.
+    `map_index`, `row` and `column` (K,) are the map and the position of each cell. A map without cells has the value
+    -inf at pixel 0.
     """
     values, pixel_indices = [padded.new_zeros(0)], [map_index.new_zeros(0)]
     most = max(1, VALUES_AT_A_TIME // (y.most * x.most))

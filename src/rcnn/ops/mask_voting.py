@@ -1,8 +1,8 @@
 """Mask voting: masks averaged over overlapping detections.
 
-`vote_masks` is FCIS's (Li et al. 2017, section 3): the masks of candidates are added up in the image,
-and the box is fitted to the sum; the opaque op `rcnn::vote_masks`. `average_masks` is the same idea for Mask R-CNN:
-boxes do not change, and the other masks are resampled in the frame of the detection.
+`vote_masks`, the opaque op `rcnn::vote_masks`, is that of FCIS (Li et al. 2017, section 3.3): the masks of candidates
+are added in the image, and the box is fitted to the sum. `average_masks` does the same for Mask R-CNN, but boxes do not
+change, and the other masks are resampled in the frame of the detection.
 
 Letters: B images, N candidates, D detections, K classes, m the side of a mask in its box, U candidates that vote,
 h x w pixels of a tile.
@@ -17,8 +17,8 @@ from rcnn.ops.boxes import box_iou, gather_boxes
 from rcnn.ops.opaque import opaque_op
 
 TILE = 128  # side of the tiles that are drawn, pixels
-PAIRS_AT_A_TIME = 4096  # pairs of detection and voter processed together for the new masks
-VALUES_AT_A_TIME = 2**23  # values of masks in the frames of others, in memory together
+PAIRS_AT_A_TIME = 4096  # pairs of a detection and a voter that are processed together for the new masks
+VALUES_AT_A_TIME = 2**23  # values of resampled masks in memory at a time
 
 
 @opaque_op
@@ -44,7 +44,7 @@ def vote_masks(
         weights: (B, D, N) float, the weight of each candidate's vote; 0: no vote.
         sizes: (B, 2) int64, (height, width) of the images.
         threshold: of masks and of canvases, above 0.
-        at_least: mask values equal to the threshold are set, too; those of canvases always are.
+        at_least: mask values equal to the threshold are also set; canvas values equal to it always are.
 
     Returns:
         boxes: (B, D, 4) float32, integers; 0 where nothing reaches the threshold.
@@ -103,7 +103,7 @@ def _fit_boxes(
 def _read_masks(
     edges: Tensor, masks: Tensor, weights: Tensor, boxes: Tensor, threshold: float, at_least: bool
 ) -> Tensor:
-    """Each canvas inside its box (D, 4), resized to (D, m, m); draws only the pixels that the resizing reads."""
+    """The part of each canvas inside its box (D, 4), resized to (D, m, m). Only pixels that this reads are drawn."""
     side, device = masks.shape[-1], masks.device
     target = torch.arange(side, device=device).expand(len(boxes), -1)
     spans = [boxes[:, 2 + axis] - boxes[:, axis] for axis in (0, 1)]  # width, height
@@ -174,17 +174,18 @@ def _(
 def vote_weights(
     boxes: Tensor, scores: Tensor, valid: Tensor, kept: Tensor, labels: Tensor, kept_valid: Tensor, iou: float
 ) -> Tensor:
-    """The weight of each candidate's vote for each detection (B, D, N); the sum is 1 for valid detections.
+    """The weight (B, D, N) of each candidate's vote for each detection; the sum over N is 1 for valid detections.
 
-    Candidates with at least this IoU vote, weighted by their probability of the detection's class.
+    Candidates with an IoU of at least `iou` vote, weighted by their probability of the detection's class.
 
     Args:
         boxes: (B, N, 4) xyxy pixels, half-open, of candidates; the detections are among them.
         scores: (B, N, K) probabilities.
         valid: (B, N) bool.
-        kept: (B, D) int64 into N, the detections.
-        labels: (B, D) int64 in [0, K).
+        kept: (B, D) int64 into N, the candidates that are detections.
+        labels: (B, D) int64 in [0, K), the class of each detection.
         kept_valid: (B, D) bool.
+        iou: lowest IoU with a detection at which a candidate votes.
     """
     kept_boxes = gather_boxes(boxes, kept)  # (B, D, 4)
     voters = (box_iou(kept_boxes, boxes) >= iou) & valid[:, None] & kept_valid[..., None]  # (B, D, N)
@@ -194,10 +195,11 @@ def vote_weights(
 
 
 def average_masks(masks: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, valid: Tensor, iou: float) -> Tensor:
-    """Mask R-CNN's masks (B, D, m, m), each averaged with those of its class with a box IoU of at least `iou`.
+    """Mask R-CNN's masks (B, D, m, m), each averaged with the masks of its class with a box IoU of at least `iou`.
 
-    Votes are weighted by their score. The other masks are sampled bilinearly at the centres of the detection's cells,
-    and are 0 outside their boxes. Boxes and scores do not change.
+    Masks are weighted by their `scores` (B, D). The other masks are sampled bilinearly at the centres of the
+    detection's cells, and are 0 outside their `boxes` (B, D, 4), xyxy pixels. `labels` (B, D) int64, `valid` (B, D)
+    bool.
     """
     batch, detections, side = masks.shape[:3]
     same = (labels[:, :, None] == labels[:, None]) & valid[:, :, None] & valid[:, None]

@@ -59,12 +59,12 @@ def crop_bitmaps(
         return cropped
     # Convert only matched objects to float, a few at a time: 500 bitmaps of a photo would take gigabytes.
     used, owner = torch.unique(batch * objects + matched[batch, region_index], return_inverse=True)
-    flat, wanted = bitmaps.flatten(0, 1), boxes[batch, region_index].float()
+    flat, regions = bitmaps.flatten(0, 1), boxes[batch, region_index].float()
     values = cropped.new_empty((len(batch), size, size))
     chunk = max(1, MAX_CROP_BYTES // max(1, 4 * height * width))
     for start in range(0, len(used), chunk):
         inside = ((owner >= start) & (owner < start + chunk)).nonzero()[:, 0]
-        rois = torch.cat([(owner[inside] - start).float()[:, None], wanted[inside]], 1)  # (r, 5)
+        rois = torch.cat([(owner[inside] - start).float()[:, None], regions[inside]], 1)  # (r, 5)
         maps = flat[used[start : start + chunk], None].float()  # (g, 1, H, W)
         values[inside] = torch.ops.torchvision.roi_align(maps, rois, 1.0, size, size, 0, aligned)[:, 0]
     if threshold is not None:
@@ -85,9 +85,9 @@ def paste_regions(
 ) -> Iterator[Region]:
     """Masks (N, m, m) in [0, 1], each resized to its box (N, 4), xyxy pixels, in an image of `size` (H, W), in order.
 
-    A pixel is set if the bilinear value at its centre (0 outside of the box) is at least `threshold` (Detectron2's
-    paste_masks_in_image). Memory: one region at a byte per pixel, and `max_bytes` to compute it, independent of N
-    and of the image's size.
+    A pixel is set if the bilinear value at its centre (0 outside the box) is at least `threshold` (Detectron2's
+    paste_masks_in_image). It needs one byte per pixel of one region, and `max_bytes` to compute the region, independent
+    of N and of the image's size.
 
     Raises ValueError for a threshold of 0 or less, which would set pixels far from the box.
     """

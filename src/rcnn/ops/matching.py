@@ -35,8 +35,8 @@ def match(
         high: boxes with at least this IoU are positive; between the two they are ignored.
         low_quality: the boxes with the highest IoU for some target are positive, too. If that IoU is 0, this applies to
             every box (as in Detectron2 and torchvision).
-        usable: (B, N) bool, the boxes that are matched (None: all); the others are ignored, and never are a target's
-            best box.
+        usable: (B, N) bool, the boxes that are matched (None: all); the others are ignored, and are never the best box
+            of a target.
         overruled: a target's best box is negative if its IoU is below `low` (tensorpack).
 
     Returns:
@@ -71,9 +71,9 @@ def match(
 
 
 def in_crowds(boxes: Tensor, crowds: Tensor, ioa: float) -> Tensor:
-    """Whether a larger part than `ioa` of boxes (N, 4) or (B, N, 4) is in one of the crowds (B, I, 4): bool (B, N).
+    """Whether a larger fraction than `ioa` of boxes (N, 4) or (B, N, 4) is inside one crowd: bool (B, N).
 
-    `crowds` is padded with empty boxes.
+    `crowds` (B, I, 4) is padded with empty boxes. All boxes are xyxy pixels.
     """
     inside = torch.zeros(len(crowds), boxes.shape[-2], dtype=torch.bool, device=boxes.device)
     for crowd in crowds.split(1, 1):  # one at a time: there are few crowds and up to some 100,000 anchors

@@ -11,21 +11,22 @@ from rcnn.ops.boxes import box_iou
 from rcnn.ops.opaque import opaque_op
 from rcnn.ops.torchvision_operators import load_operators
 
-MANY = 20  # candidates for each box to keep from which on walking down the scores is faster than NMS of all boxes
-BLOCK = 256  # boxes compared with each other at a time in that walk
+MANY = 20  # with this many candidates per box to keep, or more, `_best_by_walking` is faster than `_best_by_groups`
+BLOCK = 256  # boxes that `_best_by_walking` compares with each other at a time
 
 
 @opaque_op
 def nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, keep: int
 ) -> tuple[Tensor, Tensor]:
-    """Up to `keep` best boxes of each image after greedy non-maximum suppression.
+    """The best boxes of each image, up to `keep`, after greedy non-maximum suppression.
 
-    Inside a group (a class or a pyramid level), boxes are removed if their IoU with a better one exceeds the threshold.
+    Within a group (a class or a pyramid level), a box is removed if its IoU with a kept box of a higher score exceeds
+    the threshold.
 
     Args:
         boxes: (B, N, 4) float xyxy pixels.
-        scores: (B, N) float; of equal scores the lower index is the better.
+        scores: (B, N) float; of equal scores, the one with the lower index is better.
         groups: (B, N) int64; any values.
         valid: (B, N) bool; invalid boxes are ignored. N is unlimited.
         iou_threshold: in [0, 1].
@@ -53,10 +54,10 @@ def nms(
 def _best_by_walking(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, keep: int
 ) -> Tensor:
-    """Up to `keep` indices (int64) into N of the boxes that one image keeps, best first.
+    """The indices (up to `keep`, int64) into N of the kept boxes of one image, best first.
 
-    Walks down the scores, `BLOCK` boxes at a time, and stops when enough boxes are kept: of 80,000 boxes (1,000
-    regions, 80 classes) it usually reads a few hundred.
+    The boxes are processed in the order of their scores, `BLOCK` at a time, until enough are kept: of 80,000 boxes
+    (1,000 regions, 80 classes) usually a few hundred.
     """
     candidates = valid.nonzero()[:, 0]
     order = candidates[scores[candidates].sort(descending=True, stable=True)[1]]
@@ -85,7 +86,7 @@ def _overlaps(boxes: Tensor, groups: Tensor, a: Tensor, b: Tensor, iou_threshold
 def _best_by_groups(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, keep: int
 ) -> Tensor:
-    """The same indices by torchvision's kernel for all boxes of each group: on an accelerator, and of few boxes."""
+    """The same indices, by torchvision's NMS of all boxes of each group: for accelerators, and for few boxes."""
     load_operators()
     candidates = valid.nonzero()[:, 0]
     group, order = groups[candidates].sort(stable=True)

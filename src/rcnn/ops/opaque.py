@@ -13,10 +13,10 @@ _LIBRARY = torch.library.Library("rcnn", "FRAGMENT")
 
 
 class OpaqueOp(Generic[P, R]):
-    """The op `rcnn::NAME` of a function that is called `NAME`; it is called as the function is.
+    """The op `rcnn::NAME` of a function called `NAME`; it is called like the function.
 
-    It is what `torch.library.custom_op` makes of a function that changes no argument. The first call of that one
-    imports torch's compiler, which takes longer than loading a model.
+    It equals the result of `torch.library.custom_op` for a function that changes no argument. `custom_op` itself is not
+    used, because its first call imports torch's compiler, which takes longer than loading a model.
     """
 
     def __init__(self, function: Callable[P, R]) -> None:
@@ -32,15 +32,15 @@ class OpaqueOp(Generic[P, R]):
         return self.overload(*args, **kwargs)
 
     def register_fake(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorates the function that returns empty tensors of the shapes, types and layouts of the results."""
+        """Decorator for the function that returns empty tensors with the shapes, dtypes and layouts of the results."""
         torch.library.register_fake(self.name, function, lib=_LIBRARY)
         return function
 
     def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., Any]) -> None:
-        """The backward pass, and what the forward pass keeps for it, as in `torch.library.register_autograd`."""
+        """Register the backward pass, and what the forward pass saves for it, see `torch.library.register_autograd`."""
         torch.library.register_autograd(self.name, backward, setup_context=setup_context, lib=_LIBRARY)
 
 
 def opaque_op(function: Callable[P, R]) -> OpaqueOp[P, R]:
-    """Decorates a function of tensors and numbers with annotated types, which changes none of its arguments."""
+    """Decorator for a function of tensors and numbers with annotated types; it must not change its arguments."""
     return OpaqueOp(function)

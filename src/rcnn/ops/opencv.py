@@ -36,7 +36,7 @@ def resize_bilinear(image: Tensor, size: tuple[int, int], factor: float | None =
     left, right = source[:, :, columns], source[:, :, (columns + 1).clamp(max=width - 1)]  # (C, rows used, w)
     upper, lower = torch.searchsorted(used, upper), torch.searchsorted(used, lower)
     if image.dtype == torch.uint8:
-        x0, x1, y0, y1 = (_fixed(part) for part in (1 - column_part, column_part, 1 - row_part, row_part))
+        x0, x1, y0, y1 = (fixed_point(part) for part in (1 - column_part, column_part, 1 - row_part, row_part))
         # OpenCV multiplies 16-bit integers here: it drops 4 of the 19 bits of `across`, keeps the upper 16 bits of each
         # product, and rounds the last 2 of the 22 bits of fraction
         across = (left.int() * x0 + right.int() * x1) >> 4
@@ -55,5 +55,6 @@ def _places(old: int, new: int, factor: float | None, double: bool) -> tuple[Ten
     return first.long(), (position - first).float()
 
 
-def _fixed(part: Tensor) -> Tensor:
+def fixed_point(part: Tensor) -> Tensor:
+    """Weights in 0..1 as int32, in OpenCV's fixed point."""
     return (part * ONE).round().int()

@@ -24,7 +24,7 @@ STRETCHED_CUT = 122  # of 255; mask-faster-rcnn sets pixels above it
 
 @dataclass(frozen=True, kw_only=True)
 class Pasting:
-    """How masks in the frame of their box are brought to image size; see `paste_as`."""
+    """The rule by which masks in the frame of their box are pasted into the image; see `paste_as`."""
 
     kind: Paste = "accurate"
     last_pixel_inside: bool = False  # whether x2, y2 are the last pixel (inclusive)
@@ -34,17 +34,17 @@ class Pasting:
 def paste_as(
     kind: Paste, masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5
 ) -> Iterator[Region]:
-    """The region of an image of `size` (H, W) with each mask (N, m, m) in [0, 1] of a box (N, 4), xyxy pixels.
+    """Masks (N, m, m) in [0, 1], each pasted at its box (N, 4), xyxy pixels, in an image of `size` (H, W), in order.
 
-    accurate: bilinear at each pixel's centre, set where >= 0.5.
-    padded: with a border of zeros and a box enlarged to match, truncated to whole numbers, both ends inclusive;
-    resized, set where > 0.5 (Detectron, chainer-mask-rcnn).
-    squeezed: the same, but the whole mask is resized to the part of that box inside the image (DeNA).
-    rounded: resized to the pixels with centres inside the box, set where > 0.5 (tensorpack's fast mode).
-    stretched: each mask is scaled to the range 0..255, then resized to the truncated box; set where > 122
-    (mask-faster-rcnn, by Pillow).
-    fitted: resized to the box rounded to whole pixels, set where >= `threshold` (FCIS); fitted_above: where >
-    `threshold` (ChainerCV). The other rules ignore `threshold`.
+    accurate: bilinear values at the pixels' centres; those >= 0.5 are set.
+    padded: the mask gets a border of zeros, and its box is enlarged to match and truncated to whole numbers, with both
+    ends inclusive; the mask is resized to that box, and values > 0.5 are set (Detectron, chainer-mask-rcnn).
+    squeezed: like padded, but the whole mask is resized to the part of that box inside the image (DeNA).
+    rounded: resized to the pixels with centres inside the box; values > 0.5 are set (tensorpack's fast mode).
+    stretched: each mask is scaled to the range 0..255, then resized by Pillow to the truncated box; values > 122 are
+    set (mask-faster-rcnn).
+    fitted: resized to the box rounded to whole pixels; values >= `threshold` are set (FCIS). fitted_above: values >
+    `threshold` are set (ChainerCV). The other rules ignore `threshold`.
     """
     if kind == "accurate":
         yield from paste_regions(masks, boxes, size)
@@ -71,7 +71,7 @@ def paste_as(
 
 
 def _resized(mask: Tensor, window: tuple[int, int, int, int], size: tuple[int, int]) -> Region:
-    """`mask` over the pixels of `window` x0 y0 x1 y1 (inclusive), clipped to the image."""
+    """`mask` resized to the pixels of `window`, (x0, y0, x1, y1) inclusive, and clipped to the image."""
     x0, y0, x1, y1 = window
     if x1 < 0 or y1 < 0 or x0 >= size[1] or y0 >= size[0]:
         return Region(0, 0, np.zeros((0, 0), np.bool_))
@@ -81,7 +81,7 @@ def _resized(mask: Tensor, window: tuple[int, int, int, int], size: tuple[int, i
 
 
 def _fitted(mask: Tensor, box: Tensor, size: tuple[int, int], threshold: float, *, at_least: bool) -> Region:
-    """`mask` over the whole pixels of `box`, clipped to the image; may be empty."""
+    """`mask` resized to `box`, rounded to whole pixels, and clipped to the image; it can be empty."""
     x0, y0, x1, y1 = (int(value) for value in box.round())
     if x1 <= max(x0, 0) or y1 <= max(y0, 0) or x0 >= size[1] or y0 >= size[0]:
         return Region(0, 0, np.zeros((0, 0), np.bool_))
@@ -91,7 +91,7 @@ def _fitted(mask: Tensor, box: Tensor, size: tuple[int, int], threshold: float, 
 
 
 def _stretched(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Region:
-    """scipy.misc.imresize of 255 times the mask: scaled to the range 0..255, then resized by Pillow's bilinear."""
+    """`mask` resized as by scipy.misc.imresize: scaled to the range 0..255, then resized by Pillow (bilinear)."""
     limit = box.new_tensor([size[1] - 1, size[0] - 1, size[1] - 1, size[0] - 1])
     x0, y0, x1, y1 = torch.minimum(box.clamp(min=0), limit).tolist()
     height, width = int(y1 - y0 + 1), int(x1 - x0 + 1)

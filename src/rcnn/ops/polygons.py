@@ -1,8 +1,8 @@
 """Ground-truth outlines to masks in the frames of regions, bit for bit equal to Detectron2 and pycocotools.
 
-pycocotools (rleFrPoly) enlarges a polygon five times, walks each edge pixel by pixel, and notes where the walk passes
-from column 5c + 2 to column 5c + 3 of that finer grid: there, the edge crosses the centres of column c. The
-inside is between pairs of crossings of a column. Here the crossings are computed directly, for all regions at once.
+pycocotools (rleFrPoly) enlarges a polygon five times, walks along each edge pixel by pixel, and stores where the walk
+passes from column 5c + 2 to column 5c + 3 of that finer grid: there, the edge crosses the centres of column c. Pixels
+between a pair of crossings of a column are inside. Here the crossings are computed directly, for all regions at once.
 
 Letters: B images, G ground-truth objects, E edges of one object, R regions.
 """
@@ -50,7 +50,7 @@ def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tenso
     )  # (T,), (V,) into T
     edges, edge_first, edge_count, part_first, part_count = _pack(flat[taken])
 
-    wanted = boxes[batch, region_index]  # (V, 4)
+    regions = boxes[batch, region_index]  # (V, 4)
     work = ((edge_count[owner] + part_count[owner] * size) * size).cumsum(0) // MAX_WORK
     drawn: list[Tensor] = []
     for number in torch.unique_consecutive(work, return_counts=True)[1].tolist():
@@ -60,7 +60,7 @@ def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tenso
         canvas_first = part_count[chunk].cumsum(0) - part_count[chunk]
         canvas = canvas_first[region] + edges[index, 4].long() - part_first[chunk][region]
         canvas_region = torch.repeat_interleave(part_count[chunk])
-        x1, y1, x2, y2 = _fine(edges[index, :4], wanted[start : start + number][region], size)
+        x1, y1, x2, y2 = _fine(edges[index, :4], regions[start : start + number][region], size)
         parts = _fill(x1, y1, x2, y2, canvas, len(canvas_region), size)
         drawn.append(parts.new_zeros((number, size, size)).index_add_(0, canvas_region, parts) > 0)
     masks[batch, region_index] = torch.cat(drawn).float()

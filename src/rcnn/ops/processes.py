@@ -1,4 +1,4 @@
-"""What a loss is divided by where several processes share a batch."""
+"""The divisor of a loss if several processes share a batch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor
 
 @torch.no_grad()
 def mean_count(count: Tensor) -> Tensor:
-    """The number () of samples that a loss is divided by: the mean of `count` over all processes, at least 1 in all.
+    """The number () of samples that a loss is divided by: the mean of `count` over all processes.
 
-    Each process divides its own sum by it. The mean of these losses over the processes, and so of their gradients, is
-    then that of one process with the batch of all of them, also where one process has no sample. Every process of the
-    default group must call it. With one process it is `count`, at least 1.
+    The sum of `count` over the processes counts as at least 1. Each process divides its own loss sum by the result.
+    Then the mean of the losses over the processes, and so of their gradients, equals that of one process with the whole
+    batch, even if a process has no sample. Every process of the default group must call this. With one process, the
+    result is `count`, at least 1.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return count.clamp(min=1)

@@ -11,17 +11,17 @@ def mask_outline(mask: np.ndarray) -> np.ndarray:
     The edges run between pixels: filled by the even-odd rule, they give the mask. Straight edges have maximal length.
     """
     padded = np.pad(np.asarray(mask, dtype=np.int8), 1)
-    across = _runs(np.diff(padded, axis=0)[:, 1:-1])  # (n, 3): y, x1, x2
-    down = _runs(np.diff(padded, axis=1)[1:-1].T)  # (n, 3): x, y1, y2
+    across = value_runs(np.diff(padded, axis=0)[:, 1:-1])  # (n, 3): y, x1, x2
+    down = value_runs(np.diff(padded, axis=1)[1:-1].T)  # (n, 3): x, y1, y2
     edges = np.concatenate([across[:, [1, 0, 2, 0]], down[:, [0, 1, 0, 2]]])
     return edges.astype(np.float32)
 
 
 def outline_mask(edges: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The pixels (H, W) bool of `size` whose centres are inside an outline: the inverse of `mask_outline`.
+    """The mask (H, W) bool of `size` (height, width) with the pixels that have their centre inside an outline.
 
-    `edges` (E, 5) are x1, y1, x2, y2, part, in pixels. The object is the union of its parts, each filled even-odd;
-    the edges of a part form closed outlines, in any order.
+    This is the inverse of `mask_outline`. `edges` (E, 5) are x1, y1, x2, y2, part, in pixels. The object is the union
+    of its parts, each filled by the even-odd rule; the edges of a part form closed outlines, in any order.
     """
     mask = np.zeros(size, dtype=bool)
     for part in np.unique(edges[:, 4]):
@@ -46,7 +46,7 @@ def _filled(edges: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return (np.cumsum(crossings, axis=1)[:, :-1] & 1).astype(bool)
 
 
-def _runs(change: np.ndarray) -> np.ndarray:
+def value_runs(change: np.ndarray) -> np.ndarray:
     """Line, start and end (n, 3) of the runs of equal, non-zero values along the lines of `change` (lines, length)."""
     padded = np.pad(change, ((0, 0), (1, 1)))
     different = padded[:, 1:] != padded[:, :-1]

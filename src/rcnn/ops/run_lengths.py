@@ -1,4 +1,4 @@
-"""Run lengths (COCO's masks): those of a region of an image, and the pixels of compressed ones.
+"""Run lengths of COCO's masks: computed from a region of an image, and summed from compressed strings.
 
 Letters: S strings, M values of all strings.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 MAX_GROUPS = 10  # of 5 bits in a value; more cannot be a run of an image
+CHARACTERS = 64_000  # of strings that are read at once: few enough that the arrays stay in the processor's cache
 
 
 def region_changes(x0: int, y0: int, mask: np.ndarray, height: int) -> np.ndarray:
@@ -32,72 +33,72 @@ def region_changes(x0: int, y0: int, mask: np.ndarray, height: int) -> np.ndarra
 
 
 def run_totals(strings: Sequence[bytes]) -> np.ndarray:
-    """Pixels (S,) int64 of compressed run lengths; -1 for a string that is damaged.
+    """The number of pixels (S,) int64 of each string of compressed run lengths; -1 for a damaged string.
 
     A value is written in groups of 5 bits, lowest first, each a character above "0" with a sixth bit while more follow;
     from the fourth value on it is the difference to the run two before (COCO's maskApi.c, rleToString).
     """
     totals = np.full(len(strings), -1, dtype=np.int64)
-    filled = [index for index, string in enumerate(strings) if string]
-    if filled:
-        runs, string, damaged = _runs([strings[index] for index in filled])
-        sums = np.zeros(len(filled), dtype=np.int64)
-        np.add.at(sums, string, runs)
-        sums[damaged] = -1
-        totals[filled] = sums
+    lengths = np.fromiter(map(len, strings), dtype=np.int64, count=len(strings))
+    filled = np.flatnonzero(lengths)
+    ends = np.cumsum(lengths[filled])
+    start = 0
+    while start < len(filled):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + CHARACTERS, side="right")))
+        rows = filled[start:stop]
+        totals[rows] = _totals([strings[row] for row in rows.tolist()], lengths[rows])
+        start = stop
     return totals
 
 
-def _runs(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The runs (M,) of non-empty strings, the string that each belongs to (M,), and (S,) bool: a string is damaged."""
-    values, string, damaged = _decoded(strings)
-    runs = _summed(values, string)
-    damaged[string[runs < 0]] = True
-    return runs, string, damaged
+def _totals(strings: Sequence[bytes], lengths: np.ndarray) -> np.ndarray:
+    """`run_totals` of non-empty strings of these lengths (S,)."""
+    codes = np.frombuffer(b"".join(strings), dtype=np.uint8) - np.uint8(48)  # characters below "0" wrap around
+    last = (codes & 32) == 0  # the character ends a value
+    ends = np.cumsum(lengths)
+    damaged = ~last[ends - 1]  # the last value is cut off
+    last[ends - 1] = True
+    stops = np.flatnonzero(last)  # (M,)
+    firsts = np.searchsorted(stops, ends - lengths)  # (S,) the first value of each string
+    groups = np.diff(stops, prepend=-1)
+    runs = _runs(_values(codes, stops, groups), firsts)
+    odd = (groups > MAX_GROUPS) | (runs < 0)
+    odd[np.searchsorted(stops, np.flatnonzero(codes > 63))] = True
+    damaged[np.searchsorted(firsts, np.flatnonzero(odd), side="right") - 1] = True
+    return np.where(damaged, -1, np.add.reduceat(runs, firsts))
 
 
-def _decoded(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The values (M,) as they are written, runs and differences; the rest as `_runs`."""
-    starts = np.cumsum([0, *map(len, strings)])[:-1]
-    codes = np.frombuffer(b"".join(strings), dtype=np.uint8).astype(np.int64) - 48
-    owner = np.repeat(np.arange(len(strings)), list(map(len, strings)))
-    damaged = np.zeros(len(strings), dtype=bool)
-    damaged[owner[(codes < 0) | (codes > 63)]] = True
-    follows = (codes & 32) != 0
-    first = np.ones(len(codes), dtype=bool)  # a character that begins a value
-    first[1:] = ~follows[:-1]
-    first[starts] = True
-    begins = np.flatnonzero(first)  # (M,)
-    lengths = np.diff(begins, append=len(codes))
-    string = owner[begins]
-    damaged[string[lengths > MAX_GROUPS]] = True
-    damaged[follows[np.append(starts[1:], len(codes)) - 1]] = True  # a last value that is cut off
-    shift = 5 * np.minimum(np.arange(len(codes)) - np.repeat(begins, lengths), MAX_GROUPS)
-    values = np.add.reduceat((codes & 31) << shift, begins)
-    ends = np.append(begins[1:], len(codes)) - 1
-    negative = (codes[ends] & 16) != 0
-    values[negative] -= np.int64(1) << (shift[ends[negative]] + 5)
-    return values, string, damaged
+def _values(codes: np.ndarray, stops: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The values (M,) int64 as they are written, runs and differences.
+
+    `codes` are the characters above "0", `stops` (M,) the last one of each value, `groups` (M,) the number of its
+    characters.
+    """
+    ends = codes[stops].astype(np.int64)
+    values = (ends & 15) - (ends & 16)  # the last group has the sign; for most values it is the only one
+    rows = np.flatnonzero(groups > 1)
+    for before in range(1, MAX_GROUPS):
+        values[rows] = (values[rows] << 5) + (codes[stops[rows] - before] & 31)
+        rows = rows[groups[rows] > before + 1]
+    return values
 
 
-def _summed(values: np.ndarray, string: np.ndarray) -> np.ndarray:
-    """The runs (M,) of the written values.
+def _runs(values: np.ndarray, firsts: np.ndarray) -> np.ndarray:
+    """The runs (M,) of the written values; `firsts` (S,) are the indices of the first value of each string.
 
     The first value of a string is a run. The later ones form two chains, at odd and at even positions: each chain
     starts with a run and continues with differences to the run before it in the chain, so a sum along it gives runs.
     """
-    lengths = np.bincount(string)
-    starts = np.cumsum(lengths) - lengths
-    order = np.arange(len(values)) - starts[string]  # position of a value in its string
-    chain = np.where(order == 0, 0, 1 + order % 2)
-    evens = (lengths - 1) // 2  # values at even positions after the first
-    place = starts[string] + order // 2 + np.where(chain == 2, 1 + evens[string], 0)  # by string, chain, position
-    along = np.empty_like(place)
-    along[place] = np.arange(len(place))
-    sums = np.cumsum(values[along])
-    new = np.ones(len(along), dtype=bool)  # the first value of a chain
-    new[1:] = (string[along][1:] != string[along][:-1]) | (chain[along][1:] != chain[along][:-1])
-    before = (sums - values[along])[new]  # the sum of all values before each chain
+    sums = np.empty_like(values)  # of every other value, over all strings
+    sums[0::2], sums[1::2] = values[0::2].cumsum(), values[1::2].cumsum()
+    # of these, what comes before each chain: the chain of even positions starts after the first value
+    own, other = sums[firsts], np.where(firsts > 0, sums[firsts - 1], 0)
+    stops = np.append(firsts[1:], len(values))
+    is_even = firsts % 2 == 0
     runs = np.empty_like(values)
-    runs[along] = sums - np.repeat(before, np.diff(np.flatnonzero(new), append=len(along)))
+    for parity, before in ((0, np.where(is_even, own, other)), (1, np.where(is_even, other, own))):
+        counts = (stops + 1 - parity) // 2 - (firsts + 1 - parity) // 2  # indices of this parity in each string
+        runs[parity::2] = sums[parity::2] - np.repeat(before, counts)
+    runs[firsts] = values[firsts]
     return runs

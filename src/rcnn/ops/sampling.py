@@ -25,9 +25,9 @@ def _mix(value: Tensor) -> Tensor:
 def random_keys(seed: Tensor, shape: Sequence[int], stream: int) -> Tensor:
     """Keys (B, N) int64 in [0, 2**63), uniform and the same on every device, for `sample`.
 
-    A hash of the position, not a generator state: the same `seed` () int64 and `stream` give the same keys, other
-    values give other keys, and so does each row. Different purposes use different streams. A `seed` (2,) also has the
-    number of the first row: a part of a larger batch then gets the keys that it has within that batch.
+    Keys are hashes of the seed, the stream and the position; there is no generator state. The same `seed` () int64 and
+    `stream` give the same keys. Each row has other keys. Different purposes use different streams. A `seed` (2,) is the
+    seed and the number of the first row: a part of a larger batch then gets the same keys as within that batch.
     """
     rows, columns = shape
     device = seed.device
@@ -43,14 +43,14 @@ def random_keys(seed: Tensor, shape: Sequence[int], stream: int) -> Tensor:
 
 
 def sample(labels: Tensor, keys: Tensor, size: int, positive_fraction: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Up to `size` boxes per image: positives up to their fraction, then negatives.
+    """A sample of up to `size` boxes per image: positives up to their fraction, then negatives.
 
     As in Detectron2 and torchvision, negatives replace missing positives; missing negatives are not replaced.
 
     Args:
         labels: (B, N) int64: 1 positive, 0 negative, -1 ignored.
-        keys: (B, N) int64 >= 0 from `random_keys`; the lowest are drawn.
-        size: number of boxes to draw per image.
+        keys: (B, N) int64 >= 0 from `random_keys`; the boxes with the lowest keys are sampled.
+        size: number of boxes to sample per image.
         positive_fraction: upper limit of positives, as a fraction of `size`.
 
     Returns:

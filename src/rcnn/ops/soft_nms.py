@@ -28,7 +28,7 @@ def soft_nms(
 
     Args:
         boxes: (B, N, 4) float xyxy pixels.
-        scores: (B, N) float; of equal scores the lower index is the better.
+        scores: (B, N) float; of equal scores, the one with the lower index is better.
         groups: (B, N) int64; any values.
         valid: (B, N) bool; invalid boxes are ignored. N is unlimited.
         iou_threshold: of the linear form, in [0, 1].
@@ -62,7 +62,7 @@ def soft_nms(
 def _soft_image(
     boxes: Tensor, scores: Tensor, groups: Tensor, settings: tuple[float, float, float]
 ) -> tuple[Tensor, Tensor]:
-    """Final scores (N,) of one image's boxes (N, 4), and the order (any number, int64) of those kept, best first.
+    """Final scores (N,) of one image's boxes (N, 4), and the indices (int64) of the kept boxes, best first.
 
     All groups are processed in parallel, one per row; the number of steps is the size of the largest group.
     """

@@ -15,7 +15,7 @@ LIBRARIES = ("_C_stable", "_C")  # names of the compiled library, of new and old
 
 @cache
 def load_operators() -> None:
-    """Define `torch.ops.torchvision`. An import of the package, earlier or later, does no harm."""
+    """Define `torch.ops.torchvision`. The package can also be imported, before or after."""
     library = None if "torchvision" in sys.modules or os.name == "nt" else _library()
     if library is None:
         import torchvision  # noqa: F401
@@ -24,7 +24,7 @@ def load_operators() -> None:
 
 
 def _library() -> str | None:
-    """Path of the compiled library; None if it is not where the package has it."""
+    """Path of the compiled library; None if it is not in the package's folder."""
     package = find_spec("torchvision")
     folders = None if package is None else package.submodule_search_locations
     for folder in folders or ():

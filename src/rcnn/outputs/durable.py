@@ -17,9 +17,9 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def naming(path: Path, size: int = 0) -> Iterator[None]:
-    """An error of a full disk within the block names `path` and its `size` in bytes, if that is known.
+    """Raise a disk-full error within the block again with `path` and `size` (bytes; 0: unknown) in its message.
 
-    The error itself does not: a write does not know its file, and a copy names a temporary one.
+    The original error has no useful path: a write does not know its file, and a copy names a temporary one.
     """
     try:
         yield
@@ -41,10 +41,10 @@ def free_space(path: Path) -> int:
 
 
 def replace_folder(folder: Path, fill: Callable[[Path], object], size: int = 0) -> None:
-    """Have `fill` write the files of a new folder, then put it in the place of `folder`.
+    """Let `fill` write the files of a new folder, then replace `folder` by it.
 
-    A kill or a power failure at any moment leaves the earlier folder or the new one, complete; see `recover_folder`.
-    `size`: about how many bytes it will have; OSError if the disk has less space, before anything is written.
+    A kill or a power failure at any moment leaves either the earlier or the new folder complete; see `recover_folder`.
+    `size`: approximate size of the new folder in bytes; OSError if less space is free, before anything is written.
     """
     recover_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def replace_folder(folder: Path, fill: Callable[[Path], object], size: int = 0) 
 
 
 def recover_folder(folder: Path) -> None:
-    """Finish a `replace_folder` that was killed: the earlier folder comes back if there is no new one yet."""
+    """Finish a `replace_folder` that was killed: restore the earlier folder if the new one is not in place yet."""
     new, replaced = (folder.with_name(start + folder.name) for start in (TEMPORARY, REPLACED))
     if not folder.exists() and replaced.exists():
         os.rename(replaced, folder)
@@ -77,13 +77,13 @@ def recover_folder(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, read in pieces."""
+    """The SHA-256 of a file as hexadecimal text; the file is not read into memory at once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
-    """Force a file or folder to the disk. Does nothing for folders on Windows, which cannot."""
+    """Force a file or folder to the disk (fsync). Windows does not support this for folders; there it does nothing."""
     if os.name == "nt" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,7 +1,7 @@
 """The one rule for output folders: nothing that rcnn did not write is ever overwritten.
 
-    with OutputFolder("found") as output:          # locked: a second process that opens it is refused
-        output.require_free("predictions.json")    # refuse before any work
+    with OutputFolder("found") as output:          # locked: an error in a second process that opens it
+        output.require_free("predictions.json")    # an error before any work, if the name is not free
         picture = output.free_name("photo.jpg")    # or take another name: photo-2.jpg
         with output.writing(picture) as path:      # a temporary path, renamed to `picture` when the block ends
             image.save(path)
@@ -9,7 +9,7 @@
 
 The file `.rcnn-files` in the folder (the marker) lists what rcnn wrote there, one JSON object per line, with a digest.
 A file is replaced only if it is listed and still has that content, and only when the new content is complete. Symbolic
-links inside the folder are never followed or replaced. The folder itself may be a link: the user named it.
+links inside the folder are never followed or replaced. The folder itself may be a link, because the user gave its path.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class OutputFolder:
         except BaseException:
             self._marker.close()
             raise
-        for complete in self.path.glob(f"{COMPLETE}*"):  # of a process that was killed: we hold the lock
+        for complete in self.path.glob(f"{COMPLETE}*"):  # left by a process that was killed: this one holds the lock
             self._move_out_of(complete)
         for leftover in self.path.glob(f"{TEMPORARY}*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -78,11 +78,11 @@ class OutputFolder:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
-        """Release the lock. If nothing was ever written, the marker, and the folder if it is new, are removed."""
+        """Release the lock. If nothing was ever written, remove the marker, and the folder if it is new."""
         if self._marker is None:
             return
         if not self._written:
-            with suppress(OSError):  # Windows cannot remove what is open
+            with suppress(OSError):  # Windows cannot remove an open file
                 (self.path / MARKER).unlink()
                 if self._created:
                     self.path.rmdir()  # fails if the folder is not empty
@@ -103,7 +103,7 @@ class OutputFolder:
     def free_name(self, name: str | PurePath, taken: Container[str] = ()) -> str:
         """`name`, or `name-2`, `name-3`, ... if `name` may not be written, or is in `taken` (lower case).
 
-        It is shortened if it is too long.
+        The stem is shortened if the name is too long.
         """
         path, number = _relative(name), 1
         while not self.is_free(candidate := numbered(path, number)) or str(candidate).lower() in taken:
@@ -114,7 +114,7 @@ class OutputFolder:
     def writing(self, name: str | PurePath, *, durable: bool = False) -> Iterator[Path]:
         """A temporary path with the suffix of `name`; its file becomes `name` when the block ends without an error.
 
-        `durable`: it survives a power failure (fsync). Raises FileExistsError if `name` may not be written.
+        `durable`: the file survives a power failure (fsync). Raises FileExistsError if `name` may not be written.
         """
         self.require_free(name)
         relative = _relative(name)
@@ -137,8 +137,8 @@ class OutputFolder:
     def writing_together(self, *names: str) -> Iterator[Path]:
         """An empty temporary folder; its files `names` are moved here when the block ends without an error.
 
-        All are complete and on disk before the first is moved; if the process is killed between two moves, the next
-        one that opens the folder does the rest. Raises FileExistsError if a name may not be written.
+        All are complete and on disk before the first is moved. If the process is killed between two moves, the next
+        process that opens the folder finishes them. Raises FileExistsError if a name may not be written.
         """
         self.require_free(*names)
         number = next(self._numbers)
@@ -159,7 +159,7 @@ class OutputFolder:
     def write_text(self, name: str | PurePath, text: str, *, durable: bool = False) -> Path:
         """Write `text` to the file `name` atomically, and return its path.
 
-        What UTF-8 cannot have (bytes of a file name in another encoding) is written as an escape, e.g. `\\udce9`.
+        Characters that UTF-8 cannot encode (bytes of a file name in another encoding) are escaped, e.g. `\\udce9`.
         """
         with self.writing(name, durable=durable) as path:
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -178,14 +178,14 @@ class OutputFolder:
         return self.adopt(name)
 
     def adopt(self, name: str | PurePath) -> Path:
-        """Record what exists as rcnn's, whatever it holds. For callers that recognise their own files by content."""
+        """Record `name` as rcnn's, whatever it contains. For callers that recognise their own files by content."""
         relative = _relative(name)
         if ANY_CONTENT not in self._written.get(str(relative), ()):
             self._record(relative, ANY_CONTENT)
         return self.path / relative
 
     def _move_out_of(self, complete: Path) -> None:
-        """Move the files of a folder of `writing_together` here, except over files that somebody has changed."""
+        """Move the files of a folder of `writing_together` here, but do not replace files that a user has changed."""
         sync(self.path)
         for file in sorted(complete.iterdir()):
             if self.is_free(file.name):
@@ -222,14 +222,14 @@ class OutputFolder:
 
 
 def numbered(path: PurePosixPath, number: int) -> PurePosixPath:
-    """`a/photo.jpg` for 1, `a/photo-2.jpg` for 2, ...; the stem is cut where the name exceeds 255 bytes."""
+    """`a/photo.jpg` for 1, `a/photo-2.jpg` for 2, ...; the stem is cut if the name exceeds 255 bytes."""
     ending = ("" if number == 1 else f"-{number}") + path.suffix
     stem = os.fsencode(path.stem)[: NAME_BYTES - len(os.fsencode(ending))].decode("utf-8", "ignore")
     return path.with_name(stem + ending)
 
 
 def finish_moves(folder: Path) -> None:
-    """Finish a `writing_together` in `folder` that was killed; nothing if another process is writing there."""
+    """Finish a `writing_together` in `folder` that was killed; do nothing if another process writes there."""
     if any(folder.glob(f"{COMPLETE}*")):
         with suppress(OSError):
             OutputFolder(folder).close()
@@ -243,7 +243,10 @@ def _relative(name: str | PurePath) -> PurePosixPath:
 
 
 def require_folder(path: Path) -> None:
-    """Raise NotADirectoryError or FileNotFoundError if `path` exists, but is not a folder, or is below a file."""
+    """Check that `path` is a folder or can be created.
+
+    NotADirectoryError if it is a file or below one, FileNotFoundError if a part of it is a broken symbolic link.
+    """
     for one in (path, *path.parents):
         if one.is_symlink() and not one.exists():
             reason = "its target does not exist, or it leads back to itself"
@@ -255,7 +258,7 @@ def require_folder(path: Path) -> None:
 
 
 def _release_after_fork() -> None:
-    """In a forked process: close the inherited markers, or the locks would outlive the process that took them."""
+    """In a forked process: close the inherited markers; else the locks would outlive the process that took them."""
     for folder in _OPEN:
         if folder._marker is not None:
             folder._marker.close()

@@ -1,4 +1,4 @@
-"""The marker of an output folder: the file that lists what rcnn wrote there, and that its writer locks."""
+"""The marker of an output folder: a file that lists what rcnn wrote there. The process that writes locks it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ LOCKS = Path("/proc/locks")  # of Linux: the processes that hold locks, with the
 
 
 def locked_marker(folder: Path) -> IO[str]:
-    """The marker of `folder`, open, and locked until it is closed or its process ends."""
+    """The marker of `folder`, open, and locked until it is closed or its process ends.
+
+    FileExistsError if its name belongs to another kind of file, BlockingIOError if another process has locked it.
+    """
     path = folder / MARKER
     if path.is_symlink():
         raise FileExistsError(f"{path} is a symbolic link, which rcnn does not follow: {CHOOSE}")
@@ -36,7 +39,7 @@ def locked_marker(folder: Path) -> IO[str]:
 
 
 def require_not_in_use(folder: Path) -> None:
-    """Raise BlockingIOError if a process writes to `folder`. It can be called before there is anything to write."""
+    """Raise BlockingIOError if another process writes to `folder`. Nothing is written or created."""
     path = folder / MARKER
     if path.is_symlink() or not path.is_file():
         return
@@ -66,7 +69,10 @@ def _holder(path: Path) -> str:
 
 
 def read_marker(path: Path) -> dict[str, set[str]]:
-    """Name -> digests of the contents that rcnn gave it. A last line without its end (a kill) does not count."""
+    """Name -> digests of the contents that rcnn wrote. FileExistsError for a file that is not a marker.
+
+    An incomplete last line (of a process that was killed) is skipped.
+    """
     written: dict[str, set[str]] = {}
     if not path.is_file() or path.is_symlink():
         return written
@@ -85,7 +91,7 @@ def read_marker(path: Path) -> dict[str, set[str]]:
 
 
 def drop_unfinished_line(marker: IO[str]) -> None:
-    """Remove the last line of an open marker if it has no end: its process was killed."""
+    """Remove the last line of an open marker if it is incomplete because its process was killed."""
     marker.seek(0)
     text = marker.read()
     if not text.endswith("\n"):
@@ -93,12 +99,12 @@ def drop_unfinished_line(marker: IO[str]) -> None:
 
 
 def files_of_rcnn(folder: str | Path) -> set[str]:
-    """Names, relative to `folder`, of what rcnn wrote there; empty if it never did. Does not lock."""
+    """Names, relative to `folder`, of the files and folders that rcnn wrote there. Does not lock."""
     return set(read_marker(Path(folder) / MARKER))
 
 
 def lock_file(file: IO[str]) -> None:
-    """Lock an open file until it is closed or its process ends. BlockingIOError if another process holds it."""
+    """Lock an open file until it is closed or its process ends. BlockingIOError if another process has locked it."""
     try:
         if os.name == "nt":
             import msvcrt

@@ -1,1 +1,1 @@
-"""What runs a model: its device and its arithmetic."""
+"""Runs models: device, precision, checkpoints and exported files, and the processes that share a run."""

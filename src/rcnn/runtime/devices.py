@@ -15,7 +15,7 @@ DEVICES = "auto, cpu, cuda, cuda:N or mps"
 def choose_device(device: Device = "auto") -> torch.device:
     """The device to use: `auto` is the GPU if there is one, else the CPU; an integer N is `cuda:N`.
 
-    Raises ValueError if the device is not known or not there.
+    Raises ValueError if the device is not known or not available.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -37,7 +37,7 @@ def choose_device(device: Device = "auto") -> torch.device:
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """The arithmetic of the network: `auto` is bfloat16 where the hardware has instructions for it, else float32.
+    """The precision of the network: `auto` is bfloat16 if the hardware has instructions for it, else float32.
 
     Raises ValueError if `precision` is not known.
     """

@@ -32,7 +32,7 @@ def is_exported(path: object) -> bool:
 
 
 class ExportedModel:
-    """An exported file that is ready to run. `predict` is that of `Detector`."""
+    """An exported file that is ready to run; `predict` has the arguments and results of `Detector.predict`."""
 
     def __init__(self, record: ExportRecord, run: Run, path: Path) -> None:
         self.record, self.run, self.path = record, run, path
@@ -43,8 +43,8 @@ class ExportedModel:
         Raises ValueError if the images do not fit into the size that the file was exported for.
         """
         if self.record.with_resize:
-            found = [self._whole(images, index) for index in range(len(images.sizes))]
-            return Detections(**{name: torch.cat([one[name] for one in found]) for name in self.record.outputs})
+            parts = [self._whole(images, index) for index in range(len(images.sizes))]
+            return Detections(**{name: torch.cat([part[name] for part in parts]) for name in self.record.outputs})
         images = self._padded(images)
         most = self.record.batch or len(images.sizes)
         parts = [self._run(_rows(images, start, most)) for start in range(0, len(images.sizes), most)]
@@ -61,13 +61,13 @@ class ExportedModel:
     def _padded(self, images: ImageBatch) -> ImageBatch:
         """The images padded to the size of the file."""
         height, width = images.pixels.shape[2:]
-        wanted = self.record.size or tuple(map(max, self.record.least_size, (height, width)))
-        if height > wanted[0] or width > wanted[1]:
+        size = self.record.size or tuple(map(max, self.record.least_size, (height, width)))
+        if height > size[0] or width > size[1]:
             raise ValueError(
-                f"the images are {height}x{width} (height x width), but {self.path} takes {wanted[0]}x{wanted[1]}: "
+                f"the images are {height}x{width} (height x width), but {self.path} takes {size[0]}x{size[1]}: "
                 "export with --size dynamic"
             )
-        pixels = F.pad(images.pixels, (0, wanted[1] - width, 0, wanted[0] - height))
+        pixels = F.pad(images.pixels, (0, size[1] - width, 0, size[0] - height))
         return ImageBatch(
             pixels=pixels.float() if self.record.float_images else pixels,
             sizes=images.sizes,
@@ -76,7 +76,7 @@ class ExportedModel:
         )
 
     def _run(self, images: ImageBatch) -> dict[str, Tensor]:
-        """The outputs for a batch; a smaller one than the file takes is filled with copies of its last image."""
+        """The outputs for a batch. If the file takes a larger batch, it is filled with copies of the last image."""
         outputs = zip(self.record.outputs, self.run(self._inputs(images)), strict=True)
         return {name: torch.from_numpy(np.array(value))[: len(images.sizes)] for name, value in outputs}
 
@@ -106,7 +106,7 @@ def _rows(images: ImageBatch, start: int, count: int) -> ImageBatch:
 
 
 def exported_record(path: str | Path) -> ExportRecord:
-    """The description in an exported file, without preparing to run it.
+    """The record in an exported file, without preparing the file to run.
 
     Raises ImportError if the package that reads the file is missing, ValueError if the file cannot be read.
     """
@@ -160,7 +160,7 @@ def _onnx_session(path: Path, device: torch.device, *, optimize: bool = True) ->
 
 
 def _torch_program(path: Path, device: torch.device | None = None) -> tuple[ExportRecord, Run]:
-    """A torch.export program. Its file is an archive of JSON and tensors; reading it runs no code of it."""
+    """A torch.export program. Its file is an archive of JSON and tensors; reading it does not run code."""
     import rcnn.models.detector  # noqa: F401  (the ops that the program calls)
 
     extra = {f"{KEY}.json": ""}

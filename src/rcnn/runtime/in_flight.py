@@ -1,24 +1,24 @@
-"""A note of what a process is working on, for the launcher's report if the process is killed."""
+"""A file with what a process is working on; the launcher reports it if the process is killed."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-PID = "pid"  # file there with the id of the process, written by cli/failures.py
-IN_FLIGHT = "in_flight"  # file beside the error file that torch's launcher names
-ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+PID = "pid"  # file with the id of the process, beside the error file; cli/failures.py writes it
+IN_FLIGHT = "in_flight"  # the file of this module, beside the error file
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # environment variable: torch's launcher sets the path of the error file
 
 
 class InFlight:
-    """Writes the note; without a launcher nothing is written."""
+    """Writes what the process is working on. Without a launcher, nothing is written."""
 
     def __init__(self) -> None:
         error_file = os.environ.get(ERROR_FILE, "")
         self._file = Path(error_file).with_name(IN_FLIGHT).open("w", encoding="utf-8") if error_file else None
 
     def note(self, text: str) -> None:
-        """Replace the note; it reaches the file at once."""
+        """Replace the content of the file by `text` and flush it."""
         if self._file is not None:
             self._file.seek(0)
             self._file.truncate()

@@ -33,9 +33,9 @@ LAUNCHED = "RCNN_LAUNCHED"  # set for the processes: this launcher prints their 
 TYPED = "RCNN_TYPED"  # set for the processes: the command that the user typed
 LOST = "lost"  # key in an error file: the process only lost the connection to another one
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # passed on to the processes; Windows has only two
-REPEATED = 2.0  # seconds: `timeout` and batch systems signal this process and its group, which is one request to stop
-STOP_SECONDS = 1800  # the processes may save a checkpoint for that long before they are killed
-FAILURE_SECONDS = 20  # after one has failed, the others may take that long; it is reported when all have ended
+REPEATED = 2.0  # seconds: `timeout` and batch systems signal this process and its group; both count as one signal
+STOP_SECONDS = 1800  # time for the processes to save a checkpoint before they are killed
+FAILURE_SECONDS = 20  # time for the other processes to end after one has failed; then the failure is reported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +43,12 @@ class Ended:
     """How the processes ended."""
 
     status: int  # exit status
-    failed: bool = False  # starting again may help: neither finished nor stopped by a signal
-    message: str = ""  # of the process that failed first, with its number and what it was doing
+    failed: bool = False  # neither finished nor stopped by a signal, so that starting again may help
+    message: str = ""  # error of the process that failed first, with its number and what it was doing
 
 
 def require_devices(devices: int, device: str) -> None:
-    """ValueError unless `devices` processes can be started here: one per GPU, or any number on a CPU."""
+    """Raise ValueError unless `devices` processes can be started here: one per GPU, or any number on a CPU."""
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise ValueError(
             f"--devices {devices} starts the processes itself, but WORLD_SIZE={os.environ['WORLD_SIZE']} says that a "
@@ -60,7 +60,10 @@ def require_devices(devices: int, device: str) -> None:
     if device == "cuda" and not gpus:
         raise ValueError("--device cuda: torch finds no GPU here; use cpu, or run `rcnn doctor`")
     if gpus and devices > gpus:
-        raise ValueError(f"--devices {devices}, but this machine has {counted(gpus, 'GPU')}; one process needs one GPU")
+        raise ValueError(
+            f"--devices {devices}, but this machine has {counted(gpus, 'GPU')}; one process needs one GPU: set "
+            f"--devices {gpus} or less"
+        )
 
 
 def typed_command() -> str:
@@ -73,7 +76,7 @@ def typed_command() -> str:
 def launch_command(words: Sequence[str], *, devices: int, typed: Sequence[str] = ()) -> Ended:
     """Run `rcnn WORDS` in `devices` processes. Signals are passed on to them; if one fails, the others are ended.
 
-    `typed`: the words that the user typed after `rcnn`, for the record of a run; `words` by default.
+    `typed`: the words that the user typed after `rcnn`, for the record of a run; defaults to `words`.
     """
     with tempfile.TemporaryDirectory(prefix="rcnn-") as logs:
         try:
@@ -87,9 +90,9 @@ def launch_command(words: Sequence[str], *, devices: int, typed: Sequence[str] =
 
 
 def launch_function(function: Callable[..., T], *arguments: object, devices: int) -> T:
-    """What `function(*arguments)` returns on the first of `devices` processes, which all call it.
+    """Call `function(*arguments)` in `devices` processes; returns the result of the first process.
 
-    They are new Python processes, so a script has to call this below `if __name__ == "__main__":`. Raises ValueError
+    These are new Python processes, so a script has to call this below `if __name__ == "__main__":`. Raises ValueError
     with the message of the process that failed first.
     """
     with (
@@ -125,7 +128,7 @@ def _config(devices: int, logs: str) -> LaunchConfig:
 
 @contextmanager
 def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
-    """Variables for the processes while they are started; each gets its share of the CPU cores for its threads."""
+    """Within the block, environment variables for the processes; each gets a share of the CPU cores."""
     added = {LAUNCHED: "1"}
     if typed:
         added[TYPED] = shlex.join(["rcnn", *typed])
@@ -141,9 +144,9 @@ def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
 
 
 class _StopOnce:
-    """The signal handler: the first signal stops the processes, repeated ones change nothing.
+    """The signal handler: the first signal stops the processes; repetitions within REPEATED seconds have no effect.
 
-    As in a single process, a second Ctrl-C ends the run without saving; a third one kills the processes.
+    After that, as in a single process, a second Ctrl-C ends the run without saving; a third one kills the processes.
     """
 
     def __init__(self, logs: Path) -> None:
@@ -163,7 +166,7 @@ class _StopOnce:
 
 @contextmanager
 def _stopped_once(logs: Path) -> Iterator[None]:
-    """Within the block signals are handled by _StopOnce; without effect outside the main thread."""
+    """Within the block, _StopOnce handles signals. No effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -182,9 +185,9 @@ def _stopped_once(logs: Path) -> Iterator[None]:
 
 @contextmanager
 def _failures_reported_soon() -> Iterator[None]:
-    """Within the block processes that outlive a failed one are killed after FAILURE_SECONDS.
+    """Within the block, if a process fails, the others are killed after FAILURE_SECONDS.
 
-    In a collective of NCCL they do not react to SIGTERM. torch's launcher has 30 seconds for that, without a setting.
+    In a collective of NCCL, they do not react to SIGTERM. torch's launcher waits for 30 seconds, without a setting.
     """
     close = PContext.close
 
@@ -206,7 +209,7 @@ def _signal_processes(logs: Path, number: int) -> None:
 
 
 def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> Ended:
-    """The failure that was the cause: the first one that no other process has caused."""
+    """The result for the failure that was the cause: the first one that no other process has caused."""
     rank, failure = min(failures.items(), key=lambda item: (_caused_by_another(item[1]), item[1].timestamp, item[0]))
     where = f"process {rank} of {devices}"
     if failure.exitcode < 0:
@@ -231,7 +234,7 @@ def _caused_by_another(failure: ProcessFailure) -> int:
 
 
 def _in_flight(logs: Path, local_rank: int) -> str:
-    """What the process was working on, as it noted itself."""
+    """What the process was working on, from its in-flight file; "" if there is none."""
     notes = sorted(logs.glob(f"**/{local_rank}/{IN_FLIGHT}"), key=lambda path: path.stat().st_mtime)
     text = notes[-1].read_text(encoding="utf-8", errors="replace").strip() if notes else ""
     return f", at {text}" if text else ""

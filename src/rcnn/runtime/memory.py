@@ -1,4 +1,4 @@
-"""How much memory this machine has free, and how much a computation takes on the CPU."""
+"""Memory: how much is free on this machine, and how much a computation uses."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ OUT_OF_MEMORY = re.compile(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of the machine or of a GPU did not suffice."""
+    """Whether `error` says that the memory of the machine or of a GPU was not enough."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def free_memory() -> int:
-    """Bytes that this process can still get: those of the machine, or of the container if that has less (Linux)."""
+    """Bytes that this process can still allocate: those of the machine, or of the container if fewer (Linux)."""
     machine = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
     return min([machine, *_free_in_container(Path("/sys/fs/cgroup"))])
 
@@ -50,7 +50,7 @@ def measures_peaks() -> bool:
 
 def peak_memory(compute: Callable[[], object]) -> int:
     """The largest number of bytes that this process holds while `compute` runs (Linux)."""
-    REFERENCES.write_text("5")  # VmHWM, the peak, starts again from the present value
+    REFERENCES.write_text("5")  # resets the peak, VmHWM, to the current value
     compute()
     return _kilobytes(STATUS, "VmHWM")
 
@@ -61,7 +61,7 @@ def held_memory() -> int:
 
 
 def most_memory(device: torch.device) -> int:
-    """The most memory that was in use so far, bytes: of a GPU by tensors, or of this process."""
+    """The peak memory so far, bytes: of tensors on a GPU, or of this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

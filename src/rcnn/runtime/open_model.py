@@ -31,7 +31,7 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class OpenModel:
-    """A model that is ready to run, with what belongs to it."""
+    """A model that is ready to run, with its config, class names, precision and preprocessor."""
 
     runner: Runner
     detector: Detector | None  # None: an exported file
@@ -49,21 +49,23 @@ def open_model(
     overrides: Overrides = (),
     allow: str | Sequence[str] = (),
 ) -> OpenModel:
-    """The model of a checkpoint, run folder, name of published weights, exported file, or a copy of a detector.
+    """The model of a checkpoint, run folder, name of published weights or exported file, or a copy of a detector.
 
-    `precision`, `overrides` and `allow` as in `rcnn.Predictor`; an exported file has fixed settings: ValueError.
+    `precision`, `overrides` and `allow` as in `rcnn.Predictor`. Raises ValueError for `overrides` or `allow` with an
+    exported file, which has fixed settings, or with a detector.
     """
     chosen = choose_precision(precision, device)
     if isinstance(source, str | Path) and is_exported(source):
         _require_none(source, [*as_overrides(overrides), *(["--allow"] if allow else [])])
         return _opened_file(open_exported(source, device), precision)
     classes: tuple[str, ...] | None = None
+    loaded = isinstance(source, str | Path)
     if isinstance(source, str | Path):
         source, checkpoint = load_detector(source, overrides, allow=allow)
         classes = checkpoint.classes
     elif overrides or allow:
         raise ValueError("overrides and allow are for checkpoints; change a detector's config before building it")
-    detector = prepare_for_inference(source, chosen).to(device)
+    detector = prepare_for_inference(source, chosen, keep=not loaded).to(device)
     return OpenModel(
         runner=detector, detector=detector, config=source.config, classes=classes, precision=chosen,
         preprocessor=build_preprocessor(source.config.input),
@@ -80,7 +82,7 @@ def model_record(source: str | Path, overrides: Overrides = ()) -> CheckpointRec
 
 
 def _require_none(source: str | Path, settings: Sequence[str]) -> None:
-    """A ValueError if there are settings for an exported file."""
+    """Raise ValueError if there are settings for an exported file."""
     if settings:
         raise ValueError(
             f"{source} is an exported file with fixed settings, so {settings[0]} cannot be used: {EXPORT_AGAIN}"
@@ -90,7 +92,10 @@ def _require_none(source: str | Path, settings: Sequence[str]) -> None:
 def _opened_file(model: ExportedModel, precision: Precision) -> OpenModel:
     record = model.record
     if precision not in ("auto", "float32", record.precision):
-        raise ValueError(f"{model.path} was exported in {record.precision}; it cannot run in {precision}")
+        raise ValueError(
+            f"{model.path} was exported in {record.precision}; it cannot run in {precision}: use --precision auto "
+            f"(precision=), or {EXPORT_AGAIN}"
+        )
     return OpenModel(
         runner=model, detector=None, config=record.config, classes=record.classes, precision=record.precision,
         preprocessor=_preprocessor_of(record),

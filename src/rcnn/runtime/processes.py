@@ -1,4 +1,4 @@
-"""The processes that share a run: which one this is, and what they exchange. Started by torchrun, or by launch.py."""
+"""The processes that share a run, started by torchrun or by launch.py: their numbers, and the data they exchange."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Processes:
         return self.share(compute() if self.is_first else None)  # type: ignore[arg-type]
 
     def own_places(self, count: int, size: int) -> list[int]:
-        """Which of `count` items this process does: they are dealt in groups of `size`, round by round."""
+        """The indices of `count` items that this process works on: groups of `size` go to the processes in turn."""
         return [place for place in range(count) if place // size % self.count == self.rank]
 
     def in_order(self, own: Iterator[T], count: int, size: int) -> Iterator[T]:
@@ -88,7 +88,7 @@ class Processes:
                 yield next(parts[place // size % self.count])
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has called this."""
         self.share(None)
         self.gather(None)
 
@@ -138,10 +138,10 @@ def process_numbers() -> Processes:
 
 @contextmanager
 def joined(device: torch.device, timeout: float = 0.0) -> Iterator[Processes]:
-    """Join the processes that a launcher started; they leave when the block ends. ALONE without a launcher.
+    """Within the block, this process is connected to the others that a launcher started. ALONE without a launcher.
 
     `device` is that of this process. `timeout`: seconds that a process waits for the others within a step (0: TIMEOUT).
-    What goes wrong in an exchange because another process has ended is raised as LostProcessError.
+    Raises LostProcessError if an exchange fails because another process has ended.
     """
     numbers = process_numbers()
     if numbers.count == 1:
@@ -162,7 +162,7 @@ def joined(device: torch.device, timeout: float = 0.0) -> Iterator[Processes]:
             )
         patient = dist.new_group(backend="gloo", timeout=PATIENCE)
         yield Processes(rank=numbers.rank, count=numbers.count, local_rank=numbers.local_rank, patient=patient)
-        if own:  # after an error the process ends, and a group that waits for it must not be waited for
+        if own:  # not after an error: then this would wait for the other processes, which wait for this one
             dist.destroy_process_group()
 
 
@@ -185,7 +185,7 @@ def lost_processes(processes: Processes) -> Iterator[None]:
         if isinstance(error, dist.DistError) or LOST.search(str(error)):
             reason = (str(error).splitlines() or [""])[0]
             raise LostProcessError(
-                f"process {processes.rank} of {processes.count} lost the connection to another one ({reason})"
+                f"process {processes.rank} of {processes.count} lost the connection to another process ({reason})"
             ) from error
         raise
 

@@ -1,4 +1,4 @@
-"""What an exported file says about itself: config, class names, inputs. Stored as JSON inside the file.
+"""The record in an exported file: config, class names, inputs and outputs. It is stored as JSON inside the file.
 
 ONNX: the metadata entry `rcnn`; torch.export: the extra file `rcnn.json`; OpenVINO: the runtime info `rcnn`.
 """
@@ -17,7 +17,7 @@ from rcnn.models.config import LegacyConfig
 from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.models.validate import validate
 
-FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
+FORMAT = 1  # increased when older versions of rcnn cannot read what this version writes
 KEY = "rcnn"  # name of the record inside a file
 EXPORT_AGAIN = "export the checkpoint again with `rcnn export`"
 
@@ -87,7 +87,7 @@ def read_record(text: str | None, path: Path) -> ExportRecord:
 
 
 def input_names(config: DetectorConfig) -> tuple[str, ...]:
-    """The inputs of an exported file: models that count pixels of the file also take its size."""
+    """The inputs of an exported file; models with rules in pixels of the original image also need its size."""
     uses_file = config.fcis is not None or config.rpn.legacy.min_size_original or config.legacy != LegacyConfig()
     return ("images", "sizes", "scales", "originals") if uses_file else ("images", "sizes")
 

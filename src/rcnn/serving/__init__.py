@@ -1,1 +1,1 @@
-"""The HTTP service of a model, and its client. Read app.py first; needs the extra `web`."""
+"""The HTTP service of a model, and its client. Read app.py first. Needs the extra `web`."""

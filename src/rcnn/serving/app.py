@@ -2,8 +2,8 @@
 
     app = create_app(Predictor("runs/balloons"), ServiceOptions())
 
-A request is admitted or refused before its body is read; then it is read (bounded bytes), decoded (bounded pixels) in a
-thread, and waits for the model in a bounded queue (batching.py).
+A request is accepted or refused before its body is read. Then the body is read (up to a number of bytes) and decoded in
+a thread (up to a number of pixels), and the image waits for the model in a queue of limited length (batching.py).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EXAMPLE = {
          "mask": {"size": [480, 640], "counts": "..."}},
     ],
 }  # fmt: skip
-DETAIL = {"application/json": {"example": {"detail": "what is wrong"}}}  # the body of every error
+DETAIL = {"application/json": {"example": {"detail": "what is wrong"}}}  # the format of every error
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": DETAIL}
     for status, text in {
@@ -49,9 +49,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         401: "The token is missing or wrong.",
         408: "The body took too long to arrive.",
         413: "The body has too many bytes.",
-        415: "The body is a form; expected the image itself.",
-        422: "A parameter is unknown, or has a wrong value.",
-        503: "Too many images wait, or the service is stopping; try again after Retry-After seconds.",
+        415: "The body is a form; expected the bytes of the image.",
+        422: "A parameter is unknown or has an invalid value.",
+        503: "Too many requests are waiting, or the service is stopping; try again after Retry-After seconds.",
         504: "The model took too long.",
     }.items()
 }
@@ -73,7 +73,7 @@ class ServiceOptions:
     max_pixels: int = 50_000_000  # of an image
     seconds: float = 30.0  # for a request, from its first byte to its answer
     max_batch: int = 4  # images per forward pass
-    capacity: int = 32  # requests that are being read, decoded or waiting
+    capacity: int = 32  # requests that are being read or decoded, or that wait for the model
     token: str = ""  # clients send "Authorization: Bearer TOKEN"; empty: no token
     origins: tuple[str, ...] = ()  # web pages that may call the service (CORS), e.g. https://example.org
     log_requests: bool = True  # one JSON line per request on stderr
@@ -109,7 +109,7 @@ def create_app(predictor: Predictor, options: ServiceOptions) -> FastAPI:
 
 
 class Service:
-    """The handlers of the requests, and what they share."""
+    """The handlers of the requests, and their common state."""
 
     def __init__(self, predictor: Predictor, options: ServiceOptions) -> None:
         self.predictor, self.options = predictor, options
@@ -119,7 +119,7 @@ class Service:
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Warm the model up, serve, then finish what waits."""
+        """Warm up the model, serve, then finish the waiting images."""
         self.batcher = Batcher(
             self.predictor, max_batch=self.options.max_batch, capacity=self.options.capacity,
             on_batch=self.metrics.count_batch,
@@ -157,7 +157,7 @@ class Service:
             "json", description="json: as in predictions.json; arrays: for rcnn.Client; picture: a JPEG."
         ),
     ) -> Response:
-        """Find objects in an image. The body is the image file itself."""
+        """Find objects in an image. The body contains the bytes of the image file."""
         if self.admitted >= self.options.capacity:
             raise _unavailable("too many requests are being processed")
         self.admitted += 1
@@ -173,7 +173,7 @@ class Service:
             self.admitted -= 1
 
     async def _body(self, request: Request) -> bytes:
-        """The body, if it is not too long."""
+        """The body; 413 if it is too large, 408 if it takes too long to arrive, 400 if it is empty."""
         limit = self.options.max_bytes
         too_long = HTTPException(413, f"the body has more than {limit} bytes")
         declared = request.headers.get("content-length", "0")
@@ -193,9 +193,9 @@ class Service:
         return bytes(parts)
 
     def _decode(self, body: bytes, content_type: str) -> Tensor:
-        """The image (3, H, W) uint8; 400 for what is none.
+        """The image (3, H, W) uint8 RGB; 400 for a body that is not an image, 415 for a form.
 
-        curl and urllib call every body "application/x-www-form-urlencoded", so that alone does not make it a form.
+        curl and urllib send every body as "application/x-www-form-urlencoded", so this type alone does not mean a form.
         """
         try:
             return as_image(body, max_pixels=self.options.max_pixels)
@@ -207,7 +207,7 @@ class Service:
             raise HTTPException(400, error.problem) from error
 
     async def _detect(self, pixels: Tensor) -> ImageDetections:
-        """The detections, once it is the image's turn."""
+        """The detections, when the model has processed the image; 503 if the queue is full or closed."""
         image, frame = await asyncio.to_thread(self.predictor.preprocessor, pixels)
         try:
             return await asyncio.wrap_future(self.batcher.submit(image, frame, self.options.seconds))
@@ -230,7 +230,7 @@ class Service:
         )
 
     async def models(self) -> dict[str, Any]:
-        """The model that runs here."""
+        """The model of this service."""
         config = self.predictor.config
         entry = {
             "name": config.name, "classes": list(self.predictor.classes), "precision": self.predictor.precision,
@@ -244,11 +244,11 @@ class Service:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def health(self) -> dict[str, str]:
-        """Whether the process runs."""
+        """Status 200 while the process runs."""
         return {"status": "ok"}
 
     async def ready(self) -> dict[str, str]:
-        """Whether the model is loaded and not stopping; else 503."""
+        """Status 200 if the model is loaded and the service is not stopping, else 503."""
         if not self.is_ready:
             raise _unavailable("the model is not ready")
         return {"status": "ready"}
@@ -259,7 +259,7 @@ def _unavailable(reason: str) -> HTTPException:
 
 
 async def _require_image_request(request: Request) -> None:
-    """422 for query parameters that /predict does not have, 415 for a form with the image in it."""
+    """422 for query parameters that /predict does not have, 415 for a form that contains the image."""
     unknown = [name for name in request.query_params if name not in PARAMETERS]
     if unknown:
         plural = "s" if len(unknown) > 1 else ""
@@ -269,18 +269,20 @@ async def _require_image_request(request: Request) -> None:
 
 
 def _form() -> HTTPException:
-    return HTTPException(415, "the body is a form; send the image itself as the body: curl --data-binary @photo.jpg")
+    return HTTPException(
+        415, "the body is a form; expected the bytes of the image file, e.g. curl --data-binary @photo.jpg"
+    )
 
 
 async def _wrong_values(request: Request, error: Exception) -> JSONResponse:
-    """422 with one text, e.g. "score=2: input should be less than or equal to 1"."""
+    """422 with a one-line message, e.g. "score=2: input should be less than or equal to 1"."""
     problems = error.errors() if isinstance(error, RequestValidationError) else []
     texts = [f"{one['loc'][-1]}={one['input']}: {one['msg'][:1].lower()}{one['msg'][1:]}" for one in problems]
     return JSONResponse({"detail": "; ".join(texts)}, 422)
 
 
 async def _failure(request: Request, error: Exception) -> JSONResponse:
-    """500 in the shape of the other errors; uvicorn prints the traceback."""
+    """500 in the format of the other errors; uvicorn prints the traceback."""
     return JSONResponse({"detail": "the service failed on this request; its log says why"}, 500)
 
 

@@ -1,6 +1,6 @@
-"""One thread runs the model on small batches of the images that wait, of the same padded shape.
+"""One thread runs the model on small batches of waiting images with the same padded shape.
 
-The number of images that wait is bounded: more are refused at once, so that an overload delays nobody else.
+The number of waiting images is limited; further images are refused at once, so an overload delays no other request.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Job:
     image: Tensor  # (3, h, w)
     frame: Frame
     shape: tuple[int, int]  # (height, width) when padded
-    deadline: float  # time.monotonic() after which nobody waits for the result
+    deadline: float  # time.monotonic() at which the client stops waiting for the result
     done: Future[ImageDetections] = field(default_factory=Future)
 
 
@@ -50,7 +50,7 @@ class Batcher:
         capacity: int,
         on_batch: Callable[[int, float], object] = lambda images, seconds: None,
     ) -> None:
-        """`on_batch` is called after each batch with its number of images and its seconds."""
+        """`on_batch` is called after each batch with its number of images and its time in seconds."""
         self._predictor, self._max_batch, self._capacity, self._on_batch = predictor, max_batch, capacity, on_batch
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -62,7 +62,10 @@ class Batcher:
         return len(self._waiting)
 
     def submit(self, image: Tensor, frame: Frame, seconds: float) -> Future[ImageDetections]:
-        """The result of a prepared image, to come within `seconds`. Raises Busy or Closed at once."""
+        """The future result of a prepared image; it is dropped if it waits longer than `seconds`.
+
+        Raises Busy if the queue is full, Closed if the batcher is closed.
+        """
         config = self._predictor.config.input
         job = Job(
             image=image, frame=frame, deadline=time.monotonic() + seconds,
@@ -78,7 +81,7 @@ class Batcher:
         return job.done
 
     def close(self) -> None:
-        """Finish the jobs that wait, and end the thread."""
+        """Finish the waiting jobs, and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -89,7 +92,7 @@ class Batcher:
             started = time.monotonic()
             try:
                 found = self._predictor.detect([job.image for job in batch], [job.frame for job in batch])
-            except Exception as error:  # the thread goes on for the next requests
+            except Exception as error:  # the thread continues with the next requests
                 for job in batch:
                     job.done.set_exception(error)
                 continue
@@ -98,7 +101,7 @@ class Batcher:
                 job.done.set_result(result)
 
     def _next(self) -> list[Job]:
-        """The oldest job, with others of its shape; empty when the batcher is closed and nothing waits."""
+        """The oldest job and others of the same shape; empty when the batcher is closed and no job waits."""
         with self._changed:
             while True:
                 while not self._waiting and not self._closed:

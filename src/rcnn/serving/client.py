@@ -1,4 +1,4 @@
-"""Predict with a model that `rcnn serve` runs, on this machine or another one.
+"""Predict with a model that runs in `rcnn serve`, on this or another machine.
 
 client = Client("http://localhost:8000")
 result = client.predict("photo.jpg")          # as Predictor.predict
@@ -25,12 +25,12 @@ from rcnn.serving.wire import from_wire
 
 
 class Client:
-    """A service at `url`, e.g. http://localhost:8000; `token` if it was started with one."""
+    """A client of the service at `url`, e.g. http://localhost:8000; `token`: the service's token, if it has one."""
 
     def __init__(self, url: str, *, token: str = "", timeout: float = 60.0) -> None:
-        """`timeout`: seconds to wait for an answer."""
+        """`timeout`: seconds to wait for an answer. Raises ValueError if `url` is not an http(s) URL."""
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError(f"{url!r} is not the address of a service; expected e.g. http://localhost:8000")
+            raise ValueError(f"{url!r} is not the URL of a service; expected e.g. http://localhost:8000")
         self.url, self._token, self.timeout = url.rstrip("/"), token, timeout
 
     def predict(self, image: ImageInput, *, score: float = 0.0, channels: Channels = "rgb") -> ImageDetections:
@@ -43,7 +43,7 @@ class Client:
         return replace(from_wire(json.loads(answer)), source=ImageSource(image=image, channels=channels))
 
     def models(self) -> list[dict[str, Any]]:
-        """The models that the service runs: name, classes, input size."""
+        """The models of the service: name, classes, input size. Raises ConnectionError if it cannot be reached."""
         return json.loads(self._request("/models"))["models"]
 
     def _request(self, path: str, body: bytes | None = None) -> bytes:
@@ -63,21 +63,21 @@ class Client:
             reason = getattr(error, "reason", error)
             if body and isinstance(reason, ConnectionResetError | BrokenPipeError):
                 raise ConnectionError(
-                    f"{self.url} closed the connection while it was sent {len(body)} bytes: they are more than it "
-                    "accepts, or it is busy"
+                    f"{self.url} closed the connection while {len(body)} bytes were sent: the image is larger than the "
+                    "service accepts (--max-bytes), or the service is busy; send a smaller image, or try again"
                 ) from error
             raise ConnectionError(f"{self.url} cannot be reached: {reason}. Is `rcnn serve` running?") from error
 
 
 def _content(image: ImageInput, channels: Channels) -> bytes:
-    """The bytes of an image file: as they are, or a PNG of an array."""
+    """The bytes of an image file, unchanged, or of a PNG for an array."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | Path):
         try:
             return Path(image).read_bytes()
         except OSError:
-            as_image(image)  # raises what the predictor says about the path
+            as_image(image)  # raises the same error as the predictor for this path
             raise
     pixels = as_image(image, channels=channels, max_pixels=MAX_PIXELS)
     file = io.BytesIO()
@@ -86,7 +86,7 @@ def _content(image: ImageInput, channels: Channels) -> bytes:
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
-    """What the service says is wrong."""
+    """The message of the service."""
     text = error.read().decode("utf-8", errors="replace")
     try:
         return str(json.loads(text)["detail"])

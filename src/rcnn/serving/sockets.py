@@ -7,13 +7,13 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-WAITING_CONNECTIONS = 2048  # that the system holds until the service accepts them; uvicorn's default
+WAITING_CONNECTIONS = 2048  # connections that the system queues until the service accepts them; uvicorn's default
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
     """Sockets for all addresses of `host`, which do not accept connections yet.
 
-    Raises ValueError that names `--host` or `--port` if they cannot be used.
+    Raises ValueError, with the option in its message, if `--host` or `--port` cannot be used.
     """
     sockets: list[socket.socket] = []
     try:
@@ -33,20 +33,20 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 
 def listen(sockets: Sequence[socket.socket], host: str, port: int) -> None:
-    """Accept connections. Raises as `bind`: two processes can bind to a port, but only one can listen."""
+    """Accept connections. ValueError as for `bind`: two processes can bind to a port, but only one can listen."""
     with _naming_options(host, port):
         for one in sockets:
             one.listen(WAITING_CONNECTIONS)
 
 
 def url_of(host: str, port: int) -> str:
-    """The address for a browser."""
+    """The URL for a browser."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextmanager
 def _naming_options(host: str, port: int) -> Iterator[None]:
-    """Errors of the system as a ValueError that names the option."""
+    """Raise errors of the system as ValueError with the option in the message."""
     try:
         yield
     except (socket.gaierror, UnicodeError) as error:
@@ -57,9 +57,11 @@ def _naming_options(host: str, port: int) -> Iterator[None]:
         if error.errno == errno.EADDRINUSE:
             raise ValueError(f"port {port} is in use: choose another (--port)") from error
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise ValueError(f"port {port} needs more rights: choose one from 1024 to 65535 (--port)") from error
+            raise ValueError(f"port {port} needs more permissions: choose one from 1024 to 65535 (--port)") from error
         if error.errno == errno.EADDRNOTAVAIL:
             raise ValueError(
                 f"--host {host} is not an address of this machine; expected e.g. 127.0.0.1, or 0.0.0.0 for all"
             ) from error
-        raise ValueError(f"{url_of(host, port)} cannot be used: {error.strerror}") from error
+        raise ValueError(
+            f"{url_of(host, port)} cannot be used: {error.strerror}. Choose another address (--host) or port (--port)"
+        ) from error

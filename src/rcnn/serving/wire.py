@@ -1,4 +1,4 @@
-"""Detections as JSON with arrays, without loss: what the client and the service exchange."""
+"""The exchange format of client and service: detections as JSON with lossless arrays."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def to_wire(found: ImageDetections) -> dict[str, Any]:
 
 
 def from_wire(values: Mapping[str, Any]) -> ImageDetections:
-    """The inverse of `to_wire`. Raises ValueError for values that it did not make."""
+    """The inverse of `to_wire`. Raises ValueError for values in another format."""
     try:
         return ImageDetections(
             height=values["height"],
@@ -44,7 +44,10 @@ def from_wire(values: Mapping[str, Any]) -> ImageDetections:
             keypoints=None if values["keypoints"] is None else _decode(values["keypoints"]),
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"the answer is not from an rcnn service of this version: {error!r}") from error
+        raise ValueError(
+            f"the answer is not from an rcnn service of this version ({error!r}); use the same version of rcnn for "
+            "client and service"
+        ) from error
 
 
 def _encode(array: npt.NDArray[Any]) -> dict[str, Any]:
@@ -54,5 +57,5 @@ def _encode(array: npt.NDArray[Any]) -> dict[str, Any]:
 
 def _decode(value: Mapping[str, Any]) -> npt.NDArray[Any]:
     if value["dtype"] not in ("float32", "int64"):
-        raise ValueError(f"an array of {value['dtype']}; expected float32 or int64")
+        raise ValueError(f"the answer has an array of type {value['dtype']}; expected float32 or int64")
     return np.frombuffer(base64.b64decode(value["data"]), dtype=value["dtype"]).reshape(value["shape"]).copy()

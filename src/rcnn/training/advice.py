@@ -1,4 +1,4 @@
-"""The defaults of a new run that depend on its data: what is not typed is decided here, each value with its reason.
+"""The defaults of a new run that depend on its data: each setting that the user did not give, with its reason.
 
 The numbers are those of the tuned commands in the docs, made to depend on the data (docs/results.md, "The defaults").
 Anchors and image statistics are never changed: they belong to the weights that a run starts from.
@@ -23,15 +23,15 @@ from rcnn.training.settings import FINE_TUNING, LITE, PREFIX, TrainConfig
 from rcnn.weights.checkpoint import empty_detector
 
 EPOCHS = 12  # COCO's schedule 1x
-FEW_OBJECTS = 5  # objects per image; with fewer, more images are needed to learn as much
-MOST_MORE_IMAGES = 5 / 3  # ... but not more than this factor
+FEW_OBJECTS = 5  # objects per image; a run on images with fewer objects trains on more images ...
+MOST_MORE_IMAGES = 5 / 3  # ... by up to this factor
 EVALUATIONS = 10  # per run
 PATIENCE = 4  # evaluations
 AVERAGED = 1 / 3  # fraction of a run that the EMA averages over
 SHORTEST_AVERAGED = 100  # steps of a run; the EMA of a shorter one would lag behind the weights
 LONGEST_EMA = 0.999
-SMALL_OBJECTS = 20  # per cent of the objects that are called small here
-CELLS = 4  # cells of the finest feature map that the side of a small object covers
+SMALL_OBJECTS = 20  # percentile of the object sizes: smaller objects count as small
+CELLS = 4  # cells of the finest feature map that the side of a small object should cover
 LARGEST = 2  # input size, as a multiple of the model's own
 SIDES = 32  # chosen sides are multiples of this, pixels
 SMALLER = (0.6, 0.73, 0.87)  # shorter sides in training, as fractions of those in prediction (Touvron et al. 2019)
@@ -51,7 +51,7 @@ class Advice:
     reasons: dict[str, str] = field(default_factory=dict)  # by the name on the command line
 
     def and_also(self, other: Advice) -> Advice:
-        """Both together."""
+        """The settings and reasons of both."""
         return Advice(
             model=self.model | other.model,
             training=self.training | other.training,
@@ -60,9 +60,10 @@ class Advice:
 
 
 def advise_model(config: DetectorConfig, dataset: Dataset, given: Collection[str], *, pretrained: bool) -> Advice:
-    """Settings of the model, for those that are not `given`; `config`: before them.
+    """Settings of the model that depend on the data, without those that the user has `given`.
 
-    `pretrained`: the run starts from the weights of a whole detector, not only of a backbone.
+    `config`: the model without these settings. `pretrained`: the run starts from the weights of a whole detector, not
+    only of a backbone.
     """
     own = ~dataset.objects.ignored
     if not own.any():
@@ -97,10 +98,10 @@ def advise_training(
     min_size: int,
     processes: int,
 ) -> Advice:
-    """Training settings, for those that are not `given` (names without prefix); `settings`: with those that are.
+    """Training settings that depend on the data, without those that the user has `given` (names without prefix).
 
-    `start`: the defaults for the weights that the run starts from. `min_size`: shorter side of the network's input in
-    prediction, pixels.
+    `settings`: the settings that include the given ones. `start`: the defaults for the weights that the run starts
+    from. `min_size`: shorter side of the network's input in prediction, pixels.
     """
     values, reasons = dict[str, Any](), dict[str, str]()
     steps = settings.steps
@@ -113,14 +114,14 @@ def advise_training(
             values["evaluate_every"] = max(1, round(steps / EVALUATIONS), math.ceil(validation_images / each))
             reasons["evaluate_every"] = f"up to {EVALUATIONS} evaluations in the run"
             values["patience"] = PATIENCE
-            reasons["patience"] = f"the run ends early after no improvement in {counted(PATIENCE, 'evaluation')}"
+            reasons["patience"] = f"the run ends early after {counted(PATIENCE, 'evaluation')} without improvement"
     if start.ema:
         values["ema"] = _ema(steps)
         averaged = f"averages about the last {AVERAGED * steps:.0f} steps"
         reasons["ema"] = averaged if values["ema"] else f"the run has fewer than {SHORTEST_AVERAGED} steps"
     if start in (FINE_TUNING, LITE) and not (settings.scale_range or scale_jitter_of(settings.augment)):
         values["scales"] = tuple(max(1, round(part * min_size / 16)) * 16 for part in SMALLER)
-        reasons["scales"] = "smaller than in prediction: faster, and hardly worse (Touvron et al. 2019)"
+        reasons["scales"] = "smaller than in prediction: faster, with almost the same AP (Touvron et al. 2019)"
     if start.jitter and len(dataset) >= JITTERED_IMAGES:
         values["jitter"], reasons["jitter"] = 0.0, f"{JITTERED_IMAGES} training images or more"
     kept = {name: value for name, value in values.items() if name not in given}
@@ -128,7 +129,7 @@ def advise_training(
 
 
 def rescaled(settings: TrainConfig, before: int, advised: Collection[str]) -> TrainConfig:
-    """`settings` with the values that were decided for a run of `before` steps, for its present number of steps."""
+    """`settings` with the `advised` values, which were chosen for `before` steps, adapted to its number of steps."""
     factor = settings.steps / before
     if PREFIX + "evaluate_every" in advised:
         settings = replace(settings, evaluate_every=max(1, round(factor * settings.evaluate_every)))
@@ -143,7 +144,7 @@ def _ema(steps: int) -> float:
 
 
 def _images_of_run(start: TrainConfig, dataset: Dataset) -> tuple[int, str]:
-    """How many images a run trains on, counting each pass, and why."""
+    """The number of images that a run trains on, over all epochs, and the reason."""
     images, objects = max(1, len(dataset)), dataset.num_training_objects
     least = start.steps * start.images_per_step()
     epochs = min(EPOCHS * images, IMAGES_OF_1X)
@@ -158,9 +159,9 @@ def _images_of_run(start: TrainConfig, dataset: Dataset) -> tuple[int, str]:
 
 
 def _input_size(config: DetectorConfig, dataset: Dataset) -> tuple[int, str]:
-    """A larger shorter side of the input, if small objects need it, and why; 0: the model's own is large enough.
+    """A larger shorter side of the input, if small objects need it, and the reason; 0: the model's is large enough.
 
-    Not beyond the images' own resolution: enlarging them adds no detail.
+    It does not exceed the resolution of the images, because enlarging them adds no detail.
     """
     size, limit = config.input.min_size, config.input.max_size
     objects = dataset.objects

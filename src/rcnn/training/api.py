@@ -52,27 +52,28 @@ def train(
     devices: int = 1,
     log: Callable[[str], object] = print,
 ) -> TrainingRun:
-    """Train a model by name or by its config, or fine-tune a checkpoint, on a data set.
+    """Train a model (its name or config), or fine-tune a checkpoint (its folder), on a data set.
 
-    `recipe`: name of a published recipe (`rcnn models recipes`), which also names a model; what is given here wins.
-    `data`: its folder or annotation file, or a `Dataset`, with `validation` for its validation set.
+    `recipe`: name of a published recipe (`rcnn models recipes`), which also names a model; other arguments take
+    precedence over it. `data`: folder or annotation file of the data set, or a `Dataset`, with `validation` for its
+    validation set.
     `output`: the run's folder; default: a new `runs/train-MODEL-N`. `overrides`: changes of settings, as KEY=VALUE
     strings or a dict: ["train.steps=500", "input.min_size=640"] or {"train.steps": 500} (`rcnn models show MODEL`
-    lists all settings). `augment`: the steps of augmentation, like the setting train.augment, which it replaces: names,
-    dicts of settings, and functions of your own, f(sample, random) -> sample.
-    `split` (as in `open_dataset`) and `val_split` are found by their names (train..., val...). `val_split` may be a
-    list, the first of which chooses the best checkpoint; "none": no evaluation. `val_fraction`: this fraction of the
-    training images is held out for validation; by default 0.2 if there is no validation split and there are at least
-    10 images. `annotations`, `images` and `relative_boxes` as in `open_dataset`. `weights`, for a model by
-    name: "imagenet", "none" (random), a name of `list_weights`, or the folder of a backbone; default: the model's COCO
-    weights where they exist, else ImageNet weights of its backbone. `resume`: continue the run in `output`, which must
-    not contain one otherwise. `strict` and `allow_empty` as in `open_dataset`.
+    lists all settings). `augment`: the augmentation steps, in place of the setting train.augment: names, dicts of
+    settings, and functions of your own, f(sample, random) -> sample.
+    `split` (as in `open_dataset`) and `val_split` default to the splits with names that start with train and val.
+    `val_split` may be a list; the first one chooses the best checkpoint. "none": no evaluation. `val_fraction`: this
+    fraction of the training images is held out for validation; by default 0.2 if there is no validation split and
+    there are at least 10 images. `annotations`, `images` and `relative_boxes` as in `open_dataset`. `weights`, only for
+    the name of a model: "imagenet", "none" (random), a name of `list_weights`, or the folder of a backbone; default:
+    the model's COCO weights where they exist, else ImageNet weights of its backbone. `resume`: continue the run in
+    `output`; otherwise `output` must not contain a run. `strict` and `allow_empty` as in `open_dataset`.
     `allow`: the user's code that a checkpoint, or a run that is resumed, may run, see `rcnn.load`.
     `devices`: number of processes to start on this machine, one per GPU, or on the CPU if there is none; a script then
-    needs `if __name__ == "__main__":`. `log` receives the lines of the progress; with several `devices` it must be a
-    function of a module.
+    needs `if __name__ == "__main__":`. `log` receives the progress lines; with several `devices` it must be a
+    module-level function.
 
-    Raises FileNotFoundError, FileExistsError or ValueError before anything is trained.
+    Raises FileNotFoundError, FileExistsError or ValueError before training starts.
     """
     if not (model or recipe) or data == "":
         raise ValueError("give a model or recipe=NAME, and data: rcnn.train(model, data)")

@@ -1,8 +1,8 @@
 """`train.batch_size=auto`: the largest number of images per process with which a step fits in the memory.
 
-On a GPU by trying, on a CPU computed from the memory of steps with 1 and 3 images. The images are those that need the
-most memory: the one with the most objects, padded to the largest shape. The record of the run has the number, so that
-a run that is resumed keeps it.
+On a GPU, batch sizes are tried. On a CPU, the number is computed from the memory of steps with 1 and 3 images. The
+images are those that need the most memory: copies of the one with the most objects, padded to the largest shape. The
+record of the run contains the number, so that a run that is resumed keeps it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rcnn.training.state import TrainState
 from rcnn.training.targets import target_options
 
 MOST = 64  # images per process that are tried
-SHARE = 0.75  # of the free memory that a step may take; the rest is for reading images, and for what varies
+SHARE = 0.75  # of the free memory that a step may take; the rest is for reading images and for variation
 ALWAYS_FREE = 0.05  # of the memory of a GPU that stays free in a trial
 
 
@@ -44,7 +44,7 @@ class BatchSize:
 
 
 def chosen_batch_size(plan: RunPlan) -> BatchSize:
-    """The batch size of this process for a run as planned; no other process takes part.
+    """The batch size of this process for a run as planned; involves no other process.
 
     ValueError if not even one image fits, or if the memory cannot be measured on this device.
     """
@@ -68,20 +68,20 @@ def with_batch_size(plan: RunPlan, own: BatchSize, processes: Processes) -> tupl
 
 
 def _with_images(plan: RunPlan, images: int, processes: int) -> TrainConfig:
-    """The settings of a run with `images` per process: what depends on the images per step is computed again."""
+    """The settings of a run with `images` per process; those that depend on the images per step are recomputed."""
     before, given = plan.settings.images_per_step(processes), keys_of(plan.request.overrides)
     settings = replace(plan.settings, batch_size=images)
     recipe = find_recipe(plan.request.recipe) if plan.request.recipe else None
     if recipe is not None:
         settings, _ = recipe.with_published_batch(settings, processes, given)
-    chosen = "train.steps" in plan.advised  # for a number of images, as those of a recipe
+    chosen = "train.steps" in plan.advised  # for a total number of images, like the steps of a recipe
     published = before if recipe is not None or chosen else 0
     settings, _ = with_length(settings, images=len(plan.dataset), processes=processes, given=given, published=published)
     return rescaled(settings, plan.settings.steps, plan.advised)
 
 
 class _Step:
-    """A training step that changes nothing of the run: of a detector of its own, with random weights."""
+    """A training step of a separate detector with random weights; it changes nothing in the run."""
 
     def __init__(self, plan: RunPlan) -> None:
         scales = plan.settings.drawn_scales
@@ -92,18 +92,18 @@ class _Step:
         self.batches: Batches = numbered_batches(
             plan.dataset, plan.config.input, self.settings, targets=target_options(plan.config)
         )
-        # what the processes of a run need besides: the gradients while they are exchanged
+        # several processes also need memory for the gradients that they exchange
         trained = sum(p.nbytes for p in self.state.detector.parameters() if p.requires_grad)
         self.exchanged = trained if plan.processes.count > 1 else 0  # bytes
 
     def __call__(self, images: int) -> None:
-        """A step with a number of images."""
+        """Run a step with this number of images."""
         with suppress(NonFiniteError):  # after the backward pass: the memory was used
             optimize(self.state, [self.batches.largest(images)], self.settings, 0.0)
 
 
 def _on_cpu(step: _Step, most: int, limit: str) -> BatchSize:
-    """The number of images that the free memory has room for, if each takes as much more as the second and third."""
+    """The number of images that fit in the free memory, if each further one takes as much as the second and third."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     room = int(SHARE * free_memory()) // local - step.exchanged
     before = held_memory()
@@ -127,7 +127,7 @@ def _on_gpu(step: _Step, most: int, limit: str, device: torch.device) -> BatchSi
     images, tried = largest_fitting(step, most)
     del kept_free
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)  # the peak that a run shows is its own
+    torch.cuda.reset_peak_memory_stats(device)  # so that the run reports its own peak, not that of the trials
     if not images:
         raise ValueError(
             f"train.batch_size=auto: the memory of {device} has no room for a step with one image: reduce "

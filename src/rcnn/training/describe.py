@@ -18,9 +18,9 @@ from rcnn.training.settings import AUTO, BATCH_SIZE, PREFIX
 from rcnn.training.starting import size_text, starts_fresh
 from rcnn.weights.checkpoint import empty_detector
 
-SHOWN_CLASSES = 100  # in the counts of objects, before the rest is only counted
-LONGEST_NAME = 80  # characters of a class there
-SHOWN_WARNINGS = 10  # about the data, before the rest is only counted
+SHOWN_CLASSES = 100  # listed with their number of objects; for the others, only the number of classes is printed
+LONGEST_NAME = 80  # characters of a class name in this list
+SHOWN_WARNINGS = 10  # printed in full; of the others, only the number is printed
 
 
 def describe_start(plan: RunPlan) -> Iterator[str]:
@@ -49,7 +49,7 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
 
 
 def _notes(plan: RunPlan) -> Iterator[str]:
-    """Decisions in reading the data that are not about faults, each once."""
+    """Notes on how the data was read, apart from warnings; each is printed once."""
     yield from dict.fromkeys(note for dataset in plan.data.every.values() for note in dataset.notes)
 
 
@@ -97,7 +97,7 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
 
 
 def _advised(plan: RunPlan) -> Iterator[str]:
-    """The settings that the data decided, with their reasons."""
+    """The settings that were chosen from the data, with their reasons."""
     values = _values(plan)
     yield from (f"chosen from the data: {name}={values[name]} ({plan.reasons[name]})" for name in plan.advised)
 
@@ -137,7 +137,7 @@ def _validation(plan: RunPlan) -> str:
         from_python = isinstance(plan.request.data, Dataset)
         choice = "pass a data set as validation=" if from_python else "choose a split with --val-split"
         hint = f"{reason}; {choice}" if reason else "--val-split none"
-        return f"not evaluated, so without best/ ({hint})"
+        return f"no evaluation, so no best/ ({hint})"
     why = f": {reason}" if reason and plan.held_out is not None else ""
     return f"evaluated on {' and '.join(map(_data, plan.validations))}{why}"
 

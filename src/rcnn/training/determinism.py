@@ -1,4 +1,4 @@
-"""Equal weights from equal runs: torch's deterministic algorithms."""
+"""Reproducible runs: torch's deterministic algorithms."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 
 @contextmanager
 def deterministic(enabled: bool) -> Iterator[None]:
-    """Within the block torch uses deterministic algorithms only, if `enabled`; an operation without one is an error.
+    """Within the block, if `enabled`, torch uses deterministic algorithms only.
 
-    Runs then give equal weights bit for bit on the same hardware with the same number of threads, processes and
-    versions. On the CPU, sums of another number of threads round differently.
+    An operation that has none raises RuntimeError. Runs with the same settings then give bitwise equal weights on the
+    same hardware, with the same versions and the same number of threads and processes. On the CPU, the rounding of sums
+    depends on the number of threads.
     """
     if not enabled:
         yield

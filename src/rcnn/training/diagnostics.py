@@ -1,4 +1,4 @@
-"""How well the parts of a detector do on a training batch, for the lines of the log (as in tensorpack).
+"""Diagnostics of the parts of a detector on a training batch, for the log (as in tensorpack).
 
 Letters: B images, S sampled anchors, R sampled regions.
 """
@@ -27,7 +27,7 @@ THRESHOLDS = (0.5, 0.7, 0.9)  # of the objectness
 
 
 class Ratio(NamedTuple):
-    """A value as numerator () and denominator (): several processes add up both."""
+    """A value as numerator () and denominator (); both are summed over the processes."""
 
     part: Tensor
     whole: Tensor
@@ -37,13 +37,13 @@ class Ratio(NamedTuple):
 def diagnostics(
     detector: Detector, batch: TrainingBatch, seed: Tensor, *, bf16: bool = False, processes: Processes = ALONE
 ) -> dict[str, float]:
-    """Counts per image and fractions, by their names in the log. Fractions of an empty set are left out.
+    """Counts per image and fractions, by their names in the log. Fractions of an empty set are omitted.
 
     With several processes, all call this, each with its part of the batch; the values are those of the whole batch.
 
     RPN: precision and recall on the sampled anchors. Box head (the first stage of a cascade): accuracy on the sampled
     regions, and on the positive ones. Mask head: accuracy of the pixels of the positive regions. The samples are those
-    that a training step with this `seed` draws; norms use the statistics of training.
+    that a training step with this `seed` draws. Batch norm uses its running statistics.
     """
     device, training = detector.pixel_mean.device, detector.training
     batch = batch.to(device)
@@ -124,7 +124,7 @@ def region_values(logits: Tensor, regions: Regions) -> dict[str, Ratio]:
 def _of_masks(
     head: MaskHead, features: dict[str, Tensor], regions: Regions, images: ImageBatch, targets: Targets
 ) -> dict[str, Ratio]:
-    """`mask_accuracy`: the fraction of right pixels in the masks of the positive regions."""
+    """`mask_accuracy`: the fraction of correct pixels in the masks of the positive regions."""
     positives = regions.positives()
     maps = positives.maps
     if maps is None:

@@ -1,4 +1,4 @@
-"""Whether the checkpoints of a run fit on its disk: their sizes are known before it starts."""
+"""Check before a run starts that its checkpoints fit on the disk."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from rcnn.training.settings import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DiskSpace:
-    """The bytes that a run writes, and those that are free. Logs and charts are small and do not count."""
+    """The bytes that a run writes, and the bytes that are free. Logs and charts are small and not counted."""
 
     last: int  # last/: the weights, the state of the optimizer, the EMA
     best: int  # best/, averaged/ and each step-N/: the weights
-    kept: int  # number of step-N/
-    present: int  # of checkpoints that the run has already
-    free: int
+    kept: int  # number of step-N/ folders
+    present: int  # bytes of the checkpoints that the run already has
+    free: int  # bytes
 
     @property
     def most(self) -> int:
-        """What the run adds at most: a checkpoint is complete before the one that it replaces is removed."""
+        """Bytes that the run adds at most: a new checkpoint is complete before the old one is removed."""
         return max(self.last, 2 * self.last + (1 + self.kept) * self.best - self.present)
 
     def describe(self) -> str:
@@ -56,11 +56,14 @@ def disk_space(detector: Detector, settings: TrainConfig, output: Path | None) -
 
 
 def require_space(space: DiskSpace, output: Path | None) -> list[str]:
-    """OSError if not even last/ can be written; a warning if the run may need more than there is."""
+    """Warnings if the run may need more space than is free. OSError if there is no space for last/."""
     where = output or Path("runs")
     if space.free < space.last:
         raise OSError(
-            errno.ENOSPC, f"No space left for the checkpoints of this run, {_mb(space.last)} each", str(where)
+            errno.ENOSPC,
+            f"No space left for the checkpoints of this run: {_mb(space.last)} needed, {_mb(space.free)} free. Free "
+            "some space, or choose another output (--output)",
+            str(where),
         )
     if space.free >= space.most:
         return []
@@ -72,7 +75,7 @@ def require_space(space: DiskSpace, output: Path | None) -> list[str]:
 
 
 def tensor_bytes(value: Any) -> int:
-    """The bytes of all tensors in `value`, which may be dicts, lists and tuples of them."""
+    """The bytes of all tensors in `value`: a tensor, or dicts, lists and tuples that contain tensors."""
     if isinstance(value, Tensor):
         return value.nbytes
     if isinstance(value, Mapping):

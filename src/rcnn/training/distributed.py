@@ -1,4 +1,4 @@
-"""Training with several processes: what one step of all of them together needs.
+"""Training with several processes: averaged gradients, batch norm over all images, and stopping together.
 
 Each process computes the losses of its own images, divided by counts over the images of all processes
 (ops/processes.py), and DistributedDataParallel averages the gradients. So N processes with b images each take the same
@@ -30,9 +30,10 @@ BUCKET_MB = 25  # gradients averaged in one exchange: torch's default; docs/resu
 
 
 def parallel(detector: Detector, settings: TrainConfig, processes: Processes) -> nn.Module:
-    """The module whose backward pass averages the gradients over the processes; every process gets the first's weights.
+    """`detector`, wrapped so that the backward pass averages the gradients over the processes.
 
-    With one process, or where the weights are divided (`train.shard`), it is `detector` itself.
+    Every process gets the weights of the first. With one process, or where the weights are divided (`train.shard`), the
+    result is `detector` itself.
     """
     if processes.count == 1:
         return detector
@@ -87,24 +88,24 @@ class _SynchronizedAct(SyncBatchNorm2d):
 
 
 def batch_norm_warnings(detector: nn.Module, settings: TrainConfig, processes: Processes) -> Iterator[str]:
-    """What a trained batch norm makes of accumulated batches and of several processes; nothing without one."""
+    """Warnings if the model trains batch norm with accumulated batches, or unsynchronized in several processes."""
     norms = [m for m in detector.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     if not norms:
         return
     if settings.accumulate > 1:
         yield (
             f"train.accumulate={settings.accumulate}: batch norm uses the images of one forward pass, so a step "
-            "differs from that of one large batch. With frozen batch norm or group norm it does not"
+            "differs from a step with one large batch. Frozen batch norm and group norm do not have this difference"
         )
     if processes.count > 1 and not settings.sync_bn:
         yield (
-            f"train.sync_bn=false: each process has batch norm over its own {counted(settings.batch_size, 'image')}; "
-            "checkpoints get the statistics of the first process"
+            f"train.sync_bn=false: batch norm uses the {counted(settings.batch_size, 'image')} of its own process; "
+            "checkpoints contain the statistics of the first process"
         )
 
 
 def share_buffers(detector: nn.Module, processes: Processes) -> None:
-    """Give every process the first's running statistics, which differ with `train.sync_bn=false`."""
+    """Copy the running statistics of the first process to all others; with `train.sync_bn=false` they differ."""
     if processes.count > 1:
         for buffer in detector.buffers():
             dist.broadcast(buffer, src=0)
@@ -112,10 +113,10 @@ def share_buffers(detector: nn.Module, processes: Processes) -> None:
 
 @contextmanager
 def together(processes: Processes, stop: StopRequests) -> Iterator[None]:
-    """A block that all processes leave together: complete, or all of them with an exception.
+    """A block that all processes leave together: all of them normally, or all of them with an exception.
 
-    A stop request, the end of the time limit, or an error of one process ends the block in all: StopRequested, or
-    LostProcessError where another process failed.
+    A stop request, the end of the time limit, or an error in one process ends the block in all processes, with
+    StopRequested, or with LostProcessError where another process failed.
     """
     problem: BaseException | None = None
     try:

@@ -39,12 +39,12 @@ def train(
     `batches(first)` is an endless stream from batch `first` on. The gradients of `accumulate` batches are averaged.
     `last/` is saved every `checkpoint_every` steps, before each evaluation, and when the run is stopped or the stream
     fails; `best/` is the best of the evaluations. `patience` evaluations without improvement end the run. A
-    stop signal ends it after the current step, or at once in a wait for data or an evaluation. A run that is resumed
-    equals an uninterrupted one bit for bit. With several processes, each runs this loop; one that fails ends all of
-    them. Raises DivergedError if a loss is not finite.
+    stop signal ends it after the current step, or at once while it waits for data or evaluates. A run that is resumed
+    gives bitwise the same weights as an uninterrupted one. With several processes, each runs this loop; if one fails,
+    all end. Raises DivergedError if a loss is not finite.
     """
     saver, processes = Saver(state, settings, run, log, evaluate), state.processes
-    may_save = True  # not within a step, which has changed a part of the state; nor where processes are apart
+    may_save = True  # False during a step, and with several processes until all of them have completed it
     state.detector.train()
     with (
         stop_requests(settings.time_limit * 3600) as stop,
@@ -55,7 +55,7 @@ def train(
             with monitor.paused():
                 saver.evaluate_if_due(stop)
             for step in range(state.step, settings.steps):
-                if saver.ends_early():  # also a run that is resumed after its early end
+                if saver.ends_early():  # at once in a run that ended early and is resumed
                     break
                 with together(processes, stop), log.waiting():  # all data of the step, before anything changes
                     fetched = [next(stream) for _ in range(settings.accumulate)]
@@ -63,7 +63,8 @@ def train(
                 monitor.step(step, fetched)
                 rate = learning_rate(step, settings, processes.count)
                 losses = optimize_or_skip(state, fetched, settings, rate, run, log)
-                may_save, state.step = processes.count == 1, step + 1
+                state.step = step + 1
+                may_save = processes.count == 1
 
                 last = state.step == settings.steps
                 if losses and (step % settings.log_every == 0 or last):
@@ -90,7 +91,7 @@ def train(
 
 
 def diagnose(state: TrainState, batch: TrainingBatch, settings: TrainConfig, step: int) -> dict[str, float]:
-    """`diagnostics` of the batch of all processes after `step`; none where the weights are divided."""
+    """`diagnostics` of the batch of all processes after `step`; empty where the weights are divided."""
     if not settings.diagnostics or settings.shard:
         return {}
     seed = torch.tensor([(settings.seed << 32) + step, batch.first], device=state.detector.pixel_mean.device)
@@ -105,7 +106,7 @@ def optimize_or_skip(
     run: RunFolder,
     log: SilentLog,
 ) -> dict[str, Tensor]:
-    """As `optimize`. Where a loss is not finite: DivergedError, or no losses with `train.nonfinite=skip`."""
+    """Call `optimize`. If a loss is not finite: DivergedError, or with `train.nonfinite=skip` no losses."""
     try:
         return optimize(state, batches, settings, rate)
     except NonFiniteError as error:  # in all processes

@@ -1,4 +1,4 @@
-"""When a loss is not finite: which tensor was the first, on which images, and a file to run the step again."""
+"""Losses that are not finite: find the first tensor with NaN or infinity, and save the batch to repeat the step."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class NonFiniteError(Exception):
 
 
 def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run: RunFolder) -> str:
-    """What went wrong in a step; its batch is written to REPLAY. All processes call it together."""
+    """What was not finite in a step, on which images; writes the batch to REPLAY. All processes call it together."""
     detector, batch = state.detector, error.batch
-    values = ", ".join(f"{k} is {v.item()}" for k, v in error.losses.items() if not bool(torch.isfinite(v)))
+    values = ", ".join(f"{k} is {v.item()}" for k, v in error.losses.items() if not _finite(v))
     where = trace_nonfinite(detector, batch, error.seed, bf16=settings.bf16)
     if not values and not where and state.processes.count == 1:
-        wrong = [name for name, p in detector.named_parameters() if p.grad is not None and not _finite(p.grad)]
+        wrong = _nonfinite_gradients(detector)
         where = f"the gradient of {wrong[0]} is not finite" if wrong else ""
     mine = (values, where, batch.to("cpu") if values or where else None)
     reports = [report for report in state.processes.gather(mine) if report[2] is not None]
@@ -76,7 +76,7 @@ def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run
 def skip_or_stop(
     error: NonFiniteError, state: TrainState, settings: TrainConfig, run: RunFolder, log: SilentLog
 ) -> None:
-    """With `train.nonfinite=skip` a warning, and the step changes nothing; else DivergedError."""
+    """With `train.nonfinite=skip`, log a warning and drop the gradients of the step; else raise DivergedError."""
     text = explain(error, state, settings, run)
     state.optimizer.zero_grad(set_to_none=True)
     if settings.nonfinite == "skip":
@@ -91,7 +91,7 @@ def skip_or_stop(
 
 @contextmanager
 def unchanged_statistics(detector: nn.Module) -> Iterator[None]:
-    """Where the block raises NonFiniteError, the statistics of batch norm are afterwards as before it."""
+    """If the block raises NonFiniteError, restore the batch-norm statistics from before the block."""
     before = [buffer.clone() for buffer in detector.buffers()]
     try:
         yield
@@ -105,11 +105,16 @@ def _finite(value: Tensor) -> bool:
     return bool(torch.isfinite(value).all())
 
 
+def _nonfinite_gradients(detector: nn.Module) -> list[str]:
+    """The names of the parameters with a gradient that is not finite."""
+    return [name for name, p in detector.named_parameters() if p.grad is not None and not _finite(p.grad)]
+
+
 @contextmanager
 def first_nonfinite(detector: nn.Module) -> Iterator[list[str]]:
     """Within the block, forward passes of `detector` append a description of each module's output that is not finite.
 
-    The first of them is where the trouble begins.
+    The first one is the earliest module with NaN or infinity.
     """
     found: list[str] = []
     handles = [
@@ -126,7 +131,7 @@ def first_nonfinite(detector: nn.Module) -> Iterator[list[str]]:
 def _watching(name: str, found: list[str]) -> Any:
     def hook(module: nn.Module, inputs: object, output: object) -> None:
         for tensor in _tensors(output):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if tensor.is_floating_point() and not _finite(tensor):
                 wrong = int((~torch.isfinite(tensor)).sum())
                 found.append(
                     f"the output of {name} ({type(module).__name__}) of shape {tuple(tensor.shape)} has {wrong} values "
@@ -148,12 +153,12 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 def trace_nonfinite(detector: Detector, batch: TrainingBatch, seed: Tensor, *, bf16: bool) -> str:
-    """Which tensor of a step is the first that is not finite: of the images, the weights, or a module's output.
+    """The first tensor of a step that is not finite: a weight, the images, or the output of a module.
 
-    The statistics of batch norm are left as they were. All processes call it together. Empty if all are finite.
+    Empty if all are finite. The batch-norm statistics do not change. All processes call it together.
     """
     for name, parameter in detector.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        if not _finite(parameter):
             return f"the weight {name} is not finite"
     buffers = {name: buffer.clone() for name, buffer in detector.named_buffers()}
     with torch.no_grad(), first_nonfinite(detector) as found:
@@ -161,7 +166,7 @@ def trace_nonfinite(detector: Detector, batch: TrainingBatch, seed: Tensor, *, b
             detector(batch.images, batch.targets, seed)
         for name, buffer in detector.named_buffers():
             buffer.copy_(buffers[name])
-    if not bool(torch.isfinite(batch.images.pixels.float()).all()):  # of this process only, so after the forward pass
+    if not _finite(batch.images.pixels.float()):  # of this process only, so after the forward pass
         return "the pixels of the images are not finite"
     return found[0] if found else ""
 
@@ -176,7 +181,7 @@ def write_replay(
     step: int,
     bf16: bool,
 ) -> None:
-    """Write what `replay` needs to compute the losses of `batch` again. It holds tensors, numbers and strings only."""
+    """Write what `replay` needs to recompute the losses of `batch`: tensors, numbers and strings only."""
     values = {
         "step": step,
         "seed": seed.tolist(),
@@ -197,9 +202,9 @@ def _fields(value: ImageBatch | Targets) -> dict[str, Any]:
 
 
 def replay(path: Path, device: torch.device, allow: tuple[str, ...] = ()) -> Iterator[str]:
-    """Compute the losses of a batch that `write_replay` wrote, and their gradients; yields lines that describe them.
+    """Recompute the losses and gradients of the batch that `write_replay` wrote; yields lines that describe them.
 
-    ValueError for a file that is not such a batch.
+    ValueError for another file.
     """
     values = _read_replay(path)
     config = allow_factories(config_from_dict(values["model"]), allow, str(path))
@@ -218,12 +223,11 @@ def replay(path: Path, device: torch.device, allow: tuple[str, ...] = ()) -> Ite
         losses = detector(batch.images, batch.targets, seed)
     yield from (f"{name} {value.item():.6g}" for name, value in losses.items())
     torch.stack(list(losses.values())).sum().backward()
-    wrong = [
-        f"the gradient of {name} is not finite"
-        for name, parameter in detector.named_parameters()
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
-    ]
-    yield f"first: {found[0]}" if found else wrong[0] if wrong else "all losses and gradients are finite"
+    wrong = _nonfinite_gradients(detector)
+    if found:
+        yield f"first: {found[0]}"
+    else:
+        yield f"the gradient of {wrong[0]} is not finite" if wrong else "all losses and gradients are finite"
 
 
 def _read_replay(path: Path) -> dict[str, Any]:

@@ -1,20 +1,20 @@
-"""The folder of a run: what it contains, and how a run is found in it again.
+"""The folder of a run: what it contains, and how a command finds a run in it.
 
 config.json    the settings of the run and where it started from (the record)
 log.jsonl      one JSON object per report
 curve.html     the log as charts
-curve.png      the same as one picture
+curve.png      the same charts as one picture
 report.html    charts, evaluations, settings, and where and how the run was started
 pictures/      validation images at each evaluation: IMAGE/step-N.jpg
 tensorboard/   event files, if TensorBoard is installed
-wandb_id.txt, mlflow_id.txt   the run there, with these trackers
+wandb_id.txt, mlflow_id.txt   id of the run in these trackers
 held_out.txt   file names of the validation images, if they were held out from the training split
 last/          a checkpoint and the state of the optimizer, to resume from
 best/          the checkpoint with the best evaluation, and its score thresholds (thresholds.json)
 step-N/        the checkpoint after N steps, with train.keep
 averaged/      the EMA of the weights, if train.ema is set and nothing is evaluated
 
-A command checks the folder first, so torch is not imported here.
+This module does not import torch, so that a command can check the folder quickly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rcnn.weights.files import WEIGHTS_FILE
 
 RECORD, LOG, CURVE, PLOT, REPORT = "config.json", "log.jsonl", "curve.html", "curve.png", "report.html"
 PICTURES, EVENTS = "pictures", "tensorboard"  # folders
-TRACKED = ("wandb_id.txt", "mlflow_id.txt")  # the ids of the run there, to continue it
+TRACKED = ("wandb_id.txt", "mlflow_id.txt")  # ids of the run in the trackers, to continue it there
 HELD_OUT = "held_out.txt"
 CHECKPOINTS = ("last", "best", "averaged")
 NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, PICTURES, EVENTS, *TRACKED, HELD_OUT, *CHECKPOINTS)
@@ -52,7 +52,13 @@ OPTIONAL: dict[str, type] = {
     "processes": int,
     "held_out": dict,
 }
-EXPECTED: dict[type, str] = {dict: "an object", str: "a text", list: "a list", bool: "true or false", int: "an integer"}
+EXPECTED: dict[type, str] = {
+    dict: "an object",
+    str: "a string",
+    list: "a list",
+    bool: "true or false",
+    int: "an integer",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +70,9 @@ class FoundRun:
 
 
 def find_run(path: Path) -> FoundRun:
-    """What `path` contains; reads only.
+    """What `path` contains. Nothing is written.
 
-    ValueError or FileExistsError if it contains files that are not a run's, NotADirectoryError if it is a file,
+    ValueError or FileExistsError if it contains files that do not belong to a run, NotADirectoryError if it is a file,
     BlockingIOError if another process writes to it.
     """
     require_folder(path)
@@ -103,7 +109,7 @@ def find_run(path: Path) -> FoundRun:
 
 
 def require_no_run(path: Path, checkpoints: Sequence[str]) -> None:
-    """ValueError if there are `checkpoints`, those of the run in `path`: only a run that is resumed may continue it."""
+    """ValueError if the run in `path` has `checkpoints`: only a run that is resumed may write there."""
     if checkpoints:
         raise ValueError(
             f"{path} contains a run ({listed(checkpoints)}): continue it with resume=True (--resume), or choose "
@@ -117,7 +123,10 @@ def listed(names: Iterable[str]) -> str:
 
 
 def _read_record(path: Path, *, needed: bool) -> dict[str, Any] | None:
-    """The record at `path`; None if there is none, or if it is damaged or not a run's. ValueError then if `needed`."""
+    """The record at `path`; None if the file is missing, damaged or not of a run.
+
+    ValueError instead of None for a damaged file if it is `needed`.
+    """
     if not path.is_file():
         return None
     try:
@@ -147,5 +156,5 @@ def _problem(record: Any) -> str:
         if len(values) < least or not all(isinstance(value, str) for value in values):
             return f"expected {name} to be a list of {f'{least} or more ' if least else ''}names, got {values!r:.80}"
     if repeated := sorted({name for name in record["classes"] if record["classes"].count(name) > 1}):
-        return f"expected different classes, got {repeated[0]!r} twice or more"
+        return f"expected each class once, got {repeated[0]!r} twice or more"
     return ""

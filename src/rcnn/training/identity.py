@@ -1,4 +1,4 @@
-"""What identifies the data of a run, so that a resumed run can tell that they changed."""
+"""The identity of the data of a run, so that a resumed run detects changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def data_identity(dataset: Dataset) -> dict[str, Any]:
 
 
 def _digest(dataset: Dataset) -> str:
-    """SHA-256 of all that training uses of the annotations; independent of their format and number of files."""
+    """SHA-256 of the parts of the annotations that training uses; independent of their format and number of files."""
     objects, outlines = dataset.objects, dataset.objects.outlines
     arrays = [dataset.sizes, objects.starts, objects.boxes, objects.labels, objects.ignored, objects.areas]
     arrays += [outlines.part_starts, outlines.point_starts, outlines.points, outlines.rle_starts, outlines.rle_bytes]
@@ -45,11 +45,11 @@ def _digest(dataset: Dataset) -> str:
 
 
 def _bytes(file: Path) -> int:
-    return os.stat(file).st_size if file.exists() else 0  # what is missing is reported when it is read
+    return os.stat(file).st_size if file.exists() else 0  # a missing file is reported when it is read
 
 
 def identity_changes(before: Any, now: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One sentence for each split of `now` with other data than in `before` (the value of a provenance)."""
+    """One sentence for each split of `now` with data that differs from `before` (the recorded `data_identity`)."""
     changes = list[str]()
     for split, values in now.items():
         known = before.get(split) if isinstance(before, Mapping) else None

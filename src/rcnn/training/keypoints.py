@@ -12,8 +12,8 @@ from rcnn.models.config import COCO_KEYPOINTS, DEFAULT_SIGMA, KeypointHeadConfig
 def keypoints_of(dataset: Dataset, config: KeypointHeadConfig) -> KeypointHeadConfig:
     """`config` with the names, flip pairs, skeleton and sigmas of the keypoints in `dataset`.
 
-    If the file has no sigmas, they are COCO's for COCO's 17 keypoints, else DEFAULT_SIGMA for each. If it has no names,
-    17 keypoints are assumed to be COCO's. ValueError as for `skeleton_of`.
+    A file without sigmas gets COCO's for COCO's 17 keypoints, else DEFAULT_SIGMA for each. In a file without names, 17
+    keypoints are assumed to be COCO's. ValueError as for `skeleton_of`.
     """
     skeleton = skeleton_of(dataset)
     if not skeleton.named and len(skeleton.names) == len(COCO_KEYPOINTS):

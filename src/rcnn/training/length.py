@@ -21,15 +21,15 @@ MANY_EPOCHS = 100  # a schedule of COCO with more is probably a mistake
 
 @dataclass(frozen=True)
 class Prefixed:
-    """Gives the training settings their prefix, so that an error names `train.steps` as the user wrote it."""
+    """The training settings below their prefix, so that an error names `train.steps` as the user wrote it."""
 
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
 def changed_by(settings: TrainConfig, words: Sequence[str]) -> TrainConfig:
-    """`settings` changed by KEY=VALUE words with the prefix; one that sets the length replaces the length before.
+    """`settings` changed by KEY=VALUE words with the prefix; a word that sets the length replaces the old length.
 
-    ValueError if two of the words set it.
+    ValueError if two of the words set the length, and as for `override`.
     """
     given = [name for name in LENGTHS if name in keys_of(words)]
     if len(given) > 1:
@@ -48,11 +48,11 @@ def keys_of(words: Sequence[str]) -> set[str]:
 def with_length(
     settings: TrainConfig, *, images: int, processes: int, given: Collection[str], published: int = 0
 ) -> tuple[TrainConfig, dict[str, str]]:
-    """`settings` with the steps and milestones that its epochs or schedule ask for, and the reason for each.
+    """`settings` with the steps and milestones that follow from its epochs or schedule, and the reason for each.
 
-    `images`: number of training images. `given`: names of the settings that the user typed, which stay.
+    `images`: number of training images. `given`: names of the settings that the user gave, which do not change.
     `published`: images per step of the recipe that sets `steps`; the steps are scaled to the images per step of this
-    run. 0: they are not from a recipe.
+    run. 0: `steps` is not from a recipe.
     """
     each = settings.images_per_step(processes)
     if settings.epochs:

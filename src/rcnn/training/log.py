@@ -1,4 +1,4 @@
-"""The reports of a run: JSON lines in a file, and a progress bar, or plain lines without a terminal."""
+"""The log of a run: JSON lines in a file, and a progress bar, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from rcnn.outputs import naming
 from rcnn.training.trackers import Reports
 from rcnn.training.view import RunSize, details, speed
 
-QUIET = 30.0  # seconds after which a plain line reports the progress, where there is no terminal
+QUIET = 30.0  # without a terminal, a plain line reports the progress after this time without a line, seconds
 
 
 class SilentLog:
-    """The log of a process that reports nothing, because another one does. RunLog's methods, without effect."""
+    """The log of a process that reports nothing, because the first process does: RunLog's methods, without effect."""
 
     def __enter__(self) -> Self:
         return self
@@ -162,7 +162,7 @@ class RunLog(SilentLog):
 
     @override
     def evaluated(self, images: int, total: int) -> None:
-        """Report that `images` of `total` images of the validation set are done; after them, the metrics follow."""
+        """Report that `images` of `total` validation images are done. The metrics are computed afterwards."""
         self._bar.update(self._task, note=f"evaluating: image {images} of {total}")
         if images == 1:
             self._evaluating_from = time.perf_counter()
@@ -180,7 +180,7 @@ class RunLog(SilentLog):
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _pace(self) -> str:
-        """The speed so far; evaluations count."""
+        """The speed so far, including the time of evaluations."""
         steps, seconds = self._step - self._first_step, time.perf_counter() - self._started
         return "" if self._size is None else speed(self._size, steps, seconds, self._waited)
 

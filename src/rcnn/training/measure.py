@@ -18,11 +18,11 @@ from rcnn.training.schedule import learning_rate
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What some steps took. The first step is not counted: it builds and tunes."""
+    """Time and memory of some steps. The first step is not counted, because it includes the warm-up of kernels."""
 
     steps: int
     seconds: float  # per step
-    waiting: float  # seconds of each step in which the model waits for images
+    waiting: float  # seconds per step in which the model waits for images
     images: int  # per step
     run: int  # steps of the whole run
     memory: int  # peak, bytes: of the GPU, or of this process on the CPU
@@ -31,8 +31,8 @@ class Measurement:
         """The line for the user."""
         return (
             f"measured {counted(self.steps, 'step')} of {counted(self.images, 'image')}: {self.seconds:.2f} s per step "
-            f"({self.images / self.seconds:.1f} images/s), of which {self.waiting:.2f} s wait for images; peak memory "
-            f"{self.memory / 2**30:.1f} GiB; {counted(self.run, 'step')} take about "
+            f"({self.images / self.seconds:.1f} images/s), including {self.waiting:.2f} s of waiting for images; peak "
+            f"memory {self.memory / 2**30:.1f} GiB; {counted(self.run, 'step')} take about "
             f"{duration(self.seconds * self.run)}, without evaluations"
         )
 

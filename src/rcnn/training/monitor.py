@@ -1,4 +1,4 @@
-"""Watches the progress of a process: prints its stacks when it stalls, and notes what it works on for the launcher."""
+"""Watch a process: print its stacks when it stalls, and record its current step for the launcher."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Monitor:
         self._last = time.monotonic()
 
     def step(self, step: int, batches: Iterable[TrainingBatch]) -> None:
-        """Report that `step` begins with the images of `batches`."""
+        """Report that `step` starts, with the images of `batches`."""
         ids = list(dict.fromkeys(name for batch in batches for name in batch.image_ids))
         self._doing = f"step {step} with the images {few(ids)}"
         self._note.note(self._doing)

@@ -68,7 +68,7 @@ def _allowed(step: Step, request: RunRequest) -> Step:
     if not isinstance(step, OwnStep):
         return step
     if ":" not in step.factory:
-        step.resolved()  # which says that the function must be passed again
+        step.resolved()  # raises the ValueError that asks for the function again
     match = next((entry for entry in request.allow if same_factory(entry, step.factory)), None)
     if match is None:
         raise ValueError(

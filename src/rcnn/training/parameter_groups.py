@@ -1,4 +1,4 @@
-"""Learning rate and weight decay of each parameter: of norm layers, of the backbone, by layer, and by name."""
+"""Learning rate and weight decay of each parameter: for norm layers, for the backbone, by layer, and by name."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, nn.GroupNorm, nn.La
 BACKBONE = "backbone."
 # blocks of ConvNeXt's third stage that share a learning rate (Liu et al. 2022, their detection code)
 CONVNEXT_BLOCKS = 3
-LAST_STAGE = 1_000  # of ConvNeXt; stands for the number after those of the third stage
+LAST_STAGE = 1_000  # placeholder for the layer number of ConvNeXt's last stage, which depends on the third stage
 
 
 class Kind(NamedTuple):
-    """What the parameters of a group have in common. Groups are in this order, also in the file of the optimizer."""
+    """What the parameters of a group have in common. Groups are sorted by it, also in the optimizer's state file."""
 
     backbone: bool
     norm: bool
     layer: int  # of the backbone, with train.layer_decay; -1: none
-    lr_pattern: str  # the pattern of train.lr_factors that counts; empty: none
-    decay_pattern: str  # ... of train.weight_decays
+    lr_pattern: str  # the pattern of train.lr_factors that applies; empty: none
+    decay_pattern: str  # the pattern of train.weight_decays that applies; empty: none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +52,10 @@ class ParameterGroup:
 def parameter_groups(detector: nn.Module, settings: TrainConfig) -> list[ParameterGroup]:
     """The parameters that are not frozen, in groups.
 
-    The learning rate of a parameter is that of the step times `backbone_lr` in the backbone, times the factor of its
-    layer (`layer_decay`), times that of the last pattern of `lr_factors` that matches. Its weight decay is that of the
-    last pattern of `weight_decays` that matches, else that of norm layers or of all others. ValueError for a pattern
-    that no parameter matches.
+    The learning rate of a parameter is the rate of the step, times `backbone_lr` in the backbone, times the factor of
+    its layer (`layer_decay`), times the value of the last pattern of `lr_factors` that matches. Its weight decay is the
+    value of the last pattern of `weight_decays` that matches, else `norm_weight_decay` in norm layers and
+    `weight_decay` elsewhere. ValueError for a pattern that no parameter matches.
     """
     names = [name for name, parameter in detector.named_parameters() if parameter.requires_grad]
     for setting, patterns in (("lr_factors", settings.lr_factors), ("weight_decays", settings.weight_decays)):
@@ -109,8 +109,8 @@ def _require_matches(setting: str, patterns: Mapping[str, float], names: list[st
 def layer_numbers(names: list[str]) -> dict[str, int]:
     """The layer of each parameter of a ViT or ConvNeXt among `names`, counted from the input; ValueError for others.
 
-    ViT: 0 for the patches and positions, then one per block. ConvNeXt: 0 for the stem, one per stage, and one per
-    three blocks of the third stage. The pyramid over them, norms of its maps, and the heads have no number.
+    ViT: 0 for the patch and position embeddings, then one number per block. ConvNeXt: 0 for the stem, one number per
+    stage, and one per three blocks of the third stage. The feature pyramid, its norms and the heads have no number.
     """
     blocks = {name: number for name in names for number in _vit_layer(name)}
     if not blocks:
@@ -119,8 +119,8 @@ def layer_numbers(names: list[str]) -> dict[str, int]:
         blocks = {name: min(number, beyond) for name, number in blocks.items()}
     if not blocks:
         raise ValueError(
-            "train.layer_decay is for backbones of ViT or ConvNeXt; leave it out, or set the learning rates of layers "
-            "with train.lr_factors"
+            "train.layer_decay works with ViT and ConvNeXt backbones only; leave it out, or set the learning rates of "
+            "layers with train.lr_factors"
         )
     return blocks
 
@@ -137,4 +137,7 @@ def _convnext_layer(name: str) -> Iterator[int]:
         yield 0
     elif found := re.match(r"backbone\.net\.stages_(\d)\.(?:blocks\.(\d+))?", name):
         stage, block = int(found[1]), int(found[2] or 0)
-        yield stage + 1 if stage < 2 else 3 + block // CONVNEXT_BLOCKS if stage == 2 else LAST_STAGE
+        if stage < 2:
+            yield stage + 1
+        else:
+            yield 3 + block // CONVNEXT_BLOCKS if stage == 2 else LAST_STAGE

@@ -15,13 +15,14 @@ from rcnn.training.plan import RunPlan
 
 SCORE = 0.5  # detections with a lower score are not drawn
 HEIGHT = 480  # pixels of a picture at most
-SHOWN_STEPS = 6  # of each image on the page of the run
+SHOWN_STEPS = 6  # pictures of each image on the page of the run
 
 
 def write_pictures(detector: Detector, validation: Dataset, plan: RunPlan, folder: Path, step: int) -> None:
     """Write `folder`/IMAGE/step-N.jpg for `train.pictures` images: detections on the left, ground truth on the right.
 
-    The images are spread over those with objects. One that cannot be read is left out: the evaluation reports it.
+    The images are spread evenly over those with objects. An image that cannot be read is skipped; the evaluation
+    reports it.
     """
     settings, classes = plan.settings, validation.classes
     predictor = Predictor(detector, classes=classes, device=str(plan.device), padding=settings.padding)
@@ -40,7 +41,7 @@ def write_pictures(detector: Detector, validation: Dataset, plan: RunPlan, folde
 
 
 def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Both pictures, which have one size, in one of at most HEIGHT pixels."""
+    """Two pictures of the same size side by side, at most HEIGHT pixels high."""
     factor = min(1.0, HEIGHT / left.height)
     width, height = max(1, round(factor * left.width)), max(1, round(factor * left.height))
     both = Image.new("RGB", (2 * width, height))
@@ -50,7 +51,7 @@ def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
 
 
 def pictures_of(folder: Path) -> dict[str, list[tuple[int, str]]]:
-    """The last pictures of each image, in the order of the steps: name -> step and path relative to the run."""
+    """The latest pictures of each image, in the order of the steps: name -> [(step, path relative to the run)]."""
     found: dict[str, list[tuple[int, str]]] = {}
     for own in sorted(folder.iterdir()) if folder.is_dir() else []:
         steps = sorted(int(path.stem.removeprefix("step-")) for path in own.glob("step-*.jpg"))

@@ -71,7 +71,7 @@ class RunPlan:
     request: RunRequest  # with the values of the run that is resumed
     auto_batch_size: bool  # settings.batch_size is to be replaced by the largest that fits in the memory
     reasons: dict[str, str]  # "data", "split", "val-split", "device", "train.lr", ... -> reason, or "given"
-    advised: tuple[str, ...]  # the settings that the data decided, e.g. "input.min_size", "train.steps"
+    advised: tuple[str, ...]  # the settings that were chosen from the data, e.g. "input.min_size", "train.steps"
     changed: tuple[str, ...]  # settings that differ from those of the run that is resumed, as KEY: OLD -> NEW
     warnings: tuple[str, ...]
     download: Entry | None  # the weights that the run downloads; `config` then has the model's settings, not the file's
@@ -112,7 +112,7 @@ class RunPlan:
 
 
 def settings_of(model: str, overrides: Sequence[str]) -> tuple[TrainConfig, InputConfig]:
-    """The training settings and the input of a new run of `model` with `overrides`. ValueError if they are faulty."""
+    """The training settings and the input of a new run of `model` with `overrides`. ValueError if they are invalid."""
     model_overrides, train_overrides = split_overrides(overrides)
     settings = changed_by(starting_settings(model, overrides=train_overrides), train_overrides)
     return settings, override(starting_config(model), model_overrides).input
@@ -121,11 +121,11 @@ def settings_of(model: str, overrides: Sequence[str]) -> tuple[TrainConfig, Inpu
 def plan_training(
     request: RunRequest, log: Callable[[str], object] = print, *, devices: int = 1, download: bool = True
 ) -> RunPlan:
-    """Decide and check everything about a run; reads files and writes none. `log` gets a line from time to time.
+    """Decide and check everything about a run; reads files and writes none. `log` receives status messages.
 
     `devices` is the number of processes that will be started; in one of several processes, a launcher has set it.
-    `download`: False for a plan that is only shown: --weights that are not on this machine are not downloaded. A model
-    that is itself the name of weights is, because its config is in the file.
+    `download`: False for a plan that is only shown: then --weights that are not on this machine are not downloaded. If
+    the model itself is the name of weights, they are downloaded nevertheless, because the file contains the config.
 
     A ValueError or OSError says what is wrong and what to do.
     """
@@ -164,10 +164,10 @@ def plan_training(
     defaults = defaults or starting_settings(request.model, request.weights, train_overrides)
     first = changed_by(before or defaults, () if recipe is None else recipe.training_settings)
     settings = with_steps(changed_by(first, train_overrides), request, before)
-    config = override(start, model_overrides)  # before the data: a wrong one is refused at once
+    config = override(start, model_overrides)  # before the data is read, so that an error comes at once
     require_divisible(config, settings)
     require_one_schedule(settings, given)
-    chosen_trackers(settings.trackers)  # refuses what is not installed
+    chosen_trackers(settings.trackers)  # an error if one is not installed
 
     data = open_run_data(request, config, record, filter_empty=settings.filter_empty, log=log)
     absent = None if download or record is not None else to_download(request.weights)
@@ -178,7 +178,7 @@ def plan_training(
     require_masks_to_copy(data.training, settings.augment)
     if record is None and absent is None:
         config = with_backbone(config, request.model, request.weights, typed)
-        if recipe is not None and own_weights:  # what the recipe says of its weights, e.g. means, wins over their file
+        if recipe is not None and own_weights:  # the recipe's input settings, e.g. means, replace those of the file
             config = override(config, [*recipe.input_settings, *typed])
     detector = buildable(config, "" if record is None else request.record_file)
     advises = record is None and recipe is None and request.settings is None
@@ -268,9 +268,9 @@ def _device_reason(request: RunRequest, device: torch.device) -> dict[str, str]:
 
 
 def _start(request: RunRequest, record: dict[str, Any] | None) -> tuple[DetectorConfig, TrainConfig | None]:
-    """The config before the settings in the request, and the training settings of the run that is resumed.
+    """The config without the settings in the request, and the training settings of the run that is resumed.
 
-    The user's own code is allowed where a setting or the passed config names it.
+    The user's own code is allowed if a setting or the passed config names it.
     """
     pairs = (one.partition("=") for one in request.overrides)
     written = [value.strip() for key, _, value in pairs if key.strip().endswith(".factory")]
@@ -287,7 +287,7 @@ def _start(request: RunRequest, record: dict[str, Any] | None) -> tuple[Detector
 def _differing_config(
     request: RunRequest, config: DetectorConfig, overrides: Sequence[str], dataset: Dataset, *, resumes: bool
 ) -> list[str]:
-    """A warning if the config that was passed is not that of the run that is resumed."""
+    """A warning if the config that was passed differs from the config of the run that is resumed."""
     if request.config is None or not resumes:
         return []
     passed = _fit_to_data(request.config, overrides, dataset, fresh=True)
@@ -297,7 +297,7 @@ def _differing_config(
 
 
 def _run_warnings(request: RunRequest, found: FoundRun) -> Iterator[str]:
-    """What is allowed, but probably not meant."""
+    """Warnings about a request that is allowed, but probably a mistake."""
     if request.resume and not found.checkpoints:
         yield f"{request.output} has no checkpoint to resume from: this is a new run"
 
@@ -320,7 +320,7 @@ def _images_warning(
 def _setting_reasons(
     request: RunRequest, first: TrainConfig, recipe: Recipe | None, *, resumes: bool
 ) -> dict[str, str]:
-    """Why each setting has its value, and which settings the user gave; `first`: before those of the user."""
+    """The reason for the value of each setting, or "given"; `first`: the settings without those of the user."""
     reasons, defaults = dict[str, str](), TrainConfig()
     for name in config_to_dict(first):
         if resumes:
@@ -358,7 +358,7 @@ def _fit_to_data(start: DetectorConfig, overrides: Sequence[str], dataset: Datas
 
 
 def _require_outlines(config: DetectorConfig, dataset: Dataset) -> None:
-    """Raise ValueError for a model with masks and a data set with boxes alone."""
+    """Raise ValueError for a model with masks and a data set with boxes only."""
     if config.has_masks and dataset.num_training_objects and not dataset.has_outlines:
         other = without_masks(config.name)
         raise ValueError(
@@ -371,7 +371,7 @@ def _require_outlines(config: DetectorConfig, dataset: Dataset) -> None:
 def _evaluation_plans(config: DetectorConfig, data: RunData, settings: TrainConfig) -> list[Plan]:
     """What the evaluations of a run measure, one plan per validation set.
 
-    ValueError where keypoints have other names than the model's, or where train.best cannot be measured.
+    ValueError if the names of keypoints differ from the model's, or if train.best cannot be measured.
     """
     names = () if config.keypoint is None else config.keypoint.names
     for dataset in data.every.values():

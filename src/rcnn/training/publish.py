@@ -18,7 +18,7 @@ def push_to_hub(run: str | Path, repository: str, *, private: bool = False) -> s
     evaluation of the run, and how to use it. Its name is then "hf:owner/name" everywhere. Needs rcnn[hub] and a login
     (`hf auth login`, or HF_TOKEN).
 
-    Raises ValueError for a repository with files of something else, ConnectionError if it cannot be written.
+    Raises ValueError if the repository contains other files, ConnectionError if it cannot be written.
     """
     return push(run, repository, metrics=best_metrics(Path(run)), private=private)
 

@@ -1,4 +1,4 @@
-"""What the user asks of a training run."""
+"""The request for a training run: what the user gave."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rcnn.training.settings import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """What the user asked for. Empty strings stand for what was not given."""
+    """What the user asked for. Empty strings: not given."""
 
     # a name from `rcnn models list`, or a checkpoint folder; CONFIG and its name for a config; empty: the recipe's
     model: str = ""
@@ -37,7 +37,7 @@ class RunRequest:
     weights: str = ""  # for a named model: "none", "imagenet", a name or a folder; see `choose_weights`
     device: str = "auto"
     resume: bool = False
-    strict: bool = False  # refuse annotation files with faults instead of repairing or skipping them
+    strict: bool = False  # refuse annotation files with errors instead of repairing or skipping these
     allow_empty: bool = False  # accept a split without objects
     allow: tuple[str, ...] = ()  # the user's code that a checkpoint or a resumed run may run; see models/own.py
 

@@ -1,4 +1,4 @@
-"""The run that a request continues, if it does: its record, and what may not change."""
+"""The run that a request resumes, if any: its record, and the settings that cannot change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIXED_AT_RESUME = ("optimizer", "filter_empty", "lr_factors", "weight_decays", "
 
 
 def record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | None:
-    """The record of the run that is resumed, or None for a new run. ValueError if the folder allows neither."""
+    """The record of the run that is resumed, or None for a new run. ValueError if neither is possible in the folder."""
     output, data = request.output, request.data_name
     if request.resume and output is None:
         raise ValueError("resume=True (--resume) needs the folder of the run to continue: give it as output (--output)")
@@ -44,7 +44,7 @@ def record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | N
 
 
 def recorded_settings(record: dict[str, Any], output: Path | None) -> tuple[DetectorConfig, TrainConfig]:
-    """The settings of the model and of training of the run that is resumed."""
+    """The settings of the model and of training of the run that is resumed. ValueError if they cannot be used."""
     try:
         config = config_from_dict(record["model"])
         validate(config)
@@ -102,7 +102,7 @@ def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
 
 
 def require_fixed(before: TrainConfig, settings: TrainConfig, output: Path | None) -> None:
-    """ValueError where a training setting changes that cannot change during a run."""
+    """ValueError if one of FIXED_AT_RESUME changes."""
     for name in FIXED_AT_RESUME:
         if getattr(settings, name) != getattr(before, name):
             raise ValueError(

@@ -73,7 +73,7 @@ def _silent(line: str) -> None:
 
 @contextmanager
 def _output(plan: RunPlan, processes: Processes) -> Iterator[Path]:
-    """The folder of the run; the first process chooses a new one."""
+    """The folder of the run; for a new folder, the first process chooses the name."""
     if not processes.is_first:
         yield processes.share(Path())
         return
@@ -117,14 +117,14 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         finally:
             if processes.is_first:
                 lead = f"{state.step} of {counted(plan.settings.steps, 'step')}, {ending}."
-                # the error that ended a run says more than one of the charts, e.g. on a full disk
+                # after a failure, e.g. a full disk, an error of the charts must not hide the error of the run
                 with suppress(OSError) if ending == "failed" else nullcontext():
                     _draw_curve(run, plan, lead, unchanged=(state.step, state.evaluation_due) == before)
     return outcome
 
 
 def _out_of_memory(plan: RunPlan, error: BaseException) -> str:
-    """Which settings to lower, with their values; `error` is torch's."""
+    """The message for `error` (torch's): which settings to lower, with their present values."""
     settings, size = plan.settings, plan.config.input
     batch = (
         f"train.batch_size={settings.batch_size} (train.accumulate={2 * settings.accumulate} with half of it keeps the "
@@ -178,7 +178,7 @@ def start_state(plan: RunPlan, processes: Processes, log: Log) -> TrainState:
 
 
 def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> TrainState:
-    """The state of last/. Everything is checked here, before the record of the run is written."""
+    """The state of last/. ValueError if it cannot be used; it is read before the record of the run is written."""
     seed_random(plan.settings.seed, processes.rank)  # for a process that the run did not have before
     state = TrainState.start(build_detector(plan.config).to(plan.device), plan.settings, processes)
     try:
@@ -202,7 +202,7 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
     if state.best is not None and not (run.path / "best").exists():
         log(
             f"warning: {run.path}/best is missing (its value was {state.best:.4f}): the next evaluation writes a new "
-            "one, whatever its value"
+            "one, even if its value is lower"
         )
         state.best, state.since_best, state.evaluation_due = None, 0, state.evaluation_due or state.step == steps
     done = state.step == steps and not (state.evaluation_due and plan.validations)
@@ -212,9 +212,9 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
 
 
 def _draw_curve(run: RunFolder, plan: RunPlan, lead: str, *, unchanged: bool) -> None:
-    """The charts, and the page of the run, which starts with `lead`.
+    """Write the charts, and the page of the run, which starts with `lead`.
 
-    `unchanged`: no step was done, so that an earlier page keeps its date.
+    `unchanged`: no step was done, so an existing page is not written again and keeps its date.
     """
     lines = read_log(run.path / LOG)
     schedule = partial(learning_rate, settings=plan.settings, processes=plan.processes.count)
@@ -246,7 +246,7 @@ def _tables(plan: RunPlan) -> dict[str, dict[str, str]]:
 
 
 def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:
-    """The stream of training batches from a given one on, on the run's device."""
+    """A function that returns the endless stream of training batches from batch `first` on, on the run's device."""
 
     def batches(first: int) -> Generator[TrainingBatch, None, None]:
         stream = training_batches(
@@ -264,7 +264,7 @@ def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, 
 
 
 def _evaluation(plan: RunPlan, log: SilentLog, state: TrainState, output: Path) -> Callable[[Detector], Metrics] | None:
-    """The evaluation of the run's detector, with what the settings add to it; None: there is no validation set."""
+    """A function that evaluates the run's detector, as the settings say; None without a validation set."""
     if not plan.validations:
         return None
     first, processes, settings = plan.validations[0], state.processes, plan.settings

@@ -1,4 +1,4 @@
-"""The data of a run: what it trains on, what it is evaluated on, and why."""
+"""The data of a run: the training set, the validation sets, and the reasons for them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RunData:
     training: Dataset
     validations: tuple[Dataset, ...]  # the first chooses best/; none: the run is never evaluated
     held_out: HeldOut | None  # which images of the training split are the validation set
-    reasons: dict[str, str]  # for the splits that were not given
+    reasons: dict[str, str]  # "split", "val-split" -> reason, for the splits that were not given
 
     @property
     def every(self) -> dict[str, Dataset]:
@@ -58,9 +58,9 @@ def open_run_data(
 ) -> RunData:
     """The data that `request` asks for, with the keypoints that a model of `config` needs.
 
-    `log` gets a line from time to time while the images of a large data set are read.
+    `log` receives progress messages while the images of a large data set are read.
 
-    A ValueError or OSError about the data of a run that is resumed names its `record`.
+    ValueError or OSError if the data cannot be used; in a run that is resumed, the message names its `record`.
     """
     try:
         data = _open(request, config, record, log)
@@ -142,7 +142,7 @@ def choose_splits(request: RunRequest) -> tuple[str, tuple[str, ...], dict[str, 
 
 
 def _require_different(val_splits: Sequence[str]) -> None:
-    """ValueError if a validation split is named twice, or is named although there is to be none."""
+    """ValueError if a validation split is named twice, or next to NO_SPLIT."""
     if repeated := [name for name, uses in Counter(val_splits).items() if uses > 1]:
         raise ValueError(f"val_split (--val-split) has {repeated[0]} twice; name each split once")
     if NO_SPLIT in val_splits and len(val_splits) > 1:
@@ -161,7 +161,7 @@ def _held_out(
     *,
     evaluated: bool,
 ) -> tuple[HeldOut | None, str]:
-    """The images to hold out for validation, and the reason where the user gave none of --val-split, --val-fraction."""
+    """The images to hold out for validation, and the reason if the user gave neither --val-split nor --val-fraction."""
     if record is not None:
         return HeldOut.from_dict(record.get("held_out")), ""
     fraction = request.val_fraction
@@ -191,7 +191,7 @@ def _held_out(
 
 
 def shared_images(data: RunData) -> Iterator[str]:
-    """A warning for each validation set with images that are trained on too, under the same or another name."""
+    """A warning for each validation set that shares images with the training set, under the same or another name."""
     for validation in data.validations:
         if shared := copied_images(validation, data.training):
             which = "all" if shared == len(validation) > 1 else f"{shared} of the"
@@ -203,7 +203,7 @@ def shared_images(data: RunData) -> Iterator[str]:
 
 
 def _progress(images: int, log: Callable[[str], object]) -> Callable[[], None]:
-    """A function to call after each image, which reports every few seconds how many were read."""
+    """A function to call after each image; every REPORT_EVERY seconds it logs the number of images read."""
     done, reported = 0, time.monotonic()
 
     def advance() -> None:

@@ -37,7 +37,7 @@ class RunFolder:
         self.path, self.classes, self.provenance = path, classes, provenance
         self._output = OutputFolder(path) if writes else None
         for name in CHECKPOINTS if writes else ():
-            recover_folder(path / name)  # of a process that was killed
+            recover_folder(path / name)  # after a process that was killed
 
     def __enter__(self) -> Self:
         return self
@@ -49,7 +49,7 @@ class RunFolder:
             self._output.__exit__(kind, error, trace)
 
     def claim(self, *, resumes: bool) -> None:
-        """Take the names of a run's files: for a run that `resumes`, those that exist are its own.
+        """Reserve the names of a run's files. For a run that `resumes`, existing files of these names are its own.
 
         FileExistsError for a new run if another process has trained here since this one was planned.
         """
@@ -83,7 +83,7 @@ class RunFolder:
     def save(self, name: str, detector: Detector, *, thresholds: Mapping[str, Any] | None = None) -> None:
         """Replace the checkpoint `name` by one of `detector`. All processes call it together.
 
-        `thresholds`: the content of its thresholds.json. FileExistsError if it is a file of the user.
+        `thresholds`: the content of its thresholds.json. FileExistsError if `name` is a file of the user.
         """
         weights = whole_state(detector.state_dict())
         if self._output is not None and name not in CHECKPOINTS:
@@ -97,7 +97,7 @@ class RunFolder:
         self._replace(name, fill, tensor_bytes(weights))
 
     def save_state(self, name: str, state: TrainState) -> None:
-        """Replace the checkpoint `name` by one from which a run can be resumed. All processes call it together."""
+        """Replace the checkpoint `name` by one that a run can resume from. All processes call it together."""
         weights, values = whole_state(state.detector.state_dict()), state.contents()
 
         def fill(folder: Path) -> None:
@@ -115,10 +115,10 @@ class RunFolder:
             replace_folder(self.path / name, fill, size)
 
     def load_last(self, state: TrainState) -> Mapping[str, Any]:
-        """Restore `state` from last/, and return the provenance of last/. ValueError if they do not fit."""
+        """Restore `state` from last/, and return the provenance of last/. ValueError if last/ does not fit `state`."""
         last = self.path / "last"
         checkpoint = read_checkpoint(last)
-        if os.path.lexists(last / STATE_FILE):  # before it is read: a damaged file can say anything
+        if os.path.lexists(last / STATE_FILE):  # before it is read, because a damaged file can contain anything
             require_file(last / STATE_FILE)
             require_digest(last / STATE_FILE, checkpoint.files, _new_run(last))
         values = read_state(last)

@@ -1,4 +1,4 @@
-"""A table of runs: what each one trained, how far it is, and its best result (`rcnn runs DIR`)."""
+"""A table of runs with the model, the progress and the best result of each (`rcnn runs DIR`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rcnn.training.validation import SINCE_BEST, ends_run
 
 @dataclass(frozen=True, kw_only=True)
 class RunRow:
-    """One run. Average precision in 0..1, the best of all evaluations; None: not measured."""
+    """One run. Average precision is in 0..1, the best of all evaluations; None: not measured."""
 
     folder: str  # relative to the folder that was searched
     model: str
@@ -31,21 +31,21 @@ class RunRow:
 
     @property
     def state(self) -> str:
-        """`finished`, `early` (stopped early), or how far the run is."""
+        """`finished`, `early` (stopped early), or the progress in percent."""
         if self.step >= self.steps:
             return "finished"
         return "early" if self.stopped_early else f"{100 * self.step / self.steps:.0f} %"
 
 
 def runs_in(folder: Path) -> list[RunRow]:
-    """The runs in `folder` and below, by the time of their last line. FileNotFoundError if there is no such folder."""
+    """The runs in `folder` and below, ordered by the last change of their logs. FileNotFoundError without a folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected one with runs of `rcnn train`, e.g. runs")
     return [_row(path, folder, record) for path, record in sorted(_records(folder), key=lambda item: _last(item[0]))]
 
 
 def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The folders of runs, with their records; checkpoints have a config.json, too, but not of these fields."""
+    """The folders of runs, with their records; a checkpoint also has a config.json, but without these fields."""
     for path in folder.rglob(RECORD):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -56,6 +56,7 @@ def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _last(run: Path) -> float:
+    """The time when the log of a run last changed, seconds; 0 without a log."""
     log = run / LOG
     return log.stat().st_mtime if log.exists() else 0.0
 

@@ -1,4 +1,4 @@
-"""What a run keeps while it trains: last/, best/, and its evaluations."""
+"""What a run saves while it trains: last/, best/, and the metrics of its evaluations."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Outcome:
 
 
 class Saver:
-    """Saves `state` to last/, evaluates it when that is due, and keeps the best in best/."""
+    """Saves `state` to last/, evaluates it when an evaluation is due, and keeps the best in best/."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Saver:
         self._metrics: Metrics | None = None
 
     def save_last(self) -> None:
-        """Replace last/ by the present state, and keep a copy if that is due. All processes call it together."""
+        """Replace last/ by the present state, and write step-N/ if it is due. All processes call it together."""
         self.log.sync()
         self.run.save_state("last", self.state)
         if self.settings.keeps_at(self.state.step):
@@ -65,7 +65,7 @@ class Saver:
         self.saved = self.state.step
 
     def evaluate_if_due(self, stop: StopRequests) -> None:
-        """Evaluate if that is due, log the metrics, and replace best/ if this is the best value so far."""
+        """Evaluate if an evaluation is due, log the metrics, and replace best/ if this is the best value so far."""
         state = self.state
         if self.evaluate is None or not state.evaluation_due:
             return
@@ -77,7 +77,7 @@ class Saver:
         if is_better(value, state.best):
             state.best, state.since_best = value, 0
             self.run.save("best", state.evaluated, thresholds=self._metrics.get(THRESHOLDS))
-        elif state.best:  # a model that finds nothing yet is still learning
+        elif state.best:  # not before a value above 0: a model without correct detections has only started to learn
             state.since_best += 1
         self.log.write(step=state.step - 1, **flatten(self._metrics), **{SINCE_BEST: state.since_best})
         self.log.log(f"step {state.step}: {main_metrics(self._metrics)}")

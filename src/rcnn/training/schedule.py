@@ -1,4 +1,4 @@
-"""The learning-rate schedule: linear warm-up, then steps down at milestones, or half a cosine."""
+"""The learning-rate schedule: linear warm-up, then decay at milestones, or half a cosine."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def learning_rate(step: int, settings: TrainConfig, processes: int = 1) -> float
 
 
 def milestone_steps(settings: TrainConfig) -> list[int]:
-    """The steps from which the learning rate is lower."""
+    """The steps at which the learning rate decays."""
     return [round(part if part > 1 else part * settings.steps) for part in settings.milestones]
 
 
 def require_one_schedule(settings: TrainConfig, given: Collection[str]) -> None:
-    """ValueError if the user typed both milestones and a cosine. `given`: names of the settings that were typed."""
+    """ValueError if the user gave both milestones and a cosine. `given`: names of the settings that the user gave."""
     if settings.cosine and {"cosine", "milestones"} <= set(given):
         raise ValueError(
             f"train.cosine=true and train.milestones={list(settings.milestones)} both set when the learning rate "
@@ -39,11 +39,11 @@ def require_one_schedule(settings: TrainConfig, given: Collection[str]) -> None:
 
 
 def schedule_warnings(settings: TrainConfig, given: Collection[str]) -> Iterator[str]:
-    """Settings of the schedule without effect in this run. `given`: names of the settings that were typed."""
+    """Warnings about schedule settings without effect in this run. `given`: names of the settings of the user."""
     if settings.warmup_steps >= settings.steps:
         yield (
             f"train.warmup_steps={settings.warmup_steps} is not less than train.steps={settings.steps}: the learning "
-            "rate never reaches its value. Set train.warmup_steps to a small part of train.steps"
+            "rate never reaches train.lr. Set train.warmup_steps to a small part of train.steps"
         )
     late = [f"{milestone:g}" for milestone in settings.milestones if milestone > 1 and milestone >= settings.steps]
     if late and not settings.cosine:
@@ -58,6 +58,6 @@ def schedule_warnings(settings: TrainConfig, given: Collection[str]) -> Iterator
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Set the learning rate of the next step; groups of parameters with a `lr_factor` get that fraction of it."""
+    """Set the learning rate of the next step: `rate` times the `lr_factor` of each parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_factor"]

@@ -21,8 +21,8 @@ class TrainConfig:
 
     steps: int = 1000  # number of optimizer steps
     epochs: float = 0.0  # passes over the training images, which set `steps`; 0: `steps` is the length of the run
-    # COCO's schedules, which set `steps` and `milestones` by the images of a run: 1x is 1.44 million images (90,000
-    # steps of 16), 2x twice as many, ...; empty: `steps` or `epochs` is the length of the run
+    # COCO's schedules, which set `steps` and `milestones` by the number of images: 1x is 1.44 million images (90,000
+    # steps of 16), 2x is twice the number, ...; empty: `steps` or `epochs` is the length of the run
     schedule: Literal["", "1x", "2x", "3x", "4x", "5x", "6x", "7x", "8x", "9x"] = ""
     batch_size: int = 4  # images per forward pass, on each process; in a run also auto: the largest that fits
     accumulate: int = 1  # forward passes per step; their gradients are averaged
@@ -63,8 +63,8 @@ class TrainConfig:
     # so it needs padding=bucket. Not yet run on a GPU
     compile: Literal["none", "default", "cuda_graphs"] = "none"
     fused_optimizer: bool = False  # one kernel for all weights in the optimizer's step. Not yet run on a GPU
-    seed: int = 0  # of the order of the images, their augmentation, and the sampling of the losses
-    workers: int = 2  # processes that read and augment images; 0: the main process does
+    seed: int = 0  # of the order of the images, their augmentation, and the sampling of anchors and regions
+    workers: int = 2  # processes that read and augment images; 0: the main process does it
 
     # images of classes that occur in a smaller fraction of the images than this are repeated (repeat-factor sampling,
     # Gupta et al. 2019: 0.001 for LVIS); 0: every image once per epoch
@@ -86,7 +86,7 @@ class TrainConfig:
     log_every: int = 20  # steps between lines of log.jsonl
     # programs that also get the numbers of the log; auto: TensorBoard if it is installed
     trackers: tuple[Literal["auto", "tensorboard", "wandb", "mlflow"], ...] = ("auto",)
-    # each line of the log also says how well the RPN and the heads do on the batch, which takes one more forward pass
+    # each line of the log also has the accuracy of the RPN and the heads on the batch; takes one more forward pass
     diagnostics: bool = True
     validation_loss: bool = False  # each evaluation also computes the loss on the first validation set
     # validation images that are drawn at each evaluation, the same each time, in RUN/pictures; 0: none
@@ -108,7 +108,7 @@ class TrainConfig:
         minimum |= {"weight_decay": 0, "norm_weight_decay": 0, "backbone_lr": 0}
         minimum |= {"keep": 0, "time_limit": 0, "watchdog": 0, "epochs": 0, "layer_decay": 0, "final_lr": 0}
         for name, least in minimum.items():
-            if not getattr(self, name) >= least:  # written so that NaN is refused too
+            if not getattr(self, name) >= least:  # not `<`, so that NaN is refused too
                 raise ValueError(f"train.{name} is {getattr(self, name)}; expected {least} or more")
         if self.compile == "cuda_graphs" and self.padding != "bucket":
             raise ValueError(
@@ -162,7 +162,7 @@ class TrainConfig:
             raise ValueError(f"train.best is {self.best!r}; expected a metric such as bbox.AP or segm.AP")
 
     def _require_patterns(self) -> None:
-        """Check the numbers beside patterns of parameters; mappings that come from a file may have anything."""
+        """Check the values of the patterns, because a mapping from a file can contain anything."""
         for name, values in (("lr_factors", self.lr_factors), ("weight_decays", self.weight_decays)):
             for pattern, value in values.items():
                 if type(value) not in (int, float) or not 0 <= value < float("inf"):
@@ -199,7 +199,7 @@ class TrainConfig:
 
 # The defaults for each start. What depends on the data (steps, evaluations, EMA, image sizes) is decided in advice.py.
 
-# From a trained detector: few images, few steps, weights that should mostly be kept. The learning rate of the papers
+# From a trained detector: few images, few steps, and weights that should change little. The learning rate of the papers
 # would destroy a network with batch norm folded into its convolutions.
 FINE_TUNING = TrainConfig(
     steps=300,
@@ -250,7 +250,7 @@ FROM_SCRATCH = TrainConfig(
 
 
 def without_auto(overrides: Sequence[str]) -> tuple[list[str], bool]:
-    """`KEY=VALUE` settings without train.batch_size=auto, and whether that is the batch size that they set.
+    """`KEY=VALUE` settings without train.batch_size=auto, and whether auto is the batch size that they set.
 
     ValueError for a batch size that is neither a number nor auto.
     """

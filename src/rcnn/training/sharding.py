@@ -1,7 +1,7 @@
 """Weights that are divided among the processes (torch's fully_shard): each holds its part of every large tensor.
 
-It is for a vision transformer, if weights, gradients and optimizer state do not fit beside the activations. The
-transformer gathers the weights of a layer just before it is used, and drops them afterwards.
+For vision transformers, if weights, gradients, optimizer state and activations do not fit on one device. The weights
+of a layer are gathered just before it is used, and dropped afterwards.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rcnn.weights.checkpoint import empty_detector
 
 
 def require_divisible(config: DetectorConfig, settings: TrainConfig) -> None:
-    """ValueError if `train.shard` is set for a model that is not divided."""
+    """ValueError if `train.shard` is set for a model that cannot be divided."""
     if settings.shard and not isinstance(config.backbone, ViTConfig):
         raise ValueError(
             "train.shard=true divides the layers of a plain vision transformer (backbone.kind=vit), but "
@@ -33,9 +33,9 @@ def require_divisible(config: DetectorConfig, settings: TrainConfig) -> None:
 
 
 def shard(detector: Detector, processes: int) -> None:
-    """Divide the weights of `detector` among the processes, in place; all of them get those of the first.
+    """Divide the weights of `detector`, those of the first process, among the processes, in place.
 
-    Each attention and each MLP of the transformer is a unit of its own; the rest of the detector is another one.
+    Each attention and each MLP of the transformer is a separate FSDP unit; the rest of the detector is another one.
     """
     for value in (*detector.parameters(), *detector.buffers()):
         dist.broadcast(value.detach(), src=0)
@@ -43,7 +43,7 @@ def shard(detector: Detector, processes: int) -> None:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = dist.init_device_mesh(detector.pixel_mean.device.type, (processes,))
     assert isinstance(detector.backbone, ViT)
-    for block in detector.backbone.blocks:  # which ViT never calls as a whole
+    for block in detector.backbone.blocks:  # not the block itself, because ViT never calls its forward
         fully_shard(block.attn, mesh=mesh)
         fully_shard(block.mlp, mesh=mesh)
     fully_shard(detector, mesh=mesh)
@@ -100,7 +100,7 @@ def divided(value: Tensor, like: Tensor) -> Tensor:
 
 
 def divided_state(state: Mapping[str, Tensor], detector: nn.Module) -> dict[str, Tensor]:
-    """The whole tensors of `state`, divided as those of `detector` with the same name and shape."""
+    """The whole tensors of `state`, divided like the tensors of `detector` with the same name and shape."""
     own = detector.state_dict()
     fits = {name for name, value in state.items() if name in own and own[name].shape == value.shape}
     return {name: divided(value, own[name]) if name in fits else value for name, value in state.items()}

@@ -1,6 +1,6 @@
 """Requests to stop a run: Ctrl-C (SIGINT), SIGTERM (kill, batch systems), SIGHUP (a lost terminal), the time limit.
 
-SIGUSR1 and SIGUSR2 stop it too: `sbatch --signal=USR1@120` has SLURM send one of them 120 seconds before its limit.
+SIGUSR1 and SIGUSR2 stop it too: with `sbatch --signal=USR1@120`, SLURM sends USR1 120 seconds before its time limit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class StopRequests:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Within this block a stop request raises StopRequested at once, even in a wait for data or a disk."""
+        """Within this block a stop request raises StopRequested at once, even while the process waits for data."""
         self._interrupting = True
         try:
             if self.requested:
@@ -73,7 +73,7 @@ def stop_requests(seconds: float = 0.0) -> Iterator[StopRequests]:
     numbers += [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]  # not on Windows
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored by nohup
         numbers.append(signal.SIGHUP)
-    # None: a handler that was not set by Python, which cannot be set again
+    # getsignal is None for a handler that was not set by Python; it cannot be restored
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
     for number in before:
         signal.signal(number, requests.handle)

@@ -1,7 +1,7 @@
-"""Where a run starts from: a named model, a config or a checkpoint, and the weights that a named model starts with.
+"""Where a run starts from: a named model, a config or a checkpoint, and the first weights of a named model.
 
-A named model starts from the published COCO weights of that model; where there are none, or the settings change its
-layers, from ImageNet weights of its backbone; otherwise from random weights. `--weights` chooses.
+A named model starts from the published COCO weights of that model; if there are none, or the settings change its
+layers, from ImageNet weights of its backbone; otherwise from random weights. `--weights` chooses other weights.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
 
 
 def starting_settings(model: str, weights: str = "", overrides: Sequence[str] = ()) -> TrainConfig:
-    """The default training settings before those that the data decide: the papers' for most named models.
+    """The default training settings, before those that depend on the data; the papers' for most named models.
 
-    `overrides`: the training settings that are given, KEY=VALUE. The defaults of the compact models belong to AdamW:
-    with another optimizer, or a learning rate without an optimizer, the papers' apply, which belong to SGD.
+    `overrides`: the training settings that are given, KEY=VALUE. The defaults of the compact models are for AdamW. With
+    another optimizer, or with a learning rate and no optimizer, the defaults are the papers', which are for SGD.
     """
     if not starts_fresh(model) or is_whole(model, weights):
         return FINE_TUNING
@@ -87,9 +87,10 @@ def starting_settings(model: str, weights: str = "", overrides: Sequence[str] = 
 
 
 def choose_weights(model: str, given: str, config: DetectorConfig, overrides: Sequence[str]) -> tuple[str, str]:
-    """The weights of a new run of `model`, a name or a folder, empty for random weights; and the reason for them.
+    """The weights of a new run of `model` (a name or a folder; empty: random weights), and the reason for them.
 
-    `given` is what the user chose, if anything. `config` is the model's, before the KEY=VALUE `overrides`.
+    `given`: the user's choice; empty: none. `config`: of the model, without the KEY=VALUE `overrides`. ValueError if
+    "imagenet" is given and the backbone has no ImageNet weights.
     """
     if not starts_fresh(model):
         return given, "the checkpoint's own"
@@ -99,7 +100,10 @@ def choose_weights(model: str, given: str, config: DetectorConfig, overrides: Se
     if given == IMAGENET:
         entry = imagenet_entry(changed)
         if entry is None:
-            raise ValueError(f"--weights imagenet: no ImageNet weights are known for the backbone of {config.name}")
+            raise ValueError(
+                f"--weights imagenet: no ImageNet weights are known for the backbone of {config.name}; expected a name "
+                "from `rcnn models weights`, the folder of a backbone, or none for random weights"
+            )
         return entry.name, "given"
     if given:
         named = is_weight_name(given) and not Path(given).exists()
@@ -117,7 +121,7 @@ def choose_weights(model: str, given: str, config: DetectorConfig, overrides: Se
 
 
 def _same_layers(config: DetectorConfig, changed: DetectorConfig) -> bool:
-    """Whether every part that both have is built in the same way."""
+    """Whether all parts that both models have consist of the same layers."""
     return not different_layers(config, changed) and (config.cascade is None) == (changed.cascade is None)
 
 
@@ -130,7 +134,7 @@ def is_whole(model: str, weights: str) -> bool:
 
 
 def same_weights(given: str, recorded: str) -> bool:
-    """Whether the user's choice is what a run recorded (empty: random weights)."""
+    """Whether the user's choice `given` is the same as that in the record of a run (empty: random weights)."""
     if given in ("", recorded) or (given == NO_WEIGHTS and not recorded):
         return True
     if not is_weight_name(recorded):
@@ -141,7 +145,10 @@ def same_weights(given: str, recorded: str) -> bool:
 
 
 def read_weights(weights: str) -> Checkpoint:
-    """The checkpoint of --weights, downloaded if needed; errors of that also say how to do without."""
+    """The checkpoint of --weights, downloaded if needed.
+
+    ConnectionError or FileNotFoundError if it cannot be found; the message also says how to train without it.
+    """
     try:
         return read_checkpoint(weights)
     except (ConnectionError, FileNotFoundError) as error:
@@ -149,7 +156,7 @@ def read_weights(weights: str) -> Checkpoint:
 
 
 def to_download(weights: str) -> Entry | None:
-    """The published weights called `weights` if they are not on this machine; None for all others."""
+    """The published weights called `weights`, if they are not on this machine; None otherwise."""
     if not weights or not is_weight_name(weights) or Path(weights).exists():
         return None
     entry = find_entry(weights)
@@ -162,7 +169,10 @@ def size_text(entry: Entry) -> str:
 
 
 def with_backbone(config: DetectorConfig, model: str, weights: str, overrides: Sequence[str]) -> DetectorConfig:
-    """`config` with the input settings that the backbone in `weights` expects; `overrides` are the user's."""
+    """`config` with the input settings that the backbone in `weights` expects; the user's `overrides` stay.
+
+    ValueError if `model` is a checkpoint, because it has its own weights.
+    """
     if not weights or is_whole(model, weights):
         return config
     if not starts_fresh(model):
@@ -192,9 +202,9 @@ def buildable(config: DetectorConfig, source: str = "") -> Detector:
 def build_start(
     config: DetectorConfig, classes: tuple[str, ...], *, model: str, weights: str, seed: int
 ) -> tuple[Detector, str]:
-    """A detector before its first step, with weights from `model` or `weights`; and a line on what was loaded.
+    """A detector before its first step, with weights from `model` or `weights`; and a line about what was loaded.
 
-    The line is empty for random weights where nothing is frozen.
+    The line is empty for random weights without frozen batch norm.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Everything that a training step changes, and the file that stores it without the weights: `training.pt`."""
+"""Everything that a training step changes; `training.pt` stores all of it except the weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RandomState = dict[str, Any]  # of the global generators of one process
 
 @dataclass(kw_only=True)
 class TrainState:
-    """A run after `step` optimizer steps. Training changes it in place."""
+    """The state of a run after `step` optimizer steps. Training changes it in place."""
 
     detector: Detector
     model: nn.Module  # what computes the losses: `detector`, or its wrapper that averages gradients over processes
@@ -71,7 +71,7 @@ class TrainState:
     def contents(self) -> dict[str, Any]:
         """What `training.pt` contains: tensors, numbers and strings only. All processes call it together.
 
-        The random generators are those of all processes on the first one, of none on the others.
+        In the first process, it includes the random generators of all processes; in the others, none.
         """
         # not patient: where another process has stalled, this one would wait for it for a day instead of ending the run
         random_states = self.processes.gather(random_state(), patient=False)
@@ -89,9 +89,9 @@ class TrainState:
     def restore(self, values: Mapping[str, Any]) -> None:
         """Continue from what `read_state` returned; the weights of `detector` must be loaded already.
 
-        Momentum and weight decay stay those of the optimizer's present settings; the learning rate is set in each
-        step. The random generators are restored if there was a process of this rank. ValueError, or what torch raises,
-        if the values do not fit.
+        Momentum and weight decay keep their present settings; the learning rate is set in each step. The random
+        generators are restored if the saved run had a process of this rank. ValueError, or an error of torch, if the
+        values do not fit.
         """
         kept = {"params", "lr"}
         settings = [{k: v for k, v in group.items() if k not in kept} for group in self.optimizer.param_groups]
@@ -126,7 +126,7 @@ def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.O
 
 
 def _require_shapes(optimizer: torch.optim.Optimizer) -> None:
-    """ValueError unless each momentum has the shape of its parameter, and is finite."""
+    """ValueError unless each tensor of the optimizer's state has the shape of its parameter, and is finite."""
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if not isinstance(value, torch.Tensor) or not value.ndim:
@@ -138,7 +138,7 @@ def _require_shapes(optimizer: torch.optim.Optimizer) -> None:
 
 
 def write_state(values: Mapping[str, Any], folder: Path) -> None:
-    """Write what `TrainState.contents` returned to `training.pt` in `folder`. Reading it runs no code."""
+    """Write what `TrainState.contents` returned to `training.pt` in `folder`. No code runs when the file is read."""
     try:
         with (folder / STATE_FILE).open("wb") as file:  # torch hides the number of an error if it opens the file itself
             torch.save(values, file)
@@ -172,7 +172,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 def seed_random(seed: int, rank: int = 0) -> None:
     """Seed the global random generators, which modules such as dropout and user code may draw from.
 
-    Each process `rank` gets other numbers.
+    Each process `rank` gets its own seed.
     """
     seed = (seed + rank * 1_000_003) % 2**31
     random.seed(seed)

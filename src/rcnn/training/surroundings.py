@@ -19,7 +19,7 @@ SECONDS = 5.0  # that git may take
 
 
 def surroundings(device: torch.device) -> dict[str, str]:
-    """Facts for RUN/report.html, by name. Nothing of the environment variables, which may hold secrets."""
+    """Facts for RUN/report.html, by name. No environment variables, because they may contain secrets."""
     folder = "removed since the start"
     with suppress(FileNotFoundError):
         folder = os.getcwd()

@@ -1,4 +1,4 @@
-"""What the data must give a model to train on."""
+"""The kinds of targets that a model needs from the data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rcnn.models import DetectorConfig
 
 
 def target_options(config: DetectorConfig) -> TargetOptions:
-    """What a model of `config` is trained on."""
+    """The kinds of targets that a model of `config` is trained on."""
     return TargetOptions(
         masks="bitmap" if config.fcis is not None else None if config.mask is None else config.mask.target,
         keypoints=config.keypoint is not None,

@@ -13,12 +13,12 @@ from typing_extensions import override
 
 from rcnn.training.found_run import EVENTS, TRACKED
 
-Name = Literal["tensorboard", "wandb", "mlflow"]  # also of the package and of the extra of rcnn
+Name = Literal["tensorboard", "wandb", "mlflow"]  # also the names of the packages and of the extras of rcnn
 AUTO: Literal["auto"] = "auto"  # in train.trackers: TensorBoard if it is installed
 
 
 class Tracker(Protocol):
-    """What a run calls, in the first process only."""
+    """The interface of a tracker. A run calls it in the first process only."""
 
     def start(self, folder: Path, record: Mapping[str, Any]) -> None:
         """The run in `folder` starts or continues; `record` is the contents of its config.json."""
@@ -53,7 +53,7 @@ class TensorBoard(Tracker):
 
 
 class WandB(Tracker):
-    """A run of Weights & Biases with the name of the folder; WANDB_PROJECT and its other variables apply."""
+    """A run of Weights & Biases with the name of the folder; WANDB_PROJECT and wandb's other variables apply."""
 
     @override
     def start(self, folder: Path, record: Mapping[str, Any]) -> None:
@@ -73,7 +73,7 @@ class WandB(Tracker):
 
 
 class MLflow(Tracker):
-    """A run of MLflow with the name of the folder; MLFLOW_TRACKING_URI and its other variables apply."""
+    """A run of MLflow with the name of the folder; MLFLOW_TRACKING_URI and MLflow's other variables apply."""
 
     @override
     def start(self, folder: Path, record: Mapping[str, Any]) -> None:
@@ -95,7 +95,7 @@ class MLflow(Tracker):
 
 
 def read_id(file: Path) -> str | None:
-    """The id of the run that an earlier part of this run reported to; None for a new run."""
+    """The tracker's id of this run, if the run is resumed; None for a new run."""
     return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
 
@@ -119,7 +119,7 @@ def _is_installed(package: str) -> bool:
 
 
 class Reports:
-    """Several trackers as one. One that fails is reported once and then left out: it must not end a run."""
+    """Several trackers as one. If one fails, a warning is logged and it is not called again; the run continues."""
 
     def __init__(self, trackers: Sequence[Tracker], warn: Callable[[str], object]) -> None:
         self._trackers, self._warn = list(trackers), warn
@@ -144,4 +144,4 @@ class Reports:
                 self._trackers.remove(tracker)
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 name = type(tracker).__name__
-                self._warn(f"warning: {name} failed ({reason}) and gets no more values; the run goes on")
+                self._warn(f"warning: {name} failed ({reason}) and gets no more values; the run continues")

@@ -22,7 +22,7 @@ from rcnn.runtime.processes import ALONE, Processes
 from rcnn.training.settings import TrainConfig
 
 KINDS = ("bbox", "segm", "keypoints", "proposals")
-SHOWN = ("AP", "AP50", "AR100", "AR1000")  # those that a line of the run shows
+SHOWN = ("AP", "AP50", "AR100", "AR1000")  # metrics in a line of the progress
 LOSS = "validation_loss"  # key of the loss on the first validation set, with train.validation_loss
 SINCE_BEST = "since_best"  # key in the log: evaluations since the best one; 0 until a value is above 0
 THRESHOLDS = "thresholds"  # key of the score thresholds with the best F1 on the first validation split
@@ -40,13 +40,14 @@ def evaluate_detector(
     processes: Processes = ALONE,
     best: float | None = None,
 ) -> Metrics:
-    """The metrics of `detector` on the first of `validations`; under OTHERS, those on the others by split.
+    """The metrics of `detector` on the first of `validations`; the key OTHERS has those on the others, by split.
 
-    Under THRESHOLDS, on the first process, the content of thresholds.json for the first of them, if the value of
-    `train.best` is a new best: greater than `best`.
+    In the first process, the key THRESHOLDS has the content of thresholds.json for the first validation set, if the
+    value of `train.best` is greater than `best`.
 
-    `after_image` gets the number of images done, and of all. `log` gets a warning for each image that cannot be
-    evaluated; it counts as an image without detections. The `processes` share the images; all of them get the metrics.
+    `after_image` receives the number of images done and of all images. `log` receives a warning for each image that
+    cannot be evaluated; it counts as an image without detections. The `processes` share the images; all of them get
+    the metrics.
     """
     done, total = 0, sum(map(len, validations))
 
@@ -83,7 +84,7 @@ def _measure(
         on_image=on_image,
         processes=processes,
     )
-    for line in failure_warnings(evaluation.failed, len(validation)):  # the plan of the run has the others
+    for line in failure_warnings(evaluation.failed, len(validation)):  # other warnings are in the plan of the run
         log(f"warning: {line}")
     metrics = evaluation.metrics.to_dict()
     if processes.is_first and new_best(metrics):
@@ -92,7 +93,7 @@ def _measure(
 
 
 def require_measured(best: str, config: DetectorConfig, plan: Plan | None = None) -> None:
-    """ValueError unless `best` (train.best) is empty, or a metric of such a detector that `plan` measures."""
+    """ValueError unless `best` (train.best) is empty, or a metric of a detector of `config` that `plan` measures."""
     metric = "coco" if plan is None else plan.metric
     names = [f"{kind}.{name}" for kind in measured_kinds(config) for name in names_of(metric, kind)]
     if best and best not in names:
@@ -103,14 +104,14 @@ def require_measured(best: str, config: DetectorConfig, plan: Plan | None = None
 
 
 def chosen_metric(metrics: Metrics, key: str) -> str:
-    """`key`, or if it is empty AP of masks if they were measured, else of boxes."""
+    """`key`; if it is empty, segm.AP if masks were measured, else bbox.AP."""
     return key or ("segm.AP" if "segm" in metrics else "bbox.AP")
 
 
 def choose(metrics: Metrics, key: str) -> float | None:
-    """The value of a metric such as "segm.AP" (empty: AP of masks if they were measured, else of boxes).
+    """The value of a metric such as "segm.AP" (empty: segm.AP if masks were measured, else bbox.AP).
 
-    None if there is no ground truth to measure it on.
+    None if there is no ground truth to measure it on. ValueError for a metric that was not measured.
     """
     key = chosen_metric(metrics, key)
     kind, _, name = key.partition(".")
@@ -131,7 +132,7 @@ def ends_run(since_best: int, patience: int) -> bool:
 
 
 def flatten(metrics: Metrics) -> dict[str, float | None]:
-    """{"bbox_AP": .., "segm_AP50": .., "val2/bbox_AP": ..}: what the log keeps of an evaluation."""
+    """The metrics of an evaluation as a line of the log: {"bbox_AP": .., "segm_AP50": .., "val2/bbox_AP": ..}."""
     flat = {f"{kind}_{name}": value for kind in KINDS for name, value in metrics.get(kind, {}).items()}
     flat |= {LOSS: metrics[LOSS]} if LOSS in metrics else {}
     for split, others in metrics.get(OTHERS, {}).items():

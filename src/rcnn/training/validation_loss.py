@@ -1,4 +1,4 @@
-"""The loss on a validation set, with train.validation_loss: it shows overfitting before average precision does."""
+"""The loss on a validation set, with train.validation_loss: it shows overfitting earlier than average precision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rcnn.training.targets import target_options
 def validation_loss(detector: Detector, validation: Dataset, plan: RunPlan, processes: Processes) -> float:
     """The mean training loss over the images of `validation`, without augmentation; all processes call it together.
 
-    Norms use the statistics of training, and the random samples of anchors and regions are the same each time.
+    Batch norm uses its running statistics, and the random samples of anchors and regions are the same each time.
     """
     settings = replace(plan.settings, accumulate=1, flip=0.0, scales=(), scale_range=(), jitter=0.0, augment=())
     settings = replace(settings, workers=0, repeat_threshold=0.0)

@@ -9,7 +9,7 @@ import torch
 
 from rcnn.runtime.memory import most_memory
 
-MAIN = ("bbox_AP", "segm_AP", "keypoints_AP")  # metrics of an evaluation that stay in view
+MAIN = ("bbox_AP", "segm_AP", "keypoints_AP")  # metrics of the last evaluation that are always shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +23,14 @@ class RunSize:
 
 
 def speed(size: RunSize, steps: int, seconds: float, waiting: float) -> str:
-    """Images per second over `steps` steps in `seconds`, and the part of them that the model waited for images."""
+    """Images per second over `steps` steps in `seconds`, and the percentage of the time spent waiting for images."""
     if steps < 1 or seconds <= 0:
         return ""
     return f"{steps * size.images_per_step / seconds:.1f} images/s, {100 * waiting / seconds:.0f} % waiting for images"
 
 
 def details(size: RunSize, step: int, pace: str, losses: Mapping[str, float], metrics: Mapping[str, float]) -> str:
-    """The lines under the progress bar, after `step` steps. `losses` has `lr`, too."""
+    """The lines under the progress bar, after `step` steps. `losses` also contains `lr`."""
     parts = [f"epoch {step * size.images_per_step / max(1, size.images):.1f}", pace]
     parts.append(f"peak memory {most_memory(size.device) / 2**30:.1f} GiB")
     parts += [f"learning rate {losses['lr']:.3g}"] if "lr" in losses else []

@@ -13,14 +13,17 @@ from rcnn.weights.convert import ConvertOptions, convert_to_folder
 
 
 def load(path: str | Path, *, allow: str | Sequence[str] = ()) -> Detector:
-    """The detector of a checkpoint, a run folder (its best) or a name, on the CPU and in evaluation mode.
+    """The detector of a checkpoint folder, a training run (its best checkpoint) or a name, on the CPU in `eval()` mode.
 
     Names of published weights (`rcnn.list_weights`, "hf:owner/name") are downloaded and converted on first use.
 
-    `allow`: the user's code that it may run, for a detector with a module that is not of rcnn, e.g.
+    `allow`: your own code that may be run, for a detector with modules that are not part of rcnn, e.g.
     "my_backbone.py:make_backbone"; without it, such a checkpoint is refused with a ValueError that names the code.
 
-    Its class names are in `rcnn.load_checkpoint(path).classes`. `rcnn.Predictor(path)` is what predicts on images.
+    The class names are in `rcnn.load_checkpoint(path).classes`. To predict on images, use `rcnn.Predictor(path)`.
+
+    Raises FileNotFoundError if there is no such checkpoint or name, ConnectionError if it cannot be downloaded, and
+    ValueError if it cannot be read or contains no detector.
     """
     return load_detector(path, allow=allow)[0].eval()
 
@@ -37,13 +40,14 @@ def convert(
     allow_nonfinite: bool = False,
     log: Callable[[str], object] | None = None,
 ) -> Path:
-    """Convert a checkpoint of another framework to ours, and return its folder. Code in the file is never run.
+    """Convert a checkpoint of another framework to an rcnn checkpoint; returns its folder. Code in the file is not run.
 
     `output`: the folder to write; default: a new `runs/convert-FILE-N`. `config`: the other framework's configuration
     file, or the name of a model in its zoo. `classes`: the class names; default: those that can be inferred.
-    `overrides`: changes to our config, e.g. ["input.min_size=640"] or {"input.min_size": 640}. `allow_missing`:
-    patterns of our tensors that may be missing and get initial values; `allow_unused`: patterns of their tensors to
-    ignore. `allow_nonfinite` accepts weights that are NaN or infinite. `log` receives the lines of the report.
+    `overrides`: changes to rcnn's config, e.g. ["input.min_size=640"] or {"input.min_size": 640}. `allow_missing`:
+    patterns of rcnn's tensor names that may be missing and get initial values; `allow_unused`: patterns of tensor names
+    in the file to skip. `allow_nonfinite` accepts weights that are NaN or infinite. `log` receives the lines of the
+    report.
 
     Raises FileNotFoundError, FileExistsError, ImportError or ValueError; then nothing is written.
     """

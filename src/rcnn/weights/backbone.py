@@ -11,11 +11,11 @@ from rcnn.models import Detector, DetectorConfig
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.weights.checkpoint import Checkpoint
-from rcnn.weights.differences import NORMS, misfits, misfits_text
+from rcnn.weights.differences import NORMS, mismatches, mismatches_text
 from rcnn.weights.setting_texts import setting_values, value_text
 
 COUNTER = "num_batches_tracked"
-# settings that the weights were trained with and no shape shows: copied from the checkpoint
+# settings that the weights were trained with and that no tensor shape shows: copied from the checkpoint
 PIXELS = ("input.channel_order", "input.pixel_mean", "input.pixel_std")
 CARRIED = {
     "resnet": (*PIXELS, "backbone.stride_in_1x1", "backbone.stem_pool", "backbone.padding", "backbone.norm_eps"),
@@ -39,13 +39,13 @@ def adopt_backbone(
     theirs, kind = checkpoint.config, config.backbone.kind
     if kind not in CARRIED or theirs.backbone.kind != kind:
         raise ValueError(
-            f"{source} has a backbone of kind {theirs.backbone.kind}, {config.name} has kind {kind}; expected weights "
-            "(--weights) of a ResNet for a ResNet, or of the same network of timm"
+            f"{source} has a backbone of kind {theirs.backbone.kind}, but {config.name} has kind {kind}; expected "
+            "weights (--weights) of a ResNet for a ResNet, or of the same network of timm"
         )
     ours, expected = setting_values(config), setting_values(theirs)
     if differ := [key for key in SHAPED[kind] if _network(ours[key]) != _network(expected[key])]:
         cure = " ".join(f"{key}={value_text(expected[key])}" for key in differ)
-        raise ValueError(f"{source} has another backbone than {config.name}: add {cure}, or use other weights")
+        raise ValueError(f"{source} has a different backbone than {config.name}: add {cure}, or use other weights")
     if isinstance(config.backbone, ResNetConfig) and isinstance(theirs.backbone, ResNetConfig):
         _require_norms(config.backbone, theirs.backbone, checkpoint, source)
     given = dict(one.split("=", 1) for one in overrides if "=" in one)
@@ -54,34 +54,34 @@ def adopt_backbone(
         if key in given and ours[key] != expected[key]:
             raise ValueError(
                 f"{key}={given[key]}, but {source} was trained with {value} and does not work otherwise: "
-                f"leave {key} out, or give {key}={value}"
+                f"remove {key}, or give {key}={value}"
             )
     return override(config, [f"{key}={value_text(expected[key])}" for key in CARRIED[kind]])
 
 
 def _network(value: object) -> object:
-    """Of a name in timm the network, which is before the dot; after it is the name of its weights."""
+    """The network of a timm name, e.g. resnet50d of resnet50d.ra2_in1k; other values are returned unchanged."""
     return value.partition(".")[0] if isinstance(value, str) else value
 
 
 def load_backbone(detector: Detector, checkpoint: Checkpoint, source: str) -> str:
     """Copy the backbone of `checkpoint` into `detector`; returns a line that accounts for every tensor.
 
-    The head of a C4 detector, which contains the last stage of the ResNet, is copied from there. Raises ValueError that
-    names tensors of the backbone that are missing or have another shape.
+    The head of a C4 detector contains the last stage of the ResNet: that stage is copied into the head. Raises
+    ValueError that names tensors of the backbone that are missing or have another shape.
     """
     state = detector.state_dict()
-    sources: dict[str, str] = {}  # ours -> the checkpoint's
+    sources: dict[str, str] = {}  # name in the detector -> name in the checkpoint
     for name in state:
         part, within, rest = name.partition(".trunk.res5.")
-        if name.startswith("backbone.") and not name.startswith("backbone.norms."):  # norms of a detector's own
+        if name.startswith("backbone.") and not name.startswith("backbone.norms."):  # the detector adds these
             sources[name] = name
         elif within and part in ("box_head", "mask_head"):
             sources[name] = f"backbone.res5.{rest}"
     counters = [name for name in sources if name.endswith(COUNTER)]
     copied = {name: their for name, their in sources.items() if name not in counters}
     theirs = {their: checkpoint.state[their] for their in copied.values() if their in checkpoint.state}
-    if problems := misfits_text(misfits({their: state[name] for name, their in copied.items()}, theirs)):
+    if problems := mismatches_text(mismatches({their: state[name] for name, their in copied.items()}, theirs)):
         raise ValueError(
             f"{source} does not fit the backbone of {detector.config.name}: {problems}. Use other weights (--weights)"
         )
@@ -101,13 +101,13 @@ def _require_norms(ours: ResNetConfig, theirs: ResNetConfig, checkpoint: Checkpo
     batch = ("frozen_bn", "bn", "sync_bn")
     if ours.norm not in batch or theirs.norm not in batch:
         raise ValueError(
-            f"{source} has {NORMS[theirs.norm]}, the model {NORMS[ours.norm]}, which is not compatible: "
+            f"{source} has {NORMS[theirs.norm]}, the model {NORMS[ours.norm]}; these are not compatible: "
             f"add backbone.norm={theirs.norm}, or use weights that were trained with {NORMS[ours.norm]}"
         )
     if theirs.norm == "frozen_bn" and _folded(checkpoint.state):
         raise ValueError(
-            f"{source} has the statistics of its norms folded into scale and shift (as Caffe's files do); they cannot "
-            f"be trained as batch norm: leave backbone.norm={ours.norm} out, or use torchvision's weights"
+            f"{source} has batch-norm statistics that are folded into scale and shift (as in Caffe's files); they "
+            f"cannot be trained as batch norm: remove backbone.norm={ours.norm}, or use torchvision's weights"
         )
 
 

@@ -1,6 +1,6 @@
 """Our own checkpoints: a folder of `model.safetensors` and `config.json`, all that prediction and fine-tuning need.
 
-A checkpoint is written beside its place and moved there when it is complete. Reading one runs no code from it. The
+A checkpoint is written to a temporary folder and moved to its place when complete. Reading it runs no code from it. The
 config of a detector with the user's own modules names code (models/own.py), which is run only if the user allows it.
 """
 
@@ -30,7 +30,7 @@ from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
 from rcnn.text_files import as_given, missing_text, require_file
-from rcnn.weights.differences import different_tensors, misfits, misfits_text
+from rcnn.weights.differences import different_tensors, mismatches, mismatches_text
 from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
 from rcnn.weights.record import (
     DamagedError,
@@ -43,13 +43,13 @@ from rcnn.weights.record import (
 
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
 Kind = Literal["detector", "backbone"]
-SMALL = 64_000_000  # bytes that a detector may take beside twice its file: buffers that are not saved
+SMALL = 64_000_000  # bytes that a detector may need beyond twice the size of its file: buffers that are not saved
 LARGEST_MODEL = 32_000_000_000  # bytes of weights; a ViT of 600 million parameters has 2.4e9
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointRecord:
-    """What the config.json of a checkpoint says."""
+    """The content of a checkpoint's config.json."""
 
     config: DetectorConfig
     classes: tuple[str, ...]  # K names; label i is classes[i]
@@ -87,7 +87,7 @@ def save_checkpoint(
     if config is None:
         if not isinstance(detector, Detector):
             given = type(detector).__name__
-            raise ValueError(f"config is missing; expected the config of the detector, as {given} has none")
+            raise ValueError(f"config is missing: {given} has no config; pass the config of the detector")
         config = detector.config
     if classes is None:
         classes = [] if kind == "backbone" else [str(label) for label in range(config.num_classes)]
@@ -145,18 +145,18 @@ def write_checkpoint(
 
 
 def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Checkpoint:
-    """The checkpoint in folder `path`, in `best/` or `last/` of the training run `path`, or of published weights' name.
+    """The checkpoint in the folder `path`, in `best/` or `last/` of a training run, or of published weights `path`.
 
-    `allow`: the user's code that building its detector may run, e.g. "my_backbone.py:make_backbone".
-    Raises FileNotFoundError if `path` does not exist, ValueError that says why a checkpoint cannot be read, or which
-    code it needs.
+    `allow`: the user's code that building the detector may run, e.g. "my_backbone.py:make_backbone".
+    Raises FileNotFoundError if `path` does not exist, ConnectionError if published weights cannot be downloaded, and
+    ValueError that says why the checkpoint cannot be read, or which code it needs.
     """
     checkpoint = read_checkpoint(path)
     return replace(checkpoint, config=allow_factories(checkpoint.config, allow, path))
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """As `load_checkpoint`, for inspection only: a detector of its config must not be built."""
+    """Like `load_checkpoint`, only to inspect: the config is not checked for code that building the detector runs."""
     folder = _locate(Path(path))
     with _naming_the_cache(path, folder):
         record = _read_config(folder)
@@ -172,33 +172,33 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 @contextmanager
 def _naming_the_cache(path: str | Path, folder: Path) -> Iterator[None]:
-    """Says what to do about a damaged checkpoint in `folder` if that is a cached download called `path`."""
+    """Adds to a DamagedError what to do if `folder` is the cached download of the weights called `path`."""
     try:
         yield
     except DamagedError as error:
         if Path(path).exists():
             raise
-        kept = folder.parents[1] if folder.parent.name == "snapshots" else folder  # the Hub's links to files elsewhere
+        kept = folder.parents[1] if folder.parent.name == "snapshots" else folder  # the Hub's links to files in blobs/
         again = f"Delete the folder {kept}; the next command that uses {path} creates it again"
         raise DamagedError(error.problem, f"this is the cached copy of {path}. {again}") from error
 
 
 def checkpoint_record(path: str | Path) -> CheckpointRecord:
-    """As `read_checkpoint`, without the weights, which are not read."""
+    """Like `read_checkpoint`, but the weights are not read."""
     folder = _locate(Path(path))
     with _naming_the_cache(path, folder):
         return _read_config(folder)
 
 
 def require_undamaged(path: str | Path) -> None:
-    """DamagedError unless the checkpoint is as it was written; reads its files, but builds nothing."""
+    """Raise DamagedError unless the checkpoint is as it was written; reads its files, but builds nothing."""
     folder = _locate(Path(path))
     with _naming_the_cache(path, folder):
         require_digest(folder / WEIGHTS_FILE, _read_config(folder).files)
 
 
 def detector_record(path: str | Path, overrides: Overrides = ()) -> CheckpointRecord:
-    """What the checkpoint of a detector is, without its weights; `overrides` and errors as in `load_detector`."""
+    """The record of a detector's checkpoint, without reading weights; `overrides` and errors as in `load_detector`."""
     _refuse_published_backbone(path)
     record = checkpoint_record(path)
     _require_detector(record.kind, path)
@@ -206,7 +206,7 @@ def detector_record(path: str | Path, overrides: Overrides = ()) -> CheckpointRe
 
 
 def _refuse_published_backbone(path: str | Path) -> None:
-    """ValueError if `path` is the name of published weights of a backbone, before they are downloaded."""
+    """Raise ValueError if `path` is the name of published weights of a backbone, before they are downloaded."""
     if Path(path).exists():
         return
     from rcnn.weights.catalogue.names import find_entry, is_weight_name  # imported here: the cache writes checkpoints
@@ -243,7 +243,7 @@ def _read_config(folder: Path) -> CheckpointRecord:
 
 
 def checkpoint_files(path: str | Path) -> tuple[Path, Path]:
-    """The two files of the checkpoint in folder `path`, or of the best of the training run `path`."""
+    """The two files of the checkpoint in folder `path`, or of the best one of the training run `path`."""
     folder = _locate(Path(path))
     return folder / CONFIG_FILE, folder / WEIGHTS_FILE
 
@@ -251,10 +251,10 @@ def checkpoint_files(path: str | Path) -> tuple[Path, Path]:
 def load_detector(
     path: str | Path, overrides: Overrides = (), *, allow: str | Sequence[str] = ()
 ) -> tuple[Detector, Checkpoint]:
-    """The detector of a checkpoint or run folder with its weights, and the checkpoint.
+    """The detector of a checkpoint or training run, with its weights, and the checkpoint.
 
-    `overrides` are changes to its config, see `override`: "box.score_threshold=0.01". `allow` and errors as in
-    `load_checkpoint`.
+    `overrides` are changes to its config, e.g. "box.score_threshold=0.01" (see `override`). `allow` and errors are as
+    in `load_checkpoint`; a checkpoint of only a backbone is a ValueError.
     """
     _refuse_published_backbone(path)
     checkpoint = load_checkpoint(path, allow=allow)
@@ -276,15 +276,16 @@ def load_detector(
 
 
 def nonfinite(state: Mapping[str, Tensor]) -> str:
-    """Which tensors are not finite, as a part of a message; empty if none is."""
-    wrong = [name for name, value in state.items() if not value.isfinite().all()]
+    """The tensors that are not finite, as part of a message; empty if all are finite."""
+    odd = [name for name, value in state.items() if not value.sum().isfinite()]  # fast; sums may also overflow
+    wrong = [name for name in odd if not state[name].isfinite().all()]
     return f"NaN or infinity in {counted(len(wrong), 'tensor')}: {few(wrong)}" if wrong else ""
 
 
 def empty_detector(config: DetectorConfig, *, limit: int = LARGEST_MODEL) -> Detector:
-    """The detector of `config` with uninitialized weights, which are to be loaded.
+    """The detector of `config` with uninitialized weights; load a state before using it.
 
-    ValueError if its weights take more than `limit` bytes: a damaged config can ask for any amount of memory.
+    Raises ValueError if its weights take more than `limit` bytes: a damaged config can ask for any amount of memory.
     """
     with _Uninitialized(limit):
         return build_detector(config)
@@ -320,14 +321,14 @@ class _Uninitialized(TorchFunctionMode):
 
 
 def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load `state` into `detector`; a ValueError names `source` and missing, unknown or misshapen tensors."""
+    """Load `state` into `detector`. Raises ValueError that names `source` and the tensors that do not fit."""
     expected = detector.state_dict()
     other_types = [
         f"{name} {state[name].dtype} (expected {value.dtype})"
         for name, value in expected.items()
         if name in state and state[name].is_floating_point() != value.is_floating_point()
     ]
-    if problems := misfits_text(misfits(expected, state) | {"of another type": other_types}):
+    if problems := mismatches_text(mismatches(expected, state) | {"of another type": other_types}):
         why = different_tensors(expected, state)
         reasons = f"{'; '.join(why)}. " if why else ""
         raise ValueError(f"{source} does not fit the detector of its config: {reasons}Tensors {problems}")
@@ -335,7 +336,7 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
 
 
 def require_class_names(classes: Sequence[str], count: int, source: str) -> None:
-    """A ValueError unless `classes` are `count` different, non-empty names."""
+    """Raise ValueError unless `classes` are `count` different, non-empty names."""
     if isinstance(classes, str):
         raise ValueError(f"{source}: classes is the text {classes!r}; expected a list of names")
     if len(classes) != count:
@@ -347,7 +348,7 @@ def require_class_names(classes: Sequence[str], count: int, source: str) -> None
 
 
 def _contiguous(value: Tensor) -> Tensor:
-    """`value` as safetensors requires it: contiguous, in memory of its own."""
+    """`value` as safetensors requires it: contiguous, and without shared memory."""
     whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
     return value if whole else value.clone(memory_format=torch.contiguous_format)
 
@@ -377,7 +378,7 @@ def _locate(path: Path) -> Path:
 
 
 def _named(name: str) -> Path:
-    """The checkpoint folder of published weights or of the Hub, in the cache. Raises as `cached_checkpoint`, `pull`."""
+    """The cached checkpoint folder of published weights or a Hub repository; errors of `cached_checkpoint`, `pull`."""
     # imported here: the cache writes checkpoints
     from rcnn.weights.catalogue.cache import cached_checkpoint
     from rcnn.weights.catalogue.names import find_entry, is_weight_name, suggestion

@@ -1,4 +1,4 @@
-"""A whole conversion: a file of another system becomes an rcnn checkpoint folder, which is then run once."""
+"""Converts a file of another system to an rcnn checkpoint folder, and runs the result once to check it."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ MAX_LINES = 40  # names listed on separate lines before the rest are counted
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """What the user asks of a conversion."""
+    """The options of a conversion."""
 
-    settings: SettingsSource = None  # the other system's own: a file, a name or KEY=VALUE text
-    # names, or a text with names separated by commas, or a file with one name per line; empty: those of the file
+    settings: SettingsSource = None  # settings of the other system: a file, a name or KEY=VALUE text
+    # names, one text with commas between the names, or a file with one name per line; empty: the names in `file`
     classes: str | tuple[str, ...] = ""
     allow_missing: Sequence[str] = ()  # patterns of our tensors that may be missing; they get initial values
     allow_unused: Sequence[str] = ()  # patterns of their tensors to skip
     allow_nonfinite: bool = False
     overrides: Sequence[str] = ()  # KEY=VALUE of our config; they win over the file and the settings
-    command: str = ""  # as typed, for the record
+    command: str = ""  # as typed by the user; written to config.json
     require: Callable[[Converted], None] | None = None  # raises a ValueError to refuse what the file contains
 
 
@@ -58,7 +58,7 @@ def convert_to_folder(file: str | Path, output: str | Path, options: ConvertOpti
 
 
 def _require_file(file: str | Path) -> None:
-    """Raise FileNotFoundError if `file` does not exist; the message knows the names of published weights."""
+    """Raise FileNotFoundError if `file` does not exist; for a name of published weights, the message says so."""
     name = str(file)
     if Path(name).exists():
         return
@@ -115,14 +115,14 @@ def _with_classes(converted: Converted, classes: str | tuple[str, ...]) -> Conve
     if not classes:
         return converted
     if converted.kind == "backbone":
-        raise ValueError(f"classes (--classes) {classes}: the file is a backbone, which has no classes; leave it out")
+        raise ValueError(f"classes (--classes) {classes}: the file is a backbone, which has no classes; remove it")
     names = read_classes(classes) if isinstance(classes, str) else classes
     require_class_names(names, converted.config.num_classes, f"classes (--classes) {classes}")
     return replace(converted, classes=names)
 
 
 def _complete(converted: Converted) -> dict[str, Tensor]:
-    """The state to write, with initial values for a detector's tensors that are missing and may be."""
+    """The state to write: tensors of the detector that may be missing and are missing get initial values."""
     if converted.kind == "backbone":
         return converted.state
     with torch.device("meta"):
@@ -138,7 +138,7 @@ def _complete(converted: Converted) -> dict[str, Tensor]:
 def report_lines(
     converted: Converted, state: Mapping[str, Tensor], file: Path, kind: str, overrides: Sequence[str] = ()
 ) -> list[str]:
-    """What was found, assumed and skipped, for people."""
+    """The lines of the report: what was found, assumed and skipped."""
     numbers = sum(value.numel() for value in state.values())
     names = converted.classes
     shown = f", {counted(len(names), 'class')} ({few(names, 5)})" if names else ""
@@ -175,7 +175,7 @@ def _grouped(names: Sequence[str]) -> list[str]:
 
 
 def require_sound(state: Mapping[str, Tensor], source: str, allow_nonfinite: bool = False) -> None:
-    """A ValueError names tensors that hold integers instead of weights, NaN or infinity."""
+    """Raise ValueError that names tensors with integers instead of weights, or with NaN or infinity."""
     integers = [
         name
         for name, value in state.items()
@@ -196,7 +196,7 @@ def require_sound(state: Mapping[str, Tensor], source: str, allow_nonfinite: boo
 
 
 def _finite(value: Tensor) -> bool:
-    """Whether all numbers are finite; checked in parts, because the check needs as much memory again."""
+    """Whether all numbers are finite; checked in parts, because the check needs as much memory as the tensor."""
     return all(bool(part.isfinite().all()) for part in value.reshape(-1).split(1 << 22))
 
 

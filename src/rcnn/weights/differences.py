@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from rcnn.data.messages import few
+from rcnn.data.messages import counted, few
 from rcnn.models import DetectorConfig
 from rcnn.weights.setting_texts import setting_values, value_text
 
@@ -29,15 +29,13 @@ def different_layers(theirs: DetectorConfig, ours: DetectorConfig) -> list[str]:
     a, b = setting_values(theirs), setting_values(ours)
     lines = []
     for key in LAYERS:
-        if key in a and key in b and a[key] != b[key]:
-            if key.endswith(".norm"):
-                what = (
-                    f"{key.split('.')[0]}: {NORMS[str(a[key])]} in the checkpoint, {NORMS[str(b[key])]} in the detector"
-                )
-                lines.append(f"{what} (add {key}={a[key]})")
-            else:
-                lines.append(f"{key} is {value_text(a[key])} in the checkpoint, {value_text(b[key])} in the detector "
-                             f"(add {key}={value_text(a[key])})")  # fmt: skip
+        if key not in a or key not in b or a[key] == b[key]:
+            continue
+        if key.endswith(".norm"):
+            what, in_a, in_b = f"{key.split('.')[0]}:", NORMS[str(a[key])], NORMS[str(b[key])]
+        else:
+            what, in_a, in_b = f"{key} is", value_text(a[key]), value_text(b[key])
+        lines.append(f"{what} {in_a} in the checkpoint, {in_b} in the detector (add {key}={value_text(a[key])})")
     return lines
 
 
@@ -49,7 +47,7 @@ def different_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor
             _norm({n: v for n, v in state.items() if n.startswith(f"{part}.")}) for state in (expected, given)
         )
         if ours != theirs:
-            lines.append(f"its {part} has {theirs}, the detector's {ours}")
+            lines.append(f"its {part} has {theirs}, the detector's has {ours}")
     logits = [
         name for name in expected if name.startswith("box_head.") and name.endswith("logits.weight") and name in given
     ]
@@ -57,8 +55,8 @@ def different_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor
     for theirs_count, ours_count in sorted(counts):
         if theirs_count != ours_count:
             lines.append(
-                f"it has {theirs_count} classes, the detector {ours_count} (`rcnn train CHECKPOINT` fits heads to a "
-                "data set's classes)"
+                f"it has {counted(theirs_count, 'class')}, the detector has {ours_count} (`rcnn train CHECKPOINT` "
+                "replaces the heads to match the classes of a data set)"
             )
     heads = {name.split(".")[0] for name in expected} ^ {name.split(".")[0] for name in given}
     lines += [
@@ -67,8 +65,8 @@ def different_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor
     return lines
 
 
-def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Why the tensors `given` cannot be used as those `expected`: a word for each kind of problem -> tensor names."""
+def mismatches(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """How the tensors `given` differ from those `expected`: the kind of problem -> names of tensors."""
     return {
         "missing": [name for name in expected if name not in given],
         "unexpected": [name for name in given if name not in expected],
@@ -80,12 +78,13 @@ def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict
     }
 
 
-def misfits_text(problems: Mapping[str, list[str]], count: int = 6) -> str:
+def mismatches_text(problems: Mapping[str, list[str]], count: int = 6) -> str:
     """`problems` as a message, with up to `count` names of each kind; empty if there are none."""
     return "; ".join(f"{word}: {few(names, count)}" for word, names in problems.items() if names)
 
 
 def _norm(state: Mapping[str, Tensor]) -> str:
+    """The kind of norm that the names of the tensors show, as part of a message."""
     if any(name.endswith("norm.num_batches_tracked") for name in state):
         return "batch norm"
     if any(name.endswith("norm.running_mean") for name in state):

@@ -62,7 +62,7 @@ def export_checkpoint(checkpoint_folder: str | Path, output: str | Path, target:
 
 def _export_to(target: str) -> tuple[System, Export]:
     if target not in EXPORTS:
-        raise ValueError(f"--to {target}: expected {', '.join(EXPORTS)}")
+        raise ValueError(f"--to {target}: expected one of {', '.join(EXPORTS)}")
     return EXPORTS[target]
 
 
@@ -77,15 +77,15 @@ def _write(path: Path, content: Any) -> None:
     else:
         try:
             torch.save(content, path)
-        except RuntimeError as error:  # torch's for an error of the disk
+        except RuntimeError as error:  # what torch raises for a disk error
             reason = str(error).splitlines()[0]
-            raise OSError(f"{path} cannot be written ({reason}); is the disk full?") from error
+            raise OSError(f"{path} cannot be written ({reason}); check that the disk has free space") from error
 
 
 def _compare(path: Path, checkpoint: Checkpoint, settings: Path | None) -> list[str]:
-    """A ValueError unless converting `path` gives the same numbers; returns lines about settings that differ."""
+    """Raise ValueError unless converting `path` gives the same numbers; returns lines about settings that differ."""
     back = convert(path, settings)
-    # step counters of norms change no result, and not every system stores them
+    # step counters of batch norm change no result, and not every system stores them
     names = {name for name in set(back.state) ^ set(checkpoint.state) if not name.endswith("num_batches_tracked")}
     eps = [getattr(config.backbone, "norm_eps", 0.0) for config in (back.config, checkpoint.config)]
     other = [

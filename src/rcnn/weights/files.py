@@ -1,4 +1,4 @@
-"""Names of the files of a checkpoint. Here, because a command that checks folders first does not import torch."""
+"""Names of the files of a checkpoint. This module needs no torch, so commands can check folders before they load it."""
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rcnn.background import in_background
-from rcnn.data.messages import few
+from rcnn.data.messages import counted, few
 from rcnn.models.config import DetectorConfig
 from rcnn.weights.catalogue.cache import cache_folder, is_offline
 from rcnn.weights.checkpoint import Checkpoint, checkpoint_files, load_checkpoint
@@ -32,8 +32,8 @@ CARD = "README.md"
 MARK = "<!-- written by rcnn push -->"  # cards with it are replaced, others are kept
 NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 TIMEOUT = 10.0  # seconds for the first answer
-PATIENCE = 16.0  # seconds for the first MIN_BYTES; a command then ends within 30 seconds in all
-STALLED = 60.0  # seconds for the next ones: the library may write in large pieces
+PATIENCE = 16.0  # seconds for the first MIN_BYTES; so a command without a network ends within 30 seconds
+STALLED = 60.0  # seconds for each further MIN_BYTES: the library may write in large pieces
 MIN_BYTES = 16 * 1024
 
 
@@ -72,10 +72,10 @@ def pull(name: str) -> Path:
 
 
 def _downloaded(hub: Any, repository: str, revision: str | None) -> dict[str, Path]:
-    """The files of a checkpoint, all of one commit; those that the repository does not have are left out.
+    """The files of a checkpoint by name, all from one commit; files that the repository does not have are skipped.
 
-    Raises TimeoutError where the server sends nothing: the library waits for minutes, and for ever where a byte comes
-    now and then. Its function for several files leaves threads that Python waits for when it exits.
+    Raises TimeoutError if the server sends nothing. huggingface_hub itself waits for minutes, and forever if single
+    bytes arrive. Its `snapshot_download` is not used: Python waits for its threads at exit.
     """
     api, cache = _api(hub), cache_folder() / "hub"
     files: dict[str, Path] = {}
@@ -97,7 +97,7 @@ def _downloaded(hub: Any, repository: str, revision: str | None) -> dict[str, Pa
 
 
 def _while_it_grows(download: Future[str], folder: Path) -> str:
-    """The result of a download to `folder`; TimeoutError where that does not grow for too long."""
+    """The result of a download to `folder`. Raises TimeoutError if the folder grows too slowly."""
     changed, before, patience = time.monotonic(), _size(folder), PATIENCE
     while True:
         try:
@@ -112,17 +112,18 @@ def _while_it_grows(download: Future[str], folder: Path) -> str:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the files below `folder`, with those that are not complete."""
+    """Bytes of the files below `folder`, incomplete files included."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def push(
     checkpoint: str | Path, repository: str, *, metrics: Mapping[str, float] | None = None, private: bool = False
 ) -> str:
-    """Upload a checkpoint or run (its best) with a model card to `owner/name`, created if needed; returns its address.
+    """Upload a checkpoint or the best one of a run, with a model card, to the repository `owner/name`; returns its URL.
 
-    `metrics` are shown on the card, in 0..1. A repository with another kind of config.json is refused, and a README.md
-    that rcnn did not write is kept.
+    The repository is created if needed. `metrics` (0..1) are shown on the card. A README.md that rcnn did not write is
+    kept. Raises ValueError for a wrong name, offline mode, or a repository with a config.json that rcnn did not write,
+    ImportError without rcnn[hub], ConnectionError if the upload fails.
     """
     if not NAME.fullmatch(f"{PREFIX}{repository}") or "@" in repository:
         raise ValueError(f"{repository} is not the name of a repository; expected owner/name")
@@ -158,14 +159,14 @@ def push(
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:
-    """The exceptions for a server that cannot be reached, of the HTTP library that huggingface_hub has imported."""
+    """The exceptions that huggingface_hub's HTTP library raises if a server cannot be reached."""
     loaded = [sys.modules[name] for name in ("httpx", "httpx2", "requests") if name in sys.modules]
     own = [getattr(one, "TransportError", None) or one.RequestException for one in loaded]
     return (ConnectionError, TimeoutError, *own)
 
 
 def _require_ours(api: Any, repository: str) -> bool:
-    """ValueError if the repository has a config.json of something else; whether it has a card that rcnn keeps."""
+    """Raise ValueError if rcnn did not write the config.json; returns whether the README.md is one to keep."""
     files = api.list_repo_files(repository)
 
     def text(file: str) -> str:
@@ -174,8 +175,8 @@ def _require_ours(api: Any, repository: str) -> bool:
 
     if CONFIG_FILE in files and not is_record(text(CONFIG_FILE)):
         raise ValueError(
-            f"{repository} has a {CONFIG_FILE} that is not of an rcnn checkpoint, so it is not replaced: choose "
-            "another repository"
+            f"{repository} has a {CONFIG_FILE} that does not belong to an rcnn checkpoint, so it is not replaced: "
+            "choose another repository"
         )
     return CARD in files and MARK not in text(CARD)
 
@@ -189,7 +190,8 @@ def model_card(checkpoint: Checkpoint, repository: str, metrics: Mapping[str, fl
     lines = [
         "---", "library_name: rcnn", f"pipeline_tag: {task}", "tags:", *(f"- {tag}" for tag in tags), "---", MARK, "",
         f"# {repository.partition('/')[2]}", "",
-        f"`{config.name}` of [rcnn](https://github.com/rcnn/rcnn), {len(classes)} classes: {few(classes, 20)}.", "",
+        f"`{config.name}` of [rcnn](https://github.com/rcnn/rcnn), {counted(len(classes), 'class')}: "
+        f"{few(classes, 20)}.", "",
         "```", "pip install 'rcnn[hub]'", f"rcnn predict {PREFIX}{repository} photo.jpg", "```", "",
         "```python", "import rcnn", "", f'predictor = rcnn.Predictor("{PREFIX}{repository}")',
         'for found in predictor.predict("photo.jpg"):', "    print(found.name, found.score, found.box)", "```", "",
@@ -215,9 +217,9 @@ def _task(config: DetectorConfig) -> tuple[str, list[str]]:
 def _by_hand(repository: str) -> str:
     endpoint = os.environ.get("HF_ENDPOINT", "") or "https://huggingface.co"
     return (
-        f"To do without this download, get {CONFIG_FILE} and {WEIGHTS_FILE} where there is a network:\n"
+        f"If this computer has no network, download {CONFIG_FILE} and {WEIGHTS_FILE} on another one:\n"
         f"{endpoint}/{repository}/tree/main\n"
-        "put them into one folder, and give that folder instead of the name"
+        "Put both into one folder, and give that folder instead of the name"
     )
 
 
@@ -232,5 +234,5 @@ def import_hub() -> Any:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise ImportError(
-            "names that start with hf: need the library huggingface-hub: pip install 'rcnn[hub]'"
+            "names that start with hf: need huggingface-hub, which is not installed: pip install 'rcnn[hub]'"
         ) from error

@@ -35,7 +35,7 @@ FIELDS: dict[str, tuple[type, str]] = {
 
 
 class DamagedError(ValueError):
-    """A checkpoint that cannot be read: what is wrong, and what to do, which is something else for one in the cache."""
+    """A checkpoint that cannot be read. The message is `problem: advice`; the advice differs for cached checkpoints."""
 
     def __init__(self, problem: str, advice: str = CURE) -> None:
         super().__init__(f"{problem}: {advice}")
@@ -43,7 +43,7 @@ class DamagedError(ValueError):
 
 
 def record_text(record: Mapping[str, Any]) -> str:
-    """The content of config.json for `record`, to which version numbers and the digest are added."""
+    """The text of config.json: `record` with the version numbers and the digest added."""
     versions = {"format": FORMAT, "rcnn": __version__, "config_version": CONFIG_VERSION}
     whole: dict[str, Any] = json.loads(json.dumps(versions | dict(record), default=str))
     return json.dumps(whole | {DIGEST: record_digest(whole)}, indent=2) + "\n"
@@ -56,9 +56,9 @@ def record_digest(record: Mapping[str, Any]) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record in file `path`. A ValueError names the file and a key with a wrong value.
+    """The record in file `path`. Raises ValueError that names the file and a key with a wrong value.
 
-    The digest is not compared yet: an error about a value says more (`warn_if_changed`).
+    The digest is compared later (`warn_if_changed`): an error about a value is more helpful.
     """
     if not os.path.lexists(path):
         raise DamagedError(f"{path} is missing; it describes the model and the classes", "copy the whole folder")
@@ -101,7 +101,7 @@ def is_record(text: str) -> bool:
 
 
 def as_written(record: Mapping[str, Any]) -> str:
-    """For an error about the settings in a record: that it was edited, and the version of rcnn if that is another."""
+    """A note for an error in a record's settings: whether it was edited, and which other version of rcnn wrote it."""
     notes = [] if record.get(DIGEST) == record_digest(record) else ["edited or damaged after rcnn wrote it"]
     if record["rcnn"] != __version__:
         notes.append(f"written by rcnn {record['rcnn']}, this is {__version__}")
@@ -109,13 +109,13 @@ def as_written(record: Mapping[str, Any]) -> str:
 
 
 def warn_if_changed(record: Mapping[str, Any], path: Path) -> None:
-    """Warn unless the `record` read from file `path` is what rcnn wrote there: people edit it to rename classes."""
+    """Warn unless the `record` in file `path` is as rcnn wrote it. It is no error: users edit it to rename classes."""
     if record.get(DIGEST) != record_digest(record):
         warnings.warn(f"{path} is not as rcnn wrote it: it was edited, or it is damaged", stacklevel=2)
 
 
 def require_digest(path: Path, files: Mapping[str, str], advice: str = RUN_AGAIN) -> None:
-    """DamagedError unless the file `path` is the one whose digest config.json recorded in `files`."""
+    """Raise DamagedError unless the file `path` has the SHA-256 that `files` (of config.json) gives for its name."""
     if files.get(path.name) != sha256_of(path):
         raise DamagedError(
             f"{path} is not the file that was written with the {CONFIG_FILE} beside it (it is damaged, comes from "

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rcnn.data.messages import few
+from rcnn.data.messages import counted, few
 from rcnn.models import build_detector
 from rcnn.models.config import DetectorConfig
 from rcnn.structures import ImageBatch
@@ -55,12 +55,12 @@ def check_detector(folder: Path) -> str:
     best = f", the best scored {real['scores'].max():.3f}" if len(real["scores"]) else ""
     return (
         f"self-check: read back bit for bit; on a generated image of {SIDES[1]} x {SIDES[0]} pixels, "
-        f"{len(real['scores'])} detections{best}; all finite"
+        f"{counted(len(real['scores']), 'detection')}{best}; all finite"
     )
 
 
 def check_backbone(folder: Path) -> str:
-    """As `check_detector`, of a checkpoint with only a backbone."""
+    """Like `check_detector`, for a checkpoint that contains only a backbone."""
     checkpoint = load_checkpoint(folder)
     detector = build_detector(checkpoint.config)
     detector.load_state_dict(checkpoint.state, strict=False)
@@ -71,20 +71,23 @@ def check_backbone(folder: Path) -> str:
         raise ValueError(
             f"the converted backbone gives NaN or infinity in its features {few(wrong)} on a generated image: {CURE}"
         )
-    spread = ", ".join(f"{name} {value.std():.3g}" for name, value in features.items() if value.ndim == 4)
-    return f"self-check: read back bit for bit; spread of its features on a generated image: {spread}; all finite"
+    deviations = ", ".join(f"{name} {value.std():.3g}" for name, value in features.items() if value.ndim == 4)
+    return (
+        "self-check: read back bit for bit; standard deviation of its features on a generated image: "
+        f"{deviations}; all finite"
+    )
 
 
 def _batch(config: DetectorConfig) -> ImageBatch:
     pixels = generated_image()
     if config.input.divisor:
         down, right = (-side % config.input.divisor for side in SIDES)
-        pixels = torch.nn.functional.pad(pixels, (0, right, 0, down))
+        pixels = F.pad(pixels, (0, right, 0, down))
     return ImageBatch(pixels=pixels[None], sizes=torch.tensor([SIDES]))
 
 
 def require_same(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """A ValueError unless the file has the bits of `state`; one of its tensors is in memory at a time."""
+    """Raise ValueError unless the weight file has the bits of `state`; one tensor at a time is read into memory."""
     stored = read_safetensors(folder / WEIGHTS_FILE)  # not mapped: the pages of a mapped file count as memory
     other = list(set(stored) ^ set(state))
     other += [
@@ -92,7 +95,8 @@ def require_same(folder: Path, state: Mapping[str, Tensor]) -> None:
     ]
     if other:
         raise ValueError(
-            f"{folder.parent} returns other numbers than were written ({few(sorted(other))}): is the disk damaged?"
+            f"{folder.parent} returns different values from those written ({few(sorted(other))}): check the disk, or "
+            "choose another output"
         )
 
 

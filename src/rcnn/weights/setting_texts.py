@@ -9,12 +9,12 @@ from rcnn.models.overrides import config_from_dict, config_to_dict
 
 
 def setting_values(config: DetectorConfig) -> dict[str, object]:
-    """The value of each setting by its dotted key. A part that is off is None under its own key: `fpn`."""
+    """The value of each setting by its dotted key. A part that is switched off is None, e.g. `fpn`."""
     return _flat(config_to_dict(config), "")
 
 
 def with_settings(config: DetectorConfig, values: Mapping[str, object]) -> DetectorConfig:
-    """`config` with `values` by dotted key, set together and then checked; ValueError as for `override`."""
+    """`config` with `values` (by dotted key), set together and then checked. Raises ValueError like `override`."""
     content = config_to_dict(config)
     for key, value in values.items():
         *parts, last = key.split(".")
@@ -26,7 +26,7 @@ def with_settings(config: DetectorConfig, values: Mapping[str, object]) -> Detec
 
 
 def value_text(value: object) -> str:
-    """`value` as KEY=VALUE takes it: true, 0.5, [[32,64],[128]]."""
+    """`value` as it is written in KEY=VALUE: true, 0.5, [[32,64],[128]]."""
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(value_text(each) for each in value) + "]"
     if isinstance(value, float):

@@ -26,11 +26,11 @@ KEYPOINT_AXIS = {
 
 @torch.no_grad()
 def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str]) -> str:
-    """Copy into `detector`, of `classes`, what fits of the checkpoint; returns a line that describes it.
+    """Copy the weights of `checkpoint` that fit into `detector`, which detects `classes`; returns a line about them.
 
     Weights of classes with the same name and of background are copied; those of new classes keep their initial values.
     The same holds for keypoints. The line names parts that only one of the two has (a mask head). Raises ValueError
-    that names the tensors where a part that both have is built differently.
+    that names the tensors if a part that both have is built differently.
     """
     state, given = detector.state_dict(), checkpoint.state
     rows = _matching_rows(classes, checkpoint.classes)
@@ -71,7 +71,7 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
         why = different_layers(checkpoint.config, detector.config) or different_tensors(state, given)
         raise ValueError(
             f"the checkpoint ({checkpoint.config.name}) and the detector ({detector.config.name}) are built "
-            f"differently: {'; '.join([*why, few(problems)])}; leave out the settings that change its layers"
+            f"differently: {'; '.join([*why, few(problems)])}; remove the settings that change its layers"
         )
     line = f"transferred {copied} of {len(state)} tensors"
     if partial:
@@ -85,7 +85,7 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
 
 
 def _about_classes(classes: Sequence[str], known: Sequence[str]) -> str:
-    """Which classes have new rows in the heads, and which have those of the checkpoint."""
+    """Which classes have new weights in the heads, and which have those of the checkpoint, as part of a message."""
     new, kept = [name for name in classes if name not in known], [name for name in classes if name in known]
     return f"; new heads for {few(new)}" + (f", those of {few(kept)} kept" if kept else "")
 
@@ -97,7 +97,7 @@ def _matching_rows(classes: Sequence[str], theirs: Sequence[str]) -> list[tuple[
 
 
 def _class_rows(name: str, config: DetectorConfig) -> int | None:
-    """The number of rows per class of a tensor; None if the classes share it."""
+    """The number of rows per class of a tensor; None if all classes share the tensor."""
     part = re.sub(r"\.stages\.\d+", "", name).rpartition(".")[0]
     if config.fcis is not None:
         return 2 * config.fcis.groups**2 if part == "box_head.maps" else None

@@ -80,8 +80,8 @@ def test_an_unknown_model_gets_at_most_three_suggestions(name: str, capsys: pyte
     [
         (
             MemoryError(),
-            "rcnn: not enough memory (MemoryError): reduce the size or number of images per batch, or the model's "
-            "settings",
+            "rcnn: not enough memory (MemoryError): reduce the size or the number of images per batch, or use a "
+            "smaller model",
         ),
         (OSError(28, "No space left on device", "out/a.jpg"), f"rcnn: out/a.jpg {FULL}"),
         (OSError(28, "No space left on device", "in/a.jpg", None, "out/a.jpg"), f"rcnn: out/a.jpg {FULL}"),

@@ -87,7 +87,7 @@ def test_unknown_classes_and_files_are_refused(tmp_path: Path) -> None:
         ("{}", "has no 'per_class'; expected the thresholds.json"),
         ('{"per_class": {"dog": 3}}', "class 'dog' is 3; expected {'score': 0.7, ...}"),
         ('{"per_class": {"dog": {"score": 7}}}', "class 'dog': score=7; expected a number from 0 to 1"),
-        ('{"overall": null, "per_class": {"dog": null}}', "no detection of that evaluation was right"),
+        ('{"overall": null, "per_class": {"dog": null}}', "no detection of that evaluation was correct"),
     ):
         (tmp_path / "b.json").write_text(content)
         with pytest.raises(ValueError, match=message):

@@ -235,9 +235,8 @@ def test_videos_in_folders_and_patterns_must_be_named(tmp_path: Path) -> None:
     words = [str(tmp_path / "videos"), str(tmp_path / "videos" / "*.mp4")]
     for word, (name, reason) in zip(words, expand(words, tmp_path / "out").failed, strict=True):
         assert name == word
-        assert reason.endswith(
-            f"no image; its videos ({tmp_path / 'videos' / 'a.mp4'}) are inputs only where each is named"
-        )
+        video = tmp_path / "videos" / "a.mp4"
+        assert reason.endswith(f"no image; to predict on its videos ({video}), give the path of each")
 
 
 def test_patterns_do_not_go_round_a_loop_of_links(tmp_path: Path) -> None:

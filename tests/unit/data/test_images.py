@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rcnn.data.images import ImageError, image_size, is_image, read_image
+from rcnn.data.images import ImageError, image_size, is_image, read_image, read_resized
 
 Read = Callable[..., object]  # read_image or image_size
 COLOURS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
@@ -66,6 +66,44 @@ def test_exif_orientation_of_a_jpeg(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(path, exif=exif)
     assert read_image(path).shape == (3, 30, 20)
     assert image_size(path) == image_size(path.read_bytes()) == (30, 20)
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """Waves in both directions and a ramp, in which a shift by a pixel is seen."""
+    y, x = np.mgrid[:height, :width]
+    waves = [120 + 60 * np.sin(x / 17) + 60 * np.cos(y / 23), 255 * x / width, 255 * y / height]
+    return np.stack(waves, axis=2).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_large_jpeg_is_resized_while_it_is_decoded(tmp_path: Path, orientation: int) -> None:
+    pixels, size, path = smooth(403, 607), (48, 72), tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored_as(pixels, orientation)).save(path, quality=98, subsampling=0, exif=exif)
+    small, file_size = read_resized(path, size)
+    assert file_size == (403, 607)
+    expected = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
+    difference = np.abs(as_array(small).astype(float) - np.asarray(expected))
+    assert difference.mean() < 0.6
+    assert difference.max() <= 4  # the ramps rise by 5 per pixel
+
+
+def test_an_image_that_is_not_so_large_is_decoded_whole(tmp_path: Path) -> None:
+    pixels = smooth(400, 600)
+    for name, size in (("a.jpg", (101, 152)), ("a.png", (50, 75))):
+        whole, file_size = read_resized(write(tmp_path / name, pixels), size)
+        assert file_size is None
+        assert torch.equal(whole, read_image(tmp_path / name))
+
+
+def test_the_first_photo_of_several_in_a_file_is_resized(tmp_path: Path) -> None:
+    first, second = Image.fromarray(smooth(400, 600)), Image.new("RGB", (600, 400))
+    first.save(tmp_path / "a.mpo", save_all=True, append_images=[second], quality=95)
+    small, file_size = read_resized(tmp_path / "a.mpo", (50, 75))
+    assert file_size == (400, 600)
+    expected = np.asarray(first.resize((75, 50), Image.Resampling.BILINEAR))
+    assert np.abs(as_array(small).astype(float) - expected).mean() < 1.5
 
 
 def test_exif_after_the_pixels_of_a_png_is_read(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from rcnn.data import Dataset
+from rcnn.data import Dataset, images
 from rcnn.data.images import ImageError
 from rcnn.data.loading import Batches, BatchSampler, TrainingBatch, pad_images, padded_shape, training_batches
-from rcnn.data.targets import TargetOptions
+from rcnn.data.targets import Masks, TargetOptions
 from rcnn.data.transforms import Affine, CopyPaste, OwnStep, RandomCrop, Sample, ScaleJitter
 from rcnn.training.settings import TrainConfig
+from tests.narrow import present
 from tests.unit.data.coco_folders import annotation
 from tests.unit.training.noise_folders import SIZES, Model, Settings, seven_images, take, write_data
 
@@ -184,6 +185,61 @@ class TestStream:
         empty = replace(empty, image_ids=(), file_names=(), sizes=np.zeros((0, 2), int))
         with pytest.raises(ValueError, match=r"instances_val\.json has no images"):
             training_batches(empty, Model(), Settings())
+
+
+class TestLargeImages:
+    """Large JPEG files are resized while they are decoded: the targets are those of a PNG with the same pixels."""
+
+    @pytest.fixture
+    def twins(self, tmp_path: Path) -> tuple[Dataset, Dataset]:
+        """The same large photo as JPEG and as PNG."""
+        y, x = np.mgrid[:403, :607]
+        pixels = np.stack([127 + 120 * np.sin(x / 30), 127 + 120 * np.cos(y / 25), x / 3], axis=2).astype(np.uint8)
+        found: list[Dataset] = []
+        for suffix in ("jpg", "png"):
+            data = write_data(tmp_path / suffix, [annotation(1, image_id=1)], [(403, 607)])
+            Image.fromarray(pixels).save(data.folder / f"1.{suffix}", quality=98, subsampling=0)
+            found.append(replace(data, file_names=(f"1.{suffix}",)))
+        return found[0], found[1]
+
+    @pytest.mark.parametrize("masks", ["polygon", "bitmap"])
+    def test_targets_are_the_same(self, twins: tuple[Dataset, Dataset], masks: Masks) -> None:
+        settings = Settings(batch_size=2, flip=0.5, drawn_scales=(40, 52), jitter=0.2, augment=(CopyPaste(),))
+        options = TargetOptions(masks=masks)
+        batches = [take(training_batches(data, Model(), settings, targets=options), 3) for data in twins]
+        for jpeg, png in zip(*batches, strict=True):
+            assert torch.equal(jpeg.images.sizes, png.images.sizes)
+            assert torch.equal(present(jpeg.images.originals), present(png.images.originals))
+            assert torch.equal(jpeg.targets.boxes, png.targets.boxes)
+            for name in ("polygons", "bitmaps"):
+                one, other = getattr(jpeg.targets, name), getattr(png.targets, name)
+                assert (one is None) is (other is None) is (name[:-1] != masks)
+                assert one is None or torch.equal(one, other)
+            difference = (jpeg.images.pixels.float() - png.images.pixels).abs()
+            assert 0 < difference.mean() < 1
+
+    @pytest.mark.parametrize(
+        ("settings", "model"),
+        [
+            (Settings(augment=(RandomCrop(),)), Model()),
+            (Settings(augment=(ScaleJitter(size=64),)), Model()),
+            (Settings(), Model(resize="bilinear")),
+            (Settings(), Model(canvas=80)),
+        ],
+    )
+    def test_what_needs_the_whole_file_gets_it(
+        self, twins: tuple[Dataset, Dataset], settings: Settings, model: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(images, "REDUCING_GAP", 100)
+        whole = take(training_batches(twins[0], model, settings), 2)
+        monkeypatch.undo()
+        assert_same(whole, take(training_batches(twins[0], model, settings), 2))
+
+    def test_another_size_than_the_annotation_says(self, twins: tuple[Dataset, Dataset]) -> None:
+        jpeg = twins[0]
+        Image.new("RGB", (611, 403)).save(jpeg.folder / "1.jpg")
+        with pytest.raises(ValueError, match=r"1\.jpg is 611x403 pixels .* says 607x403"):
+            take(training_batches(jpeg, Model(), Settings()), 1)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rcnn.data import open_dataset
+from rcnn.data.inspect.minus_refer import minus_refer
 from tests.command import rcnn
 from tests.unit.data.coco_folders import annotation, coco_tables, write_images
 
@@ -86,3 +87,11 @@ def test_what_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert rcnn("data", "minus-refer", folder) == 2
     assert "exists and was not written by rcnn" in capsys.readouterr().err
     assert (folder / RESULT).read_text() == "mine"
+
+
+@pytest.mark.parametrize("tables", [[], {"images": 3}, {"images": [{"file_name": "1.png"}]}, {"images": [None]}])
+def test_a_damaged_annotation_file_is_refused(folder: Path, tables: object) -> None:
+    (folder / "annotations" / "instances_train2014.json").write_text(json.dumps(tables))
+    with pytest.raises(ValueError, match=r"instances_train2014\.json has no list of images with ids; download"):
+        minus_refer(folder)
+    assert not (folder / RESULT).exists()

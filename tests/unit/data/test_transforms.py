@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from torchvision.transforms.v2 import functional as TF
 from typing_extensions import override
 
 from rcnn.data.transforms import (
@@ -158,9 +159,18 @@ def test_jitter_by_hand() -> None:
     assert bright[0].tolist() == [[255, 150], [150, 150]]
     grey = jitter(image, 1, 1, 0)[:, 0, 0]  # ITU-R 601: 0.2989 R + 0.587 G + 0.114 B
     assert grey.tolist() == pytest.approx([129, 129, 129], abs=1)
-    noisy = noise(6, 8)
-    as_float = jitter(noisy.float(), 1.2, 0.7, 1.3)
-    torch.testing.assert_close(as_float, jitter(noisy, 1.2, 0.7, 1.3).float(), atol=3, rtol=0)
+
+
+@pytest.mark.parametrize("factors", [(1.2, 0.7, 1.3), (0.8, 1.2, 0.0), (1.5, 1.4, 1.2), (0.0, 0.5, 1.0)])
+def test_jitter_is_that_of_torchvision(factors: tuple[float, float, float]) -> None:
+    image = noise(16, 18)
+    before = image.clone()
+    expected = TF.adjust_brightness(image / 255, factors[0])
+    expected = 255 * TF.adjust_saturation(TF.adjust_contrast(expected, factors[1]), factors[2])
+    torch.testing.assert_close(jitter(image.float(), *factors), expected, atol=1e-3, rtol=0)
+    assert jitter(image, *factors).dtype == torch.uint8
+    torch.testing.assert_close(jitter(image, *factors).float(), expected, atol=2, rtol=0)
+    assert torch.equal(image, before)
 
 
 def test_jitter_changes_the_resized_image_and_no_border() -> None:

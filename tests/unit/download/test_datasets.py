@@ -133,7 +133,7 @@ def test_an_archive_that_was_put_there_by_hand_is_used_and_kept(served: list[str
     own.mkdir(parents=True)
     content = (tmp_path / "served" / "val.zip").read_bytes()
     (own / "val.zip").write_bytes(content[:-1] + b"x")
-    with pytest.raises(DownloadError, match=r"val\.zip has the hash sha256:\w+, expected sha256:\w+: it is cut short"):
+    with pytest.raises(DownloadError, match=r"val\.zip has the hash sha256:\w+, expected sha256:\w+: it is truncated"):
         download_dataset("tiny", tmp_path / "out", split=["val"])
     (own / "val.zip").write_bytes(content)
     (own / "notes.txt").write_text("mine")

@@ -109,7 +109,7 @@ def test_a_new_version_starts_again(server: tuple[str, list[tuple[str, str]]], t
         ("broken", r"the server answered HTTP 500"),
         ("html", "the server answered with a web page instead of the file"),
         ("gzip", "the server sent the file with the encoding 'gzip', expected none"),
-        ("short", "the server offers 100 bytes, expected 307,200: the file has changed there"),
+        ("short", "the server offers 100 bytes, expected 307,200: the file on the server has changed"),
         ("long", "the server offers 614,400 bytes, expected 307,200"),
         ("endless", "the server sent more than 307,200 bytes"),
         ("to-file", r"file:///etc/hostname"),
@@ -120,7 +120,7 @@ def test_a_new_version_starts_again(server: tuple[str, list[tuple[str, str]]], t
         ("drip-headers", "the server did not answer in time"),
         ("drip", r"fewer than 16,384 bytes in 2 seconds"),
         ("always-cut", "the connection ended after 100 of 307,200 bytes"),
-        ("garbage", "the answer was cut or damaged"),
+        ("garbage", "the response was truncated or damaged"),
     ],
 )
 def test_one_message_in_time_and_no_file(

@@ -52,7 +52,7 @@ def test_the_alphabets_of_europe_need_no_font_of_the_system(text: str) -> None:
 @pytest.mark.usefixtures("no_system_fonts")
 def test_characters_that_no_font_has_are_named() -> None:
     assert missing_characters(("dog", "犬", "猫 cat")) == "犬猫"
-    with pytest.warns(UserWarning, match=r"no font on this computer has 犬 \(U\+72AC\).*Install a font"):
+    with pytest.warns(UserWarning, match=r"no font on this computer has the characters 犬 \(U\+72AC\).*Install a font"):
         draw_objects(GREY, BOX, [0], ("犬", "dog"))
 
 

@@ -261,9 +261,12 @@ def test_saved_results_are_scored_again(predictor: Predictor, data: Path, tmp_pa
     [
         ("{", r"mine\.json is not JSON"),
         ('{"images": [], "annotations": []}', r"mine\.json has annotations, not results"),
-        ("{}", r"mine\.json is not a file of results; expected a list"),
+        ("{}", r"mine\.json is not a results file; expected a list"),
         ('[{"image_id": 1}]', r"mine\.json: result 0 has no category_id, score"),
-        ('[{"image_id": 1, "category_id": 10, "score": 1}]', r"mine\.json: no field is in every result"),
+        (
+            '[{"image_id": 1, "category_id": 10, "score": 1}]',
+            r"mine\.json: expected every result to have the same of the fields",
+        ),
         (
             '[{"image_id": 9, "category_id": 10, "score": 1, "bbox": [1, 2, 3, 4]}]',
             r"image_id 9, which .*instances_val",
@@ -316,7 +319,10 @@ def test_the_models_limit_of_detections_is_raised_or_warned_of(predictor: Predic
     as_lvis = replace(dataset, metric="lvis")
     assert limit_overrides(config, as_lvis) == ["box.selection.max_detections=300"]
     [warning] = plan_for(predictor, as_lvis).warnings
-    assert "fewer detections per image than the metric counts; set box.selection.max_detections=300" in warning
+    assert (
+        "fewer detections per image than the metric counts, which lowers AP; set box.selection.max_detections=300"
+        in warning
+    )
     assert plan_for(predictor, as_lvis, max_detections=100).warnings == ()
     assert plan_for(predictor, as_lvis, metric="coco").warnings == ()
 

@@ -217,7 +217,7 @@ def test_a_torch_program_of_fixed_size_and_batch(tmp_path: Path) -> None:
         (("--output", "a"), "a has no suffix; expected .onnx (onnx), .pt2 (torch), .xml (openvino)"),
         (("--output", "a.bin"), "a.bin has the suffix '.bin'; expected .onnx (onnx)"),
         (("--output", "a.onnx", "--size", "800"), "--size 800: expected height x width, e.g. 800x1333, or dynamic"),
-        (("--output", "a.onnx", "--batch", "0"), "--batch 0: expected 1 to 1024, or dynamic"),
+        (("--output", "a.onnx", "--batch", "0"), "--batch 0: expected a number of images from 1 to 1024, or dynamic"),
         (("--output", "a.pt2", "--with-resize"), "cannot be used for fcis_compact: it is a part of ONNX graphs"),
         (
             ("--output", "a.onnx", "--with-resize"),

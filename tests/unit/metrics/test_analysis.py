@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from copy import deepcopy
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rcnn.metrics.analysis import Confusion, analyse, analysed_kind
-from rcnn.metrics.errors import ERROR_KINDS
+from rcnn.metrics.errors import ErrorKind
 from rcnn.metrics.thresholds import Thresholds, best_threshold
 from tests.unit.random_truth import random_results, random_truth
 
@@ -194,7 +194,8 @@ def test_errors_of_all_images_add_up_to_those_of_tide(kind: str, monkeypatch: py
     monkeypatch.setattr("rcnn.metrics.analysis._Matches.thresholds", no_thresholds)
     result = analyse("coco", truth, random_results(truth, 8), kind)
     counts = {
-        kind: sum(error.kind == kind for image in result.images for error in image.errors) for kind in ERROR_KINDS
+        kind: sum(error.kind == kind for image in result.images for error in image.errors)
+        for kind in get_args(ErrorKind)
     }
     assert counts == result.tide["counts"]
     assert min(counts.values()) >= 0

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rcnn.metrics.coco import METRICS, evaluate
+from rcnn.metrics.coco import METRICS, CocoEvaluation, evaluate
+from rcnn.metrics.inputs import check_truth
 from rcnn.metrics.values import Metrics
 from tests.unit.random_truth import random_results, random_truth
 
@@ -80,6 +82,48 @@ def test_one_set_of_results_may_carry_boxes_and_masks() -> None:
     metrics = evaluate(truth, results)
     for kind in ("bbox", "segm"):
         assert_equal(metrics, reference(truth, results, kind), kind)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_results_may_be_added_image_by_image(kind: str) -> None:
+    """In any order, some images together, some never: as if the results of the others were given at once."""
+    truth = random_truth(9)
+    results = random_results(truth, 10)
+    for result in results:
+        result["score"] = round(result["score"], 1)  # many are equal: then the order of the images decides
+    ids = [image["id"] for image in truth["images"]]
+    groups = [ids[12:9:-1], *([image_id] for image_id in (*ids[16:], *ids[:10]))]
+    results = [result for result in results if any(result["image_id"] in group for group in groups)]
+    evaluation = CocoEvaluation(check_truth(truth, (kind,), None), (kind,))
+    for group in groups:
+        evaluation.add(group, [result for result in results if result["image_id"] in group])
+    metrics = evaluation.metrics()
+    assert_equal(metrics, reference(truth, results, kind), kind)
+    assert metrics == evaluate(truth, results, (kind,))
+
+
+def test_damage_among_results_that_are_added_is_named() -> None:
+    evaluation = CocoEvaluation(check_truth(small_truth(square(1, 20)), ("bbox",), None), ("bbox",))
+    evaluation.add([1], [found(1, 20, 0.5), found(1, 20, 0.5) | {"bbox": [1, 2, float("nan"), 4]}])
+    with pytest.raises(ValueError, match=r"result 1 .image 1. has bbox \[1, 2, nan, 4\]"):
+        evaluation.metrics()
+
+
+def test_masks_may_be_polygons() -> None:
+    """As if they were run lengths, which pycocotools expects."""
+    truth = random_truth(11)
+    results = random_results(truth, 12)
+    polygons = deepcopy(results)
+    for result, polygon in zip(results, polygons, strict=True):
+        x, y, width, height = result["bbox"]
+        polygon["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        size = [truth["images"][0][side] for side in ("height", "width")]
+        encoded = coco_mask.merge(coco_mask.frPyObjects(polygon["segmentation"], *size))
+        result["segmentation"] = {"size": size, "counts": encoded["counts"].decode()}
+    expected = reference(truth, results, "segm")
+    assert expected.stats[0] > 0.02
+    polygons[0] = results[0]
+    assert_equal(evaluate(truth, polygons, ("segm",)), expected, "segm")
 
 
 def test_keypoints_equal_pycocotools() -> None:

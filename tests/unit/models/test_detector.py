@@ -192,6 +192,9 @@ def test_prepared_for_inference_computes_the_same(config: DetectorConfig) -> Non
     torch.testing.assert_close(expected.scores, got.scores, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(expected.boxes, got.boxes, atol=1e-2, rtol=1e-3)
     assert not any("norm" in name for name, _ in prepare_for_inference(detector).named_buffers())
+    changed = prepare_for_inference(detector, keep=False)
+    assert changed is detector
+    assert torch.equal(changed.predict(images).scores, got.scores)
 
 
 @torch.no_grad()

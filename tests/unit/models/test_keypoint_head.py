@@ -109,7 +109,7 @@ def test_without_keypoints_the_loss_is_zero_and_has_a_gradient() -> None:
 
 def test_targets_of_another_kind_are_refused() -> None:
     detector = compact()
-    with pytest.raises(ValueError, match=r"needs Targets\.keypoints; the batch has none"):
+    with pytest.raises(ValueError, match=r"trains on Targets\.keypoints, but the batch has none"):
         detector.losses(random_images(SIZES), replace(persons([1, 1]), keypoints=None), torch.tensor(0))
     with pytest.raises(
         ValueError, match=r"objects have 5 keypoints, but this model has 17 \(point 0, point 1, point 2, ...\)"

@@ -196,7 +196,7 @@ def test_settings_of_factories() -> None:
     ):
         with pytest.raises(ValueError, match=says):
             rcnn.override(BASE, words)
-    with pytest.raises(ValueError, match=r"box.factory makes a head of its own, which cascade does not use"):
+    with pytest.raises(ValueError, match=r"box.factory makes your own box head, which cascade does not use"):
         rcnn.build_detector(rcnn.override(BASE, ["box.factory=my_head.py:make_box_head", "cascade={}"]))
 
 

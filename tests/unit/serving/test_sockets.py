@@ -40,7 +40,7 @@ def test_a_privileged_port_says_which_are_not(monkeypatch: pytest.MonkeyPatch) -
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(socket.socket, "bind", refuse)
-    with pytest.raises(ValueError, match=r"port 80 needs more rights: choose one from 1024 to 65535 \(--port\)"):
+    with pytest.raises(ValueError, match=r"port 80 needs more permissions: choose one from 1024 to 65535 \(--port\)"):
         bind("127.0.0.1", 80)
 
 

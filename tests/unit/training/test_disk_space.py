@@ -70,9 +70,8 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(
     free(monkeypatch, needed.last - 1)
     assert rcnn(*words) == 2
     refused = capsys.readouterr().err
-    assert (
-        f"{tmp_path / 'run'} cannot be written: No space left for the checkpoints of this run, 0.7 MB each" in refused
-    )
+    reason = "No space left for the checkpoints of this run: 0.7 MB needed, 0.7 MB free. Free some space"
+    assert f"{tmp_path / 'run'} cannot be written: {reason}" in refused
     assert "Traceback" not in refused
     free(monkeypatch, needed.most - 1)
     assert rcnn(*words) == 0

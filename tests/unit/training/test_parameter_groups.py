@@ -113,5 +113,5 @@ def test_layers_of_convnext_tiny() -> None:
 
 
 def test_layer_decay_of_another_backbone_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"train\.layer_decay is for backbones of ViT or ConvNeXt"):
+    with pytest.raises(ValueError, match=r"train\.layer_decay works with ViT and ConvNeXt backbones"):
         parameter_groups(small(), TrainConfig(layer_decay=0.9))

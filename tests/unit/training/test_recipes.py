@@ -359,7 +359,7 @@ def test_a_recipe_for_another_model_leaves_out_what_that_model_lacks(
 ) -> None:
     recipe = find_recipe(name)
     found, warning = fitted(recipe, model, model_config(model), [])
-    assert warning == f"recipe {name}: these settings do not fit {model} and are left out: {', '.join(left_out)}"
+    assert warning == f"recipe {name}: these settings do not fit {model} and are skipped: {', '.join(left_out)}"
     assert set(recipe.settings) - set(found.settings) == {word for word in left_out if "--" not in word}
     assert found.weights == weights
     config = override(model_config(model), found.model_settings)

@@ -71,7 +71,7 @@ def test_the_fraction_that_is_held_out(undivided: Path, several: Path) -> None:
         assert (plan.validations, plan.held_out, len(plan.dataset)) == ((), None, 12)
     plan = planned(undivided, val_fraction=0.0)
     reason = "no split starts with 'val', and --val-fraction 0 holds no images out; choose a split with --val-split"
-    assert f"not evaluated, so without best/ ({reason})" in "\n".join(describe_start(plan))
+    assert f"no evaluation, so no best/ ({reason})" in "\n".join(describe_start(plan))
     with pytest.raises(ValueError, match=r"val_fraction=1 \(--val-fraction\): expected 0 \(no images\) to less than 1"):
         planned(undivided, val_fraction=1.0)
     with pytest.raises(ValueError, match=r"val_fraction .* and a validation split .*: give one of them"):
@@ -93,7 +93,7 @@ def test_a_small_set_is_not_divided(tmp_path: Path) -> None:
     assert plan.validations == ()
     reason = "no split starts with 'val'; fewer than 10 images, so none are held out"
     assert plan.reasons["val-split"] == reason
-    assert any(f"not evaluated, so without best/ ({reason}" in line for line in describe_start(plan))
+    assert any(f"no evaluation, so no best/ ({reason}" in line for line in describe_start(plan))
 
 
 def test_a_run_with_held_out_images_is_resumed_and_evaluated(

@@ -111,7 +111,7 @@ def test_trackers_get_the_numbers_of_the_log_and_one_that_fails_is_left_out(tmp_
         log.write(step=1, bbox_AP=0.5, segm_AP=None)
     assert good.calls == [("start", "run", "m"), (0, {"loss": 2.0, "lr": 0.1}), (1, {"bbox_AP": 0.5}), "close"]
     assert broken.calls == [("start", "run", "m")]
-    assert warnings == ["warning: Broken failed (no route to host) and gets no more values; the run goes on"]
+    assert warnings == ["warning: Broken failed (no route to host) and gets no more values; the run continues"]
 
 
 def test_wandb_and_mlflow_are_called_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

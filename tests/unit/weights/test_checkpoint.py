@@ -18,7 +18,7 @@ from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.models.overrides import override
 from rcnn.outputs import MARKER
-from rcnn.weights.checkpoint import load_checkpoint, load_detector, save_checkpoint
+from rcnn.weights.checkpoint import load_checkpoint, load_detector, nonfinite, save_checkpoint
 from rcnn.weights.record import record_digest
 from rcnn.weights.transfer import transfer
 
@@ -65,7 +65,7 @@ def test_only_the_detector_is_required(tmp_path: Path) -> None:
     assert (checkpoint.classes, checkpoint.provenance) == (("0", "1", "2", "3", "4", "5"), {})
     save_checkpoint(tmp_path / "m", detector, classes=CLASSES)
     assert load_detector(tmp_path / "m")[1].classes == CLASSES
-    with pytest.raises(ValueError, match="config is missing; expected the config of the detector, as dict has none"):
+    with pytest.raises(ValueError, match="config is missing: dict has no config; pass the config of the detector"):
         save_checkpoint(tmp_path / "state", dict(detector.state_dict()))
 
 
@@ -286,6 +286,14 @@ def test_wrong_values_under_a_right_digest_are_reported(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "nan", diverged, detector.config, CLASSES)
     with pytest.warns(UserWarning, match=r"nan has NaN or infinity in 1 tensor: rpn\.deltas\.weight\."):
         load_detector(tmp_path / "nan")
+
+
+def test_values_with_an_infinite_sum_are_finite() -> None:
+    largest = torch.full((2,), torch.finfo(torch.float32).max)
+    assert nonfinite({"largest": largest, "count": torch.tensor(3)}) == ""
+    assert nonfinite({"largest": largest, "opposite": torch.tensor([torch.inf, -torch.inf])}).endswith(
+        "1 tensor: opposite"
+    )
 
 
 def test_transfer_to_other_classes_keeps_the_rows_of_names_that_match(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_file_of_no_known_system_lists_its_first_names(tmp_path: Path) -> None
         return tmp_path / name
 
     names = {f"layer{i}.weight": np.zeros(2) for i in range(9)}
-    with pytest.raises(ValueError, match=r"layer0\.weight, .*layer4\.weight and 4 more\. Known are D2Go"):
+    with pytest.raises(ValueError, match=r"layer0\.weight, .*layer4\.weight and 4 more\. Expected a file of D2Go"):
         convert(written({"model": names}))
     with pytest.raises(ValueError, match=r"holds no named tensors: found epoch"):
         convert(written({"epoch": 3}))

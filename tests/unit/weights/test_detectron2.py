@@ -14,7 +14,7 @@ from rcnn.models.config import CascadeConfig, KeypointHeadConfig, PoolerConfig, 
 from rcnn.models.overrides import override
 from rcnn.weights.systems.detectron2 import system as detectron2
 from rcnn.weights.systems.detectron2.config import config_of
-from rcnn.weights.systems.detectron2.export import not_said, settings_of
+from rcnn.weights.systems.detectron2.export import not_expressed, settings_of
 from rcnn.weights.systems.detectron2.settings import ONLY, TRAINING, Settings, read_yaml
 from rcnn.weights.systems.detectron2.system import RULES, to_detectron2
 from rcnn.weights.systems.detectron2.zoo import ZOO, is_zoo_name, zoo_settings
@@ -234,7 +234,7 @@ def test_every_setting_of_an_fpn_yaml_is_used_and_exported(tmp_path: Path) -> No
     assert all(torch.equal(given.state[name], value) for name, value in state.items())
     again = settings(tmp_path, settings_of(expected), "again.yaml")
     assert config_of(read_yaml(again), "again") == expected
-    assert not_said(expected) == ()
+    assert not_expressed(expected) == ()
 
 
 @pytest.mark.parametrize(
@@ -263,8 +263,8 @@ def test_every_setting_of_an_fpn_yaml_is_used_and_exported(tmp_path: Path) -> No
         ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[8], [16]]}}", r"expected sizes for one or 1 levels"),
         ("MODEL: {ANCHOR_GENERATOR: {SIZES: !!python/object/apply:os.getcwd []}}", "is not plain YAML"),
         ("MODEL: {RPN: {CONV_DIMS: [256, 128]}}", "one number of channels"),
-        ("INPUT: {MIN_SIZE_TEST: 0}", "images as they are"),
-        ("TEST: {DETECTIONS_PER_IMAGE: -1}", "as many as there are"),
+        ("INPUT: {MIN_SIZE_TEST: 0}", "images are not resized"),
+        ("TEST: {DETECTIONS_PER_IMAGE: -1}", "no limit"),
         ("INPUT: {FORMAT: L}", r"INPUT\.FORMAT='L'"),
         ("MODEL: {PIXEL_MEAN: [1, 2]}", r"MODEL\.PIXEL_MEAN=\[1, 2\] has the wrong type"),
         ("_BASE_: gone.yaml", r"builds on gone\.yaml, and .*gone\.yaml does not exist"),

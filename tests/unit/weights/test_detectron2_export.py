@@ -8,7 +8,7 @@ import yaml
 
 from rcnn.models import model_config
 from rcnn.models.overrides import override
-from rcnn.weights.systems.detectron2.export import not_said, settings_of
+from rcnn.weights.systems.detectron2.export import not_expressed, settings_of
 from rcnn.weights.systems.detectron2.system import to_detectron2
 
 
@@ -17,7 +17,7 @@ def test_export_reports_settings_that_detectron2_lacks() -> None:
         model_config("mask_rcnn_r50_fpn"),
         ["rpn.legacy.anchors=torchvision", "box.selection.nms=soft_linear", "legacy.boxes=inclusive"],
     )
-    said = not_said(config)
+    said = not_expressed(config)
     assert {line.split("=")[0] for line in said} == {"rpn.legacy.anchors", "box.selection.nms", "legacy.boxes"}
     text = settings_of(config)
     assert all(f"# not a setting of Detectron2: {line}" in text for line in said)

@@ -75,8 +75,8 @@ TRICKS: dict[str, tuple[Attack, str]] = {
     ),
     "BUILD of a list": (lambda t: b"]}" + make.text("append") + make.text("x") + b"sb", "the attributes of list"),
     "extension": (lambda t: b"\x82\x01", "truncated or damaged"),
-    "persistent id": (lambda t: make.text("anything") + b"Q", "something outside of the file"),
-    "persistent word": (lambda t: b"Panything\n", "something outside of the file"),
+    "persistent id": (lambda t: make.text("anything") + b"Q", "something outside the file"),
+    "persistent word": (lambda t: b"Panything\n", "something outside the file"),
     "a name with dots": (lambda t: make.called("collections", "OrderedDict.__init__.__globals__"), "__globals__"),
     "numpy's function on another class": (
         lambda t: make.called("numpy._core.multiarray", "_reconstruct", make.global_("os", "system"), b")", b"C\x01b"),

@@ -101,7 +101,7 @@ def test_nothing_of_the_user_is_replaced(hub: Hub, run: Path) -> None:
     rcnn.push_to_hub(run, REPOSITORY)
     assert b"red, blue" in hub.files["README.md"]
     hub.files["config.json"] = b'{"model_type": "bert"}'
-    with pytest.raises(ValueError, match=r"config\.json that is not of an rcnn checkpoint"):
+    with pytest.raises(ValueError, match=r"config\.json that does not belong to an rcnn checkpoint"):
         rcnn.push_to_hub(run, REPOSITORY)
     assert hub.files["config.json"] == b'{"model_type": "bert"}'
 

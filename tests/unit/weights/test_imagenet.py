@@ -248,11 +248,11 @@ def test_colours_and_strides_come_along_and_contradictions_are_refused(caffe: Pa
     ):
         with pytest.raises(ValueError, match=f"{word}, but DIR was trained with .*{cure}"):
             adopt_backbone(override(config, [word]), checkpoint, "DIR", [word])
-    with pytest.raises(ValueError, match=r"another backbone.*add backbone\.blocks=\[1,1,1,1\]"):
+    with pytest.raises(ValueError, match=r"a different backbone.*add backbone\.blocks=\[1,1,1,1\]"):
         adopt_backbone(model_config("mask_rcnn_r50_fpn"), checkpoint, "DIR")
     with pytest.raises(ValueError, match=r"frozen batch norm, the model group norm.*backbone\.norm=frozen_bn"):
         adopt_backbone(override(config, ["backbone.norm=gn"]), checkpoint, "DIR")
-    with pytest.raises(ValueError, match=r"folded into scale and shift.*leave backbone\.norm=bn out"):
+    with pytest.raises(ValueError, match=r"folded into scale and shift.*remove backbone\.norm=bn"):
         adopt_backbone(override(config, ["backbone.norm=bn"]), checkpoint, "DIR")
     with pytest.raises(ValueError, match="of a ResNet for a ResNet"):
         adopt_backbone(model_config("mask_rcnn_compact"), checkpoint, "DIR")

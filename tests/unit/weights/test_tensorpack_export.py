@@ -87,7 +87,7 @@ def test_models_of_rcnn_are_written_for_bgr_images(name: str, changes: tuple[str
         ("mask_rcnn_r50_fpn", ["box.fcs=1"], "box.convs=0 with box.fcs=1"),
         ("mask_rcnn_r50_fpn", ["mask.convs=2"], "another mask head"),
         ("mask_rcnn_r50_fpn", ["mask.class_agnostic=true"], "mask.class_agnostic"),
-        ("mask_rcnn_r50_fpn", ["fpn.norm=gn"], "an FPN whose norm"),
+        ("mask_rcnn_r50_fpn", ["fpn.norm=gn"], "an FPN with a norm other"),
         ("mask_rcnn_r50_fpn", ["mask.norm=gn"], "a norm of the heads"),
         ("cascade_mask_rcnn_r50_fpn", ["box.class_agnostic=false"], "a cascade with boxes per class"),
         ("mask_rcnn_r50_fpn", ["rpn.legacy.objectness=softmax"], "rpn.legacy.objectness=softmax"),

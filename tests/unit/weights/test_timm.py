@@ -96,7 +96,7 @@ def test_files_with_timms_own_names(tmp_path: Path, name: str) -> None:
         found = detector.backbone(image)
     for ours, theirs in zip(found.values(), maps(net, name, image), strict=True):
         torch.testing.assert_close(ours, theirs)
-    with pytest.raises(ValueError, match=rf"has another backbone than .*: add backbone.name={name}"):
+    with pytest.raises(ValueError, match=rf"has a different backbone than .*: add backbone.name={name}"):
         adopt_backbone(on("resnet18d"), checkpoint, "DIR")
     with pytest.raises(ValueError, match=r"kind timm, .* has kind resnet; expected weights \(--weights\) of a ResNet"):
         adopt_backbone(model_config("faster_rcnn_r50_fpn"), checkpoint, "DIR")

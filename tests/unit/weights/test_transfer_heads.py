@@ -63,7 +63,7 @@ def test_a_cascade_keeps_the_rows_of_names_that_match(agnostic: bool, mask_heads
 def test_a_box_for_each_class_does_not_come_from_one_for_all() -> None:
     checkpoint = checkpoint_of(variant(True, "one"))
     detector = build_detector(replace(variant(False, "one"), num_classes=len(OURS)))
-    with pytest.raises(ValueError, match=r"built differently: box\.class_agnostic .*leave out the settings"):
+    with pytest.raises(ValueError, match=r"built differently: box\.class_agnostic .*remove the settings"):
         transfer(detector, checkpoint, OURS)
 
 

@@ -15,6 +15,25 @@ def readable_rles(values: Sequence[Rle], sizes: np.ndarray) -> list[Rle | None]:
 
     `sizes` (S, 2) int64 are height and width of the images. A mask without pixels has empty counts.
     """
+    compressed = _compressed(values, sizes)
+    found: list[Rle | None] = []
+    for counts, size, fits in zip(compressed, sizes.tolist(), _fit(compressed, sizes).tolist(), strict=True):
+        rle: Rle = {"size": size, "counts": counts}
+        found.append({"size": size, "counts": counts.decode() if rle_area(rle) else ""} if fits else None)
+    return found
+
+
+def rles_fit(values: Sequence[Rle], sizes: np.ndarray) -> np.ndarray:
+    """(S,) bool: the mask can be decoded, and is of the size of its image; `sizes` as in `readable_rles`."""
+    return _fit(_compressed(values, sizes), sizes)
+
+
+def _fit(compressed: Sequence[bytes], sizes: np.ndarray) -> np.ndarray:
+    return run_totals(compressed) == sizes.prod(axis=1)
+
+
+def _compressed(values: Sequence[Rle], sizes: np.ndarray) -> list[bytes]:
+    """The compressed counts of each mask; empty for one that is damaged or of another size than its image."""
     compressed: list[bytes] = []
     for value, size in zip(values, sizes.tolist(), strict=True):
         counts = value.get("counts")
@@ -23,17 +42,13 @@ def readable_rles(values: Sequence[Rle], sizes: np.ndarray) -> list[Rle | None]:
             compressed.append(b"")
         elif isinstance(counts, str) and counts.isascii():
             compressed.append(counts.encode("ascii"))
+        elif isinstance(counts, bytes):
+            compressed.append(counts)
         elif isinstance(counts, list) and set(map(type, counts)) <= {int} and _fills(counts, size):
             compressed.append(as_rle({"size": size, "counts": counts}, *size)["counts"])
         else:
             compressed.append(b"")
-    totals = run_totals(compressed)
-    whole = totals == sizes.prod(axis=1)
-    found: list[Rle | None] = []
-    for counts, size, fits in zip(compressed, sizes.tolist(), whole.tolist(), strict=True):
-        rle: Rle = {"size": size, "counts": counts}
-        found.append({"size": size, "counts": counts.decode() if rle_area(rle) else ""} if fits else None)
-    return found
+    return compressed
 
 
 def _fills(counts: Sequence[int], size: Sequence[int]) -> bool:

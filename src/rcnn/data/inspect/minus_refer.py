@@ -57,11 +57,12 @@ def minus_refer(data: Path | str, output: Path | str = "", *, refer: Path | str 
         excluded = excluded_images(refer)
         tables = read_json(data / SOURCE)
         images = tables.get("images") if isinstance(tables, dict) else None
-        if not isinstance(tables, dict) or not isinstance(images, list):
-            raise ValueError(f"{data / SOURCE} has no list of images; download COCO's annotations again")
-        kept = [image for image in images if image["id"] not in excluded]
+        entries = images if isinstance(images, list) else [None]
+        if not isinstance(tables, dict) or not all(isinstance(one, dict) and "id" in one for one in entries):
+            raise ValueError(f"{data / SOURCE} has no list of images with ids; download COCO's annotations again")
+        kept = [image for image in entries if image["id"] not in excluded]
         folder.write_json(RESULT, {**tables, "images": kept})
-        return MinusRefer(path=folder.path / RESULT, images=len(kept), removed=len(images) - len(kept))
+        return MinusRefer(path=folder.path / RESULT, images=len(kept), removed=len(entries) - len(kept))
 
 
 def excluded_images(refer: Path) -> set[int | str]:

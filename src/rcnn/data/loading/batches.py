@@ -25,10 +25,19 @@ from rcnn.data.loading.padding import Padding, pad_images, padded_shape
 from rcnn.data.loading.sampler import AUGMENT, BatchSampler, Indices
 from rcnn.data.loading.training_batch import TrainingBatch
 from rcnn.data.loading.workers import batches_of_workers
-from rcnn.data.records import Dataset, ImageRecord
+from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import Masks, TargetOptions, collate_targets, make_sample, require_memory
-from rcnn.data.transforms import Augmentation, CopyPaste, Sample, Step, augment, augmented_size, placed
+from rcnn.data.transforms import (
+    Augmentation,
+    CopyPaste,
+    Sample,
+    Step,
+    augment,
+    augmented_size,
+    placed,
+    size_when_decoded,
+)
 from rcnn.data.transforms.steps import scale_jitter_of
 from rcnn.preprocess import Frame, InputConfig
 
@@ -91,7 +100,7 @@ def training_batches(
     batches = numbered_batches(dataset, input_config, settings, targets=targets, rank=rank, world=world)
     if settings.workers == 0:
         return (batches.make(n) for n in itertools.count(first))
-    if settings.jitter or settings.augment:
+    if settings.augment:
         import torchvision.transforms.v2  # noqa: F401  (in this process, before the workers are forked: it takes seconds)
     return batches_of_workers(batches, first, settings.workers)
 
@@ -175,25 +184,33 @@ class Batches:
 
     def augmented(self, index: int, position: int) -> tuple[Sample, Frame]:
         """Image `index` of the data set as the network gets it at `position` of the stream, and its frame."""
-        sample = self._sample(self.dataset[index])
         seed, pairs = (self.settings.seed, AUGMENT, position), self.targets.pairs or ()
-        other = partial(self._other, index)
+        sample, other = self._sample(index, seed), partial(self._other, index)
         sample, frame = augment(sample, self.settings, self.input_config, seed, pairs, other)
         return (replace(sample, outlines=None) if self.targets.masks is None else sample), frame
 
-    def _sample(self, record: ImageRecord) -> Sample:
-        """A sample before augmentation, with outlines if augmentation needs them to compute boxes."""
+    def _sample(self, index: int, seed: Sequence[int]) -> Sample:
+        """A sample before augmentation, with outlines if augmentation needs them to compute boxes.
+
+        A large image may already be resized, as the augmentation with `seed` resizes it first.
+        """
         find_boxes = self.targets.masks is None and self.settings.augment and self.dataset.has_outlines
         options = replace(self.targets, masks="polygon") if find_boxes else self.targets
-        return make_sample(record, record.read(), options)
+        record = self.dataset[index]
+        size = size_when_decoded((record.height, record.width), self.settings, self.input_config, seed)
+        if size is None:
+            return make_sample(record, record.read(), options)
+        image, file_size = record.read_resized(size)
+        return make_sample(record, image, options, file_size)
 
     def _other(self, index: int, seed: Sequence[int]) -> Sample | None:
         """A random image with objects, not image `index`, resized and flipped; None if there is none."""
         candidates = self._with_objects[self._with_objects != index]
         if not len(candidates):
             return None
-        record = self.dataset[int(np.random.default_rng(seed).choice(candidates))]
-        return placed(self._sample(record), self.settings, self.input_config, seed, self.targets.pairs or ())
+        chosen = int(np.random.default_rng(seed).choice(candidates))
+        sample = self._sample(chosen, seed)
+        return placed(sample, self.settings, self.input_config, seed, self.targets.pairs or ())
 
     @cached_property
     def _with_objects(self) -> Indices:

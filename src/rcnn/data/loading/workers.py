@@ -215,10 +215,8 @@ def _make_and_send(batches: BatchMaker, n: int, channel: Connection) -> None:
         if MEMORY_FILES:
             _send_memory(channel, layout, tensors)
         else:
-            memory = bytearray(layout.size)
-            _write(tensors, memory)
             channel.send(layout)
-            channel.send_bytes(memory)
+            channel.send_bytes(_joined(layout, tensors))
     except (BrokenPipeError, ConnectionError):
         raise EOFError from None  # the main process has ended
     except (ValueError, OSError) as error:  # an image that cannot be read
@@ -270,7 +268,10 @@ def _pack(batch: TrainingBatch) -> tuple[_Layout, list[tuple[_Place, Tensor]]]:
 def pack_and_write(batch: TrainingBatch) -> None:
     """Pack a batch as a worker does, without a process that receives it: for benchmarks."""
     layout, tensors = _pack(batch)
-    _write(tensors, mmap.mmap(-1, max(1, layout.size)))
+    if MEMORY_FILES:
+        os.close(_memory_file(layout, tensors))
+    else:
+        _joined(layout, tensors)
 
 
 def _unpack(layout: _Layout, memory: mmap.mmap | bytearray) -> TrainingBatch:
@@ -287,9 +288,37 @@ def _unpack(layout: _Layout, memory: mmap.mmap | bytearray) -> TrainingBatch:
     )
 
 
-def _write(tensors: Sequence[tuple[_Place, Tensor]], memory: mmap.mmap | bytearray) -> None:
+def _raw(place: _Place, value: Tensor) -> memoryview:
+    """The bytes of a tensor, in the order in which `_view` reads them."""
+    rows = value.permute(0, 2, 3, 1) if place.channels_last else value
+    return rows.contiguous().view(-1).numpy().data.cast("B") if value.numel() else memoryview(b"")
+
+
+def _joined(layout: _Layout, tensors: Sequence[tuple[_Place, Tensor]]) -> bytearray:
+    """The memory of a batch."""
+    memory = bytearray(layout.size)
     for place, value in tensors:
-        _view(place, memory).copy_(value)
+        raw = _raw(place, value)
+        memory[place.start : place.start + len(raw)] = raw
+    return memory
+
+
+def _memory_file(layout: _Layout, tensors: Sequence[tuple[_Place, Tensor]]) -> int:
+    """A new memory file with the memory of a batch.
+
+    Written, not mapped: a page that is mapped is cleared first, and costs a page fault.
+    """
+    file = os.memfd_create("rcnn-batch")
+    try:
+        os.ftruncate(file, layout.size)
+        for place, value in tensors:
+            raw, done = _raw(place, value), 0
+            while done < len(raw):  # a single call writes up to 2 GiB
+                done += os.pwrite(file, raw[done:], place.start + done)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
 
 
 def _view(place: _Place, memory: mmap.mmap | bytearray) -> Tensor:
@@ -304,10 +333,8 @@ def _view(place: _Place, memory: mmap.mmap | bytearray) -> Tensor:
 
 
 def _send_memory(channel: Connection, layout: _Layout, tensors: Sequence[tuple[_Place, Tensor]]) -> None:
-    file = os.memfd_create("rcnn-batch")
+    file = _memory_file(layout, tensors)
     try:
-        os.ftruncate(file, layout.size)
-        _write(tensors, mmap.mmap(file, layout.size))
         channel.send(layout)
         reduction.send_handle(channel, file, os.getppid())
     finally:

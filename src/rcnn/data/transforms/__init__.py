@@ -1,6 +1,6 @@
 """Augmentation of training samples: image, boxes, outlines, bitmaps and keypoints change together."""
 
-from rcnn.data.transforms.augment import Augmentation, augment, augmented_size, placed
+from rcnn.data.transforms.augment import Augmentation, augment, augmented_size, placed, size_when_decoded
 from rcnn.data.transforms.colour import jitter
 from rcnn.data.transforms.geometry import flip, preprocess, to_input
 from rcnn.data.transforms.sample import Sample
@@ -32,5 +32,6 @@ __all__ = [
     "jitter",
     "placed",
     "preprocess",
+    "size_when_decoded",
     "to_input",
 ]

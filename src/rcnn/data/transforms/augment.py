@@ -109,6 +109,21 @@ def augmented_size(
     return build_preprocessor(_drawn_size(settings, input_config, seed)[1]).frame(original).size
 
 
+def size_when_decoded(
+    original: tuple[int, int], settings: Augmentation, input_config: InputConfig, seed: Seed
+) -> tuple[int, int] | None:
+    """The (height, width) to which `augment` resizes an image of size `original`, if it does so first; else None.
+
+    Also None for an input on a canvas, and without antialiasing: what is decoded at a fraction of its size is smoother.
+    """
+    steps = settings.augment
+    if input_config.resize != "antialias" or input_config.canvas:
+        return None
+    if scale_jitter_of(steps) is not None or any(_is_before_resize(step) for step in steps):
+        return None
+    return build_preprocessor(_drawn_size(settings, input_config, seed)[1]).resized_size(original)
+
+
 def mean_colour(input_config: InputConfig) -> Colour:
     """The colour (RGB) that the model's normalisation maps to 0, the value of the padding of a batch."""
     first, second, third = input_config.pixel_mean

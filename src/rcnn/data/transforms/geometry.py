@@ -53,7 +53,10 @@ def _flipped(boxes: Tensor, width: int) -> Tensor:
 
 def preprocess(sample: Sample, preprocessor: Preprocessor) -> tuple[Sample, Frame]:
     """A sample resized for the network by `preprocessor`, with its objects moved accordingly, and its frame."""
-    image, frame = preprocessor(sample.image)
+    if sample.file_size is not None:
+        image, frame = sample.image, preprocessor.frame(sample.file_size)
+    else:
+        image, frame = preprocessor(sample.image)
     return to_input(sample, image, frame, preprocessor.config.resize), frame
 
 
@@ -81,6 +84,7 @@ def to_input(sample: Sample, image: Tensor, frame: Frame, kind: Resize) -> Sampl
         outlines=outlines,
         bitmaps=None if sample.bitmaps is None else _resized_bitmaps(sample.bitmaps, frame, kind),
         keypoints=keypoints,
+        file_size=None,
     )
 
 

@@ -27,6 +27,8 @@ class Sample:
     bitmaps: Tensor | None = None  # (N, H, W) bool
     keypoints: Tensor | None = None  # (N, J, 3) float32: x, y, visibility 0, 1 or 2; zeros where it is 0
     crowds: Tensor | None = None  # (C, 4) float32 xyxy pixels; None: not requested
+    # (height, width) of the file where `image` was resized when it was decoded: the coordinates are still the file's
+    file_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("labels", "outlines", "bitmaps", "keypoints"):
@@ -36,8 +38,8 @@ class Sample:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the image."""
-        return self.image.shape[1], self.image.shape[2]
+        """(height, width) of the image that the coordinates refer to, in pixels."""
+        return self.file_size or (self.image.shape[1], self.image.shape[2])
 
     def subset(self, kept: Flags) -> Sample:
         """The same image with the objects that `kept` (N,) marks, and all crowds."""

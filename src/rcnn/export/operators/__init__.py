@@ -1,5 +1,5 @@
-"""Our opaque ops as standard ONNX operators (opset 18), one file per subject.
+"""rcnn's opaque ops as standard ONNX operators (opset 18), one file per subject.
 
-Each function has the arguments and results of the op that it replaces and is called once per node while the file is
-written. `TRANSLATIONS` in table.py says which op is translated by which function.
+Each function has the arguments and results of the op that it replaces, and is called once per node while the file is
+written. `TRANSLATIONS` in table.py maps each op to its function.
 """

@@ -45,7 +45,7 @@ def roi_align(
 def roi_pool(
     features: Sequence[Value], boxes: Value, levels: Value, valid: Value, scales: Sequence[float], size: int
 ) -> tuple[Value, Value]:
-    """Maxima (B, R, C, s, s) of each region's own level, see `rcnn.ops.roi_pool`. Their places are not computed: 0."""
+    """Maxima (B, R, C, s, s) of each region's own level, see `rcnn.ops.roi_pool`; the second result, argmax, is 0."""
 
     def pool(values: Value, rows: Value, images: Value, scale: float) -> Value:
         rois = op.Concat(as_float(op.Unsqueeze(images, integers(1))), rows, axis=1)

@@ -1,4 +1,4 @@
-"""Which op is translated by which function, for `torch.onnx.export(custom_translation_table=...)`."""
+"""Op -> function that translates it, for `torch.onnx.export(custom_translation_table=...)`."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class Backbone(nn.Module):
     frozen: tuple[nn.Module, ...] = ()
 
     def freeze(self, parts: Iterable[nn.Module]) -> None:
-        """Stop training the weights of `parts`; their batch norms use the stored statistics from now on."""
+        """Do not train the weights of `parts` from now on; their batch norms use the stored statistics."""
         self.frozen = tuple(parts)
         for part in self.frozen:
             part.requires_grad_(False)

@@ -12,7 +12,7 @@ from rcnn.models.layers import Conv2d
 
 
 class BasicBlock(nn.Module):
-    """3x3, 3x3, added to the input (or to its projection where the shape changes)."""
+    """Two 3x3 convolutions and a shortcut, with a projection where the shape changes (He et al. 2016, figure 5)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, config: CompactConfig) -> None:
         super().__init__()

@@ -46,7 +46,7 @@ MASK = (
 
 
 class FBNetBlock(nn.Module):
-    """(N, C, h, w) -> (N, out, h', w'): 1x1 to more channels and ReLU, depthwise k x k, 1x1 back without ReLU."""
+    """(N, C, h, w) -> (N, out, h', w'): 1x1 expansion with ReLU, depthwise k x k, 1x1 projection without ReLU."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class FBNetBlock(nn.Module):
         wide = mid_channels or in_channels
         self.dw = Conv2d(wide, wide, kernel, stride=stride, groups=wide)
         self.pwl = Conv2d(wide, out_channels, 1)
-        # without norms the initial weights must keep the variance, and the residual branch must start small
+        # without norms, the initial weights must keep the variance, and the residual branch must start small
         for conv in (self.dw, self.pwl):
             nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="linear")
         if self.pw is not None:
@@ -89,7 +89,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 def build_blocks(table: tuple[Block, ...], in_channels: int, width: float = 1.0) -> nn.Sequential:
-    """The blocks of a table in a row; `in_channels` is the number before it is multiplied by `width`."""
+    """The blocks of `table` as a sequence; `in_channels` is the number of input channels at width 1."""
     blocks = []
     in_channels = scaled(in_channels, width)
     for row in table:
@@ -122,7 +122,7 @@ class FBNetTrunk(Backbone):
         self.channels = {"c4": scaled(TRUNK_CHANNELS, config.width)}
         self.strides = {"c4": self.stride}
         if config.frozen_blocks:
-            self.stem.requires_grad_(False)  # training a stem below frozen blocks would only harm them
+            self.stem.requires_grad_(False)  # the frozen blocks were trained for the outputs of this stem
             self.blocks[: config.frozen_blocks].requires_grad_(False)
 
     @override
@@ -131,7 +131,7 @@ class FBNetTrunk(Backbone):
 
 
 class RegionBlocks(nn.Sequential):
-    """Blocks over regions (N, 112, s, s), with `channels` output channels."""
+    """Blocks for regions: (N, 112, s, s) -> (N, channels, s', s'), or (N, channels), the mean, if `pooled`."""
 
     def __init__(self, table: tuple[Block, ...], *, width: float, pooled: bool) -> None:
         super().__init__(*build_blocks(table, TRUNK_CHANNELS, width))
@@ -160,7 +160,7 @@ def mask_blocks(width: float) -> RegionBlocks:
 
 
 def keypoint_blocks(width: float) -> RegionBlocks:
-    """The keypoint head's features, as the mask head's: regions (N, 112, 14, 14) -> (N, 64, 28, 28)."""
+    """The keypoint head's features, with the blocks of the mask head: (N, 112, 14, 14) -> (N, 64, 28, 28)."""
     return RegionBlocks(MASK, width=width, pooled=False)
 
 

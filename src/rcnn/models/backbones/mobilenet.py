@@ -9,7 +9,7 @@ from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import MobileNetConfig
 from rcnn.models.layers import FrozenBatchNorm2d
 
-# layers that begin a stage: the stem, each that halves the map, and the last 1x1 convolution
+# layers that start a stage: the stem, each layer that halves the map, and the last 1x1 convolution
 STAGES = (0, 2, 4, 7, 13, 16)
 MAPS = {"c4": (13, 160), "c5": (16, 960)}  # name: index of the layer that outputs it, and its channels
 
@@ -17,7 +17,7 @@ MAPS = {"c4": (13, 160), "c5": (16, 960)}  # name: index of the layer that outpu
 class MobileNet(Backbone):
     """Images (B, 3, H, W) -> {"c4": (B, 160, H/32, W/32), "c5": (B, 960, H/32, W/32)}.
 
-    The maps are those of torchvision's Faster R-CNN. It uses the output of the last layer with stride 2, not its input,
+    The maps are those of torchvision's Faster R-CNN: c4 is the output of the last layer with stride 2, not its input,
     so both maps have stride 32. The parameter names below `features` are torchvision's.
     """
 

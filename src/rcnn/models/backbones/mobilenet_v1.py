@@ -19,7 +19,7 @@ HEAD = (1024, 1024)  # output channels of the layers of the box head
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, at least 8."""
+    """`channels` times `width`, rounded down, at least 8."""
     return max(int(channels * width), 8)
 
 
@@ -35,7 +35,7 @@ class Layer(nn.Sequential):
 
 
 class Separable(nn.Module):
-    """A 3x3 convolution of each channel alone, then a 1x1 convolution (figure 2)."""
+    """A depthwise 3x3 convolution, then a pointwise 1x1 convolution (figure 2)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class MobileNetV1(Backbone):
 
 
 class RegionMobileNet(nn.Module):
-    """Regions (N, 512, s, s) -> (N, 1024, s, s), times the width, by the last two layers."""
+    """The last two layers: regions (N, 512, s, s) -> (N, 1024, s, s); channels are multiplied by the width."""
 
     def __init__(self, width: float) -> None:
         super().__init__()

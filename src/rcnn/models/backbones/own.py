@@ -1,4 +1,4 @@
-"""Checks the user's own backbone: its maps have the names, channels and strides that it states."""
+"""Checks that the maps of the user's own backbone have the names, channels and strides that it states."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from rcnn.models.backbones.backbone import Backbone
 
-SIDES = (128, 192)  # height and width of the image that a backbone is tried on
+SIDES = (128, 192)  # height and width of the test image, pixels
 
 
 def checked_backbone(module: nn.Module, source: str) -> Backbone:
-    """`module`, if its maps of a test image have the channels and strides that it states; else ValueError."""
+    """`module`. Raises ValueError unless its maps of a test image have the channels and strides that it states.
+
+    `source` is the import path of its factory, for the message.
+    """
     parameter = next(module.parameters(), None)
     if parameter is None:
         raise ValueError(f"{source} has no parameters; expected a network to train")
@@ -79,7 +82,8 @@ def _require_maps(features: object, channels: Mapping[str, int], strides: Mappin
         )
     for name, value in features.items():
         if not isinstance(value, Tensor) or value.ndim != 4:
-            raise ValueError(f"{source}: the map {name} is not a tensor (B, C, H, W)")
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ValueError(f"{source}: forward returned {got} for the map {name}; expected a tensor (B, C, H, W)")
         if value.shape[1] != channels[name]:
             raise ValueError(
                 f"{source}: the map {name} has {value.shape[1]} channels; channels[{name!r}] is {channels[name]}"

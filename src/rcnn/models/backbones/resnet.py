@@ -33,7 +33,7 @@ def conv_options(config: ResNetConfig) -> ConvOptions:
 
 
 class Stem(nn.Module):
-    """7x7 convolution and 3x3 max pooling, each of stride 2."""
+    """7x7 convolution and 3x3 max pooling, each with stride 2."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Stem(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 down, 3x3, 1x1 up, added to the input (or to its projection where the shape changes)."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut, with a projection where the shape changes (figure 5, right)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, width: int, stride: int, dilation: int, config: ResNetConfig
@@ -86,14 +86,14 @@ class Bottleneck(nn.Module):
 
 
 def stage_stride(number: int, config: ResNetConfig) -> int:
-    """How many times smaller res`number` makes the map: res2 follows the pooling, a dilated res5 keeps the size."""
+    """Stride of stage `number`: 1 for res2, which follows the stem's pooling, and for a dilated res5; else 2."""
     if number == 5 and config.res5_dilation == 2:
         return 1
     return {2: 1, 3: 2, 4: 2, 5: config.res5_stride}[number]
 
 
 def build_stage(number: int, config: ResNetConfig) -> nn.Sequential:
-    """res`number`, 2 to 5: (N, C/2, h, w) -> (N, C, h/2, w/2), C of 256 to 2048, by its blocks."""
+    """The blocks of stage `number` (2 to 5): (N, C/2, h, w) -> (N, C, h/2, w/2), with C from 256 to 2048."""
     out_channels = 256 * 2 ** (number - 2)
     in_channels = 64 if number == 2 else out_channels // 2
     blocks = []

@@ -36,12 +36,12 @@ class TimmNet(Backbone):
                 f"backbone.name={config.name!r} has maps of strides {reductions}, but the pyramid also needs "
                 f"{', '.join(map(str, missing))}; choose another network, or backbone.kind=vit for a plain ViT"
             )
-        # of several maps with the same stride, the last
+        # the index of each map; of several maps with the same stride, the last
         indices = {name: len(reductions) - 1 - reductions[::-1].index(stride) for name, stride in STRIDES.items()}
-        self.places = indices
+        self.indices = indices
         self.channels = {name: info.channels()[index] for name, index in indices.items()}
         self.strides = dict(STRIDES)
-        self.innermost = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
+        self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         self.norms = nn.ModuleDict({name: ChannelNorm(width, eps=1e-6) for name, width in self.channels.items()})
         if not config.out_norm:
             self.norms.clear()
@@ -56,14 +56,14 @@ class TimmNet(Backbone):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps = self.net(x)
         features = {}
-        for name, index in self.places.items():
-            feature = maps[index].permute(0, 3, 1, 2) if self.innermost else maps[index]
+        for name, index in self.indices.items():
+            feature = maps[index].permute(0, 3, 1, 2) if self.channels_last else maps[index]
             features[name] = self.norms[name](feature) if name in self.norms else feature
         return features
 
     @torch.no_grad()
     def _try(self, name: str) -> None:
-        """Raise a ValueError if an image of an unusual size fails, or gives maps of unexpected shapes."""
+        """Raise ValueError if an image of an unusual size fails, or gives maps of unexpected shapes."""
         training = self.training
         try:
             maps = self.eval()(torch.zeros(1, 3, 96, 160))
@@ -88,7 +88,7 @@ def batch_norms(net: nn.Module) -> list[nn.Module]:
 
 
 def parts_up_to(net: nn.Module, last: str, config: TimmConfig) -> list[nn.Module]:
-    """The modules of `net` from its input to the end of its part `last`; a ValueError if it has no such part."""
+    """The modules of `net` from its input to the end of its module `last`. Raises ValueError if there is no `last`."""
     parts = dict(net.named_modules())
     stage = next((parts[name] for name in (last, last.replace(".", "_"), f"model.{last}") if name in parts), None)
     if stage is None:
@@ -102,7 +102,7 @@ def parts_up_to(net: nn.Module, last: str, config: TimmConfig) -> list[nn.Module
 
 
 def build_features(config: TimmConfig) -> Any:
-    """The network of `config`, built for its feature maps; a ValueError suggests similar names."""
+    """The network of `config` that outputs feature maps. Raises ValueError, with similar names, if timm has none."""
     options: dict[str, Any] = {"pretrained": config.pretrained, "features_only": True}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
@@ -125,7 +125,7 @@ def build_features(config: TimmConfig) -> Any:
 
 
 def create(config: TimmConfig | ViTConfig, **options: Any) -> Any:
-    """`timm.create_model` of the network that `config` names, with errors that say what to do."""
+    """`timm.create_model` for the network that `config` names. Raises ValueError, with similar names, if unknown."""
     timm = import_timm()
     known = timm.list_models(pretrained=False)
     base = config.name.partition(".")[0]  # the part after the dot names a set of weights
@@ -137,7 +137,7 @@ def create(config: TimmConfig | ViTConfig, **options: Any) -> Any:
 
 
 def pixel_statistics(config: TimmConfig | ViTConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation, 0..255, RGB, that timm's weights were trained with; None: timm has no weights."""
+    """Mean and standard deviation (RGB, 0..255) that timm's weights were trained with; None if timm has no weights."""
     found = import_timm().get_pretrained_cfg(config.name)
     if found is None:
         return None
@@ -145,7 +145,7 @@ def pixel_statistics(config: TimmConfig | ViTConfig) -> tuple[tuple[float, ...],
 
 
 def import_timm() -> Any:
-    """The timm library, an extra; the ImportError says how to install it."""
+    """The timm library. Raises ImportError, with the pip command, if it is not installed."""
     try:
         return importlib.import_module("timm")
     except ImportError as error:

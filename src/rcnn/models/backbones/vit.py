@@ -108,7 +108,7 @@ def resample(positions: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def build_plain(config: ViTConfig) -> Any:
-    """timm's transformer of `config`, with position embeddings of its size; a ValueError if it is not a plain ViT."""
+    """timm's transformer of `config`, with position embeddings of its size. Raises ValueError for another network."""
     if config.image_size % PATCH:
         raise ValueError(f"backbone.image_size is {config.image_size}; expected a multiple of {PATCH}")
     try:

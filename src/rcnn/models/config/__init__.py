@@ -1,4 +1,4 @@
-"""All settings of a detector, with meaning and unit. A variant is a function that changes another (zoo)."""
+"""All settings of a detector, with meaning and unit. The zoo has functions that return or change configs."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ CONFIG_VERSION = 2  # increased when keys of DetectorConfig change; checkpoints 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
-    """A whole detector. `name` is the function of the zoo that it started from."""
+    """A whole detector."""
 
-    name: str
+    name: str  # of the zoo's model that it was made from
     num_classes: int = 80  # K, without background
     input: InputConfig = field(default_factory=InputConfig)
     backbone: BackboneConfig = field(default_factory=ResNetConfig)

@@ -31,7 +31,7 @@ class ResNetConfig:
     frozen_stages: int = 2  # not trained: 0: none, 1: the stem, 2: the stem and res2, ... 5: all
     # the stem's 3x3 pooling: padded by one pixel, with sides rounded down or up; or not padded, rounded up (FCIS)
     stem_pool: Literal["padded", "padded_ceil", "unpadded_ceil"] = "padded"
-    # strided layers: as PyTorch; 3 left, 2 right for 7x7 (tensorpack's AlignPadding); 2 left, 3 right (TensorFlow)
+    # of strided layers, e.g. 7x7: symmetric: 3 left, 3 right; align: 3 left, 2 right (tensorpack); tensorflow: 2, 3
     padding: Literal["symmetric", "align", "tensorflow"] = "symmetric"
     res5_dilation: Literal[1, 2] = 1  # 2: res5 has stride 16 and dilated 3x3 convolutions (DC5, FCIS)
     res5_stride: Literal[1, 2] = 2  # of res5 without dilation; 1: in a head, on regions of 7x7 (mask-faster-rcnn)

@@ -66,9 +66,9 @@ class MaskHeadConfig:
         "polygon", "bitmap", "soft_bitmap", "sampled_bitmap", "resized_bitmap", "truncated_bitmap", "nearest_bitmap"
     ] = "polygon"
     loss_weight: float = 1.0  # factor of the mask loss
-    # first weights of the deconvolution and of the layer after it: he_normal (He et al. 2015) for the first, a normal
-    # distribution of deviation 0.001 for the second (Detectron2); normal: of deviation 0.01 for both, or he: he_normal
-    # for both (chainer-mask-rcnn's --initializer)
+    # initial weights of the deconvolution and of the layer after it. default: He et al. 2015, then a normal
+    # distribution with standard deviation 0.001 (Detectron2); normal: standard deviation 0.01 for both; he: He et al.
+    # 2015 for both (chainer-mask-rcnn's --initializer)
     initializer: Literal["default", "normal", "he"] = "default"
     # how a predicted mask is pasted into the image. accurate: sampled at each pixel's centre; padded: a border of zeros
     # is added, then resized to whole pixels (Detectron, Chainer); squeezed: as padded, into the clipped box (DeNA);

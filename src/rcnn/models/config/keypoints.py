@@ -1,4 +1,4 @@
-"""Settings of the keypoint head, and the keypoints of COCO's persons."""
+"""Settings of the keypoint head, and COCO's keypoints of persons."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ class LegacyConfig:
     # inclusive, but decoded boxes are one pixel larger (mask-faster-rcnn); pixel_centers: coordinates run from the
     # first pixel's centre to the last's, so that images and anchors end one pixel earlier (matterport)
     boxes: Literal["half_open", "inclusive", "inclusive_loose", "pixel_centers"] = "half_open"
-    # where the small number of FPN's equation 1 is added: inside the logarithm (Detectron2), or to it (torchvision)
+    # where the epsilon of FPN's equation 1 is added: inside the logarithm (Detectron2), or after it (torchvision)
     level_eps_inside: bool = True
     # also remove detections without area after rounding to whole pixels of the file (chainer-mask-rcnn)
     drop_subpixel: bool = False
@@ -25,7 +25,7 @@ class LegacyRPNConfig:
     """Rules of old systems in the region proposal network."""
 
     # torchvision: rounded to whole pixels, spaced by (input size // map size); detectron: R-CNN's MATLAB anchors,
-    # stretched in whole pixels, with the last pixel inside of the box (Detectron, MXNet's FCIS, mask-faster-rcnn)
+    # stretched in whole pixels, as inclusive boxes (Detectron, MXNet's FCIS, mask-faster-rcnn)
     anchors: Literal["plain", "torchvision", "detectron"] = "plain"
     # sigmoid: one logit per anchor; softmax: two logits, background and object; object_logit: as softmax, but proposals
     # are sorted by the object's logit, not by its probability (both Chainer ports of FCIS)
@@ -34,9 +34,10 @@ class LegacyRPNConfig:
     # negative_iou (overruled: tensorpack, MMDetection)
     low_quality: Literal["kept", "overruled"] = "kept"
     straddle: float = -1.0  # anchors that leave the image by more than this are ignored, pixels; -1: disabled
-    crowd_ioa: float = 2.0  # anchors with a larger part than this inside of a crowd are ignored; above 1: disabled
-    # what the losses are divided by: the batch size, however many were sampled (Detectron2, tensorpack); the number
-    # sampled (torchvision, Chainer, mask-faster-rcnn); or that for the objectness loss alone (MXNet's FCIS)
+    crowd_ioa: float = 2.0  # anchors with a larger fraction than this inside a crowd are ignored; above 1: disabled
+    # divisor of the losses. batch_size: sampling.batch_size (Detectron2, tensorpack); sampled: the number of sampled
+    # anchors (torchvision, Chainer, mask-faster-rcnn); sampled_objectness: that for the objectness loss only (MXNet's
+    # FCIS)
     normalizer: Literal["batch_size", "sampled", "sampled_objectness"] = "batch_size"
     # predict with the post_nms best anchors, without NMS; training has it (mask-faster-rcnn's TEST.MODE=top)
     top_without_nms: bool = False
@@ -48,12 +49,12 @@ class LegacyRPNConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LegacyFCISConfig:
-    """Where the two Chainer ports of FCIS differ from the original (MXNet), which has the defaults."""
+    """Rules of the two Chainer ports of FCIS; the defaults are the rules of the original (MXNet)."""
 
     rounded_regions: bool = True  # round region borders to whole pixels before pooling (original, chainer-fcis)
     # regions: ten times the mean over regions (original, ChainerCV); pixels: mean over the positive regions' pixels
     mask_loss: Literal["regions", "pixels"] = "regions"
-    # ground-truth masks: the part inside of the object's own box (original, chainer-fcis), or all that the region shows
+    # ground-truth masks: only the part inside the object's box (original, chainer-fcis), or all of it (ChainerCV)
     mask_within_box: bool = True
     mask_inclusive: bool = True  # a pixel is set if its value is >= mask_threshold (original, chainer-fcis), or >
     # small detections are removed before voting, in pixels of the input; or after it, in pixels of the file

@@ -1,4 +1,4 @@
-"""Settings of parts that several stages have: pooling of regions, sampling for a loss, selection of detections."""
+"""Settings that several stages share: pooling of regions, sampling for a loss, selection of detections."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class SamplingConfig:
     """How many boxes (anchors or regions) a loss is computed on, and which of them are positive."""
 
     batch_size: int  # boxes sampled per image
-    positive_fraction: float  # up to this part of them is positive
+    positive_fraction: float  # upper limit of positives, as a fraction of batch_size
     positive_iou: float  # positive: IoU with a ground-truth box of at least this
 
     @property
     def max_positives(self) -> int:
-        """The most positive boxes that the sample of an image can have."""
+        """Upper limit of positive boxes in the sample of an image."""
         return max(1, int(self.batch_size * self.positive_fraction))
 
 
@@ -75,7 +75,7 @@ class SelectionConfig:
 
 
 def plain_arguments(arguments: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Keyword arguments as a checkpoint stores them: tuples become lists. ValueError if JSON cannot hold them."""
+    """Keyword arguments as a checkpoint stores them: tuples become lists. ValueError for what JSON cannot hold."""
     try:
         return json.loads(json.dumps(dict(arguments)))
     except (TypeError, ValueError) as error:

@@ -43,7 +43,7 @@ class RPNConfig:
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     head: Literal["conv", "fbnet"] = "conv"  # 3x3 convolutions, or D2Go's block
     convs: int = 1  # 3x3 convolutions before the two outputs
-    width: int = 0  # their channels; 0: as many as the feature maps have
+    width: int = 0  # their channels; 0: the same number as the feature maps
     sampling: AnchorSamplingConfig = RPN_SAMPLING
     smooth_l1_beta: float = 0.0  # 0: plain L1
     loss_weights: tuple[float, float] = (1.0, 1.0)  # of the objectness loss and of the box loss

@@ -30,15 +30,15 @@ from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
 
 class PooledRegions(NamedTuple):
-    """Features of R regions of each image, from the pooled maps to the vector that the last layers read."""
+    """Features of R regions per image: the pooled maps, the trunk's maps, and the vectors that the last layers read."""
 
     pooled: Tensor  # (B, R, C, s, s)
-    maps: Tensor | None  # (B, R, F, h, w), the output of a trunk that has maps (res5: 2048 x 7 x 7)
-    vectors: Tensor  # (B, R, F), the output of the trunk; the mean over the cells of `maps`
+    maps: Tensor | None  # (B, R, F, h, w), the output of a trunk that outputs maps (res5: 2048 x 7 x 7); else None
+    vectors: Tensor  # (B, R, F), the output of the trunk, or the mean over the cells of `maps`
 
 
 class BoxOutputs(NamedTuple):
-    """Predictions of a box head for R regions of each image, float32; and the maps of res5 (C4)."""
+    """Predictions of a box head for R regions per image, float32, and the trunk's maps (C4: res5)."""
 
     logits: Tensor  # (B, R, K + 1), background last
     deltas: Tensor  # (B, R, K, 4), or (B, R, 1, 4) where the classes share a box
@@ -78,7 +78,7 @@ class BoxHead(nn.Module):
     def losses(
         self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch, targets: Targets, seed: Tensor
     ) -> tuple[Regions, dict[str, Tensor]]:
-        """The sampled regions, on which later heads are trained, and the two losses of Fast R-CNN."""
+        """The sampled regions and the two losses (Girshick 2015, section 2.3); other heads train on these regions."""
         config = self.config
         regions = sample_regions(
             proposals,
@@ -92,7 +92,7 @@ class BoxHead(nn.Module):
         return replace(regions, maps=outputs.maps), self.region_losses(outputs, regions, targets)
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch) -> Detections:
-        """The best detections (B, D) over all classes, boxes within the images."""
+        """The best detections (B, D) over all classes, in pixels of the network input, clipped to the images."""
         live = live_prefix(proposals.valid)
         regions, valid = proposals.boxes[:, :live], proposals.valid[:, :live]
         outputs = self.classify(features, regions, valid)
@@ -115,7 +115,10 @@ class BoxHead(nn.Module):
     def classify(
         self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, feature_gradient: float = 1.0
     ) -> BoxOutputs:
-        """Logits and deltas of regions (B, R, 4); the gradient into the maps is multiplied by `feature_gradient`."""
+        """Logits and deltas of regions (B, R, 4), xyxy pixels of the input; 0 features where not `valid` (B, R).
+
+        The gradient with respect to the feature maps is multiplied by `feature_gradient`.
+        """
         regions = self.region_features(features, boxes, valid, feature_gradient)
         logits = at_least_float32(self.logits(regions.vectors))
         deltas = at_least_float32(self.deltas(regions.vectors)).view(*boxes.shape[:2], -1, 4)
@@ -134,7 +137,7 @@ class BoxHead(nn.Module):
         return PooledRegions(pooled, maps, vectors.unflatten(0, boxes.shape[:2]))
 
     def score(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
-        """Probabilities (B, R, K) of regions (B, R, 4), which stay where they are."""
+        """Probabilities (B, R, K) of regions (B, R, 4), which are not refined."""
         return self.classify(features, boxes, valid).logits.softmax(-1)[..., :-1]
 
     def decode(self, deltas: Tensor, regions: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
@@ -143,7 +146,7 @@ class BoxHead(nn.Module):
         return self.rules.decode(deltas, regions[:, :, None], weights, limit, pixel_size)
 
     def region_losses(self, outputs: BoxOutputs, regions: Regions, targets: Targets) -> dict[str, Tensor]:
-        """Both losses, divided by the number of regions."""
+        """The class loss and the box loss, divided by the number of sampled regions (Girshick 2015, equation 1)."""
         config = self.config
         logits, labels = outputs.logits.flatten(0, 1), regions.labels.flatten()
         count = mean_count(regions.valid.sum(dtype=logits.dtype))
@@ -167,14 +170,15 @@ class BoxHead(nn.Module):
         """The deltas (B, R, 4) of each region's class `labels` (B, R), from (B, R, K, 4) or (B, R, 1, 4)."""
         if self.config.class_agnostic:
             return deltas[:, :, 0]
-        own = labels.clamp(max=self.num_classes - 1)[..., None, None].expand(-1, -1, 1, 4)
-        return deltas.gather(2, own)[:, :, 0]
+        index = labels.clamp(max=self.num_classes - 1)[..., None, None].expand(-1, -1, 1, 4)  # background has label K
+        return deltas.gather(2, index)[:, :, 0]
 
 
 def box_targets(regions: Regions, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Regions (B, R, 4) and their ground-truth boxes (B, R, 4); both a unit square where a region is not positive.
+    """Regions (B, R, 4) and their ground-truth boxes (B, R, 4), xyxy pixels of the input.
 
-    Such a region can be empty, and the logarithm of an empty box is not finite.
+    Where a region is not positive, both are a unit square: the region may have no area, and then its deltas would not
+    be finite.
     """
     target = gather_boxes(targets.boxes, regions.matched)
     square = torch.cat([regions.boxes[..., :2], regions.boxes[..., :2] + 1], -1)

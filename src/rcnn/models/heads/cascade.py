@@ -21,7 +21,7 @@ from rcnn.ops.boxes import clip_boxes, sides_longer_than
 from rcnn.ops.capacity import live_prefix
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
-RANDOM_STREAMS = 16  # of the later stages' samples: this plus the number of the stage
+LATER_STREAMS = 16  # random stream of a later stage's sample: this plus the number of the stage
 
 
 class CascadeHead(nn.Module):
@@ -65,15 +65,15 @@ class CascadeHead(nn.Module):
             sampling=config.sampling,
             append=config.append_ground_truth,
             seed=seed,
-            stream=RANDOM_STREAM if number == 0 else RANDOM_STREAMS + number,
+            stream=RANDOM_STREAM if number == 0 else LATER_STREAMS + number,
         )
 
     @torch.no_grad()
     def refine(self, stage: BoxHead, outputs: BoxOutputs, regions: Regions, images: ImageBatch) -> Proposals:
-        """The boxes (B, R, 4) that a stage predicts for its regions, to train the next stage on; pixels of the input.
+        """The boxes (B, R, 4), xyxy pixels of the input, that a stage predicts for its regions: the next stage's input.
 
-        Row i is region i. Empty boxes are not valid and become zeros. With `resample`, so do ground-truth boxes:
-        the next stage appends them itself. Objectness is 0, because nothing sorts these proposals.
+        Row i is region i. Boxes without area are not valid, and are set to 0. With `resample`, the same holds for
+        ground-truth boxes, because the next stage appends them itself. Objectness is 0: these proposals are not sorted.
         """
         predicted = outputs.logits[..., :-1].argmax(-1)  # (B, R): the class of a background region
         labels = torch.where(regions.positive, regions.labels, predicted)
@@ -98,31 +98,31 @@ class CascadeHead(nn.Module):
         live = live_prefix(proposals.valid)
         boxes, valid = proposals.boxes[:, :live], proposals.valid[:, :live]
         *refining, last = self.heads()
-        scores: list[Tensor] = []
+        averaged: list[Tensor] = []
         for stage in refining:
             outputs = stage.classify(features, boxes, valid)
-            scores.append(self.scores(outputs))
+            averaged.append(self.averaged(outputs))
             labels = outputs.logits[..., :-1].argmax(-1)
             boxes = self.refined_boxes(stage, outputs, boxes, labels, stage.clip_sizes(images))
             valid = valid & boxes.isfinite().all(-1)
             boxes = torch.where(valid[..., None], boxes, 0.0)
         outputs = last.classify(features, boxes, valid)
-        mean = torch.stack([*scores, self.scores(outputs)]).mean(0)  # (B, R, K + 1)
+        mean = torch.stack([*averaged, self.averaged(outputs)]).mean(0)  # (B, R, K + 1)
         if self.config.average == "logits":
             mean = mean.softmax(-1)
         return last.select(last.decode(outputs.deltas, boxes), mean[..., :-1], valid, images)
 
     def score(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """Probabilities (B, R, K) of regions (B, R, 4), averaged over the stages; no stage refines the boxes."""
-        mean = torch.stack([self.scores(stage.classify(features, boxes, valid)) for stage in self.heads()]).mean(0)
+        mean = torch.stack([self.averaged(stage.classify(features, boxes, valid)) for stage in self.heads()]).mean(0)
         return (mean.softmax(-1) if self.config.average == "logits" else mean)[..., :-1]
 
     def region_features(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> PooledRegions:
         """The features of regions (B, R, 4) in the last stage."""
         return self.heads()[-1].region_features(features, boxes, valid)
 
-    def scores(self, outputs: BoxOutputs) -> Tensor:
-        """What is averaged over the stages (B, R, K + 1)."""
+    def averaged(self, outputs: BoxOutputs) -> Tensor:
+        """The values (B, R, K + 1) that are averaged over the stages: logits or probabilities."""
         return outputs.logits if self.config.average == "logits" else outputs.logits.softmax(-1)
 
 
@@ -143,8 +143,9 @@ class CascadeMaskHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Binary cross-entropy of the positive regions of each stage."""
         losses: dict[str, Tensor] = {}
-        for number, (stage, own) in enumerate(zip(self.heads(), (regions, *regions.later), strict=True)):
-            for name, loss in stage.losses(features, own, images, targets, seed).items():
+        stages = zip(self.heads(), (regions, *regions.later), strict=True)
+        for number, (stage, stage_regions) in enumerate(stages):
+            for name, loss in stage.losses(features, stage_regions, images, targets, seed).items():
                 losses[f"{name}_{number}"] = self.config.loss_weights[number] * loss
         return losses
 

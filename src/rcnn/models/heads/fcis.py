@@ -35,7 +35,7 @@ from rcnn.ops.processes import mean_count
 from rcnn.ops.ps_roi import ps_roi_pool
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
-MASK_WEIGHT = 10.0  # of the mask loss, a mean over regions, relative to the two other losses
+MASK_WEIGHT = 10.0  # factor of the mask loss relative to the class loss and the box loss
 
 
 class Pooled(NamedTuple):
@@ -78,12 +78,16 @@ class FCISHead(nn.Module):
     def losses(
         self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch, targets: Targets, seed: Tensor
     ) -> tuple[Regions, dict[str, Tensor]]:
-        """The regions, and the three losses over the sample, or over the hardest regions (Shrivastava et al. 2016)."""
+        """The regions, and the class, box and mask losses (section 3.3).
+
+        They are computed on a random sample; with `ohem`, on the regions with the highest losses (Shrivastava et al.
+        2016).
+        """
         config = self.config
         sampling = config.sampling
-        if config.ohem:
-            every = proposals.boxes.shape[1] + targets.boxes.shape[1]
-            sampling = replace(sampling, batch_size=every, positive_fraction=1.0)
+        if config.ohem:  # no sample: all regions
+            num_regions = proposals.boxes.shape[1] + targets.boxes.shape[1]
+            sampling = replace(sampling, batch_size=num_regions, positive_fraction=1.0)
         regions = sample_regions(proposals, targets, num_classes=self.num_classes, sampling=sampling, seed=seed)
         pooled = self.pool(self.position_maps(features), regions.boxes, regions.valid)
         class_loss = F.cross_entropy(pooled.logits.flatten(0, 1), regions.labels.flatten(), reduction="none")
@@ -104,7 +108,7 @@ class FCISHead(nn.Module):
         }
 
     def box_losses(self, deltas: Tensor, regions: Regions, targets: Targets) -> Tensor:
-        """Smooth L1 (B, R) of each region's box; 0 for background."""
+        """Smooth L1 loss (B, R) of each region's box; 0 for background."""
         source, target = box_targets(regions, targets)
         target_deltas = encode_deltas(target, source, self.config.delta_weights)
         return smooth_l1(deltas, target_deltas, 1.0).sum(-1) * regions.positive
@@ -117,7 +121,7 @@ class FCISHead(nn.Module):
         Also returns which regions have a ground-truth mask, bool (B, R).
         """
         if targets.bitmaps is None:
-            raise ValueError("FCIS is trained on Targets.bitmaps, but the batch has none; use a data set with masks")
+            raise ValueError("FCIS trains on Targets.bitmaps, but the batch has none; use a data set with masks")
         target = self.mask_targets(targets.bitmaps, regions, images, targets)
         outside, inside = of_class(pairs, regions.labels).unbind(2)  # (B, R, s, s) each
         logits, target = inside - outside, target.to(inside.dtype)
@@ -127,7 +131,7 @@ class FCISHead(nn.Module):
         return loss * has_mask, has_mask
 
     def mask_targets(self, bitmaps: Tensor, regions: Regions, images: ImageBatch, targets: Targets) -> Tensor:
-        """Ground-truth masks (B, R, s, s) of the positive regions: the part of an object inside its own box."""
+        """Ground-truth masks (B, R, s, s) of the positive regions; only the part of an object inside its box counts."""
         return self.crop_masks(bitmaps, regions, images, within=targets.boxes)
 
     def crop_masks(self, bitmaps: Tensor, regions: Regions, images: ImageBatch, within: Tensor | None) -> Tensor:
@@ -145,7 +149,7 @@ class FCISHead(nn.Module):
         )
 
     def mask_loss(self, masks: Tensor, has_mask: Tensor, kept: Tensor) -> Tensor:
-        """The mask loss from those of the regions (B, R): ten times the mean over all `kept` regions (B, R)."""
+        """The mask loss (): ten times the mean of the regions' losses `masks` (B, R) over the `kept` regions (B, R)."""
         return MASK_WEIGHT * (masks * kept).sum() / mean_count(kept.sum(dtype=masks.dtype))
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch) -> Detections:
@@ -165,8 +169,9 @@ class FCISHead(nn.Module):
     def predict_regions(
         self, maps: tuple[Tensor, Tensor], boxes: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Probabilities (B, R, K), masks (B, R, s, s) of the most probable class or background, and refined
-        boxes (B, R, 4), xyxy pixels of the input.
+        """Probabilities (B, R, K), masks (B, R, s, s) and refined boxes (B, R, 4) of regions (B, R, 4).
+
+        A mask is that of the most probable class, which can be background. Boxes are xyxy pixels of the input.
         """
         pooled = self.pool(maps, boxes, valid)
         outside, inside = of_class(pooled.pairs, pooled.logits.argmax(-1)).unbind(2)
@@ -174,11 +179,11 @@ class FCISHead(nn.Module):
         return pooled.logits.softmax(-1)[..., :-1], (inside - outside).sigmoid(), refined
 
     def score(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
-        """Probabilities (B, R, K) of regions (B, R, 4), which stay where they are."""
+        """Probabilities (B, R, K) of regions (B, R, 4), which are not refined."""
         return self.pool(self.position_maps(features), boxes, valid).logits.softmax(-1)[..., :-1]
 
     def masks_of(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, labels: Tensor) -> Tensor:
-        """Masks (B, R, s, s), probabilities, of regions (B, R, 4) for the classes `labels` (B, R)."""
+        """Mask probabilities (B, R, s, s) of regions (B, R, 4) for the classes `labels` (B, R)."""
         outside, inside = of_class(self.pool(self.position_maps(features), boxes, valid).pairs, labels).unbind(2)
         return (inside - outside).sigmoid() * valid[..., None, None]
 
@@ -224,11 +229,14 @@ class FCISHead(nn.Module):
         )
 
     def vote(self, boxes: Tensor, masks: Tensor, weights: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (B, D, 4) and masks (B, D, s, s) from weighted votes of the candidates; and where any mask is left."""
+        """Boxes (B, D, 4), masks (B, D, s, s) and `found` (B, D) from weighted votes of the candidates.
+
+        `found` is False where no pixel of the votes reaches the threshold.
+        """
         return vote_masks(boxes, masks, weights, sizes, self.config.mask_threshold, True)
 
     def is_detection(self, boxes: Tensor) -> Tensor:
-        """Which boxes (B, D, 4) after voting, pixels of the file, are kept: all."""
+        """Which boxes (B, D, 4), pixels of the original image, are kept after voting: here all of them."""
         return torch.ones_like(boxes[..., 0], dtype=torch.bool)
 
     def position_maps(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -243,7 +251,7 @@ class FCISHead(nn.Module):
         return Pooled(torch.maximum(*pairs.unbind(3)).mean((3, 4)), deltas.mean((3, 4)), pairs)
 
     def pool_map(self, values: Tensor, boxes: Tensor, valid: Tensor, rounded: bool = True) -> Tensor:
-        """Position-sensitive pooling (B, R, C, s, s); `rounded` borders of regions are whole pixels."""
+        """Position-sensitive pooling (B, R, C, s, s); with `rounded`, region borders are rounded to whole pixels."""
         return ps_roi_pool(values, boxes, valid, self.scale, self.config.groups, self.config.roi_size, rounded)
 
 

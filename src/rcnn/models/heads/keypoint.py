@@ -28,7 +28,7 @@ from rcnn.structures import Detections, ImageBatch, Targets
 
 
 class UpsampledDeconv(nn.ConvTranspose2d):
-    """The last layer: a deconvolution, then bilinear upsampling; each doubles the side of the map."""
+    """The last layer: (N, C, s, s) -> (N, J, 4 s, 4 s) by a deconvolution and bilinear upsampling, 2x each."""
 
     def __init__(self, in_channels: int, keypoints: int) -> None:
         super().__init__(in_channels, keypoints, 4, stride=2, padding=1)
@@ -42,9 +42,9 @@ class UpsampledDeconv(nn.ConvTranspose2d):
 
 
 class KeypointHead(nn.Module):
-    """Regions -> logits (J, m, m) each, for all classes.
+    """Regions -> logits (J, m, m) per region, the same for all classes.
 
-    `positives_per_image` is the number of positive regions in a full sample, by which normalizer=batch_size divides.
+    `positives_per_image` is the number of positive regions in a full sample; normalizer=batch_size divides by it.
     """
 
     def __init__(
@@ -70,7 +70,10 @@ class KeypointHead(nn.Module):
         full sample (batch_size).
         """
         if targets.keypoints is None:
-            raise ValueError("a keypoint head needs Targets.keypoints; the batch has none")
+            raise ValueError(
+                "the keypoint head trains on Targets.keypoints, but the batch has none; use a data set with keypoints, "
+                "or set keypoint=null"
+            )
         if targets.keypoints.shape[2] != len(self.config.names):
             raise ValueError(
                 f"objects have {targets.keypoints.shape[2]} keypoints, but this model has {len(self.config.names)} "
@@ -107,13 +110,13 @@ class KeypointHead(nn.Module):
         return torch.cat([found[..., :2], found[..., 3:]], -1)
 
     def maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
-        """Logits (B, R, J, m, m) float32 in the frames of regions (B, R, 4)."""
+        """Logits (B, R, J, m, m) float32 in the frames of regions (B, R, 4), pixels of the network input."""
         pooled = self.pooler(features, boxes, valid).flatten(0, 1)
         return at_least_float32(self.logits(self.trunk(pooled))).unflatten(0, boxes.shape[:2])
 
 
 def require_consistent_keypoints(config: KeypointHeadConfig) -> None:
-    """Raise a ValueError unless sigmas, flip pairs and skeleton fit the keypoints that `config` names."""
+    """Raise ValueError unless sigmas, flip pairs and skeleton match the number of keypoint names in `config`."""
     count = len(config.names)
     if not count:
         raise ValueError("keypoint.names is empty; expected at least one name")

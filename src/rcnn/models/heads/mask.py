@@ -27,11 +27,11 @@ from rcnn.structures import Detections, ImageBatch, Targets
 
 
 class MaskHead(nn.Module):
-    """Regions -> mask logits (K or 1, m, m) each.
+    """Regions -> mask logits (K or 1, m, m) per region.
 
-    `trunk` is the head's own layers before the last two; with C4 it is None and `shared` is the box head's res5, which
-    belongs to the box head: it is neither registered nor saved here. `deconv` doubles the side of the map; None: the
-    trunk does it.
+    `trunk` has the head's own layers before the last two. With C4 it is None, and `shared` is the box head's res5: it
+    belongs to the box head, so it is neither registered nor saved here. `deconv` doubles the side of the map; it is
+    None if the trunk does so.
     """
 
     def __init__(
@@ -52,7 +52,9 @@ class MaskHead(nn.Module):
         self.shared = (shared,)  # in a tuple, so that nn.Module does not register it
         before = shared if trunk is None else trunk
         if before is None:
-            raise ValueError("a mask head needs layers of its own, or those of the box head (mask.trunk=res5)")
+            raise ValueError(
+                "mask.trunk=res5 shares the layers of the box head, but the box head has no res5; set mask.trunk=convs"
+            )
         self.deconv = deconv
         channels = before.channels if deconv is None else deconv.out_channels
         self.logits = nn.Conv2d(channels, 1 if config.class_agnostic else num_classes, 1)
@@ -98,13 +100,16 @@ class MaskHead(nn.Module):
         if self.deconv is not None:
             x = F.relu(self.deconv(x))
         logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K or 1, m, m)
-        own = labels.clamp(max=logits.shape[2] - 1)  # background regions have label K; clamp it to index the logits
-        own = own[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
-        return at_least_float32(logits.gather(2, own)[:, :, 0])
+        index = labels.clamp(max=logits.shape[2] - 1)  # background regions have label K; clamp it to index the logits
+        index = index[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
+        return at_least_float32(logits.gather(2, index)[:, :, 0])
 
 
 def initialize(layers: Sequence[nn.ConvTranspose2d | nn.Conv2d], *, he: bool) -> None:
-    """Weights of chainer-mask-rcnn's `--initializer`: `he` normal by the outputs, or normal of deviation 0.01."""
+    """Initialize the weights of `layers` as chainer-mask-rcnn's `--initializer` does, and set the biases to 0.
+
+    With `he`: He et al. 2015 by the number of output channels; else a normal distribution with standard deviation 0.01.
+    """
     for layer in layers:
         if he:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -18,7 +18,7 @@ from rcnn.structures import ImageBatch, Targets
 
 
 class MaskTargets(ABC):
-    """How ground-truth masks are cropped to regions; `kind` is `MaskHeadConfig.target`."""
+    """Crops ground-truth masks to regions; `kind` is `MaskHeadConfig.target`."""
 
     def __init__(self, kind: str = "polygon", rules: BoxRules = HALF_OPEN) -> None:
         self.kind, self.rules = kind, rules
@@ -39,14 +39,16 @@ class PolygonTargets(MaskTargets):
     def __call__(self, regions: Regions, targets: Targets, size: int, images: ImageBatch) -> Tensor:
         """Masks (B, R, size, size) float32 of each region's matched object."""
         if targets.polygons is None:
-            raise ValueError("mask.target=polygon needs Targets.polygons; the batch has none")
+            raise ValueError(
+                "mask.target=polygon trains on Targets.polygons, but the batch has none; use a data set with masks"
+            )
         frames = self.rules.mask_frames(regions.boxes)
         return crop_polygons(targets.polygons, regions.matched, frames, regions.positive, size)
 
     @override
     def has_mask(self, targets: Targets) -> Tensor:
         """Which objects (B, G) have a mask; some are annotated with a box only."""
-        assert targets.polygons is not None, "the masks of the regions are computed first"
+        assert targets.polygons is not None, "__call__ has checked that the batch has polygons"
         return (targets.polygons[..., 4] >= 0).any(-1)
 
 
@@ -57,7 +59,9 @@ class BitmapTargets(MaskTargets):
     def __call__(self, regions: Regions, targets: Targets, size: int, images: ImageBatch) -> Tensor:
         """Masks (B, R, size, size) float32 of each region's matched object."""
         if targets.bitmaps is None:
-            raise ValueError(f"mask.target={self.kind} needs Targets.bitmaps; the batch has none")
+            raise ValueError(
+                f"mask.target={self.kind} trains on Targets.bitmaps, but the batch has none; use a data set with masks"
+            )
         return self.crop(targets.bitmaps, regions, size, images)
 
     def crop(self, bitmaps: Tensor, regions: Regions, size: int, images: ImageBatch) -> Tensor:
@@ -69,5 +73,5 @@ class BitmapTargets(MaskTargets):
     @override
     def has_mask(self, targets: Targets) -> Tensor:
         """Which objects (B, G) have a mask; some are annotated with a box only."""
-        assert targets.bitmaps is not None, "the masks of the regions are computed first"
+        assert targets.bitmaps is not None, "__call__ has checked that the batch has bitmaps"
         return targets.bitmaps.flatten(2).any(-1)

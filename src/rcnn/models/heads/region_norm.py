@@ -1,4 +1,4 @@
-"""Batch norm over padded regions, where only the valid ones count in the statistics, and over several processes."""
+"""Batch norm over padded regions and over several processes; only valid regions count in the statistics."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rcnn.ops.precision import at_least_float32
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the batch of all processes; with one process, the same as `nn.BatchNorm2d`.
+    """Batch norm with the statistics of the batches of all processes; with one process, `nn.BatchNorm2d`.
 
-    torch's own `nn.SyncBatchNorm` is for accelerators only, and DistributedDataParallel refuses it on a CPU.
+    Unlike torch's `nn.SyncBatchNorm`, it also works on a CPU.
     """
 
     process_group: dist.ProcessGroup | None = None  # read by torch's forward: the default group

@@ -1,4 +1,4 @@
-"""Regions of the second stage: the proposals that it is trained on.
+"""Regions: the proposals that the second stage is trained on.
 
 Letters: B images, P proposals, G ground-truth boxes, R regions, C channels.
 """
@@ -17,15 +17,15 @@ from rcnn.ops.matching import match
 from rcnn.ops.sampling import random_keys, sample
 from rcnn.structures import Proposals, Targets
 
-RANDOM_STREAM = 1  # of the box head's samples; the RPN has its own
+RANDOM_STREAM = 1  # of the random samples of regions; the RPN uses another stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class Regions:
     """Regions that a head is trained on, positives first; row i of every field is the same region.
 
-    `sample_regions` draws them from the proposals and the ground truth; `relabel_regions` takes all proposals. Rows
-    that are not valid contain any box and matched object, and the background label K.
+    `sample_regions` samples them from the proposals and the ground truth; `relabel_regions` takes all proposals. Rows
+    that are not valid have an arbitrary box and match, and the background label K.
     """
 
     boxes: Tensor  # (B, R, 4) float32 xyxy
@@ -33,10 +33,10 @@ class Regions:
     labels: Tensor  # (B, R) int64: 0..K-1, or K for background
     positive: Tensor  # (B, R) bool
     valid: Tensor  # (B, R) bool
-    max_positives: int  # up to this many regions of an image are positive
+    max_positives: int  # upper limit of positive regions per image
     maps: Tensor | None = None  # (B, R, C, h, w), the output of res5, which the mask head shares (C4)
-    appended: Tensor | None = None  # (B, R) bool, a ground-truth box itself, not a proposal
-    later: tuple[Regions, ...] = ()  # those of a cascade's further stages
+    appended: Tensor | None = None  # (B, R) bool: the region is an appended ground-truth box, not a proposal
+    later: tuple[Regions, ...] = ()  # the regions of a cascade's later stages
 
     def positives(self) -> Regions:
         """The leading rows, which contain all positives; without `appended` and `later`.
@@ -66,7 +66,11 @@ def sample_regions(
     seed: Tensor,
     stream: int = RANDOM_STREAM,
 ) -> Regions:
-    """A random sample of the proposals; with `append` also of the ground-truth boxes, which help early in training."""
+    """A random sample of the proposals, matched with the ground truth (Girshick 2015, section 2.3).
+
+    With `append`, ground-truth boxes are added to the proposals first; they are useful early in training, when few
+    proposals are positive. `seed` () int64 and `stream` select the sample. Boxes are xyxy pixels of the network input.
+    """
     boxes, real = proposals.boxes, proposals.valid
     if append:
         boxes = torch.cat([boxes, targets.boxes], 1)  # (B, P + G, 4)

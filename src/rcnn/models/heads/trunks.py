@@ -22,7 +22,7 @@ from rcnn.ops.layout import contiguous
 class ConvsAndFullyConnected(nn.Module):
     """Regions (N, C, s, s) -> (N, width): convolutions, then fully connected layers with ReLU.
 
-    None and two are FPN's head (Lin et al. 2017), four and one that of Wu and He 2018 ("4conv1fc").
+    FPN's head has 2 fully connected layers (Lin et al. 2017), "4conv1fc" 4 convolutions and 1 (Wu and He 2018).
     """
 
     def __init__(self, *, in_channels: int, config: BoxHeadConfig) -> None:
@@ -84,7 +84,7 @@ Trunk = Convs | RegionBlocks
 
 
 def build_box_trunk(config: BoxHeadConfig, in_channels: int, backbone: BackboneConfig) -> BoxTrunk:
-    """The layers between the pooled features and the box head's two outputs; `channels` is their number of outputs."""
+    """The layers between the pooled features and the box head's two outputs; `in_channels` are those of the maps."""
     match config.trunk:
         case "res5":
             if not isinstance(backbone, ResNetConfig):
@@ -99,7 +99,10 @@ def build_box_trunk(config: BoxHeadConfig, in_channels: int, backbone: BackboneC
 
 
 def add_convs(module: nn.Module, channels: int, count: int, width: int, norm: Norm, norm_after_relu: bool) -> int:
-    """Add `conv1`, `conv2`, ... of `width` to `module`, 3x3 with norm and ReLU; the channels that come out."""
+    """Add 3x3 convolutions `conv1`, `conv2`, ... with `width` channels, norm and ReLU to `module`.
+
+    Returns the number of output channels.
+    """
     for number in range(1, count + 1):
         conv = Conv2d(
             channels, width, 3, norm=norm, relu=True, norm_after_relu=norm_after_relu, bias=norm_after_relu or None

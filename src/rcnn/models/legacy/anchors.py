@@ -1,4 +1,4 @@
-"""Anchors that are rounded to whole pixels, in two ways."""
+"""Anchors rounded to whole pixels: torchvision's rule and that of R-CNN's MATLAB code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rcnn.ops.anchors import cell_anchors, legacy_cell_anchors
 
 
 class TorchvisionAnchors(AnchorGenerator):
-    """Rounded to whole pixels, spaced by (input size // map size): 61 pixels where 800 pixels make 13 steps of 64."""
+    """Rounded to whole pixels, spaced by (input size // map size), e.g. 800 // 13 = 61 pixels at stride 64."""
 
     @override
     def cell(self, sizes: tuple[float, ...], stride: int) -> Tensor:
@@ -26,9 +26,9 @@ class TorchvisionAnchors(AnchorGenerator):
 
 
 class DetectronAnchors(AnchorGenerator):
-    """R-CNN's MATLAB anchors: stretched in whole pixels, the last pixel inside of the box (Detectron, MXNet's FCIS)."""
+    """R-CNN's MATLAB anchors: stretched in whole pixels, with inclusive boxes (Detectron, MXNet's FCIS)."""
 
     @override
     def cell(self, sizes: tuple[float, ...], stride: int) -> Tensor:
-        """The anchors (A, 4) of one cell, around the centre of its pixels."""
+        """The anchors (A, 4) of one cell, xyxy pixels around the centre of the cell."""
         return legacy_cell_anchors(sizes, self.config.ratios, stride)

@@ -1,11 +1,11 @@
 """Boxes that include their last pixel (R-CNN's MATLAB code, Detectron), and boxes between pixel centres (matterport).
 
-Tensors stay half open: a system's box (x1, x2) with width = x2 - x1 + 1 is stored as (x1, x2 + 1). Then its formulas
-give the same numbers as ours:
+Tensors stay half open: a system's box (x1, x2) with width = x2 - x1 + 1 is stored as (x1, x2 + 1). Then most formulas
+of the system give the same numbers as the half-open ones:
 
 - widths, centres x1 + width / 2 and areas; so encoding, IoU, NMS and the level of the pyramid;
-- decoding: Detectron ends a box at centre + width / 2 - 1, which is our end minus 1. MXNet's FCIS uses the centres
-  and half widths of width - 1, which cancel;
+- decoding: Detectron ends a box at centre + width / 2 - 1, the half-open end minus 1. MXNet's FCIS subtracts 1 from the
+  width in the centre and in the half width, which cancels;
 - anchors: those of rpn.legacy.anchors=detectron include their last pixel; `ops.anchors` adds 1 to their ends.
 
 Steps that use x2 by itself differ, and are in this file: pooling, ground-truth masks, clipping (a box keeps at least
@@ -35,11 +35,10 @@ class InclusiveBoxes(BoxRules):
 
     @override
     def clip(self, boxes: Tensor, sizes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
-        """Boxes (B, N, 4), xyxy pixels, clipped; even those entirely outside of the image keep one pixel."""
-        side = torch.as_tensor(pixel_size, dtype=boxes.dtype, device=boxes.device).expand(sizes.shape[0])[
-            :, None
-        ]  # (B, 1)
-        # whole pixels of the file: rounding changed their number when the image was resized
+        """Boxes (B, N, 4), xyxy pixels, clipped to the images; a box entirely outside keeps one pixel at the border."""
+        side = torch.as_tensor(pixel_size, dtype=boxes.dtype, device=boxes.device)
+        side = side.expand(sizes.shape[0])[:, None]  # (B, 1)
+        # the image's size in whole pixels of the file; after resizing it can be a fraction
         limit = (sizes.flip(-1).to(boxes.dtype) / side).round() * side  # (B, 2): width, height
         low = torch.cat([torch.zeros_like(limit), side.expand_as(limit)], -1)[:, None]
         high = torch.cat([limit - side, limit], -1)[:, None]
@@ -67,12 +66,12 @@ class InclusiveBoxes(BoxRules):
 
     @override
     def raw_keypoints(self, keypoints: Tensor, scales: Tensor) -> Tensor:
-        """Keypoints (B, N, J, 3) at the number of their pixel, not at its centre."""
+        """Keypoints (B, N, J, 3): x, y are the column and row of a pixel, not its centre."""
         return torch.cat([keypoints[..., :2] - 0.5 * scales.view(-1, 1, 1, 1), keypoints[..., 2:]], -1)
 
     @override
     def mask_frames(self, boxes: Tensor) -> Tensor:
-        """Inclusive boxes (B, N, 4) of at least one pixel."""
+        """Inclusive boxes (B, N, 4), with x2 - x1 and y2 - y1 of at least 1 pixel."""
         inclusive = self.to_inclusive(boxes)
         return torch.cat([inclusive[..., :2], torch.maximum(inclusive[..., 2:], inclusive[..., :2] + 1)], -1)
 
@@ -85,7 +84,7 @@ class InclusiveBoxes(BoxRules):
 
 
 class LooseInclusiveBoxes(InclusiveBoxes):
-    """As `InclusiveBoxes`, but decoded boxes are one pixel larger (mask-faster-rcnn)."""
+    """Like `InclusiveBoxes`, but decoded boxes are one pixel larger (mask-faster-rcnn)."""
 
     @override
     def decode(
@@ -101,7 +100,10 @@ class LooseInclusiveBoxes(InclusiveBoxes):
 
 
 class PixelCenterBoxes(BoxRules):
-    """From the first pixel's centre to the last's: images and anchors end one pixel earlier (matterport)."""
+    """Coordinates run from the centre of the first pixel to that of the last, as in matterport.
+
+    Images and anchors therefore end one pixel earlier.
+    """
 
     @override
     def clip(self, boxes: Tensor, sizes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:

@@ -19,43 +19,43 @@ class LegacyFCISHead(FCISHead):
 
     @property
     def legacy(self) -> LegacyFCISConfig:
-        """The rules."""
+        """The settings that choose the rules."""
         return self.config.legacy
 
     @override
     def mask_targets(self, bitmaps: Tensor, regions: Regions, images: ImageBatch, targets: Targets) -> Tensor:
-        """Also the part of an object outside its own box, without `mask_within_box`."""
+        """Ground-truth masks (B, R, s, s); without `mask_within_box`, also the part of an object outside its box."""
         return self.crop_masks(bitmaps, regions, images, targets.boxes if self.legacy.mask_within_box else None)
 
     @override
     def mask_loss(self, masks: Tensor, has_mask: Tensor, kept: Tensor) -> Tensor:
-        """Without the factor of ten: the mean over the regions that have a mask (`mask_loss` "pixels")."""
+        """The mask loss (); with `mask_loss="pixels"`, the mean over the regions with a mask, without the factor 10."""
         if self.legacy.mask_loss == "regions":
             return super().mask_loss(masks, has_mask, kept)
         return (masks * kept).sum() / mean_count((has_mask & kept).sum(dtype=masks.dtype))
 
     @override
     def is_candidate(self, boxes: Tensor) -> Tensor:
-        """All boxes, with `drop` "after"."""
+        """Which boxes (B, N, 4) are candidates: with `drop="after"`, all of them."""
         if self.legacy.drop == "before":
             return super().is_candidate(boxes)
         return torch.ones_like(boxes[..., 0], dtype=torch.bool)
 
     @override
     def is_detection(self, boxes: Tensor) -> Tensor:
-        """With `drop` "after", boxes with sides longer than `min_size` in pixels of the file."""
+        """Which boxes (B, D, 4) are kept: with `drop="after"`, those with sides longer than `min_size` file pixels."""
         if self.legacy.drop == "before":
             return super().is_detection(boxes)
         return ((boxes[..., 2:] - boxes[..., :2]) > self.config.min_size).all(-1)
 
     @override
     def vote(self, boxes: Tensor, masks: Tensor, weights: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Votes above the threshold, or at least equal to it; sums of votes can be clipped to [0, 1]."""
+        """As in the base class; `mask_inclusive` and `clip_votes` choose the threshold rule and the clipping."""
         threshold, inclusive = self.config.mask_threshold, self.legacy.mask_inclusive
         boxes, masks, found = vote_masks(boxes, masks, weights, sizes, threshold, inclusive)
         return boxes, masks.clamp(0, 1) if self.legacy.clip_votes else masks, found
 
     @override
     def pool_map(self, values: Tensor, boxes: Tensor, valid: Tensor, rounded: bool = True) -> Tensor:
-        """Borders of regions can have fractions of a pixel."""
+        """As in the base class; without `rounded_regions`, region borders are not rounded."""
         return super().pool_map(values, boxes, valid, self.legacy.rounded_regions)

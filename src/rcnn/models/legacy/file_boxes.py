@@ -11,10 +11,10 @@ from rcnn.structures import ImageBatch
 
 
 def scaled_file_sizes(images: ImageBatch) -> Tensor:
-    """Sizes (B, 2) of the files, in pixels of the input, where they are known.
+    """Sizes (B, 2) of the original images in pixels of the network input; without them, the sizes of the input.
 
-    Systems that scale boxes back by one number for both axes clip them afterwards; rounding made the input slightly
-    larger or smaller than the scaled file.
+    Some systems scale boxes back by one factor for both axes, and then clip them. The network input was rounded to
+    whole pixels, so its size differs slightly from that of the scaled image.
     """
     if images.originals is None:
         return images.sizes
@@ -22,7 +22,7 @@ def scaled_file_sizes(images: ImageBatch) -> Tensor:
 
 
 class SubpixelBoxHead(BoxHead):
-    """Also removes boxes without area after rounding to whole pixels of the file (chainer-mask-rcnn)."""
+    """A box head that also removes boxes without area after rounding to pixels of the file (chainer-mask-rcnn)."""
 
     @override
     def allowed(self, boxes: Tensor, images: ImageBatch) -> Tensor:

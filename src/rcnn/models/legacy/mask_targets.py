@@ -1,18 +1,15 @@
-"""Ground-truth masks as tensorpack, chainer-mask-rcnn, DeNA and mask-faster-rcnn cut them out of bitmaps."""
+"""Ground-truth masks cropped from bitmaps as in tensorpack, chainer-mask-rcnn, DeNA and mask-faster-rcnn."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 from torch import Tensor
 from typing_extensions import override
 
 from rcnn.models.heads.mask_targets import BitmapTargets
 from rcnn.models.heads.regions import Regions
-from rcnn.ops.bitmap_targets import cut_bitmaps
+from rcnn.ops.bitmap_targets import Cut, cut_bitmaps
 from rcnn.structures import ImageBatch
 
-Cut = Literal["sampled", "resized", "truncated", "nearest"]
 CUTS: dict[str, Cut] = {
     "sampled_bitmap": "sampled",
     "resized_bitmap": "resized",

@@ -1,4 +1,4 @@
-"""Pooling by cropping and resizing, as systems before RoIAlign or in TensorFlow did."""
+"""Pooling by cropping and resizing, as in systems from before RoIAlign, and in TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rcnn.models.pooler import CANONICAL_SIZE, RegionPooler
 from rcnn.ops.crop_resize import crop_resize
 from rcnn.structures import ImageBatch
 
-SIZES = "image_sizes"  # beside the maps: (height, width) of each image without padding, (B, 2) float32
+SIZES = "image_sizes"  # key in the features: (height, width) of each image without padding, (B, 2) float32
 
 
 class SizedDetector(Detector):
-    """A detector with poolers that depend on the sizes of the images."""
+    """A detector for poolers that depend on the sizes of the images."""
 
     @override
     def features(self, images: ImageBatch) -> dict[str, Tensor]:
@@ -41,15 +41,15 @@ class CropPooler(RegionPooler):
 
 
 class AffinePooler(CropPooler):
-    """Bilinear samples from border to border, both included, zeros outside of the map (mask-faster-rcnn)."""
+    """Bilinear samples from border to border, both included; zeros outside the map (mask-faster-rcnn)."""
 
     kind = "affine"
 
 
 class ImageAffinePooler(AffinePooler):
-    """As `AffinePooler`, from the first pixel of the image, at the map's first cell, to its last, at the last cell.
+    """Like `AffinePooler`, but the image's first and last pixels are mapped to the map's first and last cells.
 
-    mask-faster-rcnn's POOLING_ALIGN. It needs the sizes of the images, which `SizedDetector` adds to the features.
+    This is mask-faster-rcnn's POOLING_ALIGN. It needs the image sizes that `SizedDetector` adds to the features.
     """
 
     @override
@@ -62,15 +62,16 @@ class ImageAffinePooler(AffinePooler):
 
 
 class NormalizedPooler(CropPooler):
-    """As `AffinePooler`, with coordinates from the first pixel's centre to the last's (matterport)."""
+    """Like `AffinePooler`, with coordinates from the centre of the first pixel to that of the last (matterport)."""
 
     kind = "normalized"
 
     @override
     def canonical_size(self, features: dict[str, Tensor]) -> float:
-        """The canonical side of 224 pixels, for levels that are rounded to the nearest.
+        """Side of the regions that are pooled from p4, pixels: smaller than 224 by the square root of 2.
 
-        Matterport's region sizes are divided by (image side - 1).
+        Matterport rounds levels to the nearest, `assign_levels` rounds down. Also, Matterport divides region sizes by
+        (image side - 1).
         """
         side = max(features[next(iter(self.strides))].shape[2:]) * next(iter(self.strides.values()))
         return CANONICAL_SIZE / 2**0.5 * (side - 1) / side

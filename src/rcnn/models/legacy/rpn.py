@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from rcnn.models.config import LegacyRPNConfig
-from rcnn.models.rpn import RPN, AnchorOutputs, Level, excluding
+from rcnn.models.rpn import DELTA_WEIGHTS, RPN, AnchorOutputs, Level, excluding
 from rcnn.ops.anchors import whole_cells
 from rcnn.ops.boxes import inside_image
 from rcnn.ops.matching import in_crowds, match
@@ -18,16 +18,16 @@ from rcnn.structures import ImageBatch, Proposals, Targets
 
 
 class LegacyRPN(RPN):
-    """The RPN with the rules of `config.legacy`, except that of `objectness`, which has subclasses."""
+    """The RPN with the rules of `config.legacy`; those of `objectness` are in the subclasses."""
 
     @property
     def legacy(self) -> LegacyRPNConfig:
-        """The rules."""
+        """The settings that choose the rules."""
         return self.config.legacy
 
     @override
     def candidates(self, levels: list[Level], images: ImageBatch) -> Sequence[AnchorOutputs]:
-        """The levels, with a sort key of -inf for anchors that cannot become proposals; joined with `joint_levels`."""
+        """The levels; anchors that cannot become proposals have a sort key of -inf. `joint_levels` joins the levels."""
         if self.legacy.whole_cells:
             levels = [
                 excluding(level, ~whole_cells(level.grid, level.steps, images.sizes, level.sort_keys.shape[1]))
@@ -40,16 +40,16 @@ class LegacyRPN(RPN):
 
     @override
     def predict(self, features: dict[str, Tensor], images: ImageBatch) -> Proposals:
-        """The proposals (B, P) with the highest objectness; with `top_without_nms`, overlapping ones, too."""
+        """The proposals (B, P) with the highest objectness; with `top_without_nms`, NMS removes none of them."""
         if not self.legacy.top_without_nms:
             return super().predict(features, images)
-        most = self.config.proposals.post_nms
-        return self.select(self.head(features), images, most, most, nms_iou=1.0)  # no IoU is higher
+        count = self.config.proposals.post_nms
+        return self.select(self.head(features), images, count, count, nms_iou=1.0)  # no IoU is higher
 
     def too_small(self, level: Level, images: ImageBatch) -> Tensor:
         """Which anchors (B, A_l) become boxes that `proposals.min_size` removes."""
-        boxes = self.rules.clip(self.decode(level.deltas, level.anchors), images.sizes)
-        return ~self.large_enough(boxes, images)
+        boxes = self.rules.decode(level.deltas, level.anchors, DELTA_WEIGHTS, self.config.max_log_scale)
+        return ~self.large_enough(self.rules.clip(boxes, images.sizes), images)
 
     @override
     def large_enough(self, boxes: Tensor, images: ImageBatch) -> Tensor:
@@ -59,9 +59,10 @@ class LegacyRPN(RPN):
 
     @override
     def label(self, anchors: Tensor, images: ImageBatch, targets: Targets) -> tuple[Tensor, Tensor]:
-        """As the plain RPN, but anchors outside of the image or in crowds can be ignored.
+        """As in the plain RPN, but anchors outside the image or in crowds can be ignored (`straddle`, `crowd_ioa`).
 
-        With `low_quality` "overruled", a best anchor below negative_iou can be negative.
+        With `low_quality="overruled"`, the best anchor of an object is negative if its IoU is below negative_iou.
+        Raises ValueError if `crowd_ioa` is set and the batch has no crowds.
         """
         straddle, sampling = self.legacy.straddle, self.config.sampling
         matched, label = match(
@@ -77,14 +78,15 @@ class LegacyRPN(RPN):
         if self.legacy.crowd_ioa < 1:
             if targets.crowds is None:
                 raise ValueError(
-                    f"rpn.legacy.crowd_ioa={self.legacy.crowd_ioa} needs Targets.crowds; the batch has none"
+                    f"rpn.legacy.crowd_ioa={self.legacy.crowd_ioa} needs Targets.crowds, but the batch has none; pass "
+                    "targets with crowds, or set rpn.legacy.crowd_ioa=2"
                 )
             label = torch.where(in_crowds(anchors, targets.crowds, self.legacy.crowd_ioa), -1, label)
         return matched, label
 
     @override
     def divisors(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
-        """The batch size, or the number of sampled anchors, for one loss or both."""
+        """The divisors of the two losses: the batch size or the number of sampled anchors, see `normalizer`."""
         count, sampled = super().divisors(valid)[0], mean_count(valid.sum())
         match self.legacy.normalizer:
             case "batch_size":
@@ -96,29 +98,29 @@ class LegacyRPN(RPN):
 
 
 class SoftmaxRPN(LegacyRPN):
-    """Two logits per anchor, background and object, and their softmax."""
+    """An RPN with two logits per anchor, background and object, and their softmax."""
 
     logits_per_anchor = 2
 
     @override
     def split_outputs(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The softmax of two logits is the sigmoid of their difference; it also sorts the proposals."""
+        """Logits and sort keys: the difference of the two logits, since its sigmoid is the softmax of the two."""
         background, foreground = outputs.unflatten(1, (-1, 2)).unbind(-1)
         return foreground - background, foreground - background
 
 
 class ObjectLogitRPN(SoftmaxRPN):
-    """As `SoftmaxRPN`, but the object's logit alone sorts the proposals (both Chainer ports of FCIS)."""
+    """Like `SoftmaxRPN`, but proposals are sorted by the object's logit alone (both Chainer ports of FCIS)."""
 
     @override
     def split_outputs(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The difference of the two logits, and the object's own."""
+        """Logits and sort keys: the difference of the two logits, and the object's logit."""
         background, foreground = outputs.unflatten(1, (-1, 2)).unbind(-1)
         return foreground - background, foreground
 
 
 def joined(levels: Sequence[AnchorOutputs]) -> AnchorOutputs:
-    """The anchors of all levels together."""
+    """The outputs of all levels, concatenated."""
     return AnchorOutputs(
         logits=torch.cat([level.logits for level in levels], 1),
         sort_keys=torch.cat([level.sort_keys for level in levels], 1),

@@ -29,21 +29,21 @@ def list_models() -> list[str]:
 
 
 def model_config(name: str) -> DetectorConfig:
-    """The config called `name`; the ValueError for an unknown name suggests similar ones."""
+    """The config called `name`. Raises ValueError, with similar names, for an unknown name."""
     if name not in MODELS:
         raise ValueError(unknown_model(name))
     return MODELS[name]()
 
 
 def without_masks(name: str) -> str:
-    """The named model that is most like a model with masks, but has none; empty if there is none."""
+    """The name of the model most similar to the model `name`, which has masks, but without masks; "" if none exists."""
     backbone = name.partition("mask_rcnn_")[2]
     names = (name.replace("mask_rcnn_", "rcnn_"), f"faster_rcnn_{backbone}", f"faster_rcnn_{name.partition('_')[2]}")
-    return next((one for one in names if one in MODELS and not MODELS[one]().has_masks), "")
+    return next((other for other in names if other in MODELS and not MODELS[other]().has_masks), "")
 
 
 def unknown_model(name: str) -> str:
-    """The message for a name that is not a model's, with up to three similar ones."""
+    """The error message for an unknown model name, with up to three similar names."""
     near = difflib.get_close_matches(name, MODELS, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"no model named {name!r}; {hint}`rcnn models list` prints all names"

@@ -74,7 +74,7 @@ def mask_rcnn_r101_c4() -> DetectorConfig:
 def caffe(config: DetectorConfig) -> DetectorConfig:
     """The model on MSRA's ResNet: stride in the 1x1, BGR, means only (Detectron, most of Detectron2's zoo)."""
     if not isinstance(config.backbone, ResNetConfig):
-        raise ValueError(f"{config.name} has no ResNet, so there is no Caffe version of it")
+        raise ValueError(f"{config.name} has no Caffe version; expected a model on a ResNet, e.g. mask_rcnn_r50_fpn")
     return replace(
         config,
         name=f"{config.name}_caffe",
@@ -84,7 +84,7 @@ def caffe(config: DetectorConfig) -> DetectorConfig:
 
 
 def caffe_versions(models: Models) -> Models:
-    """`caffe` of each model, under its own name."""
+    """The Caffe version of each model, by its name."""
     return {f"{name}_caffe": (lambda function=function: caffe(function())) for name, function in models.items()}
 
 

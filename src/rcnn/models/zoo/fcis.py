@@ -145,7 +145,7 @@ def fcis_compact() -> DetectorConfig:
 def for_voc(config: DetectorConfig, name: str) -> DetectorConfig:
     """The model for the 20 classes of VOC and SBD: larger anchors, random regions, negative IoU from 0.1."""
     if config.fcis is None:
-        raise ValueError(f"{config.name} is not an FCIS model")
+        raise ValueError(f"{config.name} is not an FCIS model; expected one, e.g. fcis_r101_coco")
     return replace(
         config,
         name=name,

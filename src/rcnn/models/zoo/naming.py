@@ -1,4 +1,4 @@
-"""Names of the models: those of their functions."""
+"""Names of the models: each model is called like the function that returns its config."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ Models = dict[str, Callable[[], DetectorConfig]]
 
 
 def named(*functions: Callable[[], DetectorConfig]) -> Models:
-    """Each function under its own name."""
+    """The functions by their names."""
     return {function.__name__: function for function in functions}

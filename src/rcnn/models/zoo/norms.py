@@ -24,7 +24,7 @@ def with_norm(
     With `norm_after_relu`, the heads have ReLU before the norm, and the convolutions of the FPN a bias (tensorpack).
     """
     if not isinstance(config.backbone, ResNetConfig):
-        raise ValueError(f"{config.name} has no ResNet, so its norm cannot be replaced")
+        raise ValueError(f"{config.name} has no norm to replace; expected a model on a ResNet")
     return replace(
         config,
         name=name,

@@ -69,7 +69,7 @@ def _decode_kernel(
     dh = tl.div_rn(tl.load(delta + 3, mask=exist, other=0.0).to(tl.float32), height_weight)
     x = dx * width + (x1 + 0.5 * width)
     y = dy * height + (y1 + 0.5 * height)
-    # NaN stays NaN, as in torch: the RPN leaves such boxes out
+    # NaN stays NaN, as in torch: the RPN excludes such boxes
     half_width = 0.5 * (tl.exp(tl.minimum(dw, clamp, propagate_nan=tl.PropagateNan.ALL)) * width)
     half_height = 0.5 * (tl.exp(tl.minimum(dh, clamp, propagate_nan=tl.PropagateNan.ALL)) * height)
     bottom = tl.load(sizes + image * 2)

@@ -1,4 +1,4 @@
-"""`rcnn::nms` on CUDA: one program per image walks down the scores, and stops when enough boxes are kept.
+"""`rcnn::nms` on CUDA: one program per image processes the boxes by score, and stops when enough are kept.
 
 Letters: B images, N boxes per image, D capacity of the result, T boxes of a tile.
 """

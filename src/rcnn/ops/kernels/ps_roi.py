@@ -80,7 +80,7 @@ def _cell(
     GROUPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Of the program's cell: its channels, the maps that they read, its borders, and its place in the result."""
+    """Channels of the program's cell, the maps that they read, the cell's borders, and its place in the result."""
     cell = tl.program_id(0).to(tl.int64)
     region = cell // (SIZE * SIZE)
     row = cell // SIZE % SIZE

@@ -1,4 +1,4 @@
-"""FCIS of its authors (MXNet), with hard and with random regions, and of the two Chainer ports."""
+"""FCIS by its authors (MXNet), with online hard example mining (OHEM) or random regions, and two Chainer ports."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ TRAINING = (
     "train.filter_empty=true",
     "train.flip=0.5",
 )
-# The authors add up the gradients of all GPUs, and each flipped image is an image of its own: the learning rate of
-# 0.0005 is times the GPUs here, the weight decay of 0.0005 divided by them, and epochs are twice as many
+# The authors sum the gradients of all GPUs, and count each flipped image as a further image. So their learning rate of
+# 0.0005 is multiplied by the number of GPUs here, their weight decay of 0.0005 is divided by it, and the number of
+# epochs is doubled.
 AUTHORS_COCO = (
     *TRAINING,
     'train.weight_decays={"*.bias": 0}',

@@ -1,4 +1,4 @@
-"""A recipe for another model than its own: what that model does not have is left out."""
+"""A recipe for another model than its own: settings that the model does not have are skipped."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PATTERNS = ("lr_factors", "weight_decays")  # training settings by a pattern of 
 def fitted(
     recipe: Recipe, model: str, config: DetectorConfig, typed: Sequence[str], weights: str = ""
 ) -> tuple[Recipe, str]:
-    """`recipe` with the settings that `config`, of `model`, has; and a warning with those that are left out.
+    """`recipe` with the settings that `config`, of `model`, has; and a warning that lists the skipped ones.
 
-    `typed`: the user's KEY=VALUE settings of the model, which come after those of the recipe; `weights`: those that the
-    user chose. The weights of the recipe are left out, as an empty string, unless they are for the backbone of the
-    model.
+    `typed`: the user's KEY=VALUE settings of the model, which come after those of the recipe. `weights`: the user's
+    choice. The weights of the recipe are kept if they are for the backbone of the model; otherwise they become an empty
+    string.
     """
     settings = _kept(recipe.model_settings, config)
     built = override(config, [*settings, *typed])
@@ -34,12 +34,12 @@ def fitted(
     left_out = [word for word in recipe.settings if word not in settings]
     own = recipe.weights if _are_for(recipe.weights, model, built) else ""
     left_out += [] if own or weights else [f"--weights {recipe.weights}"]
-    warning = f"recipe {recipe.name}: these settings do not fit {model} and are left out: {', '.join(left_out)}"
+    warning = f"recipe {recipe.name}: these settings do not fit {model} and are skipped: {', '.join(left_out)}"
     return replace(recipe, settings=tuple(settings), weights=own), warning if left_out else ""
 
 
 def _kept(words: Sequence[str], config: DetectorConfig) -> list[str]:
-    """The settings of `words` that `config` has, and with which a model can be built; in an order that works."""
+    """The settings of `words` that `config` has and that give a model that can be built, in an order that works."""
     kept = _accepted(words, config, _applies)
     return kept if _can_be_built(config, kept) else _accepted(kept, config, _can_be_built)
 
@@ -47,7 +47,7 @@ def _kept(words: Sequence[str], config: DetectorConfig) -> list[str]:
 def _accepted(
     words: Sequence[str], config: DetectorConfig, accepts: Callable[[DetectorConfig, Sequence[str]], bool]
 ) -> list[str]:
-    """The words that are accepted after those before. One that needs a later word, e.g. max_size, comes after it."""
+    """The words that are accepted, one by one. A word that needs a later one, e.g. max_size, is moved behind it."""
     kept, waiting = list[str](), list(words)
     while waiting:
         found = list[str]()
@@ -76,7 +76,7 @@ def _can_be_built(config: DetectorConfig, words: Sequence[str]) -> bool:
 
 
 def _training_settings(recipe: Recipe, parameters: Sequence[str]) -> Iterator[str]:
-    """The training settings of a recipe; patterns that match none of `parameters` are left out."""
+    """The training settings of a recipe; patterns that match none of `parameters` are skipped."""
     settings = changed_by(TrainConfig(), recipe.training_settings)
     for word in recipe.training_settings:
         name = word.partition("=")[0].removeprefix(PREFIX)
@@ -86,7 +86,7 @@ def _training_settings(recipe: Recipe, parameters: Sequence[str]) -> Iterator[st
 
 
 def _are_for(weights: str, model: str, config: DetectorConfig) -> bool:
-    """Whether the weights of a recipe, by name, are for the backbone of `config`."""
+    """Whether the weights named by a recipe are for the backbone of `config`."""
     if not starts_fresh(model):
         return False
     if weights == NO_WEIGHTS:

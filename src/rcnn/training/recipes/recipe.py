@@ -10,7 +10,7 @@ from rcnn.training.settings import TrainConfig, split_overrides
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The settings that someone published results for, and these results. Average precision is in percent."""
+    """Published settings with their published results. Average precision is in percent."""
 
     name: str  # SYSTEM/NAME, as `--recipe` takes it
     model: str  # from `rcnn models list`
@@ -23,7 +23,7 @@ class Recipe:
     mask: float | None = None
     keypoints: float | None = None
     metric: str = "AP"  # what the three numbers are, e.g. AP50
-    hours: float | None = None  # of training, as published or from the published seconds per step; None: neither
+    hours: float | None = None  # of training, as published or from the published seconds per step; None: unknown
     hardware: str = ""  # of the publisher; empty: not published
     source: str  # where settings and results were published
     differs: str = ""  # where a run of rcnn is known to differ
@@ -60,9 +60,9 @@ class Recipe:
     def with_published_batch(
         self, settings: TrainConfig, processes: int, given: Collection[str]
     ) -> tuple[TrainConfig, dict[str, str]]:
-        """`settings` with as many accumulated batches as give the published images per step, and the reason for that.
+        """`settings` with `accumulate` set for the published images per step, and the reason for it.
 
-        `given`: names of the settings that the user typed; `accumulate` stays if it is one of them.
+        `given`: names of the settings that the user gave; `accumulate` does not change if it is one of them.
         """
         if "accumulate" in given:
             return settings, {}

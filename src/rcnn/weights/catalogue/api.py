@@ -9,7 +9,7 @@ from rcnn.weights.catalogue.cache import cached_checkpoint, copy_checkpoint
 
 
 def list_weights(model: str = "") -> list[str]:
-    """The names of published weights; of a `model`, those trained on COCO, first the one that its name refers to.
+    """The names of published weights; with `model`, those of that model trained on COCO, its default first.
 
     Commands, `rcnn.Predictor`, `rcnn.load`, `rcnn.evaluate` and `rcnn.train` accept these names.
     """
@@ -17,12 +17,13 @@ def list_weights(model: str = "") -> list[str]:
 
 
 def download_weights(name: str, output: str | Path | None = None) -> Path:
-    """Download published weights if they are not in the cache, verify and convert them; the folder of the checkpoint.
+    """Download published weights if they are not in the cache, verify and convert them; returns the checkpoint folder.
 
     `name` is a model or MODEL@TAG, see `list_weights`. With `output`, the checkpoint is copied to `output/NAME`.
 
     Raises ValueError for an unknown name or a file that is not the published one, ConnectionError if it cannot be
-    downloaded, FileNotFoundError if downloads are forbidden (RCNN_OFFLINE=1).
+    downloaded, FileNotFoundError if downloads are forbidden (RCNN_OFFLINE=1), FileExistsError if `output/NAME` contains
+    other files.
     """
     entry = names.find_entry(name)
     folder = cached_checkpoint(entry)

@@ -1,7 +1,7 @@
 """Published weights as checkpoint folders: downloaded, verified and converted on first use, then kept in the cache.
 
-    CACHE/downloads/NAME/FILE       a file that was put there by hand is used instead of a download, and of a
-                                    checkpoint that was converted before from another file
+    CACHE/downloads/NAME/FILE       a file that was put there by hand is used instead of a download; it also replaces
+                                    a checkpoint that was converted earlier from another file
     CACHE/checkpoints-N/NAME/       the converted checkpoint; N is the version of the config
     CACHE/locks/NAME                held by the process that downloads and converts
 
@@ -41,7 +41,7 @@ from rcnn.weights.readers.zips import MAGIC as ZIP_MAGIC
 from rcnn.weights.record import read_record
 
 Log = Callable[[str], object]
-PATIENCE = 12.0  # seconds without new bytes; without network, a command ends within 30 seconds in all
+PATIENCE = 12.0  # seconds without new bytes; so a command without a network ends within 30 seconds
 MIB = 2**20  # bytes
 SIZE_ROUNDING = 0.6  # MiB: some published sizes are whole numbers
 WAIT = 0.2  # seconds between two attempts to take a lock that another process holds
@@ -107,7 +107,7 @@ def local_names() -> list[str]:
 
 
 def cache_problems() -> list[str]:
-    """What is wrong with files in the cache, and what to do; reads each file."""
+    """Messages about damaged files in the cache, with what to do; reads each file."""
     checks: list[Callable[[], None]] = []
     for entry in names.entries().values():
         if by_hand := file_by_hand(entry):
@@ -118,7 +118,7 @@ def cache_problems() -> list[str]:
 
 
 def _require_readable(file: Path, entry: Entry) -> None:
-    """As `require_published`; ValueError also if a file whose digest is not published cannot be opened."""
+    """Like `require_published`; a file without a published digest is also opened. Raises ValueError if that fails."""
     require_published(file, entry)
     if not _has_digest(entry):
         read_container(file)
@@ -147,16 +147,16 @@ def local_state(entry: Entry) -> str:
 
 
 def to_stderr(line: str) -> None:
-    """Print a line of the progress on stderr: stdout is for results."""
+    """Print a progress line on stderr: stdout is for results."""
     print(line, file=sys.stderr, flush=True)
 
 
 def cached_checkpoint(entry: Entry, log: Log = to_stderr) -> Path:
     """The folder of the converted checkpoint of `entry`; downloads and converts the file if it is not in the cache.
 
-    Raises ConnectionError if it cannot be downloaded, FileNotFoundError if downloads are forbidden, or the Python
-    package that contains it is missing, ValueError if the file is not the published one, OSError if the cache cannot
-    be written.
+    Raises ConnectionError if it cannot be downloaded, FileNotFoundError if downloads are forbidden or the Python
+    package that contains it is not installed, ValueError if the file is not the published one, TimeoutError if another
+    process converts it for too long, OSError if the cache cannot be written.
     """
     folder = checkpoint_folder(entry)
     if is_current(entry):
@@ -178,7 +178,7 @@ def cached_checkpoint(entry: Entry, log: Log = to_stderr) -> Path:
 
 
 def copy_checkpoint(folder: Path, output: Path) -> Path:
-    """Copy a checkpoint to the folder `output`, by the rules for output folders; returns it."""
+    """Copy a checkpoint to the folder `output`; returns `output`. Raises FileExistsError if it contains other files."""
     with writing_checkpoint(output) as temporary:
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             shutil.copyfile(folder / name, temporary / name)
@@ -224,7 +224,7 @@ def _file(entry: Entry, log: Log) -> tuple[Path, bool]:
 
 
 def _published_digest(entry: Entry, log: Log) -> str:
-    """The digest of `entry`, fetched where it is published in a file of its own."""
+    """The digest of `entry`; downloads it if it is published in a separate file. Empty: unknown."""
     if entry.digest != MD5SUM:
         return entry.digest
     file = downloads_folder(entry) / f"{entry.file}.{MD5SUM}"
@@ -240,7 +240,7 @@ def _published_digest(entry: Entry, log: Log) -> str:
 
 
 def _progress(log: Log) -> ByteCounter:
-    """Logs every tenth of a download, with the time that is left."""
+    """A counter that logs every tenth of a download, with the remaining time."""
     started, shown = time.monotonic(), 0
 
     def report(received: int, total: int | None) -> None:
@@ -256,17 +256,17 @@ def _progress(log: Log) -> ByteCounter:
 def _by_hand(entry: Entry) -> str:
     others = _others(entry)
     return (
-        "To do without this download, get this file where there is a network:\n"
+        "If this computer has no network, download this file on another one:\n"
         f"{entry.url}\n"
-        "and put it into this folder:\n"
+        "Put it into this folder:\n"
         f"{downloads_folder(entry)}"
     ) + (f"\n{others}" if others else "")
 
 
 def _others(entry: Entry) -> str:
-    """Which files with other names are in the folder where the file of `entry` is expected; empty if there are none."""
+    """A message about files with other names in the folder where the file of `entry` is expected; empty: none."""
     folder = downloads_folder(entry)
-    ours = (f"{entry.file}.{MD5SUM}", f"{entry.file}.part")  # and what `fetch` writes beside them
+    ours = (f"{entry.file}.{MD5SUM}", f"{entry.file}.part")  # starts of the names that `fetch` writes
     listed = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     found = [name for name in listed if not name.startswith(ours) and name != entry.file]
     if not found:
@@ -287,7 +287,7 @@ def _packaged(entry: Entry) -> Path | None:
 
 
 def require_published(file: Path, entry: Entry) -> None:
-    """ValueError unless `file` is complete and has the published digest; what is not published is not checked."""
+    """Raise ValueError unless `file` is complete and has the published digest, if one is published."""
     again = f"Delete it and get it again from {entry.source}"
     size = file.stat().st_size / MIB
     if _is_cut_short(file):
@@ -318,7 +318,7 @@ def _is_too_small(file: Path, entry: Entry) -> bool:
 
 
 def _is_cut_short(file: Path) -> bool:
-    """Whether the end of `file` is missing, in the formats where it shows without reading the whole file."""
+    """Whether the end of `file` is missing; False for formats that do not show it without reading the whole file."""
     with file.open("rb") as opened:
         head = opened.read(len(ZIP_MAGIC))
         if not head:

@@ -1,4 +1,4 @@
-"""What is known of one published weight file, and the table that it is read from."""
+"""The facts about one published weight file, and the reader of the tables that contain them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ EMPTY = "-"  # a cell without a value
 COLUMNS = (
     "model", "tag", "file", "digest", "mib", "settings", "data", "box", "mask", "keypoints", "proposals"
 )  # fmt: skip
-HEAD = ("system", "licence", "seen")  # lines that every table starts with; also `base` or `package`, and `kind`
+HEAD = (
+    "system",
+    "licence",
+    "seen",
+)  # header lines of every table; `base` or `package` is also required, `kind` is optional
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,17 +26,17 @@ class Entry:
     model: str  # the model of `rcnn models list` with this network; for a backbone, the name of the network
     tag: str  # publisher and schedule, e.g. detectron2-3x
     system: str  # the framework, as `rcnn convert --list` names it
-    url: str  # of a file in a package: its name alone
-    licence: str  # of the file
-    seen: str  # the public documents that these facts are from
+    url: str  # for a file in a package, only its name
+    licence: str  # licence of the file
+    seen: str  # public documents that contain these facts
     kind: Kind = "detector"
-    # "sha256:" or "md5:" and the first digits of the digest; "md5sum": published at the address with .md5sum at its
-    # end; empty: not published
+    # "sha256:" or "md5:" and the first digits of the digest; "md5sum": published at the URL with .md5sum appended;
+    # empty: not published
     digest: str = ""
     mib: float = 0.0  # size of the file in MiB; 0: not published
     settings: str = ""  # settings of the framework, as `rcnn convert --config` takes them
     package: str = ""  # the Python package that contains the file, which then needs no download
-    data: str = "COCO"  # what it was trained on
+    data: str = "COCO"  # data set of the training
     box: float | None = None
     mask: float | None = None
     keypoints: float | None = None
@@ -67,7 +71,8 @@ def read_table(name: str) -> list[Entry]:
     columns, *rows = (tuple(line.split("\t")) for line in lines if not line.startswith("# "))
     if columns != COLUMNS or not set(HEAD) <= head.keys() or not head.keys() & {"base", "package"}:
         raise ValueError(
-            f"tables/{name}.tsv: expected the columns {', '.join(COLUMNS)} and lines for {HEAD} and base or package"
+            f"tables/{name}.tsv: expected the columns {', '.join(COLUMNS)} and header lines for {', '.join(HEAD)} and "
+            "base or package"
         )
     return [_entry(head, dict(zip(COLUMNS, row, strict=True))) for row in rows]
 

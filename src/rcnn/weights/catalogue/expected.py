@@ -1,4 +1,4 @@
-"""Whether a converted file is the model of its name: the only check where a publisher gives no digest."""
+"""Checks that a converted file is the model that its name says: the only check for files without a published digest."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rcnn.weights.systems.converted import Converted
 
 
 def require_model(converted: Converted, entry: Entry, file: Path) -> None:
-    """ValueError that names `file` and each difference unless `converted` has the architecture of the entry's model.
+    """Raise ValueError that names `file` and each difference unless `converted` has the architecture of `entry`.
 
-    Of models that are not in the zoo, the name is compared, which converters choose by the architecture.
+    For models that are not in the zoo, the names are compared: converters choose the name from the architecture.
     """
     if wrong := different_parts(converted, entry):
         raise ValueError(
@@ -58,5 +58,5 @@ def _yes(there: bool) -> str:
 
 
 def _backbone(config: DetectorConfig) -> str:
-    """The network's name, or the kind of one whose sizes have no name."""
+    """The name of the network, or the kind of backbone if its sizes have no usual name."""
     return network_name(config) or config.backbone.kind

@@ -37,7 +37,7 @@ def is_weight_name(word: str) -> bool:
 
 
 def find_entry(name: str) -> Entry:
-    """The entry called `name`; the model's `_caffe` may be left out. ValueError, with similar names, for another."""
+    """The entry called `name`, with or without `_caffe`. Raises ValueError with similar names if there is none."""
     if entry := _exact(name) or default_entry(name):
         return entry
     hint = suggestion(name)
@@ -50,7 +50,7 @@ def find_entry(name: str) -> Entry:
 
 
 def suggestion(name: str) -> str:
-    """Names of weights that are similar to `name`, in brackets, to follow it in a message; empty if none is similar."""
+    """Names of weights that are similar to `name`, in brackets, as part of a message; empty if none is similar."""
     near = similar_names(name)
     if not near:
         return ""
@@ -58,16 +58,18 @@ def suggestion(name: str) -> str:
 
 
 def similar_names(name: str) -> list[str]:
-    """Up to three names of weights that are similar to `name`: of the same model, else of models with similar names.
+    """Up to three names of weights or models that are similar to `name`. The first case that applies decides:
 
-    Tags of the same model that start with the tag of `name` come alone, the highest AP on COCO first. For the model of
-    a name without a tag, names of models that have weights; other sizes of its family come last.
+    - weights of the same model with tags that start with the tag of `name`, highest COCO AP first;
+    - other weights of the same model;
+    - weights with similar names, if `name` has a tag;
+    - models with weights and similar names; for a model of the zoo, only of its family.
     """
     model, _, tag = name.partition("@")
     same = [known for known in entries() if known.partition("@")[0] in (model, model + CAFFE)]
     best = [entry.name for one in (model, model + CAFFE) for entry in detectors_of(one)]
-    if tag and (begun := [one for one in dict.fromkeys(best + same) if one.partition("@")[2].startswith(tag)]):
-        return begun[:3]
+    if tag and (longer := [one for one in dict.fromkeys(best + same) if one.partition("@")[2].startswith(tag)]):
+        return longer[:3]
     if same:
         return difflib.get_close_matches(name, same, n=3, cutoff=0.0)
     if tag and (near := difflib.get_close_matches(name, entries(), n=3, cutoff=0.8)):
@@ -99,16 +101,19 @@ def detectors_of(model: str) -> list[Entry]:
 
 
 def matching_entries(name: str) -> list[Entry]:
-    """The files that `name` may stand for; ValueError, with similar names, if there are none.
+    """The files that `name` may refer to. Raises ValueError with similar names if there are none.
 
-    Of a model: all its files, also under its name with `_caffe`, first those trained on COCO, as in `detectors_of`. Of
-    MODEL@TAG: that file. Otherwise all files with `name` in their names.
+    For a model: all its files and those of the model with `_caffe`; files trained on COCO come first (`detectors_of`).
+    For MODEL@TAG: that file. Otherwise: all files with `name` as part of their names.
     """
     first = detectors_of(name)
     models = (name, name + CAFFE)
     others = [entry for model in models for entry in entries().values() if entry.model == model and entry not in first]
-    with_part = [entry for entry in entries().values() if name in entry.name]
-    return first + others or ("@" not in name and with_part) or [find_entry(name)]
+    if first or others:
+        return first + others
+    if "@" not in name and (with_part := [entry for entry in entries().values() if name in entry.name]):
+        return with_part
+    return [find_entry(name)]
 
 
 def default_entry(model: str) -> Entry | None:

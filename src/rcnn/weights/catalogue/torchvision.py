@@ -1,4 +1,4 @@
-"""torchvision's files, from the Weights enums of the installed version: detectors of COCO, ResNets of ImageNet."""
+"""torchvision's files, from the Weights enums of the installed version: COCO detectors and ImageNet ResNets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HDF5 files, in which Keras stores weights: every data set by its path. Needs h5py (`pip install 'rcnn[hdf5]'`)."""
+"""Reads HDF5 files, in which Keras stores weights: each data set by its path. Needs h5py: pip install 'rcnn[hdf5]'."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ MAX_DEPTH = 30
 
 
 def read_hdf5(path: Path) -> dict[str, Stored]:
-    """The data sets of `path` by their paths, without a leading slash; none is read yet. Raises Damaged and Refused.
+    """The data sets of `path` by their paths, without a leading slash; none is read yet.
 
-    Links to other files and external data are refused: through them a weight file could read any other file.
+    Links and external data are refused: through them a weight file could read any other file. Raises Damaged, Refused,
+    and ImportError without h5py.
     """
     try:
         import h5py
@@ -40,7 +41,7 @@ def _walk(h5py: Any, group: Any, prefix: str, path: Path, found: dict[str, Store
         raise Refused(f"groups nested more than {MAX_DEPTH} deep, or more than {MAX_OBJECTS} groups")
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise Refused(f"{prefix}{name}, a link")
+            raise Refused(f"{prefix}{name}, a link; expected a data set or a group")
         item = group[name]
         address = h5py.h5o.get_info(item.id).addr
         if isinstance(item, h5py.Dataset):

@@ -1,7 +1,7 @@
-"""MXNet's `.params`: a list of arrays and their names; an array is read when it is used.
+"""Reads MXNet's `.params` files, a list of arrays and their names; an array is read when it is used.
 
 The file (little endian): uint64 0x112, uint64 0, uint64 count, the arrays, uint64 count, the names (uint64 length and
-bytes). An array, in the three versions of the format:
+bytes). An array has one of three formats:
 
 - since 1.0: uint32 magic, int32 storage type (0: dense), uint32 axes, int64 sides, int32 and int32 device, int32 type,
   the numbers;
@@ -63,7 +63,7 @@ def _array(file: BinaryIO, path: Path, size: int, number: int) -> Stored:
     if axes > MAX_AXES:
         raise Damaged(f"{where} has {axes} axes")
     shape = _take(file, f"<{axes}{side}", where)
-    if axes == 0:  # a placeholder: no values follow
+    if axes == 0:  # an empty array: no values follow
         return stored_array((0,), np.dtype("<f4"), "C", lambda: b"")
     require_shape(shape)
     _, _, flag = _take(file, "<iii", where)
@@ -91,7 +91,7 @@ def _name(file: BinaryIO, number: int) -> str:
 
 
 def _take(file: BinaryIO, layout: str, what: str) -> tuple[int, ...]:
-    """The next numbers of `layout`; Damaged if the file ends before."""
+    """The next numbers, of the struct format `layout`. Raises Damaged if the file ends before."""
     length = struct.calcsize(layout)
     content = file.read(length)
     if len(content) != length:

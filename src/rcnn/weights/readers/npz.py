@@ -1,4 +1,4 @@
-"""numpy's `.npz`: a zip file of arrays; an array is read when it is used. Pickled objects in it are never read."""
+"""Reads numpy's `.npz`, a zip file of arrays; an array is read when it is used. Pickled objects in it are refused."""
 
 from __future__ import annotations
 

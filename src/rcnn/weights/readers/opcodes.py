@@ -18,7 +18,7 @@ from rcnn.weights.readers.stored import Damaged, Refused, Reopen, file_part
 
 MAX_INLINE = 1 << 16  # bytes; longer byte strings and texts stay in the file
 MAX_STEPS = 5_000_000  # instructions; a checkpoint with its optimizer has tens of thousands
-MAX_DIGITS = 4000  # of a number
+MAX_DIGITS = 4000  # digits or bytes of one number
 SCALARS = (str, int, float, bytes, bool, type(None))
 
 
@@ -50,7 +50,7 @@ class Source:
         file.seek(start)
 
     def take(self, count: int) -> bytes:
-        """The next `count` bytes; Damaged if the file ends before."""
+        """The next `count` bytes. Raises Damaged if the file ends before."""
         if count < 0 or self.at + count > self.length:
             raise Damaged(f"it ends at byte {self.length}, inside {count} bytes that start at {self.at}")
         content = self._file.read(count)
@@ -81,23 +81,23 @@ class Source:
         return Span(count, lambda: self.part(at, count), text)
 
     def part(self, at: int, count: int) -> bytearray:
-        """`count` bytes from byte `at`; works after the file was closed."""
+        """`count` bytes from byte `at`; works also after the file is closed."""
         return file_part(self._reopen, self._start, self.length, at, count)
 
 
 Call = Callable[[Name, Any], Any]  # (function, arguments) -> value; raises Refused for unknown names
 Build = Callable[[Any, Any], None]  # (value, state): what __setstate__ would do
-Persistent = Callable[[Any], Any]
+Persistent = Callable[[Any], Any]  # persistent id -> value
 
 
 def _no_persistent(key: Any) -> Any:
-    raise Refused("a reference to something outside of the file (a persistent id)")
+    raise Refused("a reference to something outside the file (a persistent id)")
 
 
 def run(source: Source, call: Call, build: Build, persistent: Persistent = _no_persistent) -> Any:
-    """The value of the pickle at the position of `source`, which moves to the end of the pickle.
+    """The value of the pickle at the position of `source`, which then moves to the end of the pickle.
 
-    `call(name, arguments)` stands in for calls, `build(value, state)` for `__setstate__`. Raises Damaged and Refused.
+    `call(name, arguments)` replaces calls, `build(value, state)` replaces `__setstate__`. Raises Damaged and Refused.
     """
     machine = _Machine(source, call, build, persistent)
     for _ in range(MAX_STEPS):
@@ -117,7 +117,7 @@ def run(source: Source, call: Call, build: Build, persistent: Persistent = _no_p
 
 
 class _Machine:
-    """The stack, the memo and the source of the instructions."""
+    """A pickle machine: the stack, the memo and the source of the instructions. Most methods are instructions."""
 
     def __init__(self, source: Source, call: Call, build: Build, persistent: Persistent) -> None:
         self.source, self.call, self.build, self.persistent = source, call, build, persistent
@@ -286,7 +286,7 @@ class _Machine:
 
 
 def decoded(content: bytes) -> str:
-    """UTF-8 text as Python pickles it; Damaged for other bytes."""
+    """UTF-8 text as Python pickles it. Raises Damaged for other bytes."""
     try:
         return content.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:

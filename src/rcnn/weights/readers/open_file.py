@@ -12,7 +12,7 @@ from rcnn.weights.readers import hdf5, mxnet_params, npz, pickles, torch_files, 
 from rcnn.weights.readers.stored import Damaged, ForeignName, Refused, file_bytes
 
 HEAD = 512  # first bytes, which identify the format
-MXNET_MAGIC = (0x112).to_bytes(8, "little")  # of an array list
+MXNET_MAGIC = (0x112).to_bytes(8, "little")  # first bytes of an array list
 COPY = "copy or download it again"
 # formats that are not read, by their first bytes, and what to do
 OTHERS: tuple[tuple[bytes, str], ...] = (
@@ -38,7 +38,7 @@ OTHERS: tuple[tuple[bytes, str], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """An opened file. `content` has the nesting of the file; every array in it is a Stored."""
+    """An opened file. `content` is nested like the file; every array in it is a Stored."""
 
     kind: str  # the format, for messages
     content: Any
@@ -104,7 +104,7 @@ _FORMATS: tuple[tuple[bytes, str, Callable[[Path], Any]], ...] = (
 
 
 def _problem(path: Path, head: bytes) -> str:
-    """What a file seems to be that no reader accepts, in words."""
+    """What a file that no reader accepts seems to be, as part of a message."""
     text = head.lstrip()
     if text.startswith(b"<"):
         return "is a web page, not weights: the download failed, try again"

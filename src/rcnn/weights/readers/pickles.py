@@ -20,8 +20,8 @@ NUMPY = ("numpy.core.", "numpy._core.")  # before and since numpy 2
 DTYPE = re.compile(r"[|<>=]?([?bBhHiIlLqQefdFD]|[biufc]\d{1,2}|[SU]\d{1,9})")
 SETS = ("builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset")
 GETATTR = ("builtins.getattr", "__builtin__.getattr")
-# settings, logs and times that trainers save beside the weights: kept as empty placeholders of that name, without
-# their content, and never imported
+# classes of settings, logs and times that trainers save beside the weights: each object becomes an Inert with the name
+# of its class and without its content; the class is never imported
 INERT = {
     "argparse.Namespace", "yacs.config.CfgNode", "fvcore.common.config.CfgNode", "detectron2.config.config.CfgNode",
     "easydict.EasyDict", "addict.addict.Dict", "mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict",
@@ -31,7 +31,7 @@ INERT = {
 
 
 class Inert:
-    """A placeholder for an object of a known class that is not needed."""
+    """Replaces an object of a class in INERT, which the weights do not need."""
 
     __slots__ = ("name",)
 
@@ -53,7 +53,7 @@ class Dtype:
         self.dtype = np.dtype(code)
 
     def set(self, state: Any) -> None:
-        """Take the byte order from the pickled state; Refused for a record type."""
+        """Take the byte order from the pickled state. Raises Refused for a record type."""
         if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "|", "=") or any(state[2:5]):
             raise Refused("a numpy array of records")
         if state[1] in "<>":
@@ -77,7 +77,7 @@ class Array:
 
 
 def call(name: Name, arguments: Any) -> Any:
-    """Stands in for the calls in pickles of numpy arrays and containers; any other name is Refused."""
+    """Replaces the calls in pickles of numpy arrays and containers. Raises ForeignName for any other name."""
     word = f"{name.module}.{name.name}"
     inner = next((word.removeprefix(prefix) for prefix in NUMPY if word.startswith(prefix)), "")
     if word == "collections.OrderedDict":
@@ -99,14 +99,14 @@ def call(name: Name, arguments: Any) -> Any:
         return _array(content, dtype, shape, order)
     if word in SETS and isinstance(arguments[0], list) and all(isinstance(item, SCALARS) for item in arguments[0]):
         return set(arguments[0])
-    # protocol 2 names a method of a class like this; for a placeholder class it is a placeholder too
+    # protocol 2 names a method of a class like this; the method of an INERT class becomes an Inert too
     if word in GETATTR and isinstance(arguments[0], Name) and str(arguments[0]) in INERT:
         return Inert(str(arguments[0]))
     raise ForeignName(str(name))
 
 
 def build(value: Any, state: Any) -> None:
-    """Stands in for `__setstate__` in a pickle of arrays; attributes of an OrderedDict are dropped."""
+    """Replaces `__setstate__` in a pickle of arrays; attributes of an OrderedDict are ignored."""
     if isinstance(value, Array | Dtype):
         value.set(state)
     elif not isinstance(value, (dict, Inert)):
@@ -120,7 +120,7 @@ def unpickle(source: Source, call: Call = call, build: Build = build, persistent
 
 
 def _finished(value: Any, done: dict[int, Any], depth: int) -> Any:
-    """`value` without the helper objects of reading; a container that appears twice is processed once."""
+    """`value` with each Array and Dtype replaced by its result; a container that appears twice is processed once."""
     if id(value) in done:
         return done[id(value)][1]
     if isinstance(value, Array):
@@ -187,7 +187,7 @@ def _ordered(arguments: Any) -> dict[Any, Any]:
 
 
 def _encoded(text: Any, encoding: Any = "latin1") -> Any:
-    """`_codecs.encode`, with which protocol 2 writes bytes."""
+    """The result of `_codecs.encode`, which protocol 2 uses to write bytes."""
     if encoding not in ("latin1", "latin-1"):
         raise Refused(f"_codecs.encode to {str(encoding)[:40]}")
     return text if isinstance(text, Span) else text.encode("latin1")

@@ -33,7 +33,7 @@ class Found:
     kind: str = ""  # the file format
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of tensor `name`, which is not read for it."""
+        """The shape of tensor `name`, without reading it."""
         return shape_of(self.state, name)
 
 
@@ -60,7 +60,7 @@ def find_weights(file: str | Path) -> Found:
 
 
 def _weights(content: Any, source: str) -> tuple[str | None, Mapping[Any, Any]]:
-    """The key of `content` that holds the weights, and its value; the key is None if `content` itself does."""
+    """The key of `content` that holds the weights, and its value; the key is None if `content` is the state dict."""
     if not isinstance(content, Mapping):
         found = "an unnamed array" if isinstance(content, Stored) else type(content).__name__
         raise ValueError(f"{source} holds no named tensors: found {found}")
@@ -81,6 +81,7 @@ def _holds_arrays(content: Mapping[Any, Any]) -> bool:
 
 
 def _named(content: Mapping[Any, Any], source: str) -> dict[str, Stored]:
+    """The arrays in `content` by name, without the prefixes of WRAPPERS. Raises ValueError for unclear names."""
     stored = {}
     for key, value in content.items():
         if not isinstance(value, Stored) or value.kind[0] in "SU":
@@ -88,7 +89,7 @@ def _named(content: Mapping[Any, Any], source: str) -> dict[str, Stored]:
         name = key.decode("latin1") if isinstance(key, bytes) else key
         if not isinstance(name, str):
             raise ValueError(
-                f"{source} has a tensor with the name {str(key)[:40]} ({type(key).__name__}); expected text"
+                f"{source} has a tensor with the name {str(key)[:40]} ({type(key).__name__}); expected text as name"
             )
         stored[name] = value
     changed = True
@@ -106,7 +107,7 @@ def _named(content: Mapping[Any, Any], source: str) -> dict[str, Stored]:
 
 
 def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
-    """`value` without large arrays; None for what is too large or nested too deeply."""
+    """`value` with small arrays read; None replaces large arrays and values that are nested too deeply."""
     if isinstance(value, Stored):
         return value.read() if value.nbytes <= SMALL else None
     if isinstance(value, Span):
@@ -127,7 +128,7 @@ def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
 
 
 def _large_arrays(value: Any, seen: set[int], depth: int) -> int:
-    """The number of arrays in `value`, without small ones, which are read."""
+    """The number of arrays in `value` that are too large for `_plain` to read."""
     if isinstance(value, Stored):
         return int(value.nbytes > SMALL)
     if not isinstance(value, (dict, list, tuple)) or id(value) in seen or depth > 20 or len(seen) > MAX_EXTRAS:

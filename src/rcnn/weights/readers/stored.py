@@ -25,11 +25,11 @@ Reopen = Callable[[], io.BufferedReader | io.BytesIO]  # opens the file once mor
 
 
 class Damaged(ValueError):
-    """The file is incomplete or contradicts itself; the caller adds its name."""
+    """The file is incomplete or contradicts itself; the caller adds the name of the file."""
 
 
 class Refused(ValueError):
-    """The file asks for something that is never done; the caller adds its name."""
+    """The file asks for something that is never done; the caller adds the name of the file."""
 
 
 class ForeignName(Refused):
@@ -42,12 +42,12 @@ class Stored:
 
     shape: tuple[int, ...]
     kind: str  # numpy's code without byte order (f4), or torch's name (bfloat16)
-    nbytes: int  # when read
+    nbytes: int  # in memory, after reading
     read: Callable[[], Tensor | np.ndarray]  # raises Damaged
 
 
 def numpy_kind(dtype: np.dtype) -> str:
-    """The code of a numpy type (f4); Refused for objects, records and dates."""
+    """The code of a numpy type (f4). Raises Refused for objects, records and dates."""
     if dtype.hasobject or dtype.kind not in "biufcSU" or dtype.shape or dtype.names:
         raise Refused(f"a numpy array of type {dtype}; expected numbers or text")
     return f"{dtype.kind}{dtype.itemsize}"
@@ -77,9 +77,9 @@ def file_bytes(path: Path, start: int, count: int) -> bytes:
 
 
 def file_part(reopen: Reopen, start: int, length: int, at: int, count: int) -> bytearray:
-    """`count` bytes from byte `at` of the `length` bytes that start at byte `start` of a file; Damaged if outside."""
+    """`count` bytes from byte `at` of the `length` bytes that start at byte `start` of a file. Raises Damaged."""
     if at < 0 or count < 0 or at + count > length:
-        raise Damaged(f"bytes {at} to {at + count} lie outside of its {length} bytes")
+        raise Damaged(f"bytes {at} to {at + count} lie outside its {length} bytes")
     with reopen() as file:
         file.seek(start + at)
         content = bytearray(count)  # not bytes: an array over a bytearray is writable without a copy
@@ -89,22 +89,22 @@ def file_part(reopen: Reopen, start: int, length: int, at: int, count: int) -> b
 
 
 def require_shape(shape: tuple[int, ...]) -> None:
-    """Damaged unless an array of `shape` could fit into the memory of a machine."""
+    """Raise Damaged unless an array of `shape` could fit into the memory of a computer."""
     if len(shape) > 32 or not all(type(side) is int and side >= 0 for side in shape) or math.prod(shape) >= 1 << 48:
         shown = f"{len(shape)} axes" if len(shape) > 32 else f"shape {shape}"[:200]
         raise Damaged(f"an array has {shown}, which is not possible for weights")
 
 
 def require_room(claimed: int, size: int, free: int = FREE_BYTES) -> None:
-    """Refused if `size` bytes claim to hold more than `free` + MAX_RATIO * `size` bytes, as a bomb does."""
+    """Raise Refused if `size` bytes claim to unpack to more than `free` + MAX_RATIO * `size` bytes, like a zip bomb."""
     if claimed > free + MAX_RATIO * size:
         raise Refused(f"{claimed / 1e9:.2f} GB of data in {size / 1e6:.2f} MB; no weights compress like this (a bomb?)")
 
 
 class LazyState(Mapping[str, Tensor]):
-    """Named tensors, each read when it is used; floating-point types become float32, others stay.
+    """Named tensors, each read when it is used; floating-point types become float32, other types are kept.
 
-    Reading raises ValueError that names the file and the tensor.
+    Reading a tensor raises ValueError that names the file and the tensor if it is damaged.
     """
 
     def __init__(self, stored: Mapping[str, Stored], source: str) -> None:
@@ -147,5 +147,5 @@ class LazyState(Mapping[str, Tensor]):
 
 
 def shape_of(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    """The shape of tensor `name`; a tensor in a file is not read for it."""
+    """The shape of tensor `name`, without reading a tensor in a file."""
     return state.shape(name) if isinstance(state, LazyState) else tuple(state[name].shape)

@@ -1,4 +1,4 @@
-"""Files of `torch.save` in both formats (a zip file since 1.6, a sequence of pickles before), and safetensors.
+"""Reads files of `torch.save` in both formats (a zip file since 1.6, several pickles before), and safetensors files.
 
 torch's own reader is not used: it trusts the shapes, strides and offsets in a file, and reads everything at once.
 """
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcnn.data.messages import counted
 from rcnn.weights.readers import pickles
 from rcnn.weights.readers.opcodes import Name, Source
 from rcnn.weights.readers.stored import Damaged, Refused, Stored, file_part, require_shape
@@ -53,20 +54,20 @@ Part = Callable[[int, int], bytearray]  # (offset, count) -> bytes
 
 
 class Storage:
-    """The memory of tensors in the file, read when it is used."""
+    """A torch storage in the file: the bytes that one or more tensors share, read when they are used."""
 
     __slots__ = ("dtype", "key", "numel", "offset", "parts")
 
     def __init__(self, key: str, dtype: torch.dtype, numel: int) -> None:
         self.key, self.dtype, self.numel, self.offset = key, dtype, numel, 0
-        self.parts: list[Part] = []  # one entry, once the position is known: the old format stores it at its end
+        self.parts: list[Part] = []  # one entry when the position is known: in the old format, after all tensors
 
     def part(self, at: int, count: int) -> bytearray:
         """`count` bytes from byte `at`."""
         return self.parts[0](at, count)
 
     def viewed_as(self, dtype: torch.dtype, offset: int = 0) -> Storage:
-        """The same bytes as numbers of `dtype`, starting at number `offset`."""
+        """The same bytes as values of `dtype`, starting at value `offset`."""
         other = Storage(self.key, dtype, self.numel * self.dtype.itemsize // dtype.itemsize - offset)
         other.offset, other.parts = offset, self.parts
         return other
@@ -138,7 +139,7 @@ def read_legacy(path: Path) -> Any:
             storage.parts.append(_part(path, source.at, count))
             source.seek(source.at + count)
         if missing := [storage.key for storage in storages.values() if not storage.parts]:
-            raise Damaged(f"the data of {len(missing)} storages is missing")
+            raise Damaged(f"the data of {counted(len(missing), 'storage')} is missing")
     return content
 
 
@@ -169,7 +170,7 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
         if word not in SAFE_DTYPES:
             raise Refused(f"tensor {name[:100]!r} of type {str(word)[:20]}; expected {', '.join(SAFE_DTYPES)}")
         if type(start) is not int or type(end) is not int or not 0 <= start <= end <= size - 8 - length:
-            raise Damaged(f"tensor {name[:100]!r} lies outside of the file")
+            raise Damaged(f"tensor {name[:100]!r} lies outside the file")
         dtype = SAFE_DTYPES[word]
         if end - start != math.prod(shape) * dtype.itemsize:
             raise Damaged(f"tensor {name[:100]!r} of {shape} {word} has {end - start} bytes")
@@ -184,7 +185,7 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
 
 
 def call(name: Name, arguments: Any) -> Any:
-    """Stands in for the calls in pickles of tensors and arrays; any other name is Refused."""
+    """Replaces the calls in pickles of tensors and arrays. Raises Refused for any other name."""
     word = str(name)
     if word in CURE:
         raise Refused(CURE[word])
@@ -213,7 +214,7 @@ def _storage(key: Any, known: dict[str, Storage]) -> Storage:
     """The storage that a pickled tensor refers to."""
     if not isinstance(key, tuple) or len(key) not in (5, 6) or key[0] != "storage" or not isinstance(key[1], Name):
         what = f" (a whole {key[0]})" if isinstance(key, tuple) and key and isinstance(key[0], str) else ""
-        raise Refused(f"a reference to something outside of the file{what[:60]}: save only the state_dict()")
+        raise Refused(f"a reference to something outside the file{what[:60]}: save only the state_dict()")
     _, kind, name, _, numel, *view = key
     if kind.name not in STORAGES or kind.module not in ("torch", "torch.cuda", "torch.storage"):
         raise Refused(f"a tensor of type {kind}: save it as float32")
@@ -227,13 +228,13 @@ def _storage(key: Any, known: dict[str, Storage]) -> Storage:
     if view and view[0] is not None:  # torch 0.2: a storage inside another
         shift = view[0][1] if isinstance(view[0], tuple) and len(view[0]) == 3 else None
         if type(shift) is not int or not 0 <= shift <= numel:
-            raise Damaged(f"storage {name[:40]!r} starts outside of the storage that contains it")
+            raise Damaged(f"storage {name[:40]!r} starts outside the storage that contains it")
         return storage.viewed_as(storage.dtype, shift)
     return storage
 
 
 def _stored(storage: Storage, offset: Any, shape: Any, strides: Any) -> Stored:
-    """The tensor of `shape` and `strides` at number `offset` of `storage`; Damaged if it does not fit inside."""
+    """The tensor of `shape` and `strides` at value `offset` of `storage`. Raises Damaged if it does not fit inside."""
     if not isinstance(shape, tuple):
         raise Damaged("a tensor has no shape")
     require_shape(shape)
@@ -258,7 +259,7 @@ def _stored(storage: Storage, offset: Any, shape: Any, strides: Any) -> Stored:
 
 
 def _part(path: Path, start: int, size: int) -> Part:
-    """Reads parts of the `size` bytes at `start` of file `path`."""
+    """A function that reads parts of the `size` bytes at byte `start` of file `path`."""
     return partial(file_part, lambda: path.open("rb"), start, size)
 
 

@@ -1,4 +1,4 @@
-"""Zip files, checked before use: no overlapping or duplicate members, no member larger than it can be.
+"""Reads zip files after checks: no overlapping or duplicate members, no member that unpacks to far more than its size.
 
 Nothing is unpacked to disk, so paths and links inside a zip file have no effect.
 """
@@ -16,7 +16,7 @@ from typing import BinaryIO
 from rcnn.weights.readers.stored import Damaged, Refused, file_bytes, require_room
 
 MAGIC = b"PK\x03\x04"
-EMPTY = b"PK\x05\x06"  # start of the end of the directory, all that an empty zip file has
+EMPTY = b"PK\x05\x06"  # start of the record after the directory; an empty zip file has only this record
 MAX_MEMBERS = 65_000  # Python reads longer lists slowly; the largest checkpoints have thousands
 FREE_BYTES = 1 << 26  # bytes that a compressed member may unpack to, plus 16 times its compressed size
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -28,9 +28,9 @@ class Member:
 
     name: str
     size: int  # bytes, unpacked
-    start: int  # offset of its bytes in the zip file where they are not compressed, else -1
+    start: int  # offset of its bytes in the zip file if they are not compressed, else -1
     read: Callable[[], bytes]
-    head: Callable[[int], bytes]  # its first bytes
+    head: Callable[[int], bytes]  # number of bytes -> that many first bytes
 
 
 def zip_members(path: Path) -> dict[str, Member]:
@@ -99,7 +99,7 @@ def _data_start(file: BinaryIO, info: zipfile.ZipInfo) -> int:
 
 
 def _require_sane_end(file: BinaryIO, size: int) -> None:
-    """Damaged or Refused unless the directory lies inside the file and is short enough to be read."""
+    """Raise Damaged or Refused unless the directory is inside the file and short enough to be read."""
     tail = min(size, 22 + 65_535)
     file.seek(size - tail)
     content = file.read(tail)

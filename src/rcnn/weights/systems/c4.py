@@ -1,4 +1,4 @@
-"""Mask R-CNN on the fourth stage of a ResNet, as the systems that descend from py-faster-rcnn build it."""
+"""Mask R-CNN on the fourth stage of a ResNet (C4), as in the systems that are derived from py-faster-rcnn."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
 from rcnn.weights.systems.resnets import Depth
 
-RATIOS = 3  # of anchors
-SCALES = {5: (2.0, 4.0, 8.0, 16.0, 32.0), 4: (4.0, 8.0, 16.0, 32.0)}  # of anchors, in 16 pixels: COCO and VOC
-UNLIMITED_SCALE = 100.0  # of decoded widths and heights, log
+RATIOS = 3  # number of anchor ratios
+# number of anchor scales -> the scales, in units of 16 pixels: those for COCO and for VOC
+SCALES = {5: (2.0, 4.0, 8.0, 16.0, 32.0), 4: (4.0, 8.0, 16.0, 32.0)}
+UNLIMITED_SCALE = 100.0  # max_log_scale for systems that do not limit decoded widths and heights
 
 
 def mask_rcnn_c4(
@@ -23,7 +24,7 @@ def mask_rcnn_c4(
     scales: Sequence[float] | None,
     pooler: cfg.PoolerConfig,
 ) -> DetectorConfig:
-    """The settings that these systems have in common; `width` is that of the RPN, `anchors` the number per cell.
+    """The settings that these systems have in common; `width` is the width of the RPN, `anchors` the number per cell.
 
     Without `scales`, those of COCO or VOC are used, depending on `anchors`.
     """

@@ -1,4 +1,4 @@
-"""Class and keypoint names: weights carry none, so they come from the data set that such files were trained on."""
+"""Class and keypoint names: most weight files contain none, so those of the data set of the training are used."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def class_names(count: int, *known: Sequence[str]) -> tuple[str, ...]:
 def unnamed_keypoints(config: KeypointHeadConfig, count: int) -> KeypointHeadConfig:
     """`config` for `count` keypoints: COCO's person keypoints for 17, else keypoint_0, keypoint_1, ...
 
-    Without names it is not known which keypoints a flip swaps and how exact each one is.
+    For unnamed keypoints, there are no flip pairs and no skeleton, and all have the same OKS sigma.
     """
     if count == len(COCO_KEYPOINTS):
         return config

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rcnn.models import DetectorConfig
 from rcnn.weights.checkpoint import empty_detector
-from rcnn.weights.differences import misfits, misfits_text
+from rcnn.weights.differences import mismatches, mismatches_text
 from rcnn.weights.setting_texts import setting_values, value_text
 
 MAX_LISTED = 1000  # tensors that a message lists by name
@@ -41,7 +41,7 @@ class Assumption:
     def sentence(self, config: DetectorConfig, given: Sequence[str] = ()) -> str:
         """`image size: input.min_size=800 (torchvision's constructors)`.
 
-        Empty where all keys are `given` by the user.
+        Empty if all keys are `given` by the user.
         """
         keys = [key for key in self.keys if key not in given]
         if self.keys and not keys:
@@ -56,10 +56,10 @@ class Converted:
     """Weights of another system in our format."""
 
     config: DetectorConfig
-    state: dict[str, Tensor]  # fits build_detector(config), name for name, but for tensors that may be missing
+    state: dict[str, Tensor]  # as in build_detector(config), without tensors that are missing and may be
     classes: tuple[str, ...]
     system: str  # "Detectron2", "tensorpack"
-    summary: str  # one line for people: what was found
+    summary: str  # one line for the user: what was found
     kind: Kind = "detector"
     assumed: tuple[str, ...] = ()  # a sentence for each setting that the file does not contain
     notes: tuple[str, ...] = ()  # a sentence for each setting or difference that the user should know of
@@ -81,17 +81,17 @@ def require_fit(
     part: str = "",
     allow_missing: Sequence[str] = (),
 ) -> None:
-    """A ValueError, naming the tensors, unless `state` has the names and shapes `expected` of a detector of `config`.
+    """Raise ValueError that names the tensors unless `state` has the names and shapes of `expected`, for `config`.
 
-    With `part`, only the detector's tensors whose names start with it are expected. Tensors that match a pattern of
+    With `part`, only tensors with names that start with `part` are expected. Tensors that match a pattern of
     `allow_missing` may be missing.
     """
     expected = {name: value for name, value in expected.items() if name.startswith(part)}
     allowed = {name for name in expected if any(fnmatch.fnmatchcase(name, pattern) for pattern in allow_missing)}
     needed = {name: value for name, value in expected.items() if name in state or name not in allowed}
-    problems = misfits(needed, state)
+    problems = mismatches(needed, state)
     other = problems["of another shape"]
-    if not (found := misfits_text(problems, MAX_LISTED)):
+    if not (found := mismatches_text(problems, MAX_LISTED)):
         return
     hints = {setting for layer, setting in SHAPED_BY.items() if any(name.startswith(f"{layer}.") for name in other)}
     hint = f". These shapes depend on {', '.join(sorted(hints))}: give them as KEY=VALUE" if hints else ""

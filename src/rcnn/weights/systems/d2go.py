@@ -1,9 +1,9 @@
 """D2Go's FBNetV3A detectors (dsmask, C4): Faster, Mask and Keypoint R-CNN.
 
-There are two kinds of files, with Detectron2-like names. Those of the model zoo, written by training, have batch norms,
-which are folded into the convolutions here. Those exported to int8 and converted back to float32 have folded norms, a
-description of each layer and block (`meta`, `blocks`) and the constants (`buffers`); all of these are compared with the
-network that we build.
+There are two kinds of files, with names similar to Detectron2's. Files of the model zoo, written by training, have
+batch norms, which are folded into the convolutions here. Files that were exported to int8 and converted back to float32
+have folded norms, a description of each layer and block (`meta`, `blocks`) and the constants (`buffers`); all of these
+are compared with the network that we build.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ STEM = "backbone.body.trunk0.fbnetv2_0_0"
 TRUNK = rf"(backbone\.body\.trunk\d+\.fbnetv2_\d+_\d+)\.{BLOCK}"
 NORM = ".norm."
 NORM_EPS = 1e-5  # PyTorch's default, which D2Go keeps
-KEYPOINT_STD = (57.375, 57.12, 58.395)  # of the pixels, BGR; D2Go's keypoint_rcnn_fbnetv3a_dsmask_C4.yaml
+KEYPOINT_STD = (57.375, 57.12, 58.395)  # pixel_std (BGR) of D2Go's keypoint_rcnn_fbnetv3a_dsmask_C4.yaml
 
 
 def rules(names: Collection[str]) -> Rules:
-    """D2Go's names -> ours; the blocks of the trunk, in stages there, are numbered consecutively."""
+    """D2Go's names -> ours. D2Go numbers the blocks of the trunk per stage, rcnn consecutively."""
     found = [block[1] for name in names if (block := re.fullmatch(TRUNK, name))]
     numbers = {block: str(number) for number, block in enumerate(dict.fromkeys(found))}
     return Rules(
@@ -64,7 +64,7 @@ def rules(names: Collection[str]) -> Rules:
 
 
 def read(found: Found, settings: SettingsSource) -> Plan:
-    """The network of a D2Go file; a ValueError names a layer that differs from the network that we build."""
+    """The network of a D2Go file. Raises ValueError that names a layer that differs from the network that we build."""
     placed = rules(found.state.keys()).place(found.state, found.source, SYSTEM.name)
     buffers = found.extras.get("buffers", {})
     config = _config({our: found.shape(name) for name, our in placed.ours.items()}, buffers)
@@ -117,12 +117,13 @@ def _config(shapes: Mapping[str, tuple[int, ...]], buffers: Mapping[str, Tensor]
 
 
 def _three(value: Tensor) -> tuple[float, float, float]:
+    """The three numbers of `value`, in its order: blue, green, red."""
     blue, green, red = (round(number, 4) for number in value.double().flatten().tolist())
     return blue, green, red
 
 
 def _require_same_layers(config: DetectorConfig, names: dict[str, str], extras: Mapping[str, Any], source: str) -> None:
-    """A ValueError unless the layers have the strides, groups and ReLUs that the file describes."""
+    """Raise ValueError unless the layers have the strides, groups and ReLUs that the file describes."""
     with torch.device("meta"):
         modules = dict(build_detector(config).named_modules())
     for theirs, given in extras.get("meta", {}).items():

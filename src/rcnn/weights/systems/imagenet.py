@@ -35,7 +35,7 @@ TENSORPACK = replace(
 )
 FAIR = replace(CAFFE, pixel_mean=(103.53, 116.28, 123.675))
 RESNEXT = replace(FAIR, pixel_std=(57.375, 57.12, 58.395))
-# variance of the first norm over the squares of its kernel: pixels of deviation 1 give 1, of deviation 58 give 3400
+# limit of `_spread`: pixels of standard deviation 1 give about 1, pixels of standard deviation 58 about 58**2 = 3400
 CAFFE_SPREAD = 30.0
 VALUE = "(weight|bias|running_mean|running_var)"
 TORCH = Rules(
@@ -53,8 +53,9 @@ CHAINER_RULES = Rules(
     ),
     words=CHAINER_WORDS,
 )
-# classifiers, counters, and blobs of the data
+# tensors that are skipped: classifiers, counters, and the bias of conv1 in Caffe2's files
 SKIP = r"fc\.(weight|bias)|(stem\.)?fc\.\w+|fc\d+/.*|fc\d+_[wb]|linear/.*|.*num_batches_tracked|.*/N|pred_[wb]|conv1_b"
+# names of detectors and of ResNet variants: such files are no plain ResNets
 DETECTOR = re.compile(
     r"layer1\.0\.(se|attn_last|conv2\.\w+)\..+|(rpn|roi_heads|head|fpn|mask|keypoint)[._/]|(rpn|conv_rpn|cls_score|bbox_pred|fpn_)\w*|.*/rpn.*"
 )
@@ -110,7 +111,7 @@ def read(found: Found, kind: Kind) -> Plan:
 def _config(
     kind: Kind, shapes: Mapping[str, tuple[int, ...]], grouped: bool, affine: bool, found: Found, placed: Placed
 ) -> tuple[DetectorConfig, tuple[Assumption, ...]]:
-    """A config with this backbone and the input that it was trained on, and what of it is assumed."""
+    """A config with this backbone and the input settings of its training, and the assumptions."""
     depth, blocks = depth_and_blocks(blocks_of(shapes))
     # tensorpack's kernels are (height, width, in, out)
     inner = shapes["backbone.res2.0.conv2.weight"]
@@ -142,7 +143,7 @@ def _config(
 def _publisher(
     kind: Kind, groups: int, grouped: bool, affine: bool, found: Found, placed: Placed
 ) -> tuple[InputConfig, bool, Literal["padded", "unpadded_ceil"], str]:
-    """Input, whether the stride is in the 1x1 convolutions, the pooling of the stem, and where these are from."""
+    """Input, whether the stride is in the 1x1 convolutions, the pooling of the stem, and the source of these values."""
     if kind.publisher == "Chainer":
         return CHAINER, True, "unpadded_ceil", "Chainer's copy of Caffe's ResNets"
     if kind.publisher == "tensorpack":
@@ -164,7 +165,10 @@ def _publisher(
 
 
 def _spread(state: Mapping[str, Tensor], names: Mapping[str, str]) -> float:
-    """The variance of the first norm over that for white noise of deviation 1, which shows the scale of the pixels."""
+    """How many times larger the variance of the first norm is than for white noise of standard deviation 1.
+
+    It shows the scale of the pixels. 0 if the file has no such norm.
+    """
     kernel, variance = (names.get(f"backbone.stem.conv1.{value}") for value in ("weight", "norm.running_var"))
     if kernel is None or variance is None:
         return 0.0

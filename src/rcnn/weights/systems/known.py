@@ -22,7 +22,7 @@ from rcnn.weights.systems.tensorpack import system as tensorpack
 SYSTEMS: tuple[System, ...] = (
     d2go.SYSTEM,
     maskrcnn_benchmark.SYSTEM,
-    torchvision.SYSTEM,  # before Detectron2, whose heads have the same names
+    torchvision.SYSTEM,  # before Detectron2: its heads have the same names
     detectron2.SYSTEM,
     detectron.SYSTEM,
     mmdetection.SYSTEM,
@@ -59,7 +59,10 @@ def convert_found(
     overrides: Sequence[str] = (),
     allow_missing: Sequence[str] = (),
 ) -> Converted:
-    """As `convert`, of an opened file, with KEY=VALUE of our config and patterns of our tensors that may be missing."""
+    """Like `convert`, for an opened file.
+
+    `overrides` are KEY=VALUE of rcnn's config, `allow_missing` patterns of rcnn's tensor names that may be missing.
+    """
     names = list(found.state)
     for system in SYSTEMS:
         if system.recognises(names):
@@ -68,6 +71,6 @@ def convert_found(
         raise ValueError(f"{found.source} belongs to an rcnn checkpoint: give commands the folder that it is in")
     known = ", ".join(f"{system.name} ({system.files})" for system in SYSTEMS if system.kind == "detector")
     raise ValueError(
-        f"{found.source} belongs to no known system: its tensors are {few(names)}. Known are {known}, "
-        "ImageNet ResNets, and backbones of timm"
+        f"{found.source} belongs to no known system: its tensors are {few(names)}. Expected a file of {known}, "
+        "an ImageNet ResNet, or a backbone of timm"
     )

@@ -1,7 +1,7 @@
-"""Rows and axes in another order: what several systems store differently, as functions of tensors.
+"""Functions that reorder the rows and axes of tensors that several systems store in another order.
 
-Ours: background last in the class scores, no box and no mask for it; anchors of a cell with sizes outer and ratios
-inner; deltas dx, dy, dw, dh; kernels (out, in, height, width).
+Our layout: background is the last class score, without a box and a mask; the anchors of a cell are ordered by size,
+then by ratio (sizes outer, ratios inner); deltas are dx, dy, dw, dh; kernels are (out, in, height, width).
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from torch import Tensor
 
 from rcnn.models import DetectorConfig
 
+RPN_OUTPUTS = ("rpn.objectness.", "rpn.deltas.")
+
 
 def layer_of(name: str) -> str:
-    """`rpn.deltas` of `rpn.deltas.weight`; the number of a cascade stage is left out."""
+    """The layer of a tensor: `rpn.deltas` for `rpn.deltas.weight`, without the number of a cascade stage."""
     layer = name.rpartition(".")[0]
     return f"box_head.{layer.rpartition('.')[2]}" if layer.startswith("box_head.stages.") else layer
 
 
 def background_last(name: str, value: Tensor) -> Tensor:
-    """The rows of our tensor `name`, which has background first, in our order.
+    """Reorder the rows of our tensor `name` from background first to our order.
 
     Background moves to the end of the scores; its box and its mask, which nothing uses, are dropped. Class-agnostic
     boxes (4 rows) and masks (1 row) stay.
@@ -65,7 +67,7 @@ def swap_anchors(value: Tensor, outer: int, inner: int) -> Tensor:
 
 
 def anchors_from_ratio_outer(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
-    """The rows of our tensor `name` in our order of anchors, from an order with the ratio outer."""
+    """Reorder the rows of our tensor `name` from anchors ordered by ratio, then size, to our order."""
     return swap_anchors(value, *reversed(_anchors(config))) if name.startswith(RPN_OUTPUTS) else value
 
 
@@ -74,20 +76,18 @@ def anchors_to_ratio_outer(name: str, value: Tensor, config: DetectorConfig) -> 
     return swap_anchors(value, *_anchors(config)) if name.startswith(RPN_OUTPUTS) else value
 
 
-RPN_OUTPUTS = ("rpn.objectness.", "rpn.deltas.")
-
-
 def _anchors(config: DetectorConfig) -> tuple[int, int]:
+    """The numbers of sizes and of ratios of the anchors in a cell."""
     return len(config.rpn.anchors.sizes[0]), len(config.rpn.anchors.ratios)
 
 
 def paired_logits(value: Tensor) -> Tensor:
-    """RPN rows (background of all anchors, object of all anchors) as background and object of each anchor."""
+    """Reorder RPN rows from all backgrounds, then all objects, to background and object of each anchor."""
     return value.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
 
 
 def deltas_from_yx(value: Tensor) -> Tensor:
-    """Rows dy, dx, dh, dw as dx, dy, dw, dh."""
+    """Reorder rows dy, dx, dh, dw to dx, dy, dw, dh."""
     return value.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
 
 
@@ -105,9 +105,9 @@ def kernel_to_hwio(value: Tensor) -> Tensor:
 
 
 def identity_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state`, where every norm without statistics gets a mean of 0 and a variance of 1.
+    """`state` with a mean of 0 and a variance of 1 for every norm without statistics.
 
-    With an eps of 0 such a frozen norm is its scale and shift alone, to the bit (Caffe's AffineChannel).
+    With an eps of 0, such a frozen norm applies exactly its scale and shift, like Caffe's AffineChannel.
     """
     whole = dict(state)
     for name, value in state.items():

@@ -3,8 +3,8 @@
 BGR; the RPN has two logits per anchor, all backgrounds before all objects; background is the first class, with its own
 box and mask; layer4 works on regions of 7x7 with stride 1. The ImageNet classifier is in the file, too.
 
-Also Faster R-CNN of the code that it grew out of (ruotianluo's pytorch-faster-rcnn): ResNets without masks, VGG-16 and
-MobileNet v1. mask-faster-rcnn names these two networks, but its own versions of them do not run (they have no masks).
+Files of the code that it is based on (ruotianluo's pytorch-faster-rcnn) are also read: Faster R-CNN on ResNets, VGG-16
+and MobileNet v1. mask-faster-rcnn has options for VGG-16 and MobileNet v1, but with them it fails (they have no masks).
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _config(shapes: Mapping[str, tuple[int, ...]], given: Typed[Settings], sourc
 
 
 def _pooler(theirs: Settings, *, resnet: bool) -> cfg.PoolerConfig:
-    """How regions are pooled: POOLING_ALIGN and the networks other than ResNets take maxima of 2 x 2 samples."""
+    """How regions are pooled: with POOLING_ALIGN, and on networks other than ResNets, 2 x 2 samples are max-pooled."""
     kind: cfg.Pooling = POOLINGS[theirs.pooling_mode]
     if kind == "affine" and theirs.pooling_align:
         kind = "image_affine"

@@ -118,7 +118,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
 
 
 def _in_pytorch(config: DetectorConfig) -> DetectorConfig:
-    """Differences from Detectron: Pillow resizes, boxes are rescaled per side, and no proposal is too small."""
+    """`config` with the differences from Detectron: Pillow resizes, boxes are rescaled per side, no minimum size."""
     plain = InputConfig()
     return with_settings(
         config,

@@ -1,8 +1,8 @@
-"""matterport's Mask R-CNN (Keras, `.h5`): ResNet-50 or -101 with a pyramid, layers by name.
+"""matterport's Mask R-CNN (Keras, `.h5`): ResNet-50 or -101 with an FPN; layers are found by name.
 
-Kernels are (height, width, in, out); every convolution has a bias, also before a norm, which is subtracted from its
-mean here; the heads' norms are folded into their layers. Boxes are y, x, height, width in units that end on the last
-pixel; background is first.
+Kernels are (height, width, in, out). Every convolution has a bias: before a norm of the backbone, it is subtracted from
+the mean of that norm here. The norms of the heads are folded into their layers. Boxes are y, x, height, width,
+normalized so that 1 is the last pixel; background is the first class.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.setting_texts import with_settings
+from rcnn.weights.systems.c4 import UNLIMITED_SCALE
 from rcnn.weights.systems.classes import class_names
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.layout import background_last, deltas_from_yx, kernel_from_hwio
@@ -27,11 +28,10 @@ from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks
 from rcnn.weights.systems.settings import Four, SettingsSource, Three, Typed, same, same_settings, typed_settings
 from rcnn.weights.systems.system import Plan, System
 
-EPS = 1e-3  # Keras's, of every norm
-UNLIMITED_SCALE = 100.0  # of decoded widths and heights, log
+EPS = 1e-3  # eps of every norm in Keras
 FIELDS = re.compile(r"(kernel|bias|gamma|beta|moving_mean|moving_variance)(?:_\d+)?(?::0)?")
 BLOCK = re.compile(r"res([2-5])([a-z])_branch(2a|2b|2c|1)")
-RULES = Rules(  # of layers with a kernel
+RULES = Rules(  # for layers with a kernel
     (
         (BLOCK.pattern, "backbone.res{1}.{2:block}.{3:conv}"),
         (r"conv1", "backbone.stem.conv1"),
@@ -55,7 +55,7 @@ SKIP = re.compile(r"(?:.*/)?(?:optimizer_weights|training|anchors)(?:/.*)?|.*(?:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of its Config that a detector has, with their defaults for COCO."""
+    """Settings of matterport's Config that a detector has, with their defaults for COCO."""
 
     image_min_dim: int = same("input.min_size", 800)
     image_max_dim: int = 1024
@@ -81,7 +81,7 @@ class Settings:
 
 
 COCO = "matterport's setting for COCO"
-ONLY = ("IMAGE_RESIZE_MODE", "RPN_ANCHOR_STRIDE", "RPN_BBOX_STD_DEV", "BBOX_STD_DEV")  # supported: the defaults
+ONLY = ("IMAGE_RESIZE_MODE", "RPN_ANCHOR_STRIDE", "RPN_BBOX_STD_DEV", "BBOX_STD_DEV")  # only the defaults are supported
 ASSUMED = {
     "IMAGE_MIN_DIM": Assumption("image size", COCO, ("input.min_size",)),
     "IMAGE_MAX_DIM": Assumption("image size", COCO, ("input.max_size", "input.canvas")),
@@ -90,11 +90,12 @@ ASSUMED = {
     "DETECTION_MIN_CONFIDENCE": Assumption("detections", COCO, ("box.score_threshold",)),
 }
 DIFFERENCES = (
-    "images are resized with OpenCV's bilinear rule, matterport's with scikit-image's, which differs between its "
-    "versions: pixels at the border of an image differ, others by up to half a gray level",
-    "NMS is applied before detections are clipped to the image, not after, which matters in the black border only",
+    "images are resized with OpenCV's bilinear rule; matterport uses the rule of scikit-image, which depends on its "
+    "version: pixels at the border of an image differ, other pixels differ by up to half a gray level",
+    "NMS is applied before detections are clipped to the image; in matterport after it. Only detections in the black "
+    "border can differ",
     "below a confidence of 0.5, a region may be detected as several classes; in matterport only as its best class",
-    "in further training, sampling and loss weights are those of this library, with fixed batch norms",
+    "further training uses the sampling and the loss weights of rcnn, with frozen batch norm",
 )
 
 
@@ -143,7 +144,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
 
 
 def _layer(name: str) -> tuple[str, str]:
-    """Layer and field of the path of a data set: its innermost known layer; empty if there is none."""
+    """The innermost known layer in the path of a data set, and the field; both are empty if there is none."""
     *scopes, last = name.split("/")
     if field := FIELDS.fullmatch(last):
         for scope in reversed(scopes):
@@ -178,7 +179,7 @@ def _convolution(ours: str, values: Mapping[str, Tensor], norm: Mapping[str, Ten
         weight = (weight.double() * scale[:, None, None, None]).float()
         bias = ((bias.double() - norm["moving_mean"].double()) * scale + norm["beta"].double()).float()
     if ours.startswith("box_head.trunk."):
-        weight = weight.flatten(1)  # a convolution over the whole region: channel, height, width
+        weight = weight.flatten(1)  # a convolution over the whole region; the columns are channel, height, width
     if ours in ("rpn.deltas", "box_head.deltas"):
         weight, bias = deltas_from_yx(weight), deltas_from_yx(bias)
     if ours == "rpn.deltas":  # theirs are divided by their standard deviations, ours are not
@@ -194,7 +195,7 @@ def _config(
     given: Typed[Settings],
     source: str,
 ) -> DetectorConfig:
-    """The detector that layers of these shapes are."""
+    """The config of the detector with these `layers` (layer -> field -> tensor) and `shapes`."""
     theirs = given.values
     blocks = blocks_of(layers, BLOCK.pattern)
     needed = ("rpn_class_raw", "mrcnn_class_logits", "mrcnn_mask", "mrcnn_class_conv1", "fpn_p2")
@@ -228,7 +229,7 @@ def _config(
             blocks=unusual,
             stride_in_1x1=True,
             norm_eps=EPS,
-            stem_pool="unpadded_ceil",  # TensorFlow's "same" pads even sides at the right and bottom alone
+            stem_pool="unpadded_ceil",  # TensorFlow's "same" pads even sides only at the right and bottom
         ),
         fpn=cfg.FPNConfig(channels=kernels["fpn_p2"][-1]),
         rpn=cfg.RPNConfig(

@@ -1,4 +1,4 @@
-"""Tensor names of other systems in our terms: ordered rules, applied to a whole name."""
+"""Translates tensor names of other systems to ours, by ordered rules that match a whole name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from rcnn.data.messages import few
 
 MAX_LISTED = 1000  # tensors that a message lists by name
 FIELD = re.compile(r"\{(\d+)([+-]\d+)?(?::(\w+))?\}")
-GROUP = re.compile(r"(\((?!\?)(?:[^()]|\([^()]*\))*\))")  # a group of a pattern, with groups inside one deep
+GROUP = re.compile(
+    r"(\((?!\?)(?:[^()]|\([^()]*\))*\))"
+)  # a group of a pattern; it may contain groups, but those may not
 
 
 def unexpected(names: Iterable[str]) -> str:
@@ -27,7 +29,7 @@ def count(names: Iterable[str], pattern: str) -> int:
 
 @dataclass(frozen=True)
 class Placed:
-    """The names of a file, sorted."""
+    """The tensor names of a file: those that have a name in rcnn, and those that are skipped."""
 
     ours: dict[str, str]  # name in the file -> our name
     skipped: tuple[str, ...] = ()  # names that are skipped on purpose
@@ -63,7 +65,7 @@ class Rules:
         return None
 
     def required(self, name: str, system: str) -> str:
-        """As `rename`, of our name; a ValueError if `system` has no such tensor."""
+        """Like `rename`, for our name `name`. Raises ValueError if `system` has no such tensor."""
         if (new := self.rename(name)) is None:
             raise ValueError(f"{name} (rcnn's name) cannot be exported: {system} has no such tensor")
         return new
@@ -71,7 +73,7 @@ class Rules:
     def place(self, names: Iterable[str], source: str, system: str) -> Placed:
         """Our name for each of `names`.
 
-        A ValueError lists those that no rule knows, or two that are the same tensor.
+        Raises ValueError that lists names without a rule, or two names of the same tensor.
         """
         names = list(names)
         for pattern, what in self.others:
@@ -101,6 +103,7 @@ class Rules:
         return Rules(tuple(self._inverted(pattern, template) for pattern, template in self.pairs), words=words)
 
     def _filled(self, part: re.Match[str], found: re.Match[str]) -> str:
+        """The text for field `part` of a template, e.g. `{1+2}`; `found` is the match of the pattern."""
         value, shift, word = found[int(part[1])], part[2], part[3]
         if shift:
             return str(int(value) + int(shift))
@@ -110,7 +113,7 @@ class Rules:
         return self.words[word][value] if word else value
 
     def _inverted(self, pattern: str, template: str) -> tuple[str, str]:
-        """The rule of the other direction; its groups are numbered in the order of the template."""
+        """The rule for the other direction; its groups are numbered in the order of the template."""
         pieces = GROUP.split(pattern)  # literal, group, literal, group, ...
         literals, groups = [re.sub(r"\\(.)", r"\1", piece) for piece in pieces[::2]], pieces[1::2]
         back, position = "", 0

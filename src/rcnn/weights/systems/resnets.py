@@ -1,4 +1,4 @@
-"""Which ResNet a file holds, from the names of its tensors."""
+"""Finds out which ResNet a file contains, from the names of its tensors."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def torch_blocks(theirs: str, ours: str, norm: str = "bn") -> tuple[tuple[str, s
 
 
 def blocks_of(names: Iterable[str], pattern: str = OURS, stages: tuple[int, ...] = (2, 3, 4, 5)) -> tuple[int, ...]:
-    """Number of blocks in each of `stages`; the groups of `pattern`, for whole names, are stage and block."""
+    """Number of blocks in each of `stages`; `pattern` matches a whole name, and its groups are stage and block."""
     found = {(match[1], match[2]) for name in names if (match := re.fullmatch(pattern, name))}
     return tuple(sum(stage == str(number) for stage, _ in found) for number in stages)
 
 
 def known_depth(blocks: tuple[int, ...], source: str) -> Depth:
-    """The depth of a ResNet with these numbers of blocks in its first stages; a ValueError names `source`."""
+    """The depth of a ResNet with these numbers of blocks in its first stages. Raises ValueError that names `source`."""
     for known, depth in DEPTHS.items():
         if blocks and known[: len(blocks)] == blocks:
             return depth
@@ -45,5 +45,5 @@ def known_depth(blocks: tuple[int, ...], source: str) -> Depth:
 
 
 def depth_and_blocks(blocks: tuple[int, ...]) -> tuple[Depth, tuple[int, ...]]:
-    """ResNetConfig's `depth` and `blocks` for four numbers of blocks; `blocks` is empty for the usual ones."""
+    """ResNetConfig's `depth` and `blocks` for the numbers of blocks in four stages; `blocks` is () for usual ones."""
     return (DEPTHS[blocks], ()) if blocks in DEPTHS else (50, blocks)

@@ -26,7 +26,7 @@ Four = tuple[float, float, float, float]
 # a key starts the text, or follows a space or a quote
 KEY = re.compile(r"(?:(?<=\s)|(?<=^)|(?<=[\"']))(?:--)?([A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*)=")
 FLAG = re.compile(r"(?:^|\s)(--?)([A-Za-z][\w-]*)(?:(?:=|[ \t]+(?!-{1,2}[A-Za-z]))(\S+))?")
-EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 1e-4, which YAML takes for a word
+EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 1e-4, which YAML reads as text
 PYTHON = "tag:yaml.org,2002:python/"
 
 
@@ -46,7 +46,7 @@ class Typed(Generic[T]):
     others: tuple[str, ...]  # given keys that `values` does not have
 
     def require_default(self, *keys: str, source: str) -> None:
-        """A ValueError names `source` and the first of `keys` whose value is not the default."""
+        """Raise ValueError that names `source` and the first of `keys` with another value than the default."""
         for key in keys:
             value, default = (getattr(settings, field_of(key)) for settings in (self.values, type(self.values)))
             if value != default:
@@ -65,7 +65,7 @@ class PlainLoader(yaml.SafeLoader):
 
 
 def python_object(loader: PlainLoader, suffix: str, node: yaml.Node) -> object:
-    """What a YAML tag of a Python object stands for: plain values are read, other objects are not."""
+    """The value of a YAML node with a Python tag: plain values are read, other objects become `Unread`."""
     if suffix == "tuple" and isinstance(node, yaml.SequenceNode):
         return loader.construct_sequence(node, deep=True)
     if isinstance(node, yaml.ScalarNode) and suffix in ("unicode", "str", "long"):
@@ -90,8 +90,9 @@ def existing_file(given: str | Path) -> Path | None:
 def read_settings(given: str | Path, switches: Mapping[str, bool] | None = None) -> dict[str, Any]:
     """Settings by dotted key, from a file or from KEY=VALUE text.
 
-    Read are KEY=VALUE (in lines or side by side), flags (`--bn2affine`), YAML, and the trees and tables that programs
-    print: tensorpack's `{'MODE_FPN': True}`, matterport's `IMAGE_MIN_DIM    800`. ValueErrors name the file.
+    Supported are KEY=VALUE (in lines or side by side), flags (`--bn2affine`), YAML, and the trees and tables that
+    programs print: tensorpack's `{'MODE_FPN': True}`, matterport's `IMAGE_MIN_DIM    800`. `switches` gives values for
+    flags without one. Raises FileNotFoundError, or ValueError that names the file.
     """
     path = existing_file(given)
     if path is None and isinstance(given, Path):
@@ -105,23 +106,23 @@ def read_settings(given: str | Path, switches: Mapping[str, bool] | None = None)
 
 
 def parse_settings(text: str, source: str, switches: Mapping[str, bool] | None = None) -> dict[str, Any]:
-    """As `read_settings`, of a text; empty if it contains no settings."""
+    """Like `read_settings`, for a text; returns an empty dict if it contains no settings."""
     text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     text = re.sub(r"(?m)^([A-Z][A-Z0-9_]+)[ \t]{2,}(?=[^=\s:])", r"\1=", text)  # a printed table
     if "=" not in text:  # KEY VALUE, as yacs takes settings
         text = re.sub(r"(?m)(^|[ \t])([A-Z][A-Z0-9_]*\.[A-Z0-9_.]+)[ \t]+(?=[^\s:])", r"\1\2=", text)
-    if re.match(r"\s*--?(?!config\b)[A-Za-z]", text):  # flags; a dash and a space would be a list
+    if re.match(r"\s*--?(?!config\b)[A-Za-z]", text):  # flags; a dash and a space start a YAML list
         words = ((found[2].replace("-", "_") if found[1] == "--" else f"-{found[2]}", found[3])
                  for found in FLAG.finditer(text))  # fmt: skip
         return {name: _value(word) if word else (switches or {}).get(name, True) for name, word in words}
-    tree = re.search(r"\{\s*['\"]", text)
+    tree = re.search(r"\{\s*['\"]", text)  # a printed dict
     keys = list(KEY.finditer(text))
     if tree and not any(key.start() < tree.start() for key in keys):
         try:
             return flat(ast.literal_eval(text[tree.start() : text.rindex("}") + 1]))
         except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise ValueError(f"{source}: the tree of settings cannot be read ({error})") from error
-    if keys and not re.match(r"\s*[\w.]+:[ \t]+\S", text):
+    if keys and not re.match(r"\s*[\w.]+:[ \t]+\S", text):  # KEY=VALUE, unless YAML comes first
         if flags := re.search(r"\s--(?!config\b)[A-Za-z]", text[keys[0].end() :]):  # KEY=VALUE first, then flags
             position = keys[0].end() + flags.start()
             return parse_settings(text[:position], source) | parse_settings(text[position:], source, switches)
@@ -140,7 +141,7 @@ def plain_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = PlainLoad
 
 
 def flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key. Tuples that are written as text are read, and numbers such as 1e-4."""
+    """Nested settings by dotted key. Text such as "(1, 2)" becomes a tuple, and text such as "1e-4" a number."""
     settings: dict[str, Any] = {}
     for key, value in content.items():
         name = f"{prefix}{key}"
@@ -159,7 +160,7 @@ def flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 def _value(text: str) -> object:
     """The value of a text: a Python literal, a YAML value, numpy's [0.1 0.2], else the text itself."""
     text = re.sub(r"--config\s*[\"']?\s*$", "", text).strip().rstrip("\\").strip()
-    while text[-1:] in ("'", '"') and text.count(text[-1]) % 2:  # the shell's quote, opened before a key
+    while text[-1:] in ("'", '"') and text.count(text[-1]) % 2:  # a quote of the shell that opens before a key
         text = text[:-1].strip()
     if re.fullmatch(r"\[[\d.eE+\-\s]+\]", text) and len(text.split()) > 1:
         return [float(number) for number in text[1:-1].split()]
@@ -179,7 +180,7 @@ def listed(value: Any) -> Any:
 
 
 def require_only(settings: Mapping[str, object], only: Mapping[str, object], source: str) -> None:
-    """A ValueError names `source` and the first of `settings` with another value than in `only`, the supported ones."""
+    """Raise ValueError that names `source` and the first of `settings` with another value than the one in `only`."""
     for key, value in settings.items():
         if key in only and listed(value) != only[key] and not isinstance(value, Unread):
             raise ValueError(f"{source}: {key}={value!r} is not supported; expected {only[key]!r}")
@@ -196,12 +197,12 @@ def same(ours: str, default: T) -> T:
 
 
 def same_settings(theirs: object, config: DetectorConfig, skipped: tuple[str, ...] = ()) -> dict[str, object]:
-    """Values for our settings that are `same` as fields of `theirs`, for the parts of `config`, without `skipped`."""
+    """Our setting -> the value of the `same` field of `theirs`, for the parts of `config` and without `skipped`."""
     return {ours: getattr(theirs, name) for name, ours in _same_names(type(theirs), config, skipped).items()}
 
 
 def same_values(cls: type[object], config: DetectorConfig, skipped: tuple[str, ...] = ()) -> dict[str, object]:
-    """The inverse: values of `config` for the fields of `cls` that are `same`."""
+    """The inverse of `same_settings`: field of `cls` -> the value of the `same` setting in `config`."""
     values = setting_values(config)
     return {name: values[ours] for name, ours in _same_names(cls, config, skipped).items()}
 
@@ -217,9 +218,9 @@ def _same_names(cls: type[Any], config: DetectorConfig, skipped: tuple[str, ...]
 def typed(
     cls: type[T], values: Mapping[str, Any], source: object, renamed: Mapping[str, str] | None = None
 ) -> Typed[T]:
-    """`values` as the dataclass `cls`; a ValueError names `source` and a value of another type.
+    """`values` as the dataclass `cls`. Raises ValueError that names `source` and a value of the wrong type.
 
-    `renamed` gives the usual name of keys that have several. Python objects that were not read count as not given.
+    `renamed` maps other names of a key to its usual name. Python objects that were not read count as not given.
     """
     hints = get_type_hints(cls)
     found: dict[str, Any] = {}
@@ -256,7 +257,7 @@ def typed_settings(
 
 
 def _expected(hint: object, default: object) -> str:
-    """What a field of type `hint` accepts, in words."""
+    """What a field of type `hint` accepts, as part of a message."""
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     if get_origin(hint) in (Union, types.UnionType) and get_origin(get_args(hint)[0]) is Literal:
@@ -268,7 +269,7 @@ def _expected(hint: object, default: object) -> str:
 
 
 def _fitted(hint: Any, value: Any) -> Any:
-    """`value` as type `hint`; TypeError or ValueError if it is something else."""
+    """`value` as type `hint`. Raises TypeError or ValueError if it is of another type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return None if value is None else _fitted(arguments[0], value)
@@ -282,7 +283,9 @@ def _fitted(hint: Any, value: Any) -> Any:
             raise TypeError(value)
         if arguments[-1] is Ellipsis:
             return tuple(_fitted(arguments[0], part) for part in value)
-        while len(value) == 1 and isinstance(value[0], (list, tuple)):  # [[[103, 116, 123]]], an array for an image
+        while len(value) == 1 and isinstance(
+            value[0], (list, tuple)
+        ):  # [[[103, 116, 123]]], an array of shape (1, 1, 3)
             value = value[0]
         return tuple(_fitted(kind, part) for kind, part in zip(arguments, value, strict=True))
     if hint is str:
@@ -291,6 +294,8 @@ def _fitted(hint: Any, value: Any) -> Any:
         return str(value)
     if isinstance(value, bool) != (hint is bool) or (hint is int and value != int(value)):
         raise TypeError(value)
+    if isinstance(value, str) and hint is float:
+        value = float(value)
     if not isinstance(value, int | float):
-        value = float(value) if isinstance(value, str) and hint is float else None
+        raise TypeError(value)
     return hint(value)

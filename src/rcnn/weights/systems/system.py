@@ -1,7 +1,8 @@
-"""What a system is: how its files are recognized and read, and whether they can be written.
+"""The interface of a system: how its files are recognized and read, and whether they can be written.
 
 A new system is a module (or a folder of system.py, names.py, settings.py) that ends with `SYSTEM = System(...)`, and
-an entry of SYSTEMS in known.py.
+an entry of SYSTEMS in known.py. In this package, "ours" are the names, layout and settings of rcnn, "theirs" those of
+the other system.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rcnn.data.messages import counted
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import override
 from rcnn.weights.readers.state_dict import Found
@@ -19,23 +21,23 @@ from rcnn.weights.systems.converted import Assumption, Converted, Kind, expected
 from rcnn.weights.systems.renaming import Placed
 from rcnn.weights.systems.settings import SettingsSource
 
-COUNTER = ".num_batches_tracked"  # of the steps of batch norm
+COUNTER = ".num_batches_tracked"  # end of the name of a step counter of batch norm
 
 
 def all_of(*patterns: str) -> Callable[[Collection[str]], bool]:
-    """A function that tells whether each of `patterns` matches a whole name of a collection."""
+    """A function that returns whether each of `patterns` matches at least one whole name of a collection."""
     return lambda names: all(any(re.fullmatch(pattern, name) for name in names) for pattern in patterns)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a file is, and how its tensors become ours; nothing is read yet."""
+    """The network in a file, and how its tensors become ours; no tensor is read yet."""
 
     config: DetectorConfig  # from names, shapes and the system's settings
     placed: Placed  # our name of each tensor, and the tensors that are skipped
     # (our name, value, config) -> the value in our layout
     tensor: Callable[[str, Tensor, DetectorConfig], Tensor] = lambda name, value, config: value
-    # adds tensors that are made from several of the file, or that the file does not have
+    # (state, config) -> the state with tensors that are made from several in the file, or that the file does not have
     complete: Callable[[dict[str, Tensor], DetectorConfig], dict[str, Tensor]] = lambda state, config: state
     classes: tuple[str, ...] = ()
     summary: str = ""  # where the settings come from
@@ -47,14 +49,15 @@ class Plan:
 class Export:
     """How files of a system are written."""
 
-    option: str  # what --to takes
-    suffixes: tuple[str, ...]  # of the file
+    option: str  # its name for --to
+    suffixes: tuple[str, ...]  # allowed endings of the file name
     state: Callable[[Mapping[str, Tensor], DetectorConfig], dict[str, Tensor]]  # names and layout of the system
-    content: Callable[[dict[str, Tensor], tuple[str, ...]], object]  # (state, class names) -> what the file holds
+    content: Callable[[dict[str, Tensor], tuple[str, ...]], object]  # (state, class names) -> the content of the file
     # (config, class names) -> the text of its own settings file
     settings: Callable[[DetectorConfig, tuple[str, ...]], str] | None = None
-    settings_suffix: str = ".yaml"  # of that file, beside the weights
-    # the same network as the system can hold it, e.g. for BGR images; what is read back is compared with that
+    settings_suffix: str = ".yaml"  # ending of the name of the settings file, which is beside the weights
+    # (state, config) -> the same network in the form that the system supports, e.g. for BGR images; the file that is
+    # read back is compared with this
     prepare: Callable[[Mapping[str, Tensor], DetectorConfig], tuple[dict[str, Tensor], DetectorConfig]] = (
         lambda state, config: (dict(state), config)
     )
@@ -62,13 +65,13 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A framework whose files are imported."""
+    """A framework, and how its files are imported and exported."""
 
     name: str
     files: str  # which files: ".pkl, .pth"
-    recognises: Callable[[Collection[str]], bool]  # by the names of the tensors
+    recognises: Callable[[Collection[str]], bool]  # (names of the tensors) -> whether the file is of this system
     read: Callable[[Found, SettingsSource], Plan]
-    settings: str = ""  # what --config takes; empty: nothing
+    settings: str = ""  # what --config accepts, for messages; empty: the system has no settings
     kind: Kind = "detector"
     export: Export | None = None
 
@@ -88,7 +91,7 @@ class System:
         if settings is not None and not self.settings:
             raise ValueError(
                 f"config (--config) {settings}: {found.source} is a file of {self.name}, which has no settings file; "
-                "leave config out"
+                "remove config"
             )
         try:
             plan = self.read(found, settings)
@@ -96,7 +99,7 @@ class System:
             raise ValueError(f"{found.source} looks like a file of {self.name}, but has no tensor {error}") from error
         config = override(plan.config, overrides)
         expected = expected_state(config)
-        # frozen norms have no step counter here, others may have none there
+        # frozen norms have no step counter in rcnn; in the file they may have one
         unused = [name for name, ours in plan.placed.ours.items() if ours.endswith(COUNTER) and ours not in expected]
         names = {name: ours for name, ours in plan.placed.ours.items() if name not in unused}
         try:
@@ -109,14 +112,17 @@ class System:
         given = [word.partition("=")[0] for word in overrides]
         sentences = (assumption.sentence(config, given) for assumption in plan.assumed)
         what = (
-            f"the backbone {config.name}" if self.kind == "backbone" else f"{config.name}, {config.num_classes} classes"
+            f"the backbone {config.name}"
+            if self.kind == "backbone"
+            else f"{config.name}, {counted(config.num_classes, 'class')}"
         )
         return Converted(
             config=config,
             state=state,
             classes=plan.classes,
             system=self.name,
-            summary=f"{self.name} {what}, {len(state)} tensors" + (f"; {plan.summary}" if plan.summary else ""),
+            summary=f"{self.name} {what}, {counted(len(state), 'tensor')}"
+            + (f"; {plan.summary}" if plan.summary else ""),
             kind=self.kind,
             assumed=tuple(sentence for sentence in sentences if sentence),
             notes=plan.notes,

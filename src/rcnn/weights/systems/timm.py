@@ -23,18 +23,18 @@ from rcnn.weights.systems.renaming import Placed
 from rcnn.weights.systems.settings import SettingsSource
 from rcnn.weights.systems.system import Plan, System, all_of
 
-OTHER_NAMES = "_conv_stem.weight"  # of efficientnet_pytorch
-# the stems of timm's networks, and blocks of ResNets that are no plain ones
+OTHER_NAMES = "_conv_stem.weight"  # a tensor name that only efficientnet_pytorch has
+# tensor names of the stems of timm's networks, and of blocks of ResNet variants
 STEMS = r"(_?conv_stem|stem(_\d)?|patch_embed|conv1\.0|layer1\.0\.(se|attn_last|conv2\.\w+))\..+"
 
 
 def read(found: Found, settings: SettingsSource) -> Plan:
-    """The network of a timm file; `settings` are its name in timm, with or without the name of its weights."""
+    """The network of a timm file; `settings` is its name in timm, with or without the name of the weights."""
     beside = _beside(Path(found.source))
     name, source = _name(found, settings, beside)
     config = _config(name, beside)
     ours = [each for each in expected_state(config) if each.startswith("backbone.")]
-    # in order; tensors after our last one are the classifier
+    # efficientnet_pytorch has the same order; tensors after our last one are the classifier
     names = dict(zip(found.state, ours, strict=False)) if OTHER_NAMES in found.state else _by_name(found, ours)
     return Plan(
         config=config,
@@ -86,7 +86,7 @@ def _config(name: str, beside: Mapping[str, Any]) -> DetectorConfig:
 
 
 def _by_name(found: Found, ours: list[str]) -> dict[str, str]:
-    """Their names -> ours: timm's maps network joins two parts of a name (stages_0), or puts `model.` in front."""
+    """Their names -> ours. timm's network for feature maps joins two parts of a name (stages_0), or adds `model.`."""
     expected, names = set(ours), dict[str, str]()
     for name in found.state:
         candidates = (f"backbone.net.{each}" for each in (name, name.replace(".", "_", 1), f"model.{name}"))

@@ -35,21 +35,22 @@ from rcnn.weights.systems.settings import SettingsSource
 from rcnn.weights.systems.system import Export, Plan, System, all_of
 
 # published files: the start of their SHA-256 -> their names; the tensors alone do not show these settings
-NO_EPS = {  # the frozen norms have no eps: torchvision sets that when it loads them
+NO_EPS = {  # eps of the frozen norms is 0: torchvision sets it when it loads these files
     "258fb6c6": ("fasterrcnn_resnet50_fpn_coco", "fasterrcnn_resnet50_fpn_coco-258fb6c6"),
     "bf2d0c1e": ("maskrcnn_resnet50_fpn_coco", "maskrcnn_resnet50_fpn_coco-bf2d0c1e"),
     "fc266e95": ("keypointrcnn_resnet50_fpn_coco-fc266e95",),  # not the older file of that name
 }
-SMALL_IMAGES = {  # of 320 to 640 pixels
+SMALL_IMAGES = {  # for images of 320 to 640 pixels
     "907ea3f9": ("fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9"),
 }
 CONSTRUCTORS = "torchvision's constructors"
 
 
 def rules(lowest: int, convs: int) -> Rules:
-    """torchvision's names -> ours; `lowest` level of the FPN (2 for ResNets), `convs` of the box head.
+    """torchvision's names -> ours.
 
-    Names from before torchvision 0.13, which the published files keep, come last.
+    `lowest` is the number of the lowest FPN level (2 for ResNets), `convs` the number of convolutions in the box head.
+    The names from before torchvision 0.13, which the published files keep, are last.
     """
     level = f"{{1+{lowest}}}"
     heads = {str(convs - 1 + 2 * fc): str(fc) for fc in range(1, 9)}  # after the convolutions and a flatten
@@ -59,7 +60,7 @@ def rules(lowest: int, convs: int) -> Rules:
         (rf"roi_heads\.box_head\.({'|'.join(heads)})\.(weight|bias)", "box_head.trunk.fc{1:fc}.{2}"),
     )
     return Rules(
-        (  # norms before convolutions: in the other direction the norm's name matches both
+        (  # norms before convolutions: in the other direction, the name of a norm matches both rules
             (r"backbone\.body\.conv1\.weight", "backbone.stem.conv1.weight"),
             (r"backbone\.body\.bn1\.(.+)", "backbone.stem.conv1.norm.{1}"),
             *torch_blocks(r"backbone\.body\.layer(\d)\.(\d+)", "backbone.res{1+1}.{2}"),
@@ -92,15 +93,16 @@ def rules(lowest: int, convs: int) -> Rules:
 def read(found: Found, settings: SettingsSource) -> Plan:
     """The network of a torchvision state dict, which holds no settings: those of its constructors are used."""
     convs = count(found.state, r"roi_heads\.box_head\.\d+\.0\.weight")
-    config = _config(found)
+    small_images, no_eps = (_is_published(found.source, files) for files in (SMALL_IMAGES, NO_EPS))
+    config = _config(found, small_images=small_images, no_eps=no_eps)
     lowest = 2 if isinstance(config.backbone, cfg.ResNetConfig) else 4
     placed = rules(lowest, convs).place(found.state, found.source, f"{SYSTEM.name} ({config.name})")
     persons = config.keypoint is not None and config.num_classes == 1
     categories = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     names = tuple(f"N/A {i}" if name == "N/A" else name for i, name in enumerate(categories) if i)
     known = f"torchvision's published file, known by its name {Path(found.source).name} or its content"
-    size = known if _is_published(found.source, SMALL_IMAGES) else CONSTRUCTORS
-    eps = known if _is_published(found.source, NO_EPS) else CONSTRUCTORS
+    size = known if small_images else CONSTRUCTORS
+    eps = known if no_eps else CONSTRUCTORS
     return Plan(
         config=config,
         placed=placed,
@@ -134,7 +136,7 @@ def to_torchvision(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
 
 
 def _unsupported(config: DetectorConfig) -> str:
-    """What a detector would have to have for torchvision to build it; empty if it does."""
+    """What torchvision expects and `config` does not have, as part of a message; empty if torchvision can build it."""
     backbone = config.backbone
     if config.fpn is None:
         return "a feature pyramid"
@@ -152,7 +154,8 @@ def _unsupported(config: DetectorConfig) -> str:
     return "batch norm, frozen or not" if norms & {"gn"} else ""
 
 
-def _config(found: Found) -> DetectorConfig:
+def _config(found: Found, *, small_images: bool, no_eps: bool) -> DetectorConfig:
+    """The config of a file; `small_images` and `no_eps` say whether it is a published file with these settings."""
     state, source = found.state, found.source
     scores = state.get("roi_heads.box_predictor.cls_score.weight")
     mobile = "backbone.body.0.0.weight" in state
@@ -170,8 +173,7 @@ def _config(found: Found) -> DetectorConfig:
     trained = any(name.startswith("backbone.body.") and name.endswith("num_batches_tracked") for name in state)
     norm: Literal["bn", "frozen_bn"] = "bn" if trained else "frozen_bn"
     if mobile:
-        small = _is_published(source, SMALL_IMAGES)
-        base = model_config(f"faster_rcnn_mobilenet_v3_large_{'320_' if small else ''}fpn")
+        base = model_config(f"faster_rcnn_mobilenet_v3_large_{'320_' if small_images else ''}fpn")
         return replace(
             base,
             num_classes=len(scores) - 1,
@@ -198,7 +200,7 @@ def _config(found: Found) -> DetectorConfig:
             groups=groups,
             width_per_group=within,
             norm=norm,
-            norm_eps=0.0 if _is_published(source, NO_EPS) else 1e-5,
+            norm_eps=0.0 if no_eps else 1e-5,
         ),
         fpn=cfg.FPNConfig(norm=group),
         rpn=replace(RPN, convs=max(1, count(state, r"rpn\.head\.conv\.\d+\.0\.weight"))),

@@ -88,7 +88,7 @@ def test_maps_are_timms_own(name: str) -> None:
     torch.manual_seed(0)
     mine = TimmNet(TimmConfig(name=name)).eval()
     sized = {"strict_img_size": False, "always_partition": True} if name == SWIN else {}
-    theirs = timm.create_model(name, features_only=True, out_indices=mine.places.values(), **sized).eval()
+    theirs = timm.create_model(name, features_only=True, out_indices=mine.indices.values(), **sized).eval()
     theirs.load_state_dict({n: v for n, v in mine.net.state_dict().items() if n in theirs.state_dict()})
     x = torch.randn(2, 3, 128, 96)
     for (key, found), expected in zip(mine(x).items(), theirs(x), strict=True):

@@ -1,1 +1,1 @@
-"""Both Mask R-CNNs in Chainer."""
+"""The two Chainer ports of Mask R-CNN."""

@@ -1,9 +1,9 @@
-"""How chainer.links names the values and convolutions of a ResNet, in our names."""
+"""Names of values and convolutions of a ResNet in chainer.links -> ours."""
 
 from __future__ import annotations
 
 VALUE = "(W|b|gamma|beta|avg_mean|avg_var)"
-# for Rules.words
+# the `words` of Rules
 WORDS = {
     "value": {
         "W": "weight", "b": "bias", "gamma": "norm.weight", "beta": "norm.bias",
@@ -11,4 +11,4 @@ WORDS = {
     },
     "conv": {"1": "conv1", "2": "conv2", "3": "conv3", "4": "shortcut"},
 }  # fmt: skip
-EPS = 2e-5  # of chainer.links.BatchNormalization
+EPS = 2e-5  # eps of chainer.links.BatchNormalization

@@ -37,5 +37,5 @@ class Settings:
 
 
 def read_chainer_settings(given: SettingsSource) -> Typed[Settings]:
-    """The settings of either system. ValueError if they cannot be read or a value has the wrong type."""
+    """The settings of either system. Raises ValueError if they cannot be read or a value has the wrong type."""
     return typed_settings(Settings, given, renamed=SHORT, switches={"roialign": False})

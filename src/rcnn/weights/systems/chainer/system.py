@@ -1,7 +1,8 @@
-"""Mask R-CNN of the two Chainer ports (`.npz`): wkentaro's chainer-mask-rcnn and DeNA's Chainer_Mask_R-CNN; R-C4.
+"""Mask R-CNN (ResNet C4) of two Chainer ports (`.npz`): wkentaro's chainer-mask-rcnn and DeNA's Chainer_Mask_R-CNN.
 
-Both store boxes and deltas as y, x, height, width, anchors with the ratio outer, and background first. wkentaro's norms
-are scales and shifts only and its stem has a bias; DeNA keeps batch norms, reads BGR, and has masks for background.
+Both store boxes and deltas as y, x, height, width, order anchors by ratio, then size, and put background first.
+wkentaro's norms have only a scale and a shift, and its stem has a bias; DeNA keeps batch norms, uses BGR images, and
+has masks for background.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ MAX_DETECTIONS = 1000  # the system has no limit
 NORMS = {"gamma": "weight", "beta": "bias", "avg_mean": "running_mean", "avg_var": "running_var", "W": "weight",
          "b": "bias"}  # fmt: skip
 NORM = f"({'|'.join(NORMS)})"
-PREFIX = "(?:.+/)?"  # of a trainer's snapshot
+PREFIX = "(?:.+/)?"  # names in a trainer's snapshot start with the path of the model
 RULES = Rules(
     (
         (rf"{PREFIX}extractor/conv1/(W|b)", "backbone.stem.conv1.{1:value}"),
@@ -72,7 +73,7 @@ def in_our_layout(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
 
 
 def _read(system: Literal["wkentaro", "dena"], found: Found, given: SettingsSource) -> Plan:
-    """The network of a file of `system`; `given` are its settings: the most important of DeNA's is `--bn2affine`."""
+    """The network of a file of `system`; `given` are its settings. The most important one of DeNA is `--bn2affine`."""
     theirs = read_chainer_settings(given)
     settings = theirs.values
     if system == "dena" and settings.roialign is False:
@@ -80,11 +81,11 @@ def _read(system: Literal["wkentaro", "dena"], found: Found, given: SettingsSour
     first = next((name for name in found.state if name.endswith("extractor/conv1/W")), "extractor/conv1/W")
     prefix = first.removesuffix("extractor/conv1/W")  # a trainer's snapshot keeps its optimizer beside the model
     model = {name: found.shape(name) for name in found.state if name.startswith(prefix)}
-    counters = [name for name in model if name.endswith("/N")]  # of the batches that a norm has seen
+    counters = [name for name in model if name.endswith("/N")]  # batch counters of norms
     name = WKENTARO.name if system == "wkentaro" else DENA.name
     placed = RULES.place((name for name in model if name not in counters), found.source, name)
     shapes = {our: model[name] for name, our in placed.ours.items()}
-    # logs without this setting are from before it existed, when it was 7
+    # logs without this setting are older than the setting; the size was 7 then
     roi_size = settings.roi_size or (7 if "git_hash" in theirs.others else 14)
     config = _config(system, settings, shapes, roi_size, found.source)
 
@@ -105,7 +106,7 @@ def _read(system: Literal["wkentaro", "dena"], found: Found, given: SettingsSour
     )
 
 
-# what only one of the systems has
+# our settings that differ between the two systems
 WKENTARO_SETTINGS: dict[str, object] = {
     "input.resize": "opencv",
     "input.rescale": "factor",
@@ -193,7 +194,7 @@ def _assumed(settings: Settings, config: DetectorConfig, system: str) -> tuple[A
 
 def _notes(settings: Settings, system: str) -> tuple[str, ...]:
     if system == "wkentaro":
-        return ("the 100 detections with the highest scores are kept; chainer-mask-rcnn keeps others, by mistake",)
+        return ("the 100 detections with the highest scores are kept; chainer-mask-rcnn keeps others because of a bug",)
     affine = "norms use the statistics of the file; for weights parsed from Detectron's give --config bn2affine=true"
     limit = f"at most {MAX_DETECTIONS} detections per image; the system has no limit (box.selection.max_detections)"
     return (limit,) if settings.bn2affine is not None else (affine, limit)

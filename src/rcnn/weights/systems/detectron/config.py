@@ -1,4 +1,4 @@
-"""Detectron's settings as one of our configs, with the rules of the old network."""
+"""Builds our config from Detectron's settings, with the rules of the old network."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rcnn.weights.systems.settings import field_of, require_only, same_settings,
 
 POOLERS: dict[str, cfg.Pooling] = {"RoIAlign": "roi_align", "RoIPoolF": "roi_pool"}
 LEVELS = range(2, 7)
-# the last word of a function's name: (its stacked convolutions, None for the setting's; its fully connected layers)
+# function of a head -> (number of convolutions, None: from the settings; number of fully connected layers)
 BOX_HEADS: dict[str, tuple[int | None, int]] = {
     "add_roi_2mlp_head": (0, 2),
     "add_roi_Xconv1fc_head": (None, 1),
     "add_roi_Xconv1fc_gn_head": (None, 1),
 }
-MASK_HEADS: dict[str, int] = {
+MASK_HEADS: dict[str, int] = {  # function of a head -> number of convolutions
     "mask_rcnn_fcn_head_v1up": 2,
     "mask_rcnn_fcn_head_v1up4convs": 4,
     "mask_rcnn_fcn_head_v1up4convs_gn": 4,
@@ -32,7 +32,7 @@ MASK_HEADS: dict[str, int] = {
 def config_of(settings: Mapping[str, object], *, depth: Literal[50, 101, 152], source: str) -> DetectorConfig:
     """The config for Detectron's flat `settings`, on a ResNet of `depth` layers.
 
-    A ValueError names `source` and a setting that is not supported.
+    Raises ValueError that names `source` and a setting that is not supported.
     """
     theirs = typed(Settings, settings, source).values
     if settings.get("RETINANET.RETINANET_ON"):
@@ -52,7 +52,7 @@ def config_of(settings: Mapping[str, object], *, depth: Literal[50, 101, 152], s
         depth=depth,
         stages=(2, 3, 4, 5) if fpn else (2, 3, 4),
         norm=norm,
-        norm_eps=1e-5 if norm == "gn" else 0.0,  # an AffineChannel has none
+        norm_eps=1e-5 if norm == "gn" else 0.0,  # AffineChannel has no eps
         frozen_stages=5 if theirs.train_freeze_conv_body else theirs.train_freeze_at,
     )
     if theirs.resnets_res5_dilation != 1:
@@ -141,7 +141,7 @@ def _mask(theirs: Settings, source: str) -> cfg.MaskHeadConfig:
     if not shared and theirs.mrcnn_dilation != 1:
         raise ValueError(f"{source}: MRCNN.DILATION={theirs.mrcnn_dilation} is not supported; expected 1")
     pooler = _pooler(theirs, "MRCNN.ROI_XFORM_", source)
-    if shared:  # trained on the box head's regions; masks of detections are pooled by MRCNN's settings, as large
+    if shared:  # it is trained on the pooled regions of the box head, so its regions have the size of those
         pooler = replace(pooler, size=theirs.fast_rcnn_roi_xform_resolution)
     return cfg.MaskHeadConfig(
         trunk="res5" if shared else "convs",

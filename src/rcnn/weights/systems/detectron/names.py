@@ -1,6 +1,6 @@
-"""Detectron's (Caffe2) blobs in our names: rules, rows, and which blobs are skipped.
+"""Translates the names and rows of Detectron's (Caffe2) blobs to ours, and says which blobs are skipped.
 
-AffineChannel's scale and shift become a frozen norm of mean 0, variance 1 and eps 0: no bit of either changes.
+The scale and shift of AffineChannel become a frozen norm of mean 0, variance 1 and eps 0; their bits do not change.
 """
 
 from __future__ import annotations
@@ -55,5 +55,5 @@ RULES = Rules(
 
 
 def in_our_layout(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
-    """The rows of a blob, by our name, in our order: background last, anchor sizes outer."""
+    """Reorder the rows of a blob with our name `name` to our order: background last, anchors by size, then ratio."""
     return background_last(name, anchors_from_ratio_outer(name, value, config)) if value.ndim else value

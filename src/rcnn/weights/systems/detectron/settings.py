@@ -1,4 +1,4 @@
-"""Detectron's settings: its YAML, and the text of all settings in its weight files, read without making any object."""
+"""Detectron's settings: its YAML, and the YAML text in its weight files, read without creating Python objects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rcnn.weights.systems.settings import (
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that we use, with Detectron's defaults (core/config.py)."""
+    """Settings that rcnn uses, with Detectron's defaults (core/config.py)."""
 
     bbox_xform_clip: float = 4.135166556742356
     fast_rcnn_conv_head_dim: int = 256
@@ -162,7 +162,7 @@ RENAMED = {"MODEL.ROI_HEAD": "FAST_RCNN.ROI_BOX_HEAD", "MRCNN.MASK_HEAD_NAME": "
 
 
 class _Loader(PlainLoader):
-    """Also reads what Detectron dumped, its dictionaries and numpy's numbers, as the values they are written as."""
+    """Also reads Detectron's dictionaries and numpy's numbers and arrays, which Detectron writes with Python tags."""
 
 
 def _object(loader: _Loader, suffix: str, node: yaml.Node) -> Any:
@@ -207,7 +207,7 @@ _Loader.add_multi_constructor(PYTHON, _python)
 
 
 def yaml_settings(text: str, source: str) -> dict[str, Any]:
-    """Settings of Detectron's YAML `text` by dotted key, {"TEST.NMS": 0.5}; ValueError names `source` and the fault."""
+    """Settings of Detectron's YAML `text` by dotted key: {"TEST.NMS": 0.5}. Raises ValueError with the source."""
     content = plain_yaml(text, f"{source}: the settings", _Loader)
     if not content:
         raise ValueError(f"{source} holds no settings; expected Detectron's YAML, with MODEL: and TEST:")
@@ -219,7 +219,7 @@ def yaml_settings(text: str, source: str) -> dict[str, Any]:
 
 
 def read_yaml(given: SettingsSource) -> dict[str, Any]:
-    """The settings of one of Detectron's YAML files by dotted key."""
+    """The settings of one of Detectron's YAML files by dotted key. Raises FileNotFoundError or ValueError."""
     path = existing_file(given or "")
     if path is None:
         raise FileNotFoundError(

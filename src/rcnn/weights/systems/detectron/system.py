@@ -1,7 +1,7 @@
 """Detectron's (Caffe2) checkpoints, `model_final.pkl`: Faster, Mask and Keypoint R-CNN and the RPN alone.
 
-The file holds the blobs and the text of all settings. What that network does differently (boxes that include their last
-pixel, rounded anchors, RoIAlign without the half pixel) is kept in the config.
+The file contains the blobs and the text of all settings. The rules of the old network (boxes that include their last
+pixel, rounded anchors, RoIAlign without the half-pixel shift) are kept in the config.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rcnn.weights.systems.system import Plan, System, all_of
 
 
 def read(found: Found, settings: SettingsSource) -> Plan:
-    """The network of Detectron's blobs: with the settings given (YAML or KEY=VALUE), of the file, or of the zoo."""
+    """The network of Detectron's blobs; `settings` are YAML or KEY=VALUE. None: those in the file, or of the zoo."""
     source = found.source
     placed = RULES.place(found.state, source, SYSTEM.name)
     if not any(name.startswith("conv_rpn") for name in found.state):

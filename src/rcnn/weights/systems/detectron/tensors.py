@@ -1,4 +1,4 @@
-"""What the shapes of its tensors show about a Detectron network, as Detectron's settings; the rest is as in its zoo."""
+"""Detectron's settings that the shapes of the tensors show; all other settings are those of its model zoo."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ Read = tuple[dict[str, object], tuple[Assumption, ...]]  # settings, and what is
 
 
 def settings_of_tensors(shapes: Shapes, *, group: bool, source: str) -> Read:
-    """Settings of a network with tensors of these `shapes` (by our names); `group`: its backbone has group norm."""
+    """Settings of a network with tensors of these `shapes` (by our names), and the assumptions.
+
+    `group`: whether its backbone has group norm. Raises ValueError that names `source` and a tensor.
+    """
     for name, dims in DIMENSIONS.items():
         if name in shapes and (len(shapes[name]) != dims or 0 in shapes[name]):
             raise ValueError(

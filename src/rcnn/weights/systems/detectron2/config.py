@@ -1,4 +1,4 @@
-"""Detectron2's settings as one of our configs."""
+"""Builds our config from Detectron2's settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_ARCHITECTURES = {
 
 
 def config_of(settings: Mapping[str, object], source: str) -> DetectorConfig:
-    """The config for Detectron2's flat `settings`; a ValueError names `source` and a setting that is not supported."""
+    """The config for Detectron2's flat `settings`. Raises ValueError that names `source` and an unsupported setting."""
     settings = {key: [value] if key in ANCHORS and _is_one_row(value) else value for key, value in settings.items()}
     architecture = str(settings.get("MODEL.META_ARCHITECTURE"))
     if architecture in NO_ARCHITECTURES:
@@ -85,7 +85,7 @@ def classes_of(data: Any, config: DetectorConfig) -> tuple[str, ...]:
 
 
 def _require_together(theirs: Settings, source: str, *, fpn: bool, heads: str) -> None:
-    """A ValueError names the first setting that is not supported, alone or together with the others."""
+    """Raise ValueError that names the first setting that is not supported, alone or together with the others."""
     out = theirs.model_resnets_out_features
     levels = ("p2", "p3", "p4", "p5", "p6") if fpn else out
     allowed: dict[str, tuple[Any, ...]] = {
@@ -116,11 +116,11 @@ def _require_together(theirs: Settings, source: str, *, fpn: bool, heads: str) -
             raise ValueError(f"{source}: {key}={value!r} is not supported; expected {' or '.join(map(repr, values))}")
     if theirs.input_min_size_test < 1:
         raise ValueError(
-            f"{source}: INPUT.MIN_SIZE_TEST=0 (images as they are) is not supported; expected a size in pixels"
+            f"{source}: INPUT.MIN_SIZE_TEST=0 (images are not resized) is not supported; expected a size in pixels"
         )
     if heads and theirs.test_detections_per_image < 1:
         raise ValueError(
-            f"{source}: TEST.DETECTIONS_PER_IMAGE={theirs.test_detections_per_image} (as many as there are) is not "
+            f"{source}: TEST.DETECTIONS_PER_IMAGE={theirs.test_detections_per_image} (no limit) is not "
             "supported; expected a number"
         )
 
@@ -192,8 +192,9 @@ def _cascade(theirs: Settings, source: str) -> cfg.CascadeConfig:
     ious, weights = theirs.model_roi_box_cascade_head_ious, theirs.model_roi_box_cascade_head_bbox_reg_weights
     if len(ious) != len(weights) or not ious or ious[0] != theirs.model_roi_heads_iou_thresholds[0]:
         raise ValueError(
-            f"{source}: MODEL.ROI_BOX_CASCADE_HEAD.IOUS={ious!r} and BBOX_REG_WEIGHTS={weights!r}: expected as many of "
-            f"each, the first IoU that of MODEL.ROI_HEADS.IOU_THRESHOLDS={theirs.model_roi_heads_iou_thresholds!r}"
+            f"{source}: MODEL.ROI_BOX_CASCADE_HEAD.IOUS={ious!r} and BBOX_REG_WEIGHTS={weights!r}: expected the "
+            "same number of both, and a first IoU equal to MODEL.ROI_HEADS.IOU_THRESHOLDS="
+            f"{theirs.model_roi_heads_iou_thresholds!r}"
         )
     return cfg.CascadeConfig(
         ious=ious,
@@ -204,7 +205,7 @@ def _cascade(theirs: Settings, source: str) -> cfg.CascadeConfig:
 
 
 def _mask(theirs: Settings) -> cfg.MaskHeadConfig:
-    res5 = theirs.model_roi_heads_name == "Res5ROIHeads"  # which pools once for both heads
+    res5 = theirs.model_roi_heads_name == "Res5ROIHeads"  # Res5ROIHeads pools once for both heads
     return cfg.MaskHeadConfig(
         trunk="res5" if res5 else "convs",
         convs=theirs.model_roi_mask_head_num_conv,
@@ -220,7 +221,9 @@ def _keypoint(theirs: Settings, source: str) -> cfg.KeypointHeadConfig:
     if not convs or len(set(convs)) > 1:
         raise ValueError(f"{source}: MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS={convs!r}: expected the same number for all")
     if sigmas and len(sigmas) != count:
-        raise ValueError(f"{source}: TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers for {count} keypoints")
+        raise ValueError(
+            f"{source}: TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers; expected {count}, one per keypoint"
+        )
     head = cfg.KeypointHeadConfig(
         convs=len(convs),
         width=convs[0],

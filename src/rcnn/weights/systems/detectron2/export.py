@@ -1,4 +1,4 @@
-"""Our config as Detectron2's YAML, which is written beside the weights."""
+"""Writes our config as Detectron2's YAML, which is saved beside the weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECTIONS = (
     "MODEL.RESNETS.", "MODEL.ROI_BOX_CASCADE_HEAD.", "MODEL.ROI_BOX_HEAD.", "MODEL.ROI_HEADS.",
     "MODEL.ROI_KEYPOINT_HEAD.", "MODEL.ROI_MASK_HEAD.", "MODEL.RPN.", "MODEL.",
 )  # fmt: skip
-EPS = 1e-5  # of every norm there
+EPS = 1e-5  # eps of every norm in Detectron2
 
 
 class _Plain(yaml.SafeDumper):
@@ -47,11 +47,11 @@ def settings_of(config: DetectorConfig) -> str:
             node = node.setdefault(section, {})
         node[last] = value
     head = [f"# Detectron2 YAML of {config.name}, written by rcnn"]
-    head += [f"# not a setting of Detectron2: {line}" for line in not_said(config)]
+    head += [f"# not a setting of Detectron2: {line}" for line in not_expressed(config)]
     return "\n".join(head) + "\n" + yaml.dump(tree, Dumper=_Plain, sort_keys=True, default_flow_style=None)
 
 
-def not_said(config: DetectorConfig) -> tuple[str, ...]:
+def not_expressed(config: DetectorConfig) -> tuple[str, ...]:
     """Our settings that a Detectron2 YAML cannot express, e.g. `rpn.legacy.anchors='torchvision'`."""
     ours, theirs = setting_values(config), setting_values(config_of(_flat(config), config.name))
     return tuple(
@@ -60,7 +60,7 @@ def not_said(config: DetectorConfig) -> tuple[str, ...]:
 
 
 def resnet_of(config: DetectorConfig) -> ResNetConfig:
-    """The ResNet of `config`; a ValueError names what Detectron2 does not have."""
+    """The ResNet of `config`. Raises ValueError that names what Detectron2 does not support."""
     trunk, rpn, box = config.backbone, config.rpn, config.box
     if not isinstance(trunk, ResNetConfig):
         raise ValueError(f"{config.name} has a backbone of kind {trunk.kind}; Detectron2's R-CNNs have ResNets")

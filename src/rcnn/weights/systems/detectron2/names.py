@@ -1,6 +1,6 @@
-"""What names and shapes of Detectron2's tensors show about the network, as settings of Detectron2.
+"""Detectron2's settings that the names and shapes of the tensors show.
 
-Everything else is as in Detectron2's model zoo for such networks, and is reported as an assumption.
+All other settings are those of such networks in Detectron2's model zoo; they are reported as assumptions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rcnn.weights.systems.renaming import count
 from rcnn.weights.systems.resnets import blocks_of, known_depth
 
 ZOO = "Detectron2's model zoo"
-# constants that files before version 0.3 hold
+# constants in files from before version 0.3
 CELL_ANCHORS = r"proposal_generator\.anchor_generator\.cell_anchors\.\d+"
 BUFFERS = rf"pixel_mean|pixel_std|{CELL_ANCHORS}"
 Shapes = Mapping[str, tuple[int, ...]]
@@ -28,7 +28,7 @@ ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
 
 
 def settings_of_tensors(shapes: Shapes, source: str) -> tuple[dict[str, Any], Choices]:
-    """The settings with which Detectron2's zoo trains a network of such tensors, and what was assumed.
+    """The settings of Detectron2's zoo for a network of such tensors, and the assumptions.
 
     Raises ValueError that names `source` if the tensors do not belong to such a network.
     """
@@ -100,7 +100,7 @@ def _assume(assumed: Choices, what: str, ours: tuple[str, ...], theirs: tuple[st
 
 
 def _trunk(shapes: Shapes, prefix: str, last: str, short: bool, source: str, assumed: Choices) -> dict[str, Any]:
-    """Depth, norm and groups; res5 is below `last`, and may be missing where `short` (an RPN on C4)."""
+    """Depth, norm and groups; res5 is below `last`, and may be missing if `short` (an RPN on C4)."""
     blocks = blocks_of(shapes, rf"{re.escape(prefix)}res([234])\.(\d+)\.conv3\.weight", (2, 3, 4))
     res5 = blocks_of(shapes, rf"{re.escape(last)}res(5)\.(\d+)\.conv3\.weight", (5,))
     depth = known_depth(blocks if short and res5 == (0,) else blocks + res5, source)
@@ -108,7 +108,10 @@ def _trunk(shapes: Shapes, prefix: str, last: str, short: bool, source: str, ass
     groups = inner[0] // inner[1]
     norm = _norm(shapes, f"{prefix}res4.0.conv1")
     if not norm:
-        raise ValueError(f"{source} has no norms in its ResNet, but {ZOO} has them in all; were they folded?")
+        raise ValueError(
+            f"{source} has no norms in its ResNet, but all networks of {ZOO} have norms; expected a file "
+            "from before the norms were folded"
+        )
     settings: dict[str, Any] = {
         "MODEL.RESNETS.DEPTH": depth,
         "MODEL.RESNETS.NUM_GROUPS": groups,
@@ -119,7 +122,9 @@ def _trunk(shapes: Shapes, prefix: str, last: str, short: bool, source: str, ass
     if norm == "SyncBN":
         stem = f"{prefix}stem.conv1.norm.num_batches_tracked" in shapes
         settings["MODEL.BACKBONE.FREEZE_AT"] = 0 if stem else 2
-        if stem and "proposal_generator.rpn_head.conv.weight" in shapes:  # large-scale jitter has two convolutions
+        if (
+            stem and "proposal_generator.rpn_head.conv.weight" in shapes
+        ):  # two convolutions: trained with large-scale jitter
             settings |= IMAGENET_STD | {"MODEL.RESNETS.STRIDE_IN_1X1": False}
     if groups > 1:
         settings |= IMAGENET_STD
@@ -154,7 +159,7 @@ def _heads(shapes: Shapes, shared: bool, source: str) -> dict[str, Any]:
     agnostic = _shape(shapes, f"{predictor}bbox_pred.weight", source)[0] == 4
     settings: dict[str, Any] = {
         "MODEL.ROI_HEADS.NUM_CLASSES": classes,
-        # one class has four numbers either way
+        # with one class, there are four numbers in both cases
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": agnostic and (classes > 1 or cascade),
     }
     if not shared:
@@ -199,7 +204,7 @@ def _heads(shapes: Shapes, shared: bool, source: str) -> dict[str, Any]:
 
 
 def _shape(shapes: Shapes, name: str, source: str) -> tuple[int, ...]:
-    """The shape of weight `name`; a ValueError if it is missing or has the wrong number of dimensions."""
+    """The shape of weight `name`. Raises ValueError if it is missing or has the wrong number of dimensions."""
     if name not in shapes:
         raise ValueError(f"{source} looks like a file of Detectron2, but {name} is missing: is the file complete?")
     shape = shapes[name]

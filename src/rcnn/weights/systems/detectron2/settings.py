@@ -25,7 +25,7 @@ Pooler = Literal["ROIAlignV2", "ROIAlign", "ROIPool"]
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that we use, with the defaults of Detectron2 0.6 (config/defaults.py)."""
+    """Settings that rcnn uses, with the defaults of Detectron2 0.6 (config/defaults.py)."""
 
     input_format: Literal["BGR", "RGB"] = "BGR"
     input_mask_format: Literal["polygon", "bitmask"] = "polygon"
@@ -150,8 +150,8 @@ IDLE = (
 def read_yaml(given: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The settings of a YAML file and of its `_BASE_` files by dotted key: {"MODEL.RPN.NMS_THRESH": 0.7}.
 
-    Raises FileNotFoundError or ValueError that names the file and says what is wrong; `seen` are the files that build
-    on it.
+    Raises FileNotFoundError or ValueError that names the file and says what is wrong; `seen` are the files that
+    extend it.
     """
     path = existing_file(given)
     if path is None:
@@ -175,7 +175,7 @@ def read_yaml(given: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
             "training wrote to its OUTPUT_DIR"
         )
     if file.resolve() in (path.resolve(), *seen):
-        raise ValueError(f"{path} names itself as its _BASE_")
+        raise ValueError(f"{path} names itself as its _BASE_; remove that line, or name another file")
     return read_yaml(file, (path.resolve(), *seen)) | settings
 
 
@@ -189,7 +189,7 @@ def not_kept(settings: Mapping[str, object]) -> tuple[str, ...]:
                 lines.append(f"{key}={value!r} is not kept: {meaning}")
         elif key == "MODEL.RPN.BOUNDARY_THRESH" and isinstance(value, int | float) and value >= 0:
             lines.append(
-                f"{key}={value!r}: in further training, anchors outside of the image are not matched to any box, "
+                f"{key}={value!r}: in further training, anchors outside the image are not matched to any box, "
                 "and those that end on its border are used"
             )
         elif not hasattr(Settings, field_of(key)) and key not in ONLY and not key.startswith(IDLE):

@@ -1,8 +1,8 @@
 """Detectron2's checkpoints: Faster, Mask, Cascade and Keypoint R-CNN and the RPN alone, on ResNet and ResNeXt.
 
 Names map one to one and arrays keep their layout: background last, class-major boxes and dx dy dw dh are our
-conventions, too. Settings come from a YAML file, the name of a model-zoo config, or KEY=VALUE; what is missing is taken
-from the buffers of the file, and else from the model zoo for such tensors (names.py).
+conventions, too. Settings come from a YAML file, the name of a model-zoo config, or KEY=VALUE. Missing settings are
+taken from the buffers of the file, else from the model zoo's network with such tensors (names.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OTHERS = (
     (r".*\.(conv2_offset|offset)\.", "deformable convolutions"),
     (r"roi_heads\.mask_(point|coarse)_head\.", "PointRend's mask head"),
     (r"roi_heads\.densepose_", "DensePose's head"),
-    (r"backbone\.(body|bottom_up\.trunk)", "D2Go's FBNet in its training format (only its int8 files are converted)"),
+    (r"backbone\.(body|bottom_up\.trunk)", "an FBNet of D2Go other than FBNetV3A"),
     (r"backbone\.(net\.|simfp_)", "a vision transformer (ViTDet); this converter supports ResNets"),
     (r"backbone\.(bottom_up\.)?(stem\.fc|linear)\.", "the output layer of an image classifier"),
     (r"roi_heads\.\d+\.", "several sets of heads"),
@@ -104,13 +104,13 @@ def _settings(found: Found, given: SettingsSource) -> tuple[dict[str, Any], str,
 
 
 def to_detectron2(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
-    """The state dict of Detectron2's network for our `state`; ValueError if Detectron2 has no such network."""
+    """The state dict of Detectron2's network for our `state`. Raises ValueError if it has no such network."""
     trunk = resnet_of(config)
     frozen = tuple(["backbone.stem.", *(f"backbone.res{number}." for number in (2, 3, 4, 5))][: trunk.frozen_stages])
     theirs = {}
     for name, value in state.items():
         if name.endswith("num_batches_tracked") and name.startswith(frozen) and not value.any():
-            continue  # batch norm of frozen stages is another class there, without a step counter
+            continue  # in Detectron2, the norms of frozen stages have no step counter
         if name.endswith("running_var") and name.startswith(("backbone.", "box_head.trunk.res5.")):
             value = with_eps(value, trunk.norm_eps)
         theirs[_detectron2_name(name, config)] = value

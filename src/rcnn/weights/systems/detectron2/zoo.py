@@ -202,7 +202,7 @@ def base_settings(base: str) -> Settings | None:
 def zoo_settings(config: str) -> Settings:
     """The settings of zoo config `config`, such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml, by dotted key.
 
-    Raises ValueError that says why it is not supported, or suggests near names.
+    Raises ValueError that says why it is not supported, or suggests similar names.
     """
     name = _plain(config)
     if entry := _entry(name):
@@ -216,7 +216,7 @@ def zoo_settings(config: str) -> Settings:
 
 
 def _entry(name: str) -> str:
-    """The zoo entry with this name, with or without its folder; of several, COCO's. Empty: none."""
+    """The zoo entry with this name, with or without its folder; if there are several, COCO's. Empty: none."""
     found = [entry for entry in ZOO if name in (entry, entry.rpartition("/")[2])]
     return next((entry for entry in found if entry == name or entry.startswith("COCO-")), found[0] if found else "")
 

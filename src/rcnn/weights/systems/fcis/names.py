@@ -1,7 +1,7 @@
-"""What the files of the three FCIS systems have in common: a ResNet, an RPN with two logits, and the maps.
+"""The common parts of the three FCIS systems: a ResNet, an RPN with two logits per anchor, and the score maps.
 
-Theirs: background first; anchors with the ratio outer and the size inner; two box slots, and the background's is never
-used. Ours: background last; size outer, ratio inner; one box.
+Theirs: background first; anchors ordered by ratio, then size; a box for background (unused) and one for objects.
+Ours: background last; anchors ordered by size, then ratio; one box.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from rcnn.weights.systems.layout import anchors_from_ratio_outer, deltas_from_yx
 from rcnn.weights.systems.resnets import blocks_of, known_depth
 
 RATIOS = 3
-# the number of rows of a layer is a multiple of
+# layer -> its number of rows is a multiple of this
 MULTIPLES = {"rpn.objectness": 2 * RATIOS, "rpn.deltas": 4 * RATIOS, "box_head.maps": 98, "box_head.deltas": 392}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a system stores what the systems store differently."""
+    """The order of values that differs between the FCIS systems."""
 
     yx: bool  # box deltas are dy, dx, dh, dw
     interleaved: bool  # RPN logits: background and object of each anchor; else all backgrounds, then all objects
 
     def tensor(self, name: str, value: Tensor, config: DetectorConfig) -> Tensor:
-        """The tensor that we call `name` in our layout; a ValueError names one with a wrong number of rows."""
+        """Our tensor `name` in our layout. Raises ValueError that names it if the number of rows is wrong."""
         layer = layer_of(name)
         multiple = MULTIPLES.get(layer, 1)
         if value.ndim == 0 or len(value) % multiple:
@@ -56,7 +56,10 @@ class Layout:
 def config_of(
     found: Found, names: Mapping[str, str], base: DetectorConfig, voc_name: str
 ) -> tuple[DetectorConfig, tuple[Assumption, ...]]:
-    """The config of a file with these `names` (theirs -> ours), and what is assumed."""
+    """The config of a file with these `names` (theirs -> ours), and the assumptions. Raises ValueError with the source.
+
+    `base` is the config for COCO, `voc_name` the name of the config for VOC, chosen by the number of anchor sizes.
+    """
     source, ours = found.source, {our: name for name, our in names.items()}
     needed = ("box_head.maps.weight", "rpn.objectness.weight", "rpn.convs.0.weight")
     if missing := [name for name in needed if name not in ours]:

@@ -30,7 +30,7 @@ COMMON = (
     (rf"rpn/score/{VALUE}", "rpn.objectness.{1:value}"),
     (rf"rpn/loc/{VALUE}", "rpn.deltas.{1:value}"),
 )
-COUNTERS = r".*/bn\d?/N"  # of the batches that a norm has seen
+COUNTERS = r".*/bn\d?/N"  # batch counters of norms
 CHAINERCV_RULES = Rules(
     (
         *COMMON,
@@ -67,7 +67,7 @@ class Settings:
 
     min_size: int | None = same("input.min_size", None)
     max_size: int | None = same("input.max_size", None)
-    anchor_scales: tuple[float, ...] | None = None  # in 16 pixels
+    anchor_scales: tuple[float, ...] | None = None  # in units of 16 pixels
     proposal_min_size: float | None = None
     proposal_creator_params_nms_thresh: float | None = same("rpn.proposals.nms_iou", None)
     proposal_creator_params_n_train_pre_nms: int | None = same("rpn.proposals.pre_nms_train", None)
@@ -127,9 +127,9 @@ def _read(
     found: Found,
     given: SettingsSource,
 ) -> Plan:
-    """The plan of a file; `base` and `voc` are its configs for COCO and VOC.
+    """The plan of a file; `base` makes its config for COCO, `voc` is the name of its config for VOC.
 
-    Norms with `wider` in their names have an eps of 2e-5; empty: none.
+    Norms with `wider` in their names have an eps of 2e-5; empty: no norm has it.
     """
     placed = rules.place(found.state, found.source, "FCIS")
     config, assumed = config_of(found, placed.ours, base(), voc)
@@ -154,7 +154,7 @@ def _read(
 
 
 def _with_settings(config: DetectorConfig, given: SettingsSource) -> tuple[DetectorConfig, tuple[str, ...]]:
-    """`config` changed by their settings, and a sentence about settings that are not used."""
+    """`config` with the settings `given`, and sentences about settings that are not used."""
     theirs = typed_settings(Settings, given, renamed=RENAMED)
     values = {ours: value for ours, value in same_settings(theirs.values, config).items() if value is not None}
     if theirs.values.anchor_scales is not None:

@@ -1,7 +1,7 @@
-"""The plain values of an MMDetection config: its Python is parsed, never run.
+"""Reads the plain values of an MMDetection config: its Python is parsed, never run.
 
-Such a file consists of assignments of dicts, lists and numbers, and builds on others with `_base_`. What is not a plain
-value (an import, a call other than `dict`, an environment variable) is skipped and reported.
+Such a file consists of assignments of dicts, lists and numbers, and extends other files with `_base_`. Everything else
+(an import, a call other than `dict`, an environment variable) is skipped and reported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from rcnn.text_files import read_text
 from rcnn.weights.systems.settings import existing_file
 
-MAX_DEPTH = 20  # of files that build on each other, and of nested values
+MAX_DEPTH = 20  # levels of files that extend each other, and of nested values
 NUMBERS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -29,7 +29,7 @@ class _NotPlain(ValueError):
 
 
 def read_config(given: str | Path) -> tuple[dict[str, Any], list[str]]:
-    """The values of a config file and of those it builds on, and what was skipped ("mmdet.py:12 calls os.getenv").
+    """The values of a config file and of the files it extends, and descriptions of what was skipped.
 
     Raises FileNotFoundError, or ValueError that names the file and line.
     """
@@ -40,7 +40,7 @@ def read_config(given: str | Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def parse_config(text: str, source: str) -> tuple[dict[str, Any], list[str]]:
-    """As `read_config`, of the complete text that checkpoints contain."""
+    """Like `read_config`, for the complete text of a config, which checkpoints contain."""
     values, skipped = _assignments(text, source)
     values.pop("_base_", None)
     return values, skipped
@@ -89,7 +89,7 @@ def _assignments(text: str, source: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def _plain(node: ast.expr, names: Mapping[str, Any], depth: int) -> Any:
-    """The value of an expression of plain values; `names` are those assigned before."""
+    """The value of an expression of plain values; `names` are the values assigned before. Raises _NotPlain."""
     if depth > MAX_DEPTH:
         raise _NotPlain("is nested too deeply")
     deeper = depth + 1

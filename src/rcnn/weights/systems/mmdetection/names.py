@@ -11,7 +11,10 @@ ANY = "(?:bn|gn)"
 # added by an EMA hook, which replaces dots by underscores
 EMA = r"ema_.+"
 OTHERS = (
-    (r".*conv_offset|.*context_block|.*downsample\.2|backbone\.stem", "a backbone that is no plain ResNet or ResNeXt"),
+    (
+        r".*conv_offset|.*context_block|.*downsample\.2|backbone\.stem",
+        "a backbone that is not a plain ResNet or ResNeXt",
+    ),
 )
 
 
@@ -35,7 +38,7 @@ def rules(trunk: str = ANY, fpn: str = ANY, box: str = ANY, mask: str = ANY, rpn
         (r"rpn_head\.rpn_cls\.(.+)", "rpn.objectness.{1}"),
         (r"rpn_head\.rpn_reg\.(.+)", "rpn.deltas.{1}"),
     ]
-    for stage, ours, first in (("", "", 1), (r"(\d)\.", "stages.{1}.", 2)):  # of a cascade
+    for stage, ours, first in (("", "", 1), (r"(\d)\.", "stages.{1}.", 2)):  # one head, and the stages of a cascade
         a, b = f"{{{first}}}", f"{{{first + 1}}}"
         conv = f"{{{first}+1}}"
         head, our_head = rf"roi_head\.bbox_head\.{stage}", f"box_head.{ours}"

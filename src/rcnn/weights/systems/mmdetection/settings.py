@@ -1,4 +1,4 @@
-"""The values of an MMDetection config as our settings, for a network that the tensors describe."""
+"""Translates the values of an MMDetection config to our settings; the tensors decide which network it is."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ SAME: dict[str, tuple[str, ...]] = {
 
 
 def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str) -> tuple[DetectorConfig, list[str]]:
-    """`config` with the `values` of MMDetection's config, and the keys that are not understood.
+    """`config` with the `values` of MMDetection's config, and the keys that rcnn does not know.
 
-    A ValueError names `source` and a key with an unsupported value.
+    Raises ValueError that names `source` and a key with an unsupported value.
     """
     model = values.get("model")
     if not isinstance(model, Mapping):
@@ -107,7 +107,7 @@ def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str
                 raise ValueError(f"{source}: model.{path}={value!r} is not supported; expected {expected}")
     for path, value in keys.values.items():
         if re.search(r"\.(dcn|plugins|avg_down|deep_stem)(\.|$)", path) and value not in (None, False):
-            raise ValueError(f"{source}: model.{path}={value!r} is not supported; leave it out")
+            raise ValueError(f"{source}: model.{path}={value!r} is not supported; remove it")
     for ours, theirs in SAME.items():
         for path, value in [found for key in theirs for found in keys.all(key)][:1]:
             try:
@@ -140,7 +140,7 @@ def _is_idle(path: str, value: Any) -> bool:
 
 
 class _Keys:
-    """The leaves of nested dicts by their path; parts of a list of dicts share theirs."""
+    """The leaves of nested dicts by path; `#N` in a path is the position in a list of dicts."""
 
     def __init__(self, tree: Mapping[str, Any]) -> None:
         self.values: dict[str, Any] = {}
@@ -149,13 +149,13 @@ class _Keys:
             self.values[path] = value
 
     def all(self, key: str) -> list[tuple[str, Any]]:
-        """Path and value of each `key`, in order; `key` is without the positions in lists."""
+        """Path and value of each `key`, in order; `key` contains no positions (`#N`)."""
         found = [(path, value) for path, value in self.values.items() if re.sub(r"\.#\d+", "", path) == key]
         self.read |= {path for path, _ in found}
         return found
 
     def get(self, *keys_and_default: Any) -> Any:
-        """The value of the first key that exists (in a list: of its first part), else the last argument."""
+        """The value of the first key that exists (in a list of dicts, of the first one), else the last argument."""
         *keys, default = keys_and_default
         for key in keys:
             if found := self.all(key):
@@ -207,7 +207,7 @@ def _is_scale(value: Any) -> bool:
 
 
 def _steps(tree: Any) -> Iterator[Mapping[str, Any]]:
-    """Every dict inside dicts and lists; of data sets only the test set."""
+    """Every dict inside dicts and lists; if there are train and test data sets, only those of the test set."""
     if isinstance(tree, Mapping):
         yield tree
         for key in ["test"] if "test" in tree and "train" in tree else list(tree):
@@ -263,7 +263,7 @@ def _box(config: cfg.BoxHeadConfig, keys: _Keys) -> cfg.BoxHeadConfig:
 
 
 def _mask(config: cfg.MaskHeadConfig, keys: _Keys) -> cfg.MaskHeadConfig:
-    keys.all("roi_head.mask_roi_extractor")  # None with C4, which pools once for both heads
+    keys.all("roi_head.mask_roi_extractor")  # marked as read; C4 has none, because it pools once for both heads
     return replace(config, pooler=_pooler(config.pooler, keys, "bbox" if config.trunk == "res5" else "mask"))
 
 
@@ -290,7 +290,7 @@ def _beta(keys: _Keys, loss: str, default: float) -> float:
 
 
 def inverse(stds: Any) -> Any:
-    """Deltas over standard deviations are deltas times their inverses, rounded so that .2 gives 5 exactly."""
+    """Weights that multiply deltas, for standard deviations that divide them; rounded so that 0.2 gives exactly 5."""
     return tuple(round(1 / float(std), 9) for std in stds)
 
 

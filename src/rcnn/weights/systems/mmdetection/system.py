@@ -1,8 +1,8 @@
 """MMDetection's checkpoints (2.x and 3.x), import and export: Faster, Mask and Cascade R-CNN and RPN on ResNets.
 
-Since 2.0 its conventions are ours: background last, half-open boxes, deltas dx dy dw dh per class. The anchors of a
-cell are in another order (ratio outer), and deltas are divided by standard deviations where ours are multiplied by
-weights. The config in the file's `meta`, or the one given, is parsed and never run.
+Since 2.0 its conventions are ours: background last, half-open boxes, deltas dx dy dw dh per class. But the anchors of a
+cell are ordered by ratio, then size, and deltas are divided by standard deviations; ours are multiplied by weights.
+The config in the file's `meta`, or the one given, is parsed and never run.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from rcnn.weights.systems.settings import SettingsSource
 from rcnn.weights.systems.system import Export, Plan, System, all_of
 
 BGR = cfg.InputConfig(channel_order="bgr", pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0))
-CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))  # of its base config
+CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))  # of the base config
 
 
 def read(found: Found, settings: SettingsSource) -> Plan:
     """The network of an MMDetection file.
 
-    Settings from its config file, else from its `meta`, else its base configs.
+    `settings` is its config file. None: the config in the `meta` of the file, or else MMDetection's base configs.
     """
     meta = found.extras.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
@@ -50,7 +50,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
         where = f"{found.source}: the config in its meta" if settings is None else str(settings)[:200]
         values, skipped = parse_config(str(text), where) if settings is None else read_config(settings)
         config, unknown = with_settings(config, values, where)
-        notes = [f"not understood, ignored: {what}" for what in [*skipped, *unknown]]
+        notes = [f"unknown, ignored: {what}" for what in [*skipped, *unknown]]
     else:
         assumed = _assumed(config)
     return Plan(
@@ -64,8 +64,8 @@ def read(found: Found, settings: SettingsSource) -> Plan:
 
 
 def to_mmdetection(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
-    """The state dict of MMDetection's network for our `state`. ValueError for a network that it does not build."""
-    unsupported = {
+    """The state dict of MMDetection's network for our `state`. Raises ValueError if it does not support the network."""
+    expected = {  # what MMDetection expects -> whether `config` does not have it
         "Faster, Mask or Cascade R-CNN on a ResNet": config.keypoint is not None
         or config.fcis is not None
         or not isinstance(config.backbone, cfg.ResNetConfig),
@@ -74,8 +74,8 @@ def to_mmdetection(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
         and config.cascade.mask_heads == "one",
         "one score per anchor": config.rpn.legacy.objectness == "softmax",
     }
-    if expected := [what for what, wrong in unsupported.items() if wrong]:
-        raise ValueError(f"{config.name} cannot be exported to MMDetection: expected {expected[0]}")
+    if missing := [what for what, wrong in expected.items() if wrong]:
+        raise ValueError(f"{config.name} cannot be exported to MMDetection: expected {missing[0]}")
     names = back(config)
     theirs: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -87,7 +87,7 @@ def to_mmdetection(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
 
 
 def _of_tensors(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
-    """The config from names and shapes; the rest is as in MMDetection's base configs."""
+    """The config from names and shapes; other settings are those of MMDetection's base configs."""
     names = list(state)
     pyramid = any(name.startswith("neck.") for name in names)
     shared = any(name.startswith("roi_head.shared_head.") for name in names)
@@ -97,8 +97,8 @@ def _of_tensors(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
     stage = "0." if cascade else ""
     classes = len(state[f"roi_head.bbox_head.{stage}fc_cls.weight"]) - 1 if heads else 1
     backbone = _resnet(state, source, pyramid=pyramid, dilated=not pyramid and not shared)
-    family = "rpn" if not heads else "cascade_mask_rcnn" if cascade and masks else None
-    family = family or ("cascade_rcnn" if cascade else "mask_rcnn" if masks else "faster_rcnn")
+    words = [word for word, there in (("cascade", cascade), ("mask", masks)) if there] or ["faster"]
+    family = "_".join([*words, "rcnn"]) if heads else "rpn"
     kind = "fpn" if pyramid else "c4" if shared else "dc5"
     conv = "x" if backbone.groups > 1 else "r"
     cells = len(state["rpn_head.rpn_cls.weight"])

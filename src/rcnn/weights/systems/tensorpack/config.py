@@ -1,4 +1,4 @@
-"""tensorpack's settings, and the shapes of a network's tensors, as our config."""
+"""Builds our config from tensorpack's settings and the shapes of the tensors in a file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks
 from rcnn.weights.systems.settings import Typed, field_of, same_settings, typed
 from rcnn.weights.systems.tensorpack.settings import Settings
 
-STRIDES = ("RPN.ANCHOR_STRIDE", "FPN.ANCHOR_STRIDES")  # anchors are as far apart as the cells of the maps
+STRIDES = (
+    "RPN.ANCHOR_STRIDE",
+    "FPN.ANCHOR_STRIDES",
+)  # only the defaults are supported: one cell of anchors per cell of the feature map
 NORMS: dict[str, cfg.Norm] = {"FreezeBN": "frozen_bn", "SyncBN": "sync_bn", "GN": "gn", "None": "none"}
 
 
 def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Typed[Settings], source: str) -> DetectorConfig:
-    """The detector with tensors of these `shapes`; what shapes do not show is taken from `settings`."""
+    """The config of a detector with tensors of these `shapes`; what they do not show is taken from `settings`.
+
+    Raises ValueError that names `source` if settings are not supported or contradict the tensors.
+    """
     settings.require_default(*STRIDES, source=source)
     seen = typed(Settings, _seen(shapes, source), source)
     tensors = {field_of(key): getattr(seen.values, field_of(key)) for key in seen.given}
@@ -34,15 +40,14 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Typed[Settings], 
     size = theirs.preproc_max_size
     if pyramid:  # as tensorpack does when it starts: 1333 becomes 1344
         size = math.ceil(size / 32) * 32
-    most = math.log(size / 16)
+    max_log_scale = math.log(size / 16)
     cascade = None
     if pyramid and theirs.fpn_cascade:  # without an FPN, tensorpack ignores it
         cascade = cfg.CascadeConfig()
-    model = "cascade_mask" if cascade and theirs.mode_mask else "cascade" if cascade else "mask"
-    model = model if cascade or theirs.mode_mask else "faster"
+    words = [word for word, there in (("cascade", cascade), ("mask", theirs.mode_mask)) if there] or ["faster"]
     depth, unusual = depth_and_blocks(blocks)
     config = DetectorConfig(
-        name=f"{model}_rcnn_r{depth}_{'fpn' if pyramid else 'c4'}",
+        name=f"{'_'.join(words)}_rcnn_r{depth}_{'fpn' if pyramid else 'c4'}",
         num_classes=_classes(shapes),
         input=cfg.InputConfig(
             max_size=int(size),
@@ -62,8 +67,8 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Typed[Settings], 
             padding="tensorflow" if theirs.backbone_tf_pad_mode else "align",
         ),
         fpn=cfg.FPNConfig(norm=NORMS[theirs.fpn_norm], conv_bias=theirs.fpn_norm == "GN") if pyramid else None,
-        rpn=_rpn(theirs, most),
-        box=_box(theirs, most),
+        rpn=_rpn(theirs, max_log_scale),
+        box=_box(theirs, max_log_scale),
         cascade=cascade,
         mask=_mask(theirs) if theirs.mode_mask else None,
     )
@@ -77,7 +82,9 @@ def _seen(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, objec
     masks = "maskrcnn/conv/W" in shapes
     seen: dict[str, object] = {"MODE_FPN": pyramid, "MODE_MASK": masks, "BACKBONE.RESNET_NUM_BLOCKS": blocks}
     if 0 in blocks:
-        raise ValueError(f"{source} looks like tensorpack's, but its ResNet has stages of {list(blocks)} blocks")
+        raise ValueError(
+            f"{source} looks like tensorpack's, but its ResNet has stages of {list(blocks)} blocks; expected no 0"
+        )
     if "conv0/gn/gamma" in shapes:
         seen["BACKBONE.NORM"] = "GN"
     elif "conv0/bn/gamma" not in shapes:
@@ -104,18 +111,21 @@ def _seen(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, objec
 
 
 def _classes(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The number of classes, without background."""
     rows = [shape[1] for name, shape in shapes.items() if re.fullmatch(r"(fastrcnn|cascade).*/class/W", name)]
-    return rows[0] - 1 if rows else shapes["maskrcnn/conv/W"][3] if "maskrcnn/conv/W" in shapes else 1
+    if rows:
+        return rows[0] - 1
+    return shapes["maskrcnn/conv/W"][3] if "maskrcnn/conv/W" in shapes else 1
 
 
-def _rpn(theirs: Settings, most: float) -> cfg.RPNConfig:
+def _rpn(theirs: Settings, max_log_scale: float) -> cfg.RPNConfig:
     pyramid = theirs.mode_fpn
     level = pyramid and theirs.fpn_proposal_mode == "Level"
     sizes = theirs.rpn_anchor_sizes
     width = 0 if pyramid else theirs.rpn_head_dim
     return cfg.RPNConfig(
         width=0 if width == 1024 else width,
-        max_log_scale=most,
+        max_log_scale=max_log_scale,
         smooth_l1_beta=1 / 9,
         anchors=cfg.AnchorConfig(sizes=tuple((size,) for size in sizes) if pyramid else (sizes,)),
         legacy=cfg.LegacyRPNConfig(
@@ -133,7 +143,7 @@ def _rpn(theirs: Settings, most: float) -> cfg.RPNConfig:
     )
 
 
-def _box(theirs: Settings, most: float) -> cfg.BoxHeadConfig:
+def _box(theirs: Settings, max_log_scale: float) -> cfg.BoxHeadConfig:
     pyramid, head = theirs.mode_fpn, theirs.fpn_frcnn_head_func
     convs, normed = "4conv1fc" in head, head.endswith("_gn_head")
     return cfg.BoxHeadConfig(
@@ -143,7 +153,7 @@ def _box(theirs: Settings, most: float) -> cfg.BoxHeadConfig:
         norm_after_relu=pyramid and normed,
         fcs=1 if pyramid and convs else 2,
         class_agnostic=bool(theirs.fpn_cascade) and pyramid,
-        max_log_scale=most,
+        max_log_scale=max_log_scale,
         pooler=cfg.PoolerConfig(size=7 if pyramid else 14, sampling_ratio=2),
     )
 

@@ -1,4 +1,4 @@
-"""Our networks as tensorpack's: its names and layouts, and its settings as KEY=VALUE."""
+"""Exports our networks to tensorpack: tensors with its names and layouts, and its settings as KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def to_tensorpack(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[s
 
 
 def as_bgr(state: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """The same network on BGR images, as tensorpack's are: the stem's input channels are swapped."""
+    """The same network for BGR images, which tensorpack uses: the input channels of the stem are reversed."""
     if config.input.channel_order == "bgr":
         return dict(state), config
     given = config.input
@@ -59,7 +59,7 @@ def as_bgr(state: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[st
 
 
 def require_network(config: DetectorConfig) -> ResNetConfig:
-    """The ResNet of `config`; a ValueError names what tensorpack does not have."""
+    """The ResNet of `config`. Raises ValueError that names what tensorpack does not support."""
     trunk, rpn, box, mask, fpn = config.backbone, config.rpn, config.box, config.mask, config.fpn
     if not isinstance(trunk, ResNetConfig):
         raise ValueError(f"{config.name} has a backbone of kind {trunk.kind}; tensorpack's R-CNNs have ResNets")
@@ -85,7 +85,7 @@ def require_network(config: DetectorConfig) -> ResNetConfig:
         "mask.class_agnostic": mask is not None and mask.class_agnostic,
         "another mask head than res5 or 4 convolutions": mask is not None
         and (mask.trunk, mask.convs if fpn is not None else 0) != (("res5", 0) if fpn is None else ("convs", 4)),
-        "an FPN whose norm is not group norm after convolutions with biases": fpn is not None
+        "an FPN with a norm other than group norm after convolutions with biases": fpn is not None
         and (fpn.norm, fpn.conv_bias) not in (("none", False), ("gn", True)),
         "a norm of the heads that is not group norm after the ReLU": any(
             part is not None and part.convs and (part.norm, part.norm_after_relu) not in (("none", False), ("gn", True))
@@ -98,12 +98,12 @@ def require_network(config: DetectorConfig) -> ResNetConfig:
 
 
 def settings_of(config: DetectorConfig, classes: tuple[str, ...]) -> str:
-    """tensorpack's settings of a detector of `config`, a line KEY=VALUE for each; they follow its --config.
+    """tensorpack's settings for a detector of `config`, one line KEY=VALUE each: the arguments of its --config.
 
     Raises ValueError if tensorpack has no such network.
     """
     trunk, rpn, box, mask, fpn = require_network(config), config.rpn, config.box, config.mask, config.fpn
-    sizes = [size for sizes in rpn.anchors.sizes for size in sizes]
+    sizes = [size for level in rpn.anchors.sizes for size in level]
     joint, limits = rpn.legacy.joint_levels, rpn.proposals
     settings: dict[str, object] = {_key(name): value for name, value in same_values(Settings, config).items()}
     settings |= {
@@ -142,7 +142,7 @@ def settings_of(config: DetectorConfig, classes: tuple[str, ...]) -> str:
         }
         if mask is not None:
             settings["FPN.MRCNN_HEAD_FUNC"] = f"maskrcnn_up4conv{'_gn' if mask.norm == 'gn' else ''}_head"
-    head = f"# tensorpack's settings of {config.name}, written by rcnn: the words after its --config\n"
+    head = f"# tensorpack's settings of {config.name}, written by rcnn: the arguments of its --config\n"
     return head + "".join(f"{key}={_text(value)}\n" for key, value in sorted(settings.items()))
 
 
@@ -160,7 +160,7 @@ def _key(field: str) -> str:
 
 
 def _rules(config: DetectorConfig, trunk: ResNetConfig) -> Rules:
-    """From our names to tensorpack's."""
+    """Our names -> tensorpack's."""
     norm = "gn" if trunk.norm == "gn" else "bn"
     single = "fc" if config.box.convs else "fc6"
     outputs = "fastrcnn" if config.fpn is None else "fastrcnn/outputs"

@@ -1,4 +1,4 @@
-"""tensorpack's settings. Its checkpoints contain none: they are given as KEY=VALUE, its `--config`."""
+"""tensorpack's settings. Its checkpoints contain none, so users give them as KEY=VALUE, like its `--config`."""
 
 from __future__ import annotations
 

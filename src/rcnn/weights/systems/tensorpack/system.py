@@ -81,13 +81,13 @@ ASSUMED = {
 
 
 def in_our_layout(name: str, value: Tensor, config: DetectorConfig | None = None) -> Tensor:
-    """A tensor of tensorpack's in our layout; its masks have no background."""
+    """A tensor of tensorpack in our layout; tensorpack's masks have no background."""
     value = kernel_from_hwio(value.float())
     return value if name.startswith("mask_head.") else background_last(name, value)
 
 
 def read(found: Found, settings: SettingsSource) -> Plan:
-    """The network of a tensorpack file; `settings` are its KEY=VALUE text or a file of it, else its defaults."""
+    """The network of a tensorpack file; `settings` are KEY=VALUE text or a file of it; None: its defaults."""
     theirs = typed_settings(Settings, settings)
     placed = RULES.place(found.state, found.source, SYSTEM.name)
     shapes = {name.removesuffix(":0"): found.shape(name) for name in found.state}
@@ -104,7 +104,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
 
 
 def _complete(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
-    """`state` with tensors that only our network has: counters of synchronized norms, biases of layers without norm."""
+    """`state` with tensors that only our network has: step counters of SyncBN, and biases of layers without a norm."""
     assert isinstance(config.backbone, ResNetConfig)
     trunk = [name for name in state if name.startswith("backbone.") or ".res5." in name]
     if config.backbone.norm == "none":
