@@ -78,7 +78,7 @@ COMMAND_LINE_ONLY = {
 def test_options_of_the_command_line_are_arguments_of_the_same_name(
     command: Callable[..., None], function: Callable[..., object]
 ) -> None:
-    options = set(inspect.signature(command).parameters) - {"directory", "checkpoint"}
+    options = set(inspect.signature(command).parameters) - {"directory", "checkpoint", "context"}
     if command is cli_data.browse:
         options -= {"model", "overrides"}  # make the settings in `augmented`
     arguments = set(inspect.signature(function).parameters)

@@ -16,7 +16,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,14 @@ WITH_IMAGES = {
     "yolo": "yolo/images",
     "yolo-boxes": "yolo-boxes/images",
 }  # folders of copies
+LABELS = {
+    "labelme": "labelme",
+    "yolo": "yolo/labels",
+    "yolo-boxes": "yolo-boxes/labels",
+    "masks": "masks",
+}  # folders of the files about one image
 COLUMNS = ("file", "label", "name", "score", "x1", "y1", "x2", "y2")
+LABEL_SUFFIXES = (".json", ".txt", ".png")
 COLOURS = 256  # of a palette image
 TABLES = {"coco": ("coco.json", "coco_results.json"), "csv": ("predictions.csv",)} | {
     name: (f"{name}/data.yaml",) for name in ("yolo", "yolo-boxes")
@@ -79,21 +86,24 @@ def files_of_image(
 ) -> dict[str, bytes]:
     """The files about one image: name in the output folder -> content. The caller copies the image itself.
 
-    `folder` is the output folder. If the image is not copied, labelme's file has the path from there to the image.
+    `folder` is the output folder. If the image is not copied, labelme's file has the path from that file to the image.
     """
     files = dict[str, bytes]()
-    for name in formats:
-        path = _path_of(name, source, copies=copies)
+    for name in (one for one in formats if one in LABELS):
+        path = _path_of(name, source)
         if name == "labelme":
             image = copy_name(name, source).name
             if not copies and not source.url:
-                image = os.path.relpath(source.name, (folder / path).parent)
+                place, file = os.path.split(source.name)  # without links: they change the meaning of ".."
+                image = os.path.relpath(
+                    os.path.join(os.path.realpath(place), file), os.path.realpath(folder / LABELS[name])
+                )
             files[path] = (json.dumps(result.to_labelme(image), ensure_ascii=False, indent=2) + "\n").encode(
                 errors="backslashreplace"
             )
         elif name in ("yolo", "yolo-boxes"):
             files[path] = "".join(f"{line}\n" for line in result.to_yolo(polygons=name == "yolo")).encode()
-        elif name == "masks":
+        else:
             files[path] = _mask_png(result)
     return files
 
@@ -103,7 +113,7 @@ def copy_name(name: str, source: Source) -> PurePosixPath:
     suffix = PurePosixPath(source.picture).suffix if source.url else Path(source.name).suffix
     if not source.url and is_embedded(Path(source.name)):
         suffix = image_suffix(embedded_image(Path(source.name)))
-    return PurePosixPath(WITH_IMAGES[name]) / PurePosixPath(_place(name, source, copies=True)).with_suffix(suffix)
+    return PurePosixPath(WITH_IMAGES[name]) / PurePosixPath(_place(name, source)).with_suffix(suffix)
 
 
 def copy_image(folder: OutputFolder, name: str, source: Source, content: bytes | None) -> None:
@@ -121,10 +131,43 @@ def names_of_outputs(formats: Sequence[str], sources: Sequence[Source], *, copie
     """The names in the output folder of all files of the formats."""
     for name in formats:
         yield from TABLES.get(name, ())
-        if name not in ("coco", "csv"):
-            yield from (_path_of(name, source, copies=copies) for source in sources)
+        if name in LABELS:
+            yield from (_path_of(name, source) for source in sources)
         if copies and name in WITH_IMAGES:
             yield from (str(copy_name(name, source)) for source in sources)
+
+
+def remove_stale(folder: OutputFolder, formats: Sequence[str], kept: Collection[str]) -> int:
+    """Remove the label files and copies of images of an earlier call that are not in `kept`; returns their number.
+
+    Only files of `formats` are removed, and none that was changed or that rcnn did not write. A copy stays if its label
+    file stays, because the user has corrected it.
+    """
+    removed = 0
+    for name in formats:
+        labels, copies = LABELS.get(name, ""), WITH_IMAGES.get(name, "")
+        stale = [PurePosixPath(one) for one in sorted(folder.names().difference(kept)) if ".." not in one]
+        corrected = set[PurePosixPath]()
+        for path in (one for one in stale if labels and one.is_relative_to(labels) and one.suffix in LABEL_SUFFIXES):
+            if folder.remove(path):
+                removed += 1
+            elif (folder.path / path).exists():
+                corrected.add(path.relative_to(labels).with_suffix(""))
+        for path in (one for one in stale if copies and one.is_relative_to(copies)):
+            if path.relative_to(copies).with_suffix("") not in corrected:
+                removed += folder.remove(path)
+    return removed
+
+
+def missing_images(output: Path, formats: Sequence[str]) -> list[str]:
+    """Where YOLO's images must be, if they are not copied, a line per format: its labels do not name them."""
+    return [
+        f"{output / name} has labels without images; before you train on it, copy the images to "
+        f"{output / WITH_IMAGES[name]}, in the same subfolders, or link their folder: "
+        f"ln -s /path/to/photos {output / WITH_IMAGES[name]}"
+        for name in formats
+        if name in ("yolo", "yolo-boxes")
+    ]
 
 
 def write_tables(
@@ -154,15 +197,15 @@ def write_tables(
             folder.write_text(f"{name}/data.yaml", data_yaml(classes))
 
 
-def _path_of(name: str, source: Source, *, copies: bool) -> str:
+def _path_of(name: str, source: Source) -> str:
     """The name in the output folder of the file about an image."""
-    inside, suffix = {"labelme": ("labelme", ".json"), "masks": ("masks", ".png")}.get(name, (f"{name}/labels", ".txt"))
-    return str(PurePosixPath(inside) / PurePosixPath(_place(name, source, copies=copies)).with_suffix(suffix))
+    suffix = {"labelme": ".json", "masks": ".png"}.get(name, ".txt")
+    return str(PurePosixPath(LABELS[name]) / PurePosixPath(_place(name, source)).with_suffix(suffix))
 
 
-def _place(name: str, source: Source, *, copies: bool) -> str:
+def _place(name: str, source: Source) -> str:
     """The name of an image in the folder of a format. In labelme's data sets, a split has no subfolders."""
-    return source.flat if copies and name == "labelme" and source.flat else source.picture
+    return source.flat if name == "labelme" and source.flat else source.picture
 
 
 def _table(images: Sequence[dict[str, Any]]) -> str:

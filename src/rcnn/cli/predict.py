@@ -158,7 +158,7 @@ def predict(
     """  # fmt: skip
     inputs, overrides = split_overrides(arguments or [])
     of_split = None if data is None else SplitOptions(
-        data=data, split=split, annotations=annotations, images=images, limit=limit
+        data=data, split=split, annotations=annotations, images=images, limit=limit, tile=tile, overlap=tile_overlap
     )  # fmt: skip
     require_one_input(of_split, split, inputs)
     require_places(data, output)
@@ -166,9 +166,12 @@ def predict(
     if of_split is not None and (boxes is not None or features is not None):
         raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
     if of_split is not None and formats:
-        raise ValueError("--format is for images; --data writes COCO's results files: leave --format out")
+        raise ValueError(
+            f"--format is for images; --data writes COCO's results files. For {formats}, give the folder of the images "
+            "in place of --data: rcnn predict MODEL IMAGES --format FORMAT"
+        )
     if tile:
-        require_tiles_fit(tile, tile_overlap, of_split, boxes)
+        require_tiles_fit(tile, tile_overlap, boxes)
     # imported after the checks above, because these modules import torch
     from rcnn.cli.formats import chosen_formats, require_masks, require_originals
     from rcnn.cli.given import given_boxes
@@ -223,13 +226,11 @@ def predict(
         raise typer.Exit(1)
 
 
-def require_tiles_fit(tile: int, overlap: float, of_split: SplitOptions | None, boxes: Path | None) -> None:
-    """Raise ValueError if --tile or --tile-overlap is out of range, or combined with options that exclude it."""
+def require_tiles_fit(tile: int, overlap: float, boxes: Path | None) -> None:
+    """Raise ValueError if --tile or --tile-overlap is out of range, or combined with --boxes, which excludes it."""
     from rcnn.tiles import check_tiling
 
     check_tiling(tile, overlap)
-    if of_split is not None:
-        raise ValueError("--tile is for images; --data predicts on whole images: leave --tile out")
     if boxes is not None:
         raise ValueError("--boxes are scored in the whole image; leave --tile out")
 

@@ -16,7 +16,15 @@ from typing import IO, TYPE_CHECKING, Any
 import typer
 
 from rcnn.background import in_background
-from rcnn.cli.formats import WITH_IMAGES, copy_image, files_of_image, names_of_outputs, write_tables
+from rcnn.cli.formats import (
+    WITH_IMAGES,
+    copy_image,
+    files_of_image,
+    missing_images,
+    names_of_outputs,
+    remove_stale,
+    write_tables,
+)
 from rcnn.cli.given import keep_given, require_free, write_features
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.scores import Filter
@@ -126,6 +134,10 @@ def predict_images(
         names = () if keypoint is None else keypoint.names
         copied = sources.images if options.copies else ()
         write_tables(folder, options.formats, images, predictor.classes, names, copied)
+        if images and options.formats:
+            _remove_stale(folder, options, sources.images, images)
+            for line in [] if options.copies else missing_images(path, options.formats):
+                typer.echo(line, err=True)
         if options.features is not None:
             write_features(options.features, folder, run.features)
     if options.given is not None and (unused := options.given.unused()):
@@ -357,6 +369,19 @@ def _picture(result: ImageDetections, options: ImageOptions) -> bytes:
     picture.thumbnail((MAX_SIDE, MAX_SIDE))  # does not change smaller pictures
     picture.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
+
+
+def _remove_stale(
+    folder: OutputFolder, options: ImageOptions, sources: Sequence[Source], images: Sequence[dict[str, Any]]
+) -> None:
+    """Remove the files of the chosen formats that an earlier call wrote for other images; prints how many."""
+    done = {entry["file"] for entry in images}
+    succeeded = [source for source in sources if source.name in done]
+    kept = {*names_of_outputs(options.formats, succeeded, copies=options.copies)}
+    if removed := remove_stale(folder, options.formats, kept):
+        typer.echo(
+            f"{folder.path}: removed {counted(removed, 'file')} of an earlier prediction on other images", err=True
+        )
 
 
 def _write_results(folder: OutputFolder, images: Sequence[dict[str, Any]], failed: Sequence[tuple[str, str]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
     from rcnn.data.records import Dataset
-    from rcnn.evaluation.evaluate import ImageResults
+    from rcnn.evaluation.evaluate import Detect, ImageResults
     from rcnn.predictor import Predictor
     from rcnn.runtime.processes import Processes
 
@@ -32,6 +33,8 @@ class SplitOptions:
     annotations: str
     images: str
     limit: int = 0  # only this number of images, the first ones; 0: all
+    tile: int = 0  # side of the tiles that an image is divided into, pixels; 0: none
+    overlap: float = 0.25  # of a tile's side, shared with the next one
 
 
 def require_one_input(options: SplitOptions | None, split: str, images: Sequence[str]) -> None:
@@ -51,6 +54,7 @@ def predict_split_command(
     from rcnn.evaluation.opening import dataset_for
     from rcnn.evaluation.server import predict_split
     from rcnn.runtime.processes import joined
+    from rcnn.tiles import predict_tiled
 
     dataset = dataset_for(
         predictor,
@@ -62,9 +66,13 @@ def predict_split_command(
     )
     if options.limit:
         dataset = dataset.subset(range(min(options.limit, len(dataset))))
+    detect = None
+    if options.tile:
+        tiled = partial(predict_tiled, predictor, tile=options.tile, overlap=options.overlap, max_pixels=0)
+        detect = partial(tiled, score={name: keep.of(name) for name in predictor.classes})
     with joined(predictor.device) as processes:
         if not processes.is_first:
-            predict_split(predictor, dataset, None, processes=processes)
+            predict_split(predictor, dataset, None, detect=detect, processes=processes)
             return
         if 0 < (missing := len(dataset.missing_classes)) < len(dataset.classes):
             typer.echo(
@@ -72,7 +80,7 @@ def predict_split_command(
                 f"({few(dataset.missing_classes)}): their detections are not written, because they have no category id",
                 err=True,
             )
-        written, failed = _write_split(predictor, dataset, output, checkpoint, keep, processes)
+        written, failed = _write_split(predictor, dataset, output, checkpoint, keep, detect, processes)
     typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
     if failed:
         typer.echo(f"{counted(len(failed), 'image')} failed and have no detections", err=True)
@@ -80,7 +88,13 @@ def predict_split_command(
 
 
 def _write_split(
-    predictor: Predictor, dataset: Dataset, output: Path | None, checkpoint: Path, keep: Filter, processes: Processes
+    predictor: Predictor,
+    dataset: Dataset,
+    output: Path | None,
+    checkpoint: Path,
+    keep: Filter,
+    detect: Detect | None,
+    processes: Processes,
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on the data set; returns the results files, and the images that failed."""
     from rcnn.evaluation.folder import UNFINISHED
@@ -99,7 +113,9 @@ def _write_split(
 
         scores = [keep.of(name) for name in predictor.classes]
         try:
-            return predict_split(predictor, dataset, folder, scores=scores, on_image=on_image, processes=processes)
+            return predict_split(
+                predictor, dataset, folder, scores=scores, detect=detect, on_image=on_image, processes=processes
+            )
         except Stopped:
             with suppress(OSError):  # the terminal is gone (SIGHUP)
                 typer.echo(f"the results so far are in {path / UNFINISHED}", err=True)

@@ -15,8 +15,11 @@ from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Images, Off
 from rcnn.cli.workers import Devices, MaxRestarts, is_restarted, launch, require_devices
 from rcnn.new_outputs import output_or_new
 
+ARGUMENTS = {"model": "MODEL_OR_CHECKPOINT", "overrides": "KEY.SUB=VALUE"}  # parameter -> its name in the help
+
 
 def train(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -114,6 +117,7 @@ def train(
     Example: rcnn train mask_rcnn_compact --data balloons/ --output runs/balloons train.steps=500
     """
     if replay_file is not None:
+        _require_only(context, "replay_file", "device", "allow", "offline")
         from rcnn.runtime.devices import choose_device
         from rcnn.training.finite import replay
 
@@ -193,3 +197,19 @@ def train(
             )
     if outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
+
+
+def _require_only(context: typer.Context, *names: str) -> None:
+    """Raise ValueError if other parameters than `names` were given: --replay would ignore them."""
+    given = {
+        name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
+    ignored = [
+        ARGUMENTS.get(parameter.name or "", max(parameter.opts, key=len))
+        for parameter in context.command.params
+        if parameter.name in given.difference(names)
+    ]
+    if ignored:
+        raise ValueError(
+            f"--replay repeats a saved step with the model and the settings of its run; leave {', '.join(ignored)} out"
+        )

@@ -62,6 +62,10 @@ def visualize(
     records = chosen_records(dataset, limit)
     if not records:
         raise ValueError(f"{dataset.annotation_file} has no objects in {dataset.split}; choose another --split")
+    for line in dataset.warnings:
+        typer.echo(f"warning: {line}", err=True)
+    for line in dataset.notes:
+        typer.echo(line)
     failed, names = 0, set[str]()
     with (
         output_or_new(output, "visualize", checkpoint) as path,
@@ -70,7 +74,7 @@ def visualize(
     ):
         for record in records:
             try:
-                picture = draw_stages(predictor, record, best=best, score=score)
+                picture = draw_stages(predictor, record, best=best, score=score, classes=dataset.classes)
             except (ImageError, OSError) as error:
                 failed += 1
                 typer.echo(str(error) if str(record.path) in str(error) else f"{record.path}: {error}", err=True)

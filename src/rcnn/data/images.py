@@ -186,15 +186,15 @@ def read_ids(source: Source, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def read_grey(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A small grey copy (side, side) uint8 of what `read_image` returns, resized to a square.
+    """A grey copy (H, W) uint8 of what `read_image` returns.
 
-    JPEG files are decoded at a fraction of their size, which is several times as fast. Raises the same errors.
+    JPEG files are decoded at a fraction of their size, but with sides of at least `side` pixels if they have them: that
+    is several times as fast. Raises the same errors.
     """
     with _open(source, max_pixels) as image:
-        image.draft("L", (2 * side, 2 * side))
+        image.draft("L", (side, side))
         pixels = decode(image, _name(source)).permute(1, 2, 0).numpy()
-    small = Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.BOX)
-    return np.asarray(small)
+    return np.asarray(Image.fromarray(pixels).convert("L"))
 
 
 def is_image(path: Path) -> bool:

@@ -2,7 +2,9 @@
 
 The perceptual hash is pHash (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions"): the
 signs of the 64 lowest frequencies of a small grey copy of the image. Copies that were resized, compressed again or
-brightened differ in a few bits, other photos in about half of them.
+brightened differ in a few bits, other photos in about half of them. Mirrored copies have the hash of the mirrored
+image, and copies with uniform borders (letterboxed ones) that of the image without its borders. Parts of an image
+(crops) have other hashes and are not found.
 
 Letters: I images, P pairs.
 """
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from rcnn.background import DaemonThreads
 from rcnn.data.images import ImageError, embedded_image, is_embedded, read_grey
@@ -25,6 +28,8 @@ SIDE, FREQUENCIES = 32, 8  # side of the grey copy, pixels; frequencies in the h
 BITS = FREQUENCIES * FREQUENCIES
 NEAR = 6  # of 64 bits: copies differ in up to this many
 MIN_CONTRAST = 8.0  # grey levels between the darkest and the brightest pixel of the copy; below, the hash is noise
+FLAT = 12  # grey levels within a row or column of a uniform border, which compression makes uneven
+MIN_BORDER, MIN_LEFT = 0.03, 0.25  # fractions of a side: borders that count, and what remains between them
 _CHUNK = 1 << 20  # pairs compared at a time
 
 
@@ -34,6 +39,8 @@ class Fingerprint:
 
     content: str  # SHA-256 of the image file, or of the image embedded in a labelme file; hexadecimal
     perceptual_hash: int | None  # 64 bits; None for an image that cannot be read or has a single colour
+    mirrored: int | None = None  # the same of the image that is flipped left to right
+    trimmed: int | None = None  # the same of the image without its uniform borders; None if it has none
     error: str = ""  # why the image cannot be read
 
 
@@ -41,10 +48,34 @@ def fingerprint(path: Path) -> Fingerprint:
     """The fingerprint of an image file. Raises OSError if the file cannot be read."""
     content = content_hash(path)
     try:
-        grey = read_grey(path, SIDE)
+        grey = read_grey(path, 2 * SIDE)
     except ImageError as error:
         return Fingerprint(content=content, perceptual_hash=None, error=str(error))
-    return Fingerprint(content=content, perceptual_hash=perceptual_hash(grey))
+    small, inner = _small(grey), without_borders(grey)
+    return Fingerprint(
+        content=content,
+        perceptual_hash=perceptual_hash(small),
+        mirrored=perceptual_hash(small[:, ::-1]),
+        trimmed=None if inner is None else perceptual_hash(_small(inner)),
+    )
+
+
+def _small(grey: np.ndarray) -> np.ndarray:
+    """A grey image (H, W) uint8, resized to a square (SIDE, SIDE)."""
+    return np.asarray(Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+def without_borders(grey: np.ndarray) -> np.ndarray | None:
+    """A grey image (H, W) without the rows, then without the columns, of one grey level at its edges.
+
+    None if there are no such borders of at least MIN_BORDER of a side, or if nearly nothing is left.
+    """
+    rows = np.flatnonzero(np.ptp(grey, axis=1) > FLAT)
+    inner = grey[rows[0] : rows[-1] + 1] if len(rows) else grey[:0]
+    columns = np.flatnonzero(np.ptp(inner, axis=0) > FLAT) if len(rows) else rows
+    inner = inner[:, columns[0] : columns[-1] + 1] if len(columns) else inner[:, :0]
+    left = [side / whole for side, whole in zip(inner.shape, grey.shape, strict=True)]
+    return inner if MIN_LEFT <= min(left) <= 1 - MIN_BORDER else None
 
 
 def content_hash(path: Path) -> str:

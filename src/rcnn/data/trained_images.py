@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,7 @@ from typing import Any
 from rcnn.data.images import ImageError, embedded_image, is_embedded
 from rcnn.data.messages import counted, excerpt
 from rcnn.data.records import Dataset
+from rcnn.data.similarity import content_hash
 
 RECORDED = 1000  # largest number of hashes in a record
 DIGITS = 12  # hexadecimal digits of a hash
@@ -87,14 +89,33 @@ class TrainedImages:
 def copied_images(dataset: Dataset, training: Dataset) -> int:
     """The number of images of `dataset` that are also in `training`, as the same file or as a copy with any name.
 
-    Copies are found by height, width, size in bytes and, where these agree, the BLOCK bytes in the middle of the file.
+    Copies have the same height, width and content. Few files are read: only where the size in bytes agrees, the BLOCK
+    bytes in the middle, and only where these agree, the whole file.
     """
     if not dataset.has_files or not training.has_files:
         return 0
     own, others = _sized_files(dataset), _sized_files(training)
     common = own.keys() & others.keys()
-    blocks = {key: {_middle(file, key[2]) for file in others[key]} for key in common}
-    return sum(_middle(file, key[2]) in blocks[key] for key in common for file in own[key])
+    return sum(_number_shared(own[key], others[key], key[2]) for key in common)
+
+
+def _number_shared(files: Sequence[Path], others: Sequence[Path], size: int) -> int:
+    """The number of `files` with the content of one of the `others`; all are `size` bytes long."""
+    blocks: dict[bytes, list[Path]] = {}
+    for other in others:
+        blocks.setdefault(_middle(other, size), []).append(other)
+    return sum(
+        any(file == other or _content(file) == _content(other) for other in blocks.get(_middle(file, size), ()))
+        for file in files
+    )
+
+
+def _content(file: Path) -> str:
+    """The hash of the content of an image file; for a file that cannot be read, its path."""
+    try:
+        return content_hash(file)
+    except OSError:
+        return str(file)
 
 
 def _sized_files(dataset: Dataset) -> dict[tuple[int, int, int], list[Path]]:

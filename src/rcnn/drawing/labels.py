@@ -11,17 +11,19 @@ from PIL import Image, ImageDraw
 from rcnn.drawing.fonts import Run, font_runs, one_line
 from rcnn.drawing.palette import Colour, readable_on
 
+NAMES_PER_SIDE = 42  # heights of a name in the square root of a picture's area
 Edges = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class LabelWriter:
     """Writes names beside boxes, inside the image, and without hiding earlier names if possible."""
 
-    def __init__(self, picture: Image.Image) -> None:
+    def __init__(self, picture: Image.Image, scale: float = 1.0) -> None:
+        """`scale`: factor for the height of the names, which otherwise depends on the size of the picture."""
         self.picture = picture
         self.pen = ImageDraw.Draw(picture)
         self.width, self.height = picture.size
-        self.size = max(10, round(math.sqrt(self.width * self.height) / 42))
+        self.size = max(10, round(scale * math.sqrt(self.width * self.height) / NAMES_PER_SIDE))
         self.padding = max(1, self.size // 6)
         self.taken: list[Edges] = []  # where names were written
 

@@ -16,13 +16,15 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from rcnn.drawing.fonts import describe_missing, missing_characters
-from rcnn.drawing.labels import LabelWriter
+from rcnn.drawing.labels import NAMES_PER_SIDE, LabelWriter
 from rcnn.drawing.palette import Colour, object_colour
 from rcnn.ops.masks import Region
 
 OPACITY = 0.45  # weight of the object's colour in a masked pixel
 _MAX_NAME = 32  # characters of a name in a picture
 MAX_CAPTION = 60  # characters of a caption
+LARGE = 3000  # pixels, the square root of the area of an image; larger ones are drawn on by the size of their objects
+LEGIBLE = 1150  # pixels, the same of a picture of 1333 x 1000
 _STRIP = 1 << 20  # pixels blended at a time
 
 # Pairs of COCO's 17 keypoints of a person that are connected by a line.
@@ -58,7 +60,8 @@ def draw_objects(
     outline of a mask instead of its area. The colour depends on the index of the object or on its class (`colour_by`),
     and is the same in every run.
 
-    `width`: of the lines, pixels; by default, it depends on the image size. `with_names=False` draws no names. Names
+    `width`: of the lines, pixels; by default, it depends on the image size, as that of the names does
+    (`scale_for_objects`). `with_names=False` draws no names. Names
     stay inside the image; none is drawn if the image is too small. A warning tells if no font has a character of
     `names`. Raises ValueError for an image of another type, or another number of labels than of boxes.
     """
@@ -68,7 +71,8 @@ def draw_objects(
     if len(labels) != count:
         raise ValueError(f"{count} boxes but {len(labels)} labels; expected one label per box")
     colours = [object_colour(int(labels[row]) if colour_by == "class" else row) for row in range(count)]
-    width = width or line_width(canvas.shape[0], canvas.shape[1])
+    scale = scale_for_objects(canvas.shape[0], canvas.shape[1], corners)
+    width = width or line_width(canvas.shape[0], canvas.shape[1], scale)
     if masks is not None:
         for region, ink in zip(masks, colours, strict=True):
             if region is not None:
@@ -91,7 +95,7 @@ def draw_objects(
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, np.asarray(scores, dtype=np.float64), strict=True)]
     if missing := missing_characters((*names, *(captions or ()))):
         warnings.warn(describe_missing(missing), stacklevel=2)
-    writer = LabelWriter(picture)
+    writer = LabelWriter(picture, scale)
     for row in largest_first[::-1]:  # the smallest boxes first, because they have the fewest free positions
         writer.write(texts[row], corners[row], colours[row])
     return picture
@@ -119,9 +123,22 @@ def region_of(mask: npt.NDArray[np.bool_]) -> Region | None:
     return Region(int(columns[0]), int(rows[0]), mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
-def line_width(height: int, width: int) -> int:
-    """Width of lines for an image of this size, pixels: visible, but hiding little; 2 at 640 x 480."""
-    return max(1, round(math.sqrt(height * width) / 280))
+def line_width(height: int, width: int, scale: float = 1.0) -> int:
+    """Width of lines for an image of this size, pixels: visible, but hiding little; 2 at 640 x 480. Times `scale`."""
+    return max(1, round(scale * math.sqrt(height * width) / 280))
+
+
+def scale_for_objects(height: int, width: int, boxes: npt.NDArray[np.float64]) -> float:
+    """Factor, up to 1, for the sizes of lines and names in a picture of this size with `boxes` (N, 4), xyxy pixels.
+
+    Sizes that suit the whole picture hide the objects of very large images, which are often small: there, names are up
+    to a third as high as the median object is long, but not smaller than in a picture of LEGIBLE pixels.
+    """
+    side = math.sqrt(height * width)
+    if side < LARGE or not len(boxes):
+        return 1.0
+    sides = np.sqrt(np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1))
+    return min(1.0, max(LEGIBLE, float(np.median(sides)) * NAMES_PER_SIDE / 3) / side)
 
 
 def _short(name: str, longest: int = _MAX_NAME) -> str:

@@ -24,10 +24,11 @@ from rcnn.metrics.tables import metrics_table, per_class_table
 from rcnn.metrics.thresholds import Thresholds
 from rcnn.metrics.values import Metrics
 from rcnn.predictor import Predictor
-from rcnn.preprocess import Frame
+from rcnn.preprocess import Frame, WholeImage
 from rcnn.results import ImageDetections
 from rcnn.runtime.processes import ALONE, Processes
 
+Detect = Callable[[Tensor], ImageDetections]
 Prepared = tuple[Tensor, Frame]  # what Predictor.prepare returns
 # COCO's format: image_id, category_id, score, bbox (x, y, width, height), segmentation, keypoints
 Result = dict[str, Any]
@@ -166,20 +167,22 @@ def predict_dataset(
     limit: int = 0,
     batch_size: int = 1,
     workers: int = 2,
+    detect: Detect | None = None,
     on_image: Callable[[ImageResults], object] | None = None,
     processes: Processes = ALONE,
 ) -> list[ImageResults]:
     """The results of the first `limit` images of `dataset` (0 = all), in order.
 
+    `detect` returns the detections of an image (3, H, W) uint8 RGB in place of the predictor, e.g. in tiles.
     `on_image` is called for each image, with its detections (None with several processes). The `processes` share the
     images; the first one gets all results, the others none.
     """
     count = min(limit, len(dataset)) if limit else len(dataset)
     records = [dataset[i] for i in range(count)]
     if processes.count == 1:
-        found = _predict_records(predictor, dataset, records, batch_size, workers)
+        found = _predict_records(predictor, dataset, records, batch_size, workers, detect)
     else:
-        found = _predict_together(predictor, dataset, records, batch_size, workers, processes)
+        found = _predict_together(predictor, dataset, records, batch_size, workers, detect, processes)
     images: list[ImageResults] = []
     for image in found:
         if on_image is not None:
@@ -194,6 +197,7 @@ def _predict_together(
     records: Sequence[ImageRecord],
     batch_size: int,
     workers: int,
+    detect: Detect | None,
     processes: Processes,
 ) -> Iterator[ImageResults]:
     """The results of all images in order, on the first process, without detections.
@@ -201,7 +205,7 @@ def _predict_together(
     Whole batches are distributed, so that every batch has the same images for any number of processes.
     """
     own = [records[place] for place in processes.own_places(len(records), batch_size)]
-    predicted = _predict_records(predictor, dataset, own, batch_size, workers)
+    predicted = _predict_records(predictor, dataset, own, batch_size, workers, detect)
     sent = ((image.results, image.error) for image in predicted)
     received = processes.in_order(sent, len(records), batch_size)
     for record, (results, error) in zip(records, received, strict=processes.is_first):
@@ -209,17 +213,26 @@ def _predict_together(
 
 
 def _predict_records(
-    predictor: Predictor, dataset: Dataset, records: Sequence[ImageRecord], batch_size: int, workers: int
+    predictor: Predictor,
+    dataset: Dataset,
+    records: Sequence[ImageRecord],
+    batch_size: int,
+    workers: int,
+    detect: Detect | None,
 ) -> Iterator[ImageResults]:
     """The results of all images in order; threads read images and encode masks while the model works."""
+    prepare = predictor.prepare if detect is None else WholeImage()
     with DaemonThreads(max(1, workers)) as pool:
         encoding: deque[ImageResults | Future[ImageResults]] = deque()
-        prepared = read_ahead(records, partial(pool.submit, _read, predictor), batch_size + max(1, workers))
+        prepared = read_ahead(records, partial(pool.submit, _read, prepare), batch_size + max(1, workers))
         while started := list(islice(prepared, batch_size)):
             group = [(record, future.result()) for record, future in started]
             readable = [image for _, image in group if not isinstance(image, str)]
             images, frames = [image for image, _ in readable], [frame for _, frame in readable]
-            detections = iter(predictor.detect(images, frames) if readable else ())
+            if detect is not None:
+                detections = map(detect, images)
+            else:
+                detections = iter(predictor.detect(images, frames) if readable else ())
             for record, image in group:
                 if isinstance(image, str):
                     encoding.append(ImageResults(record=record, error=image))
@@ -240,10 +253,10 @@ def _encoded(record: ImageRecord, found: ImageDetections, category_ids: Sequence
     return ImageResults(record=record, results=results, detections=found)
 
 
-def _read(predictor: Predictor, record: ImageRecord) -> Prepared | str:
+def _read(prepare: Callable[[Tensor], Prepared], record: ImageRecord) -> Prepared | str:
     """The image of a record, prepared for the model, or the reason why it cannot be used."""
     try:
-        image, frame = predictor.prepare(record.read())
+        image, frame = prepare(record.read())
         require_size(record, frame.original)
     except (ValueError, OSError, MemoryError) as error:
         return str(error) or f"{record.path}: {type(error).__name__}"

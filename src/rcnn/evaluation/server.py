@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rcnn.data.messages import few
 from rcnn.data.records import Dataset
-from rcnn.evaluation.evaluate import ImageResults, predict_dataset
+from rcnn.evaluation.evaluate import Detect, ImageResults, predict_dataset
 from rcnn.evaluation.folder import UNFINISHED, results_as_they_come
 from rcnn.evaluation.plan import measured_kinds
 from rcnn.metrics.coco import FIELDS
@@ -46,16 +46,17 @@ def predict_split(
     scores: Sequence[float] = (),
     batch_size: int = 1,
     workers: int = 2,
+    detect: Detect | None = None,
     on_image: Callable[[ImageResults], object] | None = None,
     processes: Processes = ALONE,
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on every image of `dataset`, and write the results files; returns their paths and the failed images.
 
-    `scores` (K,): detections of a class with a lower score are skipped; by default none. Detections of classes that the
-    data set does not have are skipped too, because they have no category id. While it runs, the results so far are in
-    results.jsonl. The `processes` share the images; only the first one has a `folder`, and the others return empty
-    lists. Raises ValueError for a model that only predicts proposals or has no class of the data set, FileExistsError
-    for a file that rcnn did not write.
+    `detect` as in `predict_dataset`. `scores` (K,): detections of a class with a lower score are skipped; by default
+    none. Detections of classes that the data set does not have are skipped too, because they have no category id. While
+    it runs, the results so far are in results.jsonl. The `processes` share the images; only the first one has a
+    `folder`, and the others return empty lists. Raises ValueError for a model that only predicts proposals or has no
+    class of the data set, FileExistsError for a file that rcnn did not write.
     """
     if predictor.config.proposals_only:
         raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")
@@ -66,7 +67,7 @@ def predict_split(
         )
     names = server_files(predictor, dataset.split)
     predicted = partial(
-        predict_dataset, predictor, dataset, batch_size=batch_size, workers=workers, processes=processes
+        predict_dataset, predictor, dataset, batch_size=batch_size, workers=workers, detect=detect, processes=processes
     )
     if folder is None:
         predicted()

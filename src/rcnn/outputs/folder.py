@@ -184,6 +184,19 @@ class OutputFolder:
             self._record(relative, ANY_CONTENT)
         return self.path / relative
 
+    def names(self) -> frozenset[str]:
+        """The names of the files and folders that rcnn wrote here, in this process or an earlier one."""
+        return frozenset(self._written)
+
+    def remove(self, name: str | PurePath) -> bool:
+        """Remove a file if rcnn wrote it and nobody has changed it since. Returns whether it was removed."""
+        relative = _relative(name)
+        path, digests = self.path / relative, self._written.get(str(relative), set[str]())
+        if not digests or ANY_CONTENT in digests or not path.is_file() or self._obstacle(relative) is not None:
+            return False
+        path.unlink()
+        return True
+
     def _move_out_of(self, complete: Path) -> None:
         """Move the files of a folder of `writing_together` here, but do not replace files that a user has changed."""
         sync(self.path)

@@ -25,7 +25,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from rcnn import threads
 from rcnn.data.messages import counted
-from rcnn.runtime.in_flight import IN_FLIGHT, PID
+from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT, PID
 
 T = TypeVar("T")
 
@@ -102,9 +102,22 @@ def launch_function(function: Callable[..., T], *arguments: object, devices: int
         _failures_reported_soon(),
     ):
         try:
-            return elastic_launch(_config(devices, logs), function)(*arguments)[0]
+            return elastic_launch(_config(devices, logs), _apart)(function, *arguments)[0]
         except ChildFailedError as error:
             raise ValueError(_ended(error.failures, devices, Path(logs)).message) from error
+
+
+def _apart(function: Callable[..., T], *arguments: object) -> T:
+    """Call `function(*arguments)` in a process that gets signals from its launcher only.
+
+    The terminal sends Ctrl-C to all processes of its session. In a session of its own, as torch's launcher starts
+    commands, this process does not get it a second time. It notes its id for `_signal_processes`.
+    """
+    if hasattr(os, "setsid"):  # not on Windows
+        os.setsid()
+    if error_file := os.environ.get(ERROR_FILE, ""):
+        Path(error_file).with_name(PID).write_text(str(os.getpid()), encoding="utf-8")
+    return function(*arguments)
 
 
 def _config(devices: int, logs: str) -> LaunchConfig:

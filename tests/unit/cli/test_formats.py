@@ -159,10 +159,61 @@ def test_many_objects_have_16_bit_ids() -> None:
         assert sorted(np.unique(np.asarray(picture))) == [0, 1, 300]
 
 
-def test_labels_without_copies_name_the_image(tmp_path: Path) -> None:
-    source = Source(name=str(tmp_path / "photos" / "a.png"), picture="a.jpg")
-    files = files_of_image(found(), source, ["labelme"], tmp_path / "out", copies=False)
-    assert json.loads(files["labelme/a.json"])["imagePath"] == "../../photos/a.png"
+def test_labels_without_copies_are_read_with_the_images_where_they_are(
+    predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = [tmp_path / "photos" / name for name in ("a.png", "in/b.png")]
+    for photo in photos:
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SIZE[::-1], (9, 120, 80)).save(photo)
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "real" / "deep")
+    options = ImageOptions(keep=Filter(score=0.0), pictures=False, formats=("labelme", "yolo"), copies=False)
+    predict_images(predictor, [str(tmp_path / "photos")], tmp_path / "out", Path("run"), options, ALONE)
+    written = json.loads((tmp_path / "out" / "labelme" / "in-b.json").read_text())
+    assert written["imagePath"] == "../../../photos/in/b.png"
+    labelme = open_dataset(tmp_path / "out" / "labelme")
+    assert [record.path.resolve() for record in labelme] == photos
+    assert all("but no outline" in line for line in labelme.warnings)
+    assert not [name for name in labelme.file_names if ".." in name]
+    check_objects(labelme)
+    images = tmp_path / "out" / "yolo" / "images"
+    assert f"ln -s /path/to/photos {images}" in capsys.readouterr().err
+    images.symlink_to(tmp_path / "photos")  # as the message says
+    yolo = open_dataset(tmp_path / "out" / "yolo")
+    assert [record.path.resolve() for record in yolo] == photos
+    assert all("but no outline" in line for line in yolo.warnings)
+    check_objects(yolo)
+
+
+def test_files_of_an_earlier_call_are_removed_but_not_those_of_the_user(
+    predictor: Predictor, written: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, out = written.parent / "photos", written
+    for name in ("c.png", "d.png"):
+        Image.new("RGB", SIZE[::-1], (9, 120, 80)).save(photos / name)
+
+    def predict(*names: str, formats: Sequence[str] = ("labelme", "yolo", "masks")) -> None:
+        options = ImageOptions(keep=Filter(score=0.0), pictures=False, formats=tuple(formats))
+        predict_images(predictor, [str(photos / name) for name in names], out, Path("run"), options, ALONE)
+
+    predict("c.png")
+    assert f"{out}: removed 10 files of an earlier prediction" in capsys.readouterr().err  # 5 for each of two images
+    assert sorted(path.name for path in (out / "labelme").iterdir()) == ["c.json", "c.png"]
+    assert len(open_dataset(out / "yolo")) == 1
+    assert [path.name for path in (out / "masks").rglob("*.png")] == ["c.png"]
+    assert (out / "yolo-boxes" / "labels" / "in" / "b.txt").is_file()  # of a format that was not chosen
+    (out / "yolo" / "labels" / "c.txt").write_text("corrected by hand\n")
+    (out / "yolo" / "labels" / "own.txt").write_text("of the user\n")
+    predict("a.png", "d.png", "missing.png")
+    files = sorted(path.relative_to(out / "yolo").as_posix() for path in (out / "yolo").rglob("*.*"))
+    assert files == [
+        "data.yaml", "images/a.png", "images/c.png", "images/d.png",
+        "labels/a.txt", "labels/c.txt", "labels/d.txt", "labels/own.txt",
+    ]  # fmt: skip
+    (photos / "d.png").write_bytes(b"damaged")
+    predict("d.png")  # nothing new: the earlier result stays
+    assert (out / "yolo" / "labels" / "a.txt").is_file()
 
 
 def test_wrong_formats_are_refused() -> None:

@@ -269,6 +269,22 @@ def _copied(quality: int | None, same: bool) -> Callable[[Path, Data, random.Ran
     return put
 
 
+def _changed_copy(root: Path, data: Data, chance: random.Random) -> None:
+    """An image of one split is put into the other: mirrored, or with borders above and below."""
+    split = chance.choice(["train", "val"])
+    first, second = chance.sample(range(1, 5), 2)
+    with Image.open(root / split / f"{first}.png") as image:
+        copied = image.convert("RGB")
+    width, height = copied.size
+    if chance.random() < 0.5:
+        copied = copied.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    else:
+        inner = copied.resize((width, round(height * 0.7)))
+        copied = Image.new("RGB", copied.size, (114, 114, 114))
+        copied.paste(inner, (0, round(height * 0.15)))
+    copied.save(root / {"train": "val", "val": "train"}[split] / f"{second}.png")
+
+
 NAN, INF = math.nan, math.inf
 RLE_SIZE = [SIZE[0], SIZE[1]]
 PIXELS = SIZE[0] * SIZE[1]
@@ -346,6 +362,7 @@ FAULTS = (
     Fault("wrong-image-size", _other_size, images=True),
     Fault("leak", _copied(None, same=False), images=True),
     Fault("leak", _copied(60, same=False), images=True),
+    Fault("changed-copy", _changed_copy, images=True),
     Fault("near-duplicate", _copied(None, same=True), images=True),
     Fault("near-duplicate", _copied(60, same=True), images=True),
 )

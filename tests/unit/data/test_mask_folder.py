@@ -10,6 +10,7 @@ from PIL import Image
 
 from rcnn.data import open_dataset, splits
 from rcnn.data.images import ImageError, read_ids
+from rcnn.data.inspect.check import check_dataset
 from tests.unit.data.coco_folders import write_images
 
 SIZE = (40, 60)
@@ -90,19 +91,22 @@ def test_a_file_per_object_by_its_name(tmp_path: Path) -> None:
     assert dataset.classes == ("leaf", "object")
     assert [record.boxes.tolist() for record in dataset] == [BOXES, BOXES[:1]]
     assert [record.labels.tolist() for record in dataset] == [[0, 1], [1]]
-    assert any("1 mask without an image of that name" in note and "0_date_1.png" in note for note in dataset.notes)
+    assert [(one.kind, one.ids) for one in dataset.findings] == [("missing-image", ("masks/0_date_1.png",))]
 
 
-def test_masks_without_an_image_and_images_of_one_name_are_noted(tmp_path: Path) -> None:
+def test_masks_without_an_image_are_faults_and_images_of_one_name_are_noted(tmp_path: Path) -> None:
     write_images(tmp_path / "images", ["a.jpg", "a.png", "b.jpg"])
     save(masks(), tmp_path / "masks" / "a.png")
     save(masks(), tmp_path / "masks" / "B.png")
     save(masks(), tmp_path / "masks" / "b.jpg")
+    (tmp_path / "masks" / "._a.png").write_bytes(b"macOS")  # not a mask
     dataset = open_dataset(tmp_path, "all")
     text = "\n".join(dataset.notes)
     assert len(dataset) == 1
-    assert "2 masks without an image of that name, or not in a format for masks" in text
-    assert "masks/B.png, masks/b.jpg: not used" in text
+    (finding,) = dataset.findings
+    assert (finding.kind, finding.ids) == ("missing-image", ("masks/B.png", "masks/b.jpg"))
+    assert "2 mask files have no image of that name, or not in a format for masks" in finding.line()
+    assert [one.kind for one in check_dataset(tmp_path).errors] == ["missing-image"]
     assert "1 image with the name of another image apart from the suffix: a.png: not used" in text
 
 

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from rcnn.data.similarity import NEAR, Fingerprint, fingerprint, fingerprints, near_pairs, similar_groups
+from rcnn.data.similarity import (
+    NEAR,
+    Fingerprint,
+    fingerprint,
+    fingerprints,
+    near_pairs,
+    similar_groups,
+    without_borders,
+)
 
 
 def photo(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
@@ -87,3 +95,43 @@ def test_groups_follow_chains() -> None:
     hashes = [0, 0b111111, 0b111111111111, 1 << 63 | 0xFFFF << 20]
     prints = [Fingerprint(content=str(place), perceptual_hash=one_hash) for place, one_hash in enumerate(hashes)]
     assert similar_groups(prints).tolist() == [0, 0, 0, 3]
+
+
+def distance(first: int | None, second: int | None) -> int:
+    assert first is not None
+    assert second is not None
+    return (first ^ second).bit_count()
+
+
+@pytest.mark.parametrize("quality", [None, 60])
+def test_mirrored_and_letterboxed_copies_have_the_hash_of_the_original(quality: int | None, tmp_path: Path) -> None:
+    original, name = photo(4), "a.jpg" if quality else "a.png"
+
+    def of(picture: Image.Image) -> Fingerprint:
+        picture.save(tmp_path / name, quality=quality or 75)  # PNG ignores it
+        return fingerprint(tmp_path / name)
+
+    known = of(original)
+    assert known.trimmed is None
+    mirrored = of(original.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert distance(mirrored.mirrored, known.perceptual_hash) <= NEAR
+    assert distance(mirrored.perceptual_hash, known.perceptual_hash) > NEAR
+    for size, place in (((320, 320), (0, 40)), ((480, 240), (80, 0)), ((400, 300), (40, 10))):
+        padded = Image.new("RGB", size, (114, 114, 114))
+        padded.paste(original, place)
+        found = of(padded.resize((size[0] * 2, size[1] * 2)))
+        assert distance(found.trimmed, known.perceptual_hash) <= NEAR, size
+        assert distance(found.perceptual_hash, known.perceptual_hash) > NEAR, size
+
+
+def test_only_uniform_borders_are_removed() -> None:
+    inner = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
+    padded = np.pad(inner, ((10, 0), (3, 7)), constant_values=90)
+    found = without_borders(padded)
+    assert found is not None
+    np.testing.assert_array_equal(found, inner)
+    assert without_borders(inner) is None
+    assert without_borders(np.pad(inner, 1, constant_values=90)[:, 1:-1]) is not None  # 2 of 42 rows
+    assert without_borders(np.pad(inner, ((0, 1), (0, 0)), constant_values=90)) is None  # 1 of 41
+    assert without_borders(np.full((40, 60), 7, np.uint8)) is None
+    assert without_borders(np.pad(inner[:5, :5], 30)) is None  # nearly nothing is left

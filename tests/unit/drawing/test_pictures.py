@@ -9,7 +9,7 @@ from PIL import Image
 
 from rcnn.drawing.labels import LabelWriter
 from rcnn.drawing.palette import Colour, object_colour, readable_on
-from rcnn.drawing.pictures import OPACITY, draw_dashed_boxes, draw_objects, line_width, region_of
+from rcnn.drawing.pictures import OPACITY, draw_dashed_boxes, draw_objects, line_width, region_of, scale_for_objects
 from rcnn.ops.masks import Region
 
 GREY = np.full((60, 80, 3), 100, dtype=np.uint8)
@@ -51,6 +51,7 @@ def test_a_contour_leaves_the_area_alone() -> None:
     mask = np.ones((9, 9), dtype=bool)
     drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, masks=[Region(5, 30, mask)], contour=True))
     assert line_width(60, 80) == 1
+    assert line_width(300, 400) * 10 == pytest.approx(line_width(3000, 4000), abs=5)
     framed = (drawn[30:39, 5:14] == object_colour(0)).all(axis=2)
     expected = np.ones((9, 9), dtype=bool)
     expected[1:-1, 1:-1] = False
@@ -227,3 +228,24 @@ def test_without_names_and_with_wider_lines() -> None:
     assert wider.sum() == 40 * 30 - 32 * 22, "a frame of four pixels"
     named = np.asarray(draw_objects(image, box, [0], ["cup"]))
     assert (named != 128).any(axis=2).sum() > changed.sum()
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "line", "name"),
+    [
+        ((300, 400), 6, 1, 10),  # small images: the sizes depend on the image only
+        ((1000, 1333), 6, 4, 27),
+        ((3000, 4000), 1000, 12, 82),  # ... and in large images with large objects
+        ((3000, 4000), 150, 8, 50),  # a third of the objects' side
+        ((3000, 4000), 6, 4, 27),  # legible as in 1000 x 1333
+        ((7500, 10_000), 6, 4, 27),
+    ],
+)
+def test_names_and_lines_do_not_hide_the_small_objects_of_large_images(
+    size: tuple[int, int], side: int, line: int, name: int
+) -> None:
+    boxes = np.array([[10, 10, 10 + side, 10 + side]] * 3 + [[0, 0, *size]], float)
+    scale = scale_for_objects(*size, boxes)
+    assert line_width(*size, scale) == line
+    assert LabelWriter(Image.new("1", size[::-1]), scale).size == name
+    assert scale_for_objects(*size, np.zeros((0, 4))) == 1

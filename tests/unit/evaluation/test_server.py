@@ -111,3 +111,21 @@ def test_an_image_that_cannot_be_read_and_wrong_requests(
     assert "photo.jpg: give images or --data, not both" in capsys.readouterr().err
     assert command("eval", checkpoint, "--data", data, "--output", tmp_path / "eval", "--device", "cpu") == 2
     assert "3 images without ground truth, so it cannot be used for training or evaluation" in capsys.readouterr().err
+
+
+def test_a_split_is_predicted_on_in_tiles(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    words = ["predict", checkpoint, "--data", data, "--limit", 2, "--device", "cpu", "--score", 0.3]
+    assert command(*words, "--tile", 40, "--output", output) == 0
+    predictor = rcnn.Predictor(checkpoint, device="cpu")
+    single = rcnn.predict_tiled(predictor, data / "test2017" / "test2017_2.png", tile=40, score=0.3)
+    assert len(single)
+    for kind, field in (("bbox", "bbox"), ("segm", "segmentation")):
+        results = json.loads((output / f"{NAME.format(kind)}.json").read_text())
+        of_second = [result[field] for result in results if result["image_id"] == 2]
+        assert of_second == [result[field] for result in single.to_coco(2, [10, 20])]
+    capsys.readouterr()
+    assert command(*words, "--format", "yolo", "--output", tmp_path / "yolo") == 2
+    assert "For yolo, give the folder of the images in place of --data" in capsys.readouterr().err

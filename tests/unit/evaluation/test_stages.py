@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
 from rcnn.data.loading import pad_images
 from rcnn.data.opening import open_dataset
+from rcnn.data.records import ImageRecord
 from rcnn.evaluation.stages import MIN_IOU, best_proposals, draw_stages
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
@@ -86,6 +89,28 @@ def test_a_record_with_other_classes_is_refused(predictor: Predictor, data: Path
     record = open_dataset(data)[0]
     with pytest.raises(ValueError, match="the record has label 7; expected labels from 0 to 1"):
         draw_stages(predictor, replace(record, labels=np.full_like(record.labels, 7)))
+
+
+def test_the_command_matches_classes_by_name_and_reports_those_that_the_model_lacks(
+    predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"val": 2}, size=(64, 96))
+    drawn: list[tuple[str, Sequence[str] | None]] = []
+
+    def draw(
+        predictor: Predictor, record: ImageRecord, *, best: int, score: float, classes: Sequence[str] | None
+    ) -> Image.Image:
+        drawn.extend((predictor.classes[label], classes) for label in record.labels)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr("rcnn.evaluation.stages.draw_stages", draw)
+    save_checkpoint(tmp_path / "model", build_detector(predictor.config), predictor.config, ("disc", "ring"))
+    assert rcnn("visualize", tmp_path / "model", "--data", data, "--output", tmp_path / "out") == 0
+    assert drawn == [("disc", ("disc", "ring"))] * 2
+    assert "1 class that the model lacks ('square')" in capsys.readouterr().err
+    save_checkpoint(tmp_path / "other", build_detector(predictor.config), predictor.config, ("cat", "dog"))
+    assert rcnn("visualize", tmp_path / "other", "--data", data, "--output", tmp_path / "out2") == 2
+    assert "has no objects of cat, dog" in capsys.readouterr().err
 
 
 def test_the_command_refuses_data_without_objects(

@@ -10,7 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import rcnn
 from rcnn.evaluation.opening import dataset_for, held_out_of, trained_on_warning
@@ -302,6 +304,18 @@ def test_copies_of_training_images_with_other_names_are_reported(several: Path, 
     shutil.copy(data / "train" / "train_1.png", data / "val" / "val_2.png")
     [warning] = [line for line in planned(data).warnings if "also in the training split" in line]
     assert warning.startswith("1 of the 2 images of val is also in the training split train, so its metrics")
+
+
+def test_files_that_differ_only_near_their_start_are_not_copies(several: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(several, tmp_path / "data")
+    for split, first in (("train", 1), ("val", 2)):
+        with Image.open(data / split / f"{split}_1.png") as image:
+            pixels = np.full((image.height, image.width, 3), 30, np.uint8)
+        pixels[-1, 0] = first  # BMP files start with the last row
+        Image.fromarray(pixels).save(data / split / f"{split}_1.png", "BMP")
+    assert not [line for line in planned(data).warnings if "also in the training split" in line]
+    shutil.copy(data / "train" / "train_1.png", data / "val" / "val_1.png")
+    assert [line for line in planned(data).warnings if "also in the training split" in line]
 
 
 def test_a_fault_is_one_warning_though_some_images_are_held_out(undivided: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import rcnn
 from rcnn.cli import doctor
@@ -75,6 +76,30 @@ def test_another_file_than_the_published_one_is_refused(
         cache.cached_checkpoint(entry)
     assert not (cache.downloads_folder(entry) / entry.file).exists()
     assert not cache.is_cached(entry)
+
+
+@pytest.mark.parametrize(
+    ("left", "facts", "said"),
+    [
+        (0.9, {}, "is truncated or damaged"),
+        (0.2, {}, "is truncated or damaged"),
+        (1.0, {"mib": 8.0}, r"is incomplete: expected 8\.0 MiB, got 0\.0 MiB"),
+    ],
+)
+def test_a_download_without_a_digest_that_is_cut_short_is_found_before_it_is_converted(
+    left: float, facts: dict[str, float], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "served" / "old.pth"  # of torch before 1.6: its end does not tell whether it is complete
+    file.parent.mkdir()
+    torch.save({"a": torch.ones(40), "b": torch.ones(50)}, file, _use_new_zipfile_serialization=False)
+    file.write_bytes(file.read_bytes()[: int(left * file.stat().st_size)])
+    lines: list[str] = []
+    with serving(file.parent) as (address, _):
+        entry = publish(file, address, monkeypatch, digest="", **facts)
+        with pytest.raises(ValueError, match=f"{re.escape(entry.file)} {said}"):
+            cache.cached_checkpoint(entry, lines.append)
+    assert not [line for line in lines if line.startswith("converting")]
+    assert not (cache.downloads_folder(entry) / entry.file).exists()
 
 
 @pytest.mark.parametrize(

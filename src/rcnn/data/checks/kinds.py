@@ -99,6 +99,7 @@ CHECKED = _errors(  # found by `rcnn data check` only
     no_labels="an image of a split that has no label files at all, e.g. test images",
     image_folder="an image found by its name, in another folder than its file_name says",
     untrained_class="a class with objects in an evaluation split and none in the training split",
+    changed_copy="an image that is a mirrored copy of one in another split, or one with other borders",
     near_duplicate="two images of a split that are the same, or nearly",
     empty_category="a category without objects in any split",
     similar_category_names="a category name that differs from another only in upper and lower case or spaces",

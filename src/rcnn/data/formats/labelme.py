@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from rcnn.data.formats.files import ALL
 from rcnn.data.formats.many_files import images_in, named_tables, subfolders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.via import ellipse_points
-from rcnn.data.images import image_size, read_ids
+from rcnn.data.images import IMAGE_SUFFIXES, image_size, read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, printable
 from rcnn.ops.coco_backend import Rle, as_rle, encode_mask, encode_region, rle_mask
 from rcnn.text_files import lines_of, read_json
@@ -80,20 +80,26 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     warnings = Warnings(place)
     images: list[RawEntry] = []
     found: list[RawEntry] = []
+    elsewhere = set[str]()  # the images outside the folder
     beside = images_in(place)
     for file, data in _contents(place, warnings):
         size = _size(data)
         name = _image_name(data, file, folder, beside)
+        if os.path.isabs(name):
+            elsewhere.add(name)
         images.append({"id": file.stem, "file_name": name} | ({"height": size[0], "width": size[1]} if size else {}))
         parts = list(_parts(data["shapes"], file, size, warnings))
         if data["shapes"] and not parts:
             warnings.all_skipped([file.stem])
         found += [_object(one, size) | {"image_id": file.stem} for one in _grouped(parts)]
     _note_unused(beside, images, warnings)
+    root = _common_root(folder, elsewhere, images) if elsewhere else folder
     raw = named_tables(
         file=place,
-        root=folder,
-        folders=tuple(dict.fromkeys((folder, place, folder / "images", folder / split, folder / "images" / split))),
+        root=root,
+        folders=tuple(
+            dict.fromkeys((root, folder, place, folder / "images", folder / split, folder / "images" / split))
+        ),
         images=images,
         annotations=found,
         names=_class_names(folder),
@@ -152,7 +158,8 @@ def _contents(place: Path, warnings: Warnings) -> Iterator[tuple[Path, RawEntry]
 def _image_name(data: RawEntry, file: Path, root: Path, beside: dict[str, str]) -> str:
     """The path of an image within `root`: imagePath, else an image beside the file with its stem, else the file itself.
 
-    If none exists, the path as it is written: `check_images` searches for the name elsewhere.
+    If none exists, an image outside `root` that imagePath leads to, as an absolute path: labelme's files need not be
+    beside the images. Else the path as it is written: `check_images` searches for the name elsewhere.
     """
     here = os.path.relpath(file.parent, root)
     written = data.get("imagePath")
@@ -164,7 +171,26 @@ def _image_name(data: RawEntry, file: Path, root: Path, beside: dict[str, str]) 
         return os.path.normpath(os.path.join(here, beside[file.stem])).replace(os.sep, "/")
     if data.get("imageData"):
         return os.path.normpath(os.path.join(here, file.name)).replace(os.sep, "/")
+    outside = os.path.realpath(os.path.join(file.parent, path))
+    if (
+        path
+        and not os.path.isabs(path)
+        and os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+        and os.path.isfile(outside)
+    ):
+        return outside
     return path or f"{file.stem} (no imagePath in {file.name})"
+
+
+def _common_root(folder: Path, elsewhere: Collection[str], images: Sequence[RawEntry]) -> Path:
+    """The folder that contains `folder` and the files `elsewhere`; the names of the `images` become paths within it."""
+    inside = os.path.realpath(folder)
+    root = os.path.commonpath([inside, *(os.path.dirname(path) for path in elsewhere)])
+    for image in images:
+        path = os.path.join(inside, str(image["file_name"]))  # an absolute name stays as it is
+        if os.path.isfile(path):
+            image["file_name"] = os.path.relpath(path, root).replace(os.sep, "/")
+    return Path(root)
 
 
 def _size(data: RawEntry) -> tuple[int, int] | None:

@@ -226,13 +226,15 @@ def _single_valued(values: Mapping[str, Sequence[int]]) -> list[str]:
 
 
 def _note_unused(folder: Path, images: Path, masks: Path, used: Collection[Path], warnings: Warnings) -> None:
-    """Note masks that belong to no image, and images with the name of another one apart from the suffix."""
-    files = (file for file in sorted(masks.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES)
-    if unused := [file.relative_to(folder).as_posix() for file in files if file not in used]:
-        warnings.note(
-            f"{counted(len(unused), 'mask')} without an image of that name, or not in a format for masks "
-            f"({', '.join(MASK_SUFFIXES)}): {few(unused)}: not used"
-        )
+    """Report masks that belong to no image, and note images with the name of another one apart from the suffix."""
+    files = (
+        file
+        for file in sorted(masks.rglob("*"))
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    )
+    unused = [file.relative_to(folder).as_posix() for file in files if file not in used]
+    what = f"no image of that name, or not in a format for masks ({', '.join(MASK_SUFFIXES)})"
+    warnings.add(what, "not used", unused, "mask file", kind="missing-image")
     first = set(images_in(images).values())
     names = sorted(file.name for file in images.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     if repeated := [name for name in names if name not in first and not name.startswith(".")]:

@@ -21,6 +21,7 @@ from rcnn.data.formats.layouts import Location, locate, read_tables, splits_at
 from rcnn.data.inspect.images import (
     Copies,
     ImageFile,
+    changed_copies,
     check_files,
     copy_findings,
     find_copies,
@@ -38,7 +39,7 @@ from rcnn.text_files import gc_paused
 # A class name may be misspelt if it has up to FEW_OBJECTS objects and a similar name has MANY_TIMES as many.
 FEW_OBJECTS, MANY_TIMES = 3, 5
 MAX_COMPARED = 100  # classes; longer lists have similar names that are correct
-NEED_FILES = ("unreadable-image", "wrong-image-size", "leak", "near-duplicate")
+NEED_FILES = ("unreadable-image", "wrong-image-size", "leak", "changed-copy", "near-duplicate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +259,9 @@ def _findings_of(one: CheckedSplit) -> list[Finding]:
 def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
     """The faults between splits: leaks, and classes without objects in the training split or in any split."""
     datasets = [one.dataset for one in checked]
-    found = copy_findings(datasets, copies_of(checked))
+    copies = copies_of(checked)
+    found = copy_findings(datasets, copies)
+    found += changed_copies(datasets, [one.files for one in checked], copies)
     names = [_names_with_objects(dataset) for dataset in datasets]
     training_names = (own for dataset, own in zip(datasets, names, strict=True) if is_training_split(dataset.split))
     trained = set[str]().union(*training_names)

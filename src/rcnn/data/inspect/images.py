@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,39 @@ def copy_findings(datasets: Sequence[Dataset], copies: Sequence[Copies]) -> list
             warnings.add(what, action, [evaluation.image_ids[place] for place in places], "image", kind="leak")
             found += warnings.findings()
     return found
+
+
+def changed_copies(
+    datasets: Sequence[Dataset], files: Sequence[Sequence[ImageFile]], copies: Sequence[Copies]
+) -> list[Finding]:
+    """A warning for images of an evaluation split that are mirrored in a training split, or have other borders there.
+
+    Images that are among the `copies` are not reported again.
+    """
+    found: list[Finding] = []
+    known = {one.splits: set(zip(one.first, one.second, strict=True)) for one in copies}
+    for i, j in combinations(range(len(datasets)), 2):
+        if (roles := leak_roles(datasets[i].split, datasets[j].split)) is None or not (files[i] and files[j]):
+            continue
+        pairs = _changed_pairs(files[i], files[j]) - known.get((i, j), set())
+        training, evaluation = (datasets[(i, j)[role]] for role in roles)
+        places = sorted({pair[roles[1]] for pair in pairs})
+        warnings = Warnings(evaluation.annotation_file)
+        what = f"a mirrored copy, or one with other borders, in split {training.split!r}"
+        action = "metrics of this split may be too high"
+        warnings.add(what, action, [evaluation.image_ids[place] for place in places], "image", kind="changed-copy")
+        found += warnings.findings()
+    return found
+
+
+def _changed_pairs(first: Sequence[ImageFile], second: Sequence[ImageFile]) -> set[tuple[int, int]]:
+    """The pairs (index in `first`, index in `second`) of which one is like the other mirrored or without borders."""
+    plain = [[one.print.perceptual_hash for one in own] for own in (first, second)]
+    trimmed = [[one.print.trimmed for one in own] for own in (first, second)]
+    mirrored = [one.print.mirrored for one in second]
+    hashes = [*plain[0], *trimmed[0], *plain[1], *trimmed[1], *mirrored]
+    split = 2 * len(first)  # the hashes of `second` start here
+    return {(a % len(first), (b - split) % len(second)) for a, b in near_pairs(hashes).tolist() if a < split <= b}
 
 
 def is_training_split(name: str) -> bool:

@@ -216,7 +216,7 @@ def _file(entry: Entry, log: Log) -> tuple[Path, bool]:
     except DownloadError as error:
         raise ConnectionError(f"{error}\n{_by_hand(entry)}") from error
     try:
-        require_published(file, replace(entry, digest=_published_digest(entry, log)))
+        _require_readable(file, replace(entry, digest=_published_digest(entry, log)))
     except ValueError:
         file.unlink()
         raise
@@ -290,7 +290,7 @@ def require_published(file: Path, entry: Entry) -> None:
     """Raise ValueError unless `file` is complete and has the published digest, if one is published."""
     again = f"Delete it and get it again from {entry.source}"
     size = file.stat().st_size / MIB
-    if _is_cut_short(file):
+    if _is_cut_short(file) or (not _has_digest(entry) and _is_too_small(file, entry)):
         expected = f"expected {entry.mib:.1f} MiB" if entry.mib else "its end is missing"
         raise ValueError(f"{file} is incomplete: {expected}, got {size:.1f} MiB. {again}")
     if not _has_digest(entry):

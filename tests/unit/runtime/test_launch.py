@@ -1,0 +1,48 @@
+"""Processes that are started for a Python function: they get signals from their launcher only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rcnn.runtime.in_flight import ERROR_FILE, PID
+from rcnn.runtime.launch import _apart, _signal_processes
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_of_a_function_is_not_in_the_terminals_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ERROR_FILE, str(tmp_path / "0" / "error.json"))
+    (tmp_path / "0").mkdir()
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        try:
+            _apart(os.write, write, f"called {os.getpid()}".encode())
+            os.write(write, f" {os.getpgid(0)} {os.getsid(0)}".encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        assert answer.read().split() == ["called", *3 * [str(child)]]  # Ctrl-C goes to the terminal's group
+    assert os.getpgid(0) != child
+    assert (tmp_path / "0" / PID).read_text() == str(child)
+    os.waitpid(child, 0)
+
+
+def test_the_launcher_signals_the_processes_that_noted_their_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+
+    def kill(process: int, number: int) -> None:
+        sent.append((process, number))
+
+    monkeypatch.setattr(os, "kill", kill)
+    for rank in ("0", "1"):
+        (tmp_path / "run" / rank).mkdir(parents=True)
+        (tmp_path / "run" / rank / PID).write_text(f"400{rank}")
+    _signal_processes(tmp_path, 2)
+    assert sorted(sent) == [(4000, 2), (4001, 2)]
