@@ -5,7 +5,7 @@
 DIR has the folders balloon, fruits_nuts and labelme24. Each run is a process of its own, one after the other, seed by
 seed, so that a comparison that is stopped has pairs with the same seeds. RUNS/results.jsonl has one line per finished
 run; these are not repeated, so the script can be stopped and started again. The exit status is 1 if a default is more
-than a standard error of the difference below a tuned command.
+than a standard error below a tuned command.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def compare(data: str, model: str, results: dict[str, list[float]]) -> bool:
     default, worse = results["default"], False
     for name, values in results.items():
         print(f"| {data} | {model} | {name} | {len(values)} | {shown(values)} |", flush=True)
-        error = math.hypot(standard_error(values), standard_error(default))
-        worse |= statistics.mean(default) < statistics.mean(values) - (0.0 if math.isnan(error) else error)
+        error = standard_error(values) if len(values) > 1 else 0.0
+        worse |= statistics.mean(default) < statistics.mean(values) - error
     return worse
 
 

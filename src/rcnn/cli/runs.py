@@ -30,13 +30,14 @@ def runs(
     names, models = max(len(row.folder) for row in found), max(len(row.model) for row in found)
     names, models = max(names, len("run")), max(models, len("model"))
     typer.echo(
-        f"{'run':{names}}  {'model':{models}}  {'steps':>9}  {'state':>8}   hours    loss   box  mask  kpts  data"
+        f"{'run':{names}}  {'model':{models}}  {'step':>9}  {'state':>13}  {'hours':>6}  {'loss':>6}  {'box':>5}  "
+        f"{'mask':>5}  {'kpts':>5}  data"
     )
     for row in found:
         loss = "-" if row.loss is None else f"{row.loss:.3f}"
-        scores = " ".join("   -" if ap is None else f"{ap:.3f}"[1:] for ap in (row.box, row.mask, row.keypoints))
+        scores = "  ".join("    -" if ap is None else f"{ap:.3f}" for ap in (row.box, row.mask, row.keypoints))
         typer.echo(
-            f"{row.folder:{names}}  {row.model:{models}}  {row.step:>9}  {row.state:>8}  {row.hours:6.2f}  {loss:>6}  "
+            f"{row.folder:{names}}  {row.model:{models}}  {row.step:>9}  {row.state:>13}  {row.hours:6.2f}  {loss:>6}  "
             f"{scores}  {row.data}"
         )
     typer.echo("box, mask, kpts: the best AP of each run on its validation set.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rcnn.outputs import require_not_in_use
 from rcnn.training.found_run import FIELDS, LOG, RECORD
 from rcnn.training.log import read_log
 from rcnn.training.validation import SINCE_BEST, ends_run
@@ -24,6 +25,7 @@ class RunRow:
     steps: int
     hours: float  # of training
     stopped_early: bool  # by train.patience
+    running: bool  # a process writes to the folder now
     loss: float | None  # the last
     box: float | None
     mask: float | None
@@ -31,10 +33,10 @@ class RunRow:
 
     @property
     def state(self) -> str:
-        """`finished`, `early` (stopped early), or the progress in percent."""
-        if self.step >= self.steps:
-            return "finished"
-        return "early" if self.stopped_early else f"{100 * self.step / self.steps:.0f} %"
+        """`finished`, `early` (stopped early), or `running` or `stopped` with the progress in percent."""
+        if not self.running and (self.step >= self.steps or self.stopped_early):
+            return "finished" if self.step >= self.steps else "early"
+        return f"{'running' if self.running else 'stopped'} {100 * self.step // max(1, self.steps)} %"
 
 
 def runs_in(folder: Path) -> list[RunRow]:
@@ -61,6 +63,15 @@ def _last(run: Path) -> float:
     return log.stat().st_mtime if log.exists() else 0.0
 
 
+def _is_running(run: Path) -> bool:
+    """Whether a process writes to the folder of a run."""
+    try:
+        require_not_in_use(run)
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _row(run: Path, folder: Path, record: dict[str, Any]) -> RunRow:
     lines = read_log(run / LOG)
     losses = [line["loss"] for line in lines if isinstance(line.get("loss"), int | float)]
@@ -75,6 +86,7 @@ def _row(run: Path, folder: Path, record: dict[str, Any]) -> RunRow:
         steps=int(record["train"].get("steps", 0)),
         hours=max(seconds, default=0.0) / 3600,
         stopped_early=ends_run(since_best, patience),
+        running=_is_running(run),
         loss=losses[-1] if losses else None,
         box=_best(lines, "bbox_AP"),
         mask=_best(lines, "segm_AP"),

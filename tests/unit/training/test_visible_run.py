@@ -18,6 +18,7 @@ from PIL import Image
 from typing_extensions import override
 
 from rcnn.data.loading import numbered_batches
+from rcnn.outputs.marker import locked_marker
 from rcnn.runtime.launch import TYPED
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.pictures import pictures_of
@@ -263,6 +264,13 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
     )
     (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": 3, "segm_AP": 0.5, "since_best": 2}) + "\n")
     assert [row.state for row in runs_in(tmp_path)] == ["early"]
+    (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": 3, "segm_AP": 1.0}) + "\n")
+    assert [row.state for row in runs_in(tmp_path)] == ["stopped 44 %"]
+    with locked_marker(tmp_path / "early"):
+        assert [row.state for row in runs_in(tmp_path)] == ["running 44 %"]
+    assert rcnn("runs", tmp_path) == 0
+    heading, line = capsys.readouterr().out.splitlines()[:2]
+    assert line[heading.index(" mask") :].startswith("1.000")  # in its column, with its first digit
     assert rcnn("runs", folder) == 0
     assert re.search(r"^first +mask_rcnn_compact +2 +finished", capsys.readouterr().out, re.MULTILINE)
     assert rcnn("runs", folder, "--json") == 0
