@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the shared data, a fixed seed, and the CPU time of each mark compared with its budget."""
+"""Fixtures for all tests: shared data, a fixed seed, a time limit, and the CPU time of each mark beside its budget."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import signal
 import sys
 from collections import defaultdict
 from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
-
-from tests.compiled import BACKWARD
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported: its kernels then run on the CPU
 # Byte code of rcnn is written, even where the environment forbids it: each process that a test starts would compile it.
@@ -24,6 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 600  # seconds of a test, and of its fixtures: far more than any needs, also on a busy machine
 SHARED = ROOT.parent / "shared"
 
 
@@ -44,12 +43,18 @@ def _no_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    import torch  # here: with pytest-xdist, the process that only hands out the tests does without it
+
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def _compiler_is_loaded() -> None:
     """The first compilation imports 200,000 objects, which garbage collection would visit after each compiled test."""
+    import torch
+
+    from tests.compiled import BACKWARD
+
     torch.compile(lambda x: -x, backend=BACKWARD)(torch.ones(1))
     torch.compiler.reset()
     gc.collect()
@@ -64,6 +69,8 @@ def _compiled_graphs_are_released(request: pytest.FixtureRequest) -> Generator[N
         request.getfixturevalue("_compiler_is_loaded")
     yield
     if is_compiled:
+        import torch
+
         torch.compiler.reset()
         gc.collect()
 
@@ -89,14 +96,35 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
-    """Count the CPU time of a test's fixtures."""
-    yield from _timed(item)
+    """Limit and count the time of a test's fixtures."""
+    with _limited(item):
+        yield from _timed(item)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """Count the CPU time of a test."""
-    yield from _timed(item)
+    """Limit and count the time of a test."""
+    with _limited(item):
+        yield from _timed(item)
+
+
+@contextmanager
+def _limited(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail the test where it waits after LIMIT seconds, so that a process that never ends does not stop all tests."""
+    if not hasattr(signal, "SIGALRM") or item.get_closest_marker("exhaustive") is not None:
+        yield
+        return
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"{item.nodeid} has not ended after {LIMIT} seconds: the traceback shows what it waits for")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(LIMIT)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _timed(item: pytest.Item) -> Generator[None, None, None]:

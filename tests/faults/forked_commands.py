@@ -19,6 +19,7 @@ from typing import Any
 from rcnn.cli.main import main
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SECONDS = 300  # that a command may take; the machine may be busy
 IMPORTED = ("rcnn.predictor", "rcnn.evaluation.api", "rcnn.training.run", "rcnn.weights.convert", __name__)
 
 
@@ -40,8 +41,11 @@ def command(
         arguments = (errors, [str(word) for word in (*words, option, output)], before)
         process = context.Process(target=_run, args=arguments)
         process.start()
-        process.join()
-        assert process.exitcode is not None
+        process.join(SECONDS)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise AssertionError(f"rcnn {words} has not ended after {SECONDS} seconds; {errors.read_text()}")
         return process.exitcode, errors.read_text()
 
 

@@ -100,7 +100,12 @@ def in_child(act: Callable[[], object]) -> int:
         finally:
             sys.stderr.flush()
             os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except BaseException:  # the time limit of a test: the child would go on
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
 
 
 def run_and_kill(run: Callable[[], object], place: int, folder: Path) -> None:

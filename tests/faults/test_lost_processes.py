@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,16 +38,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def run_of(data: Path, output: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """A run of two processes; what it prints is in one stream."""
+    """A run of two processes; what it prints goes to `printed(output)`."""
     command = [sys.executable, "-m", "rcnn", "train", "mask_rcnn_compact", "--data", str(data), "--output", str(output)]
     command += ["--val-split", "none", "--device", "cpu", "--devices", "2", *WORDS, *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with printed(output).open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, text=True)
     try:
         yield process
     finally:
         for pid in children(process.pid):
             os.kill(pid, signal.SIGKILL)
         process.kill()
+        process.wait()
+
+
+def printed(output: Path) -> Path:
+    return output.with_name(f"{output.name}.txt")
 
 
 def children(pid: int) -> list[int]:
@@ -56,53 +62,54 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in task.read_text().split()] if task.exists() else []
 
 
-def wait_for_step(output: Path, step: int) -> None:
+def wait(met: Callable[[], object], process: subprocess.Popen[str], output: Path, what: str) -> None:
+    """Wait until `met()`; fail with what the run has printed if it ends before that, or after SECONDS."""
     end = time.monotonic() + SECONDS
-    while not any(line["step"] >= step for line in read_log(output / "log.jsonl")):
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    while not met():
+        state = "ended" if process.poll() is not None else "took too long" if time.monotonic() > end else ""
+        if state and not met():
+            pytest.fail(f"the run {state} before {what}; it printed: {printed(output).read_text()}")
+        time.sleep(0.1)
+
+
+def wait_for_step(process: subprocess.Popen[str], output: Path, step: int) -> None:
+    log = output / "log.jsonl"
+    wait(lambda: any(line["step"] >= step for line in read_log(log)), process, output, f"step {step}")
+
+
+def printed_with(process: subprocess.Popen[str], output: Path, expected: str) -> str:
+    """What the run has printed once it contains the expression `expected`."""
+    wait(lambda: re.search(expected, printed(output).read_text()), process, output, f"a line with {expected}")
+    return printed(output).read_text()
 
 
 def test_a_run_starts_again_after_a_kill_and_ends_when_a_process_stalls(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     with run_of(data, output, "--max-restarts", "1", "train.steps=100000", "train.watchdog=4") as process:
-        wait_for_step(output, 3)
+        wait_for_step(process, output, 3)
         killed = time.monotonic()
         os.kill(children(process.pid)[1], signal.SIGKILL)
-        said = lines_until(process, "rcnn: process 1 of 2 was killed by SIGKILL")
+        printed_with(process, output, "rcnn: process 1 of 2 was killed by SIGKILL")
         assert time.monotonic() - killed < 30
-        said += lines_until(process, re.escape("rcnn: starting all processes again (1 of 1)"))
+        said = printed_with(process, output, re.escape("rcnn: starting all processes again (1 of 1)"))
         assert re.search(r"rcnn: process 1 of 2 was killed by SIGKILL.*, at step \d+ with the images \d", said), said
         assert "Traceback" not in said
-        lines_until(process, r"resuming .* at step [1-9]")
+        before = printed_with(process, output, r"resuming .* at step [1-9]")
         done = len(read_log(output / "log.jsonl"))
-        wait_for_step(output, done + 2)
+        wait_for_step(process, output, done + 2)
 
         first, second = children(process.pid)
         os.kill(second, signal.SIGSTOP)
-        stopped = time.monotonic()
-        while first in children(process.pid):  # it waits for twice the time of the watchdog
-            assert time.monotonic() - stopped < SECONDS
-            time.sleep(0.2)
+        # the other one waits for it for twice the time of the watchdog
+        wait(lambda: first not in children(process.pid), process, output, f"process {first} had lost the other one")
         os.kill(second, signal.SIGCONT)  # else the launcher kills it after 30 seconds
-        printed, _ = process.communicate(timeout=SECONDS)
-        assert process.returncode == 2
+        assert process.wait(timeout=SECONDS) == 2
+    said = printed(output).read_text().removeprefix(before)
     for rank in (0, 1):
-        assert f"process {rank} of 2 has made no progress for 4 seconds, after step" in printed, printed
-    assert printed.count("most recent call first") >= 4  # two threads of each
-    assert re.search(r"rcnn: .*(lost the connection|did not answer|Timed out)", printed), printed
+        assert f"process {rank} of 2 has made no progress for 4 seconds, after step" in said, said
+    assert said.count("most recent call first") >= 4  # two threads of each
+    assert re.search(r"rcnn: .*(lost the connection|did not answer|Timed out)", said), said
     assert (output / "last" / "training.pt").exists()
-
-
-def lines_until(process: subprocess.Popen[str], expected: str) -> str:
-    """What `process` prints up to a line that contains the expression `expected`."""
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if re.search(expected, line):
-            return said
-    raise AssertionError(f"{expected} is not in: {said}")
 
 
 def failure(folder: Path, rank: int, exitcode: int, **error: object) -> ProcessFailure:

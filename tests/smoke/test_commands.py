@@ -16,9 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 from pycocotools import mask as pycoco
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.cli.predict_images import ImageRun
 from rcnn.weights.checkpoint import load_checkpoint
@@ -164,11 +168,16 @@ def test_an_image_of_a_url(data: Path, trained: Path, tmp_path: Path, monkeypatc
 
 
 def test_convert_a_torchvision_file(tmp_path: Path) -> None:
+    """A small one: docs/python.md converts the published network."""
     torch.manual_seed(0)
-    model = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
+    blocks = ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=8, norm_layer=FrozenBatchNorm2d)
+    model = MaskRCNN(_resnet_fpn_extractor(blocks, trainable_layers=5), num_classes=4)
+    model.roi_heads.box_head = TwoMLPHead(256 * 7 * 7, 32)
+    model.roi_heads.box_predictor = FastRCNNPredictor(32, 4)
     torch.save(model.state_dict(), tmp_path / "theirs.pth")
-    assert rcnn("convert", tmp_path / "theirs.pth", "--output", tmp_path / "ours") == 0
+    assert rcnn("convert", tmp_path / "theirs.pth", "box.fc_width=32", "--output", tmp_path / "ours") == 0
     checkpoint = load_checkpoint(tmp_path / "ours")
+    assert torch.equal(checkpoint.state["box_head.trunk.fc1.bias"], model.state_dict()["roi_heads.box_head.fc6.bias"])
     assert checkpoint.config.num_classes == 3  # without background
     assert checkpoint.config.mask is not None
 

@@ -142,23 +142,16 @@ def _curve_chart(title: str, curves: Mapping[str, Curve]) -> str:
     shown = {name: [value for value in curve if value is not None] for name, curve in curves.items()}
 
     def draw(axes: Axes) -> None:
-        lines = [
-            axes.plot([i / 100 for i in range(len(values))], values, color=CHART_COLOURS[number], linewidth=1.8)[0]
-            for number, values in enumerate(shown.values())
-        ]
+        for number, values in enumerate(shown.values()):
+            axes.plot([i / 100 for i in range(len(values))], values, color=CHART_COLOURS[number], linewidth=1.8)
         set_style(axes, title, "recall")
         axes.set_ylabel("precision", color=SOFT)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
-        legend = axes.legend(
-            lines, [cut(name, 24) for name in shown], loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, fontsize=8,
-            labelcolor=SOFT, frameon=False,
-        )  # fmt: skip
-        for text in legend.get_texts():
-            text.set_parse_math(False)
 
+    legend = [cut(name, 24) for name in shown]
     means = ", ".join(f"{cut(name, 40)} {sum(v) / len(v):.3f}" for name, v in shown.items() if v)
-    return page_svg(draw, f"Precision over recall, {title}; mean precision: {means or 'nothing to measure'}")
+    return page_svg(draw, f"Precision over recall, {title}; mean precision: {means or 'nothing to measure'}", legend)
 
 
 def _calibration(found: Mapping[str, Any]) -> str:

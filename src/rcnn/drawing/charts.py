@@ -20,6 +20,7 @@ from rcnn.drawing.palette import CHART_COLOURS, GRID, INK, SOFT, css_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LogLine = Mapping[str, Any]
 Points = list[tuple[float, float]]  # step, value
@@ -34,7 +35,12 @@ _PRECISIONS = {  # field of an evaluation line -> name in the chart
     for kind, title in (("bbox", "box"), ("segm", "mask"), ("keypoints", "keypoint"))
     for name in ("AP", "AP50")
 }
-_SIZE = (5.2, 3.2)  # (width, height) of one chart, inches
+# Inches. Fixed margins: matplotlib's layout engines draw each chart twice, and measure all its texts before that.
+_WIDTH, _PLOT = 5.2, 2.3  # of a chart; height of its axes
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.72, 0.12, 0.32, 0.48  # around the axes: texts of ticks, title, text below
+_LABEL = 0.25  # from the axes to the text below
+_LEGEND, _LEGEND_ROW = 0.12, 0.168
+_LONG_NAME = 32  # characters: two of them do not fit beside each other below a chart
 _DASHES = ("-", "--", ":", "-.")  # the next one is used when all colours are used up
 
 
@@ -48,6 +54,10 @@ class Curve:
     faint: bool = False  # thin and transparent: measured values behind their smoothed curve
     dots: bool = False  # mark every point
 
+    def title(self) -> str:
+        """Its name, with its last value unless it is faint."""
+        return self.name if self.faint else f"{self.name}  {self.points[-1][1]:.3g}"
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -57,6 +67,10 @@ class Chart:
     curves: tuple[Curve, ...]
     steps: tuple[float, float]  # first and last step of the log: the same axis for all charts
     from_zero: bool = True  # the value axis starts at 0
+
+    def legend(self) -> list[str]:
+        """The name of each curve with its last value; nothing for one curve, which the title names."""
+        return [curve.title() for curve in self.curves] if len(self.curves) > 1 else []
 
     def describe(self) -> str:
         """A description of the chart for screen readers."""
@@ -113,7 +127,7 @@ def series(lines: Sequence[LogLine], name: str) -> Points:
 
 def chart_svg(chart: Chart) -> str:
     """A chart as an `<svg>` element for a page. Its text and lines use the colours of the page's CSS."""
-    return page_svg(lambda axes: _draw(axes, chart), chart.describe())
+    return page_svg(lambda axes: _draw(axes, chart), chart.describe(), chart.legend())
 
 
 def training_svgs(lines: Sequence[LogLine], schedule: Schedule | None = None) -> list[str]:
@@ -127,18 +141,52 @@ def load_matplotlib() -> None:
     import matplotlib.figure  # noqa: F401
 
 
-def page_svg(draw: Callable[[Axes], None], description: str) -> str:
-    """The drawing of `draw` on a pair of axes, as an `<svg>` element for a page. `description`: for screen readers."""
+def page_svg(draw: Callable[[Axes], None], description: str, legend: Sequence[str] = ()) -> str:
+    """The drawing of `draw` on a pair of axes, as an `<svg>` element for a page. `description`: for screen readers.
+
+    `legend`: the names of the lines that `draw` draws, in order.
+    """
     import matplotlib as mpl
-    from matplotlib.figure import Figure  # not pyplot, which would look for a display and keep the figure
 
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 9.5}):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        draw(figure.subplots())
+        figure, [axes] = _figure(1, 1, [legend])
+        draw(axes)
+        _finish(axes, legend)
         file = io.StringIO()
         nothing: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     return _for_page(file.getvalue(), description)
+
+
+def _figure(rows: int, columns: int, legends: Sequence[Sequence[str]]) -> tuple[Figure, list[Axes]]:
+    """A figure with axes for each of `legends`, row by row; all have room for the longest legend below them."""
+    from matplotlib.figure import Figure  # not pyplot, which would look for a display and keep the figure
+
+    below = _BOTTOM + max(
+        (_LEGEND + _LEGEND_ROW * math.ceil(len(one) / _columns(one)) for one in legends if one), default=0
+    )
+    width, height = _WIDTH * columns, (_TOP + _PLOT + below) * rows
+    figure = Figure(figsize=(width, height))
+    size = ((_WIDTH - _LEFT - _RIGHT) / width, _PLOT / height)
+    places = [divmod(number, columns) for number in range(len(legends))]
+    corners = [((_WIDTH * column + _LEFT) / width, 1 - (row + 1) / rows + below / height) for row, column in places]
+    return figure, [figure.add_axes((*corner, *size)) for corner in corners]
+
+
+def _columns(legend: Sequence[str]) -> int:
+    return 2 if max(map(len, legend)) <= _LONG_NAME else 1
+
+
+def _finish(axes: Axes, names: Sequence[str]) -> None:
+    """The text below `axes`, and below it the names of their lines, never over a curve."""
+    axes.xaxis.set_label_coords(0.5, -_LABEL / _PLOT)
+    if names:
+        legend = axes.legend(
+            axes.lines, names, loc="upper left", bbox_to_anchor=(0, -_BOTTOM / _PLOT), ncols=_columns(names),
+            fontsize=8, labelcolor=SOFT, frameon=False,
+        )  # fmt: skip
+        for text in legend.get_texts():
+            text.set_parse_math(False)
 
 
 def curve_page(lines: Sequence[LogLine], charts: Sequence[str], title: str = "Training") -> str:
@@ -156,16 +204,13 @@ def write_plot(path: Path, lines: Sequence[LogLine], schedule: Schedule | None =
 
     `schedule` as in `training_charts`.
     """
-    from matplotlib.figure import Figure
-
     charts = training_charts(lines, schedule)
     columns = max(1, min(2, len(charts)))
     rows = max(1, math.ceil(len(charts) / columns))
-    figure = Figure(figsize=(_SIZE[0] * columns, _SIZE[1] * rows), layout="constrained")
-    for axes, chart in zip(figure.subplots(rows, columns, squeeze=False).flat, charts, strict=False):
+    figure, all_axes = _figure(rows, columns, [chart.legend() for chart in charts])
+    for axes, chart in zip(all_axes, charts, strict=True):
         _draw(axes, chart)
-    for axes in figure.axes[len(charts) :]:
-        axes.set_axis_off()
+        _finish(axes, chart.legend())
     figure.savefig(path, dpi=120)
     return path
 
@@ -188,11 +233,10 @@ def _draw(axes: Axes, chart: Chart) -> None:
         step = max(1, math.ceil(len(curve.points) / _MAX_POINTS))
         kept = curve.points[:-1:step] + curve.points[-1:]
         marker = "o" if curve.dots or len(kept) == 1 else ""
-        name = curve.name if curve.faint else f"{curve.name}  {curve.points[-1][1]:.3g}"
         rounds, colour = divmod(curve.style, len(CHART_COLOURS))
         axes.plot(
             *zip(*kept, strict=True),
-            label=name,
+            label=curve.title(),
             color=CHART_COLOURS[colour],
             linestyle=_DASHES[rounds % len(_DASHES)],
             linewidth=0.8 if curve.faint else 1.8,
@@ -210,15 +254,12 @@ def _draw(axes: Axes, chart: Chart) -> None:
     set_style(axes, chart.title, "step")
     if chart.from_zero and all(value >= 0 for curve in chart.curves for _, value in curve.points):
         axes.set_ylim(bottom=0)
-    if len(chart.curves) > 1:
-        axes.legend(  # below the axes, never over a curve
-            loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, fontsize=8, labelcolor=SOFT, frameon=False
-        )
 
 
 def set_style(axes: Axes, title: str, below: str) -> None:
     """Set the title, the text below the axes, and the common style of all charts."""
-    axes.set_title(title, loc="left", color=INK, fontweight="bold", fontsize=10)
+    # with y, and the label's place in _finish: matplotlib would measure the texts of all ticks to find them
+    axes.set_title(title, loc="left", y=1.0, color=INK, fontweight="bold", fontsize=10)
     axes.set_xlabel(below, color=SOFT)
     axes.tick_params(length=0, labelcolor=SOFT, bottom=False, left=False)
     axes.grid(color=GRID, linewidth=0.8)

@@ -73,7 +73,8 @@ class TrainState:
 
         In the first process, it includes the random generators of all processes; in the others, none.
         """
-        random_states = self.processes.gather(random_state())
+        # not patient: where another process has stalled, this one would wait for it for a day instead of ending the run
+        random_states = self.processes.gather(random_state(), patient=False)
         values: dict[str, Any] = {
             "step": self.step,
             "best": self.best,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import time
 from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
@@ -18,7 +21,7 @@ from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import ViTConfig
 from rcnn.models.layers import FrozenBatchNorm2d
 from rcnn.models.overrides import override
-from rcnn.runtime.processes import ALONE, Processes
+from rcnn.runtime.processes import ALONE, LostProcessError, Processes, joined
 from rcnn.structures import ImageBatch
 from rcnn.training import engine
 from rcnn.training.log import RunLog, SilentLog
@@ -29,7 +32,7 @@ from rcnn.training.state import TrainState, read_state
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL
 from tests.unit.random_batches import random_images, random_targets
-from tests.unit.training.process_runs import in_processes
+from tests.unit.training.process_runs import in_processes, started
 
 SIZES = {
     torch.float64: [(32, 64), (30, 64), (32, 40), (32, 64)],
@@ -38,7 +41,7 @@ SIZES = {
 }
 COUNTS = [0, 0, 2, 500]  # objects: none on the first of two processes
 SETTINGS = TrainConfig(
-    steps=12, batch_size=4, reference_batch=4, lr=0.005, warmup_steps=3, ema=0.9, clip_norm=5, log_every=1
+    steps=5, batch_size=4, reference_batch=4, lr=0.005, warmup_steps=3, ema=0.9, clip_norm=5, log_every=1
 )
 KINDS = {  # of norms; and weights that are divided among the processes
     "synchronized": ("mask.norm=bn",),
@@ -120,6 +123,26 @@ def test_two_processes_equal_one_with_all_images(tmp_path: Path) -> None:
             assert torch.equal(first[case][name], second[case][name]), (case, name)
             furthest = max(furthest, float((first[case][name] - value).abs().max()))
         assert furthest < (1e-4 if "float32" in case else 1e-9), (case, furthest)
+
+
+def save_without_the_other(folder: Path, rank: int) -> None:
+    """The first process saves; the other one is there but does nothing, as if it had stalled."""
+    lost = folder / "lost"
+    with contextlib.suppress(LostProcessError), joined(torch.device("cpu"), timeout=1) as processes:
+        state = TrainState.start(detector_of("frozen", torch.float32), SETTINGS, processes)
+        end = time.monotonic() + 120
+        while rank == 1 and not lost.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        if rank == 0:
+            state.contents()
+        os._exit(rank != 1)
+    lost.touch()
+
+
+def test_a_process_does_not_wait_for_a_stalled_one_to_save(tmp_path: Path) -> None:
+    """The run would hang, although train.watchdog has named the process that stalls."""
+    started(2, tmp_path, partial(save_without_the_other, tmp_path))
+    assert (tmp_path / "lost").exists()
 
 
 def assert_same_checkpoint(one: Path, other: Path) -> None:

@@ -55,7 +55,9 @@ def run(
 
 
 def test_a_run_writes_its_files(data: Path, tmp_path: Path) -> None:
-    said = "\n".join(run(data, tmp_path / "run", "train.accumulate=3", "train.lr=0.04", "train.trackers=[]", charts=True))
+    said = "\n".join(
+        run(data, tmp_path / "run", "train.accumulate=3", "train.lr=0.04", "train.trackers=[]", charts=True)
+    )
     assert "learning rate 0.015 = 0.04 x 6 images per step / 16" in said
     assert "4 steps = 4.8 epochs" in said
     assert "training on 5 images with 10 objects (train), evaluated on 2 images with 4 objects (val)" in said
