@@ -55,7 +55,7 @@ def _compiler_is_loaded() -> None:
 
     from tests.compiled import BACKWARD
 
-    torch.compile(lambda x: -x, backend=BACKWARD)(torch.ones(1))
+    torch.compile(torch.nn.ReLU(), backend=BACKWARD)(torch.ones(1))
     torch.compiler.reset()
     gc.collect()
     gc.freeze()

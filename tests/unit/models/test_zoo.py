@@ -247,18 +247,18 @@ def test_every_stage_of_every_model_is_one_graph(name: str) -> None:
     seed = torch.tensor(3)
     with torch.no_grad():
         maps = run["features"](detector.features, images)
-        if detector.box_head is None:
-            with known_features(detector, maps):
-                assert run["rpn"](detector.predict, images).valid.any()
-        else:
-            proposals = run["rpn"](detector.rpn.predict, maps, images)
-            detections = run["box_head"](detector.box_head.predict, maps, proposals, images)
-            assert detections.valid.any()
-    if not new - {"features"}:
+    if detector.box_head is None:
+        with torch.no_grad(), known_features(detector, maps):
+            assert run["rpn"](detector.predict, images).valid.any()
+        run["rpn"](detector.rpn.losses, maps, images, targets, seed)
+        return
+    with torch.no_grad():
+        proposals = run["rpn"](detector.rpn.predict, maps, images)
+        detections = run["box_head"](detector.box_head.predict, maps, proposals, images)
+        assert detections.valid.any()
+    if new == {"features"}:
         return
     proposals, _ = run["rpn"](detector.rpn.losses, maps, images, targets, seed)
-    if detector.box_head is None:
-        return
     regions, _ = run["box_head"](detector.box_head.losses, maps, proposals, images, targets, seed)
     for stage in ("mask_head", "keypoint_head"):
         head = getattr(detector, stage)
