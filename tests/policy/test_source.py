@@ -92,7 +92,7 @@ def test_every_file_belongs_to_a_level() -> None:
     packages = {package_of(path) for path in FILES} - {"__init__"}
     assert {"ops", "models", "data", "training", "cli"} <= packages
     assert packages <= set(LEVELS), (
-        f"no level for {packages - set(LEVELS)}: DESIGN.md's layout says who may import whom"
+        f"no level for {packages - set(LEVELS)}: docs/architecture.md (Layers) says who may import whom"
     )
 
 

@@ -265,7 +265,7 @@ def outcomes(
 def _finished(
     predictor: Predictor, output: Path, options: ImageOptions, read: Iterator[tuple[Source, Future[ReadImage]]]
 ) -> Iterator[Outcome]:
-    """The outcomes of images that are being read, in order; none waits until the next image is read (a download)."""
+    """The outcomes of images that are being read, in order; a finished one does not wait until the next one is read."""
     drawn: deque[Future[Outcome]] = deque()
     for source, image in read:
         while drawn and (len(drawn) > DRAWN_BESIDE or not image.done()):

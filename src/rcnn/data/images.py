@@ -1,4 +1,4 @@
-"""Decodes image files; no other module does. Everything that Pillow reads becomes uint8 RGB (3, H, W).
+"""Decodes image files; other modules decode only through this one. All formats become uint8 RGB (3, H, W).
 
 These rules hold for training, evaluation and prediction:
  - EXIF (or XMP) orientation is applied: height and width are those that an image viewer shows;

@@ -62,7 +62,7 @@ class BoxRules:
 
         `deltas` (B, A, 4) are those of all anchors; `sizes` (B, 2) are the images' (height, width).
         """
-        if type(self) is BoxRules and kernels.usable(deltas):  # one kernel on CUDA; on CPUs the compiler fuses
+        if type(self) is BoxRules and kernels.usable(deltas):  # one kernel on CUDA; elsewhere, plain torch
             return anchor_boxes(deltas, anchors, index, sizes, weights, max_log_scale)
         return self.clip(self.decode(gather_boxes(deltas, index), anchors[index], weights, max_log_scale), sizes)
 
@@ -80,8 +80,9 @@ class BoxRules:
     def last_pixel_to_original(self, boxes: Tensor, scales: Tensor) -> Tensor:
         """Boxes (B, N, 4) of the RPN -> the boxes from which detections are decoded; both in pixels of the input.
 
-        They differ only in systems whose boxes include their last pixel: it is a pixel of the network input in the RPN
-        and in training, but a pixel of the original image when detections are decoded.
+        They are equal, except in systems that count the last pixel as part of a box. There, the width of that pixel is
+        1 pixel of the network input in the RPN and in training, but 1 pixel of the original image when detections are
+        decoded (models/legacy/boxes.py).
         """
         return boxes
 

@@ -51,8 +51,9 @@ class Detector(nn.Module):
     def losses(self, images: ImageBatch, targets: Targets, seed: Tensor | int) -> dict[str, Tensor]:
         """The losses by name, each (): sum them and minimize the sum.
 
-        `seed`, an int or a () int64 tensor, selects the random samples of anchors and regions. With `torch.compile`,
-        pass a tensor: an int is a constant of the graph, and each new value may compile the graph again. Raises
+        `seed`, an int or an int64 tensor () or (2,) (see `random_keys`), selects the random samples of anchors and
+        regions. With `torch.compile`, pass a tensor: an int is a constant of the graph, and each new value may compile
+        the graph again. Raises
         ValueError for labels outside 0..K-1, and for targets without the masks or keypoints that a head needs.
         """
         if not isinstance(seed, Tensor):

@@ -78,7 +78,7 @@ class RPN(nn.Module):
     def losses(
         self, features: dict[str, Tensor], images: ImageBatch, targets: Targets, seed: Tensor
     ) -> tuple[Proposals, dict[str, Tensor]]:
-        """Proposals for the second stage, and the two losses of equation 1; `seed` () int64 selects the sample."""
+        """Proposals for the second stage, and the losses of equation 1; `seed` selects the sample (`random_keys`)."""
         levels = self.head(features)
         losses = self.sampled_losses(levels, images, targets, seed)
         limits = self.config.proposals

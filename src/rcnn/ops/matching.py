@@ -33,8 +33,8 @@ def match(
         target_valid: (B, G) bool; invalid targets match nothing. Without targets, all boxes are negative.
         low: boxes with an IoU below this are negative.
         high: boxes with at least this IoU are positive; between the two they are ignored.
-        low_quality: the boxes with the highest IoU for some target are positive, too. If that IoU is 0, this applies to
-            every box (as in Detectron2 and torchvision).
+        low_quality: the boxes with the highest IoU for some target are positive, too. For a target that no box
+            overlaps, that is every box (as in Detectron2 and torchvision).
         usable: (B, N) bool, the boxes that are matched (None: all); the others are ignored, and are never the best box
             of a target.
         overruled: a target's best box is negative if its IoU is below `low` (tensorpack).

@@ -51,7 +51,7 @@ def paste_as(
         return
     for mask, box in zip(masks.detach().float().cpu(), boxes.detach().float().cpu(), strict=True):
         if not bool(torch.isfinite(box).all()):
-            yield Region(0, 0, np.zeros((0, 0), np.bool_))  # a box outside the image, or not finite, sets nothing
+            yield Region(0, 0, np.zeros((0, 0), np.bool_))  # a box that is not finite sets no pixel
         elif kind == "stretched":
             yield _stretched(mask, box, size)
         elif kind in ("fitted", "fitted_above"):

@@ -11,7 +11,7 @@ from torch import Tensor
 def mean_count(count: Tensor) -> Tensor:
     """The number () of samples that a loss is divided by: the mean of `count` over all processes.
 
-    The sum of `count` over the processes counts as at least 1. Each process divides its own loss sum by the result.
+    A sum of `count` over the processes of 0 is taken as 1. Each process divides its own loss sum by the result.
     Then the mean of the losses over the processes, and so of their gradients, equals that of one process with the whole
     batch, even if a process has no sample. Every process of the default group must call this. With one process, the
     result is `count`, at least 1.

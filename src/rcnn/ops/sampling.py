@@ -26,8 +26,9 @@ def random_keys(seed: Tensor, shape: Sequence[int], stream: int) -> Tensor:
     """Keys (B, N) int64 in [0, 2**63), uniform and the same on every device, for `sample`.
 
     Keys are hashes of the seed, the stream and the position; there is no generator state. The same `seed` () int64 and
-    `stream` give the same keys. Each row has other keys. Different purposes use different streams. A `seed` (2,) is the
-    seed and the number of the first row: a part of a larger batch then gets the same keys as within that batch.
+    `stream` give the same keys. The rows (images) have different keys. Different purposes use different streams. A
+    `seed` (2,) is the seed and the number of the first row: a part of a larger batch then gets the same keys as within
+    that batch.
     """
     rows, columns = shape
     device = seed.device

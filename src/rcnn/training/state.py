@@ -73,7 +73,7 @@ class TrainState:
 
         In the first process, it includes the random generators of all processes; in the others, none.
         """
-        # not patient: where another process has stalled, this one would wait for it for a day instead of ending the run
+        # patient=True would wait for up to a day for a process that has stalled; the run is to end instead
         random_states = self.processes.gather(random_state(), patient=False)
         values: dict[str, Any] = {
             "step": self.step,

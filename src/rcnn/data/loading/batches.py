@@ -101,7 +101,8 @@ def training_batches(
     if settings.workers == 0:
         return (batches.make(n) for n in itertools.count(first))
     if settings.augment:
-        import torchvision.transforms.v2  # noqa: F401  (in this process, before the workers are forked: it takes seconds)
+        # imported before the workers are forked, because it takes seconds
+        import torchvision.transforms.v2  # noqa: F401
     return batches_of_workers(batches, first, settings.workers)
 
 

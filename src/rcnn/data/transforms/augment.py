@@ -114,7 +114,8 @@ def size_when_decoded(
 ) -> tuple[int, int] | None:
     """The (height, width) to which `augment` resizes an image of size `original`, if it does so first; else None.
 
-    Also None for an input on a canvas, and without antialiasing: what is decoded at a fraction of its size is smoother.
+    Also None if the input is placed on a canvas, and if the resize does not antialias: decoding at a fraction of the
+    size smooths the image.
     """
     steps = settings.augment
     if input_config.resize != "antialias" or input_config.canvas:

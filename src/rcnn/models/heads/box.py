@@ -115,7 +115,8 @@ class BoxHead(nn.Module):
     def classify(
         self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, feature_gradient: float = 1.0
     ) -> BoxOutputs:
-        """Logits and deltas of regions (B, R, 4), xyxy pixels of the input; 0 features where not `valid` (B, R).
+        """Logits and deltas of regions (B, R, 4), xyxy pixels of the input. The features of regions that are
+        not `valid` (B, R) are 0.
 
         The gradient with respect to the feature maps is multiplied by `feature_gradient`.
         """

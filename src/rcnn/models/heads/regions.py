@@ -69,7 +69,8 @@ def sample_regions(
     """A random sample of the proposals, matched with the ground truth (Girshick 2015, section 2.3).
 
     With `append`, ground-truth boxes are added to the proposals first; they are useful early in training, when few
-    proposals are positive. `seed` () int64 and `stream` select the sample. Boxes are xyxy pixels of the network input.
+    proposals are positive. `seed` and `stream` select the sample (see `random_keys`). Boxes are xyxy pixels of the
+    network input.
     """
     boxes, real = proposals.boxes, proposals.valid
     if append:
@@ -77,8 +78,8 @@ def sample_regions(
         real = torch.cat([real, targets.valid], 1)
     low, high = sampling.min_negative_iou, sampling.positive_iou
     matched, label = match(boxes, targets.boxes, targets.valid, low, high, low_quality=False)
-    # `match` ignores boxes between its two thresholds. Here these are negative, and boxes below `low` are ignored.
-    # With low = 0, no box is below it, even in images without ground truth.
+    # `match` labels for the RPN: below `low` negative (0), between the thresholds ignored (-1). Regions need the
+    # opposite: ignored below `low`, negative between. With low = 0 nothing is below it: all that is left is negative.
     below = -1 if low > 0 else 0
     label = torch.where(label == 1, 1, torch.where(label == 0, below, 0))
     label = torch.where(real, label, -1)

@@ -1,1 +1,4 @@
-"""One module or folder for each framework whose checkpoints are imported."""
+"""The frameworks whose checkpoints are imported: a module or folder for each, listed in `known.SYSTEMS`.
+
+`system.System` explains what a framework offers.
+"""
