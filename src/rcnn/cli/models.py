@@ -56,7 +56,7 @@ def list_models(
         )
     typer.echo(
         "box, mask, kpts: AP in percent of these weights on COCO val2017 (minival), as published.\n"
-        "weights: the default weights of the name, and the number of others: rcnn models weights NAME lists all.\n"
+        "weights: the default weights, and the number of others: rcnn models weights NAME lists all.\n"
         "GFLOPs: one image of 800 x 1333 with all proposals and detections; a multiply-add counts as two."
     )
 
