@@ -136,9 +136,9 @@ def test_keypoints_choose_between_cocos_two_files(tmp_path: Path) -> None:
     named = "annotations/person_keypoints_{split}.json"
     assert open_dataset(root, "val", annotations=named).annotation_file == other
     assert splits(root, named) == ["val"]
-    with pytest.raises(FileNotFoundError, match=r"has no labels/val\.json, the given annotation file; expected a path within"):
+    with pytest.raises(FileNotFoundError, match=r"has no labels/val\.json, the given annotation file"):
         open_dataset(root, "val", annotations="labels/{split}.json")
-    with pytest.raises(FileNotFoundError, match=r"has no labels/\{split\}\.json, the annotation file that"):
+    with pytest.raises(FileNotFoundError, match=r"has no labels/\{split\}\.json, the given annotation file"):
         splits(root, "labels/{split}.json")
     with pytest.raises(ValueError, match=r"annotations 'a\.json' \(--annotations\) is one file; .* write \{split\}"):
         splits(root, "a.json")
