@@ -21,15 +21,15 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE))
 
 
-def write(file: str, image: str, *, first: int = 1, placeholder: str = "") -> None:
+def write(file: str, image: str, *, first: int = 1, group: str = "") -> None:
     """A COCO file with one image that is called `image`, and its categories with ids from `first`."""
     tables = coco_tables([annotation(1, category_id=first), annotation(2, category_id=first + 1)], images=1)
     tables["images"][0]["file_name"] = image
     tables["categories"] = [{"id": first, "name": "cup"}, {"id": first + 1, "name": "kite"}]
-    if placeholder:
+    if group:
         tables["categories"] = [
-            {"id": 0, "name": placeholder, "supercategory": "none"},
-            *(category | {"supercategory": placeholder} for category in tables["categories"]),
+            {"id": 0, "name": group, "supercategory": "none"},
+            *(category | {"supercategory": group} for category in tables["categories"]),
         ]
     if "image_info" in file:
         del tables["annotations"]
@@ -45,7 +45,7 @@ def coco(listing: list[str]) -> None:
 
 def roboflow(listing: list[str]) -> None:
     for file, image in zip(listing[::2], listing[1::2], strict=True):
-        write(file, Path(image).name, placeholder="fruits")
+        write(file, Path(image).name, group="fruits")
 
 
 def one_file(listing: list[str], first: int = 1) -> None:

@@ -19,7 +19,7 @@ NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, nn.GroupNorm, nn.La
 BACKBONE = "backbone."
 # blocks of ConvNeXt's third stage that share a learning rate (Liu et al. 2022, their detection code)
 CONVNEXT_BLOCKS = 3
-LAST_STAGE = 1_000  # placeholder for the layer number of ConvNeXt's last stage, which depends on the third stage
+LAST_STAGE = 1_000  # above all layer numbers: ConvNeXt's last stage gets its own once the third stage is counted
 
 
 class Kind(NamedTuple):

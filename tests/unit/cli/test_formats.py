@@ -53,7 +53,7 @@ def found() -> ImageDetections:
     )
 
 
-class Stub(Predictor):
+class FixedPredictor(Predictor):
     """A predictor that finds the same objects in every image."""
 
     @overrides
@@ -64,7 +64,7 @@ class Stub(Predictor):
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     config = override(model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2"])
-    return Stub(build_detector(config), classes=found().classes, device="cpu")
+    return FixedPredictor(build_detector(config), classes=found().classes, device="cpu")
 
 
 @pytest.fixture

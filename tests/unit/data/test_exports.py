@@ -1,6 +1,6 @@
 """The same 24 photos as Roboflow, CVAT, Label Studio and COCO files alone write them: equal tables, equal AP.
 
-The shapes are those of real exports: Roboflow's renamed files and placeholder category 0, CVAT's instances_default.json
+The shapes are those of real exports: Roboflow's renamed files and unused category 0, CVAT's instances_default.json
 with attributes, Label Studio's result.json, which counts from 0.
 """
 

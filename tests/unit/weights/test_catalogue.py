@@ -48,11 +48,11 @@ def test_the_counts_are_those_of_the_public_documents() -> None:
 
 
 def test_the_facts_of_every_entry_are_complete() -> None:
-    for entry in entries().values():
-        require_complete(entry)
+    assert all(is_complete(entry) for entry in entries().values())
 
 
-def require_complete(entry: Entry) -> None:
+def is_complete(entry: Entry) -> bool:
+    """True; a missing or wrong fact fails with the fact."""
     assert re.fullmatch(r"[a-z0-9_]+@[a-z0-9-]+", entry.name)
     address = r"[\w-]+\.pth" if entry.package else r"https?://[\w./%+-]+\.(pkl|pth|npz|safetensors)"
     assert re.fullmatch(address, entry.url)
@@ -68,6 +68,7 @@ def require_complete(entry: Entry) -> None:
         assert entry.scores
         assert bool(entry.mask) == (entry.model.startswith(("mask", "cascade_mask", "fcis")))
         assert bool(entry.keypoints) == entry.model.startswith("keypoint")
+    return True
 
 
 def test_figures_equal_those_of_the_page_of_each_model() -> None:
@@ -97,14 +98,14 @@ def test_torchvision_has_the_same_facts_and_names(entry: Entry) -> None:
     )
     config = model_config(entry.model)
     converted = convert(to_torchvision(blank(config), config), entry)
-    same_network(converted.config, entry)
+    assert is_same_network(converted.config, entry)
 
 
 @pytest.mark.parametrize("entry", BY_SYSTEM["Detectron2"], ids=lambda entry: entry.name)
 def test_detectron2_settings_are_those_of_its_zoo(entry: Entry) -> None:
     config = config_of(zoo_settings(entry.settings), "the zoo")
     converted = convert(to_detectron2(blank(config), config), entry)
-    same_network(converted.config, entry)
+    assert is_same_network(converted.config, entry)
     if entry.data != "COCO":
         assert converted.config.num_classes == {"L": 1230, "C": 8, "P": 20}[entry.data[0]]
     assert f"/{entry.settings.removesuffix('.yaml')}/" in entry.url
@@ -125,7 +126,7 @@ def test_detectron_files_are_recognised_by_their_blobs(entry: Entry) -> None:
         keypoints=17 if person else 0,
     )
     converted = convert({name: torch.zeros(()).expand(value.shape) for name, value in state.items()}, entry)
-    same_network(converted.config, entry)
+    assert is_same_network(converted.config, entry)
 
 
 @pytest.mark.parametrize("entry", BY_SYSTEM["tensorpack"], ids=lambda entry: entry.name)
@@ -141,7 +142,7 @@ def test_tensorpack_settings_fit_its_tensors(entry: Entry, monkeypatch: pytest.M
         head_norm=group,
     )
     converted = convert({name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}, entry)
-    same_network(converted.config, entry)
+    assert is_same_network(converted.config, entry)
     assert not [note for note in converted.notes if "unknown" in note]
 
 
@@ -151,7 +152,7 @@ def test_mmdetection_names_are_recognised(entry: Entry) -> None:
     if config.cascade is not None:
         config = replace(config, cascade=replace(config.cascade, mask_heads="each"))
     converted = convert(to_mmdetection(expected_state(config), config), entry)
-    same_network(converted.config, entry, strides=False)  # in the config that the file contains
+    assert is_same_network(converted.config, entry, strides=False)  # in the config that the file contains
 
 
 def convert(state: dict[str, Tensor], entry: Entry) -> Converted:
@@ -160,8 +161,8 @@ def convert(state: dict[str, Tensor], entry: Entry) -> Converted:
     return converted
 
 
-def same_network(config: DetectorConfig, entry: Entry, *, strides: bool = True) -> None:
-    """`config` has the network that the entry's name says."""
+def is_same_network(config: DetectorConfig, entry: Entry, *, strides: bool = True) -> bool:
+    """True if `config` has the network that the entry's name says; a difference fails with its values."""
     name = entry.model
     if name in MODELS:
         expected = model_config(name)
@@ -181,6 +182,7 @@ def same_network(config: DetectorConfig, entry: Entry, *, strides: bool = True) 
         assert config.box.convs == expected.box.convs
     else:
         assert config.name.removesuffix("_caffe") == name.removesuffix("_caffe")
+    return True
 
 
 BACKBONES = [entry for entry in entries().values() if entry.kind == "backbone" and entry.tag in ("torchvision", "timm")]
