@@ -38,7 +38,7 @@ def test_gradients_equal_finite_differences(dilation: int) -> None:
 
 @pytest.mark.parametrize("fixed", ["input", "bias", "no bias"])
 def test_values_and_gradients_equal_torchs(without_avx512: None, fixed: str) -> None:
-    found, expected = [], []
+    found, expected = list[Tensor | None](), list[Tensor | None]()
     for function, dtype, results in ((convolve, torch.float32, found), (F.conv2d, torch.float64, expected)):
         input, weight, bias = layers()
         input, weight, bias = (tensor.detach().to(dtype).requires_grad_() for tensor in (input, weight, bias))
