@@ -62,7 +62,7 @@ class ConvolutionWithCopies(torch.autograd.Function):
 
     @staticmethod
     @override
-    def forward(
+    def forward(  # type: ignore[bad-override]
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, padding: list[int], dilation: list[int]
     ) -> Tensor:
         ctx.save_for_backward(input, weight)
@@ -72,8 +72,8 @@ class ConvolutionWithCopies(torch.autograd.Function):
     @staticmethod
     @override
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        (gradient,) = gradients
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (gradient,) = grad_outputs
         input, weight = ctx.saved_tensors
         of_input, of_weight, of_bias = ctx.needs_input_grad[:3]
         shape = ([weight.shape[0]], [1, 1], ctx.padding, ctx.dilation, False, [0, 0], 1)
