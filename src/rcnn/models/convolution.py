@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 LEAST_POSITIONS, LEAST_CHANNELS = 3000, 64  # of a map; for smaller ones the copies cost what they save
@@ -71,7 +70,6 @@ class ConvolutionWithCopies(torch.autograd.Function):
 
     @staticmethod
     @override
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (gradient,) = grad_outputs
         input, weight = ctx.saved_tensors
