@@ -38,6 +38,7 @@ class Comparison:
     per_class: dict[str, dict[str, Difference]]  # {"bbox": {"person": AP}}
     images: int
     samples: int  # of the bootstrap; 0: no intervals
+    split: str = ""  # of the data set
     warnings: tuple[str, ...] = ()  # about the choice of the images
 
     def to_dict(self) -> dict[str, Any]:
