@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Allow, Annotations, Device, Images, Offline
+from rcnn.cli.options import Allow, Annotations, Device, Images, MetricOption, Offline
 
 _SOURCE = "a checkpoint or run to evaluate, or saved results: a COCO file, or the output folder of `rcnn eval`."
 
@@ -25,6 +25,12 @@ def compare(
     split: Annotated[str, typer.Option(help="Split to compare on. Defaults to the validation split.")] = "",
     output: Annotated[
         Path | None, typer.Option(help="Folder for compare.json. Without it, no file is written.")
+    ] = None,
+    metric: Annotated[
+        MetricOption | None,
+        typer.Option(
+            help="Definition of average precision. Defaults to the one of the data set's format: COCO, VOC or LVIS."
+        ),
     ] = None,
     samples: Annotated[
         int, typer.Option(help="Bootstrap samples for the 95% intervals (0 = no intervals).", min=0)
@@ -47,7 +53,8 @@ def compare(
     from rcnn.evaluation.compare import compare as compare_sources
 
     found = compare_sources(
-        a, b, data, split=split, annotations=annotations, images=images, samples=samples, seed=seed, device=device,
+        a, b, data, split=split, annotations=annotations, images=images,
+        metric="" if metric is None else metric.value, samples=samples, seed=seed, device=device,
         allow=allow or (), output=output,
     )  # fmt: skip
     for line in found.warnings:

@@ -47,7 +47,7 @@ LABELS = {
     "yolo-boxes": "yolo-boxes/labels",
     "masks": "masks",
 }  # folders of the files about one image
-COLUMNS = ("file", "label", "name", "score", "x1", "y1", "x2", "y2")
+COLUMNS = ("label", "name", "score", "x1", "y1", "x2", "y2")  # after the image
 LABEL_SUFFIXES = (".json", ".txt", ".png")
 COLOURS = 256  # of a palette image
 TABLES = {"coco": ("coco.json", "coco_results.json"), "csv": ("predictions.csv",)} | {
@@ -216,9 +216,11 @@ def _place(name: str, source: Source) -> str:
 def _table(images: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
+    first = ("file", "frame", "time") if any("frame" in entry for entry in images) else ("file",)
+    table.writerow((*first, *COLUMNS))
     for entry in images:
-        table.writerows([entry["file"], d["label"], d["name"], d["score"], *d["box"]] for d in entry["detections"])
+        where = [entry[name] for name in first]
+        table.writerows([*where, d["label"], d["name"], d["score"], *d["box"]] for d in entry["detections"])
     return text.getvalue()
 
 

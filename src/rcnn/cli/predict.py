@@ -179,6 +179,7 @@ def predict(
         require_tiles_fit(tile, tile_overlap, boxes)
     # imported after the checks above, because these modules import torch
     from rcnn.cli.formats import chosen_formats, require_masks, require_originals
+    from rcnn.cli.frame_formats import require_copies
     from rcnn.cli.given import given_boxes
     from rcnn.cli.image_outcomes import ImageOptions
     from rcnn.cli.predict_images import predict_images, share_images
@@ -189,8 +190,11 @@ def predict(
     given = given_boxes(boxes, features, score or classes, tta)
     chosen = chosen_formats(formats)
     drawn = of_split is None if pictures is None else pictures
-    require_originals(chosen, copies=copy_images, pictures=drawn)
-    videos = videos_of(inputs, for_images=given is not None or bool(chosen))
+    videos = videos_of(inputs, given=given is not None)
+    if videos:
+        require_copies(chosen, copies=copy_images)
+    else:
+        require_originals(chosen, copies=copy_images, pictures=drawn)
     if videos and to_stdout:
         raise ValueError("--json is for images; the detections of a video are in its .jsonl file: leave --json out")
     if devices > 1:

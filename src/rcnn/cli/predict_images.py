@@ -98,7 +98,9 @@ def predict_images(
         split = inputs if isinstance(inputs, SplitImages) else None
         write_tables(folder, options.formats, images, predictor.classes, names, copied, split)
         if images and options.formats:
-            _remove_stale(folder, options, sources.images, images)
+            done = {entry["file"] for entry in images}
+            succeeded = [source for source in sources.images if source.name in done]
+            remove_stale_files(folder, options.formats, succeeded, copies=options.copies)
             for line in [] if options.copies else missing_images(path, options.formats):
                 typer.echo(line, err=True)
         if options.features is not None:
@@ -182,14 +184,12 @@ class ImageRun:
             path.write_bytes(content)
 
 
-def _remove_stale(
-    folder: OutputFolder, options: ImageOptions, sources: Sequence[Source], images: Sequence[dict[str, Any]]
+def remove_stale_files(
+    folder: OutputFolder, formats: Sequence[str], sources: Sequence[Source], *, copies: bool
 ) -> None:
-    """Remove the files of the chosen formats that an earlier call wrote for other images; prints how many."""
-    done = {entry["file"] for entry in images}
-    succeeded = [source for source in sources if source.name in done]
-    kept = {*names_of_outputs(options.formats, succeeded, copies=options.copies)}
-    if removed := remove_stale(folder, options.formats, kept):
+    """Remove the files of the formats that an earlier call wrote for other images than `sources`; prints how many."""
+    kept = {*names_of_outputs(formats, sources, copies=copies)}
+    if removed := remove_stale(folder, formats, kept):
         typer.echo(
             f"{folder.path}: removed {counted(removed, 'file')} of an earlier prediction on other images", err=True
         )

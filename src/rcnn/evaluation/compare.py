@@ -32,6 +32,7 @@ def compare(
     split: str = "",
     annotations: str = "",
     images: str | Path = "",
+    metric: str = "",
     samples: int = 1000,
     seed: int = 0,
     device: Device = "auto",
@@ -43,6 +44,7 @@ def compare(
     `a` and `b` are checkpoints, runs or exported files, which are evaluated, or saved results: a file in COCO's format,
     or the output folder of `rcnn eval`. If one of them has results for the first images only, only these are compared.
     `data` defaults to the data set that the first model of the two was trained on, and `split` to its validation split.
+    `metric`: "coco", "voc2007", "voc2012" or "lvis"; defaults to that of the data set's format.
     `samples`: number of bootstrap samples of the images (0: no intervals). `output`: a folder for compare.json.
     The other arguments as in `rcnn.evaluate`.
 
@@ -62,11 +64,11 @@ def compare(
             options = replace(own, annotations=annotations or own.annotations, images=images or own.images)
         held_out = next((part for part in map(held_out_of, sources) if part is not None), None)
         dataset = dataset_for(_model_of(sources), data, split, held_out=held_out, options=options)
-    sides = [_results(source, dataset, device, allow) for source in sources]
+    sides = [_results(source, dataset, device, allow, metric) for source in sources]
     limit = min((limit for _, _, limit in sides if limit), default=0)
     kinds = [kind for kind in sides[0][1] if kind in sides[1][1]]
     names, sigmas = keypoints_of(dataset) if "keypoints" in kinds else ((), None)
-    plan = plan_evaluation(kinds, dataset, limit=limit, keypoint_names=names)
+    plan = plan_evaluation(kinds, dataset, limit=limit, keypoint_names=names, metric=metric)
     if not plan.kinds:
         found = " and ".join(f"{one} has {', '.join(side[1])}" for one, side in zip((a, b), sides, strict=True))
         reasons = "".join(f"; {line}" for line in plan.warnings)
@@ -131,7 +133,7 @@ def _model_of(sources: tuple[Path, Path]) -> Model | None:
 
 
 def _results(
-    source: Path, dataset: Dataset, device: Device, allow: str | Sequence[str]
+    source: Path, dataset: Dataset, device: Device, allow: str | Sequence[str], metric: str
 ) -> tuple[list[Result], tuple[str, ...], int]:
     """The results of a source, their kinds, and the number of images that they cover (0 = all)."""
     if is_results(source):
@@ -142,6 +144,6 @@ def _results(
             raise ValueError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
         found, limit = saved.results, saved.limit if saved.limit < len(dataset) else 0
     else:
-        found, limit = evaluate(source, dataset, device=device, allow=allow).results, 0
+        found, limit = evaluate(source, dataset, device=device, allow=allow, metric=metric).results, 0
     kinds = tuple(k for k in ("bbox", "segm", "keypoints") if all(FIELDS[k] in result for result in found))
     return found, kinds, limit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import re
@@ -17,6 +18,7 @@ import typer
 from PIL import Image
 
 import rcnn as public
+from rcnn.cli.frame_formats import require_copies
 from rcnn.cli.image_outcomes import ImageOptions
 from rcnn.cli.predict_video import predict_videos, videos_of
 from rcnn.cli.scores import Filter
@@ -173,10 +175,10 @@ def test_a_video_that_is_cut_short_keeps_what_was_done(
 
 def test_videos_are_not_mixed_with_images(video: Path) -> None:
     with pytest.raises(ValueError, match=r"leave photo\.jpg to another command"):
-        videos_of([str(video), "photo.jpg"], for_images=False)
-    with pytest.raises(ValueError, match="--boxes and --format are for images, not for videos"):
-        videos_of([str(video)], for_images=True)
-    assert videos_of(["photo.jpg", "https://host/video.mp4"], for_images=False) == []
+        videos_of([str(video), "photo.jpg"], given=False)
+    with pytest.raises(ValueError, match="--boxes are for images, not for videos"):
+        videos_of([str(video)], given=True)
+    assert videos_of(["photo.jpg", "https://host/video.jpg"], given=False) == []
     assert rcnn("predict", video.parent / "no_model", video, "--output", video.parent / "out") == 2
 
 
@@ -255,9 +257,38 @@ def test_a_pattern_of_videos_and_the_url_of_one(video: Path, tmp_path: Path) -> 
     with OutputFolder(tmp_path) as folder:
         folder.claim("of_rcnn.mp4").write_bytes(video.read_bytes())
     found = [str(tmp_path / name) for name in ("a[1].mp4", "video.mp4")]
-    assert videos_of([str(tmp_path / "*.mp4")], for_images=False) == found
-    assert videos_of([found[0]], for_images=False) == found[:1], "a file that exists is no pattern"
-    assert videos_of([str(tmp_path / "*.mov")], for_images=False) == [str(tmp_path / "*.mov")]
+    assert videos_of([str(tmp_path / "*.mp4")], given=False) == found
+    assert videos_of([found[0]], given=False) == found[:1], "a file that exists is no pattern"
+    assert videos_of([str(tmp_path / "*.mov")], given=False) == [str(tmp_path / "*.mov")]
     for url in ("https://host/a.mp4?size=1", "http://[host/a.mp4#t=1"):
         with pytest.raises(ValueError, match=r"a\.mp4.*: videos are read from files; download it, and give the path"):
-            videos_of([url], for_images=False)
+            videos_of([url], given=False)
+
+
+def test_the_frames_of_videos_in_the_formats_of_other_tools(
+    predictor: Predictor, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, out = tmp_path / "other.mp4", tmp_path / "out"
+    other.write_bytes(video.read_bytes())
+    options = ImageOptions(keep=Filter(score=0.0), limit=2, pictures=False, formats=("coco", "csv", "yolo"))
+    predict_videos(predictor, [str(video), str(other)], out, Path("run"), options)
+    lines = [json.loads(line) for line in (out / "video.jsonl").read_text().splitlines()]
+    counts = [len(line["detections"]) for line in lines]
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    places = [(row["file"], row["frame"], row["time"]) for row in rows]
+    assert [places.count((f"video/00000{i}.jpg", str(i), str(i / 10))) for i in range(2)] == counts
+    assert len(rows) == 2 * sum(counts) > 0
+    frame = next(read_video(video)).pixels.permute(1, 2, 0).numpy().astype(int)
+    for name, folder in (("yolo", "yolo/images"), ("coco.json", "coco_images")):
+        dataset = public.open_dataset(out / name)
+        files = sorted(record.path.relative_to(out / folder).as_posix() for record in dataset)
+        assert files == [f"{stem}/00000{i}.jpg" for stem in ("other", "video") for i in range(2)]
+        copy = np.asarray(Image.open(out / folder / "video" / "000000.jpg")).astype(int)
+        assert np.abs(copy - frame).mean() < 4
+    predict_videos(predictor, [str(other)], out, Path("run"), options)
+    assert "of an earlier prediction on other images" in capsys.readouterr().err
+    assert len(public.open_dataset(out / "yolo")) == 2
+    with pytest.raises(ValueError, match="the frames of a video are in no other file; leave it out"):
+        require_copies(("yolo",), copies=False)
+    require_copies(("csv", "masks"), copies=False)
