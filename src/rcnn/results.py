@@ -329,9 +329,9 @@ class ImageDetections:
 
         `image` defaults to the image of the prediction (a file is read again). `contour` draws the outlines of masks
         instead of filled masks; keypoints with a score below `keypoint_score` are not drawn. With `labels=False`, no
-        names are drawn. `line_width` (pixels) defaults to a width that fits the image. Colours differ between objects, or
-        with `colour_by="class"` between classes, e.g. for the frames of a video. Raises ValueError if there is no image,
-        or one of another size.
+        names are drawn. `line_width` (pixels) defaults to a width that fits the image. Colours differ between objects,
+        or with `colour_by="class"` between classes, e.g. for the frames of a video. Raises ValueError if there is no
+        image, or one of another size.
         """
         if image is None and self.source is None:
             raise ValueError("these detections have no image file to draw on: pass the image, result.draw(image)")

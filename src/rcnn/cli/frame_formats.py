@@ -1,4 +1,4 @@
-"""`rcnn predict video.mp4 --format`: the frames of videos in the formats of other tools, like images NAME/000012.jpg."""
+"""`rcnn predict video.mp4 --format`: the frames of videos in other formats, like images NAME/000012.jpg."""
 
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ def predict_images(
 ) -> Predictions:
     """Predict on files, folders and URLs, or on the images of a split; write pictures and predictions.json to `output`.
 
-    `output` defaults to a new folder. The first of the `processes` calls this, the others `share_images`. Inputs that fail are reported on stderr. Raises
-    ValueError if there is no image.
+    `output` defaults to a new folder. The first of the `processes` calls this, the others `share_images`. Inputs that
+    fail are reported on stderr. Raises ValueError if there is no image.
     """
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
         folder.require_free(RESULTS, PARTIAL)

@@ -113,7 +113,11 @@ def sources_of_split(split: SplitImages, output: OutputFolder) -> Sources:
 def _videos_in(skipped: Sequence[str]) -> str:
     """How to predict on the videos among skipped files; empty if there are none."""
     videos = [name for name in skipped if is_video(name)]
-    return f"; to predict on its videos ({few(videos)}), give the path of each, or a pattern such as '*.mp4'" if videos else ""
+    return (
+        f"; to predict on its videos ({few(videos)}), give the path of each, or a pattern such as '*.mp4'"
+        if videos
+        else ""
+    )
 
 
 def _name_of_url(url: str) -> str:

@@ -110,13 +110,14 @@ def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: float |
     frequency = video_rate(rate)[0] if isinstance(rate, str | Path) else Fraction(rate).limit_denominator(1001)
     if frequency <= 0:
         raise ValueError(f"rate={rate}; expected the number of frames per second, e.g. 25, or the path of a video")
-    count, waiting = 0, iter(pictures)
-    first = next(waiting, None)
+    waiting = iter(pictures)
+    first, count = next(waiting, None), 0
     if first is None:
         raise ValueError(f"{path}: there are no pictures; a video needs at least one")
     with VideoWriter(Path(path), frequency) as writer:
-        for count, picture in enumerate(chain([first], waiting), start=1):
+        for picture in chain([first], waiting):
             writer.write(picture)
+            count += 1
     return count
 
 

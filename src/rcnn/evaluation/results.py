@@ -32,7 +32,7 @@ class SavedResults:
 
 
 def is_results(path: Path) -> bool:
-    """Whether `path` has results: a file that is no model (exported, or weights), or the output folder of `rcnn eval`."""
+    """Whether `path` has results: a file that is not a model or weights, or the output folder of `rcnn eval`."""
     if is_exported(path) or path.suffix.lower() in FOREIGN:
         return False
     return path.is_file() or (not (path / CONFIG_FILE).exists() and bool(_files_below(path)))

@@ -48,7 +48,7 @@ def find_thresholds(checkpoint: Path) -> Path:
 
 
 def best_scores(path: str | Path) -> dict[str, float]:
-    """Class name -> score threshold with the best F1, for `Predictor.predict(score=)`; like `rcnn predict --score best`.
+    """Class name -> score threshold with the best F1, for `Predictor.predict(score=)`.
 
     `path`: a run, a checkpoint, the output folder of an evaluation, or a thresholds.json. Raises FileNotFoundError if
     there is no thresholds.json, ValueError for one without thresholds.
@@ -60,7 +60,8 @@ def best_scores(path: str | Path) -> dict[str, float]:
 def read_thresholds(path: Path, classes: Sequence[str] = ()) -> dict[str, float]:
     """Class name -> score threshold, for each of `classes` (default: all in the file).
 
-    It is the overall threshold if the file has none for a class. Raises ValueError for a file without thresholds, or with thresholds of other classes only.
+    It is the overall threshold if the file has none for a class. Raises ValueError for a file without thresholds, or
+    with thresholds of other classes only.
     """
     content = read_json(path, _EXPECTED)
     table = content.get("per_class") if isinstance(content, dict) else None

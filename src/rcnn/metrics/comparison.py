@@ -121,7 +121,7 @@ def _evaluated(
 def _compare_voc(
     metric: MetricName, a: EvaluationInputs, b: EvaluationInputs, kind: str, samples: int, seed: int
 ) -> tuple[dict[str, Difference], dict[str, Difference]]:
-    """The differences of VOC's metrics, and those of each class at IoU .50. The bootstrap draws images, for both sides."""
+    """The differences of VOC's metrics, and of each class at IoU .50. A sample has the same images for both sides."""
     year: voc.Year = 2007 if metric == "voc2007" else 2012
     thresholds = voc.THRESHOLDS[kind]
     matches = [voc.matches_of(side, kind) for side in (a, b)]

@@ -54,7 +54,7 @@ class Matches:
 
 @dataclass(frozen=True, kw_only=True)
 class Hits:
-    """The D detections of a class at an IoU threshold, sorted by score; one that is neither true nor false is ignored."""
+    """The D detections of a class at an IoU threshold, sorted by score. Ignored ones are neither true nor false."""
 
     true: npt.NDArray[np.bool_]  # (D,)
     false: npt.NDArray[np.bool_]  # (D,)

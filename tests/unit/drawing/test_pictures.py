@@ -179,6 +179,7 @@ def test_names_do_not_hide_small_objects() -> None:
     assert (canvas_of(writer.taken, (480, 640))[objects] > 0).mean() == 0
     assert len(writer.taken) >= len(boxes) / 2
 
+
 def test_keypoints_that_were_seen_are_dots_joined_by_lines() -> None:
     points = np.zeros((1, 3, 3))
     points[0] = [[10, 40, 1], [30, 40, 1], [50, 40, 0]]

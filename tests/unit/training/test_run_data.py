@@ -92,7 +92,9 @@ def test_notes_about_the_data_are_printed_at_the_start_and_in_a_dry_run(several:
 
 
 def test_the_settings_that_differ_from_their_defaults_are_printed(several: Path) -> None:
-    [line] = [line for line in describe_start(planned(several, (*BRIEF, "train.ema=0.9"))) if line.startswith("train: ")]
+    [line] = [
+        line for line in describe_start(planned(several, (*BRIEF, "train.ema=0.9"))) if line.startswith("train: ")
+    ]
     words, rest = line.removeprefix("train: ").split("; the other ")
     assert {"steps=1", "batch_size=1", "workers=0", "warmup_steps=0", "ema=0.9", "seed=0"} <= set(words.split(" "))
     names = re.findall(r"(\w+)=", words)
