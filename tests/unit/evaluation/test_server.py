@@ -147,6 +147,7 @@ def test_a_split_in_the_formats_of_other_tools(
     capsys.readouterr()
     output = tmp_path / "out"
     assert command(*words, output, "--format", "coco,csv,yolo", "--json") == 0
+    images = json.loads(capsys.readouterr().out)["images"]
     expected = [json.loads((tmp_path / "server" / f"{NAME.format(k)}.json").read_text()) for k in ("bbox", "segm")]
     results = json.loads((output / "coco_results.json").read_text())
     assert results == [box | mask for box, mask in zip(*expected, strict=True)]
@@ -156,7 +157,6 @@ def test_a_split_in_the_formats_of_other_tools(
         (result["image_id"], result["category_id"], result["bbox"]) for result in results
     ]
     assert {one["id"]: one["name"] for one in again.dataset["categories"]} == {10: CLASSES[0], 20: CLASSES[1]}
-    images = json.loads(capsys.readouterr().out)["images"]
     assert sum(len(image["detections"]) for image in images) == len(results)
     assert len((output / "predictions.csv").read_text().splitlines()) == 1 + len(results)
     assert sum(len(record.boxes) for record in rcnn.open_dataset(output / "yolo")) == len(results)
