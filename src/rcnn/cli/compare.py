@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Allow, Annotations, Device, Images, MetricOption, Offline
+from rcnn.cli.options import Allow, Annotations, Device, Images, MetricOption, Offline, RelativeBoxes
 
 _SOURCE = "a checkpoint or run to evaluate, or saved results: a COCO file, or the output folder of `rcnn eval`."
 
@@ -38,6 +38,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     annotations: Annotations = "",
     images: Images = "",
+    relative_boxes: RelativeBoxes = False,
     allow: Allow = None,
     device: Device = "auto",
     offline: Offline = False,
@@ -53,7 +54,7 @@ def compare(
     from rcnn.evaluation.compare import compare as compare_sources
 
     found = compare_sources(
-        a, b, data, split=split, annotations=annotations, images=images,
+        a, b, data, split=split, annotations=annotations, images=images, relative_boxes=relative_boxes,
         metric="" if metric is None else metric.value, samples=samples, seed=seed, device=device,
         allow=allow or (), output=output,
     )  # fmt: skip

@@ -32,6 +32,7 @@ def compare(
     split: str = "",
     annotations: str = "",
     images: str | Path = "",
+    relative_boxes: bool = False,
     metric: str = "",
     samples: int = 1000,
     seed: int = 0,
@@ -57,11 +58,12 @@ def compare(
     if isinstance(data, Dataset):
         dataset = data
     else:
-        options = DatasetOptions(annotations=annotations, images=images)
+        options = DatasetOptions(annotations=annotations, images=images, relative_boxes=relative_boxes)
         if data is None:
             data, recorded, own = _recorded_data(sources)
             split = split or recorded
             options = replace(own, annotations=annotations or own.annotations, images=images or own.images)
+            options = replace(options, relative_boxes=relative_boxes or own.relative_boxes)
         held_out = next((part for part in map(held_out_of, sources) if part is not None), None)
         dataset = dataset_for(_model_of(sources), data, split, held_out=held_out, options=options)
     sides = [_results(source, dataset, device, allow, metric) for source in sources]
