@@ -6,7 +6,7 @@ They are forked from a server that has imported rcnn (see forked_commands.py), a
 from __future__ import annotations
 
 import atexit
-import multiprocessing.util
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -61,7 +61,7 @@ def _run(printed: Path, errors: Path, words: Sequence[str]) -> None:
     for path, descriptor in ((printed, 1), (errors, 2)):
         with path.open("w") as file:
             os.dup2(file.fileno(), descriptor)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     sys.argv = ["rcnn", *words]
     status = 1
     try:
@@ -72,7 +72,9 @@ def _run(printed: Path, errors: Path, words: Sequence[str]) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        multiprocessing.util._exit_function()  # ends worker processes
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+            worker.join()
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
