@@ -74,7 +74,7 @@ def outcomes(
     While the model works on an image, threads read the next ones, and encode and draw the one before.
     """
     own = [images[place] for place in processes.own_places(len(images), 1)]
-    read = read_ahead(own, partial(in_background, partial(_read, predictor, options)), READ_AHEAD)
+    read = read_ahead(own, partial(in_background, partial(read_source, predictor, options)), READ_AHEAD)
     return processes.in_order(_finished(predictor, output, options, read), len(images), 1)
 
 
@@ -111,11 +111,14 @@ class DetectedImage:
     features: RegionFeatures | None = None
 
 
-def _read(predictor: Predictor, options: ImageOptions, source: Source) -> ReadImage:
-    from rcnn.data.images import read_image
+def read_source(predictor: Predictor, options: ImageOptions, source: Source) -> ReadImage:
+    from rcnn.data.images import ImageError, read_image, shown_name
 
     content = source.read()
-    pixels = read_image(content, max_pixels=options.max_pixels)
+    try:
+        pixels = read_image(content, max_pixels=options.max_pixels)
+    except ImageError as error:  # of a download: name the URL, not the bytes
+        raise ImageError(str(error).replace(shown_name(content), source.name, 1)) from error
     return ReadImage(
         pixels=pixels,
         prepared=predictor.prepare(pixels) if options.given is None and not options.tile else None,

@@ -112,7 +112,7 @@ def read_resized(
                 box = reduced[1]  # of the file's image; the decoded one ends at a whole pixel
                 pixels = decode(
                     image,
-                    _name(source),
+                    shown_name(source),
                     lambda pixels: pixels.resize((width, height), Image.Resampling.BILINEAR, box=box),
                 )
                 return pixels, stored if swapped else stored[::-1]
@@ -169,7 +169,7 @@ def read_ids(source: Source, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises FileNotFoundError if there is no file, and ImageError if it is not an image, is damaged, or has a format
     that cannot hold ids (JPEG, floating point).
     """
-    name = _name(source)
+    name = shown_name(source)
     with _open(source, max_pixels) as image:
         if image.format in LOSSY_FORMATS or image.mode in ("F", "CMYK", "YCbCr", "LAB", "HSV"):
             raise ImageError(
@@ -194,7 +194,7 @@ def read_grey(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> np.
     """
     with _open(source, max_pixels) as image:
         image.draft("L", (side, side))
-        pixels = decode(image, _name(source)).permute(1, 2, 0).numpy()
+        pixels = decode(image, shown_name(source)).permute(1, 2, 0).numpy()
     return np.asarray(Image.fromarray(pixels).convert("L"))
 
 
@@ -230,7 +230,7 @@ def _content(file: IO[bytes]) -> bytes:
 
 def _open(source: Source, max_pixels: int) -> Image.Image:
     """The image with its header read; its pixels are not decoded yet."""
-    name = _name(source)
+    name = shown_name(source)
     try:
         head = _head(source)
     except PermissionError as error:
@@ -310,7 +310,7 @@ def _decoded(image: Image.Image, source: Source) -> Tensor:
         pixels = decode_jpeg(source if isinstance(source, bytes) else _encoded(Path(source)))
         if pixels is not None:
             return pixels
-    return decode(image, _name(source))
+    return decode(image, shown_name(source))
 
 
 def _open_without_limit(file: Path | io.BytesIO, heif: bool) -> Image.Image:
@@ -376,5 +376,5 @@ def _damaged(name: str, error: Exception) -> ImageError:
     return ImageError(f"{name} is truncated or damaged ({reason})", "copy or download it again, or remove it")
 
 
-def _name(source: Source) -> str:
+def shown_name(source: Source) -> str:
     return f"the image given as {len(source)} bytes" if isinstance(source, bytes) else str(source)

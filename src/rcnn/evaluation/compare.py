@@ -13,7 +13,7 @@ from rcnn.evaluation.api import evaluate
 from rcnn.evaluation.evaluate import Result
 from rcnn.evaluation.opening import Model, dataset_for, held_out_of, trained_images_of
 from rcnn.evaluation.plan import plan_evaluation
-from rcnn.evaluation.results import is_results, keypoints_of, read_results
+from rcnn.evaluation.results import is_results, keypoints_of, read_results, uncovered_images
 from rcnn.metrics.checks import check_results
 from rcnn.metrics.comparison import Comparison, compare_results
 from rcnn.metrics.values import FIELDS
@@ -87,7 +87,13 @@ def compare(
         samples=samples,
         seed=seed,
     )
-    comparison = replace(comparison, split=dataset.split, warnings=_trained_on(sources, dataset))
+    partly = [
+        line
+        for source, (results, _, _) in zip(sources, sides, strict=True)
+        if is_results(source)
+        for line in uncovered_images(source, results, dataset, limit)
+    ]
+    comparison = replace(comparison, split=dataset.split, warnings=(*_trained_on(sources, dataset), *partly))
     if output is not None:
         with OutputFolder(output) as folder:
             folder.write_json(COMPARE_FILE, comparison.to_dict(), indent=2)

@@ -19,6 +19,7 @@ from rcnn.evaluation.evaluate import Result
 from rcnn.metrics.analysis import Analysis
 from rcnn.metrics.errors import ImageErrors
 from rcnn.metrics.inputs import Id
+from rcnn.ops.masks import Region
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 
@@ -92,8 +93,21 @@ def _draw_judged(
     )
 
 
-def draw_proposals(dataset: Dataset, results: Sequence[Result], count: int, limit: int, score: float) -> list[Example]:
-    """For an RPN: pictures of images spread evenly over the data set, with the proposals of `score` or more."""
+def draw_spread(
+    dataset: Dataset,
+    results: Sequence[Result],
+    count: int,
+    limit: int,
+    score: float,
+    *,
+    skeleton: Sequence[tuple[int, int]],
+    proposals: bool,
+) -> list[Example]:
+    """Without an analysis: pictures of images spread evenly over the data set, with the results of `score` or more.
+
+    `proposals`: whether they are those of an RPN, which have no classes; otherwise they are keypoints without boxes.
+    """
+    noun = "proposal" if proposals else "detection"
     found: dict[Id, list[Result]] = {}
     for result in results:
         if result["score"] >= score:
@@ -104,9 +118,13 @@ def draw_proposals(dataset: Dataset, results: Sequence[Result], count: int, limi
         examples.append(
             Example(
                 name=record.path.name,
-                detections=_draw_results(pixels, record, own, dataset, (), ["object"] * len(own)),
-                ground_truth=draw_ground_truth(pixels, record, dataset.classes, masks=False, keypoints=False),
-                note=f"{counted(len(own), 'proposal')}, {counted(int((~record.ignored).sum()), 'object')}",
+                detections=_draw_results(
+                    pixels, record, own, dataset, skeleton, ["object" if proposals else ""] * len(own)
+                ),
+                ground_truth=draw_ground_truth(
+                    pixels, record, dataset.classes, masks=False, keypoints=not proposals, skeleton=skeleton
+                ),
+                note=f"{counted(len(own), noun)}, {counted(int((~record.ignored).sum()), 'object')}",
             )
         )
     return examples
@@ -123,20 +141,34 @@ def _draw_results(
     """The image with results in COCO's format. An empty caption is replaced by the class name."""
     labels = {category_id: label for label, category_id in enumerate(dataset.category_ids)}
     size = (record.height, record.width)
-    boxes = [[x, y, x + width, y + height] for x, y, width, height in (result["bbox"] for result in results)]
+    regions = [outline_region(result.get("segmentation"), size) for result in results]
     points = [result["keypoints"] for result in results if "keypoints" in result]
     return draw_objects(
         pixels,
-        boxes,
+        [_corners(result, region) for result, region in zip(results, regions, strict=True)],
         [labels.get(result["category_id"], 0) for result in results],
         dataset.classes,
         scores=[result["score"] for result in results],
         captions=captions,
-        masks=[outline_region(result.get("segmentation"), size) for result in results],
+        masks=regions,
         keypoints=np.array(points).reshape(len(results), -1, 3) + HALF_PIXEL if points else None,
         skeleton=skeleton,
         colour_by="instance" if len(dataset.classes) == 1 else "class",
     )
+
+
+def _corners(result: Result, region: Region | None) -> list[float]:
+    """The box xyxy of a result in COCO's format; without one, the box around its mask, or else its keypoints.
+
+    `region` is the mask; None: no mask, or one without a pixel.
+    """
+    if "bbox" in result:
+        x, y, width, height = result["bbox"]
+        return [x, y, x + width, y + height]
+    if region is not None:
+        return [region.x0, region.y0, region.x0 + region.mask.shape[1], region.y0 + region.mask.shape[0]]
+    points = (np.array(result.get("keypoints", ())).reshape(-1, 3) + HALF_PIXEL)[:, :2]
+    return [*points.min(axis=0), *points.max(axis=0)] if len(points) else [0.0] * 4
 
 
 def chosen_records(dataset: Dataset, count: int, limit: int = 0) -> Sequence[ImageRecord]:

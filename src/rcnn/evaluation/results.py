@@ -17,9 +17,13 @@ from rcnn.metrics.choice import evaluate
 from rcnn.metrics.inputs import check_results, json_lines, read_json_or_lines
 from rcnn.metrics.values import FIELDS
 from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
+from rcnn.outputs import files_of_rcnn
 from rcnn.runtime.exported import is_exported
+from rcnn.text_files import missing_text
 from rcnn.weights.checkpoint import FOREIGN
 from rcnn.weights.files import CONFIG_FILE
+
+PREDICTED_FILE, TABLES_FILE = "coco_results.json", "coco.json"  # of `rcnn predict --format coco`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,15 @@ class SavedResults:
 
 
 def is_results(path: Path) -> bool:
-    """Whether `path` has results: a file that is not a model or weights, or the output folder of `rcnn eval`."""
+    """Whether `path` has results: a file that is not a model or weights, or the output folder of `rcnn eval`.
+
+    Raises FileNotFoundError for a name that only a results file has, if there is no such file.
+    """
+    if path.suffix.lower() in (".json", ".jsonl") and not path.exists():
+        raise FileNotFoundError(
+            f"{path} {missing_text(path)}; expected a file in COCO's results format, the output folder of `rcnn eval`, "
+            "or a checkpoint"
+        )
     if is_exported(path) or path.suffix.lower() in FOREIGN:
         return False
     return path.is_file() or (not (path / CONFIG_FILE).exists() and bool(_files_below(path)))
@@ -119,6 +131,7 @@ def evaluate_results(
     kinds = known or tuple(kind for kind in ("bbox", "segm", "keypoints") if _all_have(results, FIELDS[kind]))
     if not kinds:
         raise ValueError(f"{path}: expected every result to have the same of the fields bbox, segmentation, keypoints")
+    warnings += uncovered_images(path, results, dataset, limit)
     names, sigmas = keypoints_of(dataset) if "keypoints" in kinds else ((), None)
     plan = plan_evaluation(
         kinds, dataset, limit=limit, max_detections=max_detections, keypoint_names=names, metric=metric
@@ -134,6 +147,48 @@ def evaluate_results(
         max_detections=max_detections,
     )
     return Evaluation(metrics=metrics, results=results, warnings=warnings + plan.warnings, limit=limit)
+
+
+def uncovered_images(path: Path, results: Sequence[Result], dataset: Dataset, limit: int = 0) -> tuple[str, ...]:
+    """A warning if saved results seem to be for a part of the first `limit` images of `dataset` (0 = all) only.
+
+    A coco.json beside coco_results.json lists the images that `rcnn predict` predicted on. Without it, an image without
+    results may have no detections: the warning is given if that is so for most of the images that have objects.
+    """
+    count = min(limit, len(dataset)) if limit else len(dataset)
+    chosen = set(dataset.image_ids[:count])
+    found = {result["image_id"] for result in results}
+    listed = _listed_images(path)
+    if listed is not None and found <= listed:
+        covered, source = len(chosen & listed), f"{path} is of a prediction (see {TABLES_FILE} beside it) on"
+        few_covered = covered < count
+    else:
+        covered, source = len(chosen & found), f"{path} has results for"
+        objects = dataset.objects
+        annotated = {dataset.image_ids[place] for place in set(objects.image_index[~objects.ignored].tolist())} & chosen
+        few_covered = 2 * len(annotated - found) > len(annotated)
+    if not few_covered:
+        return ()
+    others = count - covered
+    rest = f"other {others} count as images" if others > 1 else "other one counts as an image"
+    return (
+        f"{source} {covered} of the {counted(count, 'image')} of the split; the {rest} without detections; a text file "
+        "of image ids as split (--split IDS.txt) evaluates only some",
+    )
+
+
+def _listed_images(path: Path) -> set[Any] | None:
+    """Ids of the images that `rcnn predict --format coco` predicted on; None if `path` is not from it."""
+    tables = path.parent / TABLES_FILE
+    if (
+        path.name != PREDICTED_FILE
+        or not {path.name, tables.name} <= files_of_rcnn(path.parent)
+        or not tables.is_file()
+    ):
+        return None
+    content = read_json_or_lines(tables)
+    images = content.get("images") if isinstance(content, dict) else None
+    return {image.get("id") for image in images} if isinstance(images, list) else None
 
 
 def keypoints_of(dataset: Dataset) -> tuple[tuple[str, ...], tuple[float, ...] | None]:

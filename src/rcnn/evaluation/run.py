@@ -15,7 +15,7 @@ from rcnn.drawing.charts import load_matplotlib
 from rcnn.drawing.report import Example
 from rcnn.evaluation.boundary import add_boundary, require_boundary
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
-from rcnn.evaluation.examples import draw_proposals, draw_worst
+from rcnn.evaluation.examples import draw_spread, draw_worst
 from rcnn.evaluation.folder import results_as_they_come, write_evaluation, write_held_out
 from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results, keypoints_of
@@ -26,7 +26,7 @@ from rcnn.predictor import Predictor
 from rcnn.progress import Progress, no_progress
 from rcnn.runtime.processes import ALONE, Processes
 
-SCORE = 0.5  # proposals with a lower score are not drawn
+SCORE = 0.5  # without an analysis, results with a lower score are not drawn
 
 Log = Callable[[str], object]
 
@@ -116,7 +116,10 @@ def _examples(
     """The pictures of the report; empty, with a warning, if an image of saved results cannot be read."""
     try:
         if analysis is None:
-            return draw_proposals(dataset, evaluation.results, options.pictures, evaluation.metrics.images, SCORE)
+            return draw_spread(
+                dataset, evaluation.results, options.pictures, evaluation.metrics.images, SCORE, skeleton=skeleton,
+                proposals="proposals" in evaluation.metrics.kinds,
+            )  # fmt: skip
         failed = {image.record.image_id for image in evaluation.failed}
         return draw_worst(dataset, analysis, options.pictures, skeleton=skeleton, failed=failed)
     except (ValueError, OSError) as error:

@@ -35,6 +35,11 @@ class Difference:
     upper: Number = None
     better: Number = None  # fraction of the bootstrap samples in which B is better
 
+    @property
+    def is_equal(self) -> bool:
+        """Whether A and B have the same value, on all images and in all samples within the interval."""
+        return self.difference == 0 and not self.lower and not self.upper and not self.better
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -187,7 +192,7 @@ def _table(comparison: Comparison, kind: str) -> str:
         rows.append([name, number(one.a), number(one.b), _signed(one.difference)])
         if comparison.samples:
             interval = "-" if one.lower is None else f"{_signed(one.lower)} to {_signed(one.upper)}"
-            rows[-1] += [interval, "-" if one.better is None else f"{one.better:.0%}"]
+            rows[-1] += [interval, "-" if one.better is None or one.is_equal else f"{one.better:.0%}"]
     classes = [["AP by class", "A", "B", "B - A"]]
     for name, one in comparison.per_class[kind].items():
         classes.append([cut(name, 60), number(one.a), number(one.b), _signed(one.difference)])

@@ -23,6 +23,7 @@ from rcnn.cli.image_outcomes import ImageOptions
 from rcnn.cli.predict_images import predict_images
 from rcnn.cli.scores import Filter
 from rcnn.cli.sources import Source
+from rcnn.data.inspect.check import check_dataset
 from rcnn.data.opening import open_dataset
 from rcnn.data.records import Dataset
 from rcnn.data.segmentations import Segmentation
@@ -123,16 +124,21 @@ def test_coco_is_read_by_pycocotools_and_by_us(written: Path) -> None:
     assert expected.masks is not None
     entries = results.loadAnns(results.getAnnIds(imgIds=[2]))
     assert [entry["category_id"] for entry in entries] == [2, 1, 2, 1]
-    for entry, mask, score in zip(entries, expected.masks, expected.scores, strict=True):
+    for entry, mask, box, score in zip(entries, expected.masks, expected.boxes, expected.scores, strict=True):
         np.testing.assert_array_equal(truth.annToMask(entry), mask)
+        assert entry["bbox"] == [box[0], box[1], box[2] - box[0], box[3] - box[1]], "of the network"
         assert entry["score"] == pytest.approx(float(score))
     entries = json.loads((written / "coco.json").read_text())["annotations"]
-    assert [entry["area"] for entry in entries[:4]] == expected.masks.sum((1, 2)).tolist()
+    boxes = [pycoco.toBbox(pycoco.encode(np.asfortranarray(mask, np.uint8))).tolist() for mask in expected.masks[:3]]
+    assert [entry["bbox"] for entry in entries[:4]] == [*boxes, [2, 90, 28, 28]], "around the masks"
+    assert [entry["area"] for entry in entries[:4]] == [*expected.masks[:3].sum((1, 2)).tolist(), 28 * 28]
+    assert "segmentation" not in entries[3], "no pixel"
+    assert {finding.kind for finding in check_dataset(written / "coco.json").findings} == {"missing-outline"}
     dataset = open_dataset(written / "coco.json")
     for record, name in zip(dataset, ("a.png", "in/b.png"), strict=True):  # not the pictures with the detections
         assert record.path == written / "coco_images" / name
         assert record.path.read_bytes() == (written.parent / "photos" / name).read_bytes()
-    np.testing.assert_allclose(dataset[1].boxes[:3], expected.boxes[:3], atol=0.01)
+    np.testing.assert_allclose(dataset[1].boxes[3], expected.boxes[3], atol=0.01)
 
 
 def test_csv_and_masks(written: Path) -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
 import pytest
 from typing_extensions import override
 
-from rcnn.cli.sources import Sources
+from rcnn.cli.image_outcomes import ImageOptions, read_source
+from rcnn.cli.scores import Filter
+from rcnn.cli.sources import Source, Sources
 from rcnn.cli.sources import expand as expand_into
+from rcnn.data.images import ImageError
 from rcnn.download.http import DownloadError
 from rcnn.download.memory import download
 from rcnn.outputs import OutputFolder
+from rcnn.predictor import Predictor
 
 
 class Server(BaseHTTPRequestHandler):
@@ -267,3 +273,11 @@ def test_each_list_of_files_is_read_once(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("rcnn.cli.sources.files_of_rcnn", files_of)
     assert len(expand([str(tmp_path / "photos" / "*.jpg")], tmp_path / "out").images) == 8
     assert read == [str(tmp_path / "photos")]
+
+
+def test_a_download_that_is_no_image_is_named_by_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "http://127.0.0.1/notes.txt"
+    source = Source(name=url, picture="notes.jpg", url=True)
+    monkeypatch.setattr(Source, "read", lambda self: b"hello")
+    with pytest.raises(ImageError, match=f"^{re.escape(url)} is not an image that can be read: save it as JPEG"):
+        read_source(cast("Predictor", None), ImageOptions(keep=Filter(score=0.5)), source)

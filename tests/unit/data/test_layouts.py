@@ -249,6 +249,10 @@ def test_images_without_ground_truth(tmp_path: Path) -> None:
     ("files", "message"),
     [
         ({"a.jpg": "x", "b.jpg": "x"}, r"contains 2 \.jpg\. There are images, but no annotations: outline the objects"),
+        (
+            {"masks/a.png": "x"},
+            r"If these are masks, put the images .* into images/ beside masks/, and give",
+        ),
         ({"x/a.jpg": "", "x/a.csv": "a,b"}, r"1 \.csv.* in the folders x\. x/a\.csv is a table: convert it"),
         ({"a.csv": "filename,region_shape_attributes"}, r"a\.csv is VIA's table: .*Export Annotations \(as json\)"),
         ({"instances_val.json": "{}"}, r"is a COCO file: give that file, or the folder that contains annotations/ and"),

@@ -153,8 +153,8 @@ def test_a_split_in_the_formats_of_other_tools(
     assert results == [box | mask for box, mask in zip(*expected, strict=True)]
     assert {result["image_id"] for result in results} == {501, 502}
     again = COCO(str(output / "coco.json"))
-    assert [(one["image_id"], one["category_id"], one["bbox"]) for one in again.dataset["annotations"]] == [
-        (result["image_id"], result["category_id"], result["bbox"]) for result in results
+    assert [(one["image_id"], one["category_id"], one["score"]) for one in again.dataset["annotations"]] == [
+        (result["image_id"], result["category_id"], result["score"]) for result in results
     ]
     assert {one["id"]: one["name"] for one in again.dataset["categories"]} == {10: CLASSES[0], 20: CLASSES[1]}
     assert sum(len(image["detections"]) for image in images) == len(results)

@@ -71,8 +71,10 @@ def test_the_same_results_do_not_differ() -> None:
         assert (difference.difference, difference.lower, difference.upper) == (0.0, 0.0, 0.0)
     lines = str(found).splitlines()
     assert lines[0].split() == ["box", "A", "B", "B", "-", "A", "95%", "interval", "B", "better"]
-    assert lines[1].split()[-4:] == ["+0.000", "to", "+0.000", "0%"]
+    assert lines[1].split()[-4:] == ["+0.000", "to", "+0.000", "-"], "not 0%: neither is better"
     assert any(line.startswith("cup") for line in lines)
+    worse = compare_results("coco", truth, results, [], ("bbox",), samples=20)
+    assert str(worse).splitlines()[1].split()[-1] == "0%"
     without = compare_results("coco", truth, results, results, ("bbox",), samples=0)
     assert without.kinds["bbox"]["AP"].lower is None
     assert "interval" not in str(without)

@@ -144,7 +144,13 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
             "The files in labels/ look like YOLO's, but no file has the names of the classes: add classes.txt, with a "
             "name per line in the order of their numbers."
         )
-    if any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files):
+    images = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if any("masks" in (folder.resolve().name, *PurePath(name).parts) for name in images):
+        return (
+            "If these are masks, put the images that they belong to into images/ beside masks/, and give the folder "
+            "that contains both."
+        )
+    if images:
         return (
             "There are images, but no annotations: outline the objects with a labelling tool and export them as COCO."
         )

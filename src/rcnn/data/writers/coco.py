@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rcnn.data.skeletons import HALF_PIXEL
-from rcnn.ops.coco_backend import rle_area
+from rcnn.ops.coco_backend import rle_area, rle_box
 
 
 def coco_result(found: dict[str, Any], image_id: int | str, category_id: int | str) -> dict[str, Any]:
@@ -70,12 +70,18 @@ def coco_file(
 ) -> dict[str, list[dict[str, Any]]]:
     """The content of an annotation file: the same objects as annotations with a score; `ids` as in `coco_results`.
 
+    An object with a mask has the box around it; a mask without a pixel is not written.
     `names` (K,) are the classes; each has the `keypoints` (J,), all of them visible. `copies`: image -> its path
     relative to the folder of the annotation file; by default, paths are relative to the folder with all images.
     """
     annotations = coco_results(images, category_ids, ids)
     for number, entry in enumerate(annotations, start=1):
-        area = rle_area(entry["segmentation"]) if "segmentation" in entry else entry["bbox"][2] * entry["bbox"][3]
+        area = rle_area(entry["segmentation"]) if "segmentation" in entry else 0
+        if area:
+            entry["bbox"] = list(rle_box(entry["segmentation"]))  # the box of the network is not exactly around it
+        else:
+            entry.pop("segmentation", None)  # no pixel
+            area = entry["bbox"][2] * entry["bbox"][3]
         entry.update({"id": number, "iscrowd": 0, "area": area})
         if "keypoints" in entry:
             entry["keypoints"][2::3] = [2] * len(keypoints)
