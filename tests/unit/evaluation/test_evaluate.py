@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import typing_extensions
 
 from rcnn.data import Dataset, open_dataset
 from rcnn.drawing.ground_truth import draw_ground_truth
@@ -24,6 +25,8 @@ from rcnn.evaluation.run import run_evaluation
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
+from rcnn.runtime.monitor import Monitor
+from rcnn.runtime.processes import ALONE
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 
 Entry = dict[str, Any]
@@ -384,3 +387,27 @@ def test_a_data_set_from_python_needs_the_classes_of_the_model(predictor: Predic
         evaluate(predictor, Dataset.from_records([record]))
     found = evaluate(predictor, Dataset.from_records([record], classes=predictor.classes))
     assert found.metrics.objects[CLASSES[0]] == 1
+
+
+class Noted(Monitor):
+    """Keeps what a process says that it does."""
+
+    def __init__(self) -> None:
+        super().__init__("process 0 of 1", 0)
+        self.said: list[str] = []
+
+    @typing_extensions.override
+    def doing(self, text: str) -> None:
+        self.said.append(text)
+
+    @typing_extensions.override
+    def rest(self) -> None:
+        self.said.append("rest")
+
+
+def test_the_images_in_flight_are_noted_for_the_watchdog_and_the_launcher(predictor: Predictor, data: Path) -> None:
+    """A stall while the metrics are computed is none: they may take long."""
+    monitor = Noted()
+    dataset = open_dataset(data, "val", CLASSES)
+    evaluate_dataset(predictor, dataset, batch_size=2, processes=replace(ALONE, monitor=monitor))
+    assert monitor.said == ["the prediction on images 1, 2", "the prediction on image 3", "rest"]

@@ -24,6 +24,7 @@ from rcnn.training.log import read_log
 from rcnn.training.request import RunRequest
 from rcnn.training.run_data import choose_splits
 from rcnn.training.starting import starting_config
+from rcnn.training.state import read_state
 from rcnn.weights.checkpoint import load_checkpoint, load_detector
 from tests.command import rcnn
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
@@ -361,6 +362,21 @@ def test_too_little_memory_names_the_settings_to_lower(
     assert "input.max_size=128 and input.min_size=96" in line
     assert ("train.batch_size=2 (train.accumulate=2 with half of it" in line) == (size == 2)
     assert ("Tried to allocate 2.00 GiB" if size == 1 else "can't allocate memory") in line
+
+
+def test_too_little_memory_for_an_evaluation_is_not_reported_as_a_step(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB\nmore")
+
+    monkeypatch.setattr("rcnn.training.run.evaluate_detector", failing)
+    words = (*TINY_MODEL, *BRIEF, "train.steps=1", "--device", "cpu")
+    assert rcnn("train", "mask_rcnn_compact", "--data", data, "--output", tmp_path / "run", *words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("rcnn: not enough memory on cpu for the evaluation after 1 step: lower input.max_size=128 ")
+    assert line.endswith("(CUDA out of memory. Tried to allocate 3.00 GiB)")
+    assert read_state(tmp_path / "run" / "last")["step"] == 1
 
 
 @contextmanager
