@@ -80,10 +80,13 @@ def predict_split_command(
                 f"({few(dataset.missing_classes)}): their detections are not written, because they have no category id",
                 err=True,
             )
+        for finding in dataset.skipped_images:
+            typer.echo(f"warning: {finding.line()}", err=True)
         written, failed = _write_split(predictor, dataset, output, checkpoint, keep, detect, processes)
     typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
     if failed:
         typer.echo(f"{counted(len(failed), 'image')} failed and have no detections", err=True)
+    if failed or dataset.skipped_images:
         raise typer.Exit(1)
 
 

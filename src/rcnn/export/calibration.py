@@ -10,6 +10,7 @@ from rcnn.data import Dataset, splits
 from rcnn.data.defaults import default_training_split
 from rcnn.data.images import ImageError, is_image
 from rcnn.data.loading import pad_images
+from rcnn.data.messages import counted, few
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.evaluate import evaluate_dataset
 from rcnn.evaluation.opening import dataset_for, validation_split
@@ -65,14 +66,21 @@ def spread(files: Sequence[Path], count: int) -> list[Path]:
     return [files[index * len(files) // most] for index in range(most)]
 
 
-def batches(predictor: Predictor, files: Sequence[Path]) -> Iterator[ImageBatch]:
-    """Batches of one image, prepared for `predictor`. Raises ValueError for an image that cannot be read."""
+def batches(predictor: Predictor, files: Sequence[Path], failed: list[str] | None = None) -> Iterator[ImageBatch]:
+    """Batches of one image, prepared for `predictor`. Images that cannot be read are skipped; `failed` receives why.
+
+    Raises ValueError if none can be read.
+    """
+    errors = list[str]() if failed is None else failed
     for file in files:
         try:
             image, frame = predictor.prepare(file)
-        except ImageError as error:
-            raise ValueError(f"cannot calibrate on {file}: {error}. Remove it, or repair it") from error
-        yield pad_images([image], predictor.config.input.divisor, "exact", [frame])
+        except (ImageError, OSError) as error:
+            errors.append(str(error))
+        else:
+            yield pad_images([image], predictor.config.input.divisor, "exact", [frame])
+    if len(errors) == len(files):
+        raise ValueError(f"cannot calibrate: none of {counted(len(files), 'image')} can be read: {few(errors, 1)}")
 
 
 def average_precision(path: Path, dataset: Dataset, limit: int) -> dict[str, Number]:

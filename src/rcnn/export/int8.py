@@ -99,14 +99,17 @@ def quantize(
 ) -> tuple[Quantization, Difference]:
     """Write the ONNX file `source` (float32) as `output` (int8).
 
-    Returns how it was quantized, and the differences of the detections on COMPARED images. Raises ValueError if an
-    image cannot be read.
+    Returns how it was quantized, and the differences of the detections on COMPARED images. Images that cannot be read
+    are skipped, with a warning. Raises ValueError if none can be read.
     """
     predictor = Predictor(source, device="cpu")
     model = open_exported(source, torch.device("cpu"))
     files = spread(images.files, CALIBRATED)
     say(f"calibrating on {counted(len(files), 'image')}")
-    quantizer = Quantizer(source, (model.inputs(one) for one in batches(predictor, files)))
+    failed = list[str]()
+    quantizer = Quantizer(source, (model.inputs(one) for one in batches(predictor, files, failed)))
+    for line in failed:
+        say(f"warning: {line}. The image is not used")
     compared = list(batches(predictor, spread(images.files, COMPARED)))
     expected = [model.predict(one) for one in compared]
     with tempfile.TemporaryDirectory(prefix="rcnn-int8-") as folder:
@@ -122,7 +125,10 @@ def quantize(
     found = [quantized.predict(one) for one in compared]
     alike = statistics.fmean(map(agreement, expected, found))
     how = Quantization(
-        images=len(files), layers=len(quantizer.layers), float_layers=float_layers, agreement=round(alike, 4)
+        images=len(files) - len(failed),
+        layers=len(quantizer.layers),
+        float_layers=float_layers,
+        agreement=round(alike, 4),
     )
     return how, joined([compare(a, b) for a, b in zip(expected, found, strict=True)])
 
@@ -182,7 +188,7 @@ def seconds_per_image(files: Sequence[Path], images: CalibrationImages) -> list[
     """Median seconds per image of each exported file; one image at a time, alternating between the files."""
     models = [open_exported(file, torch.device("cpu")) for file in files]
     predictor = Predictor(files[0], device="cpu")
-    batch = next(batches(predictor, images.files[:1]))
+    batch = next(batches(predictor, images.files))
     times: list[list[float]] = [[] for _ in files]
     for repeat in range(1 + TIMED):  # the first one warms up
         for model, own in zip(models, times, strict=True):

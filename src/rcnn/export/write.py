@@ -25,11 +25,12 @@ from rcnn.export.trace import trace
 from rcnn.models import Detector
 from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import Overrides
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import OutputFolder, require_space
 from rcnn.runtime.record import SUFFIXES, ExportPrecision, ExportRecord, Target, input_names, output_names
 from rcnn.weights.checkpoint import load_detector
 
 Size = Literal["dynamic"] | tuple[int, int]
+BYTES: dict[ExportPrecision, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}  # of a weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,7 @@ def export_model(
     with OutputFolder(path.parent) as folder:
         names = [path.name] if target != "openvino" else [path.name, path.with_suffix(".bin").name]
         folder.require_free(*names)
+        require_space(path, file_bytes(detector, record))
         # OpenVINO converts the weights itself; int8 layers are made from float32 ones
         network = "float32" if target == "openvino" or precision == "int8" else precision
         prepared = prepare_for_inference(detector, network)
@@ -110,6 +112,13 @@ def export_model(
             write_file(program, record, temporary / path.name)
     difference = check_file(path, prepared, program, record, say)
     return Exported(path=path, record=record, difference=difference)
+
+
+def file_bytes(detector: Detector, record: ExportRecord) -> int:
+    """About the bytes that are written: the weights, and for OpenVINO those of the ONNX file that it is made from."""
+    weights = sum(value.nbytes for value in detector.state_dict().values())
+    written = int(weights * BYTES[record.precision] / 4)
+    return written + (weights if record.target == "openvino" and record.precision != "int8" else 0)
 
 
 def write_with_resize(

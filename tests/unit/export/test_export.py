@@ -8,7 +8,7 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import pytest
@@ -324,3 +324,17 @@ def test_a_file_that_detects_nothing_differs() -> None:
     for pair in ((whole, nothing), (nothing, whole)):
         assert compare(*pair).unmatched == 1
     assert compare(nothing, nothing).is_empty
+
+
+@pytest.mark.parametrize(("precision", "share"), [("float32", 1.0), ("float16", 0.5)])
+def test_a_full_disk_is_found_before_the_model_is_traced(
+    precision: Literal["float32", "float16"], share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = detector_of("faster_rcnn_compact")
+    needed = share * sum(value.nbytes for value in detector.state_dict().values())
+    monkeypatch.setattr("rcnn.outputs.durable.free_space", lambda path: int(needed) - 1)
+    said: list[str] = []
+    with pytest.raises(OSError, match=rf"No space left on device, and {needed / 1e6:,.1f} MB are needed: .*model"):
+        export_model(detector, tmp_path / "new" / "model.onnx", precision=precision, log=said.append)
+    assert said == []
+    assert not (tmp_path / "new").exists()

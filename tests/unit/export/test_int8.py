@@ -15,17 +15,19 @@ import rcnn
 from rcnn.data import Dataset
 from rcnn.evaluation.opening import dataset_for
 from rcnn.export import calibration, int8
-from rcnn.export.calibration import find_calibration_images, spread
+from rcnn.export.calibration import batches, find_calibration_images, spread
 from rcnn.export.compare import agreement
 from rcnn.export.int8 import choose_float_layers
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
+from rcnn.predictor import Predictor
 from rcnn.runtime.exported import exported_record
 from rcnn.runtime.record import ExportRecord
 from rcnn.structures import Detections
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.command import rcnn as command
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
+from tests.unit.data.coco_folders import write_images
 
 NO_MASKS = [word for word in TINY_MODEL if not word.startswith("mask.")]
 
@@ -141,6 +143,18 @@ def test_what_int8_needs(
     assert command("export", checkpoint, "--output", "a.onnx", *words) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "a.onnx").exists()
+
+
+def test_images_that_cannot_be_read_are_skipped(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png", "b.png", "c.png"])
+    (tmp_path / "b.png").write_bytes(b"")
+    detector = build_detector(override(model_config("faster_rcnn_compact"), ["num_classes=1"]))
+    predictor, failed = Predictor(detector, classes=("kite",), device="cpu"), list[str]()
+    files = sorted(tmp_path.iterdir())
+    assert len(list(batches(predictor, files, failed))) == 2
+    assert [line.partition(": ")[0] for line in failed] == [f"{files[1]} is empty (0 bytes)"]
+    with pytest.raises(ValueError, match=r"none of 1 image can be read: .*b\.png is empty"):
+        list(batches(predictor, files[1:2]))
 
 
 def test_the_images_of_a_folder_without_annotations(tmp_path: Path) -> None:

@@ -314,6 +314,13 @@ def test_a_folder_with_files_of_the_user_is_refused(data: Path, tmp_path: Path, 
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, '{"lr": 1}')]
 
 
+def test_a_file_of_the_user_beside_those_of_the_run_is_kept(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl.new").write_text("mine")
+    run(data, tmp_path, "train.steps=1")
+    assert (tmp_path / "log.jsonl.new").read_text() == "mine"
+    assert len(read_log(tmp_path / "log.jsonl")) > 0
+
+
 def test_a_folder_in_use_is_refused(data: Path, tmp_path: Path) -> None:
     with OutputFolder(tmp_path / "run") as folder:
         for _ in range(2):  # before its first checkpoint, and after it
@@ -391,3 +398,28 @@ def test_deterministic_runs_have_equal_weights(data: Path, tmp_path: Path) -> No
     assert all(torch.equal(value, same[name]) for name, value in one.items())
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=0, atol=1e-3)
+
+
+def test_a_damaged_image_costs_only_its_places(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Damage behind the header, which is found when the image is decoded: the run goes on, unless it is strict."""
+    damaged = shutil.copytree(data, tmp_path / "data")
+    for split in ("train", "val"):
+        file = damaged / split / f"{split}_2.png"
+        file.write_bytes(file.read_bytes()[:2000])
+    words = ("--device", "cpu", *TINY_MODEL, *BRIEF, "train.trackers=[]", "train.pictures=0", "train.steps=5")
+    weights = []
+    for workers in (0, 2):
+        output = tmp_path / f"workers {workers}"
+        more = (f"train.workers={workers}", "train.validation_loss=true")
+        assert rcnn("train", "mask_rcnn_compact", "--data", damaged, "--output", output, *words, *more) == 0
+        error = " ".join(capsys.readouterr().err.split())
+        assert error.count("Another image takes its place") == 1
+        assert "train_2.png is truncated or damaged" in error
+        assert "1 of 2 images could not be evaluated" in error
+        weights.append(load_checkpoint(output / "last").state)
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    output = tmp_path / "strict"
+    assert rcnn("train", "mask_rcnn_compact", "--data", damaged, "--output", output, "--strict", *words) == 2
+    assert "train_2.png is truncated or damaged" in capsys.readouterr().err
