@@ -101,9 +101,7 @@ class DataError(ValueError):
     empty, removing entries does not help. `example`: what is wrong with the first of them, for images that are skipped.
     """
 
-    def __init__(
-        self, kind: str, message: str, table: str = "", places: Sequence[int] = (), example: str = ""
-    ) -> None:
+    def __init__(self, kind: str, message: str, table: str = "", places: Sequence[int] = (), example: str = "") -> None:
         super().__init__(message)
         self.kind, self.table, self.places, self.example = kind, table, tuple(places), example
 

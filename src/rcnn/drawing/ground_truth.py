@@ -57,5 +57,7 @@ def outline_region(segmentation: Segmentation, size: tuple[int, int]) -> Region 
     """The mask of an object in an image of `size` (height, width); None if it has no outline, only a box."""
     if not segmentation:
         return None
-    outline = segmentation if isinstance(segmentation, dict) else [part.tolist() for part in segmentation]
+    outline = (
+        segmentation if isinstance(segmentation, dict) else [[float(value) for value in part] for part in segmentation]
+    )
     return region_of(rle_mask(as_rle(outline, *size)))

@@ -111,9 +111,7 @@ def _open(
     if held_out is not None:
         training, validation = divide_held_out(training, held_out)
         validations = (validation,)
-    return RunData(
-        training=training, validations=validations, held_out=held_out, reasons=reasons, left_out=left_out
-    )
+    return RunData(training=training, validations=validations, held_out=held_out, reasons=reasons, left_out=left_out)
 
 
 def _readable(

@@ -232,10 +232,11 @@ def test_characters_that_the_locale_does_not_have_are_escaped(monkeypatch: pytes
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", errors="strict"))
 
     def show(*_: object, **__: object) -> None:
-        typer.echo("caf\xe9")
+        print("caf\xe9")  # as rich does; click writes UTF-8 to ASCII streams
 
     monkeypatch.setattr(app, "app", show)
     main(["doctor"])
+    sys.stdout.flush()
     assert written.getvalue() == b"caf\\xe9\n"
 
 

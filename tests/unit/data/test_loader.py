@@ -283,8 +283,11 @@ class TestUnreadableImages:
             path.write_bytes(path.read_bytes()[:2000])
         return dataset
 
-    def stream(self, dataset: Dataset, count: int, settings: Settings = settings, **more: int) -> list[TrainingBatch]:
-        return take(training_batches(dataset, Model(), settings, skip_unreadable=True, **more), count)
+    def stream(
+        self, dataset: Dataset, count: int, settings: Settings = settings, first: int = 0, rank: int = 0, world: int = 1
+    ) -> list[TrainingBatch]:
+        batches = training_batches(dataset, Model(), settings, first, rank=rank, world=world, skip_unreadable=True)
+        return take(batches, count)
 
     def test_only_their_places_change(self, dataset: Dataset) -> None:
         before = self.stream(dataset, 21)
@@ -298,7 +301,6 @@ class TestUnreadableImages:
                 assert f"{one.image_ids[0]}.png is truncated or damaged" in other.unreadable[0]
             else:
                 assert_same([one], [other])
-        assert len({after[n].image_ids for n in places}) > 1  # not always the same image
 
     def test_they_do_not_depend_on_workers_start_and_processes(self, dataset: Dataset) -> None:
         self.damage(dataset, 2, 3)

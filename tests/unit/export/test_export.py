@@ -332,7 +332,11 @@ def test_a_full_disk_is_found_before_the_model_is_traced(
 ) -> None:
     detector = detector_of("faster_rcnn_compact")
     needed = share * sum(value.nbytes for value in detector.state_dict().values())
-    monkeypatch.setattr("rcnn.outputs.durable.free_space", lambda path: int(needed) - 1)
+
+    def free(path: Path) -> int:
+        return int(needed) - 1
+
+    monkeypatch.setattr("rcnn.outputs.durable.free_space", free)
     said: list[str] = []
     with pytest.raises(OSError, match=rf"No space left on device, and {needed / 1e6:,.1f} MB are needed: .*model"):
         export_model(detector, tmp_path / "new" / "model.onnx", precision=precision, log=said.append)

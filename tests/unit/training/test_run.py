@@ -400,9 +400,7 @@ def test_deterministic_runs_have_equal_weights(data: Path, tmp_path: Path) -> No
         torch.testing.assert_close(value, other[name], rtol=0, atol=1e-3)
 
 
-def test_a_damaged_image_costs_only_its_places(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_image_costs_only_its_places(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Damage behind the header, which is found when the image is decoded: the run goes on, unless it is strict."""
     damaged = shutil.copytree(data, tmp_path / "data")
     for split in ("train", "val"):

@@ -306,9 +306,7 @@ def add_skipped(kind: str, ids: Sequence[object], example: str, warnings: Warnin
     warnings.add(f"{SKIPPED_IMAGES[kind]}, e.g. {example}", SKIPPED, ids, "image", kind=kind)
 
 
-def readable_sizes(
-    files: Mapping[str, Path], known: Sequence[Image], warnings: Warnings
-) -> dict[Id, tuple[int, int]]:
+def readable_sizes(files: Mapping[str, Path], known: Sequence[Image], warnings: Warnings) -> dict[Id, tuple[int, int]]:
     """The height and width of image files by id, for formats without sizes; `known` images are not read again.
 
     Files that cannot be read are added to `warnings`. Raises DataError if they are half of the files or more.
