@@ -389,11 +389,9 @@ def test_a_data_set_from_python_needs_the_classes_of_the_model(predictor: Predic
 def test_an_unreadable_image_of_saved_results_costs_only_its_picture(data: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(perfect(data, bbox="", segmentation="")))
     (data / "val" / "val_2.png").write_bytes(b"")
-    said: list[str] = []
-    done = run_evaluation(
-        tmp_path / "results.json", open_dataset(data, "val", CLASSES), tmp_path / "out",
-        options=EvaluationOptions(pictures=3), title="t", details={}, log=said.append,
-    )  # fmt: skip
+    said, options = list[str](), EvaluationOptions(pictures=3)
+    saved, dataset, out = tmp_path / "results.json", open_dataset(data, "val", CLASSES), tmp_path / "out"
+    done = run_evaluation(saved, dataset, out, options=options, title="t", details={}, log=said.append)
     assert done.metrics.kinds["segm"]["AP"] == 1
     [warning] = [line for line in said if "no picture" in line]
     assert "val_2.png is empty (0 bytes)" in warning
