@@ -121,7 +121,7 @@ def _open_split(predictor: Predictor, options: SplitOptions) -> Dataset:
 
 
 def _print_warnings(dataset: Dataset) -> None:
-    """Warn of images that are skipped, and of classes of the model that the data set does not list, if it has others."""
+    """Warn of images that are skipped, and of classes of the model that the data set lacks, if it has others."""
     from rcnn.data.messages import counted, few
 
     for finding in dataset.skipped_images:
