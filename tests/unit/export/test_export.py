@@ -81,6 +81,27 @@ def test_the_predictor_runs_a_file_like_the_checkpoint(mask_model: tuple[Detecto
         rcnn.Predictor(written.path, overrides=["box.score_threshold=0.1"])
 
 
+def test_a_file_is_served(mask_model: tuple[Detector, Exported], tmp_path: Path) -> None:
+    """The answers of the service are those of the checkpoint."""
+    pytest.importorskip("fastapi", reason="needs pip install 'rcnn[web]'")
+    from PIL import Image
+
+    from tests.unit.serving.running import ServiceOptions, request, running
+
+    detector, written = mask_model
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(photo)
+    with running(rcnn.Predictor(written.path), ServiceOptions(log_requests=False)) as url:
+        status, text = request(f"{url}/predict", photo.read_bytes())
+    assert status == 200
+    expected = rcnn.Predictor(detector, classes=written.record.classes).predict(photo).to_json()
+    found = json.loads(text)["detections"]
+    assert [one["name"] for one in found] == [one["name"] for one in expected] != []
+    for one, other in zip(found, expected, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+        assert one["box"] == pytest.approx(other["box"], abs=0.01)
+
+
 def test_the_command_line_runs_a_file(mask_model: tuple[Detector, Exported], tmp_path: Path) -> None:
     from PIL import Image
 

@@ -13,7 +13,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from torch import Tensor
@@ -184,20 +183,3 @@ def test_each_request_is_one_line_of_json(predictor: Predictor, capsys: pytest.C
         ("POST", "/predict", 200), ("POST", "/predict", 400), ("GET", "other", 404)
     ]  # fmt: skip
     assert all(one["seconds"] >= 0 and abs(one["time"] - time.time()) < 60 for one in lines)
-
-
-def test_an_exported_file_is_served(tmp_path: Path) -> None:
-    """The answers are those of the checkpoint."""
-    pytest.importorskip("onnxscript", reason="needs pip install 'rcnn[onnx]'")
-    from rcnn.export.write import export_model
-
-    own = tiny_predictor()
-    written = export_model(own.detector, tmp_path / "model.onnx", size=(64, 96), batch=2)
-    with running(Predictor(written.path), OPTIONS) as url:
-        status, text = request(f"{url}/predict", PHOTO)
-    assert status == 200
-    expected, found = own.predict(PHOTO).to_json(), json.loads(text)["detections"]
-    assert [one["name"] for one in found] == [one["name"] for one in expected] != []
-    for one, other in zip(found, expected, strict=True):
-        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
-        assert one["box"] == pytest.approx(other["box"], abs=0.02)
