@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,10 +39,10 @@ MASK_IOU = 0.95  # of these fitted heads, many mask probabilities are nearly 0.5
 CACHE = "fitted.pt"
 
 
-def peers(detector: Detector, photo: Photo, threshold: float, only: str | None = None) -> dict[str, Any]:
-    """A call for each peer, from the photo's pixels to its detections."""
+def peers(detector: Detector, photo: Photo, threshold: float, names: Collection[str]) -> dict[str, Any]:
+    """A call for each peer of `names`, from the photo's pixels to its detections."""
     calls: dict[str, Any] = {}
-    if only in (None, PEERS[0]):
+    if PEERS[0] in names:
         twin = torchvision_twin(detector, threshold).eval()
         image = photo.pixels.float() / 255
 
@@ -54,7 +55,7 @@ def peers(detector: Detector, photo: Photo, threshold: float, only: str | None =
     classes = [str(number) for number in range(detector.config.num_classes)]
     for precision in PRECISIONS:
         name = f"rcnn {precision}"
-        if only in (None, name):
+        if name in names:
             predictor = Predictor(detector, classes=classes, device="cpu", precision=precision)
             calls[name] = lambda predictor=predictor: with_masks(predictor, photo)
     return calls
@@ -100,10 +101,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--weights", type=Path, default=Path("build/benchmark"), help="folder for the fitted weights")
     parser.add_argument("--trained", type=Path, help="D2Go's Mask R-CNN; default: ../../weights/d2go/ from --data")
+    parser.add_argument("--float32-only", action="store_true", help="leave bfloat16 out, on a CPU without it")
     parser.add_argument("--memory-of", choices=PEERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     trained = options.trained or trained_weights(options.data, "mask")
-    if not trained.is_file():
+    if not (trained.is_file() or options.float32_only):
         parser.error(
             f"{trained} does not exist: bfloat16 is compared with D2Go's weights; name the file with --trained"
         )
@@ -117,19 +119,19 @@ def main() -> None:
         torch.save(detector.state_dict(), cache)
     detector.load_state_dict(torch.load(cache, weights_only=True))
     if options.memory_of:
-        call = peers(detector, photo, 0.0, options.memory_of)[options.memory_of]
+        call = peers(detector, photo, 0.0, [options.memory_of])[options.memory_of]
         for _ in range(2):
             call()
         print(json.dumps({"peak_mib": peak_memory()}))
         return
-    found = {name: call() for name, call in peers(detector, photo, SCORE).items() if name != PEERS[2]}
-    agreement = {
-        PEERS[1]: compare(found[PEERS[0]], found[PEERS[1]][0]),
-        PEERS[2]: compare_precisions(trained, options.data),
-    }
-    times = alternate(peers(detector, photo, 0.0), options.repeats)
-    memory = {name: in_a_process(__file__, *sys.argv[1:], "--memory-of", name)["peak_mib"] for name in PEERS}
-    ratios = {name: times[PEERS[0]]["median_s"] / times[name]["median_s"] for name in PEERS[1:]}
+    names = PEERS[:2] if options.float32_only else PEERS
+    found = {name: call() for name, call in peers(detector, photo, SCORE, PEERS[:2]).items()}
+    agreement = {PEERS[1]: compare(found[PEERS[0]], found[PEERS[1]][0])}
+    if not options.float32_only:
+        agreement[PEERS[2]] = compare_precisions(trained, options.data)
+    times = alternate(peers(detector, photo, 0.0, names), options.repeats)
+    memory = {name: in_a_process(__file__, *sys.argv[1:], "--memory-of", name)["peak_mib"] for name in names}
+    ratios = {name: times[PEERS[0]]["median_s"] / times[name]["median_s"] for name in names[1:]}
     path = write(
         "inference",
         "python benchmarks/inference.py " + " ".join(sys.argv[1:]),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,10 +36,10 @@ BOX_PIXELS, SCORE_DIFFERENCE, WITHIN = 1e-3, 1e-3, 0.99  # ... and this part of 
 CACHE = "fitted_keypoints.pt"
 
 
-def peers(detector: Detector, photo: Photo, threshold: float, only: str | None = None) -> dict[str, Any]:
-    """A call for each peer, from the photo's pixels to its detections."""
+def peers(detector: Detector, photo: Photo, threshold: float, names: Collection[str]) -> dict[str, Any]:
+    """A call for each peer of `names`, from the photo's pixels to its detections."""
     calls: dict[str, Any] = {}
-    if only in (None, PEERS[0]):
+    if PEERS[0] in names:
         twin = torchvision_twin(detector, threshold).eval()
         image = photo.pixels.float() / 255
 
@@ -50,7 +51,7 @@ def peers(detector: Detector, photo: Photo, threshold: float, only: str | None =
     set_score_threshold(detector, threshold)
     for precision in PRECISIONS:
         name = f"rcnn {precision}"
-        if only in (None, name):
+        if name in names:
             predictor = Predictor(detector, classes=("person",), device="cpu", precision=precision)
             calls[name] = lambda predictor=predictor: predictor.predict([photo.pixels])[0]
     return calls
@@ -105,10 +106,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--weights", type=Path, default=Path("build/benchmark"), help="folder for the fitted weights")
     parser.add_argument("--trained", type=Path, help="D2Go's Keypoint R-CNN; default: ../../weights/d2go/ from --data")
+    parser.add_argument("--float32-only", action="store_true", help="leave bfloat16 out, on a CPU without it")
     parser.add_argument("--memory-of", choices=PEERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     trained = options.trained or trained_weights(options.data, "keypoint")
-    if not trained.is_file():
+    if not (trained.is_file() or options.float32_only):
         parser.error(f"{trained} does not exist; name the file of D2Go's Keypoint R-CNN with --trained")
     detector = new_detector("keypointrcnn_resnet50_fpn")
     photo = open_photo(options.data, options.split, options.image, detector, masks=None)
@@ -120,21 +122,21 @@ def main() -> None:
         torch.save(detector.state_dict(), cache)
     detector.load_state_dict(torch.load(cache, weights_only=True))
     if options.memory_of:
-        call = peers(detector, photo, 0.0, options.memory_of)[options.memory_of]
+        call = peers(detector, photo, 0.0, [options.memory_of])[options.memory_of]
         for _ in range(2):
             call()
         print(json.dumps({"peak_mib": peak_memory()}))
         return
-    found = {name: call() for name, call in peers(detector, photo, SCORE).items() if name != PEERS[2]}
-    agreement = {
-        PEERS[1]: compare(found[PEERS[0]], found[PEERS[1]]),
-        PEERS[2]: compare_precisions(trained, options.data),
-    }
-    timed = peers(detector, photo, 0.0)
+    names = PEERS[:2] if options.float32_only else PEERS
+    found = {name: call() for name, call in peers(detector, photo, SCORE, PEERS[:2]).items()}
+    agreement = {PEERS[1]: compare(found[PEERS[0]], found[PEERS[1]])}
+    if not options.float32_only:
+        agreement[PEERS[2]] = compare_precisions(trained, options.data)
+    timed = peers(detector, photo, 0.0, names)
     counts = {name: len(call()["boxes"] if name == PEERS[0] else call()) for name, call in timed.items()}
     times = alternate(timed, options.repeats)
-    memory = {name: in_a_process(__file__, *sys.argv[1:], "--memory-of", name)["peak_mib"] for name in PEERS}
-    ratios = {name: times[PEERS[0]]["median_s"] / times[name]["median_s"] for name in PEERS[1:]}
+    memory = {name: in_a_process(__file__, *sys.argv[1:], "--memory-of", name)["peak_mib"] for name in names}
+    ratios = {name: times[PEERS[0]]["median_s"] / times[name]["median_s"] for name in names[1:]}
     values = {
         "model": "keypoint_rcnn_r50_fpn, torchvision's settings",
         "input": list(photo.images.pixels.shape),

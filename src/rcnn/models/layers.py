@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from rcnn.models.config import Norm
+from rcnn.models.convolution import convolve
 from rcnn.models.heads.region_norm import SyncBatchNorm2d, masked_batch_norm
 
 GROUPS = 32  # of group norm (Wu and He 2018)
@@ -173,11 +174,17 @@ class Conv2d(nn.Conv2d):
             return x if plus is None else x + plus
         if is_fixed(self.norm):
             weight, bias = self.folded()
-            x = F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+            x = self._conv_forward(input, weight, bias)
         else:
             x = self.normed(super().forward(input), valid)
         x = x if plus is None else x + plus
         return F.relu_(x) if self.relu else x
+
+    @override
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution alone; torch's forward calls it."""
+        padding = cast("tuple[int, ...]", self.padding)
+        return convolve(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def fused(self, input: Tensor, plus: Tensor | None) -> Tensor:
         """The convolution, the addition of `plus` and the ReLU in one pass over the maps; `plus` is overwritten."""
