@@ -3,10 +3,9 @@
     python benchmarks/export_matrix.py --models mask_rcnn_compact rpn_r50_fpn
 
 `make export-matrix` runs it with --again for all models (hours on 2 cores). With neither --models nor --again, models
-that have results are skipped. The weights are random, with norms that have the statistics of an image, as trained
-weights have them; proposals and detections are few. Each file takes any size and batch, and is compared at three of
-them and with images without a pixel. A model that can only be traced with a fixed size and batch is exported so. The
-results are kept in benchmarks/results/export_matrix.json, one model at a time.
+that have results are skipped. The weights are random, proposals and detections few. Each file takes any size and
+batch, and is compared at three of them and with images without a pixel. A model that can only be traced with a fixed
+size and batch is exported so. The results are kept in benchmarks/results/export_matrix.json, one model at a time.
 """
 
 from __future__ import annotations
@@ -23,10 +22,7 @@ from pathlib import Path
 from typing import TypedDict, get_args
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.utils.hooks import RemovableHandle
 
 from rcnn.export.check import images_of
 from rcnn.export.compare import Difference, compare, joined
@@ -35,7 +31,6 @@ from rcnn.export.support import unsupported
 from rcnn.export.trace import example_inputs, trace
 from rcnn.models import Detector, DetectorConfig, build_detector, list_models, model_config
 from rcnn.models.inference import prepare_for_inference
-from rcnn.models.layers import Conv2d, is_fixed
 from rcnn.models.overrides import override
 from rcnn.runtime.exported import open_exported
 from rcnn.runtime.record import SUFFIXES, ExportRecord, Target, input_names, output_names
@@ -76,53 +71,18 @@ def small(name: str) -> DetectorConfig:
     return override(config, settings)
 
 
-@torch.no_grad()
-def settle_norms(detector: Detector, values: dict[str, Tensor]) -> None:
-    """Give each batch norm with fixed statistics the mean and variance that its input has for the images in `values`.
-
-    Frozen norms without a checkpoint change nothing, so feature maps grow from block to block: those of ResNet-50 to
-    thousands. Rounding then moves boxes by .01 px or more, in PyTorch (float32 beside float64) as in exported files.
-    """
-
-    def settle(norm: nn.Module, values: Tensor) -> None:
-        norm.get_buffer("running_mean").copy_(values.mean((0, 2, 3)))
-        norm.get_buffer("running_var").copy_(values.var((0, 2, 3)))
-
-    def before_convolution(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, Conv2d)
-        assert layer.norm is not None
-        maps = inputs[0] if layer.border is None else F.pad(inputs[0], layer.border)
-        maps = F.conv2d(maps, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-        settle(layer.norm, maps)
-
-    def before_norm(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        settle(norm, inputs[0])
-
-    hooks: list[RemovableHandle] = []
-    for module in detector.modules():
-        if isinstance(module, Conv2d) and is_fixed(module.norm):  # multiplied into the weights: not called
-            hooks.append(module.register_forward_pre_hook(before_convolution))
-        elif is_fixed(module):
-            hooks.append(module.register_forward_pre_hook(before_norm))
-    detector.predict(images_of(values))
-    for hook in hooks:
-        hook.remove()
-
-
 def cells_of(name: str) -> dict[str, Cell]:
     """The cells of one model; it is traced once. Masks of FCIS are not voted on where that is unsupported."""
     config = small(name)
     found: dict[str, Cell] = {}
     torch.manual_seed(0)
-    detector = build_detector(config).eval()
+    detector = prepare_for_inference(build_detector(config).eval())
     record = ExportRecord(
         config=config, classes=tuple(map(str, range(config.num_classes))), target="torch",
         inputs=input_names(config), outputs=output_names(config),
     )  # fmt: skip
     if config.input.canvas:
         record = replace(record, size=(config.input.canvas, config.input.canvas))
-    settle_norms(detector, example_inputs(record, seed=1))
-    detector = prepare_for_inference(detector)
     try:
         program, record, fixed = trace_any(detector, record)
     except ValueError as error:
