@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,21 @@ def nothing() -> None:
     """Change nothing before a command."""
 
 
+def forked(act: Callable[..., object], *arguments: object) -> BaseProcess:
+    """A process that calls `act(*arguments)`, started as a fork of a server that has imported rcnn."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(IMPORTED))
+    process = context.Process(target=act, args=arguments)
+    process.start()
+    return process
+
+
+def default_signals() -> None:
+    """Signals end this process; a shell starts background jobs with SIGINT ignored, which a child inherits."""
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
 def command(
     output: Path, *words: object, before: Callable[[], object] = nothing, option: str = "--output"
 ) -> tuple[int, str]:
@@ -34,13 +50,9 @@ def command(
 
     Returns its exit status (negative: a signal), and its stderr.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(IMPORTED))
     with tempfile.TemporaryDirectory() as folder:
         errors = Path(folder) / "errors.txt"
-        arguments = (errors, [str(word) for word in (*words, option, output)], before)
-        process = context.Process(target=_run, args=arguments)
-        process.start()
+        process = forked(_run, errors, [str(word) for word in (*words, option, output)], before)
         process.join(SECONDS)
         if process.exitcode is None:
             process.kill()
@@ -52,8 +64,7 @@ def command(
 def _run(errors: Path, words: Sequence[str], before: Callable[[], object]) -> None:
     status = 1
     try:
-        for number in SIGNALS:  # a shell starts background jobs with SIGINT ignored, which a child inherits
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        default_signals()
         with errors.open("w") as file, open(os.devnull, "w") as nowhere:
             os.dup2(file.fileno(), 2)
             sys.stdout, sys.stderr = nowhere, file

@@ -94,6 +94,20 @@ def voc_instances(root: Path) -> tuple[Path, str]:
     return root / "set" / "SegmentationObject" / "1.png", "train_segmentation"
 
 
+def voc_array(root: Path) -> tuple[Path, str]:
+    file, split = voc_instances(root)
+    np.save(file.with_suffix(".npy"), np.where(np.arange(SIZE[1]) < 20, 1, -1) * np.ones(SIZE, np.int32))
+    file.unlink()
+    return file.with_suffix(".npy"), split
+
+
+def voc_labelmap(root: Path) -> tuple[Path, str]:
+    _, split = voc_instances(root)
+    (root / "set" / "class_names.txt").unlink()
+    (root / "set" / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\nkite:1,0,0::\n")
+    return root / "set" / "labelmap.txt", split
+
+
 def sbd(root: Path) -> tuple[Path, str]:
     from scipy.io import savemat
 
@@ -149,6 +163,8 @@ KINDS: dict[str, tuple[Callable[[Path], tuple[Path, str]], Parser | None]] = {
     "voc": (voc, None),
     "voc_list": (voc_list, None),
     "voc_instances": (voc_instances, None),
+    "voc_array": (voc_array, None),
+    "voc_labelmap": (voc_labelmap, None),
     "sbd": (sbd, None),
     "refer": (refer, of_pickle),
     "refer_bytes": (refer, None),

@@ -30,19 +30,37 @@ def weights_rule(shared: Path) -> ModuleType:
     return module
 
 
-def write_peer_file(shared: Path, name: str, path: Path) -> dict[str, np.ndarray]:
-    """Detectron2's own file (`.pkl` of arrays or `.pth` of tensors) with the rule's weights; returns the arrays."""
+def peer_weights(shared: Path, name: str) -> dict[str, np.ndarray]:
+    """The rule's weights of a fixture, by Detectron2's names."""
     rule = weights_rule(shared)
     weights = {}
     for entry in json.loads((shared / "golden/detectron2" / name / "names.json").read_text()):
         value = rule.generate(entry["name"], entry["shape"], entry["kind"])
         assert rule.checksum(value) == entry["crc32"], f"numpy's stream has changed: {entry['name']}"
         weights[entry["name"]] = value
+    return weights
+
+
+def write_peer_file(shared: Path, name: str, path: Path) -> dict[str, np.ndarray]:
+    """Detectron2's own file (`.pkl` of arrays or `.pth` of tensors) with the rule's weights; returns the arrays.
+
+    They come from the file of the other form if that is there: making them takes longer than reading them.
+    """
+    other = path.with_suffix({".pkl": ".pth", ".pth": ".pkl"}[path.suffix])
+    weights = read_peer_file(other) if other.exists() else peer_weights(shared, name)
     if path.suffix == ".pkl":
         path.write_bytes(pickle.dumps({"model": weights, "__author__": "any"}))
     else:
         torch.save({"model": {name: torch.from_numpy(value) for name, value in weights.items()}}, path)
     return weights
+
+
+def read_peer_file(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in a file that `write_peer_file` wrote."""
+    if path.suffix == ".pkl":
+        return pickle.loads(path.read_bytes())["model"]  # noqa: S301  the test wrote it
+    state: dict[str, Tensor] = torch.load(path)["model"]
+    return {name: value.numpy() for name, value in state.items()}
 
 
 def golden_detector(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +87,9 @@ def peer_shapes(
     return shapes
 
 
-def peer_value(name: str, shape: Sequence[int]) -> np.ndarray:
-    """The recipe of facts/tensorpack.md, section 9."""
+@cache  # legacy generators are slow, and variants share most of their tensors
+def peer_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The recipe of facts/tensorpack.md, section 9. All calls get the same array: it must not be changed."""
     draw = np.random.RandomState(zlib.crc32(name.encode()))
     if name.endswith("variance/EMA"):
         value = draw.rand(*shape) + 0.5

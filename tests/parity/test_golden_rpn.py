@@ -10,15 +10,21 @@ import torch
 
 from rcnn.ops.roi_align import roi_align
 from tests.deviations import assert_within
+from tests.known_features import known_features
 from tests.parity.golden_detectron2 import assert_stage, golden_detector, golden_images, golden_targets, match_sets
 from tests.parity.golden_stages import assert_gradients
 
 NAME = "rpn_R_50_FPN_1x"
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("detectron2")
+
+
 @torch.no_grad()
-def test_proposals_equal_detectron2s(shared: Path, tmp_path: Path) -> None:
-    detector = golden_detector(shared, NAME, tmp_path)
+def test_proposals_equal_detectron2s(shared: Path, folder: Path) -> None:
+    detector = golden_detector(shared, NAME, folder)
     assert detector.config.proposals_only
     assert detector.config.num_classes == 1
     stored = dict(np.load(shared / "golden/detectron2" / NAME / "inference.npz"))
@@ -28,7 +34,8 @@ def test_proposals_equal_detectron2s(shared: Path, tmp_path: Path) -> None:
         x = detector.rpn.convs(features[key])
         assert_stage(stored, f"rpn_logits_l{level}", detector.rpn.objectness(x), atol=3e-4)
         assert_stage(stored, f"rpn_deltas_l{level}", detector.rpn.deltas(x), atol=3e-5)
-    detections = detector.predict(images)
+    with known_features(detector, features):
+        detections = detector.predict(images)
     inputs = np.load(shared / "golden/detectron2/inputs.npz")
     for image in range(2):
         real = detections.valid[image]
@@ -46,19 +53,21 @@ def test_proposals_equal_detectron2s(shared: Path, tmp_path: Path) -> None:
         assert_within("boxes in the image", (ours * scale)[order], post, atol=0.02)
 
 
-def test_losses_and_gradients_equal_detectron2s(shared: Path, tmp_path: Path) -> None:
-    detector = golden_detector(shared, NAME, tmp_path, config="config_train.yaml", suffix=".pth")
+def test_losses_and_gradients_equal_detectron2s(shared: Path, folder: Path) -> None:
+    detector = golden_detector(shared, NAME, folder, config="config_train.yaml", suffix=".pth")
     stored = dict(np.load(shared / "golden/detectron2" / NAME / "train.npz"))
     images, seed = golden_images(shared, detector.config.input.divisor), torch.tensor(0)
     theirs = {"rpn_objectness": "loss_rpn_cls", "rpn_box": "loss_rpn_loc"}
 
-    losses = detector.losses(images, golden_targets(shared), seed)
+    features = detector.features(images)
+    with known_features(detector, features):
+        losses = detector.losses(images, golden_targets(shared), seed)
     assert set(losses) == set(theirs)
     for ours, value in losses.items():
         assert_within("losses", value.item(), stored[f"loss/{theirs[ours]}"], rtol=1e-4)
     torch.stack(list(losses.values())).sum().backward()
     assert_gradients(detector, stored)
-    with torch.no_grad():
+    with torch.no_grad(), known_features(detector, features):
         losses = detector.losses(images, golden_targets(shared, empty=(1,)), seed)
     for ours, value in losses.items():
         assert_within(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.models.detection import KeypointRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -35,13 +36,15 @@ from tests.unit.weights.state_dicts import convert_state
 
 JOINTS = 17
 DETECTIONS = 14  # per image; torchvision's default is 100
+WIDTH = 64  # channels of the keypoint head; torchvision's default is 512, which takes 60 times as long
 
 
-def peer(joints: int = JOINTS) -> KeypointRCNN:
+def peer(joints: int = JOINTS, width: int = WIDTH) -> KeypointRCNN:
     """torchvision's R50-FPN for persons, with random heads that give distinct scores."""
     torch.manual_seed(0)
     backbone = _resnet_fpn_extractor(resnet50(weights=None, norm_layer=FrozenBatchNorm2d), 5)
-    model = KeypointRCNN(backbone, 2, num_keypoints=joints, min_size=160, max_size=240)
+    head, predictor = KeypointRCNNHeads(256, (width,) * 8), KeypointRCNNPredictor(width, joints)
+    model = KeypointRCNN(backbone, 2, keypoint_head=head, keypoint_predictor=predictor, min_size=160, max_size=240)
     for name, buffer in model.named_buffers():
         if name.endswith(("running_mean", "bias")):
             buffer.normal_(std=0.1)
@@ -82,7 +85,7 @@ def our_keypoints(theirs: list[dict[str, Tensor]], plain: Targets) -> Targets:
 
 @pytest.mark.parametrize("joints", [17, 4])
 def test_state_dicts_go_both_ways(joints: int) -> None:
-    model = peer(joints)
+    model = peer(joints, width=512)
     detector = ours(model)
     back = to_torchvision(detector.state_dict(), detector.config)
     expected = model.state_dict()

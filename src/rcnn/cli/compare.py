@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Annotations, Device, Images, Offline
+from rcnn.cli.options import Annotations, Device, Images, Offline, RelativeBoxes
 
 _SOURCE = "a checkpoint or run to evaluate, or saved results: a COCO file, or the output folder of `rcnn eval`."
 
@@ -26,6 +26,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     annotations: Annotations = "",
     images: Images = "",
+    relative_boxes: RelativeBoxes = False,
     device: Device = "auto",
     offline: Offline = False,
 ) -> None:
@@ -40,8 +41,8 @@ def compare(
     from rcnn.evaluation.compare import compare as compare_sources
 
     found = compare_sources(
-        a, b, data, split=split, annotations=annotations, images=images, samples=samples, seed=seed, device=device,
-        output=output,
+        a, b, data, split=split, annotations=annotations, images=images, relative_boxes=relative_boxes,
+        samples=samples, seed=seed, device=device, output=output,
     )  # fmt: skip
     for line in found.warnings:
         typer.echo(f"warning: {line}", err=True)

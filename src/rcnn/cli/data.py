@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Images
+from rcnn.cli.options import Images, RelativeBoxes
 from rcnn.download.catalogue import DOWNLOADS
 
 data = typer.Typer(help="Check, describe, divide and download data sets.", no_args_is_help=True)
@@ -31,6 +31,7 @@ def check(
     split: Split = "",
     annotations: Annotations = "",
     images: Images = "",
+    relative_boxes: RelativeBoxes = False,
     keypoints: Keypoints = False,
     as_json: AsJson = False,
     only: Annotated[
@@ -69,14 +70,15 @@ def check(
     if fix is not None:
         done = fix_dataset(
             directory, fix, split=split, annotations=annotations, images=images, keypoints=keypoints,
-            crowds_as_objects=crowds_as_objects, workers=workers, progress=progress_bar,
+            relative_boxes=relative_boxes, crowds_as_objects=crowds_as_objects, workers=workers, progress=progress_bar,
         )  # fmt: skip
         report, content = done.after, done.after.to_dict() | {"repaired": list(done.actions)}
         lines = [*(f"fix: {action}" for action in done.actions), f"wrote {fix}"]
     else:
         report = check_dataset(
-            directory, split=split, annotations=annotations, images=images, keypoints=keypoints, no_images=no_images,
-            only=only or (), skip=skip or (), workers=workers, progress=progress_bar,
+            directory, split=split, annotations=annotations, images=images, relative_boxes=relative_boxes,
+            keypoints=keypoints, no_images=no_images, only=only or (), skip=skip or (), workers=workers,
+            progress=progress_bar,
         )  # fmt: skip
         content = report.to_dict()
     typer.echo(json.dumps(content, indent=2) if as_json else "\n".join([*lines, *report.lines()]))
@@ -97,6 +99,7 @@ def split_command(
     names: Annotated[str, typer.Option(metavar="LIST", help="Names of the parts. Defaults to train,val(,test).")] = "",
     annotations: Annotations = "",
     images: Images = "",
+    relative_boxes: RelativeBoxes = False,
     keypoints: Keypoints = False,
     workers: Workers = 2,
 ) -> None:
@@ -122,6 +125,7 @@ def split_command(
         names=names.split(",") if names else (),
         annotations=annotations,
         images=images,
+        relative_boxes=relative_boxes,
         keypoints=keypoints,
         workers=workers,
         progress=progress_bar,
@@ -167,6 +171,7 @@ def info(
     split: Split = "",
     annotations: Annotations = "",
     images: Images = "",
+    relative_boxes: RelativeBoxes = False,
     keypoints: Keypoints = False,
     as_json: AsJson = False,
     output: Annotated[Path | None, typer.Option(help="Folder for info.svg, a picture, and info.json.")] = None,
@@ -177,7 +182,10 @@ def info(
     """
     from rcnn.data.inspect.info import describe_dataset
 
-    found = describe_dataset(directory, split=split, annotations=annotations, images=images, keypoints=keypoints)
+    found = describe_dataset(
+        directory, split=split, annotations=annotations, images=images, relative_boxes=relative_boxes,
+        keypoints=keypoints,
+    )  # fmt: skip
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if output is not None:
@@ -207,6 +215,7 @@ def browse(
     limit: Annotated[int, typer.Option(help="Images per split, evenly spread (0 = all).", min=0)] = 50,
     annotations: Annotations = "",
     images: Images = "",
+    relative_boxes: RelativeBoxes = False,
     keypoints: Keypoints = False,
     augmented: Annotated[
         bool,
@@ -247,6 +256,7 @@ def browse(
         limit=limit,
         annotations=annotations,
         images=images,
+        relative_boxes=relative_boxes,
         keypoints=keypoints,
         augmented=settings,
         input_config=input_config,

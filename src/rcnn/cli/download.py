@@ -11,7 +11,9 @@ from rcnn.cli.options import Offline
 
 
 def download(
-    names: Annotated[list[str], typer.Argument(help="Names from `rcnn models weights`, e.g. mask_rcnn_r50_fpn.")],
+    names: Annotated[
+        list[str], typer.Argument(help="Names from `rcnn models weights`, e.g. mask_rcnn_r50_fpn, or hf:owner/name.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -30,8 +32,10 @@ def download(
     """
     from rcnn.weights.catalogue.api import download_weights
     from rcnn.weights.catalogue.names import find_entry
+    from rcnn.weights.hub import is_hub_name
 
     for name in names:  # an error for an unknown name comes before any download
-        find_entry(name)
+        if not is_hub_name(name):
+            find_entry(name)
     for name in names:
         typer.echo(f"{name}: {download_weights(name, output)}")

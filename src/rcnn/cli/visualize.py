@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Allow, Annotations, Device, Images, Offline
+from rcnn.cli.options import Allow, Annotations, Device, Images, Offline, RelativeBoxes
 from rcnn.cli.progress import progress_bar
 from rcnn.new_outputs import output_or_new
 from rcnn.outputs import OutputFolder
@@ -36,6 +36,7 @@ def visualize(
     score: Annotated[float, typer.Option(help="Do not draw detections with a lower score.", min=0, max=1)] = 0.5,
     annotations: Annotations = "",
     images: Images = "",
+    relative_boxes: RelativeBoxes = False,
     allow: Allow = None,
     device: Device = "auto",
     offline: Offline = False,
@@ -57,7 +58,7 @@ def visualize(
 
     predictor = Predictor(checkpoint, device=device, overrides=overrides or (), allow=allow or ())
     predictor.detector  # noqa: B018  (ValueError for an exported file)
-    options = DatasetOptions(annotations=annotations, images=images)
+    options = DatasetOptions(annotations=annotations, images=images, relative_boxes=relative_boxes)
     dataset = dataset_for(predictor, data, split, held_out=held_out_of(checkpoint), options=options)
     records = chosen_records(dataset, limit)
     if not records:

@@ -4,7 +4,8 @@ The perceptual hash is pHash (Zauner 2010, "Implementation and Benchmarking of P
 signs of the 64 lowest frequencies of a small grey copy of the image. Copies that were resized, compressed again or
 brightened differ in a few bits, other photos in about half of them. Mirrored copies have the hash of the mirrored
 image, and copies with uniform borders (letterboxed ones) that of the image without its borders. Parts of an image
-(crops) have other hashes and are not found.
+(crops) have other hashes and are not found. Images with too little contrast for a hash are copies only if their files
+are equal.
 
 Letters: I images, P pairs.
 """
@@ -13,9 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +40,10 @@ class Fingerprint:
     """What identifies an image."""
 
     content: str  # SHA-256 of the image file, or of the image embedded in a labelme file; hexadecimal
-    perceptual_hash: int | None  # 64 bits; None for an image that cannot be read or has a single colour
+    perceptual_hash: int | None  # 64 bits; None for an image that cannot be read or has too little contrast
     mirrored: int | None = None  # the same of the image that is flipped left to right
     trimmed: int | None = None  # the same of the image without its uniform borders; None if it has none
+    faint: bool = False  # no perceptual hash, but more than one colour: equal files are copies
     error: str = ""  # why the image cannot be read
 
 
@@ -52,9 +55,11 @@ def fingerprint(path: Path) -> Fingerprint:
     except ImageError as error:
         return Fingerprint(content=content, perceptual_hash=None, error=str(error))
     small, inner = _small(grey), without_borders(grey)
+    found = perceptual_hash(small)
     return Fingerprint(
         content=content,
-        perceptual_hash=perceptual_hash(small),
+        perceptual_hash=found,
+        faint=found is None and bool(np.ptp(grey)),
         mirrored=perceptual_hash(small[:, ::-1]),
         trimmed=None if inner is None else perceptual_hash(_small(inner)),
     )
@@ -156,11 +161,21 @@ def _bit_count(values: np.ndarray) -> np.ndarray:
     return (values * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
+def faint_copies(prints: Sequence[Fingerprint]) -> Iterator[tuple[int, int]]:
+    """The pairs of indices i < j of equal files among faint images, which have no perceptual hash."""
+    places: dict[str, list[int]] = {}
+    for index, one in enumerate(prints):
+        if one.faint:
+            places.setdefault(one.content, []).append(index)
+    for same in places.values():
+        yield from combinations(same, 2)
+
+
 def similar_groups(prints: Sequence[Fingerprint]) -> np.ndarray:
     """The group (I,) int64 of each image: the index of the first image among its copies, and the copies of copies.
 
-    Images without a perceptual hash are groups of their own, even if their files are equal: plain images (all black,
-    or empty tiles) are not copies of one scene, and nothing is known of images that cannot be read.
+    Images of a single colour (all black, or empty tiles) are groups of their own, even if their files are equal: they
+    are not copies of one scene. So are images that cannot be read, because nothing is known of them.
     """
     parent = list(range(len(prints)))
 
@@ -176,7 +191,8 @@ def similar_groups(prints: Sequence[Fingerprint]) -> np.ndarray:
         for index, one in enumerate(prints)
         if one.perceptual_hash is not None
     ]
-    for first, second in (*pairs, *near_pairs([one.perceptual_hash for one in prints]).tolist()):
+    near = near_pairs([one.perceptual_hash for one in prints]).tolist()
+    for first, second in (*pairs, *near, *faint_copies(prints)):
         low, high = sorted((root(first), root(second)))
         parent[high] = low
     return np.array([root(index) for index in range(len(prints))], dtype=np.int64)

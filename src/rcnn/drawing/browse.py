@@ -71,20 +71,24 @@ def browse_dataset(
     annotations: str = "",
     keypoints: bool = False,
     images: str | Path = "",
+    relative_boxes: bool = False,
     augmented: LoaderSettings | None = None,
     input_config: InputConfig | None = None,
     progress: Progress | None = None,
 ) -> BrowsePage:
     """Write browse.html: up to `limit` images of each split (0 = all), evenly spread, with their annotations drawn.
 
-    The page is one file without links to other files. `path`, `annotations`, `keypoints` and `images` as in
+    The page is one file without links to other files. `path` and `annotations` to `relative_boxes` as in
     `open_dataset`; `output` defaults to a new runs/browse-NAME-N. The page also lists images that cannot be read.
     With `augmented` (training settings, `rcnn.TrainConfig`), the page shows two versions of each training image as the
     network gets it: resized with `input_config` (default: to 800 pixels) and augmented, with the transformed objects.
 
     Raises ValueError or OSError if the data set cannot be read, FileExistsError for a browse.html of the user.
     """
-    opened = partial(open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, allow_empty=True)
+    opened = partial(
+        open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, relative_boxes=relative_boxes,
+        allow_empty=True,
+    )  # fmt: skip
     names = [split] if split else splits(path, annotations)
     if augmented is not None and not split:
         names = [default_training_split(names) or names[0]]

@@ -31,6 +31,7 @@ def compare(
     split: str = "",
     annotations: str = "",
     images: str | Path = "",
+    relative_boxes: bool = False,
     samples: int = 1000,
     seed: int = 0,
     device: Device = "auto",
@@ -52,7 +53,7 @@ def compare(
     if isinstance(data, Dataset):
         dataset = data
     else:
-        options = DatasetOptions(annotations=annotations, images=images)
+        options = DatasetOptions(annotations=annotations, images=images, relative_boxes=relative_boxes)
         dataset = dataset_for(_model_of(sources), data, split, held_out=held_out_of(sources[0]), options=options)
     sides = [_results(source, dataset, device) for source in sources]
     limit = min((limit for _, _, limit in sides if limit), default=0)

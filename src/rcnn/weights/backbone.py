@@ -20,11 +20,13 @@ PIXELS = ("input.channel_order", "input.pixel_mean", "input.pixel_std")
 CARRIED = {
     "resnet": (*PIXELS, "backbone.stride_in_1x1", "backbone.stem_pool", "backbone.padding", "backbone.norm_eps"),
     "timm": (*PIXELS, "backbone.pretrained"),
+    "mobilenet": PIXELS,
 }
 # settings that decide the shapes of the weights: the model must have the same
 SHAPED = {
     "resnet": ("backbone.depth", "backbone.blocks", "backbone.groups", "backbone.width_per_group"),
     "timm": ("backbone.name",),
+    "mobilenet": (),
 }
 
 
@@ -40,7 +42,7 @@ def adopt_backbone(
     if kind not in CARRIED or theirs.backbone.kind != kind:
         raise ValueError(
             f"{source} has a backbone of kind {theirs.backbone.kind}, but {config.name} has kind {kind}; expected "
-            "weights (--weights) of a ResNet for a ResNet, or of the same network of timm"
+            "weights (--weights) of a ResNet for a ResNet, or of the same network"
         )
     ours, expected = setting_values(config), setting_values(theirs)
     if differ := [key for key in SHAPED[kind] if _network(ours[key]) != _network(expected[key])]:

@@ -42,6 +42,11 @@ def is_hub_name(word: str) -> bool:
     return word.startswith(PREFIX)
 
 
+def folder_name(name: str) -> str:
+    """The name of a folder for `hf:owner/name[@revision]`, without the owner."""
+    return name.partition("/")[2].replace("/", "-")  # a revision may be refs/pr/1
+
+
 def pull(name: str) -> Path:
     """The folder of the checkpoint `hf:owner/name[@revision]`, downloaded if it is not in the cache.
 

@@ -104,6 +104,12 @@ def _remove(table: str, *fields: str) -> Callable[[Path, Data, random.Random], N
     return put
 
 
+def _area_of_box(entry: dict[str, Any]) -> None:
+    x, y, width, height = entry["bbox"]
+    entry["segmentation"] = [[x, y, x + width, y, x, y + height]]
+    entry["area"] = width * height
+
+
 def _to_crowd(entry: dict[str, Any]) -> None:
     entry["iscrowd"] = int(entry["id"] % 2)
 
@@ -269,6 +275,15 @@ def _copied(quality: int | None, same: bool) -> Callable[[Path, Data, random.Ran
     return put
 
 
+def _faint_copied(root: Path, data: Data, chance: random.Random) -> None:
+    """Both splits get the same image of little contrast, which has no perceptual hash."""
+    split = chance.choice(["train", "val"])
+    first, second = chance.sample(range(1, 5), 2)
+    noise = Image.fromarray(np.random.default_rng(0).integers(100, 103, SIZE, dtype=np.uint8))
+    noise.save(root / split / f"{first}.png")
+    noise.save(root / {"train": "val", "val": "train"}[split] / f"{second}.png")
+
+
 def _changed_copy(root: Path, data: Data, chance: random.Random) -> None:
     """An image of one split is put into the other: mirrored, or with borders above and below."""
     split = chance.choice(["train", "val"])
@@ -353,6 +368,8 @@ FAULTS = (
     Fault("self-crossing-outline", _set("annotations", "segmentation", _bow_tie)),
     Fault("tiny-outline", _set("annotations", "segmentation", _tiny)),
     Fault("box-differs", _set("annotations", "bbox", _shrunk_box(0.85))),
+    Fault("area-differs", _all(_area_of_box)),
+    Fault("area-differs", _computed("annotations", "area", lambda e: 4 * e["area"])),
     Fault("repeated-object", _repeat),
     Fault("empty-category", _empty_class),
     Fault("untrained-class", _cups_in_training),
@@ -362,6 +379,7 @@ FAULTS = (
     Fault("wrong-image-size", _other_size, images=True),
     Fault("leak", _copied(None, same=False), images=True),
     Fault("leak", _copied(60, same=False), images=True),
+    Fault("leak", _faint_copied, images=True),
     Fault("changed-copy", _changed_copy, images=True),
     Fault("near-duplicate", _copied(None, same=True), images=True),
     Fault("near-duplicate", _copied(60, same=True), images=True),

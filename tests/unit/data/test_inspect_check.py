@@ -172,6 +172,7 @@ def test_the_page_lists_every_kind_and_its_example_runs(
         ("train", "val", (0, 1)),
         ("test", "train2017", (1, 0)),
         ("Train", "minival2014", (0, 1)),
+        ("train2014", "superminival2014", (0, 1)),
         ("train", "dev", (0, 1)),
         ("eval", "train", (1, 0)),
         ("trainval", "test", (0, 1)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import pytest
 from rcnn.data import open_dataset, splits
 from rcnn.data.formats.layouts import FORMATS, names_of_formats
 from rcnn.data.formats.options import ReadOptions
-from tests.unit.data.coco_folders import annotation, coco_tables, write_coco, write_images
+from rcnn.data.inspect.check import check_dataset
+from rcnn.data.inspect.info import describe_dataset
+from tests.command import rcnn
+from tests.unit.data.coco_folders import annotation, coco_tables, write_annotations, write_coco, write_images
 
 TABLES = coco_tables([annotation(1), annotation(2, image_id=2, category_id=7)])
 NAMES = ["1.png", "2.png"]
@@ -91,6 +95,15 @@ def test_a_folder_without_annotations(tmp_path: Path) -> None:
             call()
 
 
+@pytest.mark.parametrize("inner", ["photos", "archive/photos"])
+def test_a_data_set_below_the_given_folder_is_named(tmp_path: Path, inner: str) -> None:
+    """As an archive is unpacked into a folder of its own."""
+    place(tmp_path / inner, "annotations/instances_val.json", "val")
+    message = f"has no annotations itself, but contains 1 data set: {tmp_path / inner} (COCO); give the folder of the"
+    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+        open_dataset(tmp_path)
+
+
 def test_no_folder_at_all(tmp_path: Path) -> None:
     for call in (lambda: splits(tmp_path / "absent"), lambda: open_dataset(tmp_path / "absent", "train")):
         with pytest.raises(FileNotFoundError, match=r"absent does not exist; expected the folder of a data set"):
@@ -147,6 +160,7 @@ def test_images_in_a_folder_that_the_user_names(tmp_path: Path) -> None:
     ("split", "folder"),
     [
         ("minival2014", "val2014"),
+        ("superminival2014", "val2014"),
         ("valminusminival2014", "val2014"),
         ("val2017_100", "val2017"),
         ("test-dev2017", "test2017"),
@@ -158,6 +172,41 @@ def test_parts_of_coco_have_their_images_in_the_folder_of_the_whole_split(
 ) -> None:
     root = place(tmp_path, f"annotations/instances_{split}.json", folder)
     assert open_dataset(root, split).folder == root / folder
+
+
+def test_superminival_keeps_annotations_of_removed_images(tmp_path: Path) -> None:
+    """mask-faster-rcnn cuts the list of images to 20 and leaves the annotations as they are."""
+    owners = (1, 2, 9, 9)
+    tables = coco_tables([annotation(number, image_id=owner) for number, owner in enumerate(owners, start=1)])
+    write_annotations(tmp_path, tables, "superminival2014")
+    write_images(tmp_path / "val2014", ["1.png", "2.png"])
+    dataset = open_dataset(tmp_path)
+    assert [record.annotation_ids for record in dataset] == [(1,), (2,)]
+    assert (dataset.warnings, len(dataset.notes)) == ((), 1)
+    assert "2 annotations of images that were removed are not used" in dataset.notes[0]
+
+
+def test_a_json_file_of_another_tool_is_named(tmp_path: Path) -> None:
+    (tmp_path / "project.json").write_text('[{"id": 1, "annotator": 1, "annotation_id": 3, "image": "a.jpg"}]')
+    with pytest.raises(ValueError, match=r"project\.json is in Label Studio's own JSON format: export the annotations"):
+        open_dataset(tmp_path / "project.json")
+
+
+def test_fractions_beyond_1_need_the_option_in_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = ([0.5, 0.5, 0.5, 1.0002], [0, 0, 1, 1])
+    tables = coco_tables([annotation(n, bbox=box, segmentation=None, area=None) for n, box in enumerate(boxes, 1)])
+    root = write_coco(tmp_path / "data", tables)
+    assert describe_dataset(root).splits[0].by_size == {"small": 2, "medium": 0, "large": 0}  # pixels
+    report = check_dataset(root, relative_boxes=True)
+    assert {one.kind for one in report.findings} <= {"box-beyond-edge", "empty-category"}
+    assert describe_dataset(root, relative_boxes=True).splits[0].by_size == {"small": 0, "medium": 2, "large": 0}
+    assert rcnn("data", "info", root, "--relative-boxes") == 0
+    assert rcnn("data", "browse", root, "--relative-boxes", "--output", tmp_path / "page") == 0
+    assert rcnn("data", "check", root, "--relative-boxes", "--fix", tmp_path / "fixed") == 0
+    capsys.readouterr()
+    assert open_dataset(tmp_path / "fixed").objects.boxes.tolist() == [[30, 20, 60, 40], [0, 0, 60, 40]]
 
 
 def test_boxes_in_fractions_of_the_image(tmp_path: Path) -> None:
@@ -206,6 +255,21 @@ def test_images_without_ground_truth(tmp_path: Path) -> None:
         ({"data.zip": ""}, "data.zip is an archive: unpack it"),
         ({"my.json": '{"a": 1}'}, "my.json is a JSON object with a"),
         ({"my.json": "[1, 2]"}, "my.json is a JSON list of 2 entries"),
+        (
+            {"annotations.xml": "<?xml version='1.0'?>\n<annotations>\n<version>1.1</version>", "images/a.jpg": ""},
+            r"annotations\.xml is CVAT's own XML: export the annotations again as COCO \(COCO 1\.0",
+        ),
+        (
+            {"project.json": '[{"id": 1, "data": {"image": "a.jpg"}, "annotations": [], "predictions": []}]'},
+            r"project\.json is in Label Studio's own JSON format: export the annotations again as COCO\.",
+        ),
+        (
+            {"ds/ann/a.jpg.json": '{"description": "", "tags": [], "size": {"height": 4, "width": 5}, "objects": []}'},
+            r"ds/ann/a\.jpg\.json is in Supervisely's own JSON format",
+        ),
+        ({"_annotations.createml.json": '[{"image": "a.jpg", "annotations": []}]'}, "is in CreateML's own JSON format"),
+        ({"export.ndjson": "{}"}, r"export\.ndjson is JSON of another tool, an object per line: export the"),
+        ({"data/train.parquet": "PAR1"}, r"train\.parquet is a table of a data set: write its images to files, and"),
         ({"my.json": ""}, r"my.json is empty \(0 bytes\): export it again"),
         ({"my.JSON": "{}"}, "my.JSON is not searched for, because its suffix is not .json: rename it, or give --anno"),
         ({"my.json": "[1, 2"}, "my.json is not valid JSON: it may be cut short"),
@@ -216,7 +280,7 @@ def test_an_unknown_folder_is_answered_with_what_it_looks_like(
     tmp_path: Path, files: dict[str, str], message: str
 ) -> None:
     for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     with pytest.raises(FileNotFoundError, match=message) as error:
         open_dataset(tmp_path)

@@ -12,6 +12,7 @@ from PIL import Image, ImageEnhance
 from rcnn.data.similarity import (
     NEAR,
     Fingerprint,
+    faint_copies,
     fingerprint,
     fingerprints,
     near_pairs,
@@ -135,3 +136,16 @@ def test_only_uniform_borders_are_removed() -> None:
     assert without_borders(np.pad(inner, ((0, 1), (0, 0)), constant_values=90)) is None  # 1 of 41
     assert without_borders(np.full((40, 60), 7, np.uint8)) is None
     assert without_borders(np.pad(inner[:5, :5], 30)) is None  # nearly nothing is left
+
+
+def test_faint_images_are_copies_only_if_their_files_are_equal(tmp_path: Path) -> None:
+    for name, seed in (("a.png", 0), ("b.png", 0), ("c.png", 1)):
+        noise = np.random.default_rng(seed).integers(100, 103, (48, 64), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / name)
+    Image.new("L", (64, 48), 100).save(tmp_path / "d.png")
+    Image.new("L", (64, 48), 100).save(tmp_path / "e.png")
+    prints = fingerprints(sorted(tmp_path.iterdir()))
+    assert [one.perceptual_hash for one in prints] == [None] * 5
+    assert [one.faint for one in prints] == [True, True, True, False, False]
+    assert list(faint_copies(prints)) == [(0, 1)]
+    assert similar_groups(prints).tolist() == [0, 0, 2, 3, 4]

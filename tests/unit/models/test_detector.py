@@ -52,7 +52,7 @@ def tiny_c4() -> DetectorConfig:
     return DetectorConfig(
         name="tiny_c4",
         num_classes=5,
-        backbone=ResNetConfig(stages=(2, 3, 4), frozen_stages=0),
+        backbone=ResNetConfig(stages=(2, 3, 4), blocks=(1, 2, 1, 1), width_per_group=16, frozen_stages=0),
         fpn=None,
         rpn=RPNConfig(
             anchors=AnchorConfig(sizes=((16, 32, 64),)), proposals=ProposalConfig(post_nms=12, post_nms_train=16)
@@ -76,7 +76,7 @@ def built(config: DetectorConfig) -> Detector:
         torch.nn.init.normal_(layer.weight, std=0.05)  # as initialised all scores tie
     for name, value in detector.named_buffers():
         if name.endswith("conv3.norm.weight"):
-            value.mul_(0.2)  # else sixteen residual sums grow so large that float32's last digit is a pixel
+            value.mul_(0.2)  # else residual sums grow so large that float32's last digit is a pixel
     return detector
 
 

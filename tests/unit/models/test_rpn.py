@@ -150,11 +150,12 @@ def label_slowly(
     for x1, y1, x2, y2 in anchors.tolist():
         within = x1 >= -straddle and y1 >= -straddle and x2 <= size[1] + straddle and y2 <= size[0] + straddle
         inside.append(straddle < 0 or bool(within))
-    iou = box_iou(boxes, anchors)
+    iou = box_iou(boxes, anchors).tolist()
+    highest = [max(value for value, within in zip(row, inside, strict=True) if within) for row in iou]  # of each box
     labels = []
     for i in range(len(anchors)):
-        best = float(iou[:, i].max()) if len(boxes) else 0.0
-        forced = any(iou[g, i] == max(iou[g, k] for k in range(len(anchors)) if inside[k]) for g in range(len(boxes)))
+        best = max((row[i] for row in iou), default=0.0)
+        forced = any(row[i] == most for row, most in zip(iou, highest, strict=True))
         label = 1 if best >= 0.7 or forced else 0 if best < 0.3 else -1
         if overruled and best < 0.3:
             label = 0

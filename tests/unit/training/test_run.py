@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,28 +109,25 @@ def test_an_interrupted_run_is_resumed_bit_for_bit(data: Path, tmp_path: Path, w
     assert losses[0] == losses[1]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
 @pytest.mark.parametrize("group", [False, True])
 def test_ctrl_c_leaves_a_run_that_resumes(data: Path, tmp_path: Path, group: bool) -> None:
     """SIGINT to the process, and to its whole group with the workers in it, as a terminal sends it."""
+    from tests.faults.running_commands import running
+
     output = tmp_path / "run"
     words = [*TINY_MODEL, *BRIEF, "train.steps=400", "train.workers=2", "train.checkpoint_every=1000"]
-    command = [sys.executable, "-m", "rcnn.cli.main", "train", "mask_rcnn_compact", "--data", str(data)]
-    command += ["--output", str(output), "--val-split", "none", "--device", "cpu", *words]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
+    options = ("--data", data, "--output", output, "--val-split", "none", "--device", "cpu")
+    with running("train", "mask_rcnn_compact", *options, *words) as process:
         until = time.monotonic() + 120
-        while len(read_log(output / "log.jsonl")) < 2 and process.poll() is None and time.monotonic() < until:
+        while len(read_log(output / "log.jsonl")) < 2 and not process.has_ended() and time.monotonic() < until:
             time.sleep(0.1)
         if group:
             os.killpg(process.pid, signal.SIGINT)
         else:
-            process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, err
+            os.kill(process.pid, signal.SIGINT)
+        status, out, err = process.wait(60)
+    assert status == 130, err
     assert "Traceback" not in err
     done = len(read_log(output / "log.jsonl"))
     again = f"rcnn train mask_rcnn_compact --data {data} --output {output} --resume --device cpu"

@@ -39,6 +39,7 @@ BRIEF = (
         ("faster_rcnn_r50_c4", "", "", "resnet50@torchvision"),
         ("mask_rcnn_r50_fpn_gn_scratch", "", "", ""),
         ("mask_rcnn_compact", "", "", ""),
+        ("faster_rcnn_mobilenet_v3_large_fpn", "imagenet", "", "mobilenet_v3_large@torchvision"),
         ("mask_rcnn_lite0_fpn", "", "", "tf_efficientnet_lite0@package"),
         ("mask_rcnn_fbnetv3a_c4", "", "", "mask_rcnn_fbnetv3a_c4@d2go"),
         ("mask_rcnn_convnext_tiny_fpn", "", "", "convnext_tiny@timm"),

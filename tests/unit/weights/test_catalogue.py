@@ -258,6 +258,7 @@ def test_conversion_of_a_name_is_refused(tmp_path: Path) -> None:
         ("mask_rcnn_x101_32x8d_fpn", "resnext101_32x8d@fair"),
         ("mask_rcnn_resnet50d_fpn", "resnet50d@timm"),
         ("mask_rcnn_swin_tiny_fpn", "swin_tiny_patch4_window7_224@timm"),
+        ("faster_rcnn_mobilenet_v3_large_320_fpn", "mobilenet_v3_large@torchvision"),
         ("mask_rcnn_compact", ""),
         ("mask_rcnn_vit_base", ""),
     ],

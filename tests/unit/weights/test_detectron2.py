@@ -44,17 +44,18 @@ SAID_BY_NAME_ALONE = ("LVIS", "Cityscapes", "Detectron1", "_gn", "rpn_", "giou")
 @pytest.mark.parametrize("entry", sorted(ZOO))
 def test_every_entry_of_the_zoo_by_name_and_by_its_tensors(entry: str) -> None:
     config = config_of(zoo_settings(f"{entry}.yaml"), entry)
-    theirs = to_detectron2(blank(config), config)
+    ours = blank(config)
+    theirs = to_detectron2(ours, config)
     assert detectron2.SYSTEM.recognises(theirs)
-    assert {RULES.rename(name) for name in theirs} <= set(blank(config))
+    assert {RULES.rename(name) for name in theirs} <= set(ours)
     named = convert_state(detectron2.SYSTEM, theirs, f"{entry}.yaml")
     assert named.config == config
-    assert set(named.state) == set(blank(config))
+    assert set(named.state) == set(ours)
     assert named.assumed == ()
     assert named.notes == () or "giou" in entry
     assert f"model zoo's {entry}" in named.summary
     guessed = convert_state(detectron2.SYSTEM, theirs)  # the architecture at least
-    assert set(guessed.state) == set(blank(config))
+    assert set(guessed.state) == set(ours)
     assert any("stride in the" in sentence for sentence in guessed.assumed)
     assert any("input.max_size=1333" in sentence for sentence in guessed.assumed)
     if not any(word in entry for word in SAID_BY_NAME_ALONE):

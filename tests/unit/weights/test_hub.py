@@ -65,6 +65,20 @@ def test_what_is_pushed_is_pulled_bit_for_bit(hub: Hub, run: Path, capsys: pytes
     assert rcnn.Predictor(f"hf:{REPOSITORY}@main").classes == ("red", "blue")
 
 
+def test_a_checkpoint_of_the_hub_is_downloaded_for_a_machine_without_network(
+    hub: Hub, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rcnn.push_to_hub(run, REPOSITORY)
+    names = (f"hf:{REPOSITORY}", f"hf:{REPOSITORY}@main")
+    assert command("download", *names, "--output", tmp_path / "out") == 0
+    folders = [tmp_path / "out" / name for name in ("balloons", "balloons@main")]
+    assert capsys.readouterr().out == "".join(f"{a}: {b}\n" for a, b in zip(names, folders, strict=True))
+    for folder in folders:
+        assert not any(file.is_symlink() for file in folder.iterdir())
+        assert rcnn.load_checkpoint(folder).classes == ("red", "blue")
+    assert rcnn.download_weights(names[0]).is_relative_to(tmp_path / "cache")
+
+
 def test_a_damaged_file_in_the_cache_says_which_folder_to_delete(hub: Hub, run: Path, tmp_path: Path) -> None:
     rcnn.push_to_hub(run, REPOSITORY)
     name = f"hf:{REPOSITORY}"

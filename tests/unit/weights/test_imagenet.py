@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import mobilenet_v3_large
 from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import ResNetConfig
@@ -224,6 +226,32 @@ def test_unsupported_backbones_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no settings file|which has no classes"):
         convert_to_folder(tmp_path / "resnet.pth", tmp_path / "backbone", ConvertOptions(classes="a"))
     assert not (tmp_path / "backbone").exists()
+
+
+def test_mobilenet_equals_the_backbone_of_torchvisions_detector(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    published = mobilenet_v3_large(num_classes=2).state_dict()
+    for name, value in published.items():
+        if name.endswith(("running_mean", "running_var")):
+            nn.init.uniform_(value, 0.5, 1.5)
+    torch.save(published, tmp_path / "mobilenet_v3_large-8738ca79.pth")
+    said = convert(tmp_path / "mobilenet_v3_large-8738ca79.pth", tmp_path / "out")
+    assert "an ImageNet MobileNetV3-Large; backbone only" in said
+    theirs = mobilenet_v3_large(num_classes=2, norm_layer=FrozenBatchNorm2d).eval()
+    theirs.load_state_dict({name: value for name, value in published.items() if "num_batches" not in name})
+    statistics = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    mean, deviation = (torch.tensor(values)[None, :, None, None] for values in statistics)
+    found = ours(tmp_path / "out")
+    with torch.no_grad():
+        for name, last in (("c4", 13), ("c5", 16)):
+            expected = theirs.features[: last + 1]((image() - mean) / deviation)
+            assert float(expected.abs().max()) > 1e-3
+            torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
+    checkpoint = load_checkpoint(tmp_path / "out")
+    config = model_config("faster_rcnn_mobilenet_v3_large_320_fpn")
+    assert adopt_backbone(config, checkpoint, "DIR") == config
+    with pytest.raises(ValueError, match="of a ResNet for a ResNet, or of the same network"):
+        adopt_backbone(model_config("faster_rcnn_r50_fpn"), checkpoint, "DIR")
 
 
 @pytest.fixture(scope="module")

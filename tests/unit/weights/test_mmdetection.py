@@ -58,7 +58,7 @@ def resnet_names(depth: int = 50) -> set[str]:
 
 def blank_state(config: DetectorConfig) -> dict[str, Tensor]:
     """Names and shapes only; values are tested with `random_state`."""
-    return expected_state(config)
+    return dict(expected_state(config))
 
 
 def random_state(config: DetectorConfig, seed: int = 0) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from rcnn.weights.systems.settings import typed_settings
 from rcnn.weights.systems.tensorpack import system as tensorpack
 from rcnn.weights.systems.tensorpack.settings import TRAINING, Settings
 from tests.compiled import FORWARD
+from tests.known_features import known_features
 from tests.parity.golden_detectron2 import match_sets
 from tests.parity.peer_tensorpack import SETTINGS, peer_image, peer_shapes, peer_value
 from tests.unit.weights.state_dicts import convert_state
@@ -141,12 +142,13 @@ def test_losses_equal_the_reference_losses(pyramid: bool) -> None:
         boxes=boxes[None], labels=labels[None] - 1, valid=torch.ones(1, 4, dtype=torch.bool), bitmaps=bitmaps
     )
     with torch.no_grad():
+        maps = detector.features(images)
         losses = detector.losses(images, targets, torch.tensor(0))
         expected = Forward(weights).losses(image, boxes, labels, masks)
     for name, value in expected.items():
         assert losses[name].item() == pytest.approx(value, rel=1e-4), name
     torch._dynamo.reset()
-    with torch.no_grad():
+    with torch.no_grad(), known_features(detector, maps):  # test_resnet.py compiles backbones
         compiled = torch.compile(detector.losses, fullgraph=True, backend=FORWARD)(images, targets, torch.tensor(0))
     for name, value in losses.items():
         assert compiled[name].item() == pytest.approx(value.item(), rel=1e-4), name

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ import torch
 
 import rcnn
 from rcnn.cli import doctor
+from rcnn.download.http import DownloadError
+from rcnn.progress import ByteCounter
 from rcnn.weights.catalogue import cache
 from rcnn.weights.catalogue.entry import Entry
 from rcnn.weights.systems.known import convert
@@ -66,6 +69,26 @@ def test_a_name_is_downloaded_converted_and_cached(
     again = list[str]()
     assert cache.cached_checkpoint(entry, again.append) == folder
     assert not again
+
+
+def test_the_remaining_time_of_a_download_that_continues(
+    original: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    now = [0.0]  # seconds
+
+    def fetch(url: str, file: Path, *, progress: ByteCounter, patience: float) -> None:
+        progress(500_000_000, 10**9)  # from an earlier call of the command
+        now[0] += 10
+        progress(600_000_000, 10**9)
+        raise DownloadError("the end of the test")
+
+    monkeypatch.setattr(cache, "fetch", fetch)
+    monkeypatch.setattr(cache, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    entry = publish(original, "http://nowhere.invalid", monkeypatch)
+    lines: list[str] = []
+    with pytest.raises(ConnectionError, match="the end of the test"):
+        cache.cached_checkpoint(entry, lines.append)
+    assert lines[1:] == ["  500.0 MB of 1.0 GB", "  600.0 MB of 1.0 GB, 40 s left"]  # 100 MB in 10 s, 400 MB left
 
 
 def test_another_file_than_the_published_one_is_refused(

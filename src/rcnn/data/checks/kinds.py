@@ -94,6 +94,7 @@ CHECKED = _errors(  # found by `rcnn data check` only
     self_crossing_outline="a polygon that crosses itself",
     tiny_outline="an outline of fewer than 4 pixels",
     box_differs="a box that differs a little from its outline (IoU of 0.5 to 0.9)",
+    area_differs="an area that differs from that of its outline, e.g. width x height of the box",
     repeated_object="an object that is in the file twice: same image, class, box and iscrowd",
     many_crowds="an object that is a crowd (iscrowd 1), where more than a third of the objects are",
     no_labels="an image of a split that has no label files at all, e.g. test images",

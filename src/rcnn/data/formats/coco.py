@@ -12,8 +12,9 @@ from pathlib import Path
 from rcnn.data.checks.additions import VERIFIED
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import TABLES, RawEntry, RawTables, Tables
-from rcnn.data.formats.files import MINUS_REFER, annotation_file, find_splits, image_folders
+from rcnn.data.formats.files import PRUNED, annotation_file, find_splits, image_folders
 from rcnn.data.formats.options import ReadOptions
+from rcnn.data.formats.unknown import tool_of
 from rcnn.data.messages import Warnings, few
 from rcnn.text_files import read_json
 
@@ -60,7 +61,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     if file is None:
         raise FileNotFoundError(f"{folder} has no COCO annotation file of split {split!r}")
     tables, warnings = _tables(read_json(file), file), Warnings(file)
-    if MINUS_REFER in split:
+    if any(word in split for word in PRUNED):
         tables["annotations"] = _of_listed_images(tables, warnings)
     raw = RawTables(
         file=file,
@@ -92,6 +93,8 @@ def _tables(data: object, file: Path) -> dict[str, list[RawEntry]]:
     if isinstance(data, dict) and "annotations" not in data and {"images", "categories"} <= tables.keys():
         return {**tables, "annotations": []}  # test images without ground truth
     if len(tables) < len(TABLES):
+        if tool := tool_of(data):
+            raise ValueError(f"{file} is {tool}")
         if isinstance(data, dict) and {"shapes", "imagePath"} <= data.keys():
             raise ValueError(f"{file} is a labelme file of one image: give the folder that contains it, {file.parent}")
         missing = ", ".join(name for name in TABLES if name not in tables)
@@ -108,7 +111,9 @@ def _of_listed_images(tables: dict[str, list[RawEntry]], warnings: Warnings) -> 
     """The annotations of the listed images: the tool that makes such files removes images, not their annotations."""
     ids = [image.get("id") for image in tables["images"] if isinstance(image, dict)]
     known = {one for one in ids if isinstance(one, (int, str))}
-    kept = [one for one in tables["annotations"] if not isinstance(one, dict) or one.get("image_id") in known]
+    owners = [one.get("image_id") if isinstance(one, dict) else None for one in tables["annotations"]]
+    pairs = zip(tables["annotations"], owners, strict=True)
+    kept = [one for one, owner in pairs if not isinstance(owner, (int, str)) or owner in known]
     warnings.note(f"{len(tables['annotations']) - len(kept):,} annotations of images that were removed are not used")
     return kept
 

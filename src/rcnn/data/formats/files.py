@@ -19,10 +19,11 @@ NO_SPLITS = (
 BY_ENDING = ("annotations/{split}.json", "{split}.json")
 IMAGES = ("{split}", "images/{split}", "{split}/images", "images", ".")  # where the images of a split may be
 # Splits of COCO with their images in the folder of another split: minival2014 and valminusminival2014 (Girshick),
-# val2017_100 (tensorpack), test-dev2017, train_minus_refer_valtest2014 (mask-faster-rcnn).
+# superminival2014 and train_minus_refer_valtest2014 (mask-faster-rcnn), val2017_100 (tensorpack), test-dev2017.
 MINUS_REFER = "_minus_refer_valtest"
+PRUNED = (MINUS_REFER, "superminival")  # in the names of splits with files that keep annotations of removed images
 PART_OF = re.compile(
-    r"(?:mini|valminusmini)(?P<val>val\d{4})|(?P<numbered>\w+?\d{4})_\d+|test-\w+?(?P<test>\d{4})"
+    r"(?:mini|supermini|valminusmini)(?P<val>val\d{4})|(?P<numbered>\w+?\d{4})_\d+|test-\w+?(?P<test>\d{4})"
     rf"|train{MINUS_REFER}(?P<train>\d{{4}})"
 )
 

@@ -15,7 +15,7 @@ from rcnn.data.formats.files import annotation_file, require_one_per_split, spli
 from rcnn.data.formats.many_files import subfolders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import hint_for, no_such_split, not_recognised
-from rcnn.data.messages import few
+from rcnn.data.messages import counted, few
 from rcnn.text_files import gc_paused, require_data_path, require_regular
 
 
@@ -50,6 +50,7 @@ GROUPS: tuple[tuple[Format, ...], ...] = (
     (refer,), (lvis, coco, via), (labelme,), (yolo,), (sbd,), (voc,), (mask_folder,)
 )  # fmt: skip
 FILE_SUFFIXES = (".json", ".yaml", ".yml")  # of files that can be given instead of a folder
+MAX_SEARCHED = 50  # folders in which a data set is searched for, if the given folder is none
 USUAL_SPLIT = re.compile(r"all$|train|val|test")
 TAKE_IMAGES: tuple[Format, ...] = (coco, lvis)  # formats for which --images and --relative-boxes have a meaning
 FORMATS = tuple(one for group in GROUPS for one in group)  # the first that recognises a split reads it
@@ -137,7 +138,23 @@ def _offered(location: Location) -> dict[str, set[str]]:
         if found:
             _require_one_data_set(folder, set().union(*found.values()))
             return found
+    if not annotations and (below := _data_sets_below(folder)):
+        sets = few([f"{path} ({name})" for path, name in below.items()], 20)
+        raise FileNotFoundError(
+            f"{folder} has no annotations itself, but contains {counted(len(below), 'data set')}: {sets}; give the "
+            f"folder of the data set, e.g. {min(below)}"
+        )
     raise not_recognised(folder, annotations, names_of_formats())
+
+
+def _data_sets_below(folder: Path) -> dict[Path, str]:
+    """The data sets directly below a folder, else one level deeper, each with its format; empty: none."""
+    level = subfolders(folder)[:MAX_SEARCHED]
+    for places in (level, [inner for one in level for inner in subfolders(one)][:MAX_SEARCHED]):
+        formats = {one: next((each.NAME for each in FORMATS if each.splits(one)), "") for one in places}
+        if found := {one: name for one, name in formats.items() if name}:
+            return found
+    return {}
 
 
 def _require_one_data_set(folder: Path, names: set[str]) -> None:

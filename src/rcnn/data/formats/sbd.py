@@ -19,7 +19,8 @@ from rcnn.data.checks.tables import RawEntry, Tables
 from rcnn.data.formats.many_files import images_in, instances, named_tables
 from rcnn.data.formats.matlab import read_struct
 from rcnn.data.formats.options import ReadOptions
-from rcnn.data.formats.voc import BACKGROUND, CLASSES
+from rcnn.data.formats.voc import CLASSES
+from rcnn.data.formats.voc_masks import BACKGROUND
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
 from rcnn.text_files import lines_of
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
@@ -12,14 +13,41 @@ from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import close_to, counted, few
 
 LOOKED_AT = 20_000  # files; further files are not counted
-VIA_COLUMN, MAX_LINE = "region_shape_attributes", 1000  # a column of VIA's CSV export; characters of its first line
+VIA_COLUMN = "region_shape_attributes"  # a column of VIA's CSV export
+MAX_START = 4096  # characters at the start of a file, which are read
+CVAT_XML = re.compile(r"<annotations[\s>]")  # the root element of CVAT's own format
+AGAIN = "export the annotations again as COCO"
+TABLE_FILES = "a table of a data set: write its images to files, and use rcnn.Dataset.from_records in Python"
+# keys of a JSON object, or of the first entry of a list -> the tool that writes them
+TOOLS: tuple[tuple[set[str], str], ...] = (
+    ({"data", "annotations"}, "Label Studio"),
+    ({"data", "completions"}, "Label Studio"),
+    ({"annotator", "annotation_id"}, "Label Studio"),
+    ({"data_row", "projects"}, "Labelbox"),
+    ({"Labeled Data", "Label"}, "Labelbox"),
+    ({"classTitle", "geometryType"}, "Supervisely"),
+    ({"size", "objects", "tags"}, "Supervisely"),
+    ({"classes", "tags", "projectType"}, "Supervisely"),
+    ({"item", "annotations"}, "V7 (Darwin)"),
+    ({"asset", "regions"}, "VoTT"),
+    ({"assets", "tags"}, "VoTT"),
+    ({"instances", "metadata"}, "SuperAnnotate"),
+    ({"image", "annotations"}, "CreateML"),
+)
 HINTS = {  # suffix -> what the file is, and what to do
-    ".tfrecord": "TensorFlow records: export the annotations again as COCO",
-    ".record": "TensorFlow records: export the annotations again as COCO",
-    ".csv": "a table: convert it to COCO's format, or export the annotations again as COCO",
+    ".tfrecord": f"TensorFlow records: {AGAIN}",
+    ".record": f"TensorFlow records: {AGAIN}",
+    ".csv": f"a table: convert it to COCO's format, or {AGAIN}",
+    ".ndjson": f"JSON of another tool, an object per line: {AGAIN}",
+    ".jsonl": f"JSON of another tool, an object per line: {AGAIN}",
+    ".parquet": TABLE_FILES,
+    ".arrow": TABLE_FILES,
     ".zip": "an archive: unpack it",
     ".tar": "an archive: unpack it",
     ".gz": "an archive: unpack it",
+    ".tgz": "an archive: unpack it",
+    ".7z": "an archive: unpack it",
+    ".rar": "an archive: unpack it",
     ".safetensors": "a checkpoint, not a data set",
     ".pth": "a checkpoint, not a data set",
 }
@@ -56,15 +84,27 @@ def no_such_split(folder: Path, split: str, splits: Sequence[str], files: str) -
 
 def hint_for(file: Path) -> str:
     """What a file that is not an annotation file contains, and what to do; empty if not known."""
-    if file.suffix.lower() == ".csv" and VIA_COLUMN in _first_line(file):
+    if file.suffix.lower() == ".xml" and CVAT_XML.search(_start(file)):
+        return f"CVAT's own XML: {AGAIN} (COCO 1.0 in CVAT's list of formats)"
+    if file.suffix.lower() == ".csv" and VIA_COLUMN in _start(file).partition("\n")[0]:
         return "VIA's table: in VIA choose Annotation > Export Annotations (as json), and give that file"
     return HINTS.get(file.suffix.lower(), "")
 
 
-def _first_line(file: Path) -> str:
+def tool_of(content: object) -> str:
+    """What the content of a JSON file is, if another tool wrote it, and what to do; empty if it is not known."""
+    entry = content[0] if isinstance(content, list) and content else content
+    if not isinstance(entry, dict):
+        return ""
+    tool = next((tool for keys, tool in TOOLS if keys <= entry.keys()), "")
+    return f"in {tool}'s own JSON format: {AGAIN}" if tool else ""
+
+
+def _start(file: Path) -> str:
+    """The first MAX_START characters of a text file; empty if it cannot be read."""
     try:
         with file.open(encoding="utf-8", errors="replace") as text:
-            return text.readline(MAX_LINE)
+            return text.read(MAX_START)
     except OSError:
         return ""
 
@@ -121,6 +161,8 @@ def _json_kind(path: Path) -> str:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return "not valid JSON: it may be cut short"
+    if tool := tool_of(content):
+        return tool
     if isinstance(content, dict):
         return f"a JSON object with {few(sorted(map(str, content))) or 'nothing in it'}"
     if isinstance(content, list):

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_flag, as_number
-from rcnn.data.messages import printable
+from rcnn.data.messages import Warnings, printable
 
 MAX_BYTES = 16 << 20  # an image of ten thousand objects has 3 MB
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -52,6 +52,13 @@ def read_voc_image(file: Path, *, from_one: bool) -> VocImage:
         size=(int(height), int(width)) if known else None,  # some tools write 0
         objects=[_object(one, from_one) for one in root.findall("object")],
     )
+
+
+def difficult(described: VocObject, name: str, warnings: Warnings) -> int:
+    """1 for an object that is marked difficult, else 0; with a warning if the mark is not clear."""
+    if described.difficult is None:
+        warnings.add("a value of difficult that is neither 0 nor 1", "counts as 0", [name])
+    return int(bool(described.difficult))
 
 
 def _object(element: Element, from_one: bool) -> VocObject:

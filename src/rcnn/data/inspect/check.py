@@ -131,6 +131,7 @@ def check_dataset(
     annotations: str = "",
     keypoints: bool = False,
     images: str | Path = "",
+    relative_boxes: bool = False,
     no_images: bool = False,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -139,14 +140,14 @@ def check_dataset(
 ) -> CheckReport:
     """Find the faults of a data set: of all its splits, or of those in `split` ("train", "train+val", "train:ids.txt").
 
-    `annotations`, `keypoints` and `images` (a folder) as in `open_dataset`. With `no_images`, the image files are not
+    `annotations`, `keypoints`, `images`, `relative_boxes` as in `open_dataset`. With `no_images`, image files are not
     decoded. `only` and `skip` select findings by their ids. `workers` threads decode images. Raises FileNotFoundError
     for a folder without annotations, ValueError for an id that does not exist; faults of the data itself are in the
     report. If `split` is a list of images, faults of the annotation file are those of the whole file.
     """
     chosen = selected_kinds(only, skip)
     checked, refused = read_splits(
-        locate(Path(path), annotations, images=images, keypoints=keypoints),
+        locate(Path(path), annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes),
         split,
         decode=not no_images and not chosen.isdisjoint(NEED_FILES),
         workers=workers,

@@ -54,6 +54,7 @@ def split_dataset(
     annotations: str = "",
     keypoints: bool = False,
     images: str | Path = "",
+    relative_boxes: bool = False,
     workers: int = 2,
     progress: Progress | None = None,
 ) -> Division:
@@ -76,7 +77,9 @@ def split_dataset(
                 f"names (--names): {excerpt(name)} cannot be the name of a split; expected letters, digits, - and _, "
                 f"and not {' or '.join(RESERVED)}"
             )
-    dataset = open_dataset(path, split, annotations=annotations, keypoints=keypoints, images=images)
+    dataset = open_dataset(
+        path, split, annotations=annotations, keypoints=keypoints, images=images, relative_boxes=relative_boxes
+    )
     if len(dataset) < MIN_IMAGES:
         raise ValueError(
             f"{dataset.annotation_file} has {counted(len(dataset), 'image')}; expected at least {MIN_IMAGES} to divide "

@@ -55,6 +55,7 @@ def fix_dataset(
     annotations: str = "",
     keypoints: bool = False,
     images: str | Path = "",
+    relative_boxes: bool = False,
     crowds_as_objects: bool = False,
     workers: int = 2,
     progress: Progress | None = None,
@@ -67,7 +68,7 @@ def fix_dataset(
     """
     if split.endswith(LIST_SUFFIX):
         raise ValueError(f"--split {split} is a list of images; expected splits for --fix, which writes whole splits")
-    location = locate(Path(path), annotations, images=images, keypoints=keypoints)
+    location = locate(Path(path), annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes)
     checked, refused = read_splits(location, split, decode=True, workers=workers, progress=progress or no_progress)
     before = CheckReport.of(path, checked, [*refused, *split_findings(checked), *set_findings(checked)])
     actions = [f"{one.what}: the split was not written" for one in refused]

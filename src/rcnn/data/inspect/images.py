@@ -14,9 +14,10 @@ from rcnn.background import DaemonThreads
 from rcnn.data.images import ImageError, read_image
 from rcnn.data.messages import Finding, Warnings
 from rcnn.data.records import Dataset
-from rcnn.data.similarity import Fingerprint, fingerprint, near_pairs
+from rcnn.data.similarity import Fingerprint, faint_copies, fingerprint, near_pairs
 
-TRAINING, EVALUATION = ("train",), ("val", "test", "dev", "minival", "eval")  # starts of the names of splits
+TRAINING = ("train",)  # starts of the names of splits
+EVALUATION = ("val", "test", "dev", "minival", "superminival", "eval")
 NO_PRINT = Fingerprint(content="", perceptual_hash=None)
 
 
@@ -85,7 +86,9 @@ def find_copies(datasets: Sequence[Dataset], files: Sequence[Sequence[ImageFile]
     paths = [[os.path.realpath(one.folder / name) for name in one.file_names] for one in datasets]
     split = np.repeat(np.arange(len(datasets)), [len(one) for one in paths])
     place = np.concatenate([np.arange(len(one)) for one in paths]) if paths else np.zeros(0, dtype=np.int64)
-    pairs = {(i, j) for i, j in near_pairs([one.print.perceptual_hash for own in files for one in own]).tolist()}
+    prints = [one.print for own in files for one in own]
+    pairs = {(i, j) for i, j in near_pairs([one.perceptual_hash for one in prints]).tolist()}
+    pairs.update(faint_copies(prints))
     seen: dict[str, list[int]] = {}
     for number, path in enumerate(path for own in paths for path in own):
         for earlier in seen.setdefault(path, []):

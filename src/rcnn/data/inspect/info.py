@@ -182,12 +182,16 @@ def describe_dataset(
     annotations: str = "",
     keypoints: bool = False,
     images: str | Path = "",
+    relative_boxes: bool = False,
 ) -> DatasetInfo:
     """Count the images and objects of all splits of a data set, or of one, and suggest settings for training.
 
     Takes the arguments of `open_dataset`, and raises the same errors.
     """
-    opened = partial(open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, allow_empty=True)
+    opened = partial(
+        open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, relative_boxes=relative_boxes,
+        allow_empty=True,
+    )  # fmt: skip
     datasets = [opened(name) for name in ([split] if split else splits(path, annotations))]
     classes = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.classes))
     training = next((one for one in datasets if one.split.startswith("train")), datasets[0])

@@ -16,13 +16,14 @@ from rcnn.ops.coco_backend import Rle, rle_area, rle_box
 
 MIN_AREA = 4.0  # pixels of an outline; smaller ones vanish in the network's input
 MIN_DIFFERENCE = 2.0  # pixels between a side of a box and of its outline
+AREA_TOLERANCE = 0.1  # of the area of an outline, in addition to half its perimeter: areas of pixels and points differ
 _ROUNDING = 1e-9  # pixels squared: twice the area of a triangle that counts as flat
 _COMPARED = 1 << 16  # pairs of edges compared at a time: they stay in the cache
 Bools = npt.NDArray[np.bool_]
 
 
 def check_outlines(dataset: Dataset, warnings: Warnings) -> None:
-    """Warn about outlines that cross themselves, are tiny, or differ a little from their boxes, except crowds."""
+    """Warn about outlines that cross themselves, are tiny, or differ from their boxes or areas, except crowds."""
     objects, outlines = dataset.objects, dataset.objects.outlines
     own = outlines.given & ~objects.ignored
     areas, boxes = outline_measures(dataset)
@@ -30,6 +31,8 @@ def check_outlines(dataset: Dataset, warnings: Warnings) -> None:
     crossing[part_owners(outlines)[crossing_polygons(outlines)]] = True
     differs = np.abs(boxes - objects.boxes).max(axis=1, initial=0) >= MIN_DIFFERENCE
     iou = box_agreement(_with_sizes(objects.boxes.astype(np.float64)), _with_sizes(boxes))
+    around = _with_sizes(boxes)[:, 2:].sum(axis=1)  # half the perimeter
+    apart = np.abs(objects.areas - areas) > AREA_TOLERANCE * areas + around
     warnings.add(
         "a polygon that crosses itself",
         "used as it is; the mask may have holes",
@@ -47,6 +50,13 @@ def check_outlines(dataset: Dataset, warnings: Warnings) -> None:
         "used as it is written",
         objects.ids[own & differs & (iou >= CONTRADICTS) & (iou < AGREES)].tolist(),
         kind="box-differs",
+    )
+    warnings.add(
+        "an area that differs from that of its outline, e.g. width x height of the box",
+        "used as it is written: COCO's metrics call the object small, medium or large by it; without the "
+        "field, it is computed from the outline",
+        objects.ids[own & ~crossing & (areas >= MIN_AREA) & apart].tolist(),
+        kind="area-differs",
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rcnn.weights.catalogue import names
 from rcnn.weights.catalogue.cache import cached_checkpoint, copy_checkpoint
+from rcnn.weights.hub import folder_name, is_hub_name, pull
 
 
 def list_weights(model: str = "") -> list[str]:
@@ -19,12 +20,16 @@ def list_weights(model: str = "") -> list[str]:
 def download_weights(name: str, output: str | Path | None = None) -> Path:
     """Download published weights if they are not in the cache, verify and convert them; returns the checkpoint folder.
 
-    `name` is a model or MODEL@TAG, see `list_weights`. With `output`, the checkpoint is copied to `output/NAME`.
+    `name` is a model or MODEL@TAG, see `list_weights`, or hf:owner/name[@revision] on the Hugging Face Hub. With
+    `output`, the checkpoint is copied to `output/NAME`; for the Hub, NAME has no owner (`name` or `name@revision`).
 
     Raises ValueError for an unknown name or a file that is not the published one, ConnectionError if it cannot be
-    downloaded, FileNotFoundError if downloads are forbidden (RCNN_OFFLINE=1), FileExistsError if `output/NAME` contains
-    other files.
+    downloaded, FileNotFoundError if downloads are forbidden (RCNN_OFFLINE=1), ImportError for the Hub without
+    rcnn[hub], FileExistsError if `output/NAME` contains other files.
     """
+    if is_hub_name(name):
+        folder = pull(name)
+        return folder if output is None else copy_checkpoint(folder, Path(output) / folder_name(name))
     entry = names.find_entry(name)
     folder = cached_checkpoint(entry)
     return folder if output is None else copy_checkpoint(folder, Path(output) / entry.name)

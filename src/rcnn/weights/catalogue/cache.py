@@ -240,15 +240,18 @@ def _published_digest(entry: Entry, log: Log) -> str:
 
 
 def _progress(log: Log) -> ByteCounter:
-    """A counter that logs every tenth of a download, with the remaining time."""
-    started, shown = time.monotonic(), 0
+    """A counter that logs every tenth of a download, with the remaining time at the speed since the first call."""
+    started, first, shown = time.monotonic(), -1, 0
 
     def report(received: int, total: int | None) -> None:
-        nonlocal shown
+        nonlocal started, first, shown
+        if not 0 <= first <= received:  # the first call, perhaps with bytes of an earlier download; or it starts again
+            started, first = time.monotonic(), received
         if total and (tenths := 10 * received // total) > shown:
             shown = tenths
-            left = (time.monotonic() - started) * (total - received) / received
-            log(f"  {megabytes(received)} of {megabytes(total)}, {left:.0f} s left")
+            speed = (received - first) / max(time.monotonic() - started, 1e-9)  # bytes per second
+            left = f", {(total - received) / speed:.0f} s left" if speed else ""
+            log(f"  {megabytes(received)} of {megabytes(total)}{left}")
 
     return report
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from rcnn.models import MODELS, model_config
-from rcnn.models.config import DetectorConfig, ResNetConfig, TimmConfig
+from rcnn.models.config import DetectorConfig, MobileNetConfig, ResNetConfig, TimmConfig
 from rcnn.weights.catalogue import torchvision
 from rcnn.weights.catalogue.entry import Entry, read_table
 
@@ -22,6 +22,7 @@ TABLES = (
 )  # fmt: skip
 CAFFE = "_caffe"  # end of the names of models on MSRA's ResNets
 SCRATCH = "_scratch"  # end of the names of models that are trained from random weights
+MOBILENET = "mobilenet_v3_large"  # the network of MobileNetConfig
 
 
 @cache
@@ -128,7 +129,10 @@ def imagenet_entry(config: DetectorConfig) -> Entry | None:
     name = network_name(config)
     if name is None:
         return None
-    tags = ("package", "timm") if isinstance(config.backbone, TimmConfig) else _resnet_tags(config)
+    if isinstance(config.backbone, TimmConfig):
+        tags: tuple[str, ...] = ("package", "timm")
+    else:
+        tags = ("torchvision",) if isinstance(config.backbone, MobileNetConfig) else _resnet_tags(config)
     return next((entries()[f"{name}@{tag}"] for tag in tags if f"{name}@{tag}" in entries()), None)
 
 
@@ -137,6 +141,8 @@ def network_name(config: DetectorConfig) -> str | None:
     backbone = config.backbone
     if isinstance(backbone, TimmConfig):
         return backbone.name.partition(".")[0]
+    if isinstance(backbone, MobileNetConfig):
+        return MOBILENET
     if not isinstance(backbone, ResNetConfig) or backbone.blocks:
         return None
     if backbone.groups == 1 and backbone.width_per_group == 64:

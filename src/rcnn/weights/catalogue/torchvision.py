@@ -1,4 +1,4 @@
-"""torchvision's files, from the Weights enums of the installed version: COCO detectors and ImageNet ResNets."""
+"""torchvision's files, from the Weights enums of the installed version: COCO detectors and ImageNet backbones."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ BACKBONES: dict[str, type[Enum]] = {
     "resnext101_64x4d": models.ResNeXt101_64X4D_Weights,
     "wide_resnet50_2": models.Wide_ResNet50_2_Weights,
     "wide_resnet101_2": models.Wide_ResNet101_2_Weights,
+    "mobilenet_v3_large": models.MobileNet_V3_Large_Weights,
 }
 TAGS = {
     "COCO_V1": "torchvision",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -66,10 +68,11 @@ class Converted:
     skipped: tuple[str, ...] = ()  # names of tensors skipped on purpose: optimizer, averaged weights, anchors
 
 
-def expected_state(config: DetectorConfig) -> dict[str, Tensor]:
+@lru_cache(maxsize=4)  # a conversion asks two or three times
+def expected_state(config: DetectorConfig) -> Mapping[str, Tensor]:
     """Names and shapes of the state of a detector of `config`, without values (on the meta device)."""
     with torch.device("meta"):
-        return empty_detector(config).state_dict()
+        return MappingProxyType(empty_detector(config).state_dict())
 
 
 def require_fit(

@@ -1,4 +1,6 @@
-"""ResNets trained on ImageNet, to start training from: torchvision, timm, Caffe and MSRA, tensorpack, Chainer.
+"""Networks trained on ImageNet, to start training from.
+
+ResNets of torchvision, timm, Caffe and MSRA, tensorpack, Chainer; MobileNetV3-Large of torchvision.
 
 Such a file becomes a checkpoint of the backbone, with the input that it was trained on; the classifier is skipped.
 Stride, colors and means are not in the file: those of its publisher are used and reported.
@@ -27,6 +29,7 @@ from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks, torch_bloc
 from rcnn.weights.systems.system import Plan, System
 from rcnn.weights.systems.tensorpack.system import RULES as TENSORPACK_RULES
 
+PIXELS = ("input.channel_order", "input.pixel_mean", "input.pixel_std")
 IMAGENET = InputConfig()  # RGB, torchvision's mean and deviation
 CAFFE = InputConfig(channel_order="bgr", pixel_mean=(102.9801, 115.9465, 122.7717), pixel_std=(1.0, 1.0, 1.0))
 CHAINER = replace(CAFFE, pixel_mean=(103.063, 115.903, 123.152))
@@ -59,6 +62,9 @@ SKIP = r"fc\.(weight|bias)|(stem\.)?fc\.\w+|fc\d+/.*|fc\d+_[wb]|linear/.*|.*num_
 DETECTOR = re.compile(
     r"layer1\.0\.(se|attn_last|conv2\.\w+)\..+|(rpn|roi_heads|head|fpn|mask|keypoint)[._/]|(rpn|conv_rpn|cls_score|bbox_pred|fpn_)\w*|.*/rpn.*"
 )
+# below `features`, the names are the same
+MOBILENET = Rules(((r"features\.(\d+\..+)", "backbone.features.{1}"),), skip=r"classifier\..+")
+MOBILENET_MARK = frozenset({"features.0.0.weight", "features.4.block.2.fc1.weight", "features.16.0.weight"})
 Publisher = Literal["torchvision or timm", "Detectron2", "Caffe2 (MSRA)", "tensorpack", "Chainer"]
 
 
@@ -108,6 +114,16 @@ def read(found: Found, kind: Kind) -> Plan:
     )
 
 
+def read_mobilenet(found: Found) -> Plan:
+    """The MobileNetV3-Large in `found`. Its norms get the eps of torchvision's detectors, which start from it."""
+    return Plan(
+        config=model_config("faster_rcnn_mobilenet_v3_large_fpn"),
+        placed=MOBILENET.place(found.state, found.source, "an ImageNet MobileNetV3-Large of torchvision"),
+        summary="an ImageNet MobileNetV3-Large; backbone only",
+        assumed=(Assumption("pixels", "torchvision's", PIXELS),),
+    )
+
+
 def _config(
     kind: Kind, shapes: Mapping[str, tuple[int, ...]], grouped: bool, affine: bool, found: Found, placed: Placed
 ) -> tuple[DetectorConfig, tuple[Assumption, ...]]:
@@ -133,7 +149,7 @@ def _config(
     )
     stride = f"stride in the {'1x1' if one_by_one else '3x3'} convolutions"
     assumed = (
-        Assumption("pixels", why, ("input.channel_order", "input.pixel_mean", "input.pixel_std")),
+        Assumption("pixels", why, PIXELS),
         Assumption(stride, why, ("backbone.stride_in_1x1",)),
         Assumption("pooling of the stem", why, ("backbone.stem_pool",)),
     )
@@ -190,4 +206,11 @@ def _system(kind: Kind) -> System:
     )
 
 
-SYSTEMS = tuple(_system(kind) for kind in KINDS)
+MOBILENET_SYSTEM = System(
+    name="ImageNet MobileNetV3 (torchvision)",
+    files="backbone only, to start training from",
+    recognises=lambda names: set(names) >= MOBILENET_MARK,
+    read=lambda found, settings: read_mobilenet(found),
+    kind="backbone",
+)
+SYSTEMS = (*(_system(kind) for kind in KINDS), MOBILENET_SYSTEM)

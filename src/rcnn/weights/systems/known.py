@@ -72,5 +72,5 @@ def convert_found(
     known = ", ".join(f"{system.name} ({system.files})" for system in SYSTEMS if system.kind == "detector")
     raise ValueError(
         f"{found.source} belongs to no known system: its tensors are {few(names)}. Expected a file of {known}, "
-        "an ImageNet ResNet, or a backbone of timm"
+        "an ImageNet ResNet or MobileNetV3, or a backbone of timm"
     )
