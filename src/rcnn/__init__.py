@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from rcnn.data.inspect.info import describe_dataset
     from rcnn.data.loading import TrainingBatch, training_batches
     from rcnn.data.targets import TargetOptions
-    from rcnn.data.video import read_video
+    from rcnn.data.video import read_video, write_video
     from rcnn.download.datasets import download_dataset
     from rcnn.drawing.browse import browse_dataset
     from rcnn.evaluation.api import evaluate
     from rcnn.evaluation.compare import compare
     from rcnn.evaluation.evaluate import Evaluation
     from rcnn.evaluation.stages import draw_stages
+    from rcnn.evaluation.thresholds import best_scores
     from rcnn.export.write import export_model
     from rcnn.models import Detector, DetectorConfig, build_detector, list_models, model_config
     from rcnn.models.overrides import override
@@ -81,6 +82,7 @@ __all__ = [
     "TrainingRun",
     "__version__",
     "benchmark",
+    "best_scores",
     "browse_dataset",
     "build_detector",
     "check_dataset",
@@ -108,6 +110,7 @@ __all__ = [
     "split_dataset",
     "train",
     "training_batches",
+    "write_video",
 ]
 
 _MODULES = {  # public name -> the module that defines it
@@ -132,6 +135,7 @@ _MODULES = {  # public name -> the module that defines it
     "TrainingBatch": "rcnn.data.loading",
     "TrainingRun": "rcnn.training.api",
     "benchmark": "rcnn.bench.benchmark",
+    "best_scores": "rcnn.evaluation.thresholds",
     "browse_dataset": "rcnn.drawing.browse",
     "build_detector": "rcnn.models",
     "check_dataset": "rcnn.data.inspect.check",
@@ -159,6 +163,7 @@ _MODULES = {  # public name -> the module that defines it
     "split_dataset": "rcnn.data.inspect.divide",
     "train": "rcnn.training.api",
     "training_batches": "rcnn.data.loading",
+    "write_video": "rcnn.data.video",
 }
 
 

@@ -9,7 +9,7 @@ Letters: N detections of one image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -40,7 +40,7 @@ from rcnn.models.overrides import Overrides, as_strings
 from rcnn.models.pasting import pasting_of
 from rcnn.preprocess import Frame
 from rcnn.region_features import RegionFeatures
-from rcnn.results import ImageDetections, require_score
+from rcnn.results import ImageDetections, Score, require_score
 from rcnn.runtime.devices import Device, Precision, choose_device
 from rcnn.runtime.open_model import open_model
 from rcnn.structures import Detections, ImageBatch
@@ -126,7 +126,7 @@ class Predictor:
         self,
         images: ImageInput,
         *,
-        score: float = 0.0,
+        score: Score = 0.0,
         boxes: Boxes | None = None,
         labels: Labels | None = None,
         channels: Channels = "rgb",
@@ -139,7 +139,7 @@ class Predictor:
         self,
         images: ImageInput,
         *,
-        score: float = 0.0,
+        score: Score = 0.0,
         boxes: Boxes | None = None,
         labels: Labels | None = None,
         channels: Channels = "rgb",
@@ -152,7 +152,7 @@ class Predictor:
         self,
         images: Iterable[ImageInput],
         *,
-        score: float = 0.0,
+        score: Score = 0.0,
         boxes: Sequence[Boxes] | None = None,
         labels: Sequence[Labels] | None = None,
         channels: Channels = "rgb",
@@ -166,7 +166,7 @@ class Predictor:
         self,
         images: Iterable[ImageInput],
         *,
-        score: float = 0.0,
+        score: Score = 0.0,
         boxes: Sequence[Boxes] | None = None,
         labels: Sequence[Labels] | None = None,
         channels: Channels = "rgb",
@@ -179,7 +179,7 @@ class Predictor:
         self,
         images: ImageInput | Iterable[ImageInput],
         *,
-        score: float = 0.0,
+        score: Score = 0.0,
         boxes: Boxes | Sequence[Boxes] | None = None,
         labels: Labels | Sequence[Labels] | None = None,
         channels: Channels = "rgb",
@@ -193,10 +193,11 @@ class Predictor:
         (H, W, 3) or (H, W, 4), a Pillow image, or a tensor uint8 (3, H, W). Arrays and tensors are RGB, or BGR with
         `channels="bgr"` (OpenCV).
 
-        `score`: skip detections with a lower score. The default, 0, keeps all detections of the model: those above its
-        `box.score_threshold`, 0.05 in most models (the default of the command `rcnn predict` is 0.5). `batch_size`:
-        number of images per forward pass. `max_pixels`: refuse larger images; 0: no limit. `errors`: "raise" raises the
-        exception of the first image that cannot be read; "return" returns exceptions in place of results.
+        `score`: skip detections with a lower score: one number, or one per class name. The default, 0, keeps all
+        detections of the model: those above its `box.score_threshold`, 0.05 in most models (the default of the command
+        `rcnn predict` is 0.5). `batch_size`: number of images per forward pass. `max_pixels`: refuse larger images; 0:
+        no limit. `errors`: "raise" raises the exception of the first image that cannot be read; "return" returns
+        exceptions in place of results.
 
         `boxes` (N, 4), xyxy pixels of the image, are scored in place of detecting: the result has one row per box, in
         their order, with the box as given (not refined; clipped to the image), the most probable class, its
@@ -284,7 +285,7 @@ class Predictor:
         given = None if boxes is None else check_given(boxes, labels, pixels, self.classes, where)
         return PredictionInput(image, pixels, given)
 
-    def _predict(self, batch: Sequence[PredictionInput], score: float, max_pixels: int) -> list[ImageDetections]:
+    def _predict(self, batch: Sequence[PredictionInput], score: Score, max_pixels: int) -> list[ImageDetections]:
         """The detections in a batch of images; if boxes are given, the results of scoring them."""
         if not batch:
             return []
@@ -293,7 +294,7 @@ class Predictor:
         given = [one.given for one in batch if one.given is not None]
         results = self.score_boxes(images, frames, given) if given else self.detect(images, frames)
         return [
-            replace(result if score <= 0 else result.above(score), source=one.source(max_pixels))
+            replace(result.above(score) if score else result, source=one.source(max_pixels))
             for result, one in zip(results, batch, strict=True)
         ]
 
@@ -350,11 +351,12 @@ class Predictor:
 
 
 def _check_arguments(
-    score: float, boxes: object | None, labels: object | None, channels: str, batch_size: int, errors: str
+    score: Score, boxes: object | None, labels: object | None, channels: str, batch_size: int, errors: str
 ) -> None:
     """Raise ValueError for arguments of `predict` that are out of range or contradict each other."""
-    require_score(score)
-    if boxes is not None and score > 0:
+    for lowest in score.values() if isinstance(score, Mapping) else (score,):
+        require_score(lowest)
+    if boxes is not None and score:
         raise ValueError(f"score={score} would drop rows, but boxes= returns one row per box; leave score out")
     if labels is not None and boxes is None:
         raise ValueError("labels= are the classes of given boxes, but boxes= is missing; pass boxes=, too")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import supervision
 
 T = TypeVar("T")
+Score: TypeAlias = float | Mapping[str, float]  # the lowest score that is kept: of all classes, or by class name
 # an index that selects several detections
 Rows: TypeAlias = slice | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
 SHOWN_SIDE = 1024  # longer side of the picture in a notebook, pixels
@@ -189,7 +190,7 @@ class ImageDetections:
             mask[top : top + part.shape[0], left : left + part.shape[1]] = part
         return masks
 
-    def above(self, score: float | Mapping[str, float]) -> ImageDetections:
+    def above(self, score: Score) -> ImageDetections:
         """The detections with a score of at least `score`: one number, or one per class name (other classes: 0)."""
         if not isinstance(score, Mapping):
             return self[self.scores >= require_score(score)]
@@ -261,10 +262,14 @@ class ImageDetections:
     def to_yolo(self, *, polygons: bool = True, tolerance: float = TOLERANCE) -> list[str]:
         """The lines of YOLO's label file of the image: class and polygon, or class and box, in fractions of the image.
 
-        `polygons=False` writes boxes also for models with masks. `tolerance` as in `to_labelme`.
+        For models with keypoints and without masks, the keypoints follow the box, as for pose models. `polygons=False`
+        writes boxes only. `tolerance` as in `to_labelme`.
         """
-        masks = self.regions() if polygons else None
-        return yolo_lines((self.height, self.width), self.labels.tolist(), self.boxes, masks=masks, tolerance=tolerance)
+        masks, points = (self.regions(), self.keypoints) if polygons else (None, None)
+        return yolo_lines(
+            (self.height, self.width), self.labels.tolist(), self.boxes,
+            masks=masks, keypoints=points if masks is None else None, tolerance=tolerance,
+        )  # fmt: skip
 
     def to_rows(self) -> list[dict[str, Any]]:
         """A dict per detection (for `csv.DictWriter` or `pandas.DataFrame`): label, name, score, x1, y1, x2, y2."""
@@ -318,12 +323,14 @@ class ImageDetections:
         keypoint_score: float = 0.0,
         labels: bool = True,
         line_width: int | None = None,
+        colour_by: Literal["instance", "class"] = "instance",
     ) -> Image.Image:
         """The image with boxes, masks, keypoints and names drawn on it.
 
         `image` defaults to the image of the prediction (a file is read again). `contour` draws the outlines of masks
         instead of filled masks; keypoints with a score below `keypoint_score` are not drawn. With `labels=False`, no
-        names are drawn. `line_width` (pixels) defaults to a width that fits the image. Raises ValueError if there is no
+        names are drawn. `line_width` (pixels) defaults to a width that fits the image. Colours differ between objects,
+        or with `colour_by="class"` between classes, e.g. for the frames of a video. Raises ValueError if there is no
         image, or one of another size.
         """
         if image is None and self.source is None:
@@ -345,6 +352,7 @@ class ImageDetections:
             skeleton=self.skeleton,
             keypoint_score=keypoint_score,
             contour=contour,
+            colour_by=colour_by,
             with_names=labels,
             width=line_width,
         )

@@ -14,7 +14,7 @@ Letters: N detections of all tiles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image
 from rcnn.data.images import MAX_PIXELS
 from rcnn.ops.masks import Region
 from rcnn.predictor import Predictor
-from rcnn.results import ImageDetections
+from rcnn.results import ImageDetections, Score
 
 OVERLAP = 0.25  # of a tile's side, shared with the next tile
 MIN_TILE = 32  # pixels
@@ -62,7 +62,7 @@ def predict_tiled(
     *,
     tile: int = 1024,
     overlap: float = OVERLAP,
-    score: float | Mapping[str, float] = 0.0,
+    score: Score = 0.0,
     channels: Channels = "rgb",
     batch_size: int = 1,
     max_pixels: int = MAX_PIXELS,

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from rcnn.cli.sources import Source
+from rcnn.cli.sources import Source, SplitImages
 from rcnn.data.images import embedded_image, image_suffix, is_embedded
 from rcnn.data.messages import close_to
-from rcnn.data.writers.coco import coco_file, coco_results
+from rcnn.data.writers.coco import coco_file, coco_results, image_ids
 from rcnn.data.writers.yolo import data_yaml
 from rcnn.drawing.palette import object_colour
 from rcnn.outputs import OutputFolder
@@ -47,7 +47,7 @@ LABELS = {
     "yolo-boxes": "yolo-boxes/labels",
     "masks": "masks",
 }  # folders of the files about one image
-COLUMNS = ("file", "label", "name", "score", "x1", "y1", "x2", "y2")
+COLUMNS = ("label", "name", "score", "x1", "y1", "x2", "y2")  # after the image
 LABEL_SUFFIXES = (".json", ".txt", ".png")
 COLOURS = 256  # of a palette image
 TABLES = {"coco": ("coco.json", "coco_results.json"), "csv": ("predictions.csv",)} | {
@@ -177,24 +177,29 @@ def write_tables(
     classes: Sequence[str],
     keypoints: Sequence[str],
     sources: Sequence[Source] = (),
+    split: SplitImages | None = None,
 ) -> None:
     """Write the files about all images: coco.json and coco_results.json, predictions.csv, data.yaml.
 
     `images`: the entries of predictions.json. `sources`: the images that were copied; coco.json has the names of the
-    copies.
+    copies. `split`: the images that were predicted on, if they are those of a data set, for their ids.
     """
     from rcnn.weights.systems.classes import category_ids
 
     for name in formats:
         if name == "coco":
-            ids = category_ids(classes)
-            folder.write_json("coco_results.json", coco_results(images, ids))
+            files = [entry["file"] for entry in images]
+            ids = image_ids(files) if split is None else [split.image_ids[file] for file in files]
+            categories = category_ids(classes) if split is None else split.category_ids
+            folder.write_json("coco_results.json", coco_results(images, categories, ids))
             copies = {source.name: str(copy_name("coco", source)) for source in sources}
-            folder.write_json("coco.json", coco_file(images, classes, ids, keypoints, copies=copies))
+            folder.write_json("coco.json", coco_file(images, classes, categories, ids, keypoints, copies=copies))
         elif name == "csv":
             folder.write_text("predictions.csv", _table(images))
         elif name in ("yolo", "yolo-boxes"):
-            folder.write_text(f"{name}/data.yaml", data_yaml(classes))
+            has_masks = any("mask" in found for entry in images for found in entry["detections"])
+            points = len(keypoints) if name == "yolo" and not has_masks else 0
+            folder.write_text(f"{name}/data.yaml", data_yaml(classes, keypoints=points))
 
 
 def _path_of(name: str, source: Source) -> str:
@@ -211,9 +216,11 @@ def _place(name: str, source: Source) -> str:
 def _table(images: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
+    first = ("file", "frame", "time") if any("frame" in entry for entry in images) else ("file",)
+    table.writerow((*first, *COLUMNS))
     for entry in images:
-        table.writerows([entry["file"], d["label"], d["name"], d["score"], *d["box"]] for d in entry["detections"])
+        where = [entry[name] for name in first]
+        table.writerows([*where, d["label"], d["name"], d["score"], *d["box"]] for d in entry["detections"])
     return text.getvalue()
 
 

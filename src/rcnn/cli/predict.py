@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,11 +23,14 @@ from rcnn.cli.options import (
     PrecisionOption,
     TTAFlip,
 )
-from rcnn.cli.predict_split import SplitOptions, predict_split_command, require_one_input
-from rcnn.cli.scores import chosen_filter
+from rcnn.cli.predict_split import SplitOptions, images_of_split, predict_split_command, require_one_input
+from rcnn.cli.scores import chosen_filter, warn_of_dropped_scores
 from rcnn.cli.views import predictor_from
 from rcnn.cli.workers import Devices, launch
 from rcnn.new_outputs import output_or_new
+
+if TYPE_CHECKING:
+    from rcnn.cli.sources import SplitImages
 
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 
@@ -51,7 +54,8 @@ def predict(
         Path | None,
         typer.Option(
             help="Predict on a split of this data set instead, also without ground truth (COCO's test-dev2017), and "
-            "write results files for COCO's evaluation server."
+            "write results files for COCO's evaluation server; with --format, --pictures or --json, what these options "
+            "say for its images."
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of --data. Defaults to the validation split.")] = "",
@@ -78,8 +82,12 @@ def predict(
         typer.Option(help="Copy the images beside their labels, for --format coco, labelme and yolo."),
     ] = True,
     pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Write pictures with the detections, or only JSON.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--pictures/--no-pictures",
+            help="Write pictures with the detections, or only JSON. Defaults to pictures, with --data to none.",
+        ),
+    ] = None,
     contour: Annotated[
         bool, typer.Option("--contour", help="Draw the outlines of masks instead of their areas.")
     ] = False,
@@ -95,8 +103,8 @@ def predict(
         typer.Option(
             metavar="SCORE",
             help="Skip detections with a lower score. A number; NAME=NUMBER,... for single classes; best, or the "
-            "thresholds.json of an evaluation: the threshold with the best F1 for each class. Defaults to 0.5; with "
-            "--data, and in Python, to 0.",
+            "thresholds.json of an evaluation: the threshold with the best F1 for each class. Defaults to 0.5; for "
+            "the results files of --data, and in Python, to 0.",
         ),
     ] = None,
     classes: Annotated[
@@ -152,7 +160,9 @@ def predict(
     With --boxes, each image has one entry per box of the file, in the same order: the box as given, the most probable
     class, its score and mask.
 
-    With --data, only results files in COCO's format are written, as its evaluation server accepts them.
+    With --data alone, only results files in COCO's format are written, as its evaluation server accepts them. With
+    --format, --pictures or --json too, the images of the split are predicted on like files; COCO's formats have the ids
+    of the data set.
 
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
@@ -165,25 +175,26 @@ def predict(
     require_an_input(inputs)
     if of_split is not None and (boxes is not None or features is not None):
         raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
-    if of_split is not None and formats:
-        raise ValueError(
-            f"--format is for images; --data writes COCO's results files. For {formats}, give the folder of the images "
-            "in place of --data: rcnn predict MODEL IMAGES --format FORMAT"
-        )
     if tile:
         require_tiles_fit(tile, tile_overlap, boxes)
     # imported after the checks above, because these modules import torch
     from rcnn.cli.formats import chosen_formats, require_masks, require_originals
+    from rcnn.cli.frame_formats import require_copies
     from rcnn.cli.given import given_boxes
-    from rcnn.cli.predict_images import ImageOptions, predict_images, share_images, warn_of_dropped_scores
+    from rcnn.cli.image_outcomes import ImageOptions
+    from rcnn.cli.predict_images import predict_images, share_images
     from rcnn.cli.predict_video import predict_videos, videos_of
     from rcnn.data.messages import counted
     from rcnn.runtime.processes import joined
 
     given = given_boxes(boxes, features, score or classes, tta)
     chosen = chosen_formats(formats)
-    require_originals(chosen, copies=copy_images, pictures=pictures)
-    videos = videos_of(inputs, for_images=given is not None or bool(chosen))
+    drawn = of_split is None if pictures is None else pictures
+    videos = videos_of(inputs, given=given is not None)
+    if videos:
+        require_copies(chosen, copies=copy_images)
+    else:
+        require_originals(chosen, copies=copy_images, pictures=drawn)
     if videos and to_stdout:
         raise ValueError("--json is for images; the detections of a video are in its .jsonl file: leave --json out")
     if devices > 1:
@@ -198,7 +209,7 @@ def predict(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, overrides=overrides,
         allow=allow or (),
     )  # fmt: skip
-    if of_split is not None:
+    if of_split is not None and not (chosen or drawn or to_stdout):
         keep = chosen_filter(score, classes, checkpoint, predictor.classes, default=0.0)
         predict_split_command(predictor, of_split, output, checkpoint, keep=keep)
         return
@@ -206,8 +217,11 @@ def predict(
     if given is None:
         warn_of_dropped_scores(predictor.config, keep)
     require_masks(chosen, predictor.config)
+    found: Sequence[str] | SplitImages = inputs
+    if of_split is not None:
+        found, keep = images_of_split(predictor, of_split, keep)
     options = ImageOptions(
-        keep=keep, pictures=pictures, contour=contour, labels=labels, line_width=line_width,
+        keep=keep, pictures=drawn, contour=contour, labels=labels, line_width=line_width,
         keypoint_score=keypoint_score, max_pixels=max_pixels,
         given=given, features=features, limit=limit, formats=chosen,
         copies=copy_images, tile=tile, overlap=tile_overlap,
@@ -219,7 +233,7 @@ def predict(
         if not processes.is_first:
             share_images(predictor, output or Path(), options, processes)
             return
-        predictions = predict_images(predictor, inputs, output, checkpoint, options, processes)
+        predictions = predict_images(predictor, found, output, checkpoint, options, processes)
     typer.echo(predictions.text if to_stdout else predictions.summary)
     if predictions.failed:
         typer.echo(f"{counted(len(predictions.failed), 'input')} failed", err=True)

@@ -3,78 +3,40 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import typer
 
-from rcnn.background import in_background
 from rcnn.cli.formats import (
     WITH_IMAGES,
     copy_image,
-    files_of_image,
     missing_images,
     names_of_outputs,
     remove_stale,
     write_tables,
 )
 from rcnn.cli.given import keep_given, require_free, write_features
+from rcnn.cli.image_outcomes import ImageOptions, Outcome, outcomes
 from rcnn.cli.progress import progress_bar
-from rcnn.cli.scores import Filter
-from rcnn.cli.sources import Source, Sources, expand
+from rcnn.cli.sources import Source, Sources, SplitImages, expand, sources_of_split
 from rcnn.data.messages import counted, few
-from rcnn.data.read_ahead import read_ahead
 from rcnn.new_outputs import output_or_new
 from rcnn.outputs import DISK_FULL, OutputFolder
 from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from torch import Tensor
-
-    from rcnn.data.given_boxes import BoxFile
-    from rcnn.models.config import DetectorConfig
     from rcnn.predictor import Predictor
-    from rcnn.preprocess import Frame
     from rcnn.region_features import RegionFeatures
-    from rcnn.results import ImageDetections
     from rcnn.runtime.processes import Processes
 
-READ_AHEAD = 2  # images decoded before they are needed
-DRAWN_BESIDE = 1  # images that are drawn while the model works on the next one
-QUALITY = 92  # of the JPEG pictures
-MAX_SIDE = 65_500  # limit of JPEG, pixels
 RESULTS = "predictions.json"
 PARTIAL = "predictions.partial.jsonl"  # one line per image while the command runs
 OUTPUT_ERRORS = (*DISK_FULL, errno.EROFS)  # of the output, not of an input
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageOptions:
-    """The options of `rcnn predict` for images and videos."""
-
-    keep: Filter = field(default_factory=Filter)  # which detections are kept
-    pictures: bool = True  # draw the detections
-    contour: bool = False  # draw the outlines of masks instead of their areas
-    labels: bool = True  # write names and scores beside the boxes
-    line_width: int | None = None  # pixels; None: depends on the image size
-    keypoint_score: float = 0.0  # keypoints with a lower score are not drawn
-    max_pixels: int = 0  # larger images are refused; 0: no limit
-    limit: int = 0  # images, the first ones; 0: all
-    given: BoxFile | None = None  # boxes to score instead of detecting
-    features: Path | None = None  # .npz file for the features of the boxes given
-    formats: tuple[str, ...] = ()  # besides predictions.json
-    tile: int = 0  # side of the tiles that an image is divided into, pixels; 0: none
-    overlap: float = 0.25  # of a tile's side, shared with the next one
-    copies: bool = True  # images are copied beside their labels, for the formats that are data sets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +58,16 @@ class Predictions:
 
 def predict_images(
     predictor: Predictor,
-    inputs: Sequence[str],
+    inputs: Sequence[str] | SplitImages,
     output: Path | None,
     checkpoint: Path,
     options: ImageOptions,
     processes: Processes,
 ) -> Predictions:
-    """Predict on files, folders and URLs; write pictures and predictions.json to `output` (default: a new folder).
+    """Predict on files, folders and URLs, or on the images of a split; write pictures and predictions.json to `output`.
 
-    The first of the `processes` calls this, the others `share_images`. Inputs that fail are reported on stderr. Raises
-    ValueError if there is no image.
+    `output` defaults to a new folder. The first of the `processes` calls this, the others `share_images`. Inputs that
+    fail are reported on stderr. Raises ValueError if there is no image.
     """
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
         folder.require_free(RESULTS, PARTIAL)
@@ -133,9 +95,12 @@ def predict_images(
         keypoint = predictor.config.keypoint
         names = () if keypoint is None else keypoint.names
         copied = sources.images if options.copies else ()
-        write_tables(folder, options.formats, images, predictor.classes, names, copied)
+        split = inputs if isinstance(inputs, SplitImages) else None
+        write_tables(folder, options.formats, images, predictor.classes, names, copied, split)
         if images and options.formats:
-            _remove_stale(folder, options, sources.images, images)
+            done = {entry["file"] for entry in images}
+            succeeded = [source for source in sources.images if source.name in done]
+            remove_stale_files(folder, options.formats, succeeded, copies=options.copies)
             for line in [] if options.copies else missing_images(path, options.formats):
                 typer.echo(line, err=True)
         if options.features is not None:
@@ -153,29 +118,10 @@ def share_images(predictor: Predictor, output: Path, options: ImageOptions, proc
         raise AssertionError("only the first process gets outcomes")
 
 
-def warn_of_dropped_scores(config: DetectorConfig, keep: Filter) -> None:
-    """Print a warning if the model itself drops detections that --score would keep."""
-    key, lowest = lowest_score(config)
-    score = keep.lowest
-    if score < lowest:
-        typer.echo(
-            f"warning: the model drops detections with a score below {key}={lowest:g}, which is higher than --score "
-            f"{score:g}; add {key}={score:g}",
-            err=True,
-        )
-
-
-def lowest_score(config: DetectorConfig) -> tuple[str, float]:
-    """The setting that drops detections with a lower score, and its value."""
-    if config.proposals_only:
-        return "rpn.proposals.score_threshold", config.rpn.proposals.score_threshold
-    if config.fcis is not None:
-        return "fcis.score_threshold", config.fcis.score_threshold
-    return "box.score_threshold", config.box.score_threshold
-
-
-def _find_sources(inputs: Sequence[str], folder: OutputFolder) -> Sources:
+def _find_sources(inputs: Sequence[str] | SplitImages, folder: OutputFolder) -> Sources:
     """The images of all inputs; prints the other inputs on stderr. ValueError if there is no image."""
+    if isinstance(inputs, SplitImages):
+        return sources_of_split(inputs, folder)
     sources = expand(inputs, folder)
     if not sources.images:
         reasons = [f"{name} {reason}" for name, reason in sources.failed]
@@ -238,147 +184,12 @@ class ImageRun:
             path.write_bytes(content)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The result of one image, ready to be written, or its error."""
-
-    entry: dict[str, Any] | None = None  # of predictions.json; None: it failed
-    picture: bytes = b""  # JPEG; empty: none is drawn
-    files: dict[str, bytes] = field(default_factory=dict)  # of --format: names in the output folder, and contents
-    content: bytes | None = None  # of a download that is to be copied
-    features: RegionFeatures | None = None  # of the boxes given
-    error: str = ""
-
-
-def outcomes(
-    predictor: Predictor, output: Path, options: ImageOptions, images: Sequence[Source], processes: Processes
-) -> Iterator[Outcome]:
-    """The outcome of each image, in order, on the first process; the others yield none.
-
-    While the model works on an image, threads read the next ones, and encode and draw the one before.
-    """
-    own = [images[place] for place in processes.own_places(len(images), 1)]
-    read = read_ahead(own, partial(in_background, partial(_read, predictor, options)), READ_AHEAD)
-    return processes.in_order(_finished(predictor, output, options, read), len(images), 1)
-
-
-def _finished(
-    predictor: Predictor, output: Path, options: ImageOptions, read: Iterator[tuple[Source, Future[ReadImage]]]
-) -> Iterator[Outcome]:
-    """The outcomes of images that are being read, in order; a finished one does not wait until the next one is read."""
-    drawn: deque[Future[Outcome]] = deque()
-    for source, image in read:
-        while drawn and (len(drawn) > DRAWN_BESIDE or not image.done()):
-            yield drawn.popleft().result()
-        detected = _detect(predictor, options, source, image)
-        drawn.append(in_background(partial(_finish, output, options, detected)))
-    for outcome in drawn:
-        yield outcome.result()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadImage:
-    """One image before the model."""
-
-    pixels: Tensor  # (3, H, W) uint8 RGB
-    prepared: tuple[Tensor, Frame] | None  # what `Predictor.prepare` returns; None with given boxes or with tiles
-    content: bytes | None  # of a download; None: a file
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectedImage:
-    """One image after the model: its detections, or the error."""
-
-    source: Source
-    found: ImageDetections | Exception
-    content: bytes | None = None  # of a download that is to be copied
-    features: RegionFeatures | None = None
-
-
-def _read(predictor: Predictor, options: ImageOptions, source: Source) -> ReadImage:
-    from rcnn.data.images import read_image
-
-    content = source.read()
-    pixels = read_image(content, max_pixels=options.max_pixels)
-    return ReadImage(
-        pixels=pixels,
-        prepared=predictor.prepare(pixels) if options.given is None and not options.tile else None,
-        content=content if isinstance(content, bytes) else None,
-    )
-
-
-def _detect(predictor: Predictor, options: ImageOptions, source: Source, read: Future[ReadImage]) -> DetectedImage:
-    """The detections of the model in an image, or the scores of its given boxes."""
-    from rcnn.results import ImageSource
-    from rcnn.tiles import predict_tiled
-
-    features = None
-    try:
-        image = read.result()
-        boxes = None if options.given is None else options.given.of(source.name)
-        if boxes is not None and options.features is not None:
-            found, features = predictor.predict_with_features(image.pixels, boxes)
-        elif options.tile:
-            found = predict_tiled(
-                predictor, image.pixels, tile=options.tile, overlap=options.overlap, score=options.keep.score,
-                max_pixels=0,
-            )  # fmt: skip
-        elif image.prepared is not None:
-            resized, frame = image.prepared
-            found = replace(predictor.detect([resized], [frame])[0], source=ImageSource(image=image.pixels))
-        else:
-            found = predictor.predict(image.pixels, boxes=boxes)
-    except Exception as error:  # one bad input must not stop the others
-        return DetectedImage(source=source, found=error)
-    return DetectedImage(source=source, found=found, content=image.content, features=features)
-
-
-def _finish(output: Path, options: ImageOptions, image: DetectedImage) -> Outcome:
-    """The entry of an image in predictions.json, its picture and its files of other formats."""
-    source = image.source
-    if isinstance(image.found, Exception):
-        return Outcome(error=_reason(image.found, source))
-    try:
-        result = options.keep.apply(image.found) if options.given is None else image.found
-        entry: dict[str, Any] = {"file": source.name, "height": result.height, "width": result.width}
-        copied = options.copies and any(name in WITH_IMAGES for name in options.formats)
-        return Outcome(
-            entry=entry | {"detections": result.to_json()},
-            picture=_picture(result, options) if options.pictures else b"",
-            files=files_of_image(result, source, options.formats, output, copies=options.copies),
-            features=image.features,
-            content=image.content if copied else None,
-        )
-    except Exception as error:
-        return Outcome(error=_reason(error, source))
-
-
-def _reason(error: Exception, source: Source) -> str:
-    """The message of an error in one line, without the name of the image, which is printed before it."""
-    return " ".join(str(error).removeprefix(source.name).lstrip(": ").split()) or type(error).__name__
-
-
-def _picture(result: ImageDetections, options: ImageOptions) -> bytes:
-    file = io.BytesIO()
-    picture = result.draw(
-        contour=options.contour,
-        keypoint_score=options.keypoint_score,
-        labels=options.labels,
-        line_width=options.line_width,
-    )
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))  # does not change smaller pictures
-    picture.save(file, "JPEG", quality=QUALITY)
-    return file.getvalue()
-
-
-def _remove_stale(
-    folder: OutputFolder, options: ImageOptions, sources: Sequence[Source], images: Sequence[dict[str, Any]]
+def remove_stale_files(
+    folder: OutputFolder, formats: Sequence[str], sources: Sequence[Source], *, copies: bool
 ) -> None:
-    """Remove the files of the chosen formats that an earlier call wrote for other images; prints how many."""
-    done = {entry["file"] for entry in images}
-    succeeded = [source for source in sources if source.name in done]
-    kept = {*names_of_outputs(options.formats, succeeded, copies=options.copies)}
-    if removed := remove_stale(folder, options.formats, kept):
+    """Remove the files of the formats that an earlier call wrote for other images than `sources`; prints how many."""
+    kept = {*names_of_outputs(formats, sources, copies=copies)}
+    if removed := remove_stale(folder, formats, kept):
         typer.echo(
             f"{folder.path}: removed {counted(removed, 'file')} of an earlier prediction on other images", err=True
         )

@@ -1,10 +1,10 @@
-"""`rcnn predict --data`: results files of a split, with or without ground truth, for COCO's evaluation server."""
+"""`rcnn predict --data`: the images of a split, and their results files for COCO's evaluation server."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from rcnn.outputs import OutputFolder
 from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
+    from rcnn.cli.sources import SplitImages
     from rcnn.data.records import Dataset
     from rcnn.evaluation.evaluate import Detect, ImageResults
     from rcnn.predictor import Predictor
@@ -49,12 +50,63 @@ def predict_split_command(
     predictor: Predictor, options: SplitOptions, output: Path | None, checkpoint: Path, *, keep: Filter
 ) -> None:
     """Predict on the split, write the results files, and print where they are. Exit status 1 if an image failed."""
-    from rcnn.data.messages import counted, few
-    from rcnn.data.opening import DatasetOptions
-    from rcnn.evaluation.opening import dataset_for
+    from rcnn.data.messages import counted
     from rcnn.evaluation.server import predict_split
     from rcnn.runtime.processes import joined
     from rcnn.tiles import predict_tiled
+
+    dataset = _open_split(predictor, options)
+    detect = None
+    if options.tile:
+        detect = partial(
+            predict_tiled, predictor, tile=options.tile, overlap=options.overlap, score=keep.score, max_pixels=0
+        )
+    with joined(predictor.device) as processes:
+        if not processes.is_first:
+            predict_split(predictor, dataset, None, detect=detect, processes=processes)
+            return
+        _warn_of_missing_classes(dataset)
+        written, failed = _write_split(predictor, dataset, output, checkpoint, keep, detect, processes)
+    typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
+    if failed:
+        typer.echo(f"{counted(len(failed), 'image')} failed and have no detections", err=True)
+        raise typer.Exit(1)
+
+
+def images_of_split(predictor: Predictor, options: SplitOptions, keep: Filter) -> tuple[SplitImages, Filter]:
+    """The images of the split, to predict on them like on files, and `keep` without classes that it does not list.
+
+    Raises ValueError if the data set has none of these classes.
+    """
+    from rcnn.cli.sources import SplitImages
+    from rcnn.data.messages import few
+    from rcnn.evaluation.server import require_categories
+    from rcnn.runtime.processes import process_numbers
+
+    dataset = _open_split(predictor, options)
+    require_categories(predictor, dataset)
+    if process_numbers().is_first:
+        _warn_of_missing_classes(dataset)
+    paths = [str(dataset.folder / name) for name in dataset.file_names]
+    if dataset.missing_classes:
+        known = [name for name in keep.classes or dataset.classes if name not in dataset.missing_classes]
+        if not known:
+            raise ValueError(
+                f"{dataset.annotation_file} has none of the classes {few(keep.classes)}; choose others (--classes)"
+            )
+        keep = replace(keep, classes=tuple(known))
+    images = SplitImages(
+        names=dict(zip(paths, dataset.file_names, strict=True)),
+        image_ids=dict(zip(paths, dataset.image_ids, strict=True)),
+        category_ids=dataset.category_ids,
+    )
+    return images, keep
+
+
+def _open_split(predictor: Predictor, options: SplitOptions) -> Dataset:
+    """The images to predict on, with the classes of the model."""
+    from rcnn.data.opening import DatasetOptions
+    from rcnn.evaluation.opening import dataset_for
 
     dataset = dataset_for(
         predictor,
@@ -64,27 +116,19 @@ def predict_split_command(
             ignore_other_classes=True, annotations=options.annotations, images=options.images, allow_empty=True
         ),
     )
-    if options.limit:
-        dataset = dataset.subset(range(min(options.limit, len(dataset))))
-    detect = None
-    if options.tile:
-        tiled = partial(predict_tiled, predictor, tile=options.tile, overlap=options.overlap, max_pixels=0)
-        detect = partial(tiled, score={name: keep.of(name) for name in predictor.classes})
-    with joined(predictor.device) as processes:
-        if not processes.is_first:
-            predict_split(predictor, dataset, None, detect=detect, processes=processes)
-            return
-        if 0 < (missing := len(dataset.missing_classes)) < len(dataset.classes):
-            typer.echo(
-                f"warning: {dataset.annotation_file} lacks {counted(missing, 'class')} of the model "
-                f"({few(dataset.missing_classes)}): their detections are not written, because they have no category id",
-                err=True,
-            )
-        written, failed = _write_split(predictor, dataset, output, checkpoint, keep, detect, processes)
-    typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
-    if failed:
-        typer.echo(f"{counted(len(failed), 'image')} failed and have no detections", err=True)
-        raise typer.Exit(1)
+    return dataset.subset(range(min(options.limit, len(dataset)))) if options.limit else dataset
+
+
+def _warn_of_missing_classes(dataset: Dataset) -> None:
+    """Print a warning about classes of the model that the data set does not list, if it lists others."""
+    from rcnn.data.messages import counted, few
+
+    if 0 < (missing := len(dataset.missing_classes)) < len(dataset.classes):
+        typer.echo(
+            f"warning: {dataset.annotation_file} lacks {counted(missing, 'class')} of the model "
+            f"({few(dataset.missing_classes)}): their detections are not written, because they have no category id",
+            err=True,
+        )
 
 
 def _write_split(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -11,14 +13,15 @@ from typing import TYPE_CHECKING
 import typer
 from PIL import Image
 
-from rcnn.cli.predict_images import OUTPUT_ERRORS, ImageOptions
+from rcnn.cli.frame_formats import FrameFormats
+from rcnn.cli.image_outcomes import ImageOptions
+from rcnn.cli.predict_images import OUTPUT_ERRORS
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import is_url
 from rcnn.data.messages import counted, few
 from rcnn.data.video import VideoFrame, VideoWriter, is_video, read_video, require_pyav, video_rate
-from rcnn.drawing.pictures import draw_objects
 from rcnn.new_outputs import output_or_new
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import OutputFolder, files_of_rcnn
 from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
@@ -26,11 +29,14 @@ if TYPE_CHECKING:
     from rcnn.results import ImageDetections
 
 
-def videos_of(inputs: Sequence[str], *, for_images: bool) -> list[str]:
-    """The videos among the inputs. `for_images`: whether --boxes or --format is given.
+def videos_of(inputs: Sequence[str], *, given: bool) -> list[str]:
+    """The videos among the inputs. `given`: whether there are --boxes, which are for images only.
 
-    Raises ValueError for images together with videos, or options that are for images only; ImportError without PyAV.
+    Raises ValueError for images together with videos, URLs of videos, or boxes for them; ImportError without PyAV.
     """
+    if urls := [word for word in inputs if is_url(word) and is_video(re.split("[?#]", word)[0])]:
+        raise ValueError(f"{few(urls)}: videos are read from files; download it, and give the path of the file")
+    inputs = [path for word in inputs for path in _expanded(word)]
     videos = [word for word in inputs if is_video(word) and not is_url(word)]
     if not videos:
         return []
@@ -39,10 +45,18 @@ def videos_of(inputs: Sequence[str], *, for_images: bool) -> list[str]:
         raise ValueError(
             f"one command predicts on videos or on images, not on both: leave {few(others)} to another command"
         )
-    if for_images:
-        raise ValueError(f"{few(videos)}: --boxes and --format are for images, not for videos; leave them out")
+    if given:
+        raise ValueError(f"{few(videos)}: --boxes are for images, not for videos; leave them out")
     require_pyav()
     return videos
+
+
+def _expanded(word: str) -> list[str]:
+    """The videos that a pattern such as clips/**/*.mp4 matches, sorted, without those that rcnn wrote; other words."""
+    if not is_video(word) or is_url(word) or Path(word).exists() or not glob.has_magic(word):
+        return [word]
+    found = [Path(path) for path in sorted(glob.glob(word, recursive=True))]
+    return [str(path) for path in found if path.name not in files_of_rcnn(path.parent)] or [word]
 
 
 def predict_videos(
@@ -51,10 +65,11 @@ def predict_videos(
     """Write NAME.mp4 and NAME.jsonl for each video. Exit status 1 if a video cannot be read completely."""
     failed, names = 0, set[str]()
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
+        files = FrameFormats(folder=folder, formats=options.formats)
         for video in videos:
             name = _free_name(folder, Path(video), names)
             try:
-                frames, objects = _predict_one(predictor, video, folder, name, options)
+                frames, objects = _predict_one(predictor, video, folder, name, options, files)
             except Stopped:
                 with suppress(OSError):  # the terminal is gone (SIGHUP)
                     typer.echo(f"the results so far are in {path / Path(name).with_suffix('.jsonl')}", err=True)
@@ -66,6 +81,7 @@ def predict_videos(
                 typer.echo(str(error) if video in str(error) else f"{video}: {error}", err=True)
             else:
                 typer.echo(f"{video}: {counted(objects, 'object')} in {counted(frames, 'frame')}")
+        files.finish(predictor)
         if any((path / Path(name).with_suffix(".jsonl")).exists() for name in names):
             typer.echo(f"results in {path}")
     if failed:
@@ -81,7 +97,7 @@ def _free_name(folder: OutputFolder, video: Path, names: set[str]) -> str:
 
 
 def _predict_one(
-    predictor: Predictor, video: str, folder: OutputFolder, name: str, options: ImageOptions
+    predictor: Predictor, video: str, folder: OutputFolder, name: str, options: ImageOptions, files: FrameFormats
 ) -> tuple[int, int]:
     """Predict on a video; returns the numbers of frames and of objects. ValueError for a damaged video.
 
@@ -104,8 +120,9 @@ def _predict_one(
                 entry |= {"width": result.width, "detections": result.to_json()}
                 lines.write(json.dumps(entry) + "\n")
                 lines.flush()
+                files.add(name, frame, result, entry)
                 if writer is not None:
-                    writer.write(_draw(predictor, result, frame, options))
+                    writer.write(_draw(result, frame, options))
                 frames, objects = frames + 1, objects + len(result)
                 advance()
                 if frames == options.limit:
@@ -129,20 +146,13 @@ def _detect(predictor: Predictor, frame: VideoFrame, options: ImageOptions) -> I
     )
 
 
-def _draw(predictor: Predictor, result: ImageDetections, frame: VideoFrame, options: ImageOptions) -> Image.Image:
+def _draw(result: ImageDetections, frame: VideoFrame, options: ImageOptions) -> Image.Image:
     """The frame with the detections; colours follow the class, so that they do not change between frames."""
-    return draw_objects(
+    return result.draw(
         frame.pixels,
-        result.boxes,
-        result.labels,
-        predictor.classes,
-        scores=result.scores,
-        masks=result.regions(),
-        keypoints=result.keypoints,
-        skeleton=predictor.skeleton,
-        keypoint_score=options.keypoint_score,
         contour=options.contour,
+        keypoint_score=options.keypoint_score,
+        labels=options.labels,
+        line_width=options.line_width,
         colour_by="class",
-        with_names=options.labels,
-        width=options.line_width,
     )

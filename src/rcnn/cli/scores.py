@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
+    from rcnn.models.config import DetectorConfig
     from rcnn.results import ImageDetections
 
 DEFAULT_SCORE = 0.5
@@ -49,6 +52,27 @@ def chosen_filter(
     names = tuple(name.strip() for name in classes.split(",")) if classes else ()
     require_classes(names, known)
     return Filter(score=default if score is None else _scores(score, checkpoint, known, default), classes=names)
+
+
+def warn_of_dropped_scores(config: DetectorConfig, keep: Filter) -> None:
+    """Print a warning if the model itself drops detections that --score would keep."""
+    key, lowest = lowest_score(config)
+    score = keep.lowest
+    if score < lowest:
+        typer.echo(
+            f"warning: the model drops detections with a score below {key}={lowest:g}, which is higher than --score "
+            f"{score:g}; add {key}={score:g}",
+            err=True,
+        )
+
+
+def lowest_score(config: DetectorConfig) -> tuple[str, float]:
+    """The setting that drops detections with a lower score, and its value."""
+    if config.proposals_only:
+        return "rpn.proposals.score_threshold", config.rpn.proposals.score_threshold
+    if config.fcis is not None:
+        return "fcis.score_threshold", config.fcis.score_threshold
+    return "box.score_threshold", config.box.score_threshold
 
 
 def _scores(text: str, checkpoint: Path, known: Sequence[str], default: float) -> float | dict[str, float]:

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -44,6 +44,15 @@ class Sources:
     images: list[Source] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)  # name, and what is wrong with it
     skipped: list[str] = field(default_factory=list)  # files in folders that are not images
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitImages:
+    """The images of a split of a data set, with the ids that COCO's formats have for them."""
+
+    names: Mapping[str, str]  # path of an image -> its name in the data set
+    image_ids: Mapping[str, int | str]  # path of an image -> its id
+    category_ids: Sequence[int]  # (K,) ids of the classes of the model
 
 
 def is_url(word: str) -> bool:
@@ -92,10 +101,23 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
     return sources
 
 
+def sources_of_split(split: SplitImages, output: OutputFolder) -> Sources:
+    """The images of a split, in its order; names of pictures as in `expand`."""
+    sources, taken, flat = Sources(), set[str](), set[str]()
+    for path, name in split.names.items():
+        unique = _picture(name, taken, output)
+        sources.images.append(Source(name=path, picture=unique, flat=_flat(unique, flat)))
+    return sources
+
+
 def _videos_in(skipped: Sequence[str]) -> str:
     """How to predict on the videos among skipped files; empty if there are none."""
     videos = [name for name in skipped if is_video(name)]
-    return f"; to predict on its videos ({few(videos)}), give the path of each" if videos else ""
+    return (
+        f"; to predict on its videos ({few(videos)}), give the path of each, or a pattern such as '*.mp4'"
+        if videos
+        else ""
+    )
 
 
 def _name_of_url(url: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,10 @@ from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Images, Off
 from rcnn.cli.workers import Devices, MaxRestarts, is_restarted, launch, require_devices
 from rcnn.new_outputs import output_or_new
 from rcnn.training.found_run import start_of_run
+
+if TYPE_CHECKING:
+    from rcnn.training.plan import RunPlan
+    from rcnn.training.saver import Outcome
 
 ARGUMENTS = {"model": "MODEL_OR_CHECKPOINT", "overrides": "KEY.SUB=VALUE"}  # parameter -> its name in the help
 
@@ -142,11 +147,10 @@ def train(
     require_run_folder(output, resume=resume or is_restarted())
 
     # imported after the checks above, because these modules import torch
-    from rcnn.data.messages import counted
     from rcnn.training.describe import describe_plan
     from rcnn.training.measure import measure
     from rcnn.training.plan import plan_training
-    from rcnn.training.request import RunRequest, continue_command
+    from rcnn.training.request import RunRequest
     from rcnn.training.run import execute
 
     request = RunRequest(
@@ -185,22 +189,31 @@ def train(
         return
     outcome = execute(plan, log=typer.echo)
     with suppress(OSError):  # the terminal is gone (SIGHUP)
-        if outcome.finished:
-            early = outcome.step < plan.settings.steps
-            how = f"stopped early (train.patience={plan.settings.patience})" if early else "finished"
-            typer.echo(f"{how} after {counted(outcome.step, 'step')}; the run is in {outcome.output}")
-        else:
-            done = f"stopped after {outcome.step} of {counted(plan.settings.steps, 'step')}"
-            typer.echo(f"{done}; to continue: {continue_command(plan.request, plan.processes.count, outcome.output)}")
-        if outcome.best is not None:
-            typer.echo(f"best {outcome.best_metric} {outcome.best:.4f}, in {outcome.output / 'best'}")
-        if outcome.best == 0:
-            typer.echo(
-                "no object of the validation set was found: train longer (--resume train.steps=N), or look at the "
-                f"data: rcnn data browse {shlex.quote(str(data))} --output browse"
-            )
+        for line in _outcome_lines(outcome, plan, data):
+            typer.echo(line)
     if outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
+
+
+def _outcome_lines(outcome: Outcome, plan: RunPlan, data: Path) -> Iterator[str]:
+    """What became of a run: finished or stopped, how to continue, and its best checkpoint."""
+    from rcnn.data.messages import counted
+    from rcnn.training.request import continue_command
+
+    if outcome.finished:
+        early = outcome.step < plan.settings.steps
+        how = f"stopped early (train.patience={plan.settings.patience})" if early else "finished"
+        yield f"{how} after {counted(outcome.step, 'step')}; the run is in {outcome.output}"
+    else:
+        done = f"stopped after {outcome.step} of {counted(plan.settings.steps, 'step')}"
+        yield f"{done}; to continue: {continue_command(plan.request, plan.processes.count, outcome.output)}"
+    if outcome.best is not None:
+        yield f"best {outcome.best_metric} {outcome.best:.4f}, in {outcome.output / 'best'}"
+    if outcome.best == 0:
+        yield (
+            "no object of the validation set was found: train longer (--resume train.steps=N), or look at the "
+            f"data: rcnn data browse {shlex.quote(str(data))} --output browse"
+        )
 
 
 def _require_only(context: typer.Context, *names: str) -> None:

@@ -1,16 +1,17 @@
 """Videos: reads their frames as images, and writes pictures as a video. Only this module imports PyAV (extra `video`).
 
-for frame in read_video("video.mp4"):
-    result = predictor.predict(frame.pixels)
+results = (predictor.predict(frame.pixels) for frame in read_video("video.mp4"))
+write_video("drawn.mp4", (result.draw(colour_by="class") for result in results), rate="video.mp4")
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,27 @@ def video_rate(path: str | Path) -> tuple[Fraction, int]:
     with _opened(path) as video:
         stream = video.streams.video[0]
         return Fraction(stream.average_rate or USUAL_RATE), int(stream.frames)
+
+
+def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: float | Fraction | str | Path) -> int:
+    """Write pictures of one size to an MP4 file (H.264, no sound); returns their number. An existing file is replaced.
+
+    `pictures` may be a generator, so that one picture is in memory at a time. `rate`: frames per second, or the path of
+    a video that has it. Raises ValueError if there is no picture, ImportError without PyAV, and the errors of
+    `VideoWriter.write`.
+    """
+    frequency = video_rate(rate)[0] if isinstance(rate, str | Path) else Fraction(rate).limit_denominator(1001)
+    if frequency <= 0:
+        raise ValueError(f"rate={rate}; expected the number of frames per second, e.g. 25, or the path of a video")
+    waiting = iter(pictures)
+    first, count = next(waiting, None), 0
+    if first is None:
+        raise ValueError(f"{path}: there are no pictures; a video needs at least one")
+    with VideoWriter(Path(path), frequency) as writer:
+        for picture in chain([first], waiting):
+            writer.write(picture)
+            count += 1
+    return count
 
 
 class VideoWriter:

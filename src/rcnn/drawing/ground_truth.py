@@ -54,8 +54,11 @@ def _caption(expressions: Sequence[str]) -> str:
 
 
 def outline_region(segmentation: Segmentation, size: tuple[int, int]) -> Region | None:
-    """The mask of an object in an image of `size` (height, width); None if it has no outline, only a box."""
+    """The mask of an object in an image of `size` (height, width); None if it has no outline, only a box.
+
+    Polygons may be arrays, or lists as in a results file.
+    """
     if not segmentation:
         return None
-    outline = segmentation if isinstance(segmentation, dict) else [part.tolist() for part in segmentation]
+    outline = segmentation if isinstance(segmentation, dict) else [np.asarray(part).tolist() for part in segmentation]
     return region_of(rle_mask(as_rle(outline, *size)))

@@ -12,23 +12,31 @@ from rcnn.drawing.fonts import Run, font_runs, one_line
 from rcnn.drawing.palette import Colour, readable_on
 
 NAMES_PER_SIDE = 42  # heights of a name in the square root of a picture's area
+HIDDEN = 0.2  # fraction of its box from which on an object counts as hidden by a name
+STEPS = 6  # positions of a name along an edge of its box
 Edges = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class LabelWriter:
-    """Writes names beside boxes, inside the image, and without hiding earlier names if possible."""
+    """Writes names at boxes, inside the image. No name hides another one, nor a small object if there is room."""
 
-    def __init__(self, picture: Image.Image, scale: float = 1.0) -> None:
-        """`scale`: factor for the height of the names, which otherwise depends on the size of the picture."""
+    def __init__(
+        self, picture: Image.Image, scale: float = 1.0, objects: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        """`scale`: factor for the height of the names, which otherwise depends on the size of the picture.
+
+        `objects` (N, 4) xyxy pixels: the boxes of all objects, which names avoid to hide.
+        """
         self.picture = picture
         self.pen = ImageDraw.Draw(picture)
         self.width, self.height = picture.size
         self.size = max(10, round(scale * math.sqrt(self.width * self.height) / NAMES_PER_SIDE))
         self.padding = max(1, self.size // 6)
+        self.objects = np.zeros((0, 4)) if objects is None else objects
         self.taken: list[Edges] = []  # where names were written
 
     def write(self, text: str, box: npt.NDArray[np.float64], ink: Colour) -> None:
-        """Write `text` beside `box` (xyxy pixels) on a background of `ink`; nothing if the image is too small."""
+        """Write `text` at `box` (xyxy pixels) on a background of `ink`; nothing if there is no room for it."""
         runs = font_runs(one_line(text), self.size)
         if not runs:
             return
@@ -39,26 +47,48 @@ class LabelWriter:
         high = ascent + descent + self.padding
         if wide > self.width or high > self.height:
             return
-        x, y = self._place(box, wide, high)
+        place = self._place(box, wide, high)
+        if place is None:
+            return
+        x, y = place
         self.taken.append((x, y, x + wide, y + high))
         self.pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=ink)
         self._write_runs(runs, x + self.padding, y + self.padding / 2 + ascent, readable_on(ink))
 
-    def _place(self, box: npt.NDArray[np.float64], wide: float, high: float) -> tuple[float, float]:
-        """Left and top of a name: the position above, inside or below the box where it hides the least."""
-        inset = min(max(0.0, box[1]), self.height - high)  # inside the image for every position of the box
-        tops = [y for y in (box[1] - high, box[1], box[3], box[3] - high) if 0 <= y <= self.height - high]
-        lefts = [min(max(0.0, edge), self.width - wide) for edge in (box[0], box[2] - wide)]
-        positions = [(float(math.floor(x)), float(math.floor(y))) for x in lefts for y in [*tops, inset]]
-        return min(positions, key=lambda position: self._hidden((*position, position[0] + wide, position[1] + high)))
+    def _place(self, box: npt.NDArray[np.float64], wide: float, high: float) -> tuple[float, float] | None:
+        """Left and top of a name of this size at a box; None if every position hides a part of an earlier name.
 
-    def _hidden(self, position: Edges) -> float:
-        """Pixels of earlier names that a name at `position` would hide."""
-        return sum(
-            max(0.0, min(position[2], other[2]) - max(position[0], other[0]))
-            * max(0.0, min(position[3], other[3]) - max(position[1], other[1]))
-            for other in self.taken
-        )
+        Of the positions that hide no name, the first one that hides the least of the objects.
+        """
+        corners = self._positions(box, wide, high)
+        names = np.concatenate([corners, corners + np.array([wide, high])], axis=1)  # (P, 4)
+        free = names[~(_shared(names, np.array(self.taken).reshape(-1, 4)) > 0).any(axis=1)]
+        if not len(free):
+            return None
+        hidden = _shared(free, self.objects)  # (P, N)
+        sides = np.maximum(self.objects[:, 2:] - self.objects[:, :2], 1)
+        hidden[hidden <= HIDDEN * sides.prod(axis=1)] = 0
+        x, y = free[hidden.sum(axis=1).argmin(), :2].tolist()
+        return x, y
+
+    def _positions(self, box: npt.NDArray[np.float64], wide: float, high: float) -> npt.NDArray[np.float64]:
+        """Positions (P, 2), left and top, of a name of this size at a box, the usual ones first.
+
+        They are above, inside and below the box at its left and right end; then along these edges, and beside the box.
+        All are inside the image.
+        """
+        x0, y0, x1, y1 = box.tolist()
+        room = (self.width - wide, self.height - high)
+        inset = min(max(0.0, y0), room[1])  # inside the image for every position of the box
+        tops = [y for y in (y0 - high, y0, y1, y1 - high) if 0 <= y <= room[1]]
+        lefts = [min(max(0.0, x), room[0]) for x in (x0, x1 - wide)]
+        positions = [(x, y) for x in lefts for y in [*tops, inset]]
+        along = [min(max(0.0, x), room[0]) for x in np.linspace(x0, x1 - wide, STEPS)[1:-1].tolist()]
+        positions += [(x, y) for y in tops for x in along]
+        beside = [x for x in (x1, x0 - wide) if 0 <= x <= room[0]]
+        levels = [y for y in np.linspace(y0 - high, y1, STEPS).tolist() if 0 <= y <= room[1]]
+        positions += [(x, y) for x in beside for y in levels]
+        return np.floor(np.array(positions, dtype=np.float64))
 
     def _write_runs(self, runs: list[Run], x: float, baseline: float, ink: Colour) -> None:
         for run in runs:
@@ -76,3 +106,9 @@ class LabelWriter:
         size = (max(1, round(drawn.width * run.scale)), max(1, round(drawn.height * run.scale)))
         small = drawn.resize(size, Image.Resampling.LANCZOS)
         self.picture.paste(small, (round(x), round(baseline - ascent * run.scale)), small)
+
+
+def _shared(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The area (N, M) that rectangles `a` (N, 4) and `b` (M, 4), xyxy pixels, have in common."""
+    sides = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])  # (N, M, 2)
+    return np.maximum(sides, 0).prod(axis=2)

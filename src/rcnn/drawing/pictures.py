@@ -61,9 +61,10 @@ def draw_objects(
     and is the same in every run.
 
     `width`: of the lines, pixels; by default, it depends on the image size, as that of the names does
-    (`scale_for_objects`). `with_names=False` draws no names. Names
-    stay inside the image; none is drawn if the image is too small. A warning tells if no font has a character of
-    `names`. Raises ValueError for an image of another type, or another number of labels than of boxes.
+    (`scale_for_objects`). `with_names=False` draws no names. Names stay inside the image, and no name covers another
+    one or, if there is room, a small object; a name that has no room at its box is not drawn. A warning tells if no
+    font has a character of `names`. Raises ValueError for an image of another type, or another number of labels than of
+    boxes.
     """
     canvas = _rgb(image).copy()
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
@@ -95,8 +96,8 @@ def draw_objects(
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, np.asarray(scores, dtype=np.float64), strict=True)]
     if missing := missing_characters((*names, *(captions or ()))):
         warnings.warn(describe_missing(missing), stacklevel=2)
-    writer = LabelWriter(picture, scale)
-    for row in largest_first[::-1]:  # the smallest boxes first, because they have the fewest free positions
+    writer = LabelWriter(picture, scale, corners)
+    for row in largest_first[::-1]:  # the smallest boxes first, because they have the fewest positions
         writer.write(texts[row], corners[row], colours[row])
     return picture
 

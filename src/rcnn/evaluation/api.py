@@ -7,20 +7,21 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from rcnn.data import Dataset
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.boundary import add_boundary, require_boundary
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
-from rcnn.evaluation.opening import dataset_for, held_out_of, trained_images_of, trained_on_warning
-from rcnn.evaluation.plan import EvaluationOptions, limit_overrides
+from rcnn.evaluation.opening import Subject, dataset_for, open_subject, trained_on_warning
+from rcnn.evaluation.plan import EvaluationOptions
+from rcnn.evaluation.results import evaluate_results, is_results
 from rcnn.evaluation.run import run_evaluation
 from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision, choose_device
-from rcnn.runtime.exported import is_exported
 from rcnn.runtime.launch import launch_function, require_devices
-from rcnn.runtime.open_model import model_record
-from rcnn.runtime.processes import device_of_process, joined, process_numbers
+from rcnn.runtime.processes import Processes, device_of_process, joined, process_numbers
 
 
 def evaluate(
@@ -48,11 +49,12 @@ def evaluate(
     pictures: int = 8,
     boundary: bool = False,
 ) -> Evaluation:
-    """The metrics of a checkpoint (or predictor) on a data set (or its folder).
+    """The metrics of a checkpoint, a predictor or saved results on a data set (or its folder).
 
-    `overrides`: changes of the checkpoint's settings, e.g. ["box.score_threshold=0.001"] or a dict.
-    `split` (as in `open_dataset`) defaults to the images that the run of the checkpoint held out from training; if it
-    held out none, to the validation split. `annotations`: the annotation file within the folder, e.g.
+    `model`: a path or a name, a predictor, or results to score again: a file in COCO's format, or the output folder of
+    an earlier evaluation. `overrides`: changes of the checkpoint's settings, e.g. ["box.score_threshold=0.001"] or a
+    dict. `split` (as in `open_dataset`) defaults to the images that the run of the checkpoint held out from training;
+    if it held out none, to the validation split. `annotations`: the annotation file within the folder, e.g.
     "labels/{split}.json"; default: found by its name. `images`, `relative_boxes` and `ignore_other_classes`
     as in `open_dataset`.
     `limit`: evaluate only the first `limit` images (0 = all). `batch_size`: images per forward pass. `workers`: threads
@@ -60,9 +62,9 @@ def evaluate(
     proposals 1000) or LVIS' 300 per image. A checkpoint's own limit is raised to this number; a predictor that returns
     fewer gets a warning. `metric`: "coco", "voc2007", "voc2012" or "lvis"; defaults to that of the data set's
     format. `strict` and `allow_empty` as in `open_dataset`.
-    `device`, `precision` and `allow` (see `rcnn.load`) are for a checkpoint; a predictor has its own. `devices`: number
-    of processes that share the images, for a checkpoint: one per GPU, or on the CPU if there is none; a script then
-    needs `if __name__ == "__main__":`.
+    `device`, `precision` and `allow` (see `rcnn.load`) are for a checkpoint; a predictor has its own, and saved results
+    need none. `devices`: number of processes that share the images, for a checkpoint: one per GPU, or on the CPU if
+    there is none; a script then needs `if __name__ == "__main__":`.
 
     `boundary`: also measure boundary AP of masks, which needs `pip install 'rcnn[boundary]'`.
     `output`: a folder for the files that `rcnn eval` writes; `report` of the result is then the path of report.html,
@@ -73,7 +75,7 @@ def evaluate(
     that could not be read), and `warnings`.
     Raises FileNotFoundError or ValueError for a checkpoint or data set that cannot be used.
     """
-    if devices > 1:
+    if devices > 1 and (isinstance(model, Predictor) or not is_results(Path(model))):
         if isinstance(model, Predictor):
             raise ValueError(f"devices={devices} needs a checkpoint: give its path instead of a predictor")
         require_devices(devices, str(device))
@@ -93,60 +95,85 @@ def evaluate(
         strict=strict,
         allow_empty=allow_empty,
     )
+    chosen = EvaluationOptions(
+        limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
+        pictures=pictures, boundary=boundary,
+    )  # fmt: skip
     changes = as_overrides(overrides)
-    if changes and isinstance(model, Predictor):
-        raise ValueError(
-            f"overrides ({changes[0]}) are for a checkpoint; give them to the predictor: Predictor(overrides=)"
-        )
-    checkpoint = model if isinstance(model, Predictor) else model_record(model, changes)
-    held_out = None if isinstance(model, Predictor) else held_out_of(model)
-    trained = None if isinstance(model, Predictor) else trained_images_of(model)
-    named = "the model" if isinstance(model, Predictor) else model
-    if isinstance(data, Dataset):
-        dataset = data
-        warnings = trained_on_warning(dataset, dataset.split, trained=trained, model=named)
-    else:
-        dataset = dataset_for(checkpoint, data, split, held_out=held_out, options=options)
-        warnings = trained_on_warning(dataset, split, held_out=held_out, trained=trained, model=named)
     if isinstance(model, Predictor):
-        predictor = model
+        subject = _subject_of(model, data, split, changes, options)
     else:
-        limits = limit_overrides(checkpoint.config, dataset, max_detections=max_detections, metric=metric)
-        limits = [] if is_exported(model) else limits
         own = device_of_process(choose_device(device), process_numbers())
-        predictor = Predictor(model, device=own, precision=precision, overrides=[*changes, *limits], allow=allow)
-    with joined(predictor.device) as processes:
+        load = partial(_load, model, device=own, precision=precision, allow=allow)
+        subject = open_subject(
+            Path(model), data, split, load=load, overrides=changes, options=options, evaluation=chosen
+        )
+    source, dataset = subject.source, subject.dataset
+    with joined(source.device if isinstance(source, Predictor) else torch.device("cpu")) as processes:
         if output is not None:
-            chosen = EvaluationOptions(
-                limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
-                pictures=pictures, boundary=boundary,
-            )  # fmt: skip
+            name = source.config.name if isinstance(source, Predictor) else source.name
+            named = "the model" if isinstance(model, Predictor) else str(model)
             evaluation = run_evaluation(
-                predictor,
+                source,
                 dataset,
                 output,
                 options=chosen,
-                title=f"{predictor.config.name} on {dataset.split}",
-                details={"Evaluated": str(named), "Ground truth": str(dataset.annotation_file)},
+                title=f"{name} on {dataset.split}",
+                details={"Evaluated": named, "Ground truth": str(dataset.annotation_file)},
                 log=_no_log,
                 processes=processes,
             )
         else:
-            if boundary:
-                require_boundary(metric, has_masks=predictor.config.has_masks)
-            evaluation = evaluate_dataset(
-                predictor,
-                dataset,
-                limit=limit,
-                batch_size=batch_size,
-                workers=workers,
-                max_detections=max_detections,
-                metric=metric,
-                processes=processes,
-            )
-            if boundary and processes.is_first:
-                evaluation = add_boundary(evaluation, dataset, max_detections)
-    return replace(evaluation, warnings=warnings + evaluation.warnings)
+            evaluation = _evaluate(source, dataset, chosen, processes)
+    return replace(evaluation, warnings=subject.warnings + evaluation.warnings)
+
+
+def _subject_of(
+    predictor: Predictor, data: Dataset | str | Path, split: str, changes: Sequence[str], options: DatasetOptions
+) -> Subject:
+    """A predictor, which has its settings already, with the data set in the form that it needs."""
+    if changes:
+        raise ValueError(
+            f"overrides ({changes[0]}) are for a checkpoint; give them to the predictor: Predictor(overrides=)"
+        )
+    dataset = data if isinstance(data, Dataset) else dataset_for(predictor, data, split, options=options)
+    return Subject(
+        source=predictor,
+        dataset=dataset,
+        warnings=trained_on_warning(dataset, dataset.split if isinstance(data, Dataset) else split),
+    )
+
+
+def _load(
+    model: str | Path, overrides: Sequence[str], *, device: Device, precision: Precision, allow: str | Sequence[str]
+) -> Predictor:
+    return Predictor(model, device=device, precision=precision, overrides=overrides, allow=allow)
+
+
+def _evaluate(
+    source: Predictor | Path, dataset: Dataset, options: EvaluationOptions, processes: Processes
+) -> Evaluation:
+    """The metrics of a predictor or of saved results; nothing is written."""
+    if options.boundary:
+        require_boundary(options.metric, has_masks=not isinstance(source, Predictor) or source.config.has_masks)
+    if isinstance(source, Predictor):
+        evaluation = evaluate_dataset(
+            source,
+            dataset,
+            limit=options.limit,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            max_detections=options.max_detections,
+            metric=options.metric,
+            processes=processes,
+        )
+    else:
+        evaluation = evaluate_results(
+            source, dataset, limit=options.limit, max_detections=options.max_detections, metric=options.metric
+        )
+    if options.boundary and processes.is_first:
+        return add_boundary(evaluation, dataset, options.max_detections)
+    return evaluation
 
 
 def _call(function: Callable[[], Evaluation]) -> Evaluation:

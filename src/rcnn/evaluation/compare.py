@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rcnn.data import Dataset
 from rcnn.data.opening import DatasetOptions
@@ -26,21 +27,25 @@ COMPARE_FILE = "compare.json"
 def compare(
     a: str | Path,
     b: str | Path,
-    data: Dataset | str | Path,
+    data: Dataset | str | Path | None = None,
     *,
     split: str = "",
     annotations: str = "",
     images: str | Path = "",
     relative_boxes: bool = False,
+    metric: str = "",
     samples: int = 1000,
     seed: int = 0,
     device: Device = "auto",
+    allow: str | Sequence[str] = (),
     output: str | Path | None = None,
 ) -> Comparison:
     """The metrics of `a` and `b`, their differences (B - A), and the 95% bootstrap intervals of the differences.
 
     `a` and `b` are checkpoints, runs or exported files, which are evaluated, or saved results: a file in COCO's format,
     or the output folder of `rcnn eval`. If one of them has results for the first images only, only these are compared.
+    `data` defaults to the data set that the first model of the two was trained on, and `split` to its validation split.
+    `metric`: "coco", "voc2007", "voc2012" or "lvis"; defaults to that of the data set's format.
     `samples`: number of bootstrap samples of the images (0: no intervals). `output`: a folder for compare.json.
     The other arguments as in `rcnn.evaluate`.
 
@@ -54,12 +59,18 @@ def compare(
         dataset = data
     else:
         options = DatasetOptions(annotations=annotations, images=images, relative_boxes=relative_boxes)
-        dataset = dataset_for(_model_of(sources), data, split, held_out=held_out_of(sources[0]), options=options)
-    sides = [_results(source, dataset, device) for source in sources]
+        if data is None:
+            data, recorded, own = _recorded_data(sources)
+            split = split or recorded
+            options = replace(own, annotations=annotations or own.annotations, images=images or own.images)
+            options = replace(options, relative_boxes=relative_boxes or own.relative_boxes)
+        held_out = next((part for part in map(held_out_of, sources) if part is not None), None)
+        dataset = dataset_for(_model_of(sources), data, split, held_out=held_out, options=options)
+    sides = [_results(source, dataset, device, allow, metric) for source in sources]
     limit = min((limit for _, _, limit in sides if limit), default=0)
     kinds = [kind for kind in sides[0][1] if kind in sides[1][1]]
     names, sigmas = keypoints_of(dataset) if "keypoints" in kinds else ((), None)
-    plan = plan_evaluation(kinds, dataset, limit=limit, keypoint_names=names)
+    plan = plan_evaluation(kinds, dataset, limit=limit, keypoint_names=names, metric=metric)
     if not plan.kinds:
         found = " and ".join(f"{one} has {', '.join(side[1])}" for one, side in zip((a, b), sides, strict=True))
         reasons = "".join(f"; {line}" for line in plan.warnings)
@@ -76,11 +87,37 @@ def compare(
         samples=samples,
         seed=seed,
     )
-    comparison = replace(comparison, warnings=_trained_on(sources, dataset))
+    comparison = replace(comparison, split=dataset.split, warnings=_trained_on(sources, dataset))
     if output is not None:
         with OutputFolder(output) as folder:
             folder.write_json(COMPARE_FILE, comparison.to_dict(), indent=2)
     return comparison
+
+
+def _recorded_data(sources: Sequence[Path]) -> tuple[Path, str, DatasetOptions]:
+    """The data set that the first of the models among `sources` was trained on: path, validation split, options.
+
+    The split is empty if the run had none. ValueError if no model records its data set, FileNotFoundError if that does
+    not exist here.
+    """
+    models = [source for source in sources if not is_results(source)]
+    records = [(source, model_record(source).provenance) for source in models]
+    source, record = next(((s, r) for s, r in records if isinstance(r.get("data"), str)), (None, dict[str, Any]()))
+    if source is None:
+        raise ValueError(
+            "give the data set (--data DIR): neither A nor B records one, as a model does that rcnn has trained"
+        )
+    if not Path(record["data"]).exists():
+        raise FileNotFoundError(
+            f"{source} was trained on {record['data']}, which does not exist here; give the data set (--data DIR)"
+        )
+    validations = [name for name in record.get("splits", [])[1:] if name != "none"]
+    options = DatasetOptions(
+        annotations=record.get("annotations", ""),
+        images=record.get("images", ""),
+        relative_boxes=record.get("relative_boxes", False),
+    )
+    return Path(record["data"]), validations[0] if validations else "", options
 
 
 def _trained_on(sources: Sequence[Path], dataset: Dataset) -> tuple[str, ...]:
@@ -97,7 +134,9 @@ def _model_of(sources: tuple[Path, Path]) -> Model | None:
     return next((model_record(source) for source in sources if not is_results(source)), None)
 
 
-def _results(source: Path, dataset: Dataset, device: Device) -> tuple[list[Result], tuple[str, ...], int]:
+def _results(
+    source: Path, dataset: Dataset, device: Device, allow: str | Sequence[str], metric: str
+) -> tuple[list[Result], tuple[str, ...], int]:
     """The results of a source, their kinds, and the number of images that they cover (0 = all)."""
     if is_results(source):
         saved = read_results(source)
@@ -107,6 +146,6 @@ def _results(source: Path, dataset: Dataset, device: Device) -> tuple[list[Resul
             raise ValueError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
         found, limit = saved.results, saved.limit if saved.limit < len(dataset) else 0
     else:
-        found, limit = evaluate(source, dataset, device=device).results, 0
+        found, limit = evaluate(source, dataset, device=device, allow=allow, metric=metric).results, 0
     kinds = tuple(k for k in ("bbox", "segm", "keypoints") if all(FIELDS[k] in result for result in found))
     return found, kinds, limit

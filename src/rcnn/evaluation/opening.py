@@ -50,7 +50,7 @@ class Subject:
 
 def open_subject(
     source: Path,
-    data: Path,
+    data: Dataset | str | Path,
     split: str,
     *,
     load: Callable[[Sequence[str]], Predictor],
@@ -72,8 +72,11 @@ def open_subject(
     else:
         record = None
         options = replace(options, one_class=has_proposals(source))
-    held_out = held_out_of(source)
-    dataset = dataset_for(record, data, split, held_out=held_out, options=options)
+    if isinstance(data, Dataset):
+        dataset, split, held_out = data, data.split, None
+    else:
+        held_out = held_out_of(source)
+        dataset = dataset_for(record, data, split, held_out=held_out, options=options)
     warnings = trained_on_warning(dataset, split, held_out=held_out, trained=trained_images_of(source), model=source)
     if record is None:
         return Subject(source=source, dataset=dataset, warnings=warnings)

@@ -18,6 +18,7 @@ from rcnn.metrics.inputs import check_results, json_lines, read_json_or_lines
 from rcnn.metrics.values import FIELDS
 from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
 from rcnn.runtime.exported import is_exported
+from rcnn.weights.checkpoint import FOREIGN
 from rcnn.weights.files import CONFIG_FILE
 
 
@@ -31,8 +32,8 @@ class SavedResults:
 
 
 def is_results(path: Path) -> bool:
-    """Whether `path` has results: a file that is not an exported model, or the output folder of `rcnn eval`."""
-    if is_exported(path):
+    """Whether `path` has results: a file that is not a model or weights, or the output folder of `rcnn eval`."""
+    if is_exported(path) or path.suffix.lower() in FOREIGN:
         return False
     return path.is_file() or (not (path / CONFIG_FILE).exists() and bool(_files_below(path)))
 

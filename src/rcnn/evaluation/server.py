@@ -38,6 +38,17 @@ def server_files(predictor: Predictor, split: str) -> dict[str, str]:
     return {kind: f"{PREFIX[kind]}_{split}_{algorithm}-{kind}_results" for kind in kinds}
 
 
+def require_categories(predictor: Predictor, dataset: Dataset) -> None:
+    """Raise ValueError if the detections of a model have no category id: proposals, or none of its classes is known."""
+    if predictor.config.proposals_only:
+        raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")
+    if len(dataset.missing_classes) == len(dataset.classes):
+        raise ValueError(
+            f"{dataset.annotation_file} has none of the classes of the model, {few(dataset.classes)}; rename its "
+            "categories, or use a model that was trained on these classes"
+        )
+
+
 def predict_split(
     predictor: Predictor,
     dataset: Dataset,
@@ -58,13 +69,7 @@ def predict_split(
     `folder`, and the others return empty lists. Raises ValueError for a model that only predicts proposals or has no
     class of the data set, FileExistsError for a file that rcnn did not write.
     """
-    if predictor.config.proposals_only:
-        raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")
-    if len(dataset.missing_classes) == len(dataset.classes):
-        raise ValueError(
-            f"{dataset.annotation_file} has none of the classes of the model, {few(dataset.classes)}; rename its "
-            "categories, or use a model that was trained on these classes"
-        )
+    require_categories(predictor, dataset)
     names = server_files(predictor, dataset.split)
     predicted = partial(
         predict_dataset, predictor, dataset, batch_size=batch_size, workers=workers, detect=detect, processes=processes

@@ -69,7 +69,7 @@ def draw_stages(
     truth = draw_objects(pixels, boxes, [*range(len(shown))], names, masks=regions, colour_by="class")
     panels = [("Ground truth", truth)]
     found = best_proposals(predictor, pixels, boxes, best)
-    captions = [f"IoU {iou:.2f}, objectness {p:.2f}" for iou, p in zip(found.iou, found.objectness, strict=True)]
+    captions = [f"{iou:.2f}, {p:.2f}" for iou, p in zip(found.iou, found.objectness, strict=True)]
     title = f"Best {counted(best, 'proposal')} of each object: IoU, objectness"
     panels.append((title, _panel(pixels, found, names, captions)))
     if predictor.detector.box_head is not None and len(found.boxes):

@@ -47,15 +47,27 @@ def find_thresholds(checkpoint: Path) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
-def read_thresholds(path: Path, classes: Sequence[str]) -> dict[str, float]:
-    """Class name -> score threshold, for each of `classes`; the overall threshold if the file has none for a class.
+def best_scores(path: str | Path) -> dict[str, float]:
+    """Class name -> score threshold with the best F1, for `Predictor.predict(score=)`.
 
-    Raises ValueError for a file without thresholds, or with thresholds of other classes only.
+    `path`: a run, a checkpoint, the output folder of an evaluation, or a thresholds.json. Raises FileNotFoundError if
+    there is no thresholds.json, ValueError for one without thresholds.
+    """
+    path = Path(path)
+    return read_thresholds(path if path.is_file() else find_thresholds(path))
+
+
+def read_thresholds(path: Path, classes: Sequence[str] = ()) -> dict[str, float]:
+    """Class name -> score threshold, for each of `classes` (default: all in the file).
+
+    It is the overall threshold if the file has none for a class. Raises ValueError for a file without thresholds, or
+    with thresholds of other classes only.
     """
     content = read_json(path, _EXPECTED)
     table = content.get("per_class") if isinstance(content, dict) else None
     if not isinstance(table, dict):
         raise ValueError(f"{path} has no 'per_class'; {_EXPECTED}")
+    classes = classes or tuple(table)
     if not set(classes) & table.keys():
         raise ValueError(
             f"{path} has thresholds of the classes {few(list(table))}, but the model has {few(classes)}; give the "

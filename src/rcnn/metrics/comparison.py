@@ -1,4 +1,7 @@
-"""Two sets of results on the same images: differences of the metrics, with bootstrap intervals (by hotcoco)."""
+"""Two sets of results on the same images: differences of the metrics, with bootstrap intervals.
+
+hotcoco computes those of COCO's and LVIS' metrics.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from rcnn.data.checks.tables import MetricName
 from rcnn.data.messages import KIND_TITLES, cut
-from rcnn.metrics import coco, lvis
-from rcnn.metrics.inputs import Entry, GroundTruth, Id, check_inputs
+from rcnn.metrics import coco, lvis, voc
+from rcnn.metrics.inputs import Entry, EvaluationInputs, GroundTruth, Id, check_inputs
 from rcnn.metrics.tables import aligned, number
 from rcnn.metrics.values import Number
 from rcnn.ops.coco_backend import COCO, COCOeval, compare
@@ -38,6 +44,7 @@ class Comparison:
     per_class: dict[str, dict[str, Difference]]  # {"bbox": {"person": AP}}
     images: int
     samples: int  # of the bootstrap; 0: no intervals
+    split: str = ""  # of the data set
     warnings: tuple[str, ...] = ()  # about the choice of the images
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,7 +68,7 @@ def compare_results(
     samples: int = 1000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare the results `a` and `b` (COCO results format) by COCO's metrics, or LVIS' for `metric` "lvis".
+    """Compare the results `a` and `b` (COCO results format) by COCO's, LVIS' or VOC's metrics.
 
     `samples`: number of bootstrap samples of the images, the same for both (0: no intervals). Kinds are "bbox", "segm"
     and "keypoints"; the other arguments, and the errors, as in `metrics.coco.evaluate`.
@@ -71,6 +78,11 @@ def compare_results(
     images = list(image_ids) if image_ids is not None else None
     count = 0
     for kind in kinds:
+        if metric in ("voc2007", "voc2012"):
+            inputs = [check_inputs(ground_truth, one, (kind,), images, tuple(voc.THRESHOLDS)) for one in (a, b)]
+            found[kind], per_class[kind] = _compare_voc(metric, inputs[0], inputs[1], kind, samples, seed)
+            count = len(inputs[0].images)
+            continue
         sides = [_evaluated(metric, ground_truth, results, kind, images, keypoint_sigmas) for results in (a, b)]
         count = sides[0][1]
         measured = compare(sides[0][0], sides[1][0], samples, seed, CONFIDENCE)
@@ -104,6 +116,53 @@ def _evaluated(
         evaluation.params.kpt_oks_sigmas = list(sigmas)
     evaluation.evaluate()
     return evaluation, len(inputs.images), inputs.names
+
+
+def _compare_voc(
+    metric: MetricName, a: EvaluationInputs, b: EvaluationInputs, kind: str, samples: int, seed: int
+) -> tuple[dict[str, Difference], dict[str, Difference]]:
+    """The differences of VOC's metrics, and of each class at IoU .50. A sample has the same images for both sides."""
+    year: voc.Year = 2007 if metric == "voc2007" else 2012
+    thresholds = voc.THRESHOLDS[kind]
+    matches = [voc.matches_of(side, kind) for side in (a, b)]
+    hits = {
+        name: [[voc.hits_of(side[category], least) for category in a.names] for side in matches]
+        for name, least in thresholds.items()
+    }
+
+    def means(name: str, weights: npt.NDArray[np.int64] | None = None) -> list[Number]:
+        sides = hits[name]
+        return [voc.mean_of_known([voc.average_precision(one, year, weights) for one in side]) for side in sides]
+
+    drawn, random = dict[str, list[float]](), np.random.default_rng(seed)
+    for _ in range(samples):
+        weights = np.bincount(random.integers(len(a.images), size=len(a.images)), minlength=len(a.images))
+        for name in thresholds:
+            one, other = means(name, weights)
+            if one is not None and other is not None:
+                drawn.setdefault(name, []).append(other - one)
+    intervals = {name: _interval(values) for name, values in drawn.items()}
+    found = dict[str, Difference]()
+    for name in voc.metric_names(kind):
+        measured = "AP50" if name == "AP" else name
+        one, other = means(measured)
+        found[name] = _difference(_or_missing(one), _or_missing(other), intervals.get(measured))
+    per_class = dict[str, Difference]()
+    for place, name in enumerate(a.names.values()):
+        one, other = (voc.average_precision(side[place], year) for side in hits["AP50"])
+        per_class[name] = _difference(_or_missing(one), _or_missing(other))
+    return found, per_class
+
+
+def _interval(differences: Sequence[float]) -> dict[str, float]:
+    """The middle part of the differences of the samples, and the fraction of those above 0."""
+    outside = 100 * (1 - CONFIDENCE) / 2
+    lower, upper = np.percentile(differences, [outside, 100 - outside]).tolist()
+    return {"lower": lower, "upper": upper, "prob_positive": float(np.mean(np.asarray(differences) > 0))}
+
+
+def _or_missing(value: Number) -> float:
+    return -1.0 if value is None else value
 
 
 def _difference(a: float, b: float, interval: dict[str, float] | None = None) -> Difference:

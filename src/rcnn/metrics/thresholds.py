@@ -27,6 +27,15 @@ class Thresholds:
     overall: Threshold | None  # None: no detection is correct
     per_class: dict[str, Threshold | None]
 
+    def scores(self) -> dict[str, float]:
+        """The threshold of each class, for `Predictor.predict(score=)`; the overall one for a class without its own.
+
+        Empty if no detection is correct.
+        """
+        if self.overall is None:
+            return {}
+        return {name: (found or self.overall).score for name, found in self.per_class.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """The content of thresholds.json."""
         return {

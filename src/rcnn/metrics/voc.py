@@ -34,6 +34,7 @@ from rcnn.metrics.values import FIELDS, Metrics, Number, PerClass
 from rcnn.ops.coco_backend import as_compressed, iou_matrix
 
 Year = Literal[2007, 2012]
+_Row = tuple[float, float, int, bool, int]  # score, IoU, object, ignored, index of the image
 THRESHOLDS: dict[str, dict[str, float]] = {"bbox": {"AP50": 0.5}, "segm": {"AP50": 0.5, "AP70": 0.7}}
 # The recalls of py-faster-rcnn's voc_eval.py and of ChainerCV, which papers report. Here, .6 and .7 are one rounding
 # error higher than in the devkit's MATLAB code, so that a recall of exactly .6 does not reach .6.
@@ -47,7 +48,18 @@ class Matches:
     ious: npt.NDArray[np.float64]  # (D,) highest IoU with an object of the class in the image; 0: there is none
     objects: npt.NDArray[np.int64]  # (D,) this object, numbered over all images; -1: there is none
     ignored: npt.NDArray[np.bool_]  # (D,) whether this object is ignored
-    positives: int  # number of objects that are not ignored
+    images: npt.NDArray[np.int64]  # (D,) index of the image
+    positives: npt.NDArray[np.int64]  # (I,) number of objects that are not ignored, by image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hits:
+    """The D detections of a class at an IoU threshold, sorted by score. Ignored ones are neither true nor false."""
+
+    true: npt.NDArray[np.bool_]  # (D,)
+    false: npt.NDArray[np.bool_]  # (D,)
+    images: npt.NDArray[np.int64]  # (D,) index of the image
+    positives: npt.NDArray[np.int64]  # (I,) number of objects that are not ignored, by image
 
 
 def metric_names(kind: str) -> tuple[str, ...]:
@@ -75,15 +87,16 @@ def evaluate(
     values: dict[str, dict[str, Number]] = {}
     per_class: PerClass = {name: {} for name in inputs.names.values()}
     for kind in kinds:
-        matches = _matches(inputs, kind)
+        matches = matches_of(inputs, kind)
         for category_id, name in inputs.names.items():
             found = {
-                metric: average_precision(matches[category_id], threshold, year)
+                metric: average_precision(hits_of(matches[category_id], threshold), year)
                 for metric, threshold in THRESHOLDS[kind].items()
             }
             per_class[name][kind] = {"AP": found["AP50"]} | found
         values[kind] = {
-            metric: _mean([of_class[kind][metric] for of_class in per_class.values()]) for metric in metric_names(kind)
+            metric: mean_of_known([of_class[kind][metric] for of_class in per_class.values()])
+            for metric in metric_names(kind)
         }
     return Metrics(
         kinds=values,
@@ -96,10 +109,8 @@ def evaluate(
     )
 
 
-def average_precision(matches: Matches, threshold: float, year: Year) -> Number:
-    """AP of one class at an IoU `threshold`; None if it has no objects."""
-    if not matches.positives:
-        return None
+def hits_of(matches: Matches, threshold: float) -> Hits:
+    """Which detections are true and false positives at an IoU `threshold`."""
     hit = matches.ious >= threshold
     true = np.zeros(len(hit), dtype=bool)
     candidates = np.flatnonzero(hit & ~matches.ignored)
@@ -108,9 +119,18 @@ def average_precision(matches: Matches, threshold: float, year: Year) -> Number:
     ]  # the highest-scoring detection of each object
     true[candidates[firsts]] = True
     false = ~true & ~(hit & matches.ignored)
-    found = true.cumsum()
-    recall = found / matches.positives
-    precision = found / np.maximum(found + false.cumsum(), 1)
+    return Hits(true=true, false=false, images=matches.images, positives=matches.positives)
+
+
+def average_precision(hits: Hits, year: Year, weights: npt.NDArray[np.int64] | None = None) -> Number:
+    """AP of one class; None if it has no objects. `weights` (I,): how often each image counts; by default once."""
+    repeats = np.ones(len(hits.true), dtype=np.int64) if weights is None else weights[hits.images]
+    positives = hits.positives.sum() if weights is None else hits.positives @ weights
+    if not positives:
+        return None
+    found = (hits.true * repeats).cumsum()
+    recall = found / positives
+    precision = found / np.maximum(found + (hits.false * repeats).cumsum(), 1)
     return _eleven_points(recall, precision) if year == 2007 else _area(recall, precision)
 
 
@@ -125,23 +145,25 @@ def _area(recall: npt.NDArray[np.float64], precision: npt.NDArray[np.float64]) -
     return float((steps * np.maximum.accumulate(precision[::-1])[::-1]).sum())
 
 
-def _mean(values: Sequence[Number]) -> Number:
+def mean_of_known(values: Sequence[Number]) -> Number:
+    """The mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
-def _matches(inputs: EvaluationInputs, kind: str) -> dict[Id, Matches]:
+def matches_of(inputs: EvaluationInputs, kind: str) -> dict[Id, Matches]:
     """The detections of each class, sorted by score; equal scores are sorted by image id, then in the given order."""
     sizes = {image["id"]: (image.get("height", 0), image.get("width", 0)) for image in inputs.data["images"]}
     objects: dict[tuple[Id, Id], list[tuple[int, Any, bool]]] = defaultdict(list)  # number, shape, ignored
-    positives: dict[Id, int] = defaultdict(int)
+    order = {image: index for index, image in enumerate(inputs.images)}
+    positives = {category: np.zeros(len(order), dtype=np.int64) for category in inputs.names}
     without = 0
     for number, (annotation, crowd) in enumerate(inputs.annotations):
         image, category = annotation["image_id"], annotation["category_id"]
         bare = kind == "segm" and outline_of(annotation) is None
         without += bare
         ignored = bool(crowd or annotation.get("difficult") or bare)
-        positives[category] += not ignored
+        positives[category][order[image]] += not ignored
         shape = annotation["bbox"]
         if kind == "segm":
             shape = as_compressed(outline_of(annotation) or box_outline(annotation), *sizes[image])
@@ -155,23 +177,24 @@ def _matches(inputs: EvaluationInputs, kind: str) -> dict[Id, Matches]:
         shape = shape if kind == "bbox" else as_compressed(shape, *sizes[image])
         found[image, result["category_id"]].append((result["score"], shape))
 
-    rows: dict[Id, list[tuple[float, float, int, bool]]] = defaultdict(list)  # score, IoU, object, ignored
-    order = {image: index for index, image in enumerate(inputs.images)}
+    rows: dict[Id, list[_Row]] = defaultdict(list)
     for (image, category), detections in sorted(found.items(), key=lambda item: order[item[0][0]]):
         candidates = objects.get((image, category), [])
         ious = iou_matrix([shape for _, shape in detections], [shape for _, shape, _ in candidates])  # (D, G)
         for (score, _), row in zip(detections, ious, strict=True):
             best = int(row.argmax()) if len(row) else -1
             number, _, ignored = candidates[best] if len(row) else (-1, None, False)
-            rows[category].append((score, float(row[best]) if len(row) else 0.0, number, ignored))
+            overlap = float(row[best]) if len(row) else 0.0
+            rows[category].append((score, overlap, number, ignored, order[image]))
     return {category: _sorted(rows[category], positives[category]) for category in inputs.names}
 
 
-def _sorted(rows: Sequence[tuple[float, float, int, bool]], positives: int) -> Matches:
+def _sorted(rows: Sequence[_Row], positives: npt.NDArray[np.int64]) -> Matches:
     ordered = sorted(rows, key=lambda row: -row[0])  # stable
     return Matches(
         ious=np.array([row[1] for row in ordered], dtype=np.float64),
         objects=np.array([row[2] for row in ordered], dtype=np.int64),
         ignored=np.array([row[3] for row in ordered], dtype=bool),
+        images=np.array([row[4] for row in ordered], dtype=np.int64),
         positives=positives,
     )

@@ -14,17 +14,18 @@ from rcnn.training.keypoints import describe_keypoints
 from rcnn.training.parameter_groups import parameter_groups
 from rcnn.training.plan import RunPlan
 from rcnn.training.recipes import find_recipe
-from rcnn.training.settings import AUTO, BATCH_SIZE, PREFIX
+from rcnn.training.settings import AUTO, BATCH_SIZE, PREFIX, TrainConfig
 from rcnn.training.starting import size_text, starts_fresh
 from rcnn.weights.checkpoint import empty_detector
 
+MAIN_SETTINGS = ("steps", "batch_size", "optimizer", "lr", "seed")  # of training; printed with any value
 SHOWN_CLASSES = 100  # listed with their number of objects; for the others, only the number of classes is printed
 LONGEST_NAME = 80  # characters of a class name in this list
 SHOWN_WARNINGS = 10  # printed in full; of the others, only the number is printed
 
 
 def describe_start(plan: RunPlan) -> Iterator[str]:
-    """The lines that a run prints first: warnings about the data, the data, all settings, the learning rate."""
+    """The lines that a run prints first: warnings about the data, the data, settings, the learning rate."""
     yield from (f"warning: {line}" for line in plan.warnings[:SHOWN_WARNINGS])
     more = len(plan.warnings) - SHOWN_WARNINGS
     if more > 0:
@@ -37,7 +38,7 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
         yield f"weights: {_weights(plan)}"
     if plan.request.recipe:
         yield from _recipe(plan)
-    yield f"train: {' '.join(f'{key}={value}' for key, value in config_to_dict(plan.settings).items())}"
+    yield _changed_settings(plan.settings)
     yield from _advised(plan)
     yield _learning_rate(plan)
     if plan.config.keypoint is not None:
@@ -46,6 +47,14 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
         yield describe_flip(keypoint.names, keypoint.flip_pairs, plan.settings.flip)
     if plan.changed:
         yield f"changed since the run was started: {'; '.join(plan.changed)}"
+
+
+def _changed_settings(settings: TrainConfig) -> str:
+    """The main settings of training, and those that differ from their defaults."""
+    values, usual = config_to_dict(settings), config_to_dict(TrainConfig())
+    shown = {name: value for name, value in values.items() if name in MAIN_SETTINGS or value != usual[name]}
+    listed = " ".join(f"{name}={value}" for name, value in shown.items())
+    return f"train: {listed}; the other {len(values) - len(shown)} settings have their defaults (config.json has all)"
 
 
 def _notes(plan: RunPlan) -> Iterator[str]:

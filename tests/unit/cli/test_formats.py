@@ -19,12 +19,14 @@ from torch import Tensor
 from typing_extensions import override as overrides
 
 from rcnn.cli.formats import FORMATS, chosen_formats, files_of_image, require_masks, require_originals
-from rcnn.cli.predict_images import ImageOptions, predict_images
+from rcnn.cli.image_outcomes import ImageOptions
+from rcnn.cli.predict_images import predict_images
 from rcnn.cli.scores import Filter
 from rcnn.cli.sources import Source
 from rcnn.data.opening import open_dataset
 from rcnn.data.records import Dataset
 from rcnn.data.segmentations import Segmentation
+from rcnn.data.writers.yolo import data_yaml
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.ops.coco_backend import as_rle
@@ -149,6 +151,24 @@ def test_csv_and_masks(written: Path) -> None:
     for row in range(3, -1, -1):
         top[expected.masks[row]] = row + 1
     np.testing.assert_array_equal(ids, top)
+
+
+def test_keypoints_follow_the_box_in_yolos_files(tmp_path: Path) -> None:
+    points = np.array([[[20, 30, 0.9], [170, 60, 0.8]]], np.float32)  # the second one is outside the image
+    bare = replace(found()[:1], box_masks=None)
+    [line] = replace(bare, keypoints=points).to_yolo()
+    expected = [1, 50 / 160, 45 / 120, 80 / 160, 70 / 120, 20 / 160, 30 / 120, 2, 1, 60 / 120, 2]
+    assert [float(word) for word in line.split()] == pytest.approx(expected, abs=1e-6)
+    assert replace(bare, keypoints=points).to_yolo(polygons=False) == bare.to_yolo()
+    assert replace(found()[:1], keypoints=points).to_yolo() == found()[:1].to_yolo(), "a polygon has no keypoints"
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").write_text(line + "\n")
+    (tmp_path / "data.yaml").write_text(data_yaml(bare.classes, keypoints=2))
+    dataset = open_dataset(tmp_path)
+    assert dataset.warnings == ()
+    np.testing.assert_allclose(dataset[0].boxes, bare.boxes, atol=0.01)
 
 
 def test_many_objects_have_16_bit_ids() -> None:

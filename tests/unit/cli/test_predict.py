@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcnn.cli.predict_images import PARTIAL, ImageOptions, ImageRun, lowest_score, predict_images
-from rcnn.cli.scores import Filter
+from rcnn.cli.image_outcomes import ImageOptions
+from rcnn.cli.predict_images import PARTIAL, ImageRun, predict_images
+from rcnn.cli.scores import Filter, lowest_score
 from rcnn.cli.sources import expand
 from rcnn.data.given_boxes import read_boxes
 from rcnn.models import build_detector, model_config

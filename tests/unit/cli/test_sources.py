@@ -231,13 +231,14 @@ def test_a_wrong_url_is_reported_before_any_download(tmp_path: Path, url: str, s
     assert said in reason
 
 
-def test_videos_in_folders_and_patterns_must_be_named(tmp_path: Path) -> None:
+def test_videos_in_folders_and_patterns_of_images_must_be_named(tmp_path: Path) -> None:
     touch(tmp_path / "videos" / "a.mp4")
     words = [str(tmp_path / "videos"), str(tmp_path / "videos" / "*.mp4")]
     for word, (name, reason) in zip(words, expand(words, tmp_path / "out").failed, strict=True):
         assert name == word
         video = tmp_path / "videos" / "a.mp4"
-        assert reason.endswith(f"no image; to predict on its videos ({video}), give the path of each")
+        advice = "give the path of each, or a pattern such as '*.mp4'"
+        assert reason.endswith(f"no image; to predict on its videos ({video}), {advice}")
 
 
 def test_patterns_do_not_go_round_a_loop_of_links(tmp_path: Path) -> None:

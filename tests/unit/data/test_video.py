@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import re
@@ -12,16 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 from PIL import Image
 
 import rcnn as public
-from rcnn.cli.predict_images import ImageOptions
+from rcnn.cli.frame_formats import require_copies
+from rcnn.cli.image_outcomes import ImageOptions
 from rcnn.cli.predict_video import predict_videos, videos_of
 from rcnn.cli.scores import Filter
-from rcnn.data.video import VideoError, VideoWriter, read_video
+from rcnn.data.video import VideoError, VideoWriter, read_video, write_video
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
+from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.stopping import Stopped
 from tests.command import rcnn
@@ -110,10 +114,25 @@ def test_a_video_gets_a_video_and_a_line_per_frame(
     names: dict[str, object] = {"rcnn": public, "predictor": predictor}
     exec(compile(example, "docs/predict.md", "exec"), names)  # noqa: S102  the page is ours
     assert repr(names["result"]) == repr(predictor.predict(frames[-1].pixels, score=0.3))
+    again = list(read_video(tmp_path / "drawn.mp4"))
+    assert [frame.time for frame in again] == [frame.time for frame in drawn]
+    for one, other in zip(again, drawn, strict=True):
+        assert torch.equal(one.pixels, other.pixels)
     limited = ImageOptions(keep=Filter(score=0.0), limit=2, pictures=False)
     predict_videos(predictor, [str(video)], tmp_path / "two", Path("run"), limited)
     assert len((tmp_path / "two" / "video.jsonl").read_text().splitlines()) == 2
     assert not (tmp_path / "two" / "video.mp4").exists()
+
+
+def test_a_video_needs_pictures_and_a_rate(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs rcnn[video]")
+    with pytest.raises(ValueError, match=r"drawn\.mp4: there are no pictures"):
+        write_video(tmp_path / "drawn.mp4", [], 25)
+    with pytest.raises(ValueError, match="rate=0; expected the number of frames per second"):
+        write_video(tmp_path / "drawn.mp4", [picture(0)], 0)
+    assert not (tmp_path / "drawn.mp4").exists()
+    assert write_video(tmp_path / "drawn.mp4", [picture(0), picture(1)], 12.5) == 2
+    assert [frame.time for frame in read_video(tmp_path / "drawn.mp4")] == [0, 0.08]
 
 
 def test_frames_above_the_limit_of_pixels_are_refused(
@@ -156,10 +175,10 @@ def test_a_video_that_is_cut_short_keeps_what_was_done(
 
 def test_videos_are_not_mixed_with_images(video: Path) -> None:
     with pytest.raises(ValueError, match=r"leave photo\.jpg to another command"):
-        videos_of([str(video), "photo.jpg"], for_images=False)
-    with pytest.raises(ValueError, match="--boxes and --format are for images, not for videos"):
-        videos_of([str(video)], for_images=True)
-    assert videos_of(["photo.jpg", "https://host/video.mp4"], for_images=False) == []
+        videos_of([str(video), "photo.jpg"], given=False)
+    with pytest.raises(ValueError, match="--boxes are for images, not for videos"):
+        videos_of([str(video)], given=True)
+    assert videos_of(["photo.jpg", "https://host/video.jpg"], given=False) == []
     assert rcnn("predict", video.parent / "no_model", video, "--output", video.parent / "out") == 2
 
 
@@ -231,3 +250,45 @@ def test_names_and_messages_of_videos(
     with pytest.raises(Stopped):
         predict_videos(predictor, [str(video)], tmp_path / "stop", Path("run"), ImageOptions())
     assert f"the results so far are in {tmp_path / 'stop' / 'video.jsonl'}" in capsys.readouterr().err
+
+
+def test_a_pattern_of_videos_and_the_url_of_one(video: Path, tmp_path: Path) -> None:
+    (tmp_path / "a[1].mp4").write_bytes(video.read_bytes())
+    with OutputFolder(tmp_path) as folder:
+        folder.claim("of_rcnn.mp4").write_bytes(video.read_bytes())
+    found = [str(tmp_path / name) for name in ("a[1].mp4", "video.mp4")]
+    assert videos_of([str(tmp_path / "*.mp4")], given=False) == found
+    assert videos_of([found[0]], given=False) == found[:1], "a file that exists is no pattern"
+    assert videos_of([str(tmp_path / "*.mov")], given=False) == [str(tmp_path / "*.mov")]
+    for url in ("https://host/a.mp4?size=1", "http://[host/a.mp4#t=1"):
+        with pytest.raises(ValueError, match=r"a\.mp4.*: videos are read from files; download it, and give the path"):
+            videos_of([url], given=False)
+
+
+def test_the_frames_of_videos_in_the_formats_of_other_tools(
+    predictor: Predictor, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, out = tmp_path / "other.mp4", tmp_path / "out"
+    other.write_bytes(video.read_bytes())
+    options = ImageOptions(keep=Filter(score=0.0), limit=2, pictures=False, formats=("coco", "csv", "yolo"))
+    predict_videos(predictor, [str(video), str(other)], out, Path("run"), options)
+    lines = [json.loads(line) for line in (out / "video.jsonl").read_text().splitlines()]
+    counts = [len(line["detections"]) for line in lines]
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    places = [(row["file"], row["frame"], row["time"]) for row in rows]
+    assert [places.count((f"video/00000{i}.jpg", str(i), str(i / 10))) for i in range(2)] == counts
+    assert len(rows) == 2 * sum(counts) > 0
+    frame = next(read_video(video)).pixels.permute(1, 2, 0).numpy().astype(int)
+    for name, folder in (("yolo", "yolo/images"), ("coco.json", "coco_images")):
+        dataset = public.open_dataset(out / name)
+        files = sorted(record.path.relative_to(out / folder).as_posix() for record in dataset)
+        assert files == [f"{stem}/00000{i}.jpg" for stem in ("other", "video") for i in range(2)]
+        copy = np.asarray(Image.open(out / folder / "video" / "000000.jpg")).astype(int)
+        assert np.abs(copy - frame).mean() < 4
+    predict_videos(predictor, [str(other)], out, Path("run"), options)
+    assert "of an earlier prediction on other images" in capsys.readouterr().err
+    assert len(public.open_dataset(out / "yolo")) == 2
+    with pytest.raises(ValueError, match="the frames of a video are in no other file; leave it out"):
+        require_copies(("yolo",), copies=False)
+    require_copies(("csv", "masks"), copies=False)

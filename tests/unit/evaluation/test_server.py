@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from pycocotools.coco import COCO
 
 import rcnn
 from tests.command import rcnn as command
@@ -126,6 +127,56 @@ def test_a_split_is_predicted_on_in_tiles(
         results = json.loads((output / f"{NAME.format(kind)}.json").read_text())
         of_second = [result[field] for result in results if result["image_id"] == 2]
         assert of_second == [result[field] for result in single.to_coco(2, [10, 20])]
+    some = ["--tile", 40, "--classes", CLASSES[1], "--output", tmp_path / "some"]
+    assert command(*words, *some) == 0
+    boxes = json.loads((tmp_path / "some" / f"{NAME.format('bbox')}.json").read_text())
+    assert {result["category_id"] for result in boxes} == {20}
+
+
+def test_a_split_in_the_formats_of_other_tools(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same detections as in the results files for the server, with the ids of the data set."""
+    file = data / "annotations" / "image_info_test-dev2017.json"
+    tables = json.loads(file.read_text())
+    for image in tables["images"]:
+        image["id"] += 500
+    file.write_text(json.dumps(tables))
+    words = ["predict", checkpoint, "--data", data, "--device", "cpu", "--score", 0.3, "--limit", 2, "--output"]
+    assert command(*words, tmp_path / "server") == 0
     capsys.readouterr()
-    assert command(*words, "--format", "yolo", "--output", tmp_path / "yolo") == 2
-    assert "For yolo, give the folder of the images in place of --data" in capsys.readouterr().err
+    output = tmp_path / "out"
+    assert command(*words, output, "--format", "coco,csv,yolo", "--json") == 0
+    images = json.loads(capsys.readouterr().out)["images"]
+    expected = [json.loads((tmp_path / "server" / f"{NAME.format(k)}.json").read_text()) for k in ("bbox", "segm")]
+    results = json.loads((output / "coco_results.json").read_text())
+    assert results == [box | mask for box, mask in zip(*expected, strict=True)]
+    assert {result["image_id"] for result in results} == {501, 502}
+    again = COCO(str(output / "coco.json"))
+    assert [(one["image_id"], one["category_id"], one["bbox"]) for one in again.dataset["annotations"]] == [
+        (result["image_id"], result["category_id"], result["bbox"]) for result in results
+    ]
+    assert {one["id"]: one["name"] for one in again.dataset["categories"]} == {10: CLASSES[0], 20: CLASSES[1]}
+    assert sum(len(image["detections"]) for image in images) == len(results)
+    assert len((output / "predictions.csv").read_text().splitlines()) == 1 + len(results)
+    assert sum(len(record.boxes) for record in rcnn.open_dataset(output / "yolo")) == len(results)
+    assert not [*output.rglob("*.jpg")], "no pictures without --pictures"
+    words = [*words[:-1], "--pictures", "--classes", CLASSES[1], "--output"]
+    assert command(*words, tmp_path / "drawn") == 0
+    assert len([*(tmp_path / "drawn").rglob("*.jpg")]) == 2
+
+
+def test_classes_that_the_data_set_lacks_are_not_in_other_formats(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = data / "annotations" / "image_info_test-dev2017.json"
+    tables = json.loads(file.read_text())
+    tables["categories"] = tables["categories"][:1]
+    file.write_text(json.dumps(tables))
+    words = ["predict", checkpoint, "--data", data, "--device", "cpu", "--limit", 1, "--score", 0, "--format", "csv"]
+    assert command(*words, "--output", tmp_path / "out") == 0
+    assert f"{file} lacks 1 class of the model ({CLASSES[1]}): their detections are not" in capsys.readouterr().err
+    rows = (tmp_path / "out" / "predictions.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[2] for row in rows} == {CLASSES[0]}
+    assert command(*words, "--classes", CLASSES[1], "--output", tmp_path / "none") == 2
+    assert f"{file} has none of the classes {CLASSES[1]}; choose others (--classes)" in capsys.readouterr().err

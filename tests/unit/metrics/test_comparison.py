@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rcnn.data.checks.tables import MetricName
+from rcnn.metrics import voc
 from rcnn.metrics.coco import evaluate
 from rcnn.metrics.comparison import compare_results
 from tests.unit.random_truth import random_results, random_truth
@@ -74,3 +76,33 @@ def test_the_same_results_do_not_differ() -> None:
     without = compare_results("coco", truth, results, results, ("bbox",), samples=0)
     assert without.kinds["bbox"]["AP"].lower is None
     assert "interval" not in str(without)
+
+
+@pytest.mark.parametrize(("kind", "metric"), [("bbox", "voc2007"), ("segm", "voc2012")])
+def test_vocs_metrics_and_their_bootstrap(kind: str, metric: MetricName) -> None:
+    """The bootstrap weights images; here, it is written out with copies of the images that are drawn several times."""
+    truth = random_truth(0, images=12)
+    truth["annotations"][0]["difficult"] = 1
+    sides = random_results(truth, 1), random_results(truth, 2, extra=2)
+    for place, result in enumerate(entry for side in sides for entry in side):
+        result["score"] += 1e-6 * place  # no ties, because the order of equal scores depends on the order of the images
+    found = compare_results(metric, truth, *sides, (kind,), samples=8, seed=3)
+    year: voc.Year = 2007 if metric == "voc2007" else 2012
+    whole = [voc.evaluate(truth, results, (kind,), year=year) for results in sides]
+    for name, difference in found.kinds[kind].items():
+        assert (difference.a, difference.b) == tuple(one.kinds[kind][name] for one in whole)
+    for name, difference in found.per_class[kind].items():
+        assert (difference.a, difference.b) == tuple(one.per_class[name][kind]["AP"] for one in whole)
+    random, ids = np.random.default_rng(3), sorted(image["id"] for image in truth["images"])
+    differences = list[float]()
+    for _ in range(8):
+        images = [ids[place] for place in random.integers(len(ids), size=len(ids))]
+        annotations = [{**entry, "id": i + 1} for i, entry in enumerate(drawn(truth["annotations"], images))]
+        chosen = [{"id": place, "height": 240, "width": 320} for place in range(len(images))]
+        sample = {"images": chosen, "annotations": annotations, "categories": truth["categories"]}
+        values = [voc.evaluate(sample, drawn(r, images), (kind,), year=year).kinds[kind]["AP"] for r in sides]
+        differences.append((values[1] or 0.0) - (values[0] or 0.0))
+    ap = found.kinds[kind]["AP"]
+    assert [ap.lower, ap.upper] == pytest.approx(np.percentile(differences, [2.5, 97.5]).tolist())
+    assert ap.better == pytest.approx(np.mean([one > 0 for one in differences]))
+    assert ap == found.kinds[kind]["AP50"]

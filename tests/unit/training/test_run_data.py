@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -88,6 +89,18 @@ def test_notes_about_the_data_are_printed_at_the_start_and_in_a_dry_run(several:
     plan = plan_training(RunRequest(model="mask_rcnn_compact", data=training, overrides=BRIEF, device="cpu"))
     for lines in (describe_start(plan), describe_plan(plan)):
         assert list(lines).count("2 masks without an image") == 1
+
+
+def test_the_settings_that_differ_from_their_defaults_are_printed(several: Path) -> None:
+    [line] = [
+        line for line in describe_start(planned(several, (*BRIEF, "train.ema=0.9"))) if line.startswith("train: ")
+    ]
+    words, rest = line.removeprefix("train: ").split("; the other ")
+    assert {"steps=1", "batch_size=1", "workers=0", "warmup_steps=0", "ema=0.9", "seed=0"} <= set(words.split(" "))
+    names = re.findall(r"(\w+)=", words)
+    assert "accumulate" not in names
+    count = int(rest.removesuffix(" settings have their defaults (config.json has all)"))
+    assert len(names) + count == len([one for one in fields(rcnn.TrainConfig) if one.metadata.get("saved", True)])
 
 
 def test_a_small_set_is_not_divided(tmp_path: Path) -> None:

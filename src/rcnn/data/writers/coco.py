@@ -48,9 +48,10 @@ def file_names(files: Sequence[str]) -> list[str]:
     ]
 
 
-def coco_results(images: Sequence[dict[str, Any]], category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """The results of all images of predictions.json; `category_ids` (K,) are those of the classes."""
-    ids = image_ids([entry["file"] for entry in images])
+def coco_results(
+    images: Sequence[dict[str, Any]], category_ids: Sequence[int], ids: Sequence[int | str]
+) -> list[dict[str, Any]]:
+    """The results of all images of predictions.json; `category_ids` (K,) of the classes, `ids` (I,) of the images."""
     return [
         coco_result(found, image_id, category_ids[found["label"]])
         for image_id, entry in zip(ids, images, strict=True)
@@ -62,16 +63,17 @@ def coco_file(
     images: Sequence[dict[str, Any]],
     names: Sequence[str],
     category_ids: Sequence[int],
+    ids: Sequence[int | str],
     keypoints: Sequence[str] = (),
     *,
     copies: Mapping[str, str] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """The content of an annotation file: the same objects as annotations with a score, with the same image ids.
+    """The content of an annotation file: the same objects as annotations with a score; `ids` as in `coco_results`.
 
     `names` (K,) are the classes; each has the `keypoints` (J,), all of them visible. `copies`: image -> its path
     relative to the folder of the annotation file; by default, paths are relative to the folder with all images.
     """
-    annotations = coco_results(images, category_ids)
+    annotations = coco_results(images, category_ids, ids)
     for number, entry in enumerate(annotations, start=1):
         area = rle_area(entry["segmentation"]) if "segmentation" in entry else entry["bbox"][2] * entry["bbox"][3]
         entry.update({"id": number, "iscrowd": 0, "area": area})
@@ -84,7 +86,7 @@ def coco_file(
     return {
         "images": [
             {"id": image_id, "file_name": name, "height": entry["height"], "width": entry["width"]}
-            for image_id, name, entry in zip(image_ids(files), places, images, strict=True)
+            for image_id, name, entry in zip(ids, places, images, strict=True)
         ],
         "annotations": annotations,
         "categories": [{"id": id, "name": name} | more for id, name in zip(category_ids, names, strict=True)],

@@ -1,0 +1,52 @@
+"""`rcnn.compare`: the data set that it takes by default, and messages about what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rcnn.data.opening import open_dataset
+from rcnn.evaluation.compare import compare
+from rcnn.models import build_detector, model_config
+from rcnn.models.overrides import override
+from rcnn.weights.checkpoint import save_checkpoint
+from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
+
+
+def results_of(data: Path, split: str) -> list[dict[str, Any]]:
+    """One result, a box, for the first image of the split."""
+    dataset = open_dataset(data, split)
+    category = dataset.to_coco()["categories"][0]["id"]
+    return [{"image_id": dataset.image_ids[0], "category_id": category, "bbox": [1, 1, 20, 20], "score": 0.5}]
+
+
+def test_the_side_that_is_wrong_is_named(tmp_path: Path) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"val": 1}, size=(64, 96))
+    [result] = results_of(data, "val")
+    (tmp_path / "good.json").write_text(json.dumps([result]))
+    (tmp_path / "bad.json").write_text(json.dumps([result | {"image_id": 987}]))
+    with pytest.raises(ValueError, match=r"bad\.json: results have image_id 987, which"):
+        compare(tmp_path / "good.json", tmp_path / "bad.json", data, samples=0)
+
+
+def test_the_data_set_of_a_run_is_the_default(tmp_path: Path) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"train": 1, "minival": 2, "val": 3}, size=(64, 96))
+    results, model = tmp_path / "results.json", tmp_path / "model"
+    results.write_text(json.dumps(results_of(data, "minival")))
+    config = override(model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.01"])
+    torch.manual_seed(0)
+    origin = {"data": str(data), "splits": ["train", "minival"]}
+    save_checkpoint(model, build_detector(config), config, CLASSES, origin)
+    found = compare(results, model, samples=0, device="cpu")
+    assert (found.split, found.images) == ("minival", 2)
+    assert found == compare(results, model, data, split="minival", samples=0, device="cpu")
+    with pytest.raises(ValueError, match="neither A nor B records one"):
+        compare(results, results, samples=0)
+    shutil.move(data, tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match=r"model was trained on .*data, which does not exist here; give the"):
+        compare(results, model, samples=0)
