@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing import SignalException
 
 from rcnn.runtime import launch
 
@@ -131,3 +132,35 @@ def test_a_failure_is_reported_although_another_process_does_not_end(
     assert time.monotonic() - start < 20
     assert (ended.status, ended.failed) == (2, True)
     assert ended.message.startswith("process 1 of 2 was killed by SIGKILL")
+
+
+def return_after_a_signal(ready: Path) -> None:
+    """Stands for a training that a signal stops: it saves, and returns."""
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    ready.touch()
+    limit = time.monotonic() + 60
+    while not received and time.monotonic() < limit:
+        time.sleep(0.02)
+
+
+def test_a_function_that_returns_after_a_signal_ends_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's launcher has it wait until the result is read; it was killed after STOP_SECONDS only."""
+    monkeypatch.setattr(launch, "STOP_SECONDS", 60)
+    ready, stopped = tmp_path / "ready", list[float]()
+
+    def send() -> None:
+        limit = time.monotonic() + 60
+        while not ready.exists() and time.monotonic() < limit:
+            time.sleep(0.02)
+        stopped.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    with pytest.raises((SignalException, SystemExit)):
+        launch.launch_function(return_after_a_signal, ready, devices=1)
+    assert time.monotonic() - stopped[0] < 30
+    sender.join(10)

@@ -19,7 +19,12 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import torch
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, PContext, SignalException
+from torch.distributed.elastic.multiprocessing import (
+    DefaultLogsSpecs,
+    MultiprocessContext,
+    PContext,
+    SignalException,
+)
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -202,10 +207,14 @@ def _failures_reported_soon() -> Iterator[None]:
     """Within the block, if a process fails, the others are killed after FAILURE_SECONDS.
 
     In a collective of NCCL, they do not react to SIGTERM. torch's launcher waits for 30 seconds, without a setting.
+    And a process whose function has returned, e.g. because a signal stopped it, ends only when the launcher has read
+    the result, which it no longer does once it ends the processes.
     """
     close = PContext.close
 
     def close_soon(self: PContext, death_sig: signal.Signals | None = None, timeout: int = FAILURE_SECONDS) -> None:
+        if isinstance(self, MultiprocessContext):
+            self._worker_finished_event.set()
         close(self, death_sig, timeout)
 
     PContext.close = close_soon  # type: ignore[method-assign]
