@@ -22,7 +22,8 @@ import torch
 from torch.export import ExportedProgram
 
 from rcnn.data.messages import counted
-from rcnn.export.calibration import CalibrationImages, average_precision, batches, spread
+from rcnn.export.accuracy import measure_accuracy
+from rcnn.export.calibration import CalibrationImages, batches, spread
 from rcnn.export.check import check_file
 from rcnn.export.compare import Difference, agreement, compare, joined
 from rcnn.export.files import store, write_onnx
@@ -36,7 +37,6 @@ from rcnn.structures import Detections, ImageBatch
 
 CALIBRATED = 64  # images from which the ranges of the feature maps are computed
 COMPARED = 12  # images on which detections are compared with those of the float file
-MEASURED = 500  # images of the data set on which AP is measured
 TIMED = 5  # timed runs of each file
 PARTS = 12  # parts of the network that are kept in float in turn
 FLOAT_PARTS = 4  # upper limit of parts that stay in float
@@ -176,12 +176,11 @@ def measure(
     if images.annotated is None:
         say("AP was not measured: the images have no annotations")
         return how
-    number = min(MEASURED, len(images.annotated))
-    say(f"measuring AP on {counted(number, 'image')} of {images.annotated.split}")
-    before, after = (average_precision(file, images.annotated, MEASURED) for file in (source, output))
-    for kind, value in before.items():
-        say(f"{kind} AP: float32 {_number(value)}, int8 {_number(after[kind])}")
-    return replace(how, ap_images=number, ap_float32=before, ap_int8=after)
+    if not {images.annotated.folder / name for name in images.annotated.file_names}.isdisjoint(images.files):
+        say("AP is measured on images of the calibration, because the data set has no other split: it may be too high")
+    before = Predictor(source, device="cpu")
+    accuracy = measure_accuracy(before, output, images.annotated, ("float32", "int8"), say)
+    return replace(how, ap_images=accuracy.images, ap_float32=accuracy.before, ap_int8=accuracy.after)
 
 
 def seconds_per_image(files: Sequence[Path], images: CalibrationImages) -> list[float]:
@@ -197,7 +196,3 @@ def seconds_per_image(files: Sequence[Path], images: CalibrationImages) -> list[
             if repeat:
                 own.append(time.perf_counter() - started)
     return [statistics.median(own) for own in times]
-
-
-def _number(value: Number) -> str:
-    return "none" if value is None else f"{value:.4f}"

@@ -13,6 +13,7 @@ import torch
 
 import rcnn
 from rcnn.data import Dataset
+from rcnn.data.held_out import HeldOut
 from rcnn.evaluation.opening import dataset_for
 from rcnn.export import calibration, int8
 from rcnn.export.calibration import batches, find_calibration_images, spread
@@ -124,6 +125,23 @@ def test_a_split_without_image_files_cannot_calibrate(
         find_calibration_images(data, record)
 
 
+def test_calibration_and_ap_use_different_images(tmp_path: Path) -> None:
+    """A run without a validation split: AP is measured on the images that it held out, the ranges come from others."""
+    data = write_tiny_coco(tmp_path, {"train": 5})
+    held_out = HeldOut(split="train", fraction=0.4, files=("train_2.png", "train_4.png"), contents=())
+    record = ExportRecord(
+        config=override(model_config("faster_rcnn_compact"), ["num_classes=2"]), classes=("square", "disc"),
+        target="onnx", provenance={"held_out": held_out.to_dict()},
+    )  # fmt: skip
+    images = find_calibration_images(data, record)
+    assert [file.name for file in images.files] == ["train_1.png", "train_3.png", "train_5.png"]
+    assert images.annotated is not None
+    assert images.annotated.file_names == ("train_2.png", "train_4.png")
+    only = find_calibration_images(data, replace(record, provenance={}))  # the only images: for both
+    assert only.annotated is not None
+    assert len(only.files) == len(only.annotated) == 5
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -131,6 +149,10 @@ def test_a_split_without_image_files_cannot_calibrate(
         (("--calibrate", "."), "--calibrate (calibrate=) is for --precision int8, but the precision is float32"),
         (("--precision", "int8", "--calibrate", "nowhere"), "--calibrate nowhere does not exist; expected a data set"),
         (("--precision", "int8", "--calibrate", "empty"), "--calibrate empty has no images; expected a data set"),
+        (
+            ("--precision", "int8", "--calibrate", "empty", "--data", "empty"),
+            "int8 measures AP on the data set of --calibrate (calibrate=); leave --data (data=) out",
+        ),
     ],
 )
 def test_what_int8_needs(
