@@ -22,6 +22,7 @@ from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import whole
 from rcnn.training.signals import StopRequested, stop_requests
 from rcnn.training.state import TrainState
+from rcnn.training.unreadable import UnreadableImages
 from rcnn.training.validation import Metrics
 
 
@@ -48,6 +49,7 @@ def train(
     state.detector.train()
     with (
         stop_requests(settings.time_limit * 3600) as stop,
+        UnreadableImages(processes, log) as unreadable,
         closing(batches(state.step * settings.accumulate)) as stream,
     ):
         try:
@@ -58,6 +60,7 @@ def train(
                     break
                 with together(processes, stop), log.waiting():  # all data of the step, before anything changes
                     fetched = [next(stream) for _ in range(settings.accumulate)]
+                unreadable.report(fetched)
                 may_save = False
                 ids = [name for batch in fetched for name in batch.image_ids]
                 processes.doing(f"step {step} with {named_images(ids)}")
@@ -78,7 +81,7 @@ def train(
                     saver.save_last()
                 saver.evaluate_if_due(stop)
                 may_save = True
-        except (Exception, StopRequested) as error:  # a stop request, an unreadable image, a dead worker
+        except (Exception, StopRequested) as error:  # a stop request, no image that can be read, a dead worker
             if state.step > saver.saved and may_save:
                 saver.save_last()
             if not isinstance(error, StopRequested):

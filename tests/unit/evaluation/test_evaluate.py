@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import typing_extensions
 
 from rcnn.data import Dataset, open_dataset
 from rcnn.drawing.ground_truth import draw_ground_truth
@@ -25,8 +24,6 @@ from rcnn.evaluation.run import run_evaluation
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
-from rcnn.runtime.monitor import Monitor
-from rcnn.runtime.processes import ALONE
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 
 Entry = dict[str, Any]
@@ -389,25 +386,14 @@ def test_a_data_set_from_python_needs_the_classes_of_the_model(predictor: Predic
     assert found.metrics.objects[CLASSES[0]] == 1
 
 
-class Noted(Monitor):
-    """Keeps what a process says that it does."""
-
-    def __init__(self) -> None:
-        super().__init__("process 0 of 1", 0)
-        self.said: list[str] = []
-
-    @typing_extensions.override
-    def doing(self, text: str) -> None:
-        self.said.append(text)
-
-    @typing_extensions.override
-    def rest(self) -> None:
-        self.said.append("rest")
-
-
-def test_the_images_in_flight_are_noted_for_the_watchdog_and_the_launcher(predictor: Predictor, data: Path) -> None:
-    """A stall while the metrics are computed is none: they may take long."""
-    monitor = Noted()
-    dataset = open_dataset(data, "val", CLASSES)
-    evaluate_dataset(predictor, dataset, batch_size=2, processes=replace(ALONE, monitor=monitor))
-    assert monitor.said == ["the prediction on images 1, 2", "the prediction on image 3", "rest"]
+def test_an_unreadable_image_of_saved_results_costs_only_its_picture(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(perfect(data, bbox="", segmentation="")))
+    (data / "val" / "val_2.png").write_bytes(b"")
+    said, options = list[str](), EvaluationOptions(pictures=3)
+    saved, dataset, out = tmp_path / "results.json", open_dataset(data, "val", CLASSES), tmp_path / "out"
+    done = run_evaluation(saved, dataset, out, options=options, title="t", details={}, log=said.append)
+    assert done.metrics.kinds["segm"]["AP"] == 1
+    [warning] = [line for line in said if "no picture" in line]
+    assert "val_2.png is empty (0 bytes)" in warning
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert ("val_1.png" in page, "val_2.png" in page, "val_3.png" in page) == (True, False, True)

@@ -22,7 +22,6 @@ from rcnn.training.log import read_log
 from rcnn.training.request import RunRequest
 from rcnn.training.run_data import choose_splits
 from rcnn.training.starting import starting_config
-from rcnn.training.state import read_state
 from rcnn.weights.checkpoint import load_checkpoint, load_detector
 from tests.command import rcnn
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
@@ -310,6 +309,13 @@ def test_a_folder_with_files_of_the_user_is_refused(data: Path, tmp_path: Path, 
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, '{"lr": 1}')]
 
 
+def test_a_file_of_the_user_beside_those_of_the_run_is_kept(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl.new").write_text("mine")
+    run(data, tmp_path, "train.steps=1")
+    assert (tmp_path / "log.jsonl.new").read_text() == "mine"
+    assert len(read_log(tmp_path / "log.jsonl")) > 0
+
+
 def test_a_folder_in_use_is_refused(data: Path, tmp_path: Path) -> None:
     with OutputFolder(tmp_path / "run") as folder:
         for _ in range(2):  # before its first checkpoint, and after it
@@ -336,42 +342,6 @@ def test_a_set_without_objects_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--allow-empty"):
         run(copy, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("size", [2, 1])
-def test_too_little_memory_names_the_settings_to_lower(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    """As torch reports it for a CPU and for a GPU."""
-
-    def failing(*_: object) -> None:
-        if size == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
-        torch.empty(2**50)
-
-    monkeypatch.setattr("rcnn.training.engine.optimize", failing)
-    words = (*TINY_MODEL, *BRIEF, f"train.batch_size={size}", "--val-split", "none", "--device", "cpu")
-    assert rcnn("train", "mask_rcnn_compact", "--data", data, "--output", tmp_path / "run", *words) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("rcnn: not enough memory on cpu for a training step: lower ")
-    assert "input.max_size=128 and input.min_size=96" in line
-    assert ("train.batch_size=2 (train.accumulate=2 with half of it" in line) == (size == 2)
-    assert ("Tried to allocate 2.00 GiB" if size == 1 else "can't allocate memory") in line
-
-
-def test_too_little_memory_for_an_evaluation_is_not_reported_as_a_step(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB\nmore")
-
-    monkeypatch.setattr("rcnn.training.run.evaluate_detector", failing)
-    words = (*TINY_MODEL, *BRIEF, "train.steps=1", "--device", "cpu")
-    assert rcnn("train", "mask_rcnn_compact", "--data", data, "--output", tmp_path / "run", *words) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("rcnn: not enough memory on cpu for the evaluation after 1 step: lower input.max_size=128 ")
-    assert line.endswith("(CUDA out of memory. Tried to allocate 3.00 GiB)")
-    assert read_state(tmp_path / "run" / "last")["step"] == 1
 
 
 @contextmanager
