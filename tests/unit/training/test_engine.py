@@ -24,7 +24,6 @@ from rcnn.training.signals import stop_requests
 from rcnn.training.state import build_optimizer
 from rcnn.training.validation import choose, chosen_metric, flatten, main_metrics
 from rcnn.weights.checkpoint import load_checkpoint
-from tests.command import rcnn
 from tests.tiny_data import TINY_MODEL
 from tests.unit.random_batches import random_images, random_targets
 from tests.unit.training.runs import CLASSES, train
@@ -391,11 +390,3 @@ def test_evaluations_that_are_not_better_end_a_run_early_and_for_good(tmp_path: 
     settings = replace(settings, steps=5, patience=3)  # typed for the run that is resumed
     outcome = train(tiny(), stream, settings, tmp_path, evaluate=evaluate, resume=True)
     assert (outcome.finished, outcome.step, outcome.best) == (True, 5, 0.6)
-
-
-def test_a_replay_with_arguments_that_it_would_ignore_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["train", "mask_rcnn_compact", "--replay", tmp_path / "nonfinite.pt", "--device", "cpu", "--resume"]
-    assert rcnn(*words, "--data", tmp_path, "train.steps=4") == 2
-    assert "leave MODEL_OR_CHECKPOINT, --data, KEY.SUB=VALUE, --resume out" in " ".join(capsys.readouterr().err.split())

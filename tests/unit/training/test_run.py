@@ -372,3 +372,11 @@ def test_deterministic_runs_have_equal_weights(data: Path, tmp_path: Path) -> No
     assert all(torch.equal(value, same[name]) for name, value in one.items())
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=0, atol=1e-3)
+
+
+def test_a_replay_with_arguments_that_it_would_ignore_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "mask_rcnn_compact", "--replay", tmp_path / "nonfinite.pt", "--device", "cpu", "--resume"]
+    assert rcnn(*words, "--data", tmp_path, "train.steps=4") == 2
+    assert "leave MODEL_OR_CHECKPOINT, --data, KEY.SUB=VALUE, --resume out" in " ".join(capsys.readouterr().err.split())
