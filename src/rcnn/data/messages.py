@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,12 @@ def cut(text: str, length: int) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 image`, `2 images`, `3 categories`."""
     return f"{count} {noun if count == 1 else PLURALS.get(noun, noun + 's')}"
+
+
+def named_images(ids: Iterable[object]) -> str:
+    """`image 7`, `images 7, 12 and 3 more`; an id that occurs twice is named once."""
+    unique = list(dict.fromkeys(ids))
+    return f"{'image' if len(unique) == 1 else 'images'} {few(unique)}"
 
 
 def excerpt(value: object, length: int = 60) -> str:
@@ -98,12 +104,12 @@ class DataError(ValueError):
     """An annotation file that is refused; `kind` is the id of the fault in checks/kinds.py.
 
     Without the entries at the indices `places` of `table`, the file does not have this fault; if `places` is
-    empty, removing entries does not help.
+    empty, removing entries does not help. `example`: what is wrong with the first of them, for images that are skipped.
     """
 
-    def __init__(self, kind: str, message: str, table: str = "", places: Sequence[int] = ()) -> None:
+    def __init__(self, kind: str, message: str, table: str = "", places: Sequence[int] = (), example: str = "") -> None:
         super().__init__(message)
-        self.kind, self.table, self.places = kind, table, tuple(places)
+        self.kind, self.table, self.places, self.example = kind, table, tuple(places), example
 
 
 class MissingImagesError(FileNotFoundError):
@@ -111,9 +117,9 @@ class MissingImagesError(FileNotFoundError):
 
     kind, table = "missing-image", "images"
 
-    def __init__(self, message: str, places: Sequence[int] = ()) -> None:
+    def __init__(self, message: str, places: Sequence[int] = (), example: str = "") -> None:
         super().__init__(message)
-        self.places = tuple(places)
+        self.places, self.example = tuple(places), example
 
 
 class Warnings:

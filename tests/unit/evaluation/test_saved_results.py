@@ -52,7 +52,7 @@ def test_results_without_boxes_are_drawn(field: str, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(examples, "draw_objects", draw)
     dataset = open_dataset(data, "val", keypoints=True)
-    [example] = draw_spread(dataset, results, 8, 0, 0.5, skeleton=[(0, 1)], proposals=False)
+    [example] = draw_spread(dataset, results, 8, 0, 0.5, skeleton=[(0, 1)], proposals=False, failed=(), log=print)
     assert example.note == "2 detections, 2 objects"
     expected = [[x, y, x + width, y + height] for x, y, width, height in (a["bbox"] for a in tables["annotations"])]
     [boxes] = drawn
