@@ -278,6 +278,10 @@ def test_each_list_of_files_is_read_once(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_download_that_is_no_image_is_named_by_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "http://127.0.0.1/notes.txt"
     source = Source(name=url, picture="notes.jpg", url=True)
-    monkeypatch.setattr(Source, "read", lambda self: b"hello")
+
+    def read(source: Source) -> bytes:
+        return source.name.encode()
+
+    monkeypatch.setattr(Source, "read", read)
     with pytest.raises(ImageError, match=f"^{re.escape(url)} is not an image that can be read: save it as JPEG"):
         read_source(cast("Predictor", None), ImageOptions(keep=Filter(score=0.5)), source)
