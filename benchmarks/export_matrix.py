@@ -3,8 +3,9 @@
     python benchmarks/export_matrix.py --models mask_rcnn_compact rpn_r50_fpn
 
 `make export-matrix` runs it with --again for all models (hours on 2 cores). With neither --models nor --again, models
-that have results are skipped. The weights are random, the size and batch fixed (160 x 224, 2 images), proposals and
-detections few. The results are kept in benchmarks/results/export_matrix.json, one cell at a time.
+that have results are skipped. The weights are random, proposals and detections few. Each file takes any size and
+batch, and is compared at three of them and with images without a pixel. A model that can only be traced with a fixed
+size and batch is exported so. The results are kept in benchmarks/results/export_matrix.json, one model at a time.
 """
 
 from __future__ import annotations
@@ -14,21 +15,24 @@ import gc
 import json
 import re
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, get_args
 
 import torch
+from torch.export import ExportedProgram
 
-from rcnn.export.check import difference_of
-from rcnn.export.compare import Difference
+from rcnn.export.check import images_of
+from rcnn.export.compare import Difference, compare, joined
 from rcnn.export.files import write_file
 from rcnn.export.support import unsupported
-from rcnn.export.trace import trace
-from rcnn.models import DetectorConfig, build_detector, list_models, model_config
+from rcnn.export.trace import example_inputs, trace
+from rcnn.models import Detector, DetectorConfig, build_detector, list_models, model_config
 from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import override
+from rcnn.runtime.exported import open_exported
 from rcnn.runtime.record import SUFFIXES, ExportRecord, Target, input_names, output_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +41,8 @@ PAGE = ROOT / "docs" / "deploy.md"
 BEGIN, END = "<!-- matrix: written by benchmarks/export_matrix.py -->\n", "<!-- end of the matrix -->\n"
 TARGETS: tuple[Target, ...] = get_args(Target)
 TOLERANCES = {"boxes": 0.01, "scores": 1e-4, "masks": 1e-3, "keypoints": 0.01}
+SHAPES = ((1, (128, 128)), (4, (160, 224)), (2, (256, 128)))  # images, padded (height, width)
+CPU = torch.device("cpu")
 
 
 class Cell(TypedDict):
@@ -72,13 +78,13 @@ def cells_of(name: str) -> dict[str, Cell]:
     torch.manual_seed(0)
     detector = prepare_for_inference(build_detector(config).eval())
     record = ExportRecord(
-        config=config, classes=tuple(map(str, range(config.num_classes))), target="torch", size=(160, 224), batch=2,
+        config=config, classes=tuple(map(str, range(config.num_classes))), target="torch",
         inputs=input_names(config), outputs=output_names(config),
     )  # fmt: skip
     if config.input.canvas:
         record = replace(record, size=(config.input.canvas, config.input.canvas))
     try:
-        program, record = trace(detector, record)
+        program, record, fixed = trace_any(detector, record)
     except ValueError as error:
         return {target: Cell(status="failed", reason=str(error)) for target in TARGETS}
     with tempfile.TemporaryDirectory(prefix="rcnn-matrix-") as folder:
@@ -89,15 +95,36 @@ def cells_of(name: str) -> dict[str, Cell]:
             path = Path(folder) / f"model{SUFFIXES[target]}"
             try:
                 write_file(program, replace(record, target=target), path)
-                found[target] = cell_of(difference_of(path, detector))
+                found[target] = cell_of(difference_of(path, detector), fixed)
             except Exception as error:  # an answer like any other
                 reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
                 found[target] = Cell(status="failed", reason=reason)
     return found
 
 
-def cell_of(difference: Difference) -> Cell:
-    """What a comparison with PyTorch says."""
+def trace_any(detector: Detector, record: ExportRecord) -> tuple[ExportedProgram, ExportRecord, str]:
+    """The program and its record, with any size and batch if possible; else the third value says why they are fixed."""
+    try:
+        return *trace(detector, record), ""
+    except ValueError as error:
+        fixed = replace(record, size=record.size or SHAPES[1][1], batch=2)
+        return *trace(detector, fixed), f"only with a fixed --size and --batch ({str(error)[:100]})"
+
+
+def difference_of(path: Path, detector: Detector) -> Difference:
+    """The differences from PyTorch at several sizes and batches, and for images without a pixel."""
+    model = open_exported(path, CPU)
+    record, parts = model.record, list[Difference]()
+    for count, size in SHAPES:
+        least = max(size[0], record.least_size[0]), max(size[1], record.least_size[1])
+        images = images_of(example_inputs(replace(record, batch=record.batch or count, size=record.size or least)))
+        for one in (images, replace(images, sizes=torch.zeros_like(images.sizes))):
+            parts.append(compare(detector.predict(one), model.predict(one)))
+    return joined(parts)
+
+
+def cell_of(difference: Difference, fixed: str = "") -> Cell:
+    """What a comparison with PyTorch says; `fixed`: a reason why the file has a fixed size and batch."""
     if not difference.matched:
         return Cell(status="failed", reason="nothing is detected")
     reasons: list[str] = []
@@ -108,7 +135,7 @@ def cell_of(difference: Difference) -> Cell:
     if difference.unmatched:
         count = difference.matched + difference.unmatched
         reasons.append(f"{difference.unmatched} of {count} detections have no match")
-    return Cell(status="differs", reason=", ".join(reasons)) if reasons else Cell(status="yes", reason="")
+    return Cell(status="differs" if reasons else "yes", reason=", ".join([*reasons, *([fixed] if fixed else [])]))
 
 
 def table(matrix: Matrix) -> str:
@@ -139,10 +166,16 @@ def main() -> None:
     names: Sequence[str] = arguments.models or list_models()
     for name in names:
         if name not in read_results() or arguments.again or arguments.models:
+            started = time.monotonic()
             cells = cells_of(name)
             matrix = read_results() | {name: cells}  # read now: another run may have added to it
             RESULTS.write_text(json.dumps(dict(sorted(matrix.items())), indent=1) + "\n", encoding="utf-8")
-            print(name, {target: _text(cell) for target, cell in cells.items()}, flush=True)
+            print(
+                f"{time.monotonic() - started:.0f} s",
+                name,
+                {target: _text(cell) for target, cell in cells.items()},
+                flush=True,
+            )
             gc.collect()
     PAGE.write_text(page_with(table(read_results()), PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 

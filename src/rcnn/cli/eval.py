@@ -164,7 +164,7 @@ def evaluate(
         done = _evaluate(subject, folder, options, checkpoint, overrides or (), data)
     typer.echo(metrics_table(done.metrics, per_class=per_class))
     typer.echo(f"wrote {folder / 'metrics.json'}, {folder / 'report.html'}")
-    if done.failed:
+    if done.failed or subject.dataset.skipped_images:
         raise typer.Exit(1)
 
 

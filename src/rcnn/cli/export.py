@@ -64,6 +64,10 @@ def export(
     with_resize: Annotated[
         bool, typer.Option("--with-resize", help="The file takes one image of any size and resizes it approximately.")
     ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Data set: AP of checkpoint and file on its validation images is printed."),
+    ] = None,
     allow: Allow = None,
     offline: Offline = False,
 ) -> None:
@@ -84,7 +88,7 @@ def export(
         written = export_model(
             checkpoint, path / default if output is None else path, to=target, size=parse_size(size),
             batch=parse_batch(batch), precision=precision.value, calibrate=calibrate,
-            with_resize=with_resize,
+            with_resize=with_resize, data=data,
             overrides=overrides or (), allow=allow or (), log=typer.echo,
         )  # fmt: skip
     megabytes = written.path.stat().st_size / 1e6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import io
 import os
 import signal
 import sys
@@ -48,6 +49,7 @@ REPEATABLE = ("--allow", "--allow-missing", "--allow-origin", "--allow-unused", 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `arguments` (default: the command line). An error that the user can fix is one line and exit status 2."""
     _open_standard_streams()
+    _escape_unknown_characters()
     ended = list[int]()
     if arguments is None:
         atexit.register(_end_at_once, ended)  # registered first, so it runs last
@@ -77,11 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             try:
                 app(words, prog_name="rcnn")
             except SystemExit as end:
-                ended += [end.code] if isinstance(end.code, int) and end.code > 1 else []
+                ended += [end.code] if isinstance(end.code, int) and end.code else []
                 sys.stdout.flush()  # here, because an error in Python's own flush at exit would have no message
                 raise
     except BrokenPipeError:  # the reader of stdout has stopped: rcnn --help | head -1
         _discard_output()
+        ended.append(1)
         sys.exit(1)
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         text = _lost_output(error) or _message(error)
@@ -146,6 +149,13 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
             if getattr(sys, name) is None:
                 setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+def _escape_unknown_characters() -> None:
+    """Print characters that the locale does not have, e.g. of class names in an ASCII locale, as escape sequences."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _discard_output(*streams: TextIO) -> None:
@@ -214,6 +224,11 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
         place = "its owner and permissions" if error.errno != errno.EROFS else "how its disk is mounted"
         return f"{error.filename} cannot be read or written: {error.strerror}. Check {place}, or choose another place"
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"{ascii(error.object)[:200]} has characters that the locale of this shell ({error.encoding}) does not "
+            "have: choose a UTF-8 locale (export LC_ALL=C.UTF-8), or set PYTHONUTF8=1"
+        )
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):  # of Path.resolve, before Python 3.13

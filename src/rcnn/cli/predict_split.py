@@ -65,11 +65,12 @@ def predict_split_command(
         if not processes.is_first:
             predict_split(predictor, dataset, None, detect=detect, processes=processes)
             return
-        _warn_of_missing_classes(dataset)
+        _print_warnings(dataset)
         written, failed = _write_split(predictor, dataset, output, checkpoint, keep, detect, processes)
     typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
     if failed:
         typer.echo(f"{counted(len(failed), 'image')} failed and have no detections", err=True)
+    if failed or dataset.skipped_images:
         raise typer.Exit(1)
 
 
@@ -86,7 +87,7 @@ def images_of_split(predictor: Predictor, options: SplitOptions, keep: Filter) -
     dataset = _open_split(predictor, options)
     require_categories(predictor, dataset)
     if process_numbers().is_first:
-        _warn_of_missing_classes(dataset)
+        _print_warnings(dataset)
     paths = [str(dataset.folder / name) for name in dataset.file_names]
     if dataset.missing_classes:
         known = [name for name in keep.classes or dataset.classes if name not in dataset.missing_classes]
@@ -119,10 +120,12 @@ def _open_split(predictor: Predictor, options: SplitOptions) -> Dataset:
     return dataset.subset(range(min(options.limit, len(dataset)))) if options.limit else dataset
 
 
-def _warn_of_missing_classes(dataset: Dataset) -> None:
-    """Print a warning about classes of the model that the data set does not list, if it lists others."""
+def _print_warnings(dataset: Dataset) -> None:
+    """Warn of images that are skipped, and of classes of the model that the data set lacks, if it has others."""
     from rcnn.data.messages import counted, few
 
+    for finding in dataset.skipped_images:
+        typer.echo(f"warning: {finding.line()}", err=True)
     if 0 < (missing := len(dataset.missing_classes)) < len(dataset.classes):
         typer.echo(
             f"warning: {dataset.annotation_file} lacks {counted(missing, 'class')} of the model "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,8 @@ def serve(
         str, typer.Option(envvar="RCNN_TOKEN", help="Clients must send this token (better: set RCNN_TOKEN).")
     ] = "",
     allow_origin: Annotated[
-        list[str] | None, typer.Option(metavar="ORIGIN", help="Web page that may call the service (CORS).")
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="Web page that may call the service (CORS), e.g. https://example.org."),
     ] = None,
     log_requests: Annotated[
         bool, typer.Option("--log-requests/--no-log-requests", help="One JSON line per request on stderr.")
@@ -53,6 +55,7 @@ def serve(
 
     Example: rcnn serve runs/balloons --port 8000
     """
+    origins = tuple(map(parse_origin, allow_origin or ()))
     try:
         import uvicorn
 
@@ -68,7 +71,7 @@ def serve(
     )
     options = ServiceOptions(
         max_bytes=max_bytes, max_pixels=max_pixels, seconds=seconds, max_batch=batch, capacity=queue,
-        token=token, origins=tuple(allow_origin or ()), log_requests=log_requests,
+        token=token, origins=origins, log_requests=log_requests,
     )  # fmt: skip
     config = uvicorn.Config(
         create_app(predictor, options), log_level="warning", access_log=False,
@@ -82,3 +85,13 @@ def serve(
     server.run(sockets=sockets)
     if not server.started:  # uvicorn has printed the reason
         raise typer.Exit(2)
+
+
+def parse_origin(text: str) -> str:
+    """The origin of a web page as browsers send it, or "*". ValueError for another text, which no page would match."""
+    if text != "*" and re.fullmatch(r"https?://[^/\s?#]+", text) is None:
+        raise ValueError(
+            f"--allow-origin {text}: expected scheme, host and port alone, e.g. https://example.org or "
+            "http://localhost:3000, or * for all pages"
+        )
+    return text

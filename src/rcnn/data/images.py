@@ -148,16 +148,17 @@ def decode(
         raise _damaged(name, error) from error
 
 
-def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(source: Source, *, max_pixels: int = MAX_PIXELS, late_exif: bool = True) -> tuple[int, int]:
     """(height, width) of what `read_image` returns, from the file's header.
 
+    `late_exif`: False does not read a whole PNG to find a rotation in EXIF data behind its pixels, which are rare.
     Raises the same errors, except those about the pixels, which are not decoded.
     """
     with _open(source, max_pixels) as image:
         width, height = image.size
         if image.format == "TIFF":  # some versions of Pillow return the upright size: take the stored one
             width, height = image.tag_v2[256], image.tag_v2[257]  # type: ignore[attr-defined]
-        if image.format == "PNG" and "exif" not in image.info and not _has_late_exif(source):
+        if image.format == "PNG" and "exif" not in image.info and not (late_exif and _has_late_exif(source)):
             return height, width  # Pillow would decode the whole PNG to look for EXIF data behind the pixels
         swapped = _orientation(image) in SWAPS_SIDES
     return (width, height) if swapped else (height, width)

@@ -98,12 +98,12 @@ class DataError(ValueError):
     """An annotation file that is refused; `kind` is the id of the fault in checks/kinds.py.
 
     Without the entries at the indices `places` of `table`, the file does not have this fault; if `places` is
-    empty, removing entries does not help.
+    empty, removing entries does not help. `example`: what is wrong with the first of them, for images that are skipped.
     """
 
-    def __init__(self, kind: str, message: str, table: str = "", places: Sequence[int] = ()) -> None:
+    def __init__(self, kind: str, message: str, table: str = "", places: Sequence[int] = (), example: str = "") -> None:
         super().__init__(message)
-        self.kind, self.table, self.places = kind, table, tuple(places)
+        self.kind, self.table, self.places, self.example = kind, table, tuple(places), example
 
 
 class MissingImagesError(FileNotFoundError):
@@ -111,9 +111,9 @@ class MissingImagesError(FileNotFoundError):
 
     kind, table = "missing-image", "images"
 
-    def __init__(self, message: str, places: Sequence[int] = ()) -> None:
+    def __init__(self, message: str, places: Sequence[int] = (), example: str = "") -> None:
         super().__init__(message)
-        self.places = tuple(places)
+        self.places, self.example = tuple(places), example
 
 
 class Warnings:

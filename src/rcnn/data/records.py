@@ -19,6 +19,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from rcnn.data.checks.check import KnownImages
+from rcnn.data.checks.images import SKIPPED_IMAGES
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
 from rcnn.data.images import read_image, read_resized
 from rcnn.data.messages import Finding, counted, few
@@ -256,6 +257,11 @@ class Dataset:
         )
 
     @property
+    def skipped_images(self) -> tuple[Finding, ...]:
+        """The findings about images that are not in the data set, because their files are missing or cannot be read."""
+        return tuple(finding for finding in self.findings if finding.kind in SKIPPED_IMAGES and finding.noun == "image")
+
+    @property
     def has_files(self) -> bool:
         """Whether the images are files."""
         return self.pixels is None
@@ -292,7 +298,7 @@ class Dataset:
         ]
         annotations: list[Annotation] = []
         own = set(self.image_ids)
-        tables = self.reader((self.folder, images))
+        tables = self.reader(None if self.skipped_images else (self.folder, images))
         for annotation in tables.annotations:
             label = self.label_of.get(annotation["category_id"])
             if label is not None and annotation["image_id"] in own:

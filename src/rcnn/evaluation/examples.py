@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 from PIL import Image
@@ -11,6 +11,7 @@ from torch import Tensor
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import HALF_PIXEL
+from rcnn.data.targets import require_size
 from rcnn.drawing.analysis import ERRORS
 from rcnn.drawing.ground_truth import draw_ground_truth, outline_region
 from rcnn.drawing.pictures import draw_objects
@@ -21,6 +22,8 @@ from rcnn.metrics.errors import ImageErrors
 from rcnn.metrics.inputs import Id
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
+
+Log = Callable[[str], object]
 
 
 def draw_example(predictor: Predictor, record: ImageRecord, image: Tensor, found: ImageDetections) -> Example:
@@ -49,12 +52,18 @@ def draw_example(predictor: Predictor, record: ImageRecord, image: Tensor, found
 
 
 def draw_worst(
-    dataset: Dataset, analysis: Analysis, count: int, *, skeleton: Sequence[tuple[int, int]], failed: Container[Id] = ()
+    dataset: Dataset,
+    analysis: Analysis,
+    count: int,
+    *,
+    skeleton: Sequence[tuple[int, int]],
+    failed: Container[Id],
+    log: Log,
 ) -> list[Example]:
     """Up to `count` images with the most errors: the ground truth beside the detections at the analysis' threshold.
 
     Wrong detections are labelled with their error. Images without objects and detections, and images with an id in
-    `failed`, are not drawn.
+    `failed`, are not drawn. `log` receives a warning for each image that cannot be read.
     """
     places = {image_id: place for place, image_id in enumerate(dataset.image_ids)}
     drawn = [
@@ -62,13 +71,31 @@ def draw_worst(
         for image in analysis.images
         if image.image_id not in failed and (image.detections or len(dataset[places[image.image_id]].boxes))
     ]
-    return [_draw_judged(dataset[places[image.image_id]], image, dataset, skeleton) for image in drawn[:count]]
+    examples: list[Example] = []
+    for image in drawn[: 2 * count]:  # some may be unreadable
+        if len(examples) == count:
+            break
+        record = dataset[places[image.image_id]]
+        pixels = _read(record, log)
+        if pixels is not None:
+            examples.append(_draw_judged(pixels, record, image, dataset, skeleton))
+    return examples
+
+
+def _read(record: ImageRecord, log: Log) -> Tensor | None:
+    """The pixels of an image; None, with a warning, if it cannot be read or has another size."""
+    try:
+        pixels = record.read()
+        require_size(record, (pixels.shape[1], pixels.shape[2]))
+    except (ValueError, OSError) as error:
+        log(f"warning: no picture of {record.path}: {error}")
+        return None
+    return pixels
 
 
 def _draw_judged(
-    record: ImageRecord, image: ImageErrors, dataset: Dataset, skeleton: Sequence[tuple[int, int]]
+    pixels: Tensor, record: ImageRecord, image: ImageErrors, dataset: Dataset, skeleton: Sequence[tuple[int, int]]
 ) -> Example:
-    pixels = record.read()
     found = [detection.result for detection in image.detections]
     captions = [
         f"{detection.class_name}: {ERRORS[detection.error][0]}" if detection.error else ""
@@ -92,15 +119,29 @@ def _draw_judged(
     )
 
 
-def draw_proposals(dataset: Dataset, results: Sequence[Result], count: int, limit: int, score: float) -> list[Example]:
-    """For an RPN: pictures of images spread evenly over the data set, with the proposals of `score` or more."""
+def draw_proposals(
+    dataset: Dataset,
+    results: Sequence[Result],
+    count: int,
+    limit: int,
+    score: float,
+    *,
+    failed: Container[Id],
+    log: Log,
+) -> list[Example]:
+    """For an RPN: pictures of images spread evenly over the data set, with the proposals of `score` or more.
+
+    `failed` and `log` as in `draw_worst`.
+    """
     found: dict[Id, list[Result]] = {}
     for result in results:
         if result["score"] >= score:
             found.setdefault(result["image_id"], []).append(result)
     examples: list[Example] = []
     for record in chosen_records(dataset, count, limit):
-        pixels, own = record.read(), found.get(record.image_id, [])
+        if record.image_id in failed or (pixels := _read(record, log)) is None:
+            continue
+        own = found.get(record.image_id, [])
         examples.append(
             Example(
                 name=record.path.name,

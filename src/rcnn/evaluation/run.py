@@ -113,15 +113,12 @@ def _examples(
     skeleton: Sequence[tuple[int, int]],
     log: Log,
 ) -> list[Example]:
-    """The pictures of the report; empty, with a warning, if an image of saved results cannot be read."""
-    try:
-        if analysis is None:
-            return draw_proposals(dataset, evaluation.results, options.pictures, evaluation.metrics.images, SCORE)
-        failed = {image.record.image_id for image in evaluation.failed}
-        return draw_worst(dataset, analysis, options.pictures, skeleton=skeleton, failed=failed)
-    except (ValueError, OSError) as error:
-        log(f"warning: the report has no pictures: {error}")
-        return []
+    """The pictures of the report; `log` receives a warning for each image of saved results that cannot be read."""
+    failed = {image.record.image_id for image in evaluation.failed}
+    if analysis is not None:
+        return draw_worst(dataset, analysis, options.pictures, skeleton=skeleton, failed=failed, log=log)
+    images = evaluation.metrics.images
+    return draw_proposals(dataset, evaluation.results, options.pictures, images, SCORE, failed=failed, log=log)
 
 
 def _sigmas(source: Predictor | Path, dataset: Dataset) -> Sequence[float] | None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rcnn.data import Dataset, splits
 from rcnn.data.defaults import default_training_split
+from rcnn.data.held_out import HeldOut
 from rcnn.data.images import ImageError, is_image
 from rcnn.data.loading import pad_images
+from rcnn.data.messages import counted, few
 from rcnn.data.opening import DatasetOptions
-from rcnn.evaluation.evaluate import evaluate_dataset
 from rcnn.evaluation.opening import dataset_for, validation_split
-from rcnn.metrics.values import Number
 from rcnn.predictor import Predictor
 from rcnn.runtime.record import ExportRecord
 from rcnn.structures import ImageBatch
@@ -23,8 +23,8 @@ from rcnn.structures import ImageBatch
 class CalibrationImages:
     """The images in the folder given with `--calibrate`."""
 
-    files: tuple[Path, ...]  # to calibrate on: images of the training split, or of the only split
-    annotated: Dataset | None = None  # to measure AP on: the validation split, or the only split; None: no data set
+    files: tuple[Path, ...]  # to calibrate on: of the training split without those of `annotated`, or of the only split
+    annotated: Dataset | None = None  # to measure AP on: held out or of the validation split; None: no data set
 
 
 def find_calibration_images(folder: str | Path, record: ExportRecord) -> CalibrationImages:
@@ -46,17 +46,26 @@ def find_calibration_images(folder: str | Path, record: ExportRecord) -> Calibra
                 "model will see"
             ) from None
         return CalibrationImages(files=files)
-    annotated = dataset_for(record, folder, validation_split(folder), options=DatasetOptions(allow_empty=True))
-    training = default_training_split(names) or annotated.split
-    source = annotated
-    if training != annotated.split:
-        source = dataset_for(record, folder, training, options=DatasetOptions(allow_empty=True))
+    annotated = validation_images(record, folder)
+    training = default_training_split(names) or validation_split(folder)
+    source = dataset_for(record, folder, training, options=DatasetOptions(allow_empty=True))
     files = tuple(source.folder / name for name in source.file_names if name)
     if not files:
         raise ValueError(
             f"--calibrate {folder}: the split {source.split!r} has no image files; expected some, or a folder of images"
         )
+    measured = {annotated.folder / name for name in annotated.file_names}
+    files = tuple(file for file in files if file not in measured) or files  # the only split: both
     return CalibrationImages(files=files, annotated=annotated if len(annotated) else None)
+
+
+def validation_images(record: ExportRecord, folder: str | Path) -> Dataset:
+    """The images to measure AP on: those that the model's run held out from training, or the validation split.
+
+    Raises ValueError or OSError for a data set that does not fit the model.
+    """
+    held_out = HeldOut.from_dict(record.provenance.get("held_out"))
+    return dataset_for(record, folder, held_out=held_out, options=DatasetOptions(allow_empty=True))
 
 
 def spread(files: Sequence[Path], count: int) -> list[Path]:
@@ -65,17 +74,18 @@ def spread(files: Sequence[Path], count: int) -> list[Path]:
     return [files[index * len(files) // most] for index in range(most)]
 
 
-def batches(predictor: Predictor, files: Sequence[Path]) -> Iterator[ImageBatch]:
-    """Batches of one image, prepared for `predictor`. Raises ValueError for an image that cannot be read."""
+def batches(predictor: Predictor, files: Sequence[Path], failed: list[str] | None = None) -> Iterator[ImageBatch]:
+    """Batches of one image, prepared for `predictor`. Images that cannot be read are skipped; `failed` receives why.
+
+    Raises ValueError if none can be read.
+    """
+    errors = list[str]() if failed is None else failed
     for file in files:
         try:
             image, frame = predictor.prepare(file)
-        except ImageError as error:
-            raise ValueError(f"cannot calibrate on {file}: {error}. Remove it, or repair it") from error
-        yield pad_images([image], predictor.config.input.divisor, "exact", [frame])
-
-
-def average_precision(path: Path, dataset: Dataset, limit: int) -> dict[str, Number]:
-    """AP of an exported file per kind of result, e.g. {"bbox": 0.38, "segm": 0.35}, on the first `limit` images."""
-    evaluation = evaluate_dataset(Predictor(path, device="cpu"), dataset, limit=limit)
-    return {kind: values["AP"] for kind, values in evaluation.metrics.kinds.items()}
+        except (ImageError, OSError) as error:
+            errors.append(str(error))
+        else:
+            yield pad_images([image], predictor.config.input.divisor, "exact", [frame])
+    if len(errors) == len(files):
+        raise ValueError(f"cannot calibrate: none of {counted(len(files), 'image')} can be read: {few(errors, 1)}")

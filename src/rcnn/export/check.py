@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from rcnn.data.loading import pad_images
@@ -87,11 +88,15 @@ def check_resize(path: Path, plain: Path, say: Callable[[str], object]) -> Diffe
 def difference_of(path: Path, detector: Detector, seed: int = 0) -> Difference:
     """Run the file on a generated batch and compare with `detector`, prepared for inference."""
     model = open_exported(path, torch.device("cpu"))
-    values = example_inputs(model.record, seed=seed)
-    images = ImageBatch(
+    images = images_of(example_inputs(model.record, seed=seed))
+    return compare(detector.predict(images), model.predict(images))
+
+
+def images_of(values: Mapping[str, Tensor]) -> ImageBatch:
+    """The inputs of an exported file, by name, as a batch."""
+    return ImageBatch(
         pixels=values["images"], sizes=values["sizes"], scales=values.get("scales"), originals=values.get("originals")
     )
-    return compare(detector.predict(images), model.predict(images))
 
 
 def remove_thresholds(detector: Detector) -> set[float]:

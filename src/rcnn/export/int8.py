@@ -22,7 +22,8 @@ import torch
 from torch.export import ExportedProgram
 
 from rcnn.data.messages import counted
-from rcnn.export.calibration import CalibrationImages, average_precision, batches, spread
+from rcnn.export.accuracy import measure_accuracy
+from rcnn.export.calibration import CalibrationImages, batches, spread
 from rcnn.export.check import check_file
 from rcnn.export.compare import Difference, agreement, compare, joined
 from rcnn.export.files import store, write_onnx
@@ -36,7 +37,6 @@ from rcnn.structures import Detections, ImageBatch
 
 CALIBRATED = 64  # images from which the ranges of the feature maps are computed
 COMPARED = 12  # images on which detections are compared with those of the float file
-MEASURED = 500  # images of the data set on which AP is measured
 TIMED = 5  # timed runs of each file
 PARTS = 12  # parts of the network that are kept in float in turn
 FLOAT_PARTS = 4  # upper limit of parts that stay in float
@@ -99,14 +99,17 @@ def quantize(
 ) -> tuple[Quantization, Difference]:
     """Write the ONNX file `source` (float32) as `output` (int8).
 
-    Returns how it was quantized, and the differences of the detections on COMPARED images. Raises ValueError if an
-    image cannot be read.
+    Returns how it was quantized, and the differences of the detections on COMPARED images. Images that cannot be read
+    are skipped, with a warning. Raises ValueError if none can be read.
     """
     predictor = Predictor(source, device="cpu")
     model = open_exported(source, torch.device("cpu"))
     files = spread(images.files, CALIBRATED)
     say(f"calibrating on {counted(len(files), 'image')}")
-    quantizer = Quantizer(source, (model.inputs(one) for one in batches(predictor, files)))
+    failed = list[str]()
+    quantizer = Quantizer(source, (model.inputs(one) for one in batches(predictor, files, failed)))
+    for line in failed:
+        say(f"warning: {line}. The image is not used")
     compared = list(batches(predictor, spread(images.files, COMPARED)))
     expected = [model.predict(one) for one in compared]
     with tempfile.TemporaryDirectory(prefix="rcnn-int8-") as folder:
@@ -122,7 +125,10 @@ def quantize(
     found = [quantized.predict(one) for one in compared]
     alike = statistics.fmean(map(agreement, expected, found))
     how = Quantization(
-        images=len(files), layers=len(quantizer.layers), float_layers=float_layers, agreement=round(alike, 4)
+        images=len(files) - len(failed),
+        layers=len(quantizer.layers),
+        float_layers=float_layers,
+        agreement=round(alike, 4),
     )
     return how, joined([compare(a, b) for a, b in zip(expected, found, strict=True)])
 
@@ -170,19 +176,18 @@ def measure(
     if images.annotated is None:
         say("AP was not measured: the images have no annotations")
         return how
-    number = min(MEASURED, len(images.annotated))
-    say(f"measuring AP on {counted(number, 'image')} of {images.annotated.split}")
-    before, after = (average_precision(file, images.annotated, MEASURED) for file in (source, output))
-    for kind, value in before.items():
-        say(f"{kind} AP: float32 {_number(value)}, int8 {_number(after[kind])}")
-    return replace(how, ap_images=number, ap_float32=before, ap_int8=after)
+    if not {images.annotated.folder / name for name in images.annotated.file_names}.isdisjoint(images.files):
+        say("AP is measured on images of the calibration, because the data set has no other split: it may be too high")
+    before = Predictor(source, device="cpu")
+    accuracy = measure_accuracy(before, output, images.annotated, ("float32", "int8"), say)
+    return replace(how, ap_images=accuracy.images, ap_float32=accuracy.before, ap_int8=accuracy.after)
 
 
 def seconds_per_image(files: Sequence[Path], images: CalibrationImages) -> list[float]:
     """Median seconds per image of each exported file; one image at a time, alternating between the files."""
     models = [open_exported(file, torch.device("cpu")) for file in files]
     predictor = Predictor(files[0], device="cpu")
-    batch = next(batches(predictor, images.files[:1]))
+    batch = next(batches(predictor, images.files))
     times: list[list[float]] = [[] for _ in files]
     for repeat in range(1 + TIMED):  # the first one warms up
         for model, own in zip(models, times, strict=True):
@@ -191,7 +196,3 @@ def seconds_per_image(files: Sequence[Path], images: CalibrationImages) -> list[
             if repeat:
                 own.append(time.perf_counter() - started)
     return [statistics.median(own) for own in times]
-
-
-def _number(value: Number) -> str:
-    return "none" if value is None else f"{value:.4f}"

@@ -14,7 +14,8 @@ from typing import Literal, get_args
 from torch.export import ExportedProgram
 
 from rcnn.data.messages import counted
-from rcnn.export.calibration import find_calibration_images
+from rcnn.export.accuracy import Accuracy, measure_accuracy
+from rcnn.export.calibration import find_calibration_images, validation_images
 from rcnn.export.check import check_file, check_resize
 from rcnn.export.compare import Difference
 from rcnn.export.files import require_packages, store, write_file, write_onnx
@@ -25,11 +26,13 @@ from rcnn.export.trace import trace
 from rcnn.models import Detector
 from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import Overrides
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import OutputFolder, require_space
+from rcnn.predictor import Predictor
 from rcnn.runtime.record import SUFFIXES, ExportPrecision, ExportRecord, Target, input_names, output_names
 from rcnn.weights.checkpoint import load_detector
 
 Size = Literal["dynamic"] | tuple[int, int]
+BYTES: dict[ExportPrecision, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}  # of a weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class Exported:
     path: Path
     record: ExportRecord
     difference: Difference  # from the detector in PyTorch, on one generated batch; int8: from float32, on real images
+    accuracy: Accuracy | None = None  # AP of the checkpoint and of the file; None: no data set was given
 
 
 def export_model(
@@ -51,6 +55,7 @@ def export_model(
     precision: ExportPrecision = "float32",
     calibrate: str | Path | None = None,
     with_resize: bool = False,
+    data: str | Path | None = None,
     classes: Sequence[str] = (),
     overrides: Overrides = (),
     allow: str | Sequence[str] = (),
@@ -63,8 +68,10 @@ def export_model(
     run. `precision` of the network: "float32", "float16", "bfloat16" or "int8". `calibrate`, for int8: a data set, or a
     folder of images like those that the model will see. The ranges of the feature maps are computed from these images;
     with annotations, AP before and after is measured and stored in the file. `with_resize`: the file takes one image of
-    any size, resizes it approximately like the checkpoint, and returns boxes in pixels of that image. `classes`: class
-    names for a detector. `overrides` and `allow` as in `rcnn.Predictor`. `log` is called with lines about the progress.
+    any size, resizes it approximately like the checkpoint, and returns boxes in pixels of that image. `data`: a data
+    set; AP of the checkpoint and of the file is measured on its validation images (int8: use `calibrate`). `classes`:
+    class names for a detector. `overrides` and `allow` as in `rcnn.Predictor`. `log` is called with lines about the
+    progress.
 
     The file is run once on a generated batch and compared with the model in PyTorch. If nothing is detected there, a
     temporary copy with a score threshold of 0 is compared instead.
@@ -82,6 +89,8 @@ def export_model(
             if precision == "int8"
             else f"--calibrate (calibrate=) is for --precision int8, but the precision is {precision}"
         )
+    if precision == "int8" and data is not None:
+        raise ValueError("int8 measures AP on the data set of --calibrate (calibrate=); leave --data (data=) out")
     require_packages(target, runs_onnx=with_resize or precision == "int8")
     detector, record = _record_of(model, target, precision, classes, overrides, allow)
     record = _with_shape(record, size, batch)
@@ -90,9 +99,12 @@ def export_model(
     if reason := unsupported(record.config, target, precision):
         raise ValueError(f"{record.config.name} cannot be exported to {target} in {precision}: {reason}")
     images = None if calibrate is None else find_calibration_images(calibrate, record)
+    annotated = None if data is None else validation_images(record, data)
+    difference: Difference | None = None
     with OutputFolder(path.parent) as folder:
         names = [path.name] if target != "openvino" else [path.name, path.with_suffix(".bin").name]
         folder.require_free(*names)
+        require_space(path, file_bytes(detector, record))
         # OpenVINO converts the weights itself; int8 layers are made from float32 ones
         network = "float32" if target == "openvino" or precision == "int8" else precision
         prepared = prepare_for_inference(detector, network)
@@ -103,13 +115,26 @@ def export_model(
             if images is not None:
                 record, difference = write_int8(program, record, temporary / path.name, prepared, images, say)
                 say(f"int8 compared with float32 on images of {calibrate}: {difference.text()}")
-                return Exported(path=path, record=record, difference=difference)
-            if record.with_resize:
+            elif record.with_resize:
                 difference = write_with_resize(program, record, temporary / path.name, prepared, say)
-                return Exported(path=path, record=record, difference=difference)
-            write_file(program, record, temporary / path.name)
-    difference = check_file(path, prepared, program, record, say)
-    return Exported(path=path, record=record, difference=difference)
+            else:
+                write_file(program, record, temporary / path.name)
+    if difference is None:
+        difference = check_file(path, prepared, program, record, say)
+    accuracy = None
+    if annotated is not None:
+        original = Predictor(detector, classes=record.classes, device="cpu")
+        accuracy = measure_accuracy(original, path, annotated, ("checkpoint", "file"), say)
+    elif record.with_resize:
+        say("AP with this resize was not measured: give a data set with --data DIR")
+    return Exported(path=path, record=record, difference=difference, accuracy=accuracy)
+
+
+def file_bytes(detector: Detector, record: ExportRecord) -> int:
+    """About the bytes that are written: the weights, and for OpenVINO those of the ONNX file that it is made from."""
+    weights = sum(value.nbytes for value in detector.state_dict().values())
+    written = int(weights * BYTES[record.precision] / 4)
+    return written + (weights if record.target == "openvino" and record.precision != "int8" else 0)
 
 
 def write_with_resize(

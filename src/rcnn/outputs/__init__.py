@@ -8,6 +8,7 @@ from rcnn.outputs.durable import (
     naming,
     recover_folder,
     replace_folder,
+    require_space,
     sha256_of,
 )
 from rcnn.outputs.folder import OutputFolder, finish_moves, numbered, require_folder
@@ -29,5 +30,6 @@ __all__ = [
     "replace_folder",
     "require_folder",
     "require_not_in_use",
+    "require_space",
     "sha256_of",
 ]

@@ -40,6 +40,12 @@ def free_space(path: Path) -> int:
     return shutil.disk_usage(place).free
 
 
+def require_space(path: Path, size: int) -> None:
+    """Raise OSError, which names `path`, if fewer than `size` bytes are free on its disk."""
+    if free_space(path) < size:
+        raise _full(errno.ENOSPC, path, size)
+
+
 def replace_folder(folder: Path, fill: Callable[[Path], object], size: int = 0) -> None:
     """Let `fill` write the files of a new folder, then replace `folder` by it.
 
@@ -48,8 +54,7 @@ def replace_folder(folder: Path, fill: Callable[[Path], object], size: int = 0) 
     """
     recover_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if free_space(folder) < size:
-        raise _full(errno.ENOSPC, folder, size)
+    require_space(folder, size)
     new, replaced = (folder.with_name(start + folder.name) for start in (TEMPORARY, REPLACED))
     try:
         with naming(folder, size):

@@ -22,6 +22,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from rcnn import __version__
@@ -89,7 +90,10 @@ def create_app(predictor: Predictor, options: ServiceOptions) -> FastAPI:
         lifespan=service.lifespan,
     )
     if options.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=list(options.origins), allow_headers=["Authorization"])
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(options.origins), allow_methods=["GET", "POST"],
+            allow_headers=["Authorization"],
+        )  # fmt: skip
     app.middleware("http")(service.measured)
     app.exception_handler(RequestValidationError)(_wrong_values)
     app.exception_handler(Exception)(_failure)
@@ -173,7 +177,7 @@ class Service:
             self.admitted -= 1
 
     async def _body(self, request: Request) -> bytes:
-        """The body; 413 if it is too large, 408 if it takes too long to arrive, 400 if it is empty."""
+        """The body; 413 if it is too large, 408 if it takes too long to arrive, 400 if it is empty or incomplete."""
         limit = self.options.max_bytes
         too_long = HTTPException(413, f"the body has more than {limit} bytes")
         declared = request.headers.get("content-length", "0")
@@ -188,6 +192,8 @@ class Service:
                         raise too_long
         except TimeoutError as error:
             raise HTTPException(408, "the body took too long to arrive") from error
+        except ClientDisconnect as error:  # nobody reads the answer; it is counted and logged as a bad request
+            raise HTTPException(400, "the connection was closed before the whole body arrived") from error
         if not parts:
             raise HTTPException(400, "the body is empty; expected the bytes of an image file")
         return bytes(parts)

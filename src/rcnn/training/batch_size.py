@@ -90,7 +90,11 @@ class _Step:
         self.state = TrainState.start(build_detector(plan.config).to(plan.device), self.settings)
         self.state.detector.train()
         self.batches: Batches = numbered_batches(
-            plan.dataset, plan.config.input, self.settings, targets=target_options(plan.config)
+            plan.dataset,
+            plan.config.input,
+            self.settings,
+            targets=target_options(plan.config),
+            skip_unreadable=not plan.request.strict,
         )
         # several processes also need memory for the gradients that they exchange
         trained = sum(p.nbytes for p in self.state.detector.parameters() if p.requires_grad)

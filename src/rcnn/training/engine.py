@@ -22,6 +22,7 @@ from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import whole
 from rcnn.training.signals import StopRequested, stop_requests
 from rcnn.training.state import TrainState
+from rcnn.training.unreadable import UnreadableImages
 from rcnn.training.validation import Metrics
 
 
@@ -49,6 +50,7 @@ def train(
     with (
         stop_requests(settings.time_limit * 3600) as stop,
         Monitor(processes, settings.watchdog) as monitor,
+        UnreadableImages(processes, log) as unreadable,
         closing(batches(state.step * settings.accumulate)) as stream,
     ):
         try:
@@ -59,6 +61,7 @@ def train(
                     break
                 with together(processes, stop), log.waiting():  # all data of the step, before anything changes
                     fetched = [next(stream) for _ in range(settings.accumulate)]
+                unreadable.report(fetched)
                 may_save = False
                 monitor.step(step, fetched)
                 rate = learning_rate(step, settings, processes.count)
@@ -79,7 +82,7 @@ def train(
                 with monitor.paused():
                     saver.evaluate_if_due(stop)
                 may_save = True
-        except (Exception, StopRequested) as error:  # a stop request, an unreadable image, a dead worker
+        except (Exception, StopRequested) as error:  # a stop request, no image that can be read, a dead worker
             if state.step > saver.saved and may_save:
                 saver.save_last()
             if not isinstance(error, StopRequested):

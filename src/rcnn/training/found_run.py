@@ -51,6 +51,7 @@ OPTIONAL: dict[str, type] = {
     "recipe": str,
     "processes": int,
     "held_out": dict,
+    "left_out": list,
     "data_identity": dict,
     "trained_images": dict,
 }

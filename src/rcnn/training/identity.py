@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rcnn.data.records import Dataset
+from rcnn.runtime.processes import Processes
 
 DESCRIPTIONS = {
     "images": "number of images",
@@ -63,3 +64,20 @@ def identity_changes(before: Any, now: Mapping[str, Mapping[str, Any]]) -> list[
         if differences:
             changes.append(f"the data of split {split} changed since the run was started: {'; '.join(differences)}")
     return changes
+
+
+def require_same_data(own: Mapping[str, Mapping[str, Any]], processes: Processes) -> None:
+    """Raise ValueError if this process reads other data (`own`: by split) than the first one, e.g. on another machine.
+
+    Their batches would not be parts of one batch. All processes call it together.
+    """
+    first, keys = processes.share(own), ("images", "objects", "sha256")
+    for split, values in own.items():
+        other = first.get(split, values)
+        if all(values[key] == other[key] for key in keys):
+            continue
+        ours, theirs = (f"{one['images']} images, {one['objects']} objects" for one in (values, other))
+        raise ValueError(
+            f"process {processes.rank} reads other data of split {split} than process 0 ({ours}; not {theirs}): all "
+            "processes need the same annotations and image files"
+        )

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from typing_extensions import override
 
-from rcnn.outputs import naming
+from rcnn.outputs import TEMPORARY, naming
 from rcnn.training.trackers import Reports
 from rcnn.training.view import RunSize, details, speed
 
@@ -81,7 +81,7 @@ class RunLog(SilentLog):
         repeated = first_step - 1 if evaluation_due else first_step
         kept = [line for line in read_log(path) if line["step"] < (first_step if "loss" in line else repeated)]
         self._before = max((s for line in kept if isinstance(s := line.get("seconds"), int | float)), default=0.0)
-        new = path.with_name(path.name + ".new")
+        new = path.with_name(TEMPORARY + path.name)
         new.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(new, path)
         self._file = path.open("a", encoding="utf-8")

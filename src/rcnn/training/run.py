@@ -25,7 +25,7 @@ from rcnn.training.determinism import deterministic
 from rcnn.training.distributed import batch_norm_warnings
 from rcnn.training.engine import train
 from rcnn.training.found_run import CURVE, HELD_OUT, LOG, PICTURES, PLOT, REPORT
-from rcnn.training.identity import identity_changes
+from rcnn.training.identity import identity_changes, require_same_data
 from rcnn.training.log import RunLog, SilentLog, log_gap, read_log
 from rcnn.training.pictures import pictures_of, write_pictures
 from rcnn.training.plan import RunPlan, RunRequest, plan_training
@@ -85,6 +85,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
     """Train as planned, together with the other processes."""
     provenance = plan.about() | {"rcnn": __version__, "torch": torch.__version__}
     processes.wait()  # until all have read what is in the folder
+    require_same_data(plan.identity, processes)
     with (
         _output(plan, processes) as output,
         RunFolder(output, classes=plan.dataset.classes, provenance=provenance, writes=processes.is_first) as run,
@@ -260,6 +261,7 @@ def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, 
             targets=target_options(plan.config),
             rank=plan.processes.rank,
             world=plan.processes.count,
+            skip_unreadable=not plan.request.strict,
         )
         return prefetched(stream, plan.device)
 

@@ -15,6 +15,7 @@ from rcnn.data import Dataset, open_dataset, splits
 from rcnn.data.defaults import default_training_split, default_validation_split
 from rcnn.data.held_out import DEFAULT_FRACTION, HeldOut, divide_held_out, hold_out, indices_of, require_fraction
 from rcnn.data.messages import counted
+from rcnn.data.readable import report_unreadable, without_unreadable
 from rcnn.data.split import MIN_IMAGES, absent_classes, class_counts, reached
 from rcnn.data.trained_images import copied_images
 from rcnn.models import DetectorConfig
@@ -23,6 +24,7 @@ from rcnn.training.request import RunRequest
 NO_SPLIT = "none"  # name of the validation split for a run without evaluation
 REPORT_EVERY = 10.0  # seconds
 NO_VALIDATION_SPLIT = "no split starts with 'val'"
+CHECKING = "checking the headers of image files"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class RunData:
     validations: tuple[Dataset, ...]  # the first chooses best/; none: the run is never evaluated
     held_out: HeldOut | None  # which images of the training split are the validation set
     reasons: dict[str, str]  # "split", "val-split" -> reason, for splits that were chosen and held-out images
+    left_out: tuple[str, ...] = ()  # file names of training images that could not be read when the run was started
 
     @property
     def every(self) -> dict[str, Dataset]:
@@ -43,9 +46,10 @@ class RunData:
     def record(self) -> dict[str, Any]:
         """For the record of the run."""
         training = self.training.split
+        left_out = {"left_out": list(self.left_out)} if self.left_out else {}
         if self.held_out is not None:
-            return {"splits": [training, NO_SPLIT], "held_out": self.held_out.to_dict()}
-        return {"splits": [training, *([one.split for one in self.validations] or [NO_SPLIT])]}
+            return {"splits": [training, NO_SPLIT], "held_out": self.held_out.to_dict(), **left_out}
+        return left_out | {"splits": [training, *([one.split for one in self.validations] or [NO_SPLIT])]}
 
 
 def open_run_data(
@@ -95,13 +99,35 @@ def _open(
         )
         training = opened(split, classes=classes)
         validations = tuple(opened(name, classes=training.classes) for name in val_splits)
+    if record is None:
+        validations = tuple(
+            report_unreadable(one, _progress(CHECKING, len(one), log), strict=request.strict) for one in validations
+        )
+    found, training = training, _readable(training, request, record, log)  # before images are held out
+    left_out = tuple(sorted(set(found.file_names).difference(training.file_names)))
     held_out, reason = _held_out(request, training, record, log, evaluated=bool(validations))
     if reason:
         reasons["val-split"] = "; ".join((*([reasons["val-split"]] if "val-split" in reasons else []), reason))
     if held_out is not None:
         training, validation = divide_held_out(training, held_out)
         validations = (validation,)
-    return RunData(training=training, validations=validations, held_out=held_out, reasons=reasons)
+    return RunData(training=training, validations=validations, held_out=held_out, reasons=reasons, left_out=left_out)
+
+
+def _readable(
+    training: Dataset, request: RunRequest, record: Mapping[str, Any] | None, log: Callable[[str], object]
+) -> Dataset:
+    """The training images that can be read; the warnings of the data set name the others.
+
+    A run that is resumed leaves out the images of its `record`, whatever happened to the files since, so that it
+    continues on the same batches.
+    """
+    if record is not None:
+        names = {name for name in record.get("left_out", ()) if isinstance(name, str)}
+        kept = [place for place, name in enumerate(training.file_names) if name not in names]
+        return training.subset(kept) if len(kept) < len(training) else training
+    advance = _progress(CHECKING, len(training), log)
+    return without_unreadable(training, advance, strict=request.strict, allow_empty=request.allow_empty)
 
 
 def _given_data(request: RunRequest, classes: list[str] | None) -> tuple[Dataset, tuple[Dataset, ...], dict[str, str]]:
@@ -176,7 +202,7 @@ def _held_out(
     if not training.has_files:
         return None, "its images are not files, so none are held out"
     wanted = DEFAULT_FRACTION if fraction is None else fraction
-    held_out = hold_out(training, wanted, _progress(len(training), log))
+    held_out = hold_out(training, wanted, _progress("choosing validation images", len(training), log))
     if held_out is not None:
         verb = "is" if len(held_out.files) == 1 else "are"
         count = f"{len(held_out.files)} of {counted(len(training), 'image')}"
@@ -206,16 +232,16 @@ def shared_images(data: RunData) -> Iterator[str]:
             )
 
 
-def _progress(images: int, log: Callable[[str], object]) -> Callable[[], None]:
-    """A function to call after each image; every REPORT_EVERY seconds it logs the number of images read."""
+def _progress(what: str, images: int, log: Callable[[str], object]) -> Callable[..., None]:
+    """A function to call after each image, or each `count` images; logs their number every REPORT_EVERY seconds."""
     done, reported = 0, time.monotonic()
 
-    def advance() -> None:
+    def advance(count: int = 1) -> None:
         nonlocal done, reported
-        done += 1
+        done = min(done + count, images)
         if time.monotonic() - reported > REPORT_EVERY:
             reported = time.monotonic()
-            log(f"choosing validation images: {done} of {counted(images, 'image')} read")
+            log(f"{what}: {done} of {counted(images, 'image')} read")
 
     return advance
 

@@ -30,6 +30,7 @@ def validation_loss(detector: Detector, validation: Dataset, plan: RunPlan, proc
         targets=target_options(plan.config),
         rank=processes.rank,
         world=processes.count,
+        skip_unreadable=not plan.request.strict,
     )
     count = math.ceil(len(validation) / settings.images_per_step(processes.count))
     training, device, total = detector.training, detector.pixel_mean.device, 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
@@ -87,6 +88,11 @@ def test_an_unknown_model_gets_at_most_three_suggestions(name: str, capsys: pyte
         (OSError(28, "No space left on device", "in/a.jpg", None, "out/a.jpg"), f"rcnn: out/a.jpg {FULL}"),
         (OSError(28, "No space left on device"), f"rcnn: the output {FULL.replace(' (1.5 MB free)', '')}"),
         (ValueError("wrong"), "rcnn: wrong"),
+        (
+            UnicodeEncodeError("ascii", "caf\xe9.jpg", 3, 4, "ordinal not in range(128)"),
+            "rcnn: 'caf\\xe9.jpg' has characters that the locale of this shell (ascii) does not have: choose a UTF-8 "
+            "locale (export LC_ALL=C.UTF-8), or set PYTHONUTF8=1",
+        ),
     ],
 )
 def test_an_error_is_one_line(
@@ -194,8 +200,12 @@ def test_a_full_stdout_is_named(words: tuple[str, ...]) -> None:
     assert answer.stderr.count("\n") == 1
 
 
-def test_a_stopped_command_ends_before_python_ends_its_threads() -> None:
-    script = """
+@pytest.mark.parametrize(
+    ("error", "status", "printed"),
+    [("Stopped(2)", 130, "rcnn: stopped by SIGINT\n"), ("SystemExit(1)", 1, ""), ("BrokenPipeError", 1, "")],
+)
+def test_a_command_that_fails_ends_before_python_ends_its_threads(error: str, status: int, printed: str) -> None:
+    script = f"""
 import os, sys, types
 from rcnn.cli.main import main
 from rcnn.stopping import Stopped
@@ -207,14 +217,27 @@ class Late:  # where Python would end the daemon threads
 late = Late()
 
 def app(*_, **__):
-    raise Stopped(2)
+    raise {error}
 
 sys.modules["rcnn.cli.app"] = types.SimpleNamespace(app=app)
 sys.argv = ["rcnn", "doctor"]
 main()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (130, "rcnn: stopped by SIGINT\n")
+    assert (done.returncode, done.stderr) == (status, printed)
+
+
+def test_characters_that_the_locale_does_not_have_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", errors="strict"))
+
+    def show(*_: object, **__: object) -> None:
+        print("caf\xe9")  # as rich does; click writes UTF-8 to ASCII streams
+
+    monkeypatch.setattr(app, "app", show)
+    main(["doctor"])
+    sys.stdout.flush()
+    assert written.getvalue() == b"caf\\xe9\n"
 
 
 def test_help_shows_brackets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from rcnn.data import Dataset, open_dataset
 from tests.unit.data.coco_folders import annotation, coco_tables, write_annotations, write_images
 
 
-def opened(root: Path, names: list[str], **fields: Any) -> Dataset:
+def opened(root: Path, names: list[Any], **fields: Any) -> Dataset:
     tables = coco_tables([annotation(1)], images=len(names))
     for image, name in zip(tables["images"], names, strict=True):
         image["file_name"] = name
@@ -114,3 +114,38 @@ def test_names_of_no_image(tmp_path: Path, name: str) -> None:
     write_images(tmp_path, ["val/1.png"])
     with pytest.raises((FileNotFoundError, ValueError), match=r"instances_val\.json"):
         opened(tmp_path, ["1.png", name])
+
+
+def test_fewer_than_half_of_the_images_may_be_missing(tmp_path: Path) -> None:
+    write_images(tmp_path, ["val/1.png", "val/3.png"])
+    dataset = opened(tmp_path, ["1.png", "2.png", "3.png"])
+    assert dataset.file_names == ("1.png", "3.png")
+    assert [(one.kind, one.ids) for one in dataset.findings] == [("missing-image", (2,))]
+    assert "1 image has no file, e.g. 2.png in " in dataset.warnings[0]
+    assert dataset.warnings[0].endswith(" (id 2): skipped")
+    assert [one["id"] for one in dataset.to_coco()["images"]] == [1, 3]
+    assert [one["id"] for one in dataset.to_coco()["annotations"]] == [1]
+    with pytest.raises(ValueError, match=r"1 kind of fault, refused by strict=True \(--strict\)"):
+        open_dataset(tmp_path, "val", strict=True)
+    names = ["1.png", "../../nothing.png", 7, "3.png", "3.png"]
+    dataset = opened(tmp_path, names)
+    assert [(one.kind, one.ids) for one in dataset.findings if one.kind != "shared-image-file"] == [
+        ("bad-file-name", (3,)),
+        ("image-outside", (2,)),
+    ]
+    with pytest.raises(FileNotFoundError, match=r"2 of its 4 images are not in .*: 2\.png, 4\.png"):
+        opened(tmp_path, ["1.png", "2.png", "3.png", "4.png"])
+
+
+def test_an_image_without_a_size_is_skipped_if_its_file_cannot_be_read(tmp_path: Path) -> None:
+    write_images(tmp_path, ["val/1.png", "val/2.png", "val/3.png"])
+    (tmp_path / "val" / "2.png").write_bytes(b"no image")
+    dataset = opened(tmp_path, ["1.png", "2.png", "3.png"], height=None)
+    assert dataset.image_ids == (1, 3)
+    assert dataset.sizes.tolist() == [[40, 60]] * 2
+    [warning] = dataset.warnings
+    assert "1 image has no size, and a file that cannot be read, e.g. " in warning
+    assert "2.png is not an image that can be read" in warning
+    (tmp_path / "val" / "3.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"2\.png is not an image that can be read.* \(1 more cannot be read either\)"):
+        opened(tmp_path, ["1.png", "2.png", "3.png"], height=None)

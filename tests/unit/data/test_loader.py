@@ -271,6 +271,68 @@ class TestBadImages:
         self.expect(dataset, workers, ValueError, r"3\.png is 40x56 .* says 56x40: .*EXIF rotation.*exiftool")
 
 
+class TestUnreadableImages:
+    """With skip_unreadable, others take the places of images that cannot be read; all else stays as it was."""
+
+    settings = Settings(batch_size=1, flip=0.5, drawn_scales=(32, 40))
+
+    def damage(self, dataset: Dataset, *ids: int) -> Dataset:
+        """The files of the images `ids` are cut off behind their headers."""
+        for one in ids:
+            path = dataset[one - 1].path
+            path.write_bytes(path.read_bytes()[:2000])
+        return dataset
+
+    def stream(
+        self, dataset: Dataset, count: int, settings: Settings = settings, first: int = 0, rank: int = 0, world: int = 1
+    ) -> list[TrainingBatch]:
+        batches = training_batches(dataset, Model(), settings, first, rank=rank, world=world, skip_unreadable=True)
+        return take(batches, count)
+
+    def test_only_their_places_change(self, dataset: Dataset) -> None:
+        before = self.stream(dataset, 21)
+        after = self.stream(self.damage(dataset, 3, 5), 21)
+        places = [n for n, batch in enumerate(before) if batch.image_ids[0] in (3, 5)]
+        assert len(places) == 6  # three epochs
+        for n, (one, other) in enumerate(zip(before, after, strict=True)):
+            assert one.unreadable == ()
+            if n in places:
+                assert other.image_ids[0] not in (3, 5)
+                assert f"{one.image_ids[0]}.png is truncated or damaged" in other.unreadable[0]
+            else:
+                assert_same([one], [other])
+
+    def test_they_do_not_depend_on_workers_start_and_processes(self, dataset: Dataset) -> None:
+        self.damage(dataset, 2, 3)
+        alone = self.stream(dataset, 8)
+        assert_same(alone, self.stream(dataset, 8, replace(self.settings, workers=2)))
+        assert_same(alone[5:], self.stream(dataset, 3, first=5))
+        for accumulate in (1, 2):
+            whole = self.stream(dataset, 8, replace(self.settings, batch_size=4, accumulate=accumulate))
+            half = replace(self.settings, batch_size=2, accumulate=accumulate)
+            halves = [self.stream(dataset, 8, half, rank=rank, world=2) for rank in range(2)]
+            assert any(batch.unreadable for batch in whole)
+            for batch, *parts in zip(whole, *halves, strict=True):
+                assert batch.image_ids == parts[0].image_ids + parts[1].image_ids
+                assert torch.equal(batch.images.pixels, torch.cat([part.images.pixels for part in parts]))
+
+    def test_an_image_of_another_size_is_replaced_too(self, dataset: Dataset) -> None:
+        Image.new("RGB", (50, 41)).save(dataset[2].path)
+        batches = self.stream(dataset, 7)
+        assert 3 not in [batch.image_ids[0] for batch in batches]
+        assert [text for batch in batches for text in batch.unreadable if "is 50x41 pixels" in text]
+
+    def test_copy_paste_does_without_it(self, dataset: Dataset) -> None:
+        self.damage(dataset, 2, 3, 4, 5, 6)  # of the images with objects, only the first is left
+        settings = replace(self.settings, augment=(CopyPaste(probability=1),))
+        assert {batch.image_ids[0] for batch in self.stream(dataset, 7, settings)} == {1, 7}
+
+    def test_no_image_that_can_be_read(self, dataset: Dataset) -> None:
+        self.damage(dataset, *range(1, 8))
+        with pytest.raises(ValueError, match=r"\d\.png is truncated .*6 other images that could take its place cannot"):
+            self.stream(dataset, 1)
+
+
 def noisy(sample: Sample, random: np.random.Generator) -> Sample:
     noise = torch.randint(0, 9, sample.image.shape) + int(random.integers(3))
     return replace(sample, image=(sample.image + noise).clamp(0, 255).byte())

@@ -167,3 +167,14 @@ def test_ids_of_every_mode(tmp_path: Path) -> None:
     palette.convert("L").save(tmp_path / "a.jpg")
     with pytest.raises(ImageError, match=r"a\.jpg is a JPEG with colour mode L, which cannot hold ids"):
         read_ids(tmp_path / "a.jpg")
+
+
+def test_an_image_that_cannot_be_read_is_skipped(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png", "b.png", "c.png"])
+    for name in "abc":
+        save(masks(), tmp_path / "masks" / f"{name}.png")
+    (tmp_path / "images" / "b.png").write_bytes(b"no image")
+    dataset = open_dataset(tmp_path, "all")
+    assert dataset.image_ids == ("images/a.png", "images/c.png")
+    assert [(one.kind, one.ids) for one in dataset.findings] == [("unreadable-image", ("images/b.png",))]
+    assert len(dataset.to_coco()["annotations"]) == 4

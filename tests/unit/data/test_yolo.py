@@ -299,3 +299,23 @@ def test_a_damaged_data_yaml_is_reported_once(tmp_path: Path) -> None:
     place(tmp_path, "images/train/a.png", "labels/train/a.txt")
     (tmp_path / "data.yaml").write_text("train: images/train\nnames: [kite\n")
     assert [one.kind for one in check_dataset(tmp_path).errors] == ["unreadable-annotations"]
+
+
+def test_images_that_are_missing_or_cannot_be_read_are_skipped_if_they_are_few(tmp_path: Path) -> None:
+    for name in "abcde":
+        place(tmp_path, f"images/{name}.png", f"labels/{name}.txt")
+    (tmp_path / "images" / "b.png").write_bytes(b"")
+    (tmp_path / "images" / "c.png").unlink()
+    (tmp_path / "train.txt").write_text("".join(f"images/{name}.png\n" for name in "abcde"))
+    (tmp_path / "data.yaml").write_text("train: train.txt\nval: train.txt\nnames: [kite, cup]\n")
+    dataset = open_dataset(tmp_path, "train")
+    assert dataset.image_ids == ("images/a.png", "images/d.png", "images/e.png")
+    assert [(one.kind, one.ids) for one in dataset.findings] == [
+        ("missing-image", ("images/c.png",)),
+        ("unreadable-image", ("images/b.png",)),
+    ]
+    assert len(dataset.to_coco()["annotations"]) == 3
+    assert {one.kind for one in check_dataset(tmp_path, split="train").errors} == {"missing-image", "unreadable-image"}
+    (tmp_path / "images" / "d.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"b\.png is empty \(0 bytes\).* \(1 more cannot be read either\)"):
+        open_dataset(tmp_path, "train")

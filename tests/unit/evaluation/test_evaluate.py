@@ -384,3 +384,16 @@ def test_a_data_set_from_python_needs_the_classes_of_the_model(predictor: Predic
         evaluate(predictor, Dataset.from_records([record]))
     found = evaluate(predictor, Dataset.from_records([record], classes=predictor.classes))
     assert found.metrics.objects[CLASSES[0]] == 1
+
+
+def test_an_unreadable_image_of_saved_results_costs_only_its_picture(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(perfect(data, bbox="", segmentation="")))
+    (data / "val" / "val_2.png").write_bytes(b"")
+    said, options = list[str](), EvaluationOptions(pictures=3)
+    saved, dataset, out = tmp_path / "results.json", open_dataset(data, "val", CLASSES), tmp_path / "out"
+    done = run_evaluation(saved, dataset, out, options=options, title="t", details={}, log=said.append)
+    assert done.metrics.kinds["segm"]["AP"] == 1
+    [warning] = [line for line in said if "no picture" in line]
+    assert "val_2.png is empty (0 bytes)" in warning
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert ("val_1.png" in page, "val_2.png" in page, "val_3.png" in page) == (True, False, True)

@@ -8,14 +8,14 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from typing_extensions import override as override_method
+from typing_extensions import override
 
 import rcnn
 from rcnn.export import check
@@ -26,51 +26,14 @@ from rcnn.export.resize import add_resize
 from rcnn.export.write import Exported, export_model, target_of
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.inference import prepare_for_inference
-from rcnn.models.overrides import override
-from rcnn.runtime.exported import ExportedModel, exported_record, open_exported
+from rcnn.runtime.exported import exported_record, open_exported
 from rcnn.runtime.record import ExportRecord
-from rcnn.structures import Detections, ImageBatch
+from rcnn.structures import Detections
 from tests.command import rcnn as command
 from tests.tiny_data import write_tiny_coco
+from tests.unit.export.detectors import CPU, SHAPES, batch_of, detector_of, require_equal, require_none
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "examples" / "onnx_numpy.py"
-CPU = torch.device("cpu")
-SHAPES = ((1, 96, 96), (4, 160, 224), (2, 256, 128))  # images, padded height and width
-
-
-def detector_of(name: str, *overrides: str) -> Detector:
-    """A compact model with random weights, fewer proposals and detections."""
-    config = override(model_config(name), [*overrides, "rpn.proposals.post_nms=40"])
-    detector = build_detector(config).eval()
-    for parameter in detector.parameters():
-        parameter.requires_grad_(False)
-    return detector
-
-
-def batch_of(images: int, height: int, width: int) -> ImageBatch:
-    """Images of noise; the second and later ones are smaller than the batch."""
-    generator = torch.Generator().manual_seed(height)
-    sizes = torch.tensor([[height - 9 * index, width - 4 * index] for index in range(images)])
-    return ImageBatch(
-        pixels=torch.randint(0, 256, (images, 3, height, width), generator=generator, dtype=torch.uint8),
-        sizes=sizes,
-        scales=torch.full((images,), 0.5),
-        originals=sizes * 2,
-    )
-
-
-def require_equal(detector: Detector, model: ExportedModel, *shapes: tuple[int, int, int], capacity: int) -> None:
-    """The issue's tolerances: boxes 0.01 px, scores 1e-4, masks 1e-3."""
-    prepared = prepare_for_inference(detector)
-    for shape in shapes:
-        images = batch_of(*shape)
-        expected, found = prepared.predict(images), model.predict(images)
-        assert bool((found.valid.sum(1) == capacity).all()), shape
-        difference = compare(expected, found)
-        assert difference.unmatched == 0, (shape, difference)
-        assert difference.boxes < 0.01, (shape, difference)
-        assert difference.scores < 1e-4, (shape, difference)
-        assert difference.masks < 1e-3, (shape, difference)
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +60,9 @@ def test_the_file_carries_its_config_and_class_names(mask_model: tuple[Detector,
     assert record == written.record
 
 
-def test_an_image_without_detections_gives_none(mask_model: tuple[Detector, Exported], tmp_path: Path) -> None:
-    """A threshold inside the graph that no score exceeds: found by making the images invalid instead."""
-    _, written = mask_model
-    images = batch_of(2, 128, 128)
-    found = open_exported(written.path, CPU).predict(replace(images, sizes=torch.zeros_like(images.sizes)))
-    assert not found.valid.any()
-    assert not found.boxes.any()
+def test_an_image_without_detections_gives_none(mask_model: tuple[Detector, Exported]) -> None:
+    detector, written = mask_model
+    require_none(detector, open_exported(written.path, CPU), (2, 128, 128))
 
 
 def test_the_predictor_runs_a_file_like_the_checkpoint(mask_model: tuple[Detector, Exported]) -> None:
@@ -120,6 +79,27 @@ def test_the_predictor_runs_a_file_like_the_checkpoint(mask_model: tuple[Detecto
         predictor.predict(image, boxes=np.array([[0.0, 0.0, 20.0, 20.0]]))
     with pytest.raises(ValueError, match=r"an exported file with fixed settings, so box\.score_threshold=0\.1"):
         rcnn.Predictor(written.path, overrides=["box.score_threshold=0.1"])
+
+
+def test_a_file_is_served(mask_model: tuple[Detector, Exported], tmp_path: Path) -> None:
+    """The answers of the service are those of the checkpoint."""
+    pytest.importorskip("fastapi", reason="needs pip install 'rcnn[web]'")
+    from PIL import Image
+
+    from tests.unit.serving.running import ServiceOptions, request, running
+
+    detector, written = mask_model
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(photo)
+    with running(rcnn.Predictor(written.path), ServiceOptions(log_requests=False)) as url:
+        status, text = request(f"{url}/predict", photo.read_bytes())
+    assert status == 200
+    expected = rcnn.Predictor(detector, classes=written.record.classes).predict(photo).to_json()
+    found = json.loads(text)["detections"]
+    assert [one["name"] for one in found] == [one["name"] for one in expected] != []
+    for one, other in zip(found, expected, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+        assert one["box"] == pytest.approx(other["box"], abs=0.01)
 
 
 def test_the_command_line_runs_a_file(mask_model: tuple[Detector, Exported], tmp_path: Path) -> None:
@@ -191,8 +171,9 @@ def test_other_kinds_give_the_same_detections(name: str, overrides: tuple[str, .
     detector = detector_of(name, *overrides, limit)
     # of fixed size and batch, because tracing with dynamic ones takes three times as long
     written = export_model(detector, tmp_path / "model.onnx", size=(160, 224), batch=2)
-    require_equal(detector, open_exported(written.path, CPU), (2, 160, 224), capacity=20)
-    assert written.difference.keypoints < 0.01
+    model = open_exported(written.path, CPU)
+    require_equal(detector, model, (2, 160, 224), capacity=20)
+    require_none(detector, model, (2, 160, 224))
 
 
 def test_a_torch_program_of_fixed_size_and_batch(tmp_path: Path) -> None:
@@ -287,7 +268,7 @@ def test_a_check_without_detections_lowers_the_threshold_of_a_copy(
 
 def test_thresholds_are_lowered_in_a_traced_program() -> None:
     class Compare(nn.Module):
-        @override_method
+        @override
         def forward(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return scores > 0.3, scores >= 0.5, scores > 0.4
 
@@ -324,3 +305,21 @@ def test_a_file_that_detects_nothing_differs() -> None:
     for pair in ((whole, nothing), (nothing, whole)):
         assert compare(*pair).unmatched == 1
     assert compare(nothing, nothing).is_empty
+
+
+@pytest.mark.parametrize(("precision", "share"), [("float32", 1.0), ("float16", 0.5)])
+def test_a_full_disk_is_found_before_the_model_is_traced(
+    precision: Literal["float32", "float16"], share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = detector_of("faster_rcnn_compact")
+    needed = share * sum(value.nbytes for value in detector.state_dict().values())
+
+    def free(path: Path) -> int:
+        return int(needed) - 1
+
+    monkeypatch.setattr("rcnn.outputs.durable.free_space", free)
+    said: list[str] = []
+    with pytest.raises(OSError, match=rf"No space left on device, and {needed / 1e6:,.1f} MB are needed: .*model"):
+        export_model(detector, tmp_path / "new" / "model.onnx", precision=precision, log=said.append)
+    assert said == []
+    assert not (tmp_path / "new").exists()

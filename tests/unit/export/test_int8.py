@@ -13,19 +13,22 @@ import torch
 
 import rcnn
 from rcnn.data import Dataset
+from rcnn.data.held_out import HeldOut
 from rcnn.evaluation.opening import dataset_for
 from rcnn.export import calibration, int8
-from rcnn.export.calibration import find_calibration_images, spread
+from rcnn.export.calibration import batches, find_calibration_images, spread
 from rcnn.export.compare import agreement
 from rcnn.export.int8 import choose_float_layers
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
+from rcnn.predictor import Predictor
 from rcnn.runtime.exported import exported_record
 from rcnn.runtime.record import ExportRecord
 from rcnn.structures import Detections
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.command import rcnn as command
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
+from tests.unit.data.coco_folders import write_images
 
 NO_MASKS = [word for word in TINY_MODEL if not word.startswith("mask.")]
 
@@ -122,6 +125,23 @@ def test_a_split_without_image_files_cannot_calibrate(
         find_calibration_images(data, record)
 
 
+def test_calibration_and_ap_use_different_images(tmp_path: Path) -> None:
+    """A run without a validation split: AP is measured on the images that it held out, the ranges come from others."""
+    data = write_tiny_coco(tmp_path, {"train": 5})
+    held_out = HeldOut(split="train", fraction=0.4, files=("train_2.png", "train_4.png"), contents=())
+    record = ExportRecord(
+        config=override(model_config("faster_rcnn_compact"), ["num_classes=2"]), classes=("square", "disc"),
+        target="onnx", provenance={"held_out": held_out.to_dict()},
+    )  # fmt: skip
+    images = find_calibration_images(data, record)
+    assert [file.name for file in images.files] == ["train_1.png", "train_3.png", "train_5.png"]
+    assert images.annotated is not None
+    assert images.annotated.file_names == ("train_2.png", "train_4.png")
+    only = find_calibration_images(data, replace(record, provenance={}))  # the only images: for both
+    assert only.annotated is not None
+    assert len(only.files) == len(only.annotated) == 5
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -129,6 +149,10 @@ def test_a_split_without_image_files_cannot_calibrate(
         (("--calibrate", "."), "--calibrate (calibrate=) is for --precision int8, but the precision is float32"),
         (("--precision", "int8", "--calibrate", "nowhere"), "--calibrate nowhere does not exist; expected a data set"),
         (("--precision", "int8", "--calibrate", "empty"), "--calibrate empty has no images; expected a data set"),
+        (
+            ("--precision", "int8", "--calibrate", "empty", "--data", "empty"),
+            "int8 measures AP on the data set of --calibrate (calibrate=); leave --data (data=) out",
+        ),
     ],
 )
 def test_what_int8_needs(
@@ -141,6 +165,18 @@ def test_what_int8_needs(
     assert command("export", checkpoint, "--output", "a.onnx", *words) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "a.onnx").exists()
+
+
+def test_images_that_cannot_be_read_are_skipped(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png", "b.png", "c.png"])
+    (tmp_path / "b.png").write_bytes(b"")
+    detector = build_detector(override(model_config("faster_rcnn_compact"), ["num_classes=1"]))
+    predictor, failed = Predictor(detector, classes=("kite",), device="cpu"), list[str]()
+    files = sorted(tmp_path.iterdir())
+    assert len(list(batches(predictor, files, failed))) == 2
+    assert [line.partition(": ")[0] for line in failed] == [f"{files[1]} is empty (0 bytes)"]
+    with pytest.raises(ValueError, match=r"none of 1 image can be read: .*b\.png is empty"):
+        list(batches(predictor, files[1:2]))
 
 
 def test_the_images_of_a_folder_without_annotations(tmp_path: Path) -> None:

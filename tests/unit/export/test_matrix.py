@@ -44,5 +44,6 @@ def test_unsupported_cells_are_those_that_the_export_refuses() -> None:
 def test_a_comparison_as_a_cell() -> None:
     assert cell_of(Difference(matched=3, boxes=0.001)) == {"status": "yes", "reason": ""}
     assert cell_of(Difference())["reason"] == "nothing is detected"
+    assert cell_of(Difference(matched=3), "only with a --size") == {"status": "yes", "reason": "only with a --size"}
     differs = cell_of(Difference(matched=3, unmatched=1, boxes=0.074))
     assert differs == {"status": "differs", "reason": "boxes by up to 0.074 px, 1 of 4 detections have no match"}

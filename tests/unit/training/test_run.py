@@ -309,6 +309,13 @@ def test_a_folder_with_files_of_the_user_is_refused(data: Path, tmp_path: Path, 
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, '{"lr": 1}')]
 
 
+def test_a_file_of_the_user_beside_those_of_the_run_is_kept(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl.new").write_text("mine")
+    run(data, tmp_path, "train.steps=1")
+    assert (tmp_path / "log.jsonl.new").read_text() == "mine"
+    assert len(read_log(tmp_path / "log.jsonl")) > 0
+
+
 def test_a_folder_in_use_is_refused(data: Path, tmp_path: Path) -> None:
     with OutputFolder(tmp_path / "run") as folder:
         for _ in range(2):  # before its first checkpoint, and after it

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typing_extensions import override
 
 import rcnn
 from rcnn.evaluation.opening import dataset_for, held_out_of, trained_on_warning
 from rcnn.predictor import Predictor
+from rcnn.runtime.processes import Processes
 from rcnn.training.describe import class_lines, describe_plan, describe_start
+from rcnn.training.identity import require_same_data
 from rcnn.training.log import read_log
 from rcnn.training.plan import RunPlan, plan_training
 from rcnn.training.request import RunRequest
@@ -343,3 +346,58 @@ def test_a_fault_is_one_warning_though_some_images_are_held_out(undivided: Path,
     plan = planned(data)
     assert plan.held_out is not None
     assert len([line for line in plan.warnings if "file_name" in line or "folder" in line]) == 1
+
+
+def test_images_that_cannot_be_read_are_left_out(undivided: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(undivided, tmp_path / "data")
+    (data / "train" / "train_3.png").write_bytes(b"")
+    Image.new("RGB", (60, 48)).save(data / "train" / "train_5.png")
+    plan = planned(data)
+    [validation] = plan.validations
+    left = {1, 2, 4, *range(6, 13)}
+    assert {*plan.dataset.image_ids, *validation.image_ids} == left
+    assert len(plan.dataset) + len(validation) == 10
+    file = data / "annotations" / "instances_train.json"
+    lines = [line for line in plan.warnings if "not trained on" in line]
+    assert len(lines) == 2
+    first = data / "train" / "train_3.png"
+    assert lines[0].startswith(f"{file}: 1 image has a file that cannot be read, e.g. {first} is empty")
+    assert lines[0].endswith("(id 3): not trained on")
+    assert lines[1].startswith(f"{file}: 1 image has another size than in the annotations, e.g. ")
+    with pytest.raises(ValueError, match=r"refused by strict=True .*\n.*train_3\.png is empty"):
+        planned(data, strict=True)
+    run = rcnn.train("mask_rcnn_compact", data, tmp_path / "run", overrides=BRIEF, log=lambda line: None)
+    assert json.loads((run.folder / "config.json").read_text())["left_out"] == [f"train_{n}.png" for n in (3, 5)]
+    shutil.copy(undivided / "train" / "train_3.png", data / "train" / "train_3.png")  # repaired
+    (data / "train" / f"train_{plan.dataset.image_ids[0]}.png").write_bytes(b"")  # damaged
+    resumed = planned(data, ("train.steps=2",), output=run.folder, resume=True)
+    assert resumed.dataset.image_ids == plan.dataset.image_ids
+
+
+def test_a_set_without_images_that_can_be_read_is_refused(several: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(several, tmp_path / "data")
+    file = data / "annotations" / "instances_train.json"
+    tables = json.loads(file.read_text())
+    tables["annotations"] = [one for one in tables["annotations"] if one["image_id"] != 2]
+    file.write_text(json.dumps(tables))
+    (data / "train" / "train_1.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"the images that can be read have no objects to train on\n.*train_1\.png is"):
+        planned(data)
+    assert len(planned(data, allow_empty=True).dataset) == 1
+    (data / "train" / "train_2.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of 2 images can be used\n.*: 2 images have a file that cannot"):
+        planned(data, allow_empty=True)
+
+
+def test_all_processes_need_the_same_data(several: Path) -> None:
+    own = planned(several).identity
+
+    class Second(Processes):
+        @override
+        def share(self, value: Any) -> Any:
+            return value | {"train": value["train"] | {"images": 3, "sha256": "other"}}
+
+    require_same_data(own, Processes(rank=1, count=1))
+    message = r"process 1 reads other data of split train than process 0 \(2 images, 4 objects; not 3 images, 4"
+    with pytest.raises(ValueError, match=message):
+        require_same_data(own, Second(rank=1, count=2))

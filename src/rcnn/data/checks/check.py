@@ -1,8 +1,8 @@
 """Every field of an annotation file, checked once, when the file is opened.
 
-A file that cannot be understood as a whole (its structure, the ids of images and categories, image files that are
-missing) is refused. A faulty object or field is repaired or skipped, and counted in a warning: one mistake in 100,000
-images must not stop a training run.
+A file that cannot be understood as a whole (its structure, the ids of images and categories) is refused, and one with
+half of its image files missing. A faulty image, object or field is repaired or skipped, and counted in a warning: one
+mistake in 100,000 images must not stop a training run.
 
 Letters: A annotations, I images.
 """
@@ -19,7 +19,7 @@ from rcnn.data.checks.additions import add_annotation_fields, add_category_field
 from rcnn.data.checks.boxes import check_areas, check_boxes
 from rcnn.data.checks.categories import check_categories, with_unique_names, without_placeholder
 from rcnn.data.checks.ids import annotation_ids, as_id, category_ids, image_ids, places_of
-from rcnn.data.checks.images import check_images
+from rcnn.data.checks.images import SKIPPED_IMAGES, add_skipped, check_images, may_skip
 from rcnn.data.checks.keypoints import check_keypoints
 from rcnn.data.checks.numbers import MAX_COORDINATE, flags
 from rcnn.data.checks.outlines import Outline, check_outlines
@@ -27,7 +27,6 @@ from rcnn.data.checks.tables import Annotation, Category, Id, Image, RawEntry, R
 from rcnn.data.messages import DataError, MissingImagesError, Warnings, excerpt
 
 REQUIRED = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id",)}
-IMAGE_FILES = ("missing-image", "image-outside", "bad-file-name")  # refusals that remove an image
 KnownImages = tuple[Path, list[Image]]  # the folder of the images, and the images that an earlier check found
 
 
@@ -35,17 +34,24 @@ def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None =
     """The tables of a split with every field checked.
 
     `warnings` may contain those of the format's reader. `known` images are not searched for and measured again.
-    Entries for which the file is refused are removed; `Tables.refusals` has the errors, which `open_dataset` raises.
-    Raises ValueError, or FileNotFoundError for missing images, if nothing would be left.
+    Images whose files are missing or cannot be read are skipped, if they are fewer than half. Entries for which the
+    file is refused are removed; `Tables.refusals` has the errors, which `open_dataset` raises. Raises ValueError, or
+    FileNotFoundError for missing images, if nothing would be left.
     """
     refusals: list[DataError | MissingImagesError] = []
+    warnings, images, skipped = warnings.copy(), len(raw.images), 0
     while True:
         try:
             tables = _checked_tables(raw, warnings.copy(), known)
         except (DataError, MissingImagesError) as error:
             if not error.places:
                 raise refusals[0] if refusals else error from None
-            refusals.append(error)
+            if error.kind in SKIPPED_IMAGES and may_skip(skipped + len(error.places), images):
+                skipped += len(error.places)
+                ids = [as_id(raw.images[place]["id"]) for place in error.places]
+                add_skipped(error.kind, ids, error.example, warnings)
+            else:
+                refusals.append(error)
             raw = _without(raw, error)
         else:
             return replace(tables, refusals=tuple(refusals))
@@ -60,7 +66,7 @@ def _without(raw: RawTables, error: DataError | MissingImagesError) -> RawTables
         return replace(raw, annotations=kept)
     if error.table == "categories":
         return replace(raw, categories=kept)
-    if error.kind not in IMAGE_FILES:
+    if error.kind not in SKIPPED_IMAGES:
         return replace(raw, images=kept)
     lost = {as_id(entries[place]["id"]) for place in removed} - {as_id(entry["id"]) for entry in kept}
     annotations = [one for one in raw.annotations if as_id(one["image_id"]) not in lost] if lost else raw.annotations

@@ -7,24 +7,31 @@ import os
 import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import Id, Image, RawEntry, RawTables
-from rcnn.data.images import IMAGE_SUFFIXES, image_size
-from rcnn.data.messages import DataError, MissingImagesError, Warnings, close_to, counted, excerpt, few
+from rcnn.data.images import IMAGE_SUFFIXES, ImageError, image_size
+from rcnn.data.messages import SKIPPED, DataError, MissingImagesError, Warnings, close_to, counted, excerpt, few
 
 BY_URL = "that is a URL"
 BY_FOLDER = ("in another folder than the others", "with leading folders that the data set does not have")
 URL_FIELDS = ("coco_url", "flickr_url", "url")  # fields that name the file of an entry without file_name (LVIS v1)
+SKIPPED_IMAGES = {  # kinds of faults that cost an image: what the line says
+    "missing-image": "no file",
+    "image-outside": "a file outside the data set",
+    "bad-file-name": "no file name",
+    "unreadable-image": "no size, and a file that cannot be read",
+}
 
 
 def check_images(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> tuple[Path, list[Image]]:
     """The images with their files and sizes, and the folder that file names are relative to.
 
-    Raises MissingImagesError for missing images, DataError for names that are not text or are outside the data set.
+    Raises MissingImagesError for missing images; DataError for names that are not text or are outside the data set, and
+    for files of unknown size that cannot be read.
     """
     names = _written_names(raw, ids, warnings)
     folder, files = find_images(names, ids, raw, warnings)
@@ -41,21 +48,27 @@ def check_images(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> tuple
 
 def _written_names(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> list[str]:
     names: list[str] = []
+    wrong: list[int] = []
     by_url = 0
-    for place, (entry, one) in enumerate(zip(raw.images, ids, strict=True)):
+    for place, entry in enumerate(raw.images):
         name = entry.get("file_name")
         if name is None or name == "":
             name = next((entry[field] for field in URL_FIELDS if entry.get(field)), None)
-        by_url += isinstance(name, str) and "://" in name
-        if not isinstance(name, str) or "\0" in name:
-            raise DataError(
-                "bad-file-name",
-                f"{raw.file}: entry {place} (from 0) of images (id {one}) has the file_name {excerpt(name)}; expected "
-                "the name of its image file",
-                "images",
-                [place],
-            )
-        names.append(name)
+        if isinstance(name, str) and "\0" not in name:
+            by_url += "://" in name
+            names.append(name)
+        else:
+            wrong.append(place)
+    if wrong:
+        name = excerpt(raw.images[wrong[0]].get("file_name"))
+        raise DataError(
+            "bad-file-name",
+            f"{raw.file}: entry {wrong[0]} (from 0) of images (id {ids[wrong[0]]}) has the file_name {name}; expected "
+            "the name of its image file",
+            "images",
+            wrong,
+            name,
+        )
     if by_url:
         warnings.note(f"{counted(by_url, 'image')} named by a URL: the last part of the URL is used as the file name")
     return names
@@ -178,20 +191,26 @@ def _require_found(
 ) -> list[str]:
     """The paths. Raises MissingImagesError or DataError if an image has none."""
     missing = [place for place, path in enumerate(found) if path is None]
-    for place in missing:
-        paths = [os.path.normpath(os.path.join(folder, names[place])) for folder in files.folders]
-        if ".." in names[place] and not any(files.inside(path) for path in paths):
-            raise DataError(
-                "image-outside",
-                f"{raw.file}: image {ids[place]} has the file_name {excerpt(names[place])}, which is outside the "
-                f"data set {raw.root}, and no file in it has that name: copy the image there, or name its folder with "
-                "--images DIR (COCO's format)",
-                "images",
-                [place],
-            )
+    if outside := [place for place in missing if _is_outside(names[place], files)]:
+        name = excerpt(names[outside[0]])
+        raise DataError(
+            "image-outside",
+            f"{raw.file}: image {ids[outside[0]]} has the file_name {name}, which is outside the data set {raw.root}, "
+            "and no file in it has that name: copy the image there, or name its folder with --images DIR (COCO's "
+            "format)",
+            "images",
+            outside,
+            name,
+        )
     if missing:
         raise _missing_images(missing, found, names, raw, files)
     return [path for path in found if path is not None]
+
+
+def _is_outside(name: str, files: _Files) -> bool:
+    """Whether a file name leads out of the data set from each of the folders that images may be in."""
+    paths = [os.path.normpath(os.path.join(folder, name)) for folder in files.folders]
+    return ".." in name and not any(files.inside(path) for path in paths)
 
 
 def _missing_images(
@@ -228,6 +247,7 @@ def _missing_images(
         f"{raw.file}: {len(missing)} of its {counted(len(names), 'image')} {is_are} not in {where}: "
         f"{few(wanted)}{similar}; copy {them} there, or {remove}",
         missing,
+        f"{few(wanted[:1])}{similar} in {where}",
     )
 
 
@@ -245,24 +265,73 @@ def _key(name: str) -> str:
 
 def _sizes(
     entries: Sequence[RawEntry], ids: Sequence[Id], paths: Sequence[Path], warnings: Warnings
-) -> Iterator[tuple[int, int]]:
-    """Height and width of each image, from its entry or else from its file."""
+) -> list[tuple[int, int]]:
+    """Height and width of each image, from its entry or else from its file.
+
+    Raises DataError for files that are needed for this and cannot be read.
+    """
     wrong: list[Id] = []
     text: list[Id] = []
-    for entry, one, path in zip(entries, ids, paths, strict=True):
+    sizes: list[tuple[int, int]] = []
+    unreadable: dict[int, str] = {}
+    for place, (entry, one, path) in enumerate(zip(entries, ids, paths, strict=True)):
         height, width = entry.get("height"), entry.get("width")
         size = _side(height), _side(width)
         if size[0] and size[1]:
             text += [one] if isinstance(height, str) or isinstance(width, str) else []
-            yield size
+            sizes.append(size)
             continue
         if height is not None and width is not None:
             wrong.append(one)
-        yield image_size(path)
+        try:
+            sizes.append(image_size(path))
+        except (ImageError, OSError) as error:
+            unreadable[place] = str(error)
+    if unreadable:
+        raise unreadable_images(unreadable)
     warnings.add("a height or width that is text", "read as a number", text, "image", kind="text-number")
     warnings.add(
         "a height or width that is not a number of pixels", "read from the image file", wrong, "image", kind="bad-size"
     )
+    return sizes
+
+
+def may_skip(skipped: int, images: int) -> bool:
+    """Whether a split is used although `skipped` of its `images` images cannot be: if these are fewer than half."""
+    return 2 * skipped < images
+
+
+def add_skipped(kind: str, ids: Sequence[object], example: str, warnings: Warnings) -> None:
+    """Add the skipped images `ids`; `kind` is one of SKIPPED_IMAGES, `example` is about the first image."""
+    warnings.add(f"{SKIPPED_IMAGES[kind]}, e.g. {example}", SKIPPED, ids, "image", kind=kind)
+
+
+def readable_sizes(files: Mapping[str, Path], known: Sequence[Image], warnings: Warnings) -> dict[Id, tuple[int, int]]:
+    """The height and width of image files by id, for formats without sizes; `known` images are not read again.
+
+    Files that cannot be read are added to `warnings`. Raises DataError if they are half of the files or more.
+    """
+    sizes: dict[Id, tuple[int, int]] = {one["id"]: (one["height"], one["width"]) for one in known}
+    unreadable: dict[str, str] = {}
+    for name, file in files.items():
+        if name not in sizes:
+            try:
+                sizes[name] = image_size(file)
+            except (ImageError, OSError) as error:
+                unreadable[name] = str(error)
+    if unreadable:
+        error = unreadable_images(dict(enumerate(unreadable.values())))
+        if not may_skip(len(unreadable), len(files)):
+            raise error
+        add_skipped(error.kind, list(unreadable), error.example, warnings)
+    return sizes
+
+
+def unreadable_images(reasons: Mapping[int, str]) -> DataError:
+    """The error for images of unknown size whose files cannot be read: their indices, and what is wrong with each."""
+    first = next(iter(reasons.values()))
+    more = f" ({len(reasons) - 1} more cannot be read either)" if len(reasons) > 1 else ""
+    return DataError("unreadable-image", f"{first}{more}", "images", list(reasons), first)
 
 
 def _side(value: object) -> int:

@@ -37,11 +37,12 @@ REFUSED = _errors(  # the file is refused
     bad_id="an id that is neither an integer nor text; for a category, not an integer of 0 or more",
     repeated_id="an image or category id that is used twice",
     unknown_reference="an annotation of an image or category that the file does not list",
+)
+REPAIRED = _errors(  # an image, an object or a field is repaired or skipped when the file is opened
     bad_file_name="an image with a file name that is missing or not text",
     missing_image="an image file that does not exist",
     image_outside="an image file outside the folder of the data set",
-)
-REPAIRED = _errors(  # an object or a field is repaired or skipped when the file is opened
+    unreadable_image="an image that cannot be read",
     file_name="a file name that is written differently from the file",
     shared_image_file="two images with the same file",
     bad_size="a height or width that is not a number of pixels",
@@ -85,8 +86,7 @@ REPAIRED = _errors(  # an object or a field is repaired or skipped when the file
     missing_split="a path of data.yaml that does not exist",
     format="an entry of an annotation file that its format does not allow",
 )
-CHECKED = _errors(  # found by `rcnn data check` only
-    unreadable_image="an image that cannot be decoded",
+CHECKED = _errors(  # not found when the file is opened, but by `rcnn data check`
     wrong_image_size="an image of another size than the annotations say",
     leak="the same image in two splits, as a copy or changed a little",
     different_classes="a class with objects in images that another split has too, which does not list the class",

@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.data.checks.check import check_tables
+from rcnn.data.checks.images import readable_sizes
 from rcnn.data.checks.tables import RawEntry, Tables
 from rcnn.data.formats.files import ALL
 from rcnn.data.formats.many_files import DEFAULT_CLASS, images_in, instances, named_tables, pixels_mask, subfolders
 from rcnn.data.formats.options import ReadOptions
-from rcnn.data.images import IMAGE_SUFFIXES, ImageError, image_size, read_ids
+from rcnn.data.images import IMAGE_SUFFIXES, ImageError, read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
 
 NAME = "mask folders"
@@ -76,22 +77,23 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     Only `options.known` has an effect. Raises ValueError or OSError, with the file and what is wrong in it.
     """
     warnings = Warnings(folder if split == ALL or not (folder / split).is_dir() else folder / split)
-    sizes = {image["id"]: (image["height"], image["width"]) for image in options.known[1]} if options.known else {}
     images: list[RawEntry] = []
     found: list[RawEntry] = []
     without: list[str] = []
     used: set[Path] = set()
     values: dict[str, list[int]] = {}  # ids in each mask that may hold several objects
-    for image in _images(folder, split):
-        name = image.file.relative_to(folder).as_posix()
-        if not image.masks:
-            without.append(name)
-            continue
-        size = sizes.get(name) or image_size(image.file)
-        images.append({"id": name, "file_name": name, "height": size[0], "width": size[1]})
+    named = {image.file.relative_to(folder).as_posix(): image for image in _images(folder, split)}
+    files = {name: image.file for name, image in named.items() if image.masks}
+    sizes = readable_sizes(files, options.known_images, warnings)
+    for name, image in named.items():
         used.update(mask.file for mask in (*image.masks, *image.second))
+        without += [] if image.masks else [name]
+        if name not in sizes:
+            continue
         if image.second:
             warnings.second_labels(image.second[0].file.parent, image.masks[0].file.parent, [name])
+        size = sizes[name]
+        images.append({"id": name, "file_name": name, "height": size[0], "width": size[1]})
         readable = False
         for mask in image.masks:
             path = mask.file.relative_to(folder).as_posix()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data.checks.check import KnownImages
+from rcnn.data.checks.tables import Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,3 +19,8 @@ class ReadOptions:
     images: Path | None = None  # folder of the images, which may be elsewhere; None: the usual places
     relative_boxes: bool = False  # boxes are fractions of the image
     known: KnownImages | None = None  # images that an earlier check found; they are not searched for again
+
+    @property
+    def known_images(self) -> Sequence[Image]:
+        """The images of `known`; none if there are none."""
+        return () if self.known is None else self.known[1]

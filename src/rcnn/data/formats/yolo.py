@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data.checks.check import check_tables
+from rcnn.data.checks.images import readable_sizes
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.yolo_layouts import ImageSource, Layout, images_of, layout_of, layout_splits, unused_labels
-from rcnn.data.images import image_size
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few
 from rcnn.text_files import read_text
 
@@ -74,13 +74,14 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         )
     for line in layout.moved.get(split, []):
         warnings.note(f"{split}: {line}")
-    sources = images_of(layout, split)
+    listed = images_of(layout, split, warnings)
+    sizes = readable_sizes({source.name: source.path for source in listed}, options.known_images, warnings)
+    sources = [source for source in listed if source.name in sizes]
     stems = Counter(source.labels.stem for source in sources if source.labels is not None)
     images: list[RawEntry] = []
     found: list[RawEntry] = []
-    sizes = {image["id"]: (image["height"], image["width"]) for image in options.known[1]} if options.known else {}
     for source in sources:
-        size = sizes.get(source.name) or image_size(source.path)
+        size = sizes[source.name]
         images.append({"id": source.name, "file_name": source.name, "height": size[0], "width": size[1]})
         unique = source.labels is None or stems[source.labels.stem] == 1
         lines = list(_lines(source, size, layout.root, warnings, names, unique=unique))
@@ -89,7 +90,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         if lines and not objects:
             warnings.all_skipped([source.name])
     _note_unlabelled(sources, warnings)
-    unused = unused_labels(layout, split, sources)
+    unused = unused_labels(layout, split, listed)
     warnings.add(
         "no image of that name, or not in a format for images", "not used", unused, "label file", kind="missing-image"
     )

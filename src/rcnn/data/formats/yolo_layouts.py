@@ -18,10 +18,11 @@ from pathlib import Path
 
 import yaml
 
+from rcnn.data.checks.images import may_skip
 from rcnn.data.formats.files import ALL
 from rcnn.data.formats.many_files import subfolders
 from rcnn.data.images import IMAGE_SUFFIXES
-from rcnn.data.messages import counted, excerpt, few, printable
+from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few, printable
 from rcnn.text_files import lines_of, read_text, yaml_value
 
 KEYS = ("train", "val", "valid", "validation", "test")  # splits in data.yaml, obj.data and names of list files
@@ -124,8 +125,10 @@ def _labels_folder(images: Path, root: Path) -> Path | None:
     return None
 
 
-def images_of(layout: Layout, split: str) -> list[ImageSource]:
+def images_of(layout: Layout, split: str, warnings: Warnings) -> list[ImageSource]:
     """The images of a split, each once, in the order of its folders (sorted) and list files.
+
+    `warnings` receives those that a list file names and that do not exist.
 
     Raises ValueError for an image or folder outside the data set, FileNotFoundError if there are no images.
     """
@@ -136,7 +139,7 @@ def images_of(layout: Layout, split: str) -> list[ImageSource]:
                 f"{layout.file}: the folder {source} of split {split!r} is outside the data set {layout.root}; give "
                 "the folder that holds images and labels"
             )
-    paths = [path for source in layout.sources[split] for path in _image_paths(source, layout.root)]
+    paths = [path for source in layout.sources[split] for path in _image_paths(source, layout.root, warnings)]
     found: dict[str, ImageSource] = {}
     for path in paths:
         name = os.path.relpath(path, layout.root).replace(os.sep, "/")
@@ -343,8 +346,11 @@ def _resolved(text: str, bases: Sequence[Path]) -> _Found | None:
     return next((place for place in (*direct, *dropped) if _exists(place.path)), None)
 
 
-def _image_paths(source: Path, root: Path) -> Iterator[Path]:
-    """The images of a folder and its subfolders, sorted, or of a list file."""
+def _image_paths(source: Path, root: Path, warnings: Warnings) -> Iterator[Path]:
+    """The images of a folder and its subfolders, sorted, or of a list file; missing ones are added to `warnings`.
+
+    Raises FileNotFoundError if half of the listed images or more are missing.
+    """
     if source.is_dir():
         for place, folders, names in os.walk(source):
             folders.sort()
@@ -353,17 +359,19 @@ def _image_paths(source: Path, root: Path) -> Iterator[Path]:
                     yield Path(place, name)
         return
     missing: list[str] = []
-    for text in lines_of(source):
+    lines = lines_of(source)
+    for text in lines:
         place = _resolved(text, (source.parent, root))
         if place is None or not place.path.is_file():
             missing.append(text)
         else:
             yield place.path
-    if missing:
+    if missing and not may_skip(len(missing), len(lines)):
         raise FileNotFoundError(
             f"{source}: {counted(len(missing), 'image')} that it lists {'is' if len(missing) == 1 else 'are'} not in "
             f"{root} ({few(missing)}); copy them there, or remove these lines"
         )
+    warnings.add(f"no file in {root}", SKIPPED, missing, "image", kind="missing-image")
 
 
 def _labels(image: Path, root: Path, folders: _Folders) -> Path | None:

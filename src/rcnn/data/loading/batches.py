@@ -19,15 +19,17 @@ from functools import cached_property, partial
 from typing import Protocol, TypeAlias
 
 import numpy as np
+from torch import Tensor
 
 from rcnn.data.balance import repeat_factors
 from rcnn.data.loading.padding import Padding, pad_images, padded_shape
-from rcnn.data.loading.sampler import AUGMENT, BatchSampler, Indices
+from rcnn.data.loading.sampler import AUGMENT, REPLACE, BatchSampler, Indices
 from rcnn.data.loading.training_batch import TrainingBatch
 from rcnn.data.loading.workers import batches_of_workers
-from rcnn.data.records import Dataset
+from rcnn.data.messages import counted
+from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import skeleton_of
-from rcnn.data.targets import Masks, TargetOptions, collate_targets, make_sample, require_memory
+from rcnn.data.targets import Masks, TargetOptions, collate_targets, make_sample, require_memory, require_size
 from rcnn.data.transforms import (
     Augmentation,
     CopyPaste,
@@ -42,6 +44,11 @@ from rcnn.data.transforms.steps import scale_jitter_of
 from rcnn.preprocess import Frame, InputConfig
 
 Places: TypeAlias = Sequence[tuple[int, int]]  # indices in the data set and positions in the sequence of images
+CANDIDATES = 20  # other images that are tried in the place of one that cannot be read
+
+
+class UnreadableImageError(Exception):
+    """An image that another one is to replace: it cannot be read, or has another size than its annotation."""
 
 
 class LoaderSettings(Augmentation, Protocol):
@@ -87,6 +94,7 @@ def training_batches(
     targets: TargetOptions = TargetOptions(),  # noqa: B008 - it is immutable
     rank: int = 0,
     world: int = 1,
+    skip_unreadable: bool = False,
 ) -> Generator[TrainingBatch, None, None]:
     """The endless stream of training batches for process `rank` of `world`, from batch `first` on.
 
@@ -95,9 +103,13 @@ def training_batches(
     is trained on besides boxes.
 
     Raises ValueError at once for data that cannot be trained on. The stream raises ValueError or OSError for an image
-    that cannot be read or has another size than its annotation, and WorkerError if a worker process ends.
+    that cannot be read or has another size than its annotation, and WorkerError if a worker process ends. With
+    `skip_unreadable`, another image, chosen by the seed and the position, takes its place, and
+    `TrainingBatch.unreadable` says what is wrong; ValueError if 20 others cannot be read either.
     """
-    batches = numbered_batches(dataset, input_config, settings, targets=targets, rank=rank, world=world)
+    batches = numbered_batches(
+        dataset, input_config, settings, targets=targets, rank=rank, world=world, skip_unreadable=skip_unreadable
+    )
     if settings.workers == 0:
         return (batches.make(n) for n in itertools.count(first))
     if settings.augment:
@@ -114,6 +126,7 @@ def numbered_batches(
     targets: TargetOptions = TargetOptions(),  # noqa: B008 - it is immutable
     rank: int = 0,
     world: int = 1,
+    skip_unreadable: bool = False,
 ) -> Batches:
     """The same batches by number, made in the calling process. Raises ValueError for data that cannot be trained on."""
     if not 0 <= rank < world:
@@ -133,6 +146,7 @@ def numbered_batches(
         targets=targets,
         rank=rank,
         world=world,
+        skip_unreadable=skip_unreadable,
     )
 
 
@@ -147,6 +161,7 @@ class Batches:
     targets: TargetOptions
     rank: int = 0  # number of this process among the `world` that share each batch
     world: int = 1
+    skip_unreadable: bool = False  # others take the places of images that cannot be read
 
     def make(self, n: int, after_image: Callable[[], None] | None = None) -> TrainingBatch:
         """This process's part of batch `n`; `after_image` is called after each image."""
@@ -168,20 +183,53 @@ class Batches:
 
     def _of(self, places: Places, padded_as: Places, after_image: Callable[[], None] | None = None) -> TrainingBatch:
         """A batch of the images at `places`, padded to a shape into which the images at `padded_as` also fit."""
-        samples, ids, frames = list[Sample](), list[int | str](), list[Frame]()
+        samples, ids, frames, unreadable = list[Sample](), list[int | str](), list[Frame](), list[str]()
+        replaced: list[tuple[int, int]] = []
         for index, position in places:
-            sample, frame = self.augmented(index, position)
+            used, sample, frame = self._readable(index, position, unreadable)
+            replaced += [] if used == index else [(index, position)]
             samples.append(sample)
-            ids.append(self.dataset.image_ids[index])
+            ids.append(self.dataset.image_ids[used])
             frames.append(frame)
             if after_image is not None:
                 after_image()
-        sizes = [frame.size for frame in frames] + [self._input_size(*place) for place in padded_as]
+        sizes = [frame.size for frame in frames] + [self._input_size(*place) for place in (*padded_as, *replaced)]
         divisor, padding = self.input_config.divisor, self.settings.padding
         shape = padded_shape(sizes, divisor, padding)
         images = pad_images([sample.image for sample in samples], divisor, padding, frames, shape)
         targets = collate_targets(samples, shape, len(self.dataset.classes))
-        return TrainingBatch(images=images, targets=targets, image_ids=tuple(ids))
+        return TrainingBatch(images=images, targets=targets, image_ids=tuple(ids), unreadable=tuple(unreadable))
+
+    def _readable(self, index: int, position: int, unreadable: list[str]) -> tuple[int, Sample, Frame]:
+        """Image `index`, or the one that takes its place, as the network gets it at `position`, and its index.
+
+        What is wrong with images that cannot be read is added to `unreadable`.
+        """
+        try:
+            return index, *self.augmented(index, position)
+        except UnreadableImageError as error:
+            first = str(error)
+        unreadable.append(first)
+        candidates = self._replacements(index, position)
+        for other in candidates:
+            try:
+                return other, *self.augmented(other, position)
+            except UnreadableImageError as error:
+                unreadable.append(str(error))
+        others = counted(len(candidates), "other image")
+        raise ValueError(f"{first}. {others} that could take its place cannot be read either")
+
+    def _replacements(self, index: int, position: int) -> list[int]:
+        """Images to try at `position` in the place of image `index`, in this order.
+
+        First those that are not larger as inputs of the network, so that the shape of the batch stays the same, also in
+        the processes that do not read the image.
+        """
+        drawn = np.random.default_rng((self.settings.seed, REPLACE, position)).permutation(len(self.dataset))
+        others = drawn[drawn != index][:CANDIDATES].tolist()
+        height, width = self._input_size(index, position)
+        sizes = {other: self._input_size(other, position) for other in others}
+        return sorted(others, key=lambda other: sizes[other][0] > height or sizes[other][1] > width)
 
     def augmented(self, index: int, position: int) -> tuple[Sample, Frame]:
         """Image `index` of the data set as the network gets it at `position` of the stream, and its frame."""
@@ -198,19 +246,32 @@ class Batches:
         find_boxes = self.targets.masks is None and self.settings.augment and self.dataset.has_outlines
         options = replace(self.targets, masks="polygon") if find_boxes else self.targets
         record = self.dataset[index]
-        size = size_when_decoded((record.height, record.width), self.settings, self.input_config, seed)
-        if size is None:
-            return make_sample(record, record.read(), options)
-        image, file_size = record.read_resized(size)
+        try:
+            image, file_size = self._decoded(record, seed)
+        except (ValueError, OSError) as error:
+            if not self.skip_unreadable:
+                raise
+            text = str(error) or type(error).__name__
+            raise UnreadableImageError(text if str(record.path) in text else f"{record.path}: {text}") from error
         return make_sample(record, image, options, file_size)
 
+    def _decoded(self, record: ImageRecord, seed: Sequence[int]) -> tuple[Tensor, tuple[int, int] | None]:
+        """The pixels of an image, and the size of its file if they are resized. Raises ValueError for another size."""
+        size = size_when_decoded((record.height, record.width), self.settings, self.input_config, seed)
+        image, file_size = (record.read(), None) if size is None else record.read_resized(size)
+        require_size(record, file_size or (image.shape[1], image.shape[2]))
+        return image, file_size
+
     def _other(self, index: int, seed: Sequence[int]) -> Sample | None:
-        """A random image with objects, not image `index`, resized and flipped; None if there is none."""
+        """A random image with objects, not image `index`, resized and flipped; None if none can be read."""
         candidates = self._with_objects[self._with_objects != index]
         if not len(candidates):
             return None
         chosen = int(np.random.default_rng(seed).choice(candidates))
-        sample = self._sample(chosen, seed)
+        try:
+            sample = self._sample(chosen, seed)
+        except UnreadableImageError:  # reported when the image itself is due
+            return None
         return placed(sample, self.settings, self.input_config, seed, self.targets.pairs or ())
 
     @cached_property

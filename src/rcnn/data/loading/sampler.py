@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from rcnn.data.balance import spread
 
-ORDER, SHUFFLE, AUGMENT = range(3)  # purposes of random numbers; each has its own stream
+ORDER, SHUFFLE, AUGMENT, REPLACE = range(4)  # purposes of random numbers; each has its own stream
 
 Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

@@ -17,6 +17,7 @@ class TrainingBatch:
     targets: Targets
     image_ids: tuple[int | str, ...]  # (B,) of the annotation file
     first: int = 0  # index of the first image among all images of the optimizer step
+    unreadable: tuple[str, ...] = ()  # errors of images that were replaced by others
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """The same batch on `device`; copied asynchronously if it is in pinned memory."""

@@ -245,6 +245,7 @@ class _Layout:
     targets: dict[str, Any]
     image_ids: tuple[int | str, ...]
     first: int
+    unreadable: tuple[str, ...]
 
 
 def _pack(batch: TrainingBatch) -> tuple[_Layout, list[tuple[_Place, Tensor]]]:
@@ -262,7 +263,8 @@ def _pack(batch: TrainingBatch) -> tuple[_Layout, list[tuple[_Place, Tensor]]]:
                 size += -(-value.nbytes // ALIGNMENT) * ALIGNMENT
                 value = place
             values[field.name] = value
-    return _Layout(size, parts["images"], parts["targets"], batch.image_ids, batch.first), placed
+    layout = _Layout(size, parts["images"], parts["targets"], batch.image_ids, batch.first, batch.unreadable)
+    return layout, placed
 
 
 def pack_and_write(batch: TrainingBatch) -> None:
@@ -285,6 +287,7 @@ def _unpack(layout: _Layout, memory: mmap.mmap | bytearray) -> TrainingBatch:
         targets=Targets(**values(layout.targets)),
         image_ids=layout.image_ids,
         first=layout.first,
+        unreadable=layout.unreadable,
     )
 
 

@@ -1,0 +1,63 @@
+"""Detectors with random weights, batches of noise, and the comparison of exported files with PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from rcnn.export.compare import compare
+from rcnn.models import Detector, build_detector, model_config
+from rcnn.models.inference import prepare_for_inference
+from rcnn.models.overrides import override
+from rcnn.runtime.exported import ExportedModel
+from rcnn.structures import ImageBatch
+
+CPU = torch.device("cpu")
+SHAPES = ((1, 96, 96), (4, 160, 224), (2, 256, 128))  # images, padded height and width
+
+
+def detector_of(name: str, *overrides: str) -> Detector:
+    """A compact model with random weights and fewer proposals."""
+    config = override(model_config(name), [*overrides, "rpn.proposals.post_nms=40"])
+    detector = build_detector(config).eval()
+    for parameter in detector.parameters():
+        parameter.requires_grad_(False)
+    return detector
+
+
+def batch_of(images: int, height: int, width: int) -> ImageBatch:
+    """Images of noise; the second and later ones are smaller than the batch."""
+    generator = torch.Generator().manual_seed(height)
+    sizes = torch.tensor([[height - 9 * index, width - 4 * index] for index in range(images)])
+    return ImageBatch(
+        pixels=torch.randint(0, 256, (images, 3, height, width), generator=generator, dtype=torch.uint8),
+        sizes=sizes,
+        scales=torch.full((images,), 0.5),
+        originals=sizes * 2,
+    )
+
+
+def require_equal(detector: Detector, model: ExportedModel, *shapes: tuple[int, int, int], capacity: int) -> None:
+    """The issue's tolerances: boxes and keypoints 0.01 px, scores 1e-4, masks 1e-3; each image has `capacity` rows."""
+    prepared = prepare_for_inference(detector)
+    for shape in shapes:
+        images = batch_of(*shape)
+        expected, found = prepared.predict(images), model.predict(images)
+        assert bool((found.valid.sum(1) == capacity).all()), shape
+        difference = compare(expected, found)
+        assert difference.unmatched == 0, (shape, difference)
+        assert difference.boxes < 0.01, (shape, difference)
+        assert difference.scores < 1e-4, (shape, difference)
+        assert difference.masks < 1e-3, (shape, difference)
+        assert difference.keypoints < 0.01, (shape, difference)
+
+
+def require_none(detector: Detector, model: ExportedModel, shape: tuple[int, int, int]) -> None:
+    """An image without a valid pixel: nothing is detected, as in PyTorch."""
+    images = batch_of(*shape)
+    images = replace(images, sizes=torch.zeros_like(images.sizes))
+    assert not prepare_for_inference(detector).predict(images).valid.any()
+    found = model.predict(images)
+    assert not found.valid.any()
+    assert not found.boxes.any()
