@@ -175,7 +175,7 @@ def _chosen(found: Sequence[_Mask], masks: Path, images: Mapping[str, str]) -> t
     for mask in found:
         first, *rest = mask.file.relative_to(masks).parts
         places[2 if not rest else int(first in images)].append(mask)
-    best = next((one for one in places if one), [])
+    best = next((one for one in places if one), places[-1])
     single = {mask.category for mask in best if mask.whole}
     used = [mask for mask in best if mask.whole or mask.category not in single]
     return used, [mask for mask in found if mask not in used]

@@ -55,7 +55,7 @@ class Division:
     def _reached(self, part: str, fraction: float) -> str:
         """The number and fraction of the images in a part, and the classes without objects in it."""
         count, total = self.images[part], sum(self.images.values())
-        absent = absent_classes(self.classes, self.objects[part], sum(self.objects.values()))
+        absent = absent_classes(self.classes, self.objects[part], np.sum([*self.objects.values()], axis=0))
         return f"{part}: {count} of {counted(total, 'image')}, {reached(count / total, fraction, absent)}"
 
 
