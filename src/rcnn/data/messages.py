@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,12 @@ def cut(text: str, length: int) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 image`, `2 images`, `3 categories`."""
     return f"{count} {noun if count == 1 else PLURALS.get(noun, noun + 's')}"
+
+
+def named_images(ids: Iterable[object]) -> str:
+    """`image 7`, `images 7, 12 and 3 more`; an id that occurs twice is named once."""
+    unique = list(dict.fromkeys(ids))
+    return f"{'image' if len(unique) == 1 else 'images'} {few(unique)}"
 
 
 def excerpt(value: object, length: int = 60) -> str:
