@@ -146,6 +146,11 @@ class Warnings:
         what, action = "objects in the annotations, but all of them were skipped", "used as background in training"
         self.add(what, action, images, "image", kind="all-skipped")
 
+    def second_labels(self, other: Path, used: Path, images: Sequence[object]) -> None:
+        """Add a fault: `images` have label files in the folders `other` and `used`."""
+        action = f"not used; the label file in {used} is"
+        self.add(f"a second label file in {other}", action, images, "image", kind="two-label-files")
+
     def copy(self) -> Warnings:
         """The same warnings, to add others to."""
         copied = Warnings(self.file, self.names)
