@@ -157,7 +157,7 @@ def write_with_resize(
     the exact resize. Raises ValueError if no detection matches.
     """
     with tempfile.TemporaryDirectory(prefix="rcnn-resize-") as name:
-        plain, copy = Path(name) / "plain.onnx", Path(name) / path.name
+        plain, copy = Path(name) / "plain.onnx", Path(name) / f"copy{path.suffix}"
         network = replace(record, target="onnx", with_resize=False)
         _write_pair(program, record, plain, path)
         difference, how = check_file(plain, detector, program, network, say, output), ""
