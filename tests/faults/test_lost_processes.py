@@ -92,7 +92,7 @@ def test_a_run_starts_again_after_a_kill_and_ends_when_a_process_stalls(data: Pa
         printed_with(process, output, "rcnn: process 1 of 2 was killed by SIGKILL")
         assert time.monotonic() - killed < 30
         said = printed_with(process, output, re.escape("rcnn: starting all processes again (1 of 1)"))
-        assert re.search(r"rcnn: process 1 of 2 was killed by SIGKILL.*, at step \d+ with the images \d", said), said
+        assert re.search(r"rcnn: process 1 of 2 was killed by SIGKILL.*, at step \d+ with image \d", said), said
         assert "Traceback" not in said
         before = printed_with(process, output, r"resuming .* at step [1-9]")
         done = len(read_log(output / "log.jsonl"))
@@ -116,7 +116,7 @@ def failure(folder: Path, rank: int, exitcode: int, **error: object) -> ProcessF
     """A failure of process `rank` as torch's launcher reports it, with a note of what it was doing."""
     own = folder / str(rank)
     own.mkdir(parents=True)
-    (own / "in_flight").write_text(f"step 7 with the images {rank}4, {rank}5\n")
+    (own / "in_flight").write_text(f"step 7 with images {rank}4, {rank}5\n")
     if error:
         trace = {"py_callstack": f"Traceback of {rank}", "timestamp": "1700000000"}
         details = {"message": f"message of {rank}", "extraInfo": trace}
@@ -128,11 +128,11 @@ def test_the_failure_that_caused_the_others_is_reported(tmp_path: Path) -> None:
     """With its traceback if it is a fault of rcnn, and the images that it was working on."""
     lost, none = {"lost": True, "expected": True}, dict[str, object]()
     for number, (one, other, expected) in enumerate([
-        ((2, lost), (2, {"expected": False}), "message of 1\nTraceback of 1\n(process 1 of 2, at step 7 with the "),
-        ((-15, none), (2, lost), "message of 1\n(process 1 of 2, at step 7 with the images 14, 15)"),
+        ((2, lost), (2, {"expected": False}), "message of 1\nTraceback of 1\n(process 1 of 2, at step 7 with images "),
+        ((-15, none), (2, lost), "message of 1\n(process 1 of 2, at step 7 with images 14, 15)"),
         ((2, lost), (-9, none), "process 1 of 2 was killed by SIGKILL, most often because the memory ran out, at step"),
         ((143, none), (-9, none), "process 1 of 2 was killed by SIGKILL, most often because the memory ran out"),
-        ((2, {"expected": True}), (-15, none), "message of 0\n(process 0 of 2, at step 7 with the images 04, 05)"),
+        ((2, {"expected": True}), (-15, none), "message of 0\n(process 0 of 2, at step 7 with images 04, 05)"),
     ]):  # fmt: skip
         folder = tmp_path / str(number)
         failures = {rank: failure(folder, rank, code, **error) for rank, (code, error) in enumerate((one, other))}

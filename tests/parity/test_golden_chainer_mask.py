@@ -91,6 +91,9 @@ def test_inference_equals_the_peer_stage_by_stage(shared: Path, folder: Path, sy
         theirs = stored["roi_mask_logits_first2"][:, label if system == "wkentaro" else label + 1]
         assert_within("mask logits of given boxes", ours, theirs, atol=3e-4)
 
+    if system == "wkentaro":
+        detector.mask_head = None  # the fixture has no masks of these detections, of which there are hundreds
+        predictor = Predictor(detector, classes=[str(i) for i in range(80)], device="cpu")
     [found] = predictor.predict([torch.from_numpy(stored["image"])])
     if system == "wkentaro":
         assert_same(found, stored["nocap_bbox"], stored["nocap_label"], stored["nocap_score"])

@@ -56,7 +56,7 @@ def test_the_page_has_the_arguments_of_every_function() -> None:
 # what a function returns, or another function does
 COMMAND_LINE_ONLY = {
     "output", "device", "devices", "offline", "as_json", "strict", "pictures", "per_class", "padding", "tta",
-    "tta_flip", "max_restarts", "replay_file", "dry_run", "measure_steps", "schedule", "to", "list_",
+    "tta_flip", "replay_file", "dry_run", "measure_steps", "schedule", "to", "list_",
     "crowds_as_objects", "fix",
 }  # fmt: skip
 

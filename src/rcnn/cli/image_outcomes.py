@@ -14,7 +14,7 @@ from rcnn.background import in_background
 from rcnn.cli.formats import WITH_IMAGES, files_of_image
 from rcnn.cli.scores import Filter
 from rcnn.cli.sources import Source
-from rcnn.data.read_ahead import read_ahead
+from rcnn.data.read_ahead import ReadAhead, read_ahead
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -75,17 +75,18 @@ def outcomes(
     """
     own = [images[place] for place in processes.own_places(len(images), 1)]
     read = read_ahead(own, partial(in_background, partial(_read, predictor, options)), READ_AHEAD)
-    return processes.in_order(_finished(predictor, output, options, read), len(images), 1)
+    return processes.in_order(_finished(predictor, output, options, read, processes), len(images), 1)
 
 
 def _finished(
-    predictor: Predictor, output: Path, options: ImageOptions, read: Iterator[tuple[Source, Future[ReadImage]]]
+    predictor: Predictor, output: Path, options: ImageOptions, read: ReadAhead[Source, ReadImage], processes: Processes
 ) -> Iterator[Outcome]:
     """The outcomes of images that are being read, in order; a finished one does not wait until the next one is read."""
     drawn: deque[Future[Outcome]] = deque()
     for source, image in read:
         while drawn and (len(drawn) > DRAWN_BESIDE or not image.done()):
             yield drawn.popleft().result()
+        processes.doing(f"the prediction on {source.name}")
         detected = _detect(predictor, options, source, image)
         drawn.append(in_background(partial(_finish, output, options, detected)))
     for outcome in drawn:

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             try:
                 app(words, prog_name="rcnn")
             except SystemExit as end:
-                ended += [end.code] if isinstance(end.code, int) and end.code else []
+                ended += [end.code or 0] if end.code is None or isinstance(end.code, int) else []
                 sys.stdout.flush()  # here, because an error in Python's own flush at exit would have no message
                 raise
     except BrokenPipeError:  # the reader of stdout has stopped: rcnn --help | head -1
@@ -114,10 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _end_at_once(ended: Sequence[int]) -> None:
-    """End the process at once with the last status of `ended`, if the command failed or was stopped.
+    """End the process at once with the last status of `ended`, after a command of rcnn.
 
     Daemon threads may still run. Python's normal exit would end them inside C++ code, which aborts the process with
-    another status.
+    another status. It would also delete all objects and modules of torch, which takes a second of CPU time.
     """
     if ended:
         for stream in (sys.stdout, sys.stderr):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,12 @@ def cut(text: str, length: int) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 image`, `2 images`, `3 categories`."""
     return f"{count} {noun if count == 1 else PLURALS.get(noun, noun + 's')}"
+
+
+def named_images(ids: Iterable[object]) -> str:
+    """`image 7`, `images 7, 12 and 3 more`; an id that occurs twice is named once."""
+    unique = list(dict.fromkeys(ids))
+    return f"{'image' if len(unique) == 1 else 'images'} {few(unique)}"
 
 
 def excerpt(value: object, length: int = 60) -> str:
@@ -139,6 +145,11 @@ class Warnings:
         """Add a fault: all objects of the images with the ids `images` were skipped."""
         what, action = "objects in the annotations, but all of them were skipped", "used as background in training"
         self.add(what, action, images, "image", kind="all-skipped")
+
+    def second_labels(self, other: Path, used: Path, images: Sequence[object]) -> None:
+        """Add a fault: `images` have label files in the folders `other` and `used`."""
+        action = f"not used; the label file in {used} is"
+        self.add(f"a second label file in {other}", action, images, "image", kind="two-label-files")
 
     def copy(self) -> Warnings:
         """The same warnings, to add others to."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rcnn.data.messages import few
 from rcnn.data.records import Dataset
 from rcnn.data.similarity import Fingerprint, fingerprints, similar_groups
 from rcnn.data.writing import image_sources
@@ -152,6 +153,16 @@ def class_counts(dataset: Dataset) -> ClassCounts:
     own = ~dataset.objects.ignored
     image, label = dataset.objects.image_index[own], dataset.objects.labels[own]
     return ClassCounts.of(len(dataset), len(dataset.classes), image, label, np.ones(len(image), dtype=np.int64))
+
+
+def absent_classes(classes: Sequence[str], part: np.ndarray, whole: np.ndarray) -> list[str]:
+    """The `classes` (K,) without objects in a part that have objects elsewhere; `part` and `whole` (K,) are counts."""
+    return [name for name, lost in zip(classes, (part == 0) & (whole > 0), strict=True) if lost]
+
+
+def reached(share: float, fraction: float, absent: Sequence[str]) -> str:
+    """The share of the images in a part, the requested `fraction`, and the classes that the part lacks."""
+    return f"{share:.1%} (requested: {fraction:.1%})" + (f"; no objects of {few(absent)}" if absent else "")
 
 
 def require_fractions(fractions: Sequence[float]) -> None:

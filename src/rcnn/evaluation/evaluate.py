@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from rcnn.background import DaemonThreads
-from rcnn.data.messages import counted, few
+from rcnn.data.messages import counted, few, named_images
 from rcnn.data.read_ahead import read_ahead
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.targets import require_size
@@ -180,7 +180,7 @@ def predict_dataset(
     count = min(limit, len(dataset)) if limit else len(dataset)
     records = [dataset[i] for i in range(count)]
     if processes.count == 1:
-        found = _predict_records(predictor, dataset, records, batch_size, workers, detect)
+        found = _predict_records(predictor, dataset, records, batch_size, workers, detect, processes)
     else:
         found = _predict_together(predictor, dataset, records, batch_size, workers, detect, processes)
     images: list[ImageResults] = []
@@ -188,6 +188,7 @@ def predict_dataset(
         if on_image is not None:
             on_image(image)
         images.append(replace(image, detections=None))
+    processes.rest()
     return images
 
 
@@ -205,7 +206,7 @@ def _predict_together(
     Whole batches are distributed, so that every batch has the same images for any number of processes.
     """
     own = [records[place] for place in processes.own_places(len(records), batch_size)]
-    predicted = _predict_records(predictor, dataset, own, batch_size, workers, detect)
+    predicted = _predict_records(predictor, dataset, own, batch_size, workers, detect, processes)
     sent = ((image.results, image.error) for image in predicted)
     received = processes.in_order(sent, len(records), batch_size)
     for record, (results, error) in zip(records, received, strict=processes.is_first):
@@ -219,6 +220,7 @@ def _predict_records(
     batch_size: int,
     workers: int,
     detect: Detect | None,
+    processes: Processes,
 ) -> Iterator[ImageResults]:
     """The results of all images in order; threads read images and encode masks while the model works."""
     prepare = predictor.prepare if detect is None else WholeImage()
@@ -226,6 +228,7 @@ def _predict_records(
         encoding: deque[ImageResults | Future[ImageResults]] = deque()
         prepared = read_ahead(records, partial(pool.submit, _read, prepare), batch_size + max(1, workers))
         while started := list(islice(prepared, batch_size)):
+            processes.doing(f"the prediction on {named_images(record.image_id for record, _ in started)}")
             group = [(record, future.result()) for record, future in started]
             readable = [image for _, image in group if not isinstance(image, str)]
             images, frames = [image for image, _ in readable], [frame for _, frame in readable]

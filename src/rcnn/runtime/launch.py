@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -37,10 +38,15 @@ T = TypeVar("T")
 LAUNCHED = "RCNN_LAUNCHED"  # set for the processes: this launcher prints their errors
 TYPED = "RCNN_TYPED"  # set for the processes: the command that the user typed
 LOST = "lost"  # key in an error file: the process only lost the connection to another one
+RESULT = "result"  # file with what a function returned in a process, beside its error file
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # passed on to the processes; Windows has only two
 REPEATED = 2.0  # seconds: `timeout` and batch systems signal this process and its group; both count as one signal
 STOP_SECONDS = 1800  # time for the processes to save a checkpoint before they are killed
 FAILURE_SECONDS = 20  # time for the other processes to end after one has failed; then the failure is reported
+
+
+class ProcessFailedError(ValueError):
+    """A process of several has failed. The message is that of the process, and says which one it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +103,9 @@ def launch_command(words: Sequence[str], *, devices: int, typed: Sequence[str] =
 def launch_function(function: Callable[..., T], *arguments: object, devices: int) -> T:
     """Call `function(*arguments)` in `devices` processes; returns the result of the first process.
 
-    These are new Python processes, so a script has to call this below `if __name__ == "__main__":`. Raises ValueError
-    with the message of the process that failed first.
+    These are new Python processes, so a script has to call this below `if __name__ == "__main__":`. A signal is passed
+    on to them; if the first one then returns a result, this is returned, else KeyboardInterrupt (Ctrl-C) or SystemExit
+    is raised. Raises ProcessFailedError with the message of the process that failed first.
     """
     with (
         tempfile.TemporaryDirectory(prefix="rcnn-") as logs,
@@ -108,21 +115,37 @@ def launch_function(function: Callable[..., T], *arguments: object, devices: int
     ):
         try:
             return elastic_launch(_config(devices, logs), _apart)(function, *arguments)[0]
+        except SignalException as stop:
+            return _result_after(stop, Path(logs))
         except ChildFailedError as error:
-            raise ValueError(_ended(error.failures, devices, Path(logs)).message) from error
+            raise ProcessFailedError(_ended(error.failures, devices, Path(logs)).message) from error
+
+
+def _result_after(stop: SignalException, logs: Path) -> Any:
+    """What the function returned in the first process after a signal asked it to stop."""
+    for path in logs.glob(f"**/0/{RESULT}"):
+        return ForkingPickler.loads(path.read_bytes())
+    if stop.sigval == signal.SIGINT:
+        raise KeyboardInterrupt from stop
+    raise SystemExit(128 + int(stop.sigval)) from stop
 
 
 def _apart(function: Callable[..., T], *arguments: object) -> T:
     """Call `function(*arguments)` in a process that gets signals from its launcher only.
 
     The terminal sends Ctrl-C to all processes of its session. In a session of its own, as torch's launcher starts
-    commands, this process does not get it a second time. It notes its id for `_signal_processes`.
+    commands, this process does not get it a second time. It notes its id for `_signal_processes`, and its result for
+    `_result_after`.
     """
     if hasattr(os, "setsid"):  # not on Windows
         os.setsid()
-    if error_file := os.environ.get(ERROR_FILE, ""):
+    error_file = os.environ.get(ERROR_FILE, "")
+    if error_file:
         Path(error_file).with_name(PID).write_text(str(os.getpid()), encoding="utf-8")
-    return function(*arguments)
+    result = function(*arguments)
+    if error_file:
+        Path(error_file).with_name(RESULT).write_bytes(ForkingPickler.dumps(result))
+    return result
 
 
 def _config(devices: int, logs: str) -> LaunchConfig:

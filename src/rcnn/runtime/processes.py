@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
 from typing import Any, TypeVar
@@ -15,10 +17,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rcnn.runtime.monitor import Monitor
+
 T = TypeVar("T")
 
 ROUND = 8  # groups of images that a process predicts before the results are exchanged
 TIMEOUT = 1800.0  # seconds that a process waits for the others in a step
+WATCHDOG = 300.0  # seconds without progress after which each of several processes prints its stacks
+ASK = 0.02  # seconds between questions of the first process whether the others have started
 PATIENCE = timedelta(days=1)  # where one process works alone, e.g. computes metrics
 LOST = re.compile(r"gloo|Connection (?:closed|reset|refused)|Broken pipe|NCCL|Socket|TCPStore", re.IGNORECASE)
 
@@ -38,11 +44,22 @@ class Processes:
     count: int = 1
     local_rank: int = 0  # of this process among those of its machine
     patient: Any = None  # process group without a short timeout; None with one process
+    monitor: Monitor | None = None  # of this process
 
     @property
     def is_first(self) -> bool:
         """Whether this process writes the files and the messages."""
         return self.rank == 0
+
+    def doing(self, text: str) -> None:
+        """Report progress: this process now works on `text`, e.g. "step 7 with images 3, 12"."""
+        if self.monitor is not None:
+            self.monitor.doing(text)
+
+    def rest(self) -> None:
+        """What follows, until the next call of `doing`, may take long without being a stall."""
+        if self.monitor is not None:
+            self.monitor.rest()
 
     def gather(self, value: T, *, patient: bool = True) -> list[T]:
         """The values of all processes by rank, on the first process; an empty list on the others.
@@ -86,6 +103,7 @@ class Processes:
             parts = [iter(part) for part in self.gather(list(islice(own, mine)), patient=False)]
             for place in range(end - start) if parts else ():
                 yield next(parts[place // size % self.count])
+        self.rest()
 
     def wait(self) -> None:
         """Wait until every process has called this."""
@@ -137,16 +155,28 @@ def process_numbers() -> Processes:
 
 
 @contextmanager
-def joined(device: torch.device, timeout: float = 0.0) -> Iterator[Processes]:
-    """Within the block, this process is connected to the others that a launcher started. ALONE without a launcher.
+def joined(device: torch.device, timeout: float = 0.0, *, watchdog: float | None = None) -> Iterator[Processes]:
+    """Within the block, this process is connected to the others that a launcher started, if there are any.
 
     `device` is that of this process. `timeout`: seconds that a process waits for the others within a step (0: TIMEOUT).
+    `watchdog`: the setting train.watchdog, seconds without progress after which a process prints its stacks (0: never);
+    None outside of training: WATCHDOG with several processes.
     Raises LostProcessError if an exchange fails because another process has ended.
     """
     numbers = process_numbers()
-    if numbers.count == 1:
-        yield ALONE
-        return
+    seconds = watchdog if watchdog is not None else WATCHDOG if numbers.count > 1 else 0.0
+    setting = "" if watchdog is None else "train.watchdog"
+    with Monitor(f"process {numbers.rank} of {numbers.count}", seconds, setting=setting) as monitor:
+        numbers = replace(numbers, monitor=monitor)
+        if numbers.count == 1:
+            yield numbers
+            return
+        with _connected(numbers, device, timeout or TIMEOUT) as processes:
+            yield processes
+
+
+@contextmanager
+def _connected(numbers: Processes, device: torch.device, timeout: float) -> Iterator[Processes]:
     own = not dist.is_initialized()  # else the caller's script did
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -158,10 +188,9 @@ def joined(device: torch.device, timeout: float = 0.0) -> Iterator[Processes]:
                 store=_fresh_store(numbers),
                 rank=numbers.rank,
                 world_size=numbers.count,
-                timeout=timedelta(seconds=timeout or TIMEOUT),
+                timeout=timedelta(seconds=timeout),
             )
-        patient = dist.new_group(backend="gloo", timeout=PATIENCE)
-        yield Processes(rank=numbers.rank, count=numbers.count, local_rank=numbers.local_rank, patient=patient)
+        yield replace(numbers, patient=dist.new_group(backend="gloo", timeout=PATIENCE))
         if own:  # not after an error: then this would wait for the other processes, which wait for this one
             dist.destroy_process_group()
 
@@ -169,11 +198,36 @@ def joined(device: torch.device, timeout: float = 0.0) -> Iterator[Processes]:
 def _fresh_store(numbers: Processes) -> dist.Store:
     """The store in which the processes find each other, without the addresses of those that were started before.
 
-    torch's launcher keeps one store over restarts; a process that reads an old address there cannot connect.
+    torch's launcher keeps one store when it starts the processes again; a process that reads an old address there
+    cannot connect. TORCHELASTIC_RESTART_COUNT does not tell the starts apart, because each machine counts its own.
     """
     store: dist.Store = next(dist.rendezvous("env://", numbers.rank, numbers.count))[0]
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"attempt {attempt} of {numbers.count} processes", store)
+    return dist.PrefixStore(agreed_name(store, numbers), store)
+
+
+def agreed_name(store: dist.Store, numbers: Processes) -> str:
+    """A new name that all processes of this start get, although `store` may hold the messages of an earlier start.
+
+    Each process asks with a number of its own, and the first one answers until each has confirmed the new name.
+    Raises dist.DistStoreError after TIMEOUT.
+    """
+    store.set_timeout(timedelta(seconds=TIMEOUT))
+    if not numbers.is_first:
+        question = uuid.uuid4().hex
+        store.set(f"rcnn/question of {numbers.rank}", question)
+        name = store.get(f"rcnn/answer to {question}").decode()
+        store.set(f"{name}/{numbers.rank}", "")
+        return name
+    name, missing, end = f"rcnn/{uuid.uuid4().hex}", set(range(1, numbers.count)), time.monotonic() + TIMEOUT
+    while missing:
+        for rank in [rank for rank in missing if store.check([f"rcnn/question of {rank}"])]:
+            store.set(f"rcnn/answer to {store.get(f'rcnn/question of {rank}').decode()}", name)
+        missing = {rank for rank in missing if not store.check([f"{name}/{rank}"])}
+        if missing:
+            if time.monotonic() > end:
+                raise dist.DistStoreError(f"process {min(missing)} did not start within {TIMEOUT:g} seconds")
+            time.sleep(ASK)
+    return name
 
 
 @contextmanager

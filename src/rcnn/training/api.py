@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rcnn.data import Dataset
 from rcnn.data.messages import counted
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import Overrides, as_overrides, as_strings
-from rcnn.runtime.launch import launch_function, require_devices
+from rcnn.new_outputs import output_or_new
+from rcnn.runtime.launch import ProcessFailedError, launch_function, require_devices
 from rcnn.training.own_steps import Given, as_steps
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
@@ -50,6 +51,7 @@ def train(
     allow: str | Sequence[str] = (),
     device: str = "auto",
     devices: int = 1,
+    max_restarts: int = 0,
     log: Callable[[str], object] = print,
 ) -> TrainingRun:
     """Train a model (its name or config), or fine-tune a checkpoint (its folder), on a data set.
@@ -70,8 +72,9 @@ def train(
     `output`; otherwise `output` must not contain a run. `strict` and `allow_empty` as in `open_dataset`.
     `allow`: the user's code that a checkpoint, or a run that is resumed, may run, see `rcnn.load`.
     `devices`: number of processes to start on this machine, one per GPU, or on the CPU if there is none; a script then
-    needs `if __name__ == "__main__":`. `log` receives the progress lines; with several `devices` it must be a
-    module-level function.
+    needs `if __name__ == "__main__":`. `max_restarts`: if one of them fails, all are started again up to this number of
+    times, and continue from last/. `log` receives the progress lines; with several `devices` it must be a module-level
+    function.
 
     Raises FileNotFoundError, FileExistsError or ValueError before training starts.
     """
@@ -99,11 +102,25 @@ def train(
         allow_empty=allow_empty,
         allow=as_strings(allow),
     )
-    if devices > 1:
+    if devices > 1 or max_restarts > 0:
         require_devices(devices, device)
-        plan_training(request, log, devices=devices)  # refuses before any process is started
-        return launch_function(_train, request, log, devices=devices)
+        plan = plan_training(request, log, devices=devices)  # refuses before any process is started
+        with output_or_new(request.output, "train", plan.request.model.removeprefix(CONFIG)) as folder:
+            return _train_in_processes(replace(request, output=folder), log, devices, max_restarts)
     return _train(request, log)
+
+
+def _train_in_processes(
+    request: RunRequest, log: Callable[[str], object], devices: int, max_restarts: int
+) -> TrainingRun:
+    for restarts in range(max_restarts):
+        try:
+            return launch_function(_train, request, log, devices=devices)
+        except ProcessFailedError as error:
+            log(str(error))
+            log(f"starting all processes again ({restarts + 1} of {max_restarts})")
+            request = replace(request, resume=True)
+    return launch_function(_train, request, log, devices=devices)
 
 
 def _train(request: RunRequest, log: Callable[[str], object]) -> TrainingRun:

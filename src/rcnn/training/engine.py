@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from rcnn.data.loading import TrainingBatch
+from rcnn.data.messages import named_images
 from rcnn.models import Detector
 from rcnn.training.diagnostics import diagnostics
 from rcnn.training.distributed import together, without_averaging
 from rcnn.training.finite import NonFiniteError, skip_or_stop, unchanged_statistics
 from rcnn.training.log import SilentLog
-from rcnn.training.monitor import Monitor
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.saver import Outcome, Saver
 from rcnn.training.schedule import learning_rate, set_learning_rate
@@ -49,13 +49,12 @@ def train(
     state.detector.train()
     with (
         stop_requests(settings.time_limit * 3600) as stop,
-        Monitor(processes, settings.watchdog) as monitor,
         UnreadableImages(processes, log) as unreadable,
         closing(batches(state.step * settings.accumulate)) as stream,
     ):
         try:
-            with monitor.paused():
-                saver.evaluate_if_due(stop)
+            processes.doing("the start")
+            saver.evaluate_if_due(stop)
             for step in range(state.step, settings.steps):
                 if saver.ends_early():  # at once in a run that ended early and is resumed
                     break
@@ -63,7 +62,8 @@ def train(
                     fetched = [next(stream) for _ in range(settings.accumulate)]
                 unreadable.report(fetched)
                 may_save = False
-                monitor.step(step, fetched)
+                ids = [name for batch in fetched for name in batch.image_ids]
+                processes.doing(f"step {step} with {named_images(ids)}")
                 rate = learning_rate(step, settings, processes.count)
                 losses = optimize_or_skip(state, fetched, settings, rate, run, log)
                 state.step = step + 1
@@ -79,8 +79,7 @@ def train(
                 state.evaluation_due = due and evaluate is not None
                 if due or settings.saves_at(state.step):
                     saver.save_last()
-                with monitor.paused():
-                    saver.evaluate_if_due(stop)
+                saver.evaluate_if_due(stop)
                 may_save = True
         except (Exception, StopRequested) as error:  # a stop request, no image that can be read, a dead worker
             if state.step > saver.saved and may_save:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -11,9 +14,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from rcnn.data.loading import TrainingBatch
-from rcnn.data.messages import few
+from rcnn.data.messages import named_images
 from rcnn.models import Detector, DetectorConfig
 from rcnn.models.build import build_detector
 from rcnn.models.overrides import config_from_dict, config_to_dict
@@ -44,33 +48,28 @@ class NonFiniteError(Exception):
 
 def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run: RunFolder) -> str:
     """What was not finite in a step, on which images; writes the batch to REPLAY. All processes call it together."""
-    detector, batch = state.detector, error.batch
+    detector, batch, seed = state.detector, error.batch, error.seed
+    order, where = trace_nonfinite(detector, batch, seed, bf16=settings.bf16, compiled=settings.compile != "none")
     values = ", ".join(f"{k} is {v.item()}" for k, v in error.losses.items() if not _finite(v))
-    where = trace_nonfinite(detector, batch, error.seed, bf16=settings.bf16)
-    if not values and not where and state.processes.count == 1:
-        wrong = _nonfinite_gradients(detector)
-        where = f"the gradient of {wrong[0]} is not finite" if wrong else ""
-    mine = (values, where, batch.to("cpu") if values or where else None)
-    reports = [report for report in state.processes.gather(mine) if report[2] is not None]
-    text = "the sum of the losses, or a gradient, is not finite"
-    if reports:
-        values, where, batch = reports[0][0], reports[0][1], reports[0][2] or batch
-        text = "; ".join(part for part in (values, where) if part)
-    ids = list(dict.fromkeys(batch.image_ids))  # an image can be in a batch twice
+    text = "; ".join(part for part in (values, where) if part)
+    # synchronized batch norms spread NaN to all processes: those where it came first have the images that caused it
+    reports = state.processes.gather((order, text, batch.to("cpu"), seed.cpu())) or [(order, text, batch, seed)]
+    first = [report for report in reports if report[0] == min(order for order, *_ in reports)]
+    _, text, batch, seed = first[0]
     write = partial(
         write_replay,
         config=detector.config,
         weights=whole_state(detector.state_dict()),
         batch=batch,
-        seed=error.seed,
+        seed=seed,
         step=state.step,
         bf16=settings.bf16,
     )
     run.write_file(REPLAY, write)
-    images = f"{'image' if len(ids) == 1 else 'images'} {few(ids)}"
-    return state.processes.share(
-        f"step {state.step}: {text}, on {images}. `rcnn train --replay {run.path / REPLAY}` computes this step again"
-    )
+    images = named_images(name for _, _, one, _ in first for name in one.image_ids)
+    what = text or "the sum of the losses, or a gradient, is not finite"
+    again = f"`rcnn train --replay {run.path / REPLAY}` computes this step again"
+    return state.processes.share(f"step {state.step}: {what}, on {images}. {again}")
 
 
 def skip_or_stop(
@@ -111,14 +110,15 @@ def _nonfinite_gradients(detector: nn.Module) -> list[str]:
 
 
 @contextmanager
-def first_nonfinite(detector: nn.Module) -> Iterator[list[str]]:
+def first_nonfinite(detector: nn.Module) -> Iterator[list[tuple[int, str]]]:
     """Within the block, forward passes of `detector` append a description of each module's output that is not finite.
 
-    The first one is the earliest module with NaN or infinity.
+    The first one is the earliest module with NaN or infinity. Each has its number among all outputs of modules.
     """
-    found: list[str] = []
+    found: list[tuple[int, str]] = []
+    calls = itertools.count()
     handles = [
-        module.register_forward_hook(_watching(name or "the losses", found))
+        module.register_forward_hook(_watching(name or "the losses", calls, found))
         for name, module in detector.named_modules()
     ]
     try:
@@ -128,15 +128,14 @@ def first_nonfinite(detector: nn.Module) -> Iterator[list[str]]:
             handle.remove()
 
 
-def _watching(name: str, found: list[str]) -> Any:
+def _watching(name: str, calls: Iterator[int], found: list[tuple[int, str]]) -> Any:
     def hook(module: nn.Module, inputs: object, output: object) -> None:
+        number = next(calls)
         for tensor in _tensors(output):
             if tensor.is_floating_point() and not _finite(tensor):
                 wrong = int((~torch.isfinite(tensor)).sum())
-                found.append(
-                    f"the output of {name} ({type(module).__name__}) of shape {tuple(tensor.shape)} has {wrong} values "
-                    "that are not finite"
-                )
+                shown = f"the output of {name} ({type(module).__name__}) of shape {tuple(tensor.shape)}"
+                found.append((number, f"{shown} has {wrong} values that are not finite"))
 
     return hook
 
@@ -152,23 +151,34 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def trace_nonfinite(detector: Detector, batch: TrainingBatch, seed: Tensor, *, bf16: bool) -> str:
-    """The first tensor of a step that is not finite: a weight, the images, or the output of a module.
+def trace_nonfinite(
+    detector: Detector, batch: TrainingBatch, seed: Tensor, *, bf16: bool, compiled: bool = False
+) -> tuple[float, str]:
+    """The first tensor of a step that is not finite: a weight, the images, the output of a module, or a gradient.
 
-    Empty if all are finite. The batch-norm statistics do not change. All processes call it together.
+    Returns its place in this order, and a description; (inf, "") if all are finite. The batch-norm statistics do not
+    change, and the gradients become those of this process's images. All processes call it together.
     """
     for name, parameter in detector.named_parameters():
         if not _finite(parameter):
-            return f"the weight {name} is not finite"
+            return -2, f"the weight {name} is not finite"
     buffers = {name: buffer.clone() for name, buffer in detector.named_buffers()}
-    with torch.no_grad(), first_nonfinite(detector) as found:
+    detector.zero_grad(set_to_none=True)
+    # compiled code would not call the hooks
+    eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    with eager, first_nonfinite(detector) as found:
         with torch.autocast(batch.images.pixels.device.type, torch.bfloat16, enabled=bf16):
-            detector(batch.images, batch.targets, seed)
-        for name, buffer in detector.named_buffers():
-            buffer.copy_(buffers[name])
+            losses = detector(batch.images, batch.targets, seed)
+        torch.stack(list(losses.values())).sum().backward()
+    for name, buffer in detector.named_buffers():
+        buffer.copy_(buffers[name])
     if not _finite(batch.images.pixels.float()):  # of this process only, so after the forward pass
-        return "the pixels of the images are not finite"
-    return found[0] if found else ""
+        return -1, "the pixels of the images are not finite"
+    if found:
+        return found[0]
+    # divided gradients are those of all processes
+    wrong = list[str]() if isinstance(detector, FSDPModule) else _nonfinite_gradients(detector)
+    return (sys.maxsize, f"the gradient of {wrong[0]} is not finite") if wrong else (math.inf, "")
 
 
 def write_replay(
@@ -225,7 +235,7 @@ def replay(path: Path, device: torch.device, allow: tuple[str, ...] = ()) -> Ite
     torch.stack(list(losses.values())).sum().backward()
     wrong = _nonfinite_gradients(detector)
     if found:
-        yield f"first: {found[0]}"
+        yield f"first: {found[0][1]}"
     else:
         yield f"the gradient of {wrong[0]} is not finite" if wrong else "all losses and gradients are finite"
 

@@ -59,7 +59,7 @@ def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
     """Train as planned. The folder of the run gets config.json, log.jsonl, curve.html, curve.png, and checkpoints."""
     with deterministic(plan.settings.deterministic):
         own = chosen_batch_size(plan) if plan.auto_batch_size else None  # before processes can wait for each other
-        with joined(plan.device, 2 * plan.settings.watchdog) as processes:
+        with joined(plan.device, 2 * plan.settings.watchdog, watchdog=plan.settings.watchdog) as processes:
             log = log if processes.is_first else _silent
             if own is not None:
                 plan, line = with_batch_size(plan, own, processes)
@@ -116,6 +116,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
                 raise
             raise ValueError(_out_of_memory(plan, error)) from error
         finally:
+            processes.rest()
             if processes.is_first:
                 lead = f"{state.step} of {counted(plan.settings.steps, 'step')}, {ending}."
                 # after a failure, e.g. a full disk, an error of the charts must not hide the error of the run
@@ -133,11 +134,24 @@ def _out_of_memory(plan: RunPlan, error: BaseException) -> str:
         if settings.batch_size > 1
         else ""
     )
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return (
         f"not enough memory on {plan.device} for a training step: lower {batch}input.max_size={size.max_size} and "
-        f"input.min_size={size.min_size}, or use a smaller model. ({reason})"
+        f"input.min_size={size.min_size}, or use a smaller model. ({_reason(error)})"
     )
+
+
+def _out_of_memory_in_evaluation(plan: RunPlan, error: BaseException, output: Path, step: int) -> str:
+    """The message for `error` (torch's) in an evaluation during training."""
+    size = plan.config.input
+    return (
+        f"not enough memory on {plan.device} for the evaluation after {counted(step, 'step')}: lower "
+        f"input.max_size={size.max_size} and input.min_size={size.min_size}, or start a new run with --val-split none "
+        f"and evaluate it with rcnn eval. The steps so far are saved in {output}/last. ({_reason(error)})"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _run_log(plan: RunPlan, output: Path, state: TrainState, log: Log) -> SilentLog:
@@ -275,6 +289,14 @@ def _evaluation(plan: RunPlan, log: SilentLog, state: TrainState, output: Path) 
     first, processes, settings = plan.validations[0], state.processes, plan.settings
 
     def evaluate(detector: Detector) -> Metrics:
+        try:
+            return measured(detector)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ValueError(_out_of_memory_in_evaluation(plan, error, output, state.step)) from error
+
+    def measured(detector: Detector) -> Metrics:
         loss = {LOSS: validation_loss(detector, first, plan, processes)} if settings.validation_loss else {}
         metrics = evaluate_detector(
             detector,

@@ -13,10 +13,10 @@ import numpy as np
 
 from rcnn.data import Dataset, open_dataset, splits
 from rcnn.data.defaults import default_training_split, default_validation_split
-from rcnn.data.held_out import DEFAULT_FRACTION, HeldOut, divide_held_out, hold_out, require_fraction
+from rcnn.data.held_out import DEFAULT_FRACTION, HeldOut, divide_held_out, hold_out, indices_of, require_fraction
 from rcnn.data.messages import counted
 from rcnn.data.readable import report_unreadable, without_unreadable
-from rcnn.data.split import MIN_IMAGES
+from rcnn.data.split import MIN_IMAGES, absent_classes, class_counts, reached
 from rcnn.data.trained_images import copied_images
 from rcnn.models import DetectorConfig
 from rcnn.training.request import RunRequest
@@ -34,7 +34,7 @@ class RunData:
     training: Dataset
     validations: tuple[Dataset, ...]  # the first chooses best/; none: the run is never evaluated
     held_out: HeldOut | None  # which images of the training split are the validation set
-    reasons: dict[str, str]  # "split", "val-split" -> reason, for the splits that were not given
+    reasons: dict[str, str]  # "split", "val-split" -> reason, for splits that were chosen and held-out images
     left_out: tuple[str, ...] = ()  # file names of training images that could not be read when the run was started
 
     @property
@@ -106,8 +106,8 @@ def _open(
     found, training = training, _readable(training, request, record, log)  # before images are held out
     left_out = tuple(sorted(set(found.file_names).difference(training.file_names)))
     held_out, reason = _held_out(request, training, record, log, evaluated=bool(validations))
-    if reason and "val-split" in reasons:
-        reasons["val-split"] += f"; {reason}"
+    if reason:
+        reasons["val-split"] = "; ".join((*([reasons["val-split"]] if "val-split" in reasons else []), reason))
     if held_out is not None:
         training, validation = divide_held_out(training, held_out)
         validations = (validation,)
@@ -187,7 +187,7 @@ def _held_out(
     *,
     evaluated: bool,
 ) -> tuple[HeldOut | None, str]:
-    """The images to hold out for validation, and the reason if the user gave neither --val-split nor --val-fraction."""
+    """The images to hold out for validation, with their share, or the reason why none are held out."""
     if record is not None:
         return HeldOut.from_dict(record.get("held_out")), ""
     fraction = request.val_fraction
@@ -201,12 +201,15 @@ def _held_out(
         return None, ""
     if not training.has_files:
         return None, "its images are not files, so none are held out"
-    advance = _progress("choosing validation images", len(training), log)
-    held_out = hold_out(training, DEFAULT_FRACTION if fraction is None else fraction, advance)
+    wanted = DEFAULT_FRACTION if fraction is None else fraction
+    held_out = hold_out(training, wanted, _progress("choosing validation images", len(training), log))
     if held_out is not None:
         verb = "is" if len(held_out.files) == 1 else "are"
         count = f"{len(held_out.files)} of {counted(len(training), 'image')}"
-        return held_out, f"{count} {verb} held out from training, see --val-fraction"
+        counts = class_counts(training)
+        absent = absent_classes(training.classes, counts.totals(indices_of(training, held_out.files)), counts.totals())
+        share = reached(len(held_out.files) / len(training), wanted, absent)
+        return held_out, f"{count} {verb} held out from training, see --val-fraction: {share}"
     if fraction:
         raise ValueError(
             f"{training.annotation_file} has {counted(len(training), 'image')}, too few to hold out {fraction:g} of "

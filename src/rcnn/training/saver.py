@@ -69,6 +69,7 @@ class Saver:
         state = self.state
         if self.evaluate is None or not state.evaluation_due:
             return
+        state.processes.rest()
         with together(state.processes, stop):
             share_buffers(state.detector, state.processes)
         with stop.interrupting():  # last/ is saved: the evaluation is repeated when the run is resumed
@@ -83,6 +84,7 @@ class Saver:
         self.log.log(f"step {state.step}: {main_metrics(self._metrics)}")
         state.evaluation_due = False
         self.save_last()
+        state.processes.doing(f"the evaluation after step {state.step}")
 
     def ends_early(self) -> bool:
         """Whether the last `train.patience` evaluations brought no improvement; says so in the log."""

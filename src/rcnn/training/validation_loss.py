@@ -9,6 +9,7 @@ import torch
 
 from rcnn.data import Dataset
 from rcnn.data.loading import numbered_batches
+from rcnn.data.messages import named_images
 from rcnn.models import Detector
 from rcnn.runtime.processes import Processes
 from rcnn.training.plan import RunPlan
@@ -37,9 +38,11 @@ def validation_loss(detector: Detector, validation: Dataset, plan: RunPlan, proc
     detector.eval()
     for number in range(count):
         batch = batches.make(number).to(device)
+        processes.doing(f"the validation loss of {named_images(batch.image_ids)}")
         seed = torch.tensor([number, batch.first], device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             losses = detector.losses(batch.images, batch.targets, seed)
         total += processes.mean(torch.stack(list(losses.values())).sum()[None]).item() / count
+    processes.rest()
     detector.train(training)
     return total

@@ -202,9 +202,14 @@ def test_a_full_stdout_is_named(words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("error", "status", "printed"),
-    [("Stopped(2)", 130, "rcnn: stopped by SIGINT\n"), ("SystemExit(1)", 1, ""), ("BrokenPipeError", 1, "")],
+    [
+        ("Stopped(2)", 130, "rcnn: stopped by SIGINT\n"),
+        ("SystemExit(1)", 1, ""),
+        ("SystemExit", 0, ""),
+        ("BrokenPipeError", 1, ""),
+    ],
 )
-def test_a_command_that_fails_ends_before_python_ends_its_threads(error: str, status: int, printed: str) -> None:
+def test_a_command_ends_before_python_ends_its_threads(error: str, status: int, printed: str) -> None:
     script = f"""
 import os, sys, types
 from rcnn.cli.main import main

@@ -19,7 +19,7 @@ from rcnn.data.inspect.images import leak_roles
 from tests.command import rcnn
 from tests.conftest import ROOT
 from tests.tiny_data import write_tiny_coco
-from tests.unit.data.coco_folders import annotation, coco_tables, write_coco
+from tests.unit.data.coco_folders import annotation, coco_tables, write_coco, write_images
 from tests.unit.data.inspect_faults import FAULTS, Data, Fault, changed, write_clean, write_tables
 
 PLACES = 5  # where each fault is put
@@ -48,6 +48,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Data]:
 def test_there_are_300_faults_and_one_of_each_kind() -> None:
     assert len(FAULTS) * PLACES >= 300
     outside_coco = {"region", "format", "unreadable-annotations", "unreadable-file", "not-an-object", "no-class"}
+    outside_coco |= {"two-label-files", "shared-images", "different-classes"}  # test_two_label_files.py
     outside_coco |= {"bad-shape", "bad-expression", "no-labels"}
     outside_coco |= {"missing-split", "all-skipped", "rare-similar-class"}  # the latter two: of many objects
     assert {fault.kind for fault in FAULTS} == set(KINDS) - outside_coco
@@ -58,6 +59,12 @@ def test_a_rare_class_with_the_name_of_another_one_is_warned_of(tmp_path: Path) 
     tables["categories"] = [{"id": 3, "name": "person"}, {"id": 7, "name": "preson"}]
     found = check_dataset(write_coco(tmp_path, tables), only=["rare-similar-class"]).warnings
     assert [one.ids for one in found] == [("'preson' (1, like 'person' with 7)",)]
+    write_images(tmp_path / "two", ["1.png", "2.png"])
+    for name in ("first", "second"):
+        (tmp_path / "two" / f"{name}.json").write_text(json.dumps(tables))
+    found = check_dataset(tmp_path / "two", only=["rare-similar-class"]).warnings
+    assert [one.ids for one in found] == [("'preson' (1, like 'person' with 7)",)], "images of both splits count once"
+    assert "very few objects in all splits together" in found[0].line()
     tables["categories"][1]["name"] = "parrot"
     assert not check_dataset(write_coco(tmp_path, tables), only=["rare-similar-class"]).findings
 

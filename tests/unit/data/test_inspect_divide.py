@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rcnn.data import open_dataset, splits
-from rcnn.data.inspect.divide import split_dataset
+from rcnn.data.inspect.divide import Division, split_dataset
 from rcnn.data.inspect.fix import fix_dataset
 from rcnn.data.split import divide
 from tests.command import rcnn
@@ -49,6 +49,18 @@ def test_within_the_data_set_only_annotation_files_are_added(root: Path) -> None
     assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["annotations", "train"]
     assert sum(len(open_dataset(root, name)) for name in "abc") == 20
     assert open_dataset(root, "a")[0].path.parent == root / "train"
+
+
+def test_the_reached_fraction_and_missing_classes_of_each_part_are_printed() -> None:
+    objects = {"train": np.array([5, 2, 0]), "val": np.array([1, 0, 0])}
+    division = Division(
+        output=Path("out"), classes=("kite", "cat", "cup"), images={"train": 19, "val": 5}, objects=objects,
+        fractions=(0.8, 0.2),
+    )  # fmt: skip
+    assert division.lines()[-2:] == [
+        "train: 19 of 24 images, 79.2% (requested: 80.0%)",
+        "val: 5 of 24 images, 20.8% (requested: 20.0%); no objects of cat",
+    ]
 
 
 def test_the_original_split_is_not_replaced(root: Path) -> None:

@@ -177,10 +177,13 @@ def test_files_of_version_3_and_of_other_tools_have_no_kinds_and_no_version(tmp_
     assert len(record.boxes) == 1
 
 
-def test_labels_txt_gives_the_order_of_the_classes(tmp_path: Path) -> None:
+def test_labels_txt_lists_the_classes_in_order(tmp_path: Path) -> None:
     write(tmp_path, "a", [labelme_shape("cup", TRIANGLE), labelme_shape("ant", TRIANGLE)])
     (tmp_path / "labels.txt").write_text("__ignore__\n_background_\nkite\ncup\n")
-    assert open_dataset(tmp_path, "all").classes == ("kite", "cup", "ant")
+    dataset = open_dataset(tmp_path, "all")
+    assert (dataset.classes, dataset[0].annotation_ids) == (("kite", "cup"), ("a:1",))
+    assert [(one.kind, one.ids) for one in dataset.findings] == [("no-class", ("a:2",))]
+    assert "the label 'ant', which labels.txt does not list" in dataset.warnings[0]
 
 
 def test_damaged_and_other_files_are_skipped_and_unlabelled_images_noted(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_instances_without_a_class_are_skipped_and_counted(tmp_path: Path) -> No
     assert [record.labels.tolist() for record in dataset] == [[CAT], [CAT]]
     text = "\n".join(dataset.warnings)
     assert "an instance without a class in SegmentationClass (id a:2): skipped" in text
-    assert "an instance without SegmentationClass, and no box in its XML with an IoU of at least 0.5 (id b:2)" in text
+    assert "no named class in SegmentationClass, and no box in its XML with an IoU of at least 0.5 (id b:2)" in text
 
 
 def test_objects_and_files_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -240,14 +240,15 @@ def test_a_list_of_damaged_files_names_one_with_the_reason(tmp_path: Path) -> No
         open_dataset(tmp_path, "train")
 
 
-def test_class_names_beside_the_annotations_give_the_order(tmp_path: Path) -> None:
+def test_class_names_beside_the_annotations_list_all_classes(tmp_path: Path) -> None:
     write_images(tmp_path / "JPEGImages", ["a.png"])
     (tmp_path / "Annotations").mkdir()
     content = voc_file("a.png", SIZE, [voc_object("kite", (10, 5, 30, 25)), voc_object("ant", (10, 5, 30, 25))])
     (tmp_path / "Annotations" / "a.xml").write_text(content)
     (tmp_path / "class_names.txt").write_text("_background_\nkite\ncup\nkite\n")
     dataset = open_dataset(tmp_path)
-    assert dataset.classes == ("kite", "cup", "ant")
+    assert (dataset.classes, dataset[0].annotation_ids) == (("kite", "cup"), ("a:1",))
+    assert [(one.kind, one.ids) for one in dataset.findings] == [("no-class", ("a:2",))]
     assert "class_names.txt names kite more than once: these numbers are one class" in dataset.notes[0]
 
 
@@ -338,10 +339,53 @@ def test_damaged_arrays_are_counted(tmp_path: Path, content: bytes) -> None:
     np.save(tmp_path / "SegmentationObject" / "d.npy", drawn()[0])
     (tmp_path / "SegmentationClass").mkdir()
     np.save(tmp_path / "SegmentationClass" / "d.npy", drawn()[1])
+    (tmp_path / "class_names.txt").write_text("_background_\nleaf\nstem")
     dataset = open_dataset(tmp_path)
     assert dataset.image_ids == ("d",)
     assert "3 images have no readable PNG or NPY file in SegmentationObject (id a, b, c)" in dataset.warnings[0]
-    assert len(dataset[0].labels) == 3  # VOC's classes 1 and 2, without class_names.txt
+    assert len(dataset[0].labels) == 3
+
+
+def write_instances(root: Path) -> Path:
+    """The drawn instances, of the classes 1 and 2, and nothing that names these."""
+    write_images(root / "JPEGImages", ["a.jpg"])
+    for folder, values in zip(("SegmentationObject", "SegmentationClass"), drawn(), strict=True):
+        (root / folder).mkdir()
+        Image.fromarray(values).save(root / folder / "a.png")
+    return root
+
+
+def test_instances_that_nothing_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nothing names their classes; expected .*class_names\.txt .*labelmap\.txt"):
+        open_dataset(write_instances(tmp_path / "set"))
+    record = open_dataset(write_instances(tmp_path / "VOC2012"))[0]  # the name says that the numbers are VOC's
+    assert record.labels.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("folder", ["set", "VOC2012"])
+@pytest.mark.parametrize("names", [("tie", "person"), ("cat", "tie")])
+def test_names_in_xml_files_are_not_replaced_by_those_of_voc(
+    tmp_path: Path, folder: str, names: tuple[str, str]
+) -> None:
+    root = write_instances(tmp_path / folder)
+    (root / "Annotations").mkdir()
+    first = int(folder == "VOC2012")  # VOC's own folders count pixels from 1
+    boxes = [(10 + first, 5 + first, 30, 25), (30 + first, 5 + first, 50, 35), (first, 36 + first, 9, 40)]
+    objects = [voc_object(name, box) for name, box in zip((*names, names[0]), boxes, strict=True)]
+    (root / "Annotations" / "a.xml").write_text(voc_file("a.jpg", SIZE, objects))
+    for kind in ("Main", "Segmentation"):
+        (root / "ImageSets" / kind).mkdir(parents=True)
+        (root / "ImageSets" / kind / "default.txt").write_text("a\n")
+    for split in ("default", "default_segmentation"):
+        dataset = open_dataset(root, split)
+        assert dataset.classes == tuple(sorted(names))
+        assert [dataset.classes[label] for label in dataset[0].labels] == [*names, names[0]]
+    assert "SegmentationClass is not used, because there is no class_names.txt or labelmap.txt" in dataset.notes[0]
+    assert check_dataset(root, no_images=True).errors == ()
+    (root / "labelmap.txt").write_text(f"{names[0]}:1,1,1::\nother:2,2,2::\n")
+    dataset = open_dataset(root, "default")
+    assert (dataset.classes, len(dataset[0].labels)) == ((names[0], "other"), 2)
+    assert [(one.kind, one.ids) for one in dataset.findings] == [("no-class", ("a:2",))]
 
 
 def test_names_with_spaces_in_lists(tmp_path: Path) -> None:

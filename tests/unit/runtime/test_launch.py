@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing import SignalException
 
 from rcnn.runtime.in_flight import ERROR_FILE, PID
-from rcnn.runtime.launch import _apart, _signal_processes
+from rcnn.runtime.launch import _apart, _result_after, _signal_processes
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -30,6 +32,17 @@ def test_a_process_of_a_function_is_not_in_the_terminals_session(
     assert os.getpgid(0) != child
     assert (tmp_path / "0" / PID).read_text() == str(child)
     os.waitpid(child, 0)
+    # what os.write has returned, if a signal has ended the launcher's wait for it
+    assert _result_after(SignalException("stopped", signal.SIGINT), tmp_path) == len(f"called {child}")
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_function_that_is_stopped_without_a_result_ends_the_script(
+    tmp_path: Path, number: signal.Signals, raised: type[BaseException]
+) -> None:
+    with pytest.raises(raised) as error:
+        _result_after(SignalException("stopped", number), tmp_path)
+    assert error.value.args == ((143,) if raised is SystemExit else ())
 
 
 def test_the_launcher_signals_the_processes_that_noted_their_ids(

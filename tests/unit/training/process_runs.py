@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,7 @@ def started(count: int, folder: Path, act: Callable[[int], object]) -> None:
 
     They are forked from a server that has imported rcnn, so that they start at once. An error in one fails the test.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(IMPORTED))
-    processes = [context.Process(target=_run, args=(rank, count, port, folder, act)) for rank in range(count)]
-    for process in processes:
-        process.start()
+    processes = start(count, folder, act)
     end = time.monotonic() + SECONDS
     while any(process.is_alive() for process in processes) and time.monotonic() < end:
         time.sleep(0.05)
@@ -52,8 +47,24 @@ def started(count: int, folder: Path, act: Callable[[int], object]) -> None:
     for process in processes:
         process.kill()
         process.join()
-    errors = "\n".join(path.read_text() for path in sorted(folder.glob("*.error")))
-    assert [process.exitcode for process in processes] == [0] * count, errors
+    assert [process.exitcode for process in processes] == [0] * count, errors_in(folder)
+
+
+def start(count: int, folder: Path, act: Callable[[int], object]) -> list[BaseProcess]:
+    """The processes that call `act`, by rank, just started; an error goes to a file in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(IMPORTED))
+    processes = [context.Process(target=_run, args=(rank, count, port, folder, act)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    return list[BaseProcess](processes)
+
+
+def errors_in(folder: Path) -> str:
+    """What the processes have written about their errors."""
+    return "\n".join(path.read_text() for path in sorted(folder.glob("*.error")))
 
 
 def _run(rank: int, count: int, port: int, folder: Path, act: Callable[[int], object]) -> None:

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import rcnn
+from rcnn.runtime.launch import ProcessFailedError
+from rcnn.training.request import RunRequest
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 
 BRIEF = ("train.steps=1", "train.batch_size=1", "train.workers=0", "train.warmup_steps=0")
@@ -32,6 +34,27 @@ def test_a_run_from_python_with_an_evaluation_and_a_warning(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="refused by strict=True"):
         rcnn.train("mask_rcnn_compact", data, tmp_path / "other", overrides=(*TINY_MODEL, *BRIEF), strict=True)
     assert not (tmp_path / "other").exists()
+
+
+def test_processes_that_fail_are_started_again_and_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as `max_restarts` says; the folder stays the same."""
+    data = write_tiny_coco(tmp_path / "data", {"train": 1})
+    calls: list[tuple[bool, Path | None]] = []
+
+    def failing(function: object, request: RunRequest, log: object, *, devices: int) -> rcnn.TrainingRun:
+        calls.append((request.resume, request.output))
+        raise ProcessFailedError(f"process 1 of {devices} was killed by SIGKILL")
+
+    monkeypatch.setattr("rcnn.training.api.launch_function", failing)
+    monkeypatch.chdir(tmp_path)
+    lines: list[str] = []
+    with pytest.raises(ValueError, match="process 1 of 3 was killed"):
+        rcnn.train(
+            "mask_rcnn_compact", data, overrides=TINY_MODEL, device="cpu", devices=3, max_restarts=2, log=lines.append
+        )
+    folder = Path("runs/train-mask_rcnn_compact-1")
+    assert calls == [(False, folder), (True, folder), (True, folder)]
+    assert "starting all processes again (1 of 2)" in lines
 
 
 def own_loop(num_classes: int, workers: int = 0) -> tuple[rcnn.Detector, rcnn.TrainingBatch]:

@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from typing_extensions import override
 
 from rcnn.data import open_dataset
 from rcnn.data.loading import numbered_batches
+from rcnn.data.messages import counted
 from rcnn.preprocess import InputConfig
 from rcnn.runtime import memory
 from rcnn.runtime.memory import free_memory, peak_memory
 from rcnn.runtime.processes import Processes
 from rcnn.training import batch_size
-from rcnn.training.batch_size import chosen_batch_size, largest_fitting
+from rcnn.training.batch_size import BatchSize, chosen_batch_size, largest_fitting, with_batch_size
 from rcnn.training.plan import RunPlan, plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.settings import TrainConfig, without_auto
@@ -126,6 +128,24 @@ def test_a_run_records_the_number_and_keeps_it(data: Path, tmp_path: Path, monke
     run("mask_rcnn_compact", data, tmp_path / "run", more, splits=("train", "none"), resume=True, lines=lines)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["batch_size"] == 2
     assert sum("train.batch_size=auto" in line for line in lines) == 1
+
+
+class Smallest(Processes):
+    """Two processes, seen from the first; the memory of the other one has room for two images."""
+
+    @override
+    def most(self, *values: float) -> list[float]:
+        return [max(value, -2.0) for value in values]
+
+
+def test_the_process_with_the_least_memory_decides(data: Path) -> None:
+    plan = plan_of(data)
+    for images, expected in ((5, 2), (1, 1)):
+        own = BatchSize(images=images, reason="a step takes 1 GB")
+        chosen, line = with_batch_size(plan, own, Smallest(count=2))
+        assert chosen.settings.batch_size == expected
+        assert f"auto: {counted(expected, 'image')} per process (a step takes 1 GB" in line
+        assert ("; another process allows 2)" in line) == (images > expected)
 
 
 def test_the_free_memory_is_that_of_a_container_if_it_is_less(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Generator
@@ -24,6 +25,7 @@ from rcnn.models.overrides import override
 from rcnn.runtime.processes import ALONE, LostProcessError, Processes, joined
 from rcnn.structures import ImageBatch
 from rcnn.training import engine
+from rcnn.training.finite import DivergedError, replay
 from rcnn.training.log import RunLog, SilentLog
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.settings import TrainConfig
@@ -43,32 +45,38 @@ COUNTS = [0, 0, 2, 500]  # objects: none on the first of two processes
 SETTINGS = TrainConfig(
     steps=5, batch_size=4, reference_batch=4, lr=0.005, warmup_steps=3, ema=0.9, clip_norm=5, log_every=1
 )
+STEPS = {"frozen": 12}  # of the kinds that take more steps than the others
 KINDS = {  # of norms; and weights that are divided among the processes
     "synchronized": ("mask.norm=bn",),
     "group": ("mask.width=32", "mask.norm=gn", "box.convs=1", "box.conv_width=32", "box.norm=gn"),
     "frozen": (),
+    "accumulated": (),
     "sharded": ("fpn=null", "mask.norm=bn"),
 }
 VIT = ViTConfig(name="test_vit", window=3, global_blocks=2, image_size=96, channels=16, drop_path=0.0)
 
 
-def detector_of(kind: str, dtype: torch.dtype) -> Detector:
+def detector_of(kind: str, dtype: torch.dtype, drop_path: float = 0.0) -> Detector:
     torch.manual_seed(0)
     config = override(model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2", *KINDS[kind]])
-    detector = build_detector(replace(config, backbone=VIT) if kind == "sharded" else config)
-    for module in detector.modules() if kind in ("frozen", "group") else ():
+    vit = replace(config, backbone=replace(VIT, drop_path=drop_path))
+    detector = build_detector(vit if kind == "sharded" else config)
+    for module in detector.modules() if kind in ("frozen", "group", "accumulated") else ():
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
                 setattr(module, name, FrozenBatchNorm2d(child.num_features))
     return detector.to(dtype)
 
 
-def stream(first: int, dtype: torch.dtype, rank: int = 0, world: int = 1) -> Generator[TrainingBatch, None, None]:
-    """This process's part of batches of four images; another one of them has many objects in each."""
+def stream(
+    first: int, dtype: torch.dtype, rank: int = 0, world: int = 1, parts: int = 1
+) -> Generator[TrainingBatch, None, None]:
+    """This process's part of batches of four images, in `parts`; another one of them has many objects in each."""
     for number in count(first):
-        images = random_images(SIZES[dtype], seed=number)
-        targets = random_targets(SIZES[dtype], COUNTS, 2, seed=number)
-        own = slice(rank * 4 // world, (rank + 1) * 4 // world)
+        images = random_images(SIZES[dtype], seed=number // parts)
+        targets = random_targets(SIZES[dtype], COUNTS, 2, seed=number // parts)
+        place = number % parts * world + rank
+        own = slice(place * 4 // (world * parts), (place + 1) * 4 // (world * parts))
         yield TrainingBatch(
             images=ImageBatch(pixels=images.pixels[own], sizes=images.sizes[own]),
             targets=targets._map(lambda value: value[own]),  # noqa: B023
@@ -77,11 +85,18 @@ def stream(first: int, dtype: torch.dtype, rank: int = 0, world: int = 1) -> Gen
         )
 
 
-def trained(kind: str, dtype: torch.dtype, processes: Processes, folder: Path, **changes: Any) -> dict[str, Tensor]:
+def trained(
+    kind: str, dtype: torch.dtype, processes: Processes, folder: Path, drop_path: float = 0.0, **changes: Any
+) -> dict[str, Tensor]:
     """The whole weights, and their EMA, after training; from last/ in `folder` on, if there is one."""
-    settings = replace(SETTINGS, batch_size=4 // processes.count, shard=kind == "sharded", **changes)
-    state = TrainState.start(detector_of(kind, dtype), settings, processes)
-    batches = partial(stream, dtype=dtype, rank=processes.rank, world=processes.count)
+    parts = 2 if kind == "accumulated" else 1
+    changes = {"steps": STEPS.get(kind, SETTINGS.steps), **changes}
+    settings = replace(
+        SETTINGS, batch_size=4 // (processes.count * parts), accumulate=parts, shard=kind == "sharded", **changes
+    )
+    state = TrainState.start(detector_of(kind, dtype, drop_path), settings, processes)
+    torch.manual_seed(processes.rank)
+    batches = partial(stream, dtype=dtype, rank=processes.rank, world=processes.count, parts=parts)
     with RunFolder(folder, classes=("a", "b"), provenance={}, writes=processes.is_first) as run:
         if (folder / "last").exists():
             run.load_last(state)
@@ -105,7 +120,50 @@ def resumed(processes: Processes, folder: Path) -> dict[str, Tensor]:
 
 def in_two(processes: Processes, folder: Path, run_of_one: Path) -> dict[str, Any]:
     """All that two processes do in these tests, so that they are started once."""
-    return cases(processes, folder) | {"resumed": resumed(processes, run_of_one)}
+    found = cases(processes, folder) | {"resumed": resumed(processes, run_of_one)}
+    return found | interrupted(processes, folder) | {"messages": not_finite(processes, folder)}
+
+
+def interrupted(processes: Processes, folder: Path) -> dict[str, Any]:
+    """The weights after four steps that draw from the random generators of each process: at once, and in two runs."""
+    run = partial(trained, "sharded", torch.float32, processes, drop_path=0.5, milestones=())
+    whole = run(folder / "whole", steps=4)
+    processes.wait()
+    run(folder / "interrupted", steps=2)
+    processes.wait()
+    torch.randn(7)
+    return {"whole": whole, "interrupted": run(folder / "interrupted", steps=4)}
+
+
+def not_finite(processes: Processes, folder: Path) -> list[str]:
+    """The messages of runs in which only the second process has a value that is not finite: an image; a gradient."""
+    messages: list[str] = []
+    for kind in ("synchronized", "frozen"):
+        state = TrainState.start(detector_of(kind, torch.float32), replace(SETTINGS, batch_size=2), processes)
+        if processes.rank == 1 and kind == "frozen":
+            state.detector.backbone.register_forward_hook(infinite_gradient)
+        batches = partial(spoilt if kind == "synchronized" else stream, dtype=torch.float32)
+        with RunFolder(folder / kind, classes=("a", "b"), provenance={}, writes=processes.is_first) as run:
+            try:
+                settings = replace(SETTINGS, batch_size=2, diagnostics=False)
+                engine.train(state, partial(batches, rank=processes.rank, world=2), settings, run, SilentLog())
+            except DivergedError as error:
+                messages.append(str(error))
+    return messages
+
+
+def infinite_gradient(module: nn.Module, inputs: object, output: dict[str, Tensor]) -> None:
+    for value in output.values():
+        value.register_hook(partial(torch.mul, float("inf")))
+
+
+def spoilt(first: int, dtype: torch.dtype, rank: int, world: int) -> Generator[TrainingBatch, None, None]:
+    """The stream, with NaN in the images of the second process from the second step on."""
+    for number, batch in enumerate(stream(first, dtype, rank, world), start=first):
+        if rank == 1 and number > 0:
+            pixels = torch.full_like(batch.images.pixels, float("nan"), dtype=dtype)
+            batch = replace(batch, images=replace(batch.images, pixels=pixels))
+        yield batch
 
 
 def test_two_processes_equal_one_with_all_images(tmp_path: Path) -> None:
@@ -123,6 +181,20 @@ def test_two_processes_equal_one_with_all_images(tmp_path: Path) -> None:
             assert torch.equal(first[case][name], second[case][name]), (case, name)
             furthest = max(furthest, float((first[case][name] - value).abs().max()))
         assert furthest < (1e-4 if "float32" in case else 1e-9), (case, furthest)
+    for found in (first, second):  # with the same number of processes, a run that is resumed is the same bit for bit
+        assert all(torch.equal(found["interrupted"][name], value) for name, value in found["whole"].items())
+    assert_named(first["messages"], second["messages"], two)
+
+
+def assert_named(messages: list[str], others: list[str], folder: Path) -> None:
+    """The messages of both processes name what was not finite in the second one, which had images 2 and 3."""
+    assert messages == others
+    image, gradient = messages
+    assert re.match(r"step 1: .*the pixels of the images are not finite, on images 2, 3\. `rcnn train --replay", image)
+    assert re.match(r"step 0: the gradient of backbone\.\S+ is not finite, on images 2, 3\. ", gradient)
+    lines = list(replay(folder / "synchronized" / "nonfinite.pt", torch.device("cpu")))
+    assert lines[0] == "step 1 with the images 2, 3"
+    assert "rpn_objectness nan" in lines
 
 
 def save_without_the_other(folder: Path, rank: int) -> None:

@@ -17,14 +17,13 @@ from rcnn.data.loading import TrainingBatch
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.structures import ImageBatch, Targets
-from rcnn.training.finite import DivergedError, replay
+from rcnn.training.finite import DivergedError, replay, trace_nonfinite
 from rcnn.training.log import read_log
 from rcnn.training.settings import TrainConfig
 from rcnn.training.signals import stop_requests
 from rcnn.training.state import build_optimizer
 from rcnn.training.validation import choose, chosen_metric, flatten, main_metrics
 from rcnn.weights.checkpoint import load_checkpoint
-from tests.command import rcnn
 from tests.tiny_data import TINY_MODEL
 from tests.unit.random_batches import random_images, random_targets
 from tests.unit.training.runs import CLASSES, train
@@ -184,6 +183,18 @@ def test_the_first_layer_that_is_not_finite_is_named_and_the_step_can_be_skipped
     assert all(value.isfinite().all() for value in detector.state_dict().values())
 
 
+@pytest.mark.compile
+def test_the_first_layer_of_a_compiled_model_is_named() -> None:
+    """Although compiled code does not call hooks."""
+    detector, batch = tiny().train(), next(stream(0))
+    name, layer = next((n, m) for n, m in detector.backbone.named_modules() if isinstance(m, torch.nn.Conv2d))
+    with torch.no_grad():
+        layer.weight.fill_(3e38)
+    detector.compile(fullgraph=True, backend="eager")
+    _, where = trace_nonfinite(detector, batch, torch.tensor([0, 0]), bf16=False, compiled=True)
+    assert where.startswith(f"the output of backbone.{name}"), where
+
+
 @pytest.mark.parametrize("at", [0, 2])
 def test_an_unreadable_file_loses_no_step(tmp_path: Path, at: int) -> None:
     def broken(first: int) -> Iterator[TrainingBatch]:
@@ -237,11 +248,13 @@ def test_a_signal_during_a_wait_for_data_ends_the_run_and_resuming_is_bit_for_bi
     assert [{**line, "seconds": 0} for line in logs[0]] == [{**line, "seconds": 0} for line in logs[1]]
 
 
-def test_a_signal_during_a_step_lets_the_step_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_during_a_step_lets_the_step_end(tmp_path: Path, number: int) -> None:
+    """Also those that SLURM can send before its time limit."""
     detector = tiny()
-    detector.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    detector.register_forward_hook(lambda *_: os.kill(os.getpid(), number))
     outcome = train(detector, stream, SETTINGS, tmp_path)
-    assert (outcome.step, outcome.finished, outcome.signal) == (1, False, signal.SIGTERM)
+    assert (outcome.step, outcome.finished, outcome.signal) == (1, False, number)
     assert (tmp_path / "last").exists()
 
 
@@ -377,11 +390,3 @@ def test_evaluations_that_are_not_better_end_a_run_early_and_for_good(tmp_path: 
     settings = replace(settings, steps=5, patience=3)  # typed for the run that is resumed
     outcome = train(tiny(), stream, settings, tmp_path, evaluate=evaluate, resume=True)
     assert (outcome.finished, outcome.step, outcome.best) == (True, 5, 0.6)
-
-
-def test_a_replay_with_arguments_that_it_would_ignore_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["train", "mask_rcnn_compact", "--replay", tmp_path / "nonfinite.pt", "--device", "cpu", "--resume"]
-    assert rcnn(*words, "--data", tmp_path, "train.steps=4") == 2
-    assert "leave MODEL_OR_CHECKPOINT, --data, KEY.SUB=VALUE, --resume out" in " ".join(capsys.readouterr().err.split())

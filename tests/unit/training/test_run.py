@@ -344,27 +344,6 @@ def test_a_set_without_objects_is_refused(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("size", [2, 1])
-def test_too_little_memory_names_the_settings_to_lower(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    """As torch reports it for a CPU and for a GPU."""
-
-    def failing(*_: object) -> None:
-        if size == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
-        torch.empty(2**50)
-
-    monkeypatch.setattr("rcnn.training.engine.optimize", failing)
-    words = (*TINY_MODEL, *BRIEF, f"train.batch_size={size}", "--val-split", "none", "--device", "cpu")
-    assert rcnn("train", "mask_rcnn_compact", "--data", data, "--output", tmp_path / "run", *words) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("rcnn: not enough memory on cpu for a training step: lower ")
-    assert "input.max_size=128 and input.min_size=96" in line
-    assert ("train.batch_size=2 (train.accumulate=2 with half of it" in line) == (size == 2)
-    assert ("Tried to allocate 2.00 GiB" if size == 1 else "can't allocate memory") in line
-
-
 @contextmanager
 def threads_of(number: int) -> Iterator[None]:
     """Within the block torch uses `number` threads."""
@@ -393,3 +372,11 @@ def test_deterministic_runs_have_equal_weights(data: Path, tmp_path: Path) -> No
     assert all(torch.equal(value, same[name]) for name, value in one.items())
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=0, atol=1e-3)
+
+
+def test_a_replay_with_arguments_that_it_would_ignore_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "mask_rcnn_compact", "--replay", tmp_path / "nonfinite.pt", "--device", "cpu", "--resume"]
+    assert rcnn(*words, "--data", tmp_path, "train.steps=4") == 2
+    assert "leave MODEL_OR_CHECKPOINT, --data, KEY.SUB=VALUE, --resume out" in " ".join(capsys.readouterr().err.split())

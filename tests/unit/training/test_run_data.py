@@ -55,8 +55,8 @@ def test_images_are_held_out_where_there_is_no_validation_split(undivided: Path)
     assert not set(plan.dataset.image_ids) & set(validation.image_ids)
     assert set(validation.file_names) == set(plan.held_out.files)
     assert (plan.dataset.split, validation.split) == ("train", "train (held out)")
-    lines = "\n".join(describe_start(plan))
-    assert "2 of 12 images are held out from training, see --val-fraction" in lines
+    text = "2 of 12 images are held out from training, see --val-fraction: 16.7% (requested: 20.0%)"
+    assert all(text in "\n".join(describe_start(one)) for one in (plan, planned(undivided, val_fraction=0.2)))
     assert planned(undivided).held_out == plan.held_out
     record = json.loads(json.dumps(plan.record()))
     assert record["splits"] == ["train", "none"]

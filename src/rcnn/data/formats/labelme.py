@@ -80,6 +80,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     warnings = Warnings(place)
     images: list[RawEntry] = []
     found: list[RawEntry] = []
+    listed = _class_names(folder)
     elsewhere = set[str]()  # the images outside the folder
     beside = images_in(place)
     for file, data in _contents(place, warnings):
@@ -88,11 +89,15 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         if os.path.isabs(name):
             elsewhere.add(name)
         images.append({"id": file.stem, "file_name": name} | ({"height": size[0], "width": size[1]} if size else {}))
-        parts = list(_parts(data["shapes"], file, size, warnings))
+        parts = list(_parts(data["shapes"], file, size, listed, warnings))
         if data["shapes"] and not parts:
             warnings.all_skipped([file.stem])
         found += [_object(one, size) | {"image_id": file.stem} for one in _grouped(parts)]
     _note_unused(beside, images, warnings)
+    for other in _places(folder, split):
+        if other != place and _holds_labelme(other):
+            second = {file.stem for file in _json_files(other)}
+            warnings.second_labels(other, place, [image["id"] for image in images if image["id"] in second])
     root = _common_root(folder, elsewhere, images) if elsewhere else folder
     raw = named_tables(
         file=place,
@@ -102,20 +107,25 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         ),
         images=images,
         annotations=found,
-        names=_class_names(folder),
+        names=listed,
     )
     return check_tables(raw, warnings, options.known)
 
 
 def _place(folder: Path, split: str) -> Path | None:
-    """The folder with the labelme files of a split; None if there is none."""
+    """The folder with the labelme files of a split, the first of several; None if there is none."""
+    return next((place for place in _places(folder, split) if _holds_labelme(place)), None)
+
+
+def _places(folder: Path, split: str) -> list[Path]:
+    """Where the labelme files of a split may be, in order."""
     own = ["", ALL] if split == ALL else [split]
     places = [
         *(folder / name for name in own),
         *(folder / sub / name for sub in SUBFOLDERS for name in own),
         *(folder / name / sub for sub in SUBFOLDERS for name in own),
     ]
-    return next((place for place in dict.fromkeys(places) if _holds_labelme(place)), None)
+    return list(dict.fromkeys(places))
 
 
 def _holds_labelme(place: Path) -> bool:
@@ -201,8 +211,10 @@ def _size(data: RawEntry) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _parts(shapes: Sequence[object], file: Path, size: tuple[int, int] | None, warnings: Warnings) -> Iterator[_Part]:
-    """The shapes of a file that are objects or parts of objects."""
+def _parts(
+    shapes: Sequence[object], file: Path, size: tuple[int, int] | None, listed: Sequence[str], warnings: Warnings
+) -> Iterator[_Part]:
+    """The shapes of a file that are objects or parts of objects. `listed`: all classes; none: every label is one."""
     for number, shape in enumerate(shapes, start=1):
         name = f"{file.stem}:{number}"
         if not isinstance(shape, dict):
@@ -217,6 +229,8 @@ def _parts(shapes: Sequence[object], file: Path, size: tuple[int, int] | None, w
             warnings.add(f"the label {text}, which is not a class", SKIPPED, [name], kind="not-an-object")
         elif not text:
             warnings.add("no label", SKIPPED, [name], kind="no-class")
+        elif listed and text not in listed:
+            warnings.add(f"the label {excerpt(text)}, which {LABELS} does not list", SKIPPED, [name], kind="no-class")
         else:
             outline = _outline(shape, str(kind), size, name, warnings)
             if outline is not None:

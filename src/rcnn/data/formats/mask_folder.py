@@ -54,6 +54,7 @@ class _Image:
 
     file: Path
     masks: Sequence[_Mask]
+    second: Sequence[_Mask] = ()  # of the same objects, in another place
 
 
 def splits(folder: Path, annotations: str = "") -> set[str]:
@@ -85,10 +86,12 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     files = {name: image.file for name, image in named.items() if image.masks}
     sizes = readable_sizes(files, options.known_images, warnings)
     for name, image in named.items():
-        used.update(mask.file for mask in image.masks)
+        used.update(mask.file for mask in (*image.masks, *image.second))
         without += [] if image.masks else [name]
         if name not in sizes:
             continue
+        if image.second:
+            warnings.second_labels(image.second[0].file.parent, image.masks[0].file.parent, [name])
         size = sizes[name]
         images.append({"id": name, "file_name": name, "height": size[0], "width": size[1]})
         readable = False
@@ -139,7 +142,7 @@ def _images(folder: Path, split: str) -> Iterator[_Image]:
         numbered = _numbered(masks, names)
         for stem, name in names.items():
             found = next((index[stem + ending] for ending in ENDINGS if stem + ending in index), numbered.get(stem, []))
-            yield _Image(images / name, found)
+            yield _Image(images / name, *_chosen(found, masks, names))
     for one in subfolders(_base(folder, split)):
         if _is_of_one_image(one):
             (name,) = images_in(one / "images").values()
@@ -160,6 +163,22 @@ def _index(masks: Path, images: Mapping[str, str]) -> dict[str, list[_Mask]]:
         for inner in subfolders(one):
             found[inner.name] += [_Mask(file, one.name, whole=True) for file in _mask_files(inner)]
     return dict(found)
+
+
+def _chosen(found: Sequence[_Mask], masks: Path, images: Mapping[str, str]) -> tuple[list[_Mask], list[_Mask]]:
+    """The masks of an image in `masks` to use, and those that show the same objects in another form.
+
+    Masks in folders of classes are preferred to a folder of the image, and this to a file in `masks` itself. Within a
+    class, a file per object is preferred.
+    """
+    places: tuple[list[_Mask], list[_Mask], list[_Mask]] = ([], [], [])
+    for mask in found:
+        first, *rest = mask.file.relative_to(masks).parts
+        places[2 if not rest else int(first in images)].append(mask)
+    best = next((one for one in places if one), places[-1])
+    single = {mask.category for mask in best if mask.whole}
+    used = [mask for mask in best if mask.whole or mask.category not in single]
+    return used, [mask for mask in found if mask not in used]
 
 
 def _numbered(masks: Path, images: Mapping[str, str]) -> dict[str, list[_Mask]]:

@@ -10,8 +10,9 @@
 The folder may contain VOC2007 or VOC2012, or be one of them. With several, the splits are trainval_2007,
 trainval_2012, ... Objects that are marked difficult are not trained on.
 
-A folder VOC20xx is VOC's own: it has VOC's 20 classes, VOC's metric, and boxes that count pixels from 1. Other folders
-come from other tools: they have classes by name, COCO's metric, and corners in pixels from 0 (see voc_xml.py).
+A folder VOC20xx is VOC's own: it has VOC's 20 classes, unless its XML files name others, VOC's metric, and boxes that
+count pixels from 1. Other folders come from other tools: they have classes by name, COCO's metric, and corners in
+pixels from 0 (see voc_xml.py). The numbers in SegmentationClass are those of VOC's classes in VOC's own folders only.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from rcnn.data.formats.files import ALL
 from rcnn.data.formats.many_files import images_in, named_tables, subfolders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc_masks import (
+    CLASS_MAPS,
+    CLASS_NAMES,
+    LABELMAP,
     OBJECT_MAPS,
     ClassNames,
     class_names,
@@ -93,22 +97,24 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
 def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     """The checked tables of a split. Images have VOC's ids (2007_000027) as text, objects that id and their number.
 
-    A folder VOC20xx has VOC's 20 classes; other folders have those of class_names.txt or labelmap.txt, or the names in
-    the split. Only `options.known` has an effect. Raises ValueError or OSError, with the file and what is wrong in it.
+    The classes are those of class_names.txt or labelmap.txt; else VOC's 20 in a folder VOC20xx with no other names;
+    else the names in the split. Only `options.known` has an effect. Raises ValueError or OSError, with the file and
+    what is wrong in it.
     """
     chosen = _splits(folder).get(split)
     if chosen is None:
         raise FileNotFoundError(f"{folder} has no split {split!r} in VOC's layout")
     warnings = Warnings(chosen.file)
     ids = chosen.ids(warnings)
-    classes = _classes_of(chosen, warnings)
     names = images_in(chosen.images)
     images: list[RawEntry] = []
     found: list[RawEntry] = []
     without: list[str] = []
     damaged: list[str] = []
-    for one in ids:
-        described = _described(chosen, one, warnings, damaged)
+    every = {one: _described(chosen, one, warnings, damaged) for one in ids}
+    classes = _classes_of(chosen, {each.name for one in every.values() if one for each in one.objects}, warnings)
+    _report_second(chosen, ids, warnings)
+    for one, described in every.items():
         objects = _objects(chosen, one, described, classes, warnings)
         if objects is None:
             without.append(one)
@@ -121,14 +127,13 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         entry: RawEntry = {"id": one, "file_name": (chosen.images / written).relative_to(folder).as_posix()}
         images.append(entry | ({} if size is None else {"height": size[0], "width": size[1]}))
     _report_missing(without, ids, chosen, warnings, damaged)
-    own = {str(annotation["category"]) for annotation in found}
     raw = named_tables(
         file=chosen.file,
         root=folder,
         folders=(folder, chosen.images),
         images=images,
         annotations=found,
-        names=CLASSES if chosen.official and own <= set(CLASSES) else classes.names,
+        names=classes.names,
         metric=chosen.metric,
     )
     return check_tables(raw, warnings, options.known)
@@ -240,11 +245,11 @@ def _objects(
 ) -> list[RawEntry] | None:
     """The objects of an image; None if its XML file, or its image of instances, is missing or damaged."""
     if split.masks is None:
-        return None if described is None else list(_boxes(image_id, described, warnings))
+        return None if described is None else list(_boxes(image_id, described, classes, warnings))
     return read_instances(split.masks, image_id, described, classes, warnings)
 
 
-def _boxes(image_id: str, described: VocImage, warnings: Warnings) -> Iterator[RawEntry]:
+def _boxes(image_id: str, described: VocImage, classes: ClassNames, warnings: Warnings) -> Iterator[RawEntry]:
     """The objects of an XML file."""
     for number, one in enumerate(described.objects, start=1):
         name = f"{image_id}:{number}"
@@ -252,17 +257,47 @@ def _boxes(image_id: str, described: VocImage, warnings: Warnings) -> Iterator[R
             warnings.add("no name", SKIPPED, [name], kind="no-class")
         elif one.box is None:
             warnings.add("no bndbox of finite numbers xmin <= xmax, ymin <= ymax", SKIPPED, [name], kind="bad-box")
-        else:
+        elif classes.lists(one.name, name, warnings):
             entry: RawEntry = {"id": name, "image_id": image_id, "category": one.name, "bbox": list(one.box)}
             yield entry | {"iscrowd": 0, "difficult": difficult(one, name, warnings)}
 
 
-def _classes_of(split: _Split, warnings: Warnings) -> ClassNames:
-    """The classes that a file beside the annotations names; else VOC's for instances, and none for boxes."""
-    default = () if split.masks is None else CLASSES
-    if split.masks is None and split.annotations.name.lower() != "annotations":
-        return ClassNames.numbered(default)
-    return class_names(split.masks or split.annotations.parent, default, warnings)
+def _classes_of(split: _Split, named: set[str], warnings: Warnings) -> ClassNames:
+    """The classes that a file beside the annotations lists; else VOC's, or, in other folders, those in XML files.
+
+    `named` are the names in the XML files of the split. Raises ValueError if nothing names the classes of instances.
+    """
+    names = named - {""}
+    root = split.masks or split.annotations.parent
+    beside_images = split.masks is None and split.annotations.name.lower() != "annotations"
+    listed = None if beside_images else class_names(root, warnings)
+    if listed is not None:
+        return listed
+    if split.official and names <= set(CLASSES):
+        return ClassNames.numbered(CLASSES)
+    if split.masks is not None and not names:
+        raise ValueError(
+            f"{root / OBJECT_MAPS} has instances, but nothing names their classes; expected {root / CLASS_NAMES} with "
+            f"one name per line, first that of the background, or CVAT's {LABELMAP}. Pascal VOC's own images of ids "
+            "need a folder with VOC's name, e.g. VOC2012"
+        )
+    if split.masks is not None:
+        warnings.note(
+            f"{CLASS_MAPS} is not used, because there is no {CLASS_NAMES} or {LABELMAP} with the names of its classes: "
+            "instances have the classes of the boxes in the XML files"
+        )
+    return ClassNames(names=sorted(names), by_value={})
+
+
+def _report_second(split: _Split, ids: Sequence[str], warnings: Warnings) -> None:
+    """Report images with a second XML file: in a folder inside that of the XML files, beside it, or with the images."""
+    chosen = split.annotations
+    if not chosen.is_dir():
+        return
+    beside = {split.images, chosen.parent} if chosen.name.lower() == "annotations" else set[Path]()
+    for place in sorted({*subfolders(chosen), *beside} - {chosen}):
+        second = {file.stem for file in place.glob("*.xml")}
+        warnings.second_labels(place, chosen, [one for one in ids if one in second])
 
 
 def _report_missing(

@@ -45,11 +45,19 @@ class ClassNames:
     names: Sequence[str]  # in order, without the background
     by_value: Mapping[int, str]  # number or colour -> name
     background: Sequence[int] = (*BACKGROUND, BORDER_COLOUR)  # values that stand for no class
+    listed: str = ""  # the file that lists all classes; empty: other names become classes too
 
     @classmethod
-    def numbered(cls, names: Sequence[str]) -> ClassNames:
+    def numbered(cls, names: Sequence[str], listed: str = "") -> ClassNames:
         """Classes with the numbers 1, 2, ..."""
-        return cls(names=list(dict.fromkeys(names)), by_value=dict(enumerate(names, start=1)))
+        return cls(names=list(dict.fromkeys(names)), by_value=dict(enumerate(names, start=1)), listed=listed)
+
+    def lists(self, name: str, entry: str, warnings: Warnings) -> bool:
+        """Whether an object `entry` can have the class `name`; with a warning if the file of the classes lacks it."""
+        if not self.listed or name in self.names:
+            return True
+        warnings.add(f"a class that {self.listed} does not list, e.g. {name!r}", SKIPPED, [entry], kind="no-class")
+        return False
 
     def of(self, values: np.ndarray) -> str | None:
         """The class of most of the `values` (P,) of an instance; None if they are no class."""
@@ -68,16 +76,16 @@ def mask_ids(root: Path) -> list[str]:
     return sorted({file.stem for file in files if not file.name.startswith(".")})
 
 
-def class_names(root: Path, default: Sequence[str], warnings: Warnings) -> ClassNames:
-    """The classes that class_names.txt or labelmap.txt in a folder lists; without such a file, `default`."""
+def class_names(root: Path, warnings: Warnings) -> ClassNames | None:
+    """The classes that class_names.txt or labelmap.txt in a folder lists; None without such a file."""
     if (root / CLASS_NAMES).is_file():
         listed = lines_of(root / CLASS_NAMES)
         if repeated := [name for name, uses in Counter(listed).items() if uses > 1]:
             warnings.note(f"{root / CLASS_NAMES} names {few(repeated)} more than once: these numbers are one class")
-        return ClassNames.numbered(listed[1:])
+        return ClassNames.numbered(listed[1:], CLASS_NAMES)
     if (root / LABELMAP).is_file():
         return _of_labelmap([_label(line) for line in lines_of(root / LABELMAP) if not line.startswith("#")])
-    return ClassNames.numbered(default)
+    return None
 
 
 def _of_labelmap(labels: Sequence[tuple[str, int | None]]) -> ClassNames:
@@ -91,6 +99,7 @@ def _of_labelmap(labels: Sequence[tuple[str, int | None]]) -> ClassNames:
         names=list(dict.fromkeys(numbers.values())),
         by_value=numbers | colours,
         background=[value for value in (*BACKGROUND, BORDER_COLOUR, *others) if value not in colours],
+        listed=LABELMAP,
     )
 
 
@@ -126,8 +135,9 @@ def read_instances(
 ) -> list[RawEntry] | None:
     """The instances of an image; None if SegmentationObject has no readable file of it.
 
-    The class of an instance is that of most of its pixels in SegmentationClass. Without that file, it is the class of
-    the box in the XML with the largest IoU. The best box of the class also says whether the instance is difficult.
+    The class of an instance is that of most of its pixels in SegmentationClass. Without that file, or if nothing names
+    its values, it is the class of the box in the XML with the largest IoU. The best box of the class also says whether
+    the instance is difficult.
     """
     try:
         ids = read_map(root, OBJECT_MAPS, image_id)
@@ -140,7 +150,7 @@ def _instances(
     root: Path, image_id: str, objects: np.ndarray, described: VocImage | None, names: ClassNames, warnings: Warnings
 ) -> Iterator[RawEntry]:
     """The instances in `objects` (H, W)."""
-    classes = _classes(root, image_id, objects, warnings)
+    classes = _classes(root, image_id, objects, warnings) if names.by_value else None
     colours = objects.max(initial=0) > BORDER  # or more than 255 ids: 255 is one of them
     for number, pixels, mask in instances(objects, (0, BORDER_COLOUR) if colours else BACKGROUND):
         name = f"{image_id}:{number}"
@@ -151,8 +161,10 @@ def _instances(
         best = _best_object(pixels, objects.shape[1], described, label)
         label = label if best is None else best.name
         if label is None:
-            what = f"an instance without SegmentationClass, and no box in its XML with an IoU of at least {MIN_IOU:g}"
+            what = f"no named class in SegmentationClass, and no box in its XML with an IoU of at least {MIN_IOU:g}"
             warnings.add(what, SKIPPED, [name], kind="no-class")
+            continue
+        if not names.lists(label, name, warnings):
             continue
         entry: RawEntry = {"id": name, "image_id": image_id, "category": label, "iscrowd": 0, "segmentation": mask}
         yield entry | {"difficult": 0 if best is None else difficult(best, name, warnings)}

@@ -30,6 +30,7 @@ from rcnn.data.inspect.images import (
     leak_roles,
 )
 from rcnn.data.inspect.outlines import check_outlines
+from rcnn.data.inspect.shared import shared_findings
 from rcnn.data.messages import DataError, Finding, MissingImagesError, Warnings, close_to, counted
 from rcnn.data.records import Dataset
 from rcnn.data.selection import SplitPart, select
@@ -159,14 +160,20 @@ def check_dataset(
 
 def _total(datasets: Sequence[Dataset]) -> tuple[int, int]:
     """The numbers of images and objects; an image in several splits (REFER) counts once."""
+    images = {dataset.folder / name for dataset in datasets for name in dataset.file_names}
+    return len(images), sum(int(new.sum()) for new in _new_objects(datasets))
+
+
+def _new_objects(datasets: Sequence[Dataset]) -> list[np.ndarray]:
+    """Per split: (A,) bool, the objects that are not ignored, in images that no earlier split has."""
     seen: set[Path] = set()
-    objects = 0
+    found: list[np.ndarray] = []
     for dataset in datasets:
         files = [dataset.folder / name for name in dataset.file_names]
         new = np.array([file not in seen for file in files], dtype=bool)
-        objects += int((new[dataset.objects.image_index] & ~dataset.objects.ignored).sum())
+        found.append(new[dataset.objects.image_index] & ~dataset.objects.ignored)
         seen.update(files)
-    return len(seen), objects
+    return found
 
 
 def selected_kinds(only: Sequence[str], skip: Sequence[str]) -> set[str]:
@@ -258,11 +265,12 @@ def _findings_of(one: CheckedSplit) -> list[Finding]:
 
 
 def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
-    """The faults between splits: leaks, and classes without objects in the training split or in any split."""
+    """The faults between splits: leaks, images that splits share, and classes without objects in some or all splits."""
     datasets = [one.dataset for one in checked]
     copies = copies_of(checked)
     found = copy_findings(datasets, copies)
     found += changed_copies(datasets, [one.files for one in checked], copies)
+    found += shared_findings(datasets, [one.files for one in checked])
     names = [_names_with_objects(dataset) for dataset in datasets]
     training_names = (own for dataset, own in zip(datasets, names, strict=True) if is_training_split(dataset.split))
     trained = set[str]().union(*training_names)
@@ -286,8 +294,9 @@ def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
 def _rare_similar(datasets: Sequence[Dataset]) -> tuple[Finding, ...]:
     """Classes with few objects and a name that may be a misspelt name of a class with many objects."""
     uses = Counter[str]()
-    for dataset in datasets:
-        uses.update(dataset.class_counts)
+    for dataset, new in zip(datasets, _new_objects(datasets), strict=True):
+        counts = np.bincount(dataset.objects.labels[new], minlength=len(dataset.classes))
+        uses.update(dict(zip(dataset.classes, counts.tolist(), strict=True)))
     names = [name for name, count in uses.items() if count]
     if len(names) > MAX_COMPARED:  # long lists of classes have similar names
         return ()
@@ -298,7 +307,8 @@ def _rare_similar(datasets: Sequence[Dataset]) -> tuple[Finding, ...]:
         if uses[name] <= FEW_OBJECTS and uses[many] >= MANY_TIMES * uses[name] and _misspelt(name, many)
     ]
     warnings = Warnings(datasets[0].annotation_file)
-    what = "very few objects and a name like that of a class with many"
+    where = "in all splits together " if len(datasets) > 1 else ""
+    what = f"very few objects {where}and a name like that of a class with many"
     action = "they are different classes; rename it if it is misspelt"
     warnings.add(what, action, pairs, "class", kind="rare-similar-class")
     return warnings.findings()

@@ -14,7 +14,14 @@ from rcnn.data.messages import counted, cut, excerpt
 from rcnn.data.opening import open_dataset
 from rcnn.data.records import Dataset
 from rcnn.data.similarity import fingerprints
-from rcnn.data.split import MIN_IMAGES, class_counts, divide_images, require_fractions
+from rcnn.data.split import (
+    MIN_IMAGES,
+    absent_classes,
+    class_counts,
+    divide_images,
+    reached,
+    require_fractions,
+)
 from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_splits
 from rcnn.outputs import OutputFolder
 from rcnn.progress import Progress, no_progress
@@ -32,16 +39,24 @@ class Division:
     classes: tuple[str, ...]  # (K,)
     images: dict[str, int]  # per part
     objects: dict[str, np.ndarray]  # per part: (K,) objects per class, without ignored ones
+    fractions: tuple[float, ...]  # of the images, as requested per part
     failed: tuple[str, ...] = ()  # errors of images that cannot be read; these images are in the parts too
 
     def lines(self) -> list[str]:
-        """A table: classes in rows, parts in columns."""
+        """A table, classes in rows and parts in columns, and a line on each part."""
         width = max(7, *(min(NAME_WIDTH, len(name)) for name in self.classes))
         rows = [("", list(self.images)), ("images", [f"{count:,}" for count in self.images.values()])]
         for label, name in enumerate(self.classes):
             counts = [int(objects[label]) for objects in self.objects.values()]
             rows.append((cut(name, NAME_WIDTH), [f"{count:,} ({count / max(1, sum(counts)):.0%})" for count in counts]))
-        return [f"{name:{width}}" + "".join(f"{cell:>16}" for cell in cells) for name, cells in rows]
+        table = [f"{name:{width}}" + "".join(f"{cell:>16}" for cell in cells) for name, cells in rows]
+        return [*table, *map(self._reached, self.images, self.fractions)]
+
+    def _reached(self, part: str, fraction: float) -> str:
+        """The number and fraction of the images in a part, and the classes without objects in it."""
+        count, total = self.images[part], sum(self.images.values())
+        absent = absent_classes(self.classes, self.objects[part], np.sum([*self.objects.values()], axis=0))
+        return f"{part}: {count} of {counted(total, 'image')}, {reached(count / total, fraction, absent)}"
 
 
 def split_dataset(
@@ -106,6 +121,7 @@ def split_dataset(
         classes=dataset.classes,
         images={name: len(own) for name, own in zip(parts, indices, strict=True)},
         objects={name: counts.totals(own) for name, own in zip(parts, indices, strict=True)},
+        fractions=tuple(fractions),
         failed=tuple(one.error for one in prints if one.error),
     )
 

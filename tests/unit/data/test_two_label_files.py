@@ -1,0 +1,110 @@
+"""Photos with two label files: in two folders of one split, or in two splits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rcnn.data import open_dataset, splits
+from rcnn.data.inspect.check import check_dataset
+from tests.unit.data.coco_folders import annotation, coco_tables, write_images
+from tests.unit.data.format_folders import labelme_file, labelme_shape, voc_file, voc_object
+
+SIZE = (40, 60)
+TRIANGLE = [[10.0, 5.0], [30.0, 5.0], [30.0, 25.0]]
+KINDS = ["two-label-files", "shared-images", "different-classes"]
+
+
+@pytest.mark.parametrize("second", ["person/a.png", "a/1.png", "person/a/1.png"])
+def test_a_mask_beside_those_in_folders_is_not_counted_again(tmp_path: Path, second: str) -> None:
+    write_images(tmp_path / "images", ["a.png"])
+    ids = np.zeros(SIZE, np.uint8)
+    ids[5:25, 10:30] = 1
+    for name in ("a.png", second):
+        (tmp_path / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ids).save(tmp_path / "masks" / name)
+    [record] = (dataset := open_dataset(tmp_path))
+    assert record.boxes.tolist() == [[10, 5, 30, 25]]
+    assert dataset.classes == ("person" if "person" in second else "object",)
+    [error] = check_dataset(tmp_path, no_images=True).errors
+    assert (error.kind, error.ids) == ("two-label-files", ("images/a.png",))
+
+
+def test_objects_of_one_class_in_a_mask_and_in_a_file_each_are_used_once(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png"])
+    ids = np.zeros(SIZE, np.uint8)
+    ids[5:25, 10:30] = 1
+    for name in ("leaf/a.png", "leaf/a/1.png", "stem/a.png"):  # a mask of another class is no second one
+        (tmp_path / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ids).save(tmp_path / "masks" / name)
+    dataset = open_dataset(tmp_path)
+    assert sorted(dataset[0].annotation_ids) == ["masks/leaf/a/1.png", "masks/stem/a.png:1"]
+    assert [(one.kind, one.ids) for one in dataset.findings] == [("two-label-files", ("images/a.png",))]
+
+
+def test_labelme_files_in_two_folders(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "annotations").mkdir()
+    for name, label in (("a", "kite"), ("b", "kite"), ("annotations/a", "cup")):
+        content = labelme_file(f"{name[-1]}.png", SIZE, [labelme_shape(label, TRIANGLE)])
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    dataset = open_dataset(tmp_path)
+    assert dataset.classes == ("kite",)
+    [warning] = dataset.warnings
+    assert f"1 image has a second label file in {tmp_path / 'annotations'} (id a): not used; the label file" in warning
+
+
+@pytest.mark.parametrize("second", ["JPEGImages", ".", "Annotations/done"])
+def test_xml_files_in_two_folders(tmp_path: Path, second: str) -> None:
+    write_images(tmp_path / "JPEGImages", ["a.jpg", "b.jpg"])
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / second).mkdir(exist_ok=True)
+    for place, label, names in (("Annotations", "kite", "ab"), (second, "cup", "a")):
+        for name in names:
+            content = voc_file(f"{name}.jpg", SIZE, [voc_object(label, (10, 5, 30, 25))])
+            (tmp_path / place / f"{name}.xml").write_text(content)
+    dataset = open_dataset(tmp_path)
+    assert dataset.classes == ("kite",)
+    assert [(one.kind, one.ids) for one in dataset.findings] == [("two-label-files", ("a",))]
+
+
+def test_two_coco_files_about_the_same_photos(tmp_path: Path) -> None:
+    tables = coco_tables([annotation(1), annotation(2, image_id=2)])
+    write_images(tmp_path, ["1.png", "2.png"])
+    for name in ("labels", "old"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(tables))
+    assert splits(tmp_path) == ["labels", "old"]
+    [same] = check_dataset(tmp_path, no_images=True, only=KINDS).findings
+    assert (same.kind, same.ids) == ("shared-images", (1, 2))
+    tables["annotations"][1]["category_id"] = 7
+    (tmp_path / "old.json").write_text(json.dumps(tables))
+    [other] = check_dataset(tmp_path, no_images=True, only=KINDS).findings
+    assert (other.kind, other.ids, other.file.name) == ("two-label-files", (2,), "old.json")
+    tables["categories"][0]["name"] = "tie"
+    (tmp_path / "old.json").write_text(json.dumps(tables))
+    findings = check_dataset(tmp_path, no_images=True, only=KINDS).errors
+    assert [(one.kind, one.ids) for one in findings] == [("different-classes", ("tie",)), ("two-label-files", (2,))]
+
+
+def test_a_part_of_a_split_with_the_same_objects_is_no_fault(tmp_path: Path) -> None:
+    tables = coco_tables([annotation(1), annotation(2, image_id=2)])
+    write_images(tmp_path, ["1.png", "2.png"])
+    (tmp_path / "val2014.json").write_text(json.dumps(tables))
+    tables = coco_tables([annotation(1)], images=1)
+    (tmp_path / "minival2014.json").write_text(json.dumps(tables))
+    assert check_dataset(tmp_path, no_images=True, only=KINDS).findings == ()
+
+
+def test_a_copied_photo_with_other_labels_in_another_folder(tmp_path: Path) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    for folder, label in (("first", "kite"), ("second", "cup")):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(photo).save(tmp_path / folder / "a.png")
+        content = labelme_file("a.png", SIZE, [labelme_shape(label, TRIANGLE)])
+        (tmp_path / folder / "a.json").write_text(json.dumps(content))
+    kinds = [one.kind for one in check_dataset(tmp_path).errors]
+    assert kinds == ["different-classes", "different-classes", "two-label-files"]

@@ -1,0 +1,46 @@
+"""What an evaluation notes about itself for the watchdog and the launcher."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import typing_extensions
+
+from rcnn.data import open_dataset
+from rcnn.evaluation.evaluate import evaluate_dataset
+from rcnn.models import build_detector, model_config
+from rcnn.models.overrides import override
+from rcnn.predictor import Predictor
+from rcnn.runtime.monitor import Monitor
+from rcnn.runtime.processes import ALONE
+from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
+
+
+class Noted(Monitor):
+    """Keeps what a process says that it does."""
+
+    def __init__(self) -> None:
+        super().__init__("process 0 of 1", 0)
+        self.said: list[str] = []
+
+    @typing_extensions.override
+    def doing(self, text: str) -> None:
+        self.said.append(text)
+
+    @typing_extensions.override
+    def rest(self) -> None:
+        self.said.append("rest")
+
+
+def test_the_images_in_flight_are_noted_for_the_watchdog_and_the_launcher(tmp_path: Path) -> None:
+    """A stall while the metrics are computed is none: they may take long."""
+    data = write_tiny_coco(tmp_path / "data", {"train": 1, "val": 3}, size=(64, 96))
+    torch.manual_seed(0)
+    detector = build_detector(override(model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2"]))
+    predictor = Predictor(detector, classes=CLASSES, device="cpu")
+    monitor = Noted()
+    dataset = open_dataset(data, "val", CLASSES)
+    evaluate_dataset(predictor, dataset, batch_size=2, processes=replace(ALONE, monitor=monitor))
+    assert monitor.said == ["the prediction on images 1, 2", "the prediction on image 3", "rest"]
