@@ -27,37 +27,45 @@ from rcnn.runtime.record import ExportRecord
 from rcnn.structures import ImageBatch
 
 COMPARISONS = (torch.ops.aten.gt.Scalar, torch.ops.aten.ge.Scalar)
+LOWERED = "checking a temporary copy with a score threshold of 0"
 
 
 def check_file(
-    path: Path, detector: Detector, program: ExportedProgram, record: ExportRecord, say: Callable[[str], object]
+    path: Path,
+    detector: Detector,
+    program: ExportedProgram,
+    record: ExportRecord,
+    say: Callable[[str], object],
+    output: Path,
 ) -> Difference:
     """Compare the file `path` with `detector`, prepared for inference, on a generated batch.
 
-    `program` and `record` are those that the file was written from. If both detect nothing, a copy of the file with a
-    score threshold of 0 is compared; the thresholds of `detector` and `program` are 0 afterwards. Warns if the copy
-    detects nothing either.
+    `program` and `record` are those that the file was written from, `output` is the file that messages name. If no
+    detection matches, e.g. because there are none, a copy of the file with a score threshold of 0 is compared; the
+    thresholds of `detector` and `program` are 0 afterwards. Warns if neither detects anything even then. Raises
+    ValueError if no detection of the copy matches.
     """
     difference, how = difference_of(path, detector), ""
-    if difference.is_empty:
-        say("nothing is detected on a generated batch: checking a temporary copy with a score threshold of 0")
+    if not difference.matched:
+        say(f"{none_matched(difference)} on a generated batch: {LOWERED}")
         lower_thresholds(program, remove_thresholds(detector))
         difference, how = _difference_of_copy(path.name, detector, program, record), " with a score threshold of 0"
     if difference.is_empty:
         warnings.warn(
-            f"{path} was not checked: neither it nor the model in PyTorch detects anything on a generated batch, even "
-            "with a score threshold of 0",
+            f"{output} was not checked: neither it nor the model in PyTorch detects anything on a generated batch, "
+            "even with a score threshold of 0",
             stacklevel=2,
         )
-    else:
-        say(f"checked on a generated batch{how}: {difference.text()}")
+        return difference
+    require_match(difference, output, "in PyTorch")
+    say(f"checked on a generated batch{how}: {difference.text()}")
     return difference
 
 
-def check_resize(path: Path, plain: Path, say: Callable[[str], object]) -> Difference:
-    """Compare `path`, which resizes, with the file `plain` after the exact resize, on a generated image.
+def check_resize(path: Path, plain: Path) -> Difference:
+    """Compare the file `path`, which resizes, with the file `plain` after the exact resize, on a generated image.
 
-    The image has half the size of the network's input. Warns if both detect something and no detection matches.
+    The image has half the size of the network's input.
     """
     whole, network = open_exported(path, torch.device("cpu")), open_exported(plain, torch.device("cpu"))
     config = whole.record.config.input
@@ -71,18 +79,22 @@ def check_resize(path: Path, plain: Path, say: Callable[[str], object]) -> Diffe
     if expected.keypoints is not None:
         factors = torch.cat([factors, torch.ones(1)])
         expected = replace(expected, keypoints=expected.keypoints * factors)
-    difference = compare(expected, found)
-    if difference.is_empty:
-        say("the file with the resize runs; nothing is detected on a generated image")
-    elif not difference.matched:
-        warnings.warn(
-            f"{path}: no detection matches those after the exact resize on a generated image; check its detections on "
-            "your own images",
-            stacklevel=2,
+    return compare(expected, found)
+
+
+def none_matched(difference: Difference) -> str:
+    """Why there is nothing to compare, for messages."""
+    return "nothing is detected" if difference.is_empty else "no detection matches"
+
+
+def require_match(difference: Difference, output: Path, model: str) -> None:
+    """Raise ValueError if there were detections and none of them matched those of the model `model`, in words."""
+    if difference.unmatched and not difference.matched:
+        raise ValueError(
+            f"{output} was not written: none of its detections on a generated image matches one of the model {model} "
+            f"(same label, box within 1 px, score within .01; {difference.unmatched} compared). Expected at least one. "
+            "Export with another --to, or with other versions of the packages that write and run the file"
         )
-    else:
-        say(f"with the resize in the file, on a generated image: {difference.text()}")
-    return difference
 
 
 def difference_of(path: Path, detector: Detector, seed: int = 0) -> Difference:

@@ -69,11 +69,13 @@ def write_int8(
     detector: Detector,
     images: CalibrationImages,
     say: Callable[[str], object],
+    output: Path,
 ) -> tuple[ExportRecord, Difference]:
     """Write the program of `detector`, prepared for inference, as an int8 file for onnxruntime or OpenVINO.
 
     Returns the record with the measurements, and the differences between the detections of the int8 file and the
-    float32 file on the user's images. The float32 file is first compared with PyTorch.
+    float32 file on the user's images. The float32 file is first compared with PyTorch; messages name
+    `output`.
     """
     with tempfile.TemporaryDirectory(prefix="rcnn-int8-") as name:
         folder = Path(name)
@@ -81,7 +83,7 @@ def write_int8(
         float_record = replace(record, target="onnx", precision="float32")
         write_onnx(program, float_record, source)
         say("float32 file:")
-        check_file(source, detector, program, float_record, say)
+        check_file(source, detector, program, float_record, say, output)
         how, difference = quantize(source, quantized, images, say)
         files = source, quantized
         if record.target == "openvino":

@@ -1,6 +1,8 @@
 """An approximate resize inside an ONNX file (`--with-resize`): image in, detections in pixels of that image out.
 
 The exact resize is that of `rcnn.preprocess`. ONNX's Resize rounds differently; most pixels differ by up to 1 of 255.
+
+The scale is the minimum of one division of two numbers: OpenVINO 2026.4 computes the minimum of two divisions wrongly.
 """
 
 from __future__ import annotations
@@ -21,13 +23,12 @@ resize (uint8[1, 3, "H", "W"] image)
   side = Cast <to = 1> (whole)
   shorter = ReduceMin <keepdims = 1> (side)
   longer = ReduceMax <keepdims = 1> (side)
-  low = Constant <value = float[1] {{ {low} }}> ()
-  high = Constant <value = float[1] {{ {high} }}> ()
+  limit = Constant <value = float[2] {{ {low}, {high} }}> ()
   half = Constant <value = float[1] {{ {half} }}> ()
   one = Constant <value = float[1] {{ 1.0 }}> ()
-  by_shorter = Div (low, shorter)
-  by_longer = Div (high, longer)
-  scale = Min (by_shorter, by_longer)
+  extent = Concat <axis = 0> (shorter, longer)
+  scales = Div (limit, extent)
+  scale = ReduceMin <keepdims = 1> (scales)
   scaled = Mul (side, scale)
   shifted = Add (scaled, half)
   floored = Floor (shifted)

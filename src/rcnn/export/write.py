@@ -16,7 +16,15 @@ from torch.export import ExportedProgram
 from rcnn.data.messages import counted
 from rcnn.export.accuracy import Accuracy, measure_accuracy
 from rcnn.export.calibration import find_calibration_images, validation_images
-from rcnn.export.check import check_file, check_resize
+from rcnn.export.check import (
+    LOWERED,
+    check_file,
+    check_resize,
+    lower_thresholds,
+    none_matched,
+    remove_thresholds,
+    require_match,
+)
 from rcnn.export.compare import Difference
 from rcnn.export.files import require_packages, store, write_file, write_onnx
 from rcnn.export.int8 import write_int8
@@ -73,11 +81,11 @@ def export_model(
     class names for a detector. `overrides` and `allow` as in `rcnn.Predictor`. `log` is called with lines about the
     progress.
 
-    The file is run once on a generated batch and compared with the model in PyTorch. If nothing is detected there, a
-    temporary copy with a score threshold of 0 is compared instead.
+    The file is run once on a generated batch and compared with the model in PyTorch. If no detection matches there,
+    e.g. because there are none, a temporary copy with a score threshold of 0 is compared instead.
 
-    Raises ImportError with the pip command for a missing package, ValueError for what cannot be exported,
-    FileExistsError if `output` exists and is not from rcnn.
+    Raises ImportError with the pip command for a missing package, ValueError for what cannot be exported and if no
+    detection of the file matches (then it is not written), FileExistsError if `output` exists and is not from rcnn.
     """
     path, say = Path(output), log or (lambda line: None)
     target = target_of(path, to)
@@ -100,7 +108,6 @@ def export_model(
         raise ValueError(f"{record.config.name} cannot be exported to {target} in {precision}: {reason}")
     images = None if calibrate is None else find_calibration_images(calibrate, record)
     annotated = None if data is None else validation_images(record, data)
-    difference: Difference | None = None
     with OutputFolder(path.parent) as folder:
         names = [path.name] if target != "openvino" else [path.name, path.with_suffix(".bin").name]
         folder.require_free(*names)
@@ -113,14 +120,13 @@ def export_model(
         say(f"writing {path}")
         with folder.writing_together(*names) as temporary:
             if images is not None:
-                record, difference = write_int8(program, record, temporary / path.name, prepared, images, say)
+                record, difference = write_int8(program, record, temporary / path.name, prepared, images, say, path)
                 say(f"int8 compared with float32 on images of {calibrate}: {difference.text()}")
             elif record.with_resize:
-                difference = write_with_resize(program, record, temporary / path.name, prepared, say)
+                difference = write_with_resize(program, record, temporary / path.name, prepared, say, path)
             else:
                 write_file(program, record, temporary / path.name)
-    if difference is None:
-        difference = check_file(path, prepared, program, record, say)
+                difference = check_file(temporary / path.name, prepared, program, record, say, path)
     accuracy = None
     if annotated is not None:
         original = Predictor(detector, classes=record.classes, device="cpu")
@@ -138,20 +144,40 @@ def file_bytes(detector: Detector, record: ExportRecord) -> int:
 
 
 def write_with_resize(
-    program: ExportedProgram, record: ExportRecord, path: Path, detector: Detector, say: Callable[[str], object]
+    program: ExportedProgram,
+    record: ExportRecord,
+    path: Path,
+    detector: Detector,
+    say: Callable[[str], object],
+    output: Path,
 ) -> Difference:
-    """Write the program with a resize in front.
+    """Write the program with a resize in front, as the file `path`; messages name `output`.
 
-    The file without it is compared with PyTorch, and the file that was written with the one without it.
+    The file without the resize is compared with PyTorch, and the file that was written with the one without it, after
+    the exact resize. Raises ValueError if no detection matches.
     """
     with tempfile.TemporaryDirectory(prefix="rcnn-resize-") as name:
-        plain, whole = Path(name) / "plain.onnx", Path(name) / "whole.onnx"
+        plain, copy = Path(name) / "plain.onnx", Path(name) / f"copy{path.suffix}"
         network = replace(record, target="onnx", with_resize=False)
-        write_onnx(program, network, plain)
-        add_resize(plain, record, whole)
-        store(whole, record, path)
-        check_resize(path, plain, say)
-        return check_file(plain, detector, program, network, say)
+        _write_pair(program, record, plain, path)
+        difference, how = check_file(plain, detector, program, network, say, output), ""
+        resized = check_resize(path, plain)
+        if not resized.matched:
+            say(f"with the resize in the file, {none_matched(resized)} on a generated image: {LOWERED}")
+            lower_thresholds(program, remove_thresholds(detector))
+            _write_pair(program, record, plain, copy)
+            resized, how = check_resize(copy, plain), " with a score threshold of 0"
+        require_match(resized, output, "after the exact resize")
+        say(f"with the resize in the file, on a generated image{how}: {resized.text()}")
+        return difference
+
+
+def _write_pair(program: ExportedProgram, record: ExportRecord, plain: Path, path: Path) -> None:
+    """Write the program as the ONNX file `plain`, and with a resize in front as the file `path`."""
+    write_onnx(program, replace(record, target="onnx", with_resize=False), plain)
+    whole = plain.with_name("whole.onnx")
+    add_resize(plain, record, whole)
+    store(whole, record, path)
 
 
 def target_of(path: Path, to: str | None) -> Target:

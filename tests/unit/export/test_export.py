@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal, cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from torch.export import ExportedProgram
 from typing_extensions import override
 
 import rcnn
-from rcnn.export import check
+from rcnn.export import check, write
 from rcnn.export.check import check_resize
 from rcnn.export.compare import Difference, compare
 from rcnn.export.files import store
@@ -140,10 +142,7 @@ def test_a_file_that_resizes(mask_model: tuple[Detector, Exported], tmp_path: Pa
     record = replace(written.record, with_resize=True, batch=1)
     add_resize(written.path, record, tmp_path / "merged.onnx")
     store(tmp_path / "merged.onnx", record, tmp_path / "resizes.onnx")
-    said: list[str] = []
-    difference = check_resize(tmp_path / "resizes.onnx", written.path, said.append)
-    assert difference.matched > 0
-    assert said == [f"with the resize in the file, on a generated image: {difference.text()}"]
+    assert check_resize(tmp_path / "resizes.onnx", written.path).matched > 0
     plain, resizes = rcnn.Predictor(written.path), rcnn.Predictor(tmp_path / "resizes.onnx")
     image = np.random.default_rng(1).integers(0, 256, (128, 160, 3), dtype=np.uint8)
     expected, found = plain.predict(image), resizes.predict(image)
@@ -258,7 +257,7 @@ def test_a_check_without_detections_lowers_the_threshold_of_a_copy(
     for name, function in (("lower_thresholds", lower), ("write_file", write), ("open_exported", opened)):
         monkeypatch.setattr(check, name, function)
     said: list[str] = []
-    difference = check.check_file(path, detector, cast("ExportedProgram", detector), record, said.append)
+    difference = check.check_file(path, detector, cast("ExportedProgram", detector), record, said.append, path)
     assert 0.999 in lowered[0]
     assert (difference.matched, difference.unmatched) == (5, 0)
     assert said[-1].startswith("checked on a generated batch with a score threshold of 0: 5 detections matched, 0 not")
@@ -290,9 +289,61 @@ def test_a_check_that_compares_nothing_warns(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(check, "lower_thresholds", nothing)
     said: list[str] = []
     record = ExportRecord(config=detector.config, classes=(), target="onnx")
-    with pytest.warns(UserWarning, match=r"a\.onnx was not checked: neither it nor the model in PyTorch"):
-        check.check_file(Path("a.onnx"), detector, cast("ExportedProgram", None), record, said.append)
+    temporary = Path("temporary") / "a.onnx"
+    with pytest.warns(UserWarning, match=r"^a\.onnx was not checked: neither it nor the model in PyTorch"):
+        check.check_file(
+            temporary, detector, cast("ExportedProgram", None), record, said.append, Path("a.onnx")
+        )  # fmt: skip
     assert not [line for line in said if line.startswith("checked")]
+
+
+def test_a_file_without_matching_detections_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither with the thresholds of the model nor with 0. Nothing is traced: faster."""
+    compared: list[Path] = []
+
+    def differ(path: Path, *arguments: object) -> Difference:
+        compared.append(path)
+        return Difference(unmatched=3)
+
+    def trace(detector: Detector, record: ExportRecord) -> tuple[None, ExportRecord]:
+        return None, record
+
+    def write_file(program: None, record: ExportRecord, path: Path) -> None:
+        path.write_bytes(b"a wrong model")
+
+    for name, function in (("difference_of", differ), ("write_file", write_file), ("lower_thresholds", Mock())):
+        monkeypatch.setattr(check, name, function)
+    monkeypatch.setattr("rcnn.export.write.trace", trace)
+    monkeypatch.setattr("rcnn.export.write.write_file", write_file)
+    path, said = tmp_path / "model.pt2", list[str]()
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} was not written: none of its detections"):
+        export_model(detector_of("faster_rcnn_compact"), path, log=said.append)
+    assert not list(tmp_path.glob("*.pt2"))
+    assert len(compared) == 2
+    assert said[-1] == f"no detection matches on a generated batch: {check.LOWERED}"
+
+
+@pytest.mark.parametrize("second", [Difference(matched=4), Difference(unmatched=5)])
+def test_a_resize_without_matching_detections_is_an_error(
+    second: Difference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compared with the model's threshold, which finds nothing here, then with 0."""
+    detector = detector_of("faster_rcnn_compact", "box.score_threshold=0.999")
+    record = ExportRecord(config=detector.config, classes=(), target="openvino", with_resize=True, batch=1)
+    for name in ("write_onnx", "add_resize", "store", "check_file", "lower_thresholds"):
+        monkeypatch.setattr(write, name, Mock())
+    monkeypatch.setattr(write, "check_resize", Mock(side_effect=[Difference(), second]))
+    said: list[str] = []
+    program, output = cast("ExportedProgram", None), Path("model.xml")
+    arguments = (program, record, tmp_path / "model.xml", detector, said.append, output)
+    if second.matched:
+        write.write_with_resize(*arguments)
+        assert said[-1].startswith("with the resize in the file, on a generated image with a score threshold of 0: 4 d")
+    else:
+        with pytest.raises(ValueError, match=r"^model\.xml was not written: .* after the exact resize"):
+            write.write_with_resize(*arguments)
+    assert said[0].startswith("with the resize in the file, nothing is detected on a generated image: checking")
+    assert check.remove_thresholds(detector) == {0.0}
 
 
 def test_a_file_that_detects_nothing_differs() -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from rcnn.export.resize import add_resize, unsupported_resize
-from rcnn.models import model_config
+from rcnn.models import DetectorConfig, model_config
 from rcnn.models.overrides import override
 from rcnn.preprocess import build_preprocessor
 from rcnn.runtime.record import ExportRecord, input_names, output_names
@@ -32,23 +32,35 @@ network ({kind}[1, 3, "h", "w"] images, int64[1, 2] sizes) => (float[1, "D", 4] 
 """  # boxes: from the middle of the image to a point outside it; scores: the pixels
 
 
-@pytest.mark.parametrize(
-    ("resize", "most", "mean"), [("antialias", 12, 0.2), ("align_corners", 0.02, 1e-3), ("bilinear", 0.05, 1e-3)]
-)
-def test_pixels_and_boxes(resize: str, most: float, mean: float, tmp_path: Path) -> None:
+def write_resize(settings: list[str], file: Path) -> DetectorConfig:
+    """Write `NETWORK` with the resize of Mask R-CNN, changed by `settings`, as `file`."""
     onnx = pytest.importorskip("onnx", reason="needs pip install 'rcnn[onnx]'")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'rcnn[onnx]'")
-    config = override(model_config("mask_rcnn_r50_fpn"), [f"input.resize={resize}", "input.min_size=100"])
+    config = override(model_config("mask_rcnn_r50_fpn"), settings)
     record = ExportRecord(
         config=config, classes=(), target="onnx", inputs=input_names(config), outputs=("boxes", "scores"),
         least_size=(160, 96),
     )  # fmt: skip
+    network = file.with_name("network.onnx")
     kind = "float" if record.float_images else "uint8"
-    onnx.save(onnx.parser.parse_model(NETWORK.format(kind=kind)), str(tmp_path / "network.onnx"))
-    add_resize(tmp_path / "network.onnx", record, tmp_path / "whole.onnx")
-    session = onnxruntime.InferenceSession(str(tmp_path / "whole.onnx"))
+    onnx.save(onnx.parser.parse_model(NETWORK.format(kind=kind)), str(network))
+    add_resize(network, record, file)
+    return config
+
+
+def smooth_noise(size: tuple[int, int]) -> torch.Tensor:
+    """An image (3, H, W) uint8 of the width and height `size`."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (25, 30, 3), dtype=np.uint8))
-    image = torch.from_numpy(np.array(noise.resize((300, 253), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(noise.resize(size, Image.Resampling.BICUBIC))).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("resize", "most", "mean"), [("antialias", 12, 0.2), ("align_corners", 0.02, 1e-3), ("bilinear", 0.05, 1e-3)]
+)
+def test_pixels_and_boxes(resize: str, most: float, mean: float, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'rcnn[onnx]'")
+    config = write_resize([f"input.resize={resize}", "input.min_size=100"], tmp_path / "whole.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "whole.onnx"))
+    image = smooth_noise((300, 253))
     boxes, pixels = session.run(["boxes", "scores"], {"image": image[None].numpy()})
     expected, frame = build_preprocessor(config.input)(image)
     height, width = frame.size
@@ -58,6 +70,28 @@ def test_pixels_and_boxes(resize: str, most: float, mean: float, tmp_path: Path)
     assert difference.mean() <= mean
     assert not pixels[0, :, height:].any()
     np.testing.assert_allclose(boxes[0, 0], [150, 126.5, 300, 253], rtol=1e-5)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("resize", ["antialias", "align_corners", "bilinear"])
+@pytest.mark.parametrize(("size", "side"), [((300, 253), 100), ((100, 80), 160), ((400, 60), 100)])
+def test_pixels_and_boxes_in_openvino(resize: str, size: tuple[int, int], side: int, tmp_path: Path) -> None:
+    """`size`: width and height of the image; the shorter side becomes `side` pixels, the longer one at most 320."""
+    openvino = pytest.importorskip("openvino", reason="needs pip install 'rcnn[openvino]'")
+    settings = [f"input.resize={resize}", f"input.min_size={side}", "input.max_size=320"]
+    config = write_resize(settings, tmp_path / "whole.onnx")
+    image = smooth_noise(size)
+    model = openvino.convert_model(str(tmp_path / "whole.onnx"))
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    boxes, pixels = compiled({"image": image[None].numpy()}).values()
+    expected, frame = build_preprocessor(config.input)(image)
+    height, width = frame.size
+    assert pixels.shape[2:] == (160, max(math.ceil(width / 32) * 32, 96))
+    difference = np.abs(pixels[0, :, :height, :width] - expected.numpy().astype(np.float32))
+    most, mean = (20, 2.5) if resize == "antialias" else (0.01, 1e-3)  # OpenVINO's antialiasing is not Pillow's
+    assert difference.max() <= most
+    assert difference.mean() <= mean
+    np.testing.assert_allclose(boxes[0, 0], [size[0] / 2, size[1] / 2, *size], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
