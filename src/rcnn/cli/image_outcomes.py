@@ -113,6 +113,7 @@ class DetectedImage:
 
 
 def read_source(predictor: Predictor, options: ImageOptions, source: Source) -> ReadImage:
+    """The image of `source`, decoded and prepared for the network. Raises ImageError or OSError, naming the source."""
     from rcnn.data.images import ImageError, read_image, shown_name
 
     content = source.read()

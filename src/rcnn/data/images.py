@@ -378,4 +378,5 @@ def _damaged(name: str, error: Exception) -> ImageError:
 
 
 def shown_name(source: Source) -> str:
+    """How messages name `source`."""
     return f"the image given as {len(source)} bytes" if isinstance(source, bytes) else str(source)
