@@ -128,11 +128,10 @@ class _Transfer:
 
     def attempt(self, url: str) -> None:
         """Continue or start the download from one URL, and give the file its name when it is complete."""
-        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname or ""
+        scheme = urlsplit(url).scheme
         if scheme not in ("http", "https"):
             raise RefusedError(f"the URL starts with {scheme}:, expected https: or http:")
-        if not _through(url):
-            _require_host(host, self.timeout)
+        require_host(url, self.timeout)
         start = self._resumable(url)
         headers = {"User-Agent": "rcnn (https://github.com/rcnn/rcnn)", "Accept-Encoding": "identity"}
         if start:
@@ -264,8 +263,14 @@ def megabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _require_host(host: str, seconds: float) -> None:
-    """Raise ConnectionError unless `host` is resolved in `seconds`; the system's resolver may block for minutes."""
+def require_host(url: str, seconds: float) -> None:
+    """Raise ConnectionError unless the name of the server is resolved in `seconds`, or a proxy is used.
+
+    The system's resolver may block for minutes.
+    """
+    if _through(url):
+        return
+    host = urlsplit(url).hostname or ""
     answers: queue.Queue[OSError | None] = queue.Queue()
 
     def resolve() -> None:

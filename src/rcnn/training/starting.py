@@ -33,12 +33,6 @@ from rcnn.weights.hub import is_hub_name
 from rcnn.weights.transfer import transfer
 
 CONFIG = "config:"  # before the name of a config that was passed, in the record of a run
-FROZEN_AND_RANDOM = (
-    "warning: you are training from random weights, but the backbone's batch norm is frozen. That works only with "
-    "pretrained weights: --weights imagenet, a name from `rcnn models weights`, or a checkpoint of `rcnn convert`. To "
-    "train from random weights, set backbone.norm=bn backbone.frozen_stages=0 (and fpn.norm=bn) "
-    "train.optimizer=adamw train.lr=0.002"
-)
 COMPACT = "_compact"  # end of the names of models that are trained from random weights in minutes
 NO_WEIGHTS = "none"  # value of --weights: random weights
 IMAGENET = "imagenet"  # value of --weights: the ImageNet weights of the model's backbone
@@ -204,7 +198,7 @@ def build_start(
 ) -> tuple[Detector, str]:
     """A detector before its first step, with weights from `model` or `weights`; and a line about what was loaded.
 
-    The line is empty for random weights without frozen batch norm.
+    For random weights, the line is a warning if parts of the backbone are frozen, else empty.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -215,8 +209,26 @@ def build_start(
         return detector, f"{weights}: {transfer(detector, read_weights(weights), classes)}"
     if weights:
         return detector, load_backbone(detector, _trainable(read_weights(weights), weights), weights)
-    frozen = getattr(config.backbone, "norm", "") == "frozen_bn"
-    return detector, FROZEN_AND_RANDOM if frozen else ""
+    return detector, frozen_and_random(config)
+
+
+def frozen_and_random(config: DetectorConfig) -> str:
+    """A warning if parts of the backbone would keep random weights, with the settings that train them; else ""."""
+    backbone = config.backbone
+    words = {
+        "backbone.norm=bn": getattr(backbone, "norm", "") == "frozen_bn",
+        "backbone.frozen_norms=false": getattr(backbone, "frozen_norms", False),
+        "backbone.frozen_stages=0": getattr(backbone, "frozen_stages", 0) > 0,
+    }
+    needed = [word for word, frozen in words.items() if frozen]
+    if not needed:
+        return ""
+    return (
+        "warning: you are training from random weights, but parts of the backbone are frozen and keep them. That works "
+        "only with pretrained weights: --weights imagenet, a name from `rcnn models weights`, or a checkpoint of `rcnn "
+        f"convert`. To train from random weights, set {' '.join(needed)} (and fpn.norm=bn) train.optimizer=adamw "
+        "train.lr=0.002"
+    )
 
 
 def _trainable(checkpoint: Checkpoint, source: str) -> Checkpoint:

@@ -21,6 +21,7 @@ from typing import Any
 
 from rcnn.background import in_background
 from rcnn.data.messages import counted, few
+from rcnn.download.fetch import NAME_PATIENCE, require_host
 from rcnn.models.config import DetectorConfig
 from rcnn.weights.catalogue.cache import cache_folder, is_offline
 from rcnn.weights.checkpoint import Checkpoint, checkpoint_files, load_checkpoint
@@ -28,6 +29,7 @@ from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
 from rcnn.weights.record import is_record
 
 PREFIX = "hf:"
+HUB = "https://huggingface.co"
 CARD = "README.md"
 MARK = "<!-- written by rcnn push -->"  # cards with it are replaced, others are kept
 NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -56,9 +58,9 @@ def pull(name: str) -> Path:
     if not (parts := NAME.fullmatch(name)):
         raise ValueError(f"{name} is not the name of a repository; expected hf:owner/name or hf:owner/name@revision")
     repository, revision = parts[1], parts[2] or None
-    hub = import_hub()
+    hub, unknown = import_hub(), _unknown_host()
     try:
-        files = _downloaded(hub, repository, revision)
+        files = _downloaded(hub, repository, revision, cached=is_offline() or unknown is not None)
     except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError) as error:
         what = f"revision {revision} of {repository}" if revision else repository
         raise ValueError(
@@ -69,18 +71,32 @@ def pull(name: str) -> Path:
             raise FileNotFoundError(
                 f"{name} is not in the cache, and --offline (RCNN_OFFLINE) forbids downloads. {_by_hand(repository)}"
             ) from error
-        reason = str(error).strip().splitlines()[0]
+        reason = str(unknown or error).strip().splitlines()[0]
         raise ConnectionError(f"{name} cannot be downloaded: {reason}. {_by_hand(repository)}") from error
     if missing := [file for file in (CONFIG_FILE, WEIGHTS_FILE) if file not in files]:
         raise ValueError(f"{name} has no {' and '.join(missing)}: it is not a checkpoint of rcnn")
     return files[CONFIG_FILE].parent
 
 
-def _downloaded(hub: Any, repository: str, revision: str | None) -> dict[str, Path]:
+def _unknown_host() -> OSError | None:
+    """Why the name of the Hub's server cannot be resolved; None if it can, or if downloads are forbidden.
+
+    huggingface_hub would try again for half a minute, with a line for each attempt.
+    """
+    try:
+        if not is_offline():
+            require_host(os.environ.get("HF_ENDPOINT") or HUB, NAME_PATIENCE)
+    except OSError as error:
+        return error
+    return None
+
+
+def _downloaded(hub: Any, repository: str, revision: str | None, *, cached: bool) -> dict[str, Path]:
     """The files of a checkpoint by name, all from one commit; files that the repository does not have are skipped.
 
-    Raises TimeoutError if the server sends nothing. huggingface_hub itself waits for minutes, and forever if single
-    bytes arrive. Its `snapshot_download` is not used: Python waits for its threads at exit.
+    `cached`: only files in the cache. Raises TimeoutError if the server sends nothing. huggingface_hub itself waits for
+    minutes, and forever if single bytes arrive. Its `snapshot_download` is not used: Python waits for its threads at
+    exit.
     """
     api, cache = _api(hub), cache_folder() / "hub"
     files: dict[str, Path] = {}
@@ -92,7 +108,7 @@ def _downloaded(hub: Any, repository: str, revision: str | None) -> dict[str, Pa
                 file,
                 revision=next((path.parent.name for path in files.values()), revision),
                 cache_dir=cache,
-                local_files_only=is_offline(),
+                local_files_only=cached,
                 etag_timeout=TIMEOUT,
             )
         )
@@ -220,7 +236,7 @@ def _task(config: DetectorConfig) -> tuple[str, list[str]]:
 
 
 def _by_hand(repository: str) -> str:
-    endpoint = os.environ.get("HF_ENDPOINT", "") or "https://huggingface.co"
+    endpoint = os.environ.get("HF_ENDPOINT", "") or HUB
     return (
         f"If this computer has no network, download {CONFIG_FILE} and {WEIGHTS_FILE} on another one:\n"
         f"{endpoint}/{repository}/tree/main\n"

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from rcnn.models import model_config
+from rcnn.models.overrides import override
 from rcnn.training.settings import FINE_TUNING, FROM_SCRATCH, LITE, TrainConfig
-from rcnn.training.starting import choose_weights, is_whole, same_weights, starting_settings
+from rcnn.training.starting import choose_weights, frozen_and_random, is_whole, same_weights, starting_settings
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.command import rcnn as command
 from tests.tiny_data import write_tiny_coco
@@ -37,7 +38,7 @@ BRIEF = (
         ("cascade_mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "", "mask_rcnn_r50_fpn@torchvision"),
         ("mask_rcnn_r50_fpn", "some/folder", "", "some/folder"),
         ("faster_rcnn_r50_c4", "", "", "resnet50@torchvision"),
-        ("mask_rcnn_r50_fpn_gn_scratch", "", "", ""),
+        ("cascade_mask_rcnn_r101_fpn_gn_scratch", "", "", ""),
         ("mask_rcnn_compact", "", "", ""),
         ("faster_rcnn_mobilenet_v3_large_fpn", "imagenet", "", "mobilenet_v3_large@torchvision"),
         ("mask_rcnn_lite0_fpn", "", "", "tf_efficientnet_lite0@package"),
@@ -170,3 +171,20 @@ def test_a_dry_run_downloads_nothing(
     assert not (tmp_path / "empty").exists()
     assert command("train", *words, "--data", data, "--output", tmp_path / "run") == 2
     assert "is not in the cache, and --offline (RCNN_OFFLINE) forbids downloads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("mask_rcnn_r50_fpn", "backbone.norm=bn backbone.frozen_stages=0"),
+        ("mask_rcnn_lite0_fpn", "backbone.frozen_norms=false backbone.frozen_stages=0"),
+        ("mask_rcnn_compact", ""),
+        ("cascade_mask_rcnn_r101_fpn_gn_scratch", ""),
+    ],
+)
+def test_the_warning_of_random_weights_trains_all_of_the_backbone(model: str, words: str) -> None:
+    config = model_config(model)
+    warning = frozen_and_random(config)
+    assert bool(warning) == bool(words)
+    assert f"set {words} (and" in warning or not words
+    assert frozen_and_random(override(config, words.split())) == ""

@@ -184,6 +184,20 @@ def test_what_is_in_the_cache_is_read_offline(hub: Hub, run: Path, monkeypatch: 
         pull(f"hf:{REPOSITORY}")
 
 
+def test_without_a_network_the_reason_comes_at_once(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the cache is read; huggingface_hub, which tries again for half a minute, is not asked."""
+    rcnn.push_to_hub(run, REPOSITORY)
+    online = pull(f"hf:{REPOSITORY}")
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")  # a name that no server may have (RFC 6761)
+    start = time.monotonic()
+    assert pull(f"hf:{REPOSITORY}") == online
+    with pytest.raises(
+        ConnectionError, match=r"me/other cannot be downloaded: the name hub\.invalid (?:cannot be|was not)"
+    ):
+        pull("hf:me/other")
+    assert time.monotonic() - start < 15
+
+
 def test_nothing_is_pushed_offline(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RCNN_OFFLINE", "1")
     with pytest.raises(ValueError, match="me/balloons cannot be written: RCNN_OFFLINE forbids the use of the network"):
