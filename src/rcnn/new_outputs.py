@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+BELOW = "runs"
 
-def new_output(command: str, model: str | Path, *, below: str | Path = "runs") -> Path:
+
+def new_output(command: str, model: str | Path, *, below: str | Path = BELOW) -> Path:
     """A new folder `runs/COMMAND-MODEL-N`, created at once so that no other process gets the same N.
 
     `model` is a name or a path; MODEL is the last part of the path, e.g. `balloons` for `runs/balloons/best`.
@@ -44,7 +46,8 @@ def _new_folder(parent: Path, stem: str) -> Path:
 
 @contextmanager
 def output_or_new(output: str | Path | None, command: str, model: str | Path) -> Iterator[Path]:
-    """The folder `output`, or a new one if that is None; after an error, a new folder is removed if it is empty."""
+    """The folder `output`, or a new one if that is None; after an error, new folders are removed if they are empty."""
+    before = Path(BELOW).exists()
     folder = new_output(command, model) if output is None else Path(output)
     try:
         yield folder
@@ -52,4 +55,6 @@ def output_or_new(output: str | Path | None, command: str, model: str | Path) ->
         if output is None:
             with suppress(OSError):
                 folder.rmdir()  # fails if the folder is not empty
+                if not before:
+                    folder.parent.rmdir()
         raise

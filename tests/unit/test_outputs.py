@@ -314,6 +314,10 @@ def test_a_new_folder_is_removed_if_nothing_was_written(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     with suppress(ValueError), output_or_new(None, "eval", "m"):
         raise ValueError
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "runs").mkdir()
+    with suppress(ValueError), output_or_new(None, "eval", "m"):
+        raise ValueError
     assert not list((tmp_path / "runs").iterdir())
     with output_or_new(None, "eval", "m") as folder:
         assert folder == Path("runs/eval-m-1")
