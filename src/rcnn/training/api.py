@@ -12,6 +12,7 @@ from rcnn.models import DetectorConfig
 from rcnn.models.overrides import Overrides, as_overrides, as_strings
 from rcnn.new_outputs import output_or_new
 from rcnn.runtime.launch import ProcessFailedError, launch_function, require_devices
+from rcnn.runtime.processes import process_numbers
 from rcnn.training.own_steps import Given, as_steps
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
@@ -125,6 +126,6 @@ def _train_in_processes(
 
 def _train(request: RunRequest, log: Callable[[str], object]) -> TrainingRun:
     outcome = run_training(request, log=log)
-    if not outcome.finished:
+    if not outcome.finished and process_numbers().is_first:
         log(f"stopped after {counted(outcome.step, 'step')}; continue with resume=True and output={outcome.output}")
     return TrainingRun(folder=outcome.output, step=outcome.step, finished=outcome.finished, best=outcome.best)

@@ -13,7 +13,9 @@ import torch
 
 import rcnn
 from rcnn.runtime.launch import ProcessFailedError
+from rcnn.runtime.processes import Processes
 from rcnn.training.request import RunRequest
+from rcnn.training.saver import Outcome
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 
 BRIEF = ("train.steps=1", "train.batch_size=1", "train.workers=0", "train.warmup_steps=0")
@@ -134,3 +136,15 @@ def test_one_text_is_not_taken_for_its_letters(tmp_path: Path) -> None:
     assert not (tmp_path / "saved").exists()
     with pytest.raises(ValueError, match=r"the model has no setting 'steps'"):
         rcnn.train("mask_rcnn_compact", data, tmp_path / "run", overrides="steps")
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])
+def test_one_process_says_that_the_run_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, lines: int
+) -> None:
+    outcome = Outcome(output=tmp_path, step=3, finished=False, best=None, best_metric="", metrics=None)
+    monkeypatch.setattr("rcnn.training.api.run_training", lambda request, log: outcome)
+    monkeypatch.setattr("rcnn.training.api.process_numbers", lambda: Processes(rank=rank, count=2))
+    said: list[str] = []
+    rcnn.train("mask_rcnn_compact", tmp_path, tmp_path, log=said.append)
+    assert said == [f"stopped after 3 steps; continue with resume=True and output={tmp_path}"] * lines
