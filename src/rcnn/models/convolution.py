@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-LEAST_POSITIONS, LEAST_CHANNELS = 3000, 64  # of a map; for smaller ones the copies cost what they save
+LEAST_POSITIONS, LEAST_CHANNELS = 3000, 64  # of a map; for smaller ones the copies save little
 
 
 def convolve(
