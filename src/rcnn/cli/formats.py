@@ -188,18 +188,27 @@ def write_tables(
 
     for name in formats:
         if name == "coco":
-            files = [entry["file"] for entry in images]
-            ids = image_ids(files) if split is None else [split.image_ids[file] for file in files]
+            entries, ids = _with_ids(images, split)
             categories = category_ids(classes) if split is None else split.category_ids
-            folder.write_json("coco_results.json", coco_results(images, categories, ids))
+            folder.write_json("coco_results.json", coco_results(entries, categories, ids))
             copies = {source.name: str(copy_name("coco", source)) for source in sources}
-            folder.write_json("coco.json", coco_file(images, classes, categories, ids, keypoints, copies=copies))
+            folder.write_json("coco.json", coco_file(entries, classes, categories, ids, keypoints, copies=copies))
         elif name == "csv":
             folder.write_text("predictions.csv", _table(images))
         elif name in ("yolo", "yolo-boxes"):
             has_masks = any("mask" in found for entry in images for found in entry["detections"])
             points = len(keypoints) if name == "yolo" and not has_masks else 0
             folder.write_text(f"{name}/data.yaml", data_yaml(classes, keypoints=points))
+
+
+def _with_ids(
+    images: Sequence[dict[str, Any]], split: SplitImages | None
+) -> tuple[Sequence[dict[str, Any]], Sequence[int | str]]:
+    """The entries for COCO's files and their ids; an entry per id, if images of the data set share a file."""
+    if split is None:
+        return images, image_ids([entry["file"] for entry in images])
+    pairs = [(entry, image_id) for entry in images for image_id in split.image_ids[entry["file"]]]
+    return [entry for entry, _ in pairs], [image_id for _, image_id in pairs]
 
 
 def _path_of(name: str, source: Source) -> str:

@@ -96,9 +96,12 @@ def images_of_split(predictor: Predictor, options: SplitOptions, keep: Filter) -
                 f"{dataset.annotation_file} has none of the classes {few(keep.classes)}; choose others (--classes)"
             )
         keep = replace(keep, classes=tuple(known))
+    image_ids: dict[str, list[int | str]] = {}
+    for path, image_id in zip(paths, dataset.image_ids, strict=True):
+        image_ids.setdefault(path, []).append(image_id)
     images = SplitImages(
         names=dict(zip(paths, dataset.file_names, strict=True)),
-        image_ids=dict(zip(paths, dataset.image_ids, strict=True)),
+        image_ids=image_ids,
         category_ids=dataset.category_ids,
     )
     return images, keep

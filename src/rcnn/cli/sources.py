@@ -51,7 +51,7 @@ class SplitImages:
     """The images of a split of a data set, with the ids that COCO's formats have for them."""
 
     names: Mapping[str, str]  # path of an image -> its name in the data set
-    image_ids: Mapping[str, int | str]  # path of an image -> its id
+    image_ids: Mapping[str, Sequence[int | str]]  # path of an image -> its ids: several, if entries share the file
     category_ids: Sequence[int]  # (K,) ids of the classes of the model
 
 

@@ -148,7 +148,7 @@ class Warnings:
 
     def second_labels(self, other: Path, used: Path, images: Sequence[object]) -> None:
         """Add a fault: `images` have label files in the folders `other` and `used`."""
-        action = f"not used; the label file in {used} is"
+        action = f"not used, because {used} has one too"
         self.add(f"a second label file in {other}", action, images, "image", kind="two-label-files")
 
     def copy(self) -> Warnings:

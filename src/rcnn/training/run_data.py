@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rcnn.data import Dataset, open_dataset, splits
+from rcnn.data.checks.tables import Id
 from rcnn.data.defaults import default_training_split, default_validation_split
 from rcnn.data.held_out import DEFAULT_FRACTION, HeldOut, divide_held_out, hold_out, indices_of, require_fraction
 from rcnn.data.messages import counted
@@ -35,7 +36,7 @@ class RunData:
     validations: tuple[Dataset, ...]  # the first chooses best/; none: the run is never evaluated
     held_out: HeldOut | None  # which images of the training split are the validation set
     reasons: dict[str, str]  # "split", "val-split" -> reason, for splits that were chosen and held-out images
-    left_out: tuple[str, ...] = ()  # file names of training images that could not be read when the run was started
+    left_out: tuple[Id, ...] = ()  # ids of training images that could not be read when the run was started
 
     @property
     def every(self) -> dict[str, Dataset]:
@@ -104,7 +105,8 @@ def _open(
             report_unreadable(one, _progress(CHECKING, len(one), log), strict=request.strict) for one in validations
         )
     found, training = training, _readable(training, request, record, log)  # before images are held out
-    left_out = tuple(sorted(set(found.file_names).difference(training.file_names)))
+    kept = set(training.image_ids)
+    left_out = tuple(one for one in found.image_ids if one not in kept)
     held_out, reason = _held_out(request, training, record, log, evaluated=bool(validations))
     if reason:
         reasons["val-split"] = "; ".join((*([reasons["val-split"]] if "val-split" in reasons else []), reason))
@@ -123,8 +125,8 @@ def _readable(
     continues on the same batches.
     """
     if record is not None:
-        names = {name for name in record.get("left_out", ()) if isinstance(name, str)}
-        kept = [place for place, name in enumerate(training.file_names) if name not in names]
+        left_out = {one for one in record.get("left_out", ()) if isinstance(one, (int, str))}
+        kept = [place for place, one in enumerate(training.image_ids) if one not in left_out]
         return training.subset(kept) if len(kept) < len(training) else training
     advance = _progress(CHECKING, len(training), log)
     return without_unreadable(training, advance, strict=request.strict, allow_empty=request.allow_empty)

@@ -49,7 +49,7 @@ def refused(root: Path, tables: Any) -> str:
         (coco_tables([]) | {"categories": None}, "it has no list categories"),
         (coco_tables([], images=0), "lists no images"),
         (coco_tables([]) | {"categories": []}, "lists no categories"),
-        (coco_tables([]) | {"images": [{"id": 1}]}, "entry 0 (from 0) of images (id 1) has the file_name None"),
+        (coco_tables([]) | {"images": [{"id": 1}]}, "entry 0 (from 0) of images (id 1) has no file_name"),
         (coco_tables([]) | {"images": [{"file_name": "1.png"}]}, "entry 0 (from 0) of images has no id"),
         (coco_tables([annotation(1), {"id": 2}]), "entry 1 (from 0) of annotations has no image_id, category_id"),
         (

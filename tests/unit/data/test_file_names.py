@@ -121,7 +121,7 @@ def test_fewer_than_half_of_the_images_may_be_missing(tmp_path: Path) -> None:
     dataset = opened(tmp_path, ["1.png", "2.png", "3.png"])
     assert dataset.file_names == ("1.png", "3.png")
     assert [(one.kind, one.ids) for one in dataset.findings] == [("missing-image", (2,))]
-    assert "1 image has no file, e.g. 2.png in " in dataset.warnings[0]
+    assert "1 image has no file, e.g. 2.png is not in " in dataset.warnings[0]
     assert dataset.warnings[0].endswith(" (id 2): skipped")
     assert [one["id"] for one in dataset.to_coco()["images"]] == [1, 3]
     assert [one["id"] for one in dataset.to_coco()["annotations"]] == [1]
@@ -133,6 +133,9 @@ def test_fewer_than_half_of_the_images_may_be_missing(tmp_path: Path) -> None:
         ("bad-file-name", (3,)),
         ("image-outside", (2,)),
     ]
+    assert "1 image has a file_name that is missing or is not the name of a file, e.g. 7 (id 3)" in dataset.warnings[0]
+    dataset = opened(tmp_path, ["1.png", None, "3.png"])
+    assert "1 image has a file_name that is missing or is not the name of a file (id 2): skipped" in dataset.warnings[0]
     with pytest.raises(FileNotFoundError, match=r"2 of its 4 images are not in .*: 2\.png, 4\.png"):
         opened(tmp_path, ["1.png", "2.png", "3.png", "4.png"])
 

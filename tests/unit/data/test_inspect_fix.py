@@ -13,6 +13,7 @@ import pytest
 from rcnn.data import open_dataset
 from rcnn.data.inspect.fix import FixReport, fix_dataset
 from tests.command import rcnn
+from tests.unit.data.coco_folders import annotation, coco_tables, write_images
 from tests.unit.data.inspect_faults import FAULTS, Data, Fault, changed, write_clean, write_tables
 
 BEYOND_REPAIR = ("no-objects", "no-images", "no-categories")  # of a whole split
@@ -110,6 +111,25 @@ def test_a_clean_set_is_copied_as_it_is(clean: tuple[Path, Data], tmp_path: Path
         assert after.to_coco() == before.to_coco()
         assert after[0].path.read_bytes() == before[0].path.read_bytes()
     fix_dataset(clean[0], tmp_path / "out")  # again: its own files are replaced
+
+
+def test_the_actions_are_what_was_done(clean: tuple[Path, Data], tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(clean[0], root)
+    write_tables(root, clean[1])
+    (root / "train" / clean[1]["train"]["images"][1]["file_name"]).write_bytes(b"no image")
+    report = fix_dataset(root, tmp_path / "out")
+    assert [one.kind for one in report.before.errors] == ["unreadable-image"]
+    file = root / "annotations" / "instances_train.json"
+    assert report.actions == (f"{file}: removed 1 image with a file that cannot be decoded",)
+    shutil.copytree(clean[0] / "train", tmp_path / "two")
+    for name, label in (("labels", 7), ("old", 3)):
+        tables = coco_tables([annotation(1, category_id=label)], images=1)
+        (tmp_path / "two" / f"{name}.json").write_text(json.dumps(tables))
+    write_images(tmp_path / "two", ["1.png"])
+    report = fix_dataset(tmp_path / "two", tmp_path / "out of two")
+    assert [one.kind for one in report.before.errors] == ["two-label-files"]
+    assert report.actions == ()
 
 
 def test_files_of_the_user_are_kept(clean: tuple[Path, Data], tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_images_are_found_where_the_file_says_or_beside_it_or_in_images(tmp_path
     ]  # fmt: skip
     (tmp_path / "photos" / "a.png").unlink()
     [warning] = [line for line in open_dataset(tmp_path, "all").warnings if "has no file" in line]
-    assert "annotations: 1 image has no file, e.g. ../photos/a.png in " in warning
+    assert "annotations: 1 image has no file, e.g. ../photos/a.png is not in " in warning
     (tmp_path / "images" / "c.png").unlink()
     with pytest.raises(
         FileNotFoundError, match=r"annotations: 2 of its 3 images are not in .*a\.png.* remove their annotation files"

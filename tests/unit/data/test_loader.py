@@ -331,6 +331,8 @@ class TestUnreadableImages:
         self.damage(dataset, *range(1, 8))
         with pytest.raises(ValueError, match=r"\d\.png is truncated .*6 other images that could take its place cannot"):
             self.stream(dataset, 1)
+        with pytest.raises(ValueError, match=r"1\.png is truncated .*\. The data set has no other image that"):
+            self.stream(dataset.subset([0]), 1)
 
 
 def noisy(sample: Sample, random: np.random.Generator) -> Sample:

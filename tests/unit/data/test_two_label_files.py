@@ -55,7 +55,7 @@ def test_labelme_files_in_two_folders(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path)
     assert dataset.classes == ("kite",)
     [warning] = dataset.warnings
-    assert f"1 image has a second label file in {tmp_path / 'annotations'} (id a): not used; the label file" in warning
+    assert f"1 image has a second label file in {tmp_path / 'annotations'} (id a): not used, because " in warning
 
 
 @pytest.mark.parametrize("second", ["JPEGImages", ".", "Annotations/done"])
@@ -97,6 +97,20 @@ def test_a_part_of_a_split_with_the_same_objects_is_no_fault(tmp_path: Path) -> 
     tables = coco_tables([annotation(1)], images=1)
     (tmp_path / "minival2014.json").write_text(json.dumps(tables))
     assert check_dataset(tmp_path, no_images=True, only=KINDS).findings == ()
+
+
+def test_lvis_annotates_cocos_photos_with_other_classes(tmp_path: Path) -> None:
+    write_images(tmp_path, ["1.png", "2.png"])
+    tables = coco_tables([annotation(1), annotation(2, image_id=2, category_id=7)])
+    (tmp_path / "train2017.json").write_text(json.dumps(tables))
+    tables["categories"][0]["name"] = "teacup"
+    (tmp_path / "train.json").write_text(json.dumps(tables))
+    kinds = {one.kind for one in check_dataset(tmp_path, no_images=True).errors}
+    assert kinds == {"different-classes", "two-label-files"}
+    for image in tables["images"]:
+        image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}  # LVIS' fields
+    (tmp_path / "train.json").write_text(json.dumps(tables))
+    assert check_dataset(tmp_path, no_images=True).errors == ()
 
 
 def test_a_copied_photo_with_other_labels_in_another_folder(tmp_path: Path) -> None:

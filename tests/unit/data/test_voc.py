@@ -15,6 +15,7 @@ from rcnn.data.formats.voc_xml import read_voc_image
 from rcnn.data.inspect.check import check_dataset
 from tests.unit.data.coco_folders import write_images
 from tests.unit.data.format_folders import voc_file, voc_object
+from tests.unit.weights.hostile_files import npy_header
 
 SIZE = (40, 60)
 CAT, DOG = CLASSES.index("cat"), CLASSES.index("dog")
@@ -329,7 +330,11 @@ def test_numbers_of_classes_in_a_labelmap_count_without_the_background(tmp_path:
     assert has_the_drawn_instances(open_dataset(tmp_path), ("stem", "a:b", "none"), [0, 1, 0])
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00", b"PK\x03\x04", b"no array"])
+I4 = "{'descr': '<i4', 'fortran_order': False, 'shape': "
+WRONG = [npy_header(f"{I4}({shape}, 3), }}", bytes(12)) for shape in (10**30, True)]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00", b"PK\x03\x04", b"no array", *WRONG])
 def test_damaged_arrays_are_counted(tmp_path: Path, content: bytes) -> None:
     write_images(tmp_path / "JPEGImages", ["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
     (tmp_path / "SegmentationObject").mkdir()

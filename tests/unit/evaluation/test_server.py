@@ -141,8 +141,9 @@ def test_a_split_in_the_formats_of_other_tools(
     tables = json.loads(file.read_text())
     for image in tables["images"]:
         image["id"] += 500
+    tables["images"][1]["file_name"] = tables["images"][0]["file_name"]  # two images may share a file
     file.write_text(json.dumps(tables))
-    words = ["predict", checkpoint, "--data", data, "--device", "cpu", "--score", 0.3, "--limit", 2, "--output"]
+    words = ["predict", checkpoint, "--data", data, "--device", "cpu", "--score", 0.3, "--limit", 3, "--output"]
     assert command(*words, tmp_path / "server") == 0
     capsys.readouterr()
     output = tmp_path / "out"
@@ -151,15 +152,16 @@ def test_a_split_in_the_formats_of_other_tools(
     expected = [json.loads((tmp_path / "server" / f"{NAME.format(k)}.json").read_text()) for k in ("bbox", "segm")]
     results = json.loads((output / "coco_results.json").read_text())
     assert results == [box | mask for box, mask in zip(*expected, strict=True)]
-    assert {result["image_id"] for result in results} == {501, 502}
+    assert {result["image_id"] for result in results} == {501, 502, 503}
     again = COCO(str(output / "coco.json"))
     assert [(one["image_id"], one["category_id"], one["score"]) for one in again.dataset["annotations"]] == [
         (result["image_id"], result["category_id"], result["score"]) for result in results
     ]
     assert {one["id"]: one["name"] for one in again.dataset["categories"]} == {10: CLASSES[0], 20: CLASSES[1]}
-    assert sum(len(image["detections"]) for image in images) == len(results)
-    assert len((output / "predictions.csv").read_text().splitlines()) == 1 + len(results)
-    assert sum(len(record.boxes) for record in rcnn.open_dataset(output / "yolo")) == len(results)
+    first, last = (len(image["detections"]) for image in images)
+    assert 2 * first + last == len(results)
+    assert len((output / "predictions.csv").read_text().splitlines()) == 1 + first + last
+    assert sum(len(record.boxes) for record in rcnn.open_dataset(output / "yolo")) == first + last
     assert not [*output.rglob("*.jpg")], "no pictures without --pictures"
     words = [*words[:-1], "--pictures", "--classes", CLASSES[1], "--output"]
     assert command(*words, tmp_path / "drawn") == 0

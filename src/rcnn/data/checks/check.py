@@ -1,8 +1,8 @@
 """Every field of an annotation file, checked once, when the file is opened.
 
-A file that cannot be understood as a whole (its structure, the ids of images and categories) is refused, and one with
-half of its image files missing. A faulty image, object or field is repaired or skipped, and counted in a warning: one
-mistake in 100,000 images must not stop a training run.
+A file is refused if its structure or its ids cannot be understood, or if half of its images or more cannot be used. A
+faulty image, object or field is repaired or skipped, and counted in a warning: one mistake in 100,000 images must not
+stop a training run.
 
 Letters: A annotations, I images.
 """

@@ -22,7 +22,7 @@ URL_FIELDS = ("coco_url", "flickr_url", "url")  # fields that name the file of a
 SKIPPED_IMAGES = {  # kinds of faults that cost an image: what the line says
     "missing-image": "no file",
     "image-outside": "a file outside the data set",
-    "bad-file-name": "no file name",
+    "bad-file-name": "a file_name that is missing or is not the name of a file",
     "unreadable-image": "no size, and a file that cannot be read",
 }
 
@@ -60,14 +60,15 @@ def _written_names(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> lis
         else:
             wrong.append(place)
     if wrong:
-        name = excerpt(raw.images[wrong[0]].get("file_name"))
+        name = raw.images[wrong[0]].get("file_name")
+        has = "has no file_name" if name is None else f"has the file_name {excerpt(name)}"
         raise DataError(
             "bad-file-name",
-            f"{raw.file}: entry {wrong[0]} (from 0) of images (id {ids[wrong[0]]}) has the file_name {name}; expected "
-            "the name of its image file",
+            f"{raw.file}: entry {wrong[0]} (from 0) of images (id {ids[wrong[0]]}) {has}; expected the name of its "
+            "image file",
             "images",
             wrong,
-            name,
+            "" if name is None else excerpt(name),
         )
     if by_url:
         warnings.note(f"{counted(by_url, 'image')} named by a URL: the last part of the URL is used as the file name")
@@ -247,7 +248,7 @@ def _missing_images(
         f"{raw.file}: {len(missing)} of its {counted(len(names), 'image')} {is_are} not in {where}: "
         f"{few(wanted)}{similar}; copy {them} there, or {remove}",
         missing,
-        f"{few(wanted[:1])}{similar} in {where}",
+        f"{few(wanted[:1])}{similar} is not in {where}",
     )
 
 
@@ -302,8 +303,9 @@ def may_skip(skipped: int, images: int) -> bool:
 
 
 def add_skipped(kind: str, ids: Sequence[object], example: str, warnings: Warnings) -> None:
-    """Add the skipped images `ids`; `kind` is one of SKIPPED_IMAGES, `example` is about the first image."""
-    warnings.add(f"{SKIPPED_IMAGES[kind]}, e.g. {example}", SKIPPED, ids, "image", kind=kind)
+    """Add the skipped images `ids`; `kind` is one of SKIPPED_IMAGES, `example` is about the first image, or empty."""
+    what = SKIPPED_IMAGES[kind] + (f", e.g. {example}" if example else "")
+    warnings.add(what, SKIPPED, ids, "image", kind=kind)
 
 
 def readable_sizes(files: Mapping[str, Path], known: Sequence[Image], warnings: Warnings) -> dict[Id, tuple[int, int]]:

@@ -124,7 +124,10 @@ def read_map(root: Path, kind: str, image_id: str) -> np.ndarray:
         raise FileNotFoundError(f"{places[0]} does not exist")
     if file.suffix == ".png":
         return read_ids(file)
-    values = open_memmap(file, mode="r")  # mapped, because a wrong header then takes no memory; refuses Python objects
+    try:
+        values = open_memmap(file, mode="r")  # mapped: a wrong header then takes no memory; refuses Python objects
+    except (OverflowError, TypeError) as error:  # a shape of huge numbers, or not of integers
+        raise ValueError(f"{file} has a wrong header: {error}") from error
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise ValueError(f"{file} has {values.ndim} axes of {values.dtype}; expected an array (H, W) of integers")
     return np.maximum(values, 0).astype(np.int64)

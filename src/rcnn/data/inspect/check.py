@@ -6,7 +6,7 @@ Opening a data set finds most of them. This module adds checks that need the ima
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -30,7 +30,7 @@ from rcnn.data.inspect.images import (
     leak_roles,
 )
 from rcnn.data.inspect.outlines import check_outlines
-from rcnn.data.inspect.shared import shared_findings
+from rcnn.data.inspect.shared import same_classes, shared_findings
 from rcnn.data.messages import DataError, Finding, MissingImagesError, Warnings, close_to, counted
 from rcnn.data.records import Dataset
 from rcnn.data.selection import SplitPart, select
@@ -235,13 +235,25 @@ def _dataset(tables: Tables, folder: Path, split: str) -> Dataset:
 
 def split_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
     """The faults of each split by itself; they name the split if several have the same file (YOLO's data.yaml)."""
+    return _of_each(checked, _findings_of)
+
+
+def opening_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
+    """Those of `split_findings` that were found, and repaired or skipped, when the splits were opened."""
+    return _of_each(checked, lambda one: one.dataset.findings)
+
+
+def _of_each(
+    checked: Sequence[CheckedSplit], findings_of: Callable[[CheckedSplit], Iterable[Finding]]
+) -> list[Finding]:
+    """The findings of all splits, each once, with the names of splits that share a file."""
     uses = Counter(one.dataset.annotation_file for one in checked)
     found: list[Finding] = []
     for one in checked:
         shared = uses[one.dataset.annotation_file] > 1
         found += [
             replace(each, split=one.dataset.split) if shared and each.kind != "missing-split" else each
-            for each in _findings_of(one)
+            for each in findings_of(one)
         ]
     return list(dict.fromkeys(found))  # a missing split is a fault of the file, which every split of the file reports
 
@@ -275,7 +287,8 @@ def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
     training_names = (own for dataset, own in zip(datasets, names, strict=True) if is_training_split(dataset.split))
     trained = set[str]().union(*training_names)
     for i, j in combinations(range(len(datasets)), 2):
-        if (roles := leak_roles(datasets[i].split, datasets[j].split)) is not None:
+        roles = leak_roles(datasets[i].split, datasets[j].split)
+        if roles is not None and same_classes(datasets[i], datasets[j]):
             training, other = (i, j) if roles[0] == 0 else (j, i)
             untrained = names[other] - trained if trained else set[str]()
             found += _classes_not_in_training(datasets[training], datasets[other], names[other])

@@ -43,7 +43,7 @@ class Division:
     failed: tuple[str, ...] = ()  # errors of images that cannot be read; these images are in the parts too
 
     def lines(self) -> list[str]:
-        """A table, classes in rows and parts in columns, and a line on each part."""
+        """A table (rows: classes, columns: parts), then one line per part."""
         width = max(7, *(min(NAME_WIDTH, len(name)) for name in self.classes))
         rows = [("", list(self.images)), ("images", [f"{count:,}" for count in self.images.values()])]
         for label, name in enumerate(self.classes):

@@ -24,6 +24,7 @@ from rcnn.data.inspect.check import (
     CheckReport,
     check_dataset,
     copies_of,
+    opening_findings,
     read_splits,
     set_findings,
     split_findings,
@@ -72,7 +73,7 @@ def fix_dataset(
     checked, refused = read_splits(location, split, decode=True, workers=workers, progress=progress or no_progress)
     before = CheckReport.of(path, checked, [*refused, *split_findings(checked), *set_findings(checked)])
     actions = [f"{one.what}: the split was not written" for one in refused]
-    actions += [one.line() for one in before.findings if one.ids and one.kind in REPAIRED]
+    actions += [one.line() for one in opening_findings(checked) if one.ids and one.kind in REPAIRED]
     leaked = _leaked_places(checked)
     cleaned = [_clean(one, leaked.get(place, set()), actions) for place, one in enumerate(checked)]
     actions += [f"split {one.name!r} has no images left and was not written" for one in cleaned if not one.images]

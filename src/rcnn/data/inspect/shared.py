@@ -20,12 +20,15 @@ def shared_findings(datasets: Sequence[Dataset], files: Sequence[Sequence[ImageF
 
     An error for classes that only one of the splits lists, and for two annotation files that disagree; a warning for
     images that two splits share, if the name of neither says what it is for. A split with masks and one with boxes only
-    may differ in their objects, as VOC's do. Copies in a training and an evaluation split are found elsewhere.
+    may differ in their objects, as VOC's do. LVIS annotates COCO's photos with other classes, so its splits are only
+    compared with each other. Copies in a training and an evaluation split are found elsewhere.
     """
     found: list[Finding] = []
     keys = [_keys(dataset, own) for dataset, own in zip(datasets, files, strict=True)]
     for i, j in combinations(range(len(datasets)), 2):
         first, second = datasets[i], datasets[j]
+        if not same_classes(first, second):
+            continue
         pairs = [(keys[i][key], place) for key, place in keys[j].items() if key in keys[i]]
         if not pairs:
             continue
@@ -34,6 +37,11 @@ def shared_findings(datasets: Sequence[Dataset], files: Sequence[Sequence[ImageF
         if leak_roles(first.split, second.split) is None and first.has_outlines == second.has_outlines:
             found += _shared(first, second, pairs)
     return found
+
+
+def same_classes(first: Dataset, second: Dataset) -> bool:
+    """Whether two splits are meant to have the same classes: both are LVIS', or neither is."""
+    return (first.metric == "lvis") == (second.metric == "lvis")
 
 
 def _keys(dataset: Dataset, files: Sequence[ImageFile]) -> dict[str, int]:
@@ -51,7 +59,7 @@ def _different_classes(first: Dataset, second: Dataset, images: Sequence[int]) -
     names = {first.classes[label] for label in np.unique(first.objects.labels[own]).tolist()}
     warnings = Warnings(first.annotation_file)
     what = f"objects in images of split {first.split!r} that split {second.split!r} has too, without this class"
-    action = "the names of one of the splits are wrong, or it lacks objects"
+    action = "check the class names of both splits, or annotate the missing objects"
     warnings.add(what, action, sorted(names - set(second.classes)), "class", kind="different-classes")
     return warnings.findings()
 
@@ -61,7 +69,7 @@ def _shared(first: Dataset, second: Dataset, pairs: Sequence[tuple[int, int]]) -
     warnings = Warnings(second.annotation_file)
     places = sorted({b for a, b in pairs if _objects(first, a) != _objects(second, b)})
     what = f"other objects in split {first.split!r} ({first.annotation_file})"
-    action = "a run uses the file of its split: remove the other, or name the split with --split"
+    action = "a run uses the file of the split it trains on: remove the wrong file"
     warnings.add(what, action, [second.image_ids[b] for b in places], "image", kind="two-label-files")
     if not places and not any(one.split.lower().startswith(USUAL) for one in (first, second)):
         same = [second.image_ids[b] for b in sorted({b for _, b in pairs})]

@@ -48,7 +48,7 @@ CANDIDATES = 20  # other images that are tried in the place of one that cannot b
 
 
 class UnreadableImageError(Exception):
-    """An image that another one is to replace: it cannot be read, or has another size than its annotation."""
+    """An image that must be replaced, because it cannot be read or its size differs from its annotation."""
 
 
 class LoaderSettings(Augmentation, Protocol):
@@ -216,6 +216,8 @@ class Batches:
                 return other, *self.augmented(other, position)
             except UnreadableImageError as error:
                 unreadable.append(str(error))
+        if not candidates:
+            raise ValueError(f"{first}. The data set has no other image that could take its place")
         others = counted(len(candidates), "other image")
         raise ValueError(f"{first}. {others} that could take its place cannot be read either")
 
