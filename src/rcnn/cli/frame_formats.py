@@ -26,7 +26,9 @@ QUALITY = 95  # of the copies of frames, JPEG
 def require_copies(formats: Sequence[str], *, copies: bool) -> None:
     """Raise ValueError if labels would be written without the frames, which are in no other file."""
     if not copies and any(name in WITH_IMAGES for name in formats):
-        raise ValueError("--no-copy-images is for images: the frames of a video are in no other file; leave it out")
+        raise ValueError(
+            "--no-copy-images cannot be used with videos, because their frames are not image files: leave it out"
+        )
 
 
 @dataclass(kw_only=True)

@@ -152,10 +152,12 @@ def _open_standard_streams() -> None:
 
 
 def _escape_unknown_characters() -> None:
-    """Print characters that the locale does not have, e.g. of class names in an ASCII locale, as escape sequences."""
+    """Print what the encoding lacks as escape sequences: class names in ASCII, bytes of file names in UTF-8."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            utf = stream.encoding.lower().startswith("utf")
+            if stream.errors == "strict" or not utf:
+                stream.reconfigure(errors="backslashreplace")
 
 
 def _discard_output(*streams: TextIO) -> None:
@@ -224,6 +226,8 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
         place = "its owner and permissions" if error.errno != errno.EROFS else "how its disk is mounted"
         return f"{error.filename} cannot be read or written: {error.strerror}. Check {place}, or choose another place"
+    if isinstance(error, UnicodeEncodeError) and error.encoding.lower().replace("-", "") == "utf8":
+        return f"{ascii(error.object)[:200]} has bytes that are not UTF-8, so it cannot be written: rename the file"
     if isinstance(error, UnicodeEncodeError):
         return (
             f"{ascii(error.object)[:200]} has characters that the locale of this shell ({error.encoding}) does not "

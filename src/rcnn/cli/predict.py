@@ -54,8 +54,8 @@ def predict(
         Path | None,
         typer.Option(
             help="Predict on a split of this data set instead, also without ground truth (COCO's test-dev2017), and "
-            "write results files for COCO's evaluation server; with --format, --pictures or --json, what these options "
-            "say for its images."
+            "write results files for COCO's evaluation server; with --format, --pictures or --json, the output of "
+            "these options instead."
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of --data. Defaults to the validation split.")] = "",

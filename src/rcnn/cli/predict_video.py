@@ -35,7 +35,7 @@ def videos_of(inputs: Sequence[str], *, given: bool) -> list[str]:
     Raises ValueError for images together with videos, URLs of videos, or boxes for them; ImportError without PyAV.
     """
     if urls := [word for word in inputs if is_url(word) and is_video(re.split("[?#]", word)[0])]:
-        raise ValueError(f"{few(urls)}: videos are read from files; download it, and give the path of the file")
+        raise ValueError(f"{few(urls)}: rcnn reads videos from files only: download them and give their paths")
     inputs = [path for word in inputs for path in _expanded(word)]
     videos = [word for word in inputs if is_video(word) and not is_url(word)]
     if not videos:
@@ -52,7 +52,7 @@ def videos_of(inputs: Sequence[str], *, given: bool) -> list[str]:
 
 
 def _expanded(word: str) -> list[str]:
-    """The videos that a pattern such as clips/**/*.mp4 matches, sorted, without those that rcnn wrote; other words."""
+    """The videos that a pattern matches, sorted, except those that rcnn wrote. Any other word is returned unchanged."""
     if not is_video(word) or is_url(word) or Path(word).exists() or not glob.has_magic(word):
         return [word]
     found = [Path(path) for path in sorted(glob.glob(word, recursive=True))]

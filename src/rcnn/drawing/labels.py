@@ -12,13 +12,13 @@ from rcnn.drawing.fonts import Run, font_runs, one_line
 from rcnn.drawing.palette import Colour, readable_on
 
 NAMES_PER_SIDE = 42  # heights of a name in the square root of a picture's area
-HIDDEN = 0.2  # fraction of its box from which on an object counts as hidden by a name
+HIDDEN = 0.2  # an object counts as hidden if names cover more than this fraction of its box
 STEPS = 6  # positions of a name along an edge of its box
 Edges = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class LabelWriter:
-    """Writes names at boxes, inside the image. No name hides another one, nor a small object if there is room."""
+    """Writes names at boxes, inside the image. They never cover names, and small objects only if there is no room."""
 
     def __init__(
         self, picture: Image.Image, scale: float = 1.0, objects: npt.NDArray[np.float64] | None = None

@@ -131,7 +131,7 @@ def evaluate(
 def _subject_of(
     predictor: Predictor, data: Dataset | str | Path, split: str, changes: Sequence[str], options: DatasetOptions
 ) -> Subject:
-    """A predictor, which has its settings already, with the data set in the form that it needs."""
+    """The predictor, and the data set opened with the classes that it needs."""
     if changes:
         raise ValueError(
             f"overrides ({changes[0]}) are for a checkpoint; give them to the predictor: Predictor(overrides=)"

@@ -150,7 +150,7 @@ def evaluate_results(
 
 
 def uncovered_images(path: Path, results: Sequence[Result], dataset: Dataset, limit: int = 0) -> tuple[str, ...]:
-    """A warning if saved results seem to be for a part of the first `limit` images of `dataset` (0 = all) only.
+    """A warning if saved results seem to cover only some of the first `limit` images of `dataset` (0: all).
 
     A coco.json beside coco_results.json lists the images that `rcnn predict` predicted on. Without it, an image without
     results may have no detections: the warning is given if that is so for most of the images that have objects.
@@ -171,9 +171,10 @@ def uncovered_images(path: Path, results: Sequence[Result], dataset: Dataset, li
         return ()
     others = count - covered
     rest = f"other {others} count as images" if others > 1 else "other one counts as an image"
+    of = f"the first {counted(count, 'image')}" if limit else f"the {counted(count, 'image')}"
     return (
-        f"{source} {covered} of the {counted(count, 'image')} of the split; the {rest} without detections; a text file "
-        "of image ids as split (--split IDS.txt) evaluates only some",
+        f"{source} {covered} of {of} of the split; the {rest} without detections. To evaluate only some images, give "
+        "their ids: --split IDS.txt",
     )
 
 

@@ -88,7 +88,7 @@ def none_matched(difference: Difference) -> str:
 
 
 def require_match(difference: Difference, output: Path, model: str) -> None:
-    """Raise ValueError if there were detections and none of them matched those of the model `model`, in words."""
+    """Raise ValueError if there were detections and none of them matched the others; `model` names their model."""
     if difference.unmatched and not difference.matched:
         raise ValueError(
             f"{output} was not written: none of its detections on a generated image matches one of the model {model} "

@@ -137,7 +137,7 @@ def export_model(
 
 
 def file_bytes(detector: Detector, record: ExportRecord) -> int:
-    """About the bytes that are written: the weights, and for OpenVINO those of the ONNX file that it is made from."""
+    """Approximate size of the files, bytes: the weights, for OpenVINO with those of the ONNX file it is made from."""
     weights = sum(value.nbytes for value in detector.state_dict().values())
     written = int(weights * BYTES[record.precision] / 4)
     return written + (weights if record.target == "openvino" and record.precision != "int8" else 0)

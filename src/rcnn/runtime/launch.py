@@ -46,7 +46,7 @@ FAILURE_SECONDS = 20  # time for the other processes to end after one has failed
 
 
 class ProcessFailedError(ValueError):
-    """A process of several has failed. The message is that of the process, and says which one it was."""
+    """One of several processes has failed. The message is its error, with its number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,8 +230,8 @@ def _failures_reported_soon() -> Iterator[None]:
     """Within the block, if a process fails, the others are killed after FAILURE_SECONDS.
 
     In a collective of NCCL, they do not react to SIGTERM. torch's launcher waits for 30 seconds, without a setting.
-    And a process whose function has returned, e.g. because a signal stopped it, ends only when the launcher has read
-    the result, which it no longer does once it ends the processes.
+    A process that has returned its result waits until the launcher has read it. Once the launcher is stopping, it no
+    longer reads results, so the processes are released here.
     """
     close = PContext.close
 

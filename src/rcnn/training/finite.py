@@ -176,7 +176,7 @@ def trace_nonfinite(
         return -1, "the pixels of the images are not finite"
     if found:
         return found[0]
-    # divided gradients are those of all processes
+    # sharded gradients (FSDP) are sums over all processes: they do not tell which process caused NaN
     wrong = list[str]() if isinstance(detector, FSDPModule) else _nonfinite_gradients(detector)
     return (sys.maxsize, f"the gradient of {wrong[0]} is not finite") if wrong else (math.inf, "")
 

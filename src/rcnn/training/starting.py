@@ -32,6 +32,7 @@ from rcnn.weights.differences import different_layers
 from rcnn.weights.hub import is_hub_name
 from rcnn.weights.transfer import transfer
 
+FROZEN = ("frozen_stages", "frozen_blocks", "frozen_layers")  # settings of backbones: numbers of parts at the start
 CONFIG = "config:"  # before the name of a config that was passed, in the record of a run
 COMPACT = "_compact"  # end of the names of models that are trained from random weights in minutes
 NO_WEIGHTS = "none"  # value of --weights: random weights
@@ -218,15 +219,17 @@ def frozen_and_random(config: DetectorConfig) -> str:
     words = {
         "backbone.norm=bn": getattr(backbone, "norm", "") == "frozen_bn",
         "backbone.frozen_norms=false": getattr(backbone, "frozen_norms", False),
-        "backbone.frozen_stages=0": getattr(backbone, "frozen_stages", 0) > 0,
+        **{f"backbone.{name}=0": getattr(backbone, name, 0) > 0 for name in FROZEN},
     }
     needed = [word for word, frozen in words.items() if frozen]
     if not needed:
         return ""
+    if "backbone.norm=bn" in needed and config.fpn is not None:
+        needed.insert(1, "fpn.norm=bn")
     return (
         "warning: you are training from random weights, but parts of the backbone are frozen and keep them. That works "
         "only with pretrained weights: --weights imagenet, a name from `rcnn models weights`, or a checkpoint of `rcnn "
-        f"convert`. To train from random weights, set {' '.join(needed)} (and fpn.norm=bn) train.optimizer=adamw "
+        f"convert`. To train from random weights, set {' '.join(needed)} train.optimizer=adamw "
         "train.lr=0.002"
     )
 

@@ -232,17 +232,27 @@ main()
     assert (done.returncode, done.stderr) == (status, printed)
 
 
-def test_characters_that_the_locale_does_not_have_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("encoding", "text", "shown"),
+    [
+        ("ascii", "caf\xe9", b"caf\\xe9\n"),
+        ("utf-8", "caf\xe9", b"caf\xc3\xa9\n"),
+        ("utf-8", "\udcc3.jpg", b"\\udcc3.jpg\n"),  # a byte of a file name that is not UTF-8
+    ],
+)
+def test_characters_that_the_locale_does_not_have_are_escaped(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, text: str, shown: bytes
+) -> None:
     written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", errors="strict"))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, errors="strict"))
 
     def show(*_: object, **__: object) -> None:
-        print("caf\xe9")  # as rich does; click writes UTF-8 to ASCII streams
+        print(text)  # as rich does; click writes UTF-8 to ASCII streams
 
     monkeypatch.setattr(app, "app", show)
     main(["doctor"])
     sys.stdout.flush()
-    assert written.getvalue() == b"caf\\xe9\n"
+    assert written.getvalue() == shown
 
 
 def test_help_shows_brackets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

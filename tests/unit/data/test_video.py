@@ -261,7 +261,7 @@ def test_a_pattern_of_videos_and_the_url_of_one(video: Path, tmp_path: Path) -> 
     assert videos_of([found[0]], given=False) == found[:1], "a file that exists is no pattern"
     assert videos_of([str(tmp_path / "*.mov")], given=False) == [str(tmp_path / "*.mov")]
     for url in ("https://host/a.mp4?size=1", "http://[host/a.mp4#t=1"):
-        with pytest.raises(ValueError, match=r"a\.mp4.*: videos are read from files; download it, and give the path"):
+        with pytest.raises(ValueError, match=r"a\.mp4.*: rcnn reads videos from files only: download them and give"):
             videos_of([url], given=False)
 
 
@@ -289,6 +289,6 @@ def test_the_frames_of_videos_in_the_formats_of_other_tools(
     predict_videos(predictor, [str(other)], out, Path("run"), options)
     assert "of an earlier prediction on other images" in capsys.readouterr().err
     assert len(public.open_dataset(out / "yolo")) == 2
-    with pytest.raises(ValueError, match="the frames of a video are in no other file; leave it out"):
+    with pytest.raises(ValueError, match="with videos, because their frames are not image files: leave it out"):
         require_copies(("yolo",), copies=False)
     require_copies(("csv", "masks"), copies=False)

@@ -66,8 +66,8 @@ def test_results_of_a_part_of_the_images_are_reported(tmp_path: Path) -> None:
     mine.write_text(json.dumps([one for one in results if one["image_id"] in (1, 4)]))
     (line,) = evaluate_results(mine, dataset).warnings
     assert line == (
-        f"{mine} has results for 2 of the 5 images of the split; the other 3 count as images without detections; a "
-        "text file of image ids as split (--split IDS.txt) evaluates only some"
+        f"{mine} has results for 2 of the 5 images of the split; the other 3 count as images without detections. To "
+        "evaluate only some images, give their ids: --split IDS.txt"
     )
     other.write_text(json.dumps([one for one in results if one["image_id"] != 5]))
     assert evaluate_results(other, dataset).warnings == (), "images without detections are usual"

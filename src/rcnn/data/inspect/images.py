@@ -50,7 +50,7 @@ def _image_file(path: Path) -> ImageFile:
 
 def check_files(dataset: Dataset, files: Sequence[ImageFile], warnings: Warnings) -> None:
     """Report images that cannot be decoded, and images of another size than their annotations say."""
-    action = "skipped in training, an image without detections in evaluation"
+    action = "skipped in training; counted in evaluation as an image without detections"
     sizes = [tuple(size) for size in dataset.sizes.tolist()]
     broken = [(image, one.error) for image, one in zip(dataset.image_ids, files, strict=True) if one.size is None]
     if broken:

@@ -16,7 +16,9 @@ from rcnn.ops.coco_backend import Rle, rle_area, rle_box
 
 MIN_AREA = 4.0  # pixels of an outline; smaller ones vanish in the network's input
 MIN_DIFFERENCE = 2.0  # pixels between a side of a box and of its outline
-AREA_TOLERANCE = 0.1  # of the area of an outline, in addition to half its perimeter: areas of pixels and points differ
+AREA_TOLERANCE = (
+    0.1  # tolerated part of an outline's area, plus half its perimeter: pixel counts and polygon areas differ
+)
 _ROUNDING = 1e-9  # pixels squared: twice the area of a triangle that counts as flat
 _COMPARED = 1 << 16  # pairs of edges compared at a time: they stay in the cache
 Bools = npt.NDArray[np.bool_]
@@ -53,8 +55,8 @@ def check_outlines(dataset: Dataset, warnings: Warnings) -> None:
     )
     warnings.add(
         "an area that differs from that of its outline, e.g. width x height of the box",
-        "used as it is written: COCO's metrics call the object small, medium or large by it; without the "
-        "field, it is computed from the outline",
+        "used as written: COCO's metrics sort objects into small, medium and large by it. Without the field, it is "
+        "computed from the outline",
         objects.ids[own & ~crossing & (areas >= MIN_AREA) & apart].tolist(),
         kind="area-differs",
     )
