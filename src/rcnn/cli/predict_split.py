@@ -100,6 +100,7 @@ def images_of_split(predictor: Predictor, options: SplitOptions, keep: Filter) -
         names=dict(zip(paths, dataset.file_names, strict=True)),
         image_ids=dict(zip(paths, dataset.image_ids, strict=True)),
         category_ids=dataset.category_ids,
+        skipped=len(dataset.skipped_images),
     )
     return images, keep
 
