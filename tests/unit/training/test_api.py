@@ -148,3 +148,9 @@ def test_one_process_says_that_the_run_was_stopped(
     said: list[str] = []
     rcnn.train("mask_rcnn_compact", tmp_path, tmp_path, log=said.append)
     assert said == [f"stopped after 3 steps; continue with resume=True and output={tmp_path}"] * lines
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "mps"])
+def test_one_device_cannot_be_chosen_for_processes_that_are_started(device: str) -> None:
+    with pytest.raises(ValueError, match=rf"device {device} cannot be chosen for .* devices=, max_restarts=\)"):
+        rcnn.train("mask_rcnn_compact", "data", device=device, max_restarts=1)
