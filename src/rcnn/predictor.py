@@ -354,9 +354,10 @@ def _check_arguments(
     score: Score, boxes: object | None, labels: object | None, channels: str, batch_size: int, errors: str
 ) -> None:
     """Raise ValueError for arguments of `predict` that are out of range or contradict each other."""
-    for lowest in score.values() if isinstance(score, Mapping) else (score,):
+    scores = score.values() if isinstance(score, Mapping) else (score,)
+    for lowest in scores:
         require_score(lowest)
-    if boxes is not None and score:
+    if boxes is not None and any(scores):
         raise ValueError(f"score={score} would drop rows, but boxes= returns one row per box; leave score out")
     if labels is not None and boxes is None:
         raise ValueError("labels= are the classes of given boxes, but boxes= is missing; pass boxes=, too")

@@ -106,7 +106,7 @@ def test_a_run_starts_again_after_a_kill_and_ends_when_a_process_stalls(data: Pa
         assert process.wait(timeout=SECONDS) == 2
     said = printed(output).read_text().removeprefix(before)
     for rank in (0, 1):
-        assert f"process {rank} of 2 has made no progress for 4 seconds, after step" in said, said
+        assert f"process {rank} of 2 has made no progress for 4 seconds, while working on step" in said, said
     assert said.count("most recent call first") >= 4  # two threads of each
     assert re.search(r"rcnn: .*(lost the connection|did not answer|Timed out)", said), said
     assert (output / "last" / "training.pt").exists()

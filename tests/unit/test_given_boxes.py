@@ -175,6 +175,9 @@ def test_arguments_that_contradict_each_other(predictor: Predictor) -> None:
     image = noise(96, 128)
     with pytest.raises(ValueError, match="leave score out"):
         predictor.predict(image, boxes=BOXES, score=0.5)
+    with pytest.raises(ValueError, match="leave score out"):
+        predictor.predict(image, boxes=BOXES, score={"disc": 0.0, "square": 0.1})
+    assert len(predictor.predict(image, boxes=BOXES, score={"disc": 0.0})) == len(BOXES)
     with pytest.raises(ValueError, match="boxes= is missing; pass boxes=, too"):
         predictor.predict(image, labels=[1])
     with pytest.raises(ValueError, match="expected 3 integers, one for each box"):

@@ -218,8 +218,10 @@ def predict(
         warn_of_dropped_scores(predictor.config, keep)
     require_masks(chosen, predictor.config)
     found: Sequence[str] | SplitImages = inputs
+    skipped = 0  # images of the split
     if of_split is not None:
-        found, keep = images_of_split(predictor, of_split, keep)
+        of_data, keep = images_of_split(predictor, of_split, keep)
+        found, skipped = of_data, of_data.skipped
     options = ImageOptions(
         keep=keep, pictures=drawn, contour=contour, labels=labels, line_width=line_width,
         keypoint_score=keypoint_score, max_pixels=max_pixels,
@@ -237,6 +239,7 @@ def predict(
     typer.echo(predictions.text if to_stdout else predictions.summary)
     if predictions.failed:
         typer.echo(f"{counted(len(predictions.failed), 'input')} failed", err=True)
+    if predictions.failed or skipped:
         raise typer.Exit(1)
 
 

@@ -103,6 +103,7 @@ def images_of_split(predictor: Predictor, options: SplitOptions, keep: Filter) -
         names=dict(zip(paths, dataset.file_names, strict=True)),
         image_ids=image_ids,
         category_ids=dataset.category_ids,
+        skipped=len(dataset.skipped_images),
     )
     return images, keep
 

@@ -53,6 +53,7 @@ class SplitImages:
     names: Mapping[str, str]  # path of an image -> its name in the data set
     image_ids: Mapping[str, Sequence[int | str]]  # path of an image -> its ids: several, if entries share the file
     category_ids: Sequence[int]  # (K,) ids of the classes of the model
+    skipped: int = 0  # images of the data set that are left out: their files are missing or cannot be read
 
 
 def is_url(word: str) -> bool:

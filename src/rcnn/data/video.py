@@ -6,6 +6,8 @@ write_video("drawn.mp4", (result.draw(colour_by="class") for result in results),
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from rcnn.data.images import MAX_PIXELS
+from rcnn.outputs import TEMPORARY, naming
 from rcnn.text_files import missing_text
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
@@ -103,22 +106,41 @@ def video_rate(path: str | Path) -> tuple[Fraction, int]:
 def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: float | Fraction | str | Path) -> int:
     """Write pictures of one size to an MP4 file (H.264, no sound); returns their number. An existing file is replaced.
 
-    `pictures` may be a generator, so that one picture is in memory at a time. `rate`: frames per second, or the path of
-    a video that has it. Raises ValueError if there is no picture, ImportError without PyAV, and the errors of
-    `VideoWriter.write`.
+    `pictures` may be a generator, so that one picture is in memory at a time; it may read the video at `path`, which is
+    replaced only after the last picture. After an error, an existing file is unchanged. `rate`: frames per second, or
+    the path of a video that has it. Raises ValueError if there is no picture, ImportError without PyAV, and the errors
+    of `VideoWriter.write`.
     """
-    frequency = video_rate(rate)[0] if isinstance(rate, str | Path) else Fraction(rate).limit_denominator(1001)
-    if frequency <= 0:
-        raise ValueError(f"rate={rate}; expected the number of frames per second, e.g. 25, or the path of a video")
+    frequency = _frequency(rate)
     waiting = iter(pictures)
     first, count = next(waiting, None), 0
     if first is None:
         raise ValueError(f"{path}: there are no pictures; a video needs at least one")
-    with VideoWriter(Path(path), frequency) as writer:
-        for picture in chain([first], waiting):
-            writer.write(picture)
-            count += 1
+    target = Path(path).resolve()  # a symbolic link stays one
+    if target.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected the name of a file, e.g. {Path(path) / 'video.mp4'}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {target.parent} {missing_text(target.parent)}; create it first")
+    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+    try:
+        with naming(Path(path)), VideoWriter(temporary, frequency) as writer:
+            for picture in chain([first], waiting):
+                writer.write(picture)
+                count += 1
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
     return count
+
+
+def _frequency(rate: float | Fraction | str | Path) -> Fraction:
+    """Frames per second as a fraction. Raises ValueError for a number that is not positive and finite."""
+    if isinstance(rate, str | Path):
+        return video_rate(rate)[0]
+    frequency = Fraction(rate).limit_denominator(1001) if math.isfinite(rate) else Fraction(0)
+    if frequency <= 0:
+        raise ValueError(f"rate={rate}; expected the number of frames per second, e.g. 25, or the path of a video")
+    return frequency
 
 
 class VideoWriter:
@@ -151,7 +173,7 @@ class VideoWriter:
         if not width or not height:
             raise VideoError(
                 f"frames of {picture.width} x {picture.height} pixels cannot be written as a video; expected 2 x 2 or "
-                "more: add --no-pictures"
+                "more. `rcnn predict --no-pictures` writes no video"
             )
         if self._stream is None:
             self._stream = self._video.add_stream(CODEC, rate=self._rate)

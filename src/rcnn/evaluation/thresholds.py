@@ -41,8 +41,8 @@ def find_thresholds(checkpoint: Path) -> Path:
     found = [path for folder in folders for pattern in ("", "*/") for path in folder.glob(pattern + THRESHOLDS_FILE)]
     if not found:
         raise FileNotFoundError(
-            f"{checkpoint} has no {THRESHOLDS_FILE} for --score best; write it with: rcnn eval {checkpoint} --data DIR "
-            f"--output {checkpoint}/eval, or give the path of the file: --score FILE"
+            f"{checkpoint} has no {THRESHOLDS_FILE} with the best scores; write it with: rcnn eval {checkpoint} --data "
+            f"DIR --output {checkpoint}/eval, or give the path of the file (--score FILE, rcnn.best_scores(FILE))"
         )
     return max(found, key=lambda path: path.stat().st_mtime)
 
@@ -67,6 +67,8 @@ def read_thresholds(path: Path, classes: Sequence[str] = ()) -> dict[str, float]
     table = content.get("per_class") if isinstance(content, dict) else None
     if not isinstance(table, dict):
         raise ValueError(f"{path} has no 'per_class'; {_EXPECTED}")
+    if not table:
+        raise ValueError(f"{path} has no class in 'per_class'; {_EXPECTED}")
     classes = classes or tuple(table)
     if not set(classes) & table.keys():
         raise ValueError(
@@ -76,7 +78,9 @@ def read_thresholds(path: Path, classes: Sequence[str] = ()) -> dict[str, float]
     overall = _score(content.get("overall"), f"{path}: 'overall'")
     found = {name: _score(table.get(name), f"{path}: class {name!r}") for name in classes}
     if overall is None and not any(score is not None for score in found.values()):
-        raise ValueError(f"{path} has no threshold: no detection of that evaluation was correct; use --score NUMBER")
+        raise ValueError(
+            f"{path} has no threshold: no detection of that evaluation was correct; choose a number (--score, score=)"
+        )
     default = overall if overall is not None else max(score for score in found.values() if score is not None)
     return {name: default if score is None else score for name, score in found.items()}
 

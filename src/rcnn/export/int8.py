@@ -178,9 +178,12 @@ def measure(
     if images.annotated is None:
         say("AP was not measured: the images have no annotations")
         return how
+    before = Predictor(source, device="cpu")
+    if before.config.proposals_only:
+        say("AP was not measured: the model returns only proposals, which have none")
+        return how
     if not {images.annotated.folder / name for name in images.annotated.file_names}.isdisjoint(images.files):
         say("AP is measured on images of the calibration, because the data set has no other split: it may be too high")
-    before = Predictor(source, device="cpu")
     accuracy = measure_accuracy(before, output, images.annotated, ("float32", "int8"), say)
     return replace(how, ap_images=accuracy.images, ap_float32=accuracy.before, ap_int8=accuracy.after)
 

@@ -101,6 +101,11 @@ def export_model(
         raise ValueError("int8 measures AP on the data set of --calibrate (calibrate=); leave --data (data=) out")
     require_packages(target, runs_onnx=with_resize or precision == "int8")
     detector, record = _record_of(model, target, precision, classes, overrides, allow)
+    if data is not None and record.config.proposals_only:
+        raise ValueError(
+            f"--data {data} (data=) measures AP, but {record.config.name} returns only proposals, which have no AP; "
+            "leave --data out, and measure the average recall of the file with: rcnn eval FILE --data DIR"
+        )
     record = _with_shape(record, size, batch)
     if with_resize:
         record = _with_resize(record)

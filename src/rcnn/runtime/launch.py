@@ -67,7 +67,10 @@ def require_devices(devices: int, device: str) -> None:
         )
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if device.startswith("cuda:") or device == "mps":
-        raise ValueError(f"--devices {devices} with --device {device}: give --device cuda or cpu, or leave it out")
+        raise ValueError(
+            f"device {device} cannot be chosen for processes that rcnn starts (--devices, --max-restarts; in Python "
+            "devices=, max_restarts=): give --device cuda or cpu (device=), or leave it out"
+        )
     if device == "cuda" and not gpus:
         raise ValueError("--device cuda: torch finds no GPU here; use cpu, or run `rcnn doctor`")
     if gpus and devices > gpus:

@@ -11,6 +11,8 @@ from typing import Self
 
 from rcnn.runtime.in_flight import InFlight
 
+RESTING = "work between two batches, e.g. the computation of metrics"  # noted by `rest`
+
 
 class Monitor:
     """Prints the stacks of all threads if `doing` was not called for `seconds` (0: never). A context manager.
@@ -46,9 +48,14 @@ class Monitor:
         self._note.note(text)
         self._last, self._resting = time.monotonic(), False
 
-    def rest(self) -> None:
-        """What follows, until the next call of `doing`, may take long."""
+    def rest(self, *, failed: bool = False) -> None:
+        """What follows, until the next call of `doing`, may take long.
+
+        `failed`: an error ended the work, so that the launcher's message still names what the process worked on.
+        """
         self._resting = True
+        if not failed:
+            self._note.note(RESTING)
 
     def _watch(self) -> None:
         reported = 0.0  # the time of `doing` after which the stacks were printed: once per stall
@@ -57,8 +64,8 @@ class Monitor:
             if not self._resting and last != reported and time.monotonic() - last > self._seconds:
                 reported = last
                 print(
-                    f"rcnn: {self._process} has made no progress for {self._seconds:g} seconds, after {self._doing}"
-                    f"{self._setting}. Its stacks:",
+                    f"rcnn: {self._process} has made no progress for {self._seconds:g} seconds, while working on "
+                    f"{self._doing}{self._setting}. Its stacks:",
                     file=sys.__stderr__,
                     flush=True,
                 )

@@ -56,10 +56,13 @@ class Processes:
         if self.monitor is not None:
             self.monitor.doing(text)
 
-    def rest(self) -> None:
-        """What follows, until the next call of `doing`, may take long without being a stall."""
+    def rest(self, *, failed: bool = False) -> None:
+        """What follows, until the next call of `doing`, may take long without being a stall.
+
+        `failed`: after an error, see `Monitor.rest`.
+        """
         if self.monitor is not None:
-            self.monitor.rest()
+            self.monitor.rest(failed=failed)
 
     def gather(self, value: T, *, patient: bool = True) -> list[T]:
         """The values of all processes by rank, on the first process; an empty list on the others.

@@ -72,10 +72,11 @@ def train(
     the model's COCO weights where they exist, else ImageNet weights of its backbone. `resume`: continue the run in
     `output`; otherwise `output` must not contain a run. `strict` and `allow_empty` as in `open_dataset`.
     `allow`: the user's code that a checkpoint, or a run that is resumed, may run, see `rcnn.load`.
-    `devices`: number of processes to start on this machine, one per GPU, or on the CPU if there is none; a script then
-    needs `if __name__ == "__main__":`. `max_restarts`: if one of them fails, all are started again up to this number of
-    times, and continue from last/. `log` receives the progress lines; with several `devices` it must be a module-level
-    function.
+    `devices`: number of processes to start on this machine, one per GPU, or on the CPU if there is none.
+    `max_restarts`: if one of them fails, all are started again up to this number of times, and continue from last/;
+    with 1 or more, a process is started also for one device. A script that starts processes needs
+    `if __name__ == "__main__":`. `log` receives the progress lines; where processes are started, it must be a
+    module-level function.
 
     Raises FileNotFoundError, FileExistsError or ValueError before training starts.
     """

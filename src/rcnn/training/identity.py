@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.runtime.processes import Processes
 
@@ -76,8 +77,10 @@ def require_same_data(own: Mapping[str, Mapping[str, Any]], processes: Processes
         other = first.get(split, values)
         if all(values[key] == other[key] for key in keys):
             continue
-        ours, theirs = (f"{one['images']} images, {one['objects']} objects" for one in (values, other))
-        raise ValueError(
-            f"process {processes.rank} reads other data of split {split} than process 0 ({ours}; not {theirs}): all "
-            "processes need the same annotations and image files"
+        ours, theirs = (
+            f"{counted(one['images'], 'image')} and {counted(one['objects'], 'object')}" for one in (values, other)
         )
+        found = f"process {processes.rank} reads {ours} of split {split}, but process 0 reads {theirs}"
+        if ours == theirs:
+            found = f"processes 0 and {processes.rank} read {ours} of split {split}, but their annotations differ"
+        raise ValueError(f"{found}. Copy the same annotations and image files to all machines.")

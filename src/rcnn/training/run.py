@@ -116,7 +116,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
                 raise
             raise ValueError(_out_of_memory(plan, error)) from error
         finally:
-            processes.rest()
+            processes.rest(failed=ending == "failed")
             if processes.is_first:
                 lead = f"{state.step} of {counted(plan.settings.steps, 'step')}, {ending}."
                 # after a failure, e.g. a full disk, an error of the charts must not hide the error of the run

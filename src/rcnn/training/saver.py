@@ -84,7 +84,8 @@ class Saver:
         self.log.log(f"step {state.step}: {main_metrics(self._metrics)}")
         state.evaluation_due = False
         self.save_last()
-        state.processes.doing(f"the evaluation after step {state.step}")
+        ended = state.step == self.settings.steps
+        state.processes.doing("the end of the run" if ended else f"the data of step {state.step}")
 
     def ends_early(self) -> bool:
         """Whether the last `train.patience` evaluations brought no improvement; says so in the log."""

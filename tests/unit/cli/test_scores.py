@@ -79,12 +79,13 @@ def test_unknown_classes_and_files_are_refused(tmp_path: Path) -> None:
         chosen_filter("cat=0.5", "", MODEL, CLASSES)
     with pytest.raises(ValueError, match=r"--score dog=0\.5,dog=0\.6: dog has two scores; expected one per class"):
         chosen_filter("dog=0.5,dog=0.6", "", MODEL, CLASSES)
-    with pytest.raises(FileNotFoundError, match=r"has no thresholds\.json for --score best; write it with: rcnn eval"):
+    with pytest.raises(FileNotFoundError, match=r"has no thresholds\.json with the best scores; write it with: rcnn"):
         chosen_filter("best", "", tmp_path, CLASSES)
     with pytest.raises(ValueError, match="has thresholds of the classes cup, but the model has person, dog, kite"):
         chosen_filter(str(thresholds(tmp_path / "a.json", cup=0.5)), "", MODEL, CLASSES)
     for content, message in (
         ("{}", "has no 'per_class'; expected the thresholds.json"),
+        ('{"per_class": {}}', "has no class in 'per_class'; expected the thresholds.json"),
         ('{"per_class": {"dog": 3}}', "class 'dog' is 3; expected {'score': 0.7, ...}"),
         ('{"per_class": {"dog": {"score": 7}}}', "class 'dog': score=7; expected a number from 0 to 1"),
         ('{"overall": null, "per_class": {"dog": null}}', "no detection of that evaluation was correct"),
@@ -92,6 +93,9 @@ def test_unknown_classes_and_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / "b.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             read_thresholds(tmp_path / "b.json", CLASSES)
+    (tmp_path / "b.json").write_text('{"per_class": {}}')
+    with pytest.raises(ValueError, match="has no class in 'per_class'"):
+        read_thresholds(tmp_path / "b.json")
 
 
 def test_a_threshold_for_each_class_in_python() -> None:

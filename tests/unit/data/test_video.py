@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import wave
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -130,9 +131,41 @@ def test_a_video_needs_pictures_and_a_rate(tmp_path: Path) -> None:
         write_video(tmp_path / "drawn.mp4", [], 25)
     with pytest.raises(ValueError, match="rate=0; expected the number of frames per second"):
         write_video(tmp_path / "drawn.mp4", [picture(0)], 0)
-    assert not (tmp_path / "drawn.mp4").exists()
+    for rate in (float("inf"), float("nan"), 1e-9):
+        with pytest.raises(ValueError, match=f"rate={rate}; expected the number of frames per second"):
+            write_video(tmp_path / "drawn.mp4", [picture(0)], rate)
+    with pytest.raises(VideoError, match=r"expected 2 x 2 or more\. `rcnn predict --no-pictures` writes no video"):
+        write_video(tmp_path / "drawn.mp4", [Image.new("RGB", (1, 8))], 25)
+    with pytest.raises(IsADirectoryError, match="is a folder; expected the name of a file"):
+        write_video(tmp_path, [picture(0)], 25)
+    with pytest.raises(FileNotFoundError, match=r"drawn\.mp4: the folder .*none does not exist; create it first"):
+        write_video(tmp_path / "none" / "drawn.mp4", [picture(0)], 25)
+    assert not [*tmp_path.iterdir()]
     assert write_video(tmp_path / "drawn.mp4", [picture(0), picture(1)], 12.5) == 2
     assert [frame.time for frame in read_video(tmp_path / "drawn.mp4")] == [0, 0.08]
+
+
+def test_a_video_is_replaced_only_by_a_complete_one(video: Path) -> None:
+    """Also where the frames of the old one are still being read; a symbolic link to it stays a link."""
+
+    def drawn(stop: int) -> Iterator[Image.Image]:
+        for frame in read_video(video):
+            if frame.index == stop:
+                raise RuntimeError("stopped")
+            yield Image.fromarray(255 - frame.pixels.permute(1, 2, 0).numpy())
+
+    old = video.read_bytes()
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_video(video, drawn(3), video)
+    assert video.read_bytes() == old
+    link = video.with_name("link.mp4")
+    link.symlink_to(video)
+    assert write_video(link, drawn(COUNT), link) == COUNT
+    frames = list(read_video(video))
+    assert [frame.time for frame in frames] == [index / 10 for index in range(COUNT)]
+    assert (frames[0].pixels.float().mean() - (255 - 43)).abs() < 10
+    assert link.is_symlink()
+    assert {path.name for path in video.parent.iterdir()} == {"video.mp4", "link.mp4"}
 
 
 def test_frames_above_the_limit_of_pixels_are_refused(

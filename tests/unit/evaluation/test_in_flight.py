@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
+import pytest
 import torch
 import typing_extensions
 
@@ -15,6 +17,9 @@ from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
 from rcnn.runtime.monitor import Monitor
 from rcnn.runtime.processes import ALONE
+from rcnn.training.saver import Saver
+from rcnn.training.settings import TrainConfig
+from rcnn.training.signals import StopRequests
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 
 
@@ -30,8 +35,8 @@ class Noted(Monitor):
         self.said.append(text)
 
     @typing_extensions.override
-    def rest(self) -> None:
-        self.said.append("rest")
+    def rest(self, *, failed: bool = False) -> None:
+        self.said.append("failed" if failed else "rest")
 
 
 def test_the_images_in_flight_are_noted_for_the_watchdog_and_the_launcher(tmp_path: Path) -> None:
@@ -44,3 +49,13 @@ def test_the_images_in_flight_are_noted_for_the_watchdog_and_the_launcher(tmp_pa
     dataset = open_dataset(data, "val", CLASSES)
     evaluate_dataset(predictor, dataset, batch_size=2, processes=replace(ALONE, monitor=monitor))
     assert monitor.said == ["the prediction on images 1, 2", "the prediction on image 3", "rest"]
+
+
+@pytest.mark.parametrize(("step", "next_work"), [(2, "the data of step 2"), (3, "the end of the run")])
+def test_after_an_evaluation_a_run_notes_what_it_starts(step: int, next_work: str) -> None:
+    monitor = Noted()
+    state = MagicMock(step=step, best=None, processes=replace(ALONE, monitor=monitor))
+    evaluate = MagicMock(return_value={"bbox": {"AP": 0.5}})
+    saver = Saver(state, TrainConfig(steps=3), MagicMock(), MagicMock(), evaluate)
+    saver.evaluate_if_due(StopRequests())
+    assert monitor.said == ["rest", next_work]

@@ -168,6 +168,17 @@ def test_a_split_in_the_formats_of_other_tools(
     assert len([*(tmp_path / "drawn").rglob("*.jpg")]) == 2
 
 
+def test_skipped_images_of_a_split_are_exit_status_1_in_other_formats(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "test2017" / "test2017_2.png").unlink()
+    words = ["predict", checkpoint, "--data", data, "--device", "cpu", "--format", "csv", "--output", tmp_path / "out"]
+    assert command(*words) == 1
+    shown = capsys.readouterr()
+    assert "in 2 images; results in" in shown.out
+    assert "warning: " in shown.err
+
+
 def test_classes_that_the_data_set_lacks_are_not_in_other_formats(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -374,3 +374,12 @@ def test_a_full_disk_is_found_before_the_model_is_traced(
         export_model(detector, tmp_path / "new" / "model.onnx", precision=precision, log=said.append)
     assert said == []
     assert not (tmp_path / "new").exists()
+
+
+def test_data_is_refused_for_proposals_before_anything_is_written(tmp_path: Path) -> None:
+    config = replace(model_config("mask_rcnn_compact"), proposals_only=True, num_classes=1, mask=None)
+    lines: list[str] = []
+    with pytest.raises(ValueError, match=r"--data photos \(data=\) measures AP, but mask_rcnn_compact returns only"):
+        export_model(build_detector(config), tmp_path / "rpn.onnx", data="photos", log=lines.append)
+    assert not lines
+    assert not [*tmp_path.iterdir()]

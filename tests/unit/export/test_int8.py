@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -191,3 +192,18 @@ def test_the_images_of_a_folder_without_annotations(tmp_path: Path) -> None:
     assert [file.name for file in images.files] == ["b.png", "a.png"]
     assert images.annotated is None
     assert spread([Path(str(number)) for number in range(9)], 3) == [Path("0"), Path("3"), Path("6")]
+
+
+def test_ap_of_proposals_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def seconds(files: object, images: object) -> list[float]:
+        return [2.0, 1.0]
+
+    monkeypatch.setattr(int8, "seconds_per_image", seconds)
+    config = override(model_config("mask_rcnn_compact"), ["proposals_only=true", "num_classes=1"])
+    monkeypatch.setattr(int8, "Predictor", Mock(return_value=Mock(config=config)))
+    dataset = rcnn.open_dataset(write_tiny_coco(tmp_path, {"val": 1}))
+    images = calibration.CalibrationImages(files=(), annotated=dataset)
+    lines: list[str] = []
+    how = int8.measure(tmp_path / "a", tmp_path / "b", images, int8.Quantization(images=1, layers=1), lines.append)
+    assert (how.seconds_float32, how.ap_images, how.ap_int8) == (2.0, 0, None)
+    assert lines[-1] == "AP was not measured: the model returns only proposals, which have none"

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from rcnn.runtime.monitor import Monitor
+from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT
+from rcnn.runtime.monitor import RESTING, Monitor
 from rcnn.runtime.processes import ALONE, Processes, agreed_name
 from tests.unit.training.process_runs import in_processes
 
@@ -70,7 +71,20 @@ def test_the_monitor_prints_the_stacks_of_a_stall_once(capfd: pytest.CaptureFixt
         monitor.rest()
         waited()
     said = capfd.readouterr().err
-    line = "rcnn: process 1 of 4 has made no progress for 0.2 seconds, after step 7 with images 3, 12 (train.watchdog)."
+    line = "of 4 has made no progress for 0.2 seconds, while working on step 7 with images 3, 12 (train.watchdog)."
     assert said.count("has made no progress") == 1
     assert line in said
     assert "test_the_monitor_prints_the_stacks_of_a_stall_once" in said  # the stack of the thread that waits
+
+
+def test_a_process_that_rests_is_not_reported_at_its_last_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But at these if an error ended the work on them."""
+    monkeypatch.setenv(ERROR_FILE, str(tmp_path / "error.json"))
+    with Monitor("process 1 of 4", 0) as monitor:
+        monitor.doing("step 7 with images 3, 12")
+        monitor.rest(failed=True)
+        assert (tmp_path / IN_FLIGHT).read_text() == "step 7 with images 3, 12\n"
+        monitor.rest()
+        assert (tmp_path / IN_FLIGHT).read_text() == f"{RESTING}\n"

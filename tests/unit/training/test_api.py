@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import rcnn
+from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT
 from rcnn.runtime.launch import ProcessFailedError
 from rcnn.runtime.processes import Processes
 from rcnn.training.request import RunRequest
 from rcnn.training.saver import Outcome
+from rcnn.training.state import TrainState
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 
 BRIEF = ("train.steps=1", "train.batch_size=1", "train.workers=0", "train.warmup_steps=0")
@@ -148,3 +150,25 @@ def test_one_process_says_that_the_run_was_stopped(
     said: list[str] = []
     rcnn.train("mask_rcnn_compact", tmp_path, tmp_path, log=said.append)
     assert said == [f"stopped after 3 steps; continue with resume=True and output={tmp_path}"] * lines
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "mps"])
+def test_one_device_cannot_be_chosen_for_processes_that_are_started(device: str) -> None:
+    with pytest.raises(ValueError, match=rf"device {device} cannot be chosen for .* devices=, max_restarts=\)"):
+        rcnn.train("mask_rcnn_compact", "data", device=device, max_restarts=1)
+
+
+def test_an_error_in_a_step_is_reported_at_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher reads the note of a failed process after its run has ended."""
+
+    def failing(state: TrainState, *_: object, **_more: object) -> None:
+        state.processes.doing("step 0 with image 1")
+        raise RuntimeError("a bug")
+
+    monkeypatch.setenv(ERROR_FILE, str(tmp_path / "error.json"))
+    monkeypatch.setattr("rcnn.training.run.train", failing)
+    data = write_tiny_coco(tmp_path / "data", {"train": 1}, size=(48, 64))
+    words = (*TINY_MODEL, *BRIEF)
+    with pytest.raises(RuntimeError, match="a bug"):
+        rcnn.train("mask_rcnn_compact", data, tmp_path / "run", overrides=words, device="cpu", weights="none")
+    assert (tmp_path / IN_FLIGHT).read_text() == "step 0 with image 1\n"

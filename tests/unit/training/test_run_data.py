@@ -14,14 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typing_extensions import override
 
 import rcnn
 from rcnn.evaluation.opening import dataset_for, held_out_of, trained_on_warning
 from rcnn.predictor import Predictor
-from rcnn.runtime.processes import Processes
 from rcnn.training.describe import class_lines, describe_plan, describe_start
-from rcnn.training.identity import require_same_data
 from rcnn.training.log import read_log
 from rcnn.training.plan import RunPlan, plan_training
 from rcnn.training.request import RunRequest
@@ -384,17 +381,3 @@ def test_a_set_without_images_that_can_be_read_is_refused(several: Path, tmp_pat
     (data / "train" / "train_2.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"none of 2 images can be used\n.*: 2 images have a file that cannot"):
         planned(data, allow_empty=True)
-
-
-def test_all_processes_need_the_same_data(several: Path) -> None:
-    own = planned(several).identity
-
-    class Second(Processes):
-        @override
-        def share(self, value: Any) -> Any:
-            return value | {"train": value["train"] | {"images": 3, "sha256": "other"}}
-
-    require_same_data(own, Processes(rank=1, count=1))
-    message = r"process 1 reads other data of split train than process 0 \(2 images, 4 objects; not 3 images, 4"
-    with pytest.raises(ValueError, match=message):
-        require_same_data(own, Second(rank=1, count=2))
