@@ -51,6 +51,15 @@ def test_the_folder_is_within_the_data_set_or_from_the_working_directory(
         open_dataset(root, images="photos")
 
 
+def remove_areas(root: Path) -> None:
+    """Those of discs are the areas of their boxes, a fault of its own."""
+    for file in (root / "annotations").iterdir():
+        tables = json.loads(file.read_text())
+        for annotation in tables["annotations"]:
+            del annotation["area"]
+        file.write_text(json.dumps(tables))
+
+
 def test_an_image_in_another_folder_than_stated_is_a_warning(tmp_path: Path) -> None:
     root = write_tiny_coco(tmp_path / "data", {"all": 2})
     file = root / "annotations" / "instances_all.json"
@@ -58,12 +67,14 @@ def test_an_image_in_another_folder_than_stated_is_a_warning(tmp_path: Path) -> 
     for image in tables["images"]:
         image["file_name"] = f"../../label-studio/data/media/upload/1/{image['file_name']}"
     file.write_text(json.dumps(tables))
+    remove_areas(root)
     assert [one.kind for one in check_dataset(root).findings] == ["image-folder"]
     assert rcnn("data", "check", root) == 0
 
 
 def test_check_takes_the_splits_that_training_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_tiny_coco(tmp_path / "data", {"train": 3, "val": 2, "test": 1})
+    remove_areas(root)
     assert list(check_dataset(root, split="train+val").images) == ["train", "val"]
     ids = tmp_path / "ids.txt"
     ids.write_text("train_1\ntrain_3\n")

@@ -13,6 +13,7 @@ import pytest
 from rcnn.data import open_dataset
 from rcnn.data.inspect.fix import FixReport, fix_dataset
 from tests.command import rcnn
+from tests.tiny_data import write_tiny_coco
 from tests.unit.data.coco_folders import annotation, coco_tables, write_images
 from tests.unit.data.inspect_faults import FAULTS, Data, Fault, changed, write_clean, write_tables
 
@@ -136,9 +137,11 @@ def test_files_of_the_user_are_kept(clean: tuple[Path, Data], tmp_path: Path) ->
     mine = tmp_path / "annotations" / "instances_val.json"
     mine.parent.mkdir()
     mine.write_text("mine")
-    with pytest.raises(FileExistsError, match=r"instances_val\.json exists and was not written by rcnn"):
+    with pytest.raises(FileExistsError, match=r"has files that rcnn did not write \(annotations\)"):
         fix_dataset(clean[0], tmp_path)
     assert mine.read_text() == "mine"
+    with pytest.raises(FileExistsError, match="would be read together with them, or instead of them"):
+        fix_dataset(clean[0], clean[0])
     assert not (tmp_path / "train").exists()
 
 
@@ -237,3 +240,18 @@ def test_a_copy_that_was_stopped_has_no_annotations(
         fix_dataset(clean[0], tmp_path / "out")
     assert list((tmp_path / "out" / "train").iterdir())
     assert not (tmp_path / "out" / "annotations").exists()
+
+
+def test_boxes_that_are_probably_corners_remain_a_fault_of_the_copy(tmp_path: Path) -> None:
+    """Without outlines nothing proves their form; clipped to their images, they would look right."""
+    root = write_tiny_coco(tmp_path / "data", {"train": 3}, size=(64, 96))
+    file = root / "annotations" / "instances_train.json"
+    tables = json.loads(file.read_text())
+    for one in tables["annotations"]:
+        one["bbox"] = [50, 40, 90, 60]  # x1, y1, x2, y2
+        del one["segmentation"]
+    file.write_text(json.dumps(tables))
+    report = fix_dataset(root, tmp_path / "fixed")
+    [finding] = [one for one in report.after.findings if one.kind == "box-form"]
+    assert "probably [x1, y1, x2, y2] and must then be converted" in finding.action
+    assert finding in report.after.errors

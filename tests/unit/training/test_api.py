@@ -145,7 +145,11 @@ def test_one_process_says_that_the_run_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, lines: int
 ) -> None:
     outcome = Outcome(output=tmp_path, step=3, finished=False, best=None, best_metric="", metrics=None)
-    monkeypatch.setattr("rcnn.training.api.run_training", lambda request, log: outcome)
+
+    def stopped(*_: object, **__: object) -> Outcome:
+        return outcome
+
+    monkeypatch.setattr("rcnn.training.api.run_training", stopped)
     monkeypatch.setattr("rcnn.training.api.process_numbers", lambda: Processes(rank=rank, count=2))
     said: list[str] = []
     rcnn.train("mask_rcnn_compact", tmp_path, tmp_path, log=said.append)

@@ -17,6 +17,7 @@ from rcnn.data.checks.outlines import Outline, fractions, outline_area, outline_
 from rcnn.data.checks.tables import Id
 from rcnn.data.messages import Warnings
 
+UNPROVEN = "must then be converted"  # end of the message on boxes of another form that no outline proves
 CONTRADICTS, AGREES = 0.5, 0.9  # IoU of a box and the box around its outline: they contradict below, agree above
 MIN_AGREEING_FRACTION = 0.9  # of boxes that agree with their outlines in another form, to convert all boxes to it
 MIN_BEYOND_FRACTION = 0.5  # of boxes that reach beyond their images, to suspect another form
@@ -164,7 +165,7 @@ def _warn_of_form(boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warning
     if form:
         warnings.add(
             "a bbox that reaches beyond its image as [x, y, width, height]",
-            f"used as it is written; the boxes are probably {form} and must then be converted",
+            f"used as it is written; the boxes are probably {form} and {UNPROVEN}",
             ids[given[beyond]].tolist(),
             kind="box-form",
         )

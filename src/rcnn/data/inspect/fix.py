@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from rcnn.data.assemble import object_rows
-from rcnn.data.checks.boxes import CONTRADICTS, box_agreement
+from rcnn.data.checks.boxes import CONTRADICTS, UNPROVEN, box_agreement
 from rcnn.data.checks.kinds import REPAIRED
 from rcnn.data.checks.tables import Annotation, Category, Id, Image
 from rcnn.data.formats.layouts import locate
@@ -31,10 +31,10 @@ from rcnn.data.inspect.check import (
 )
 from rcnn.data.inspect.images import leak_roles
 from rcnn.data.inspect.outlines import outline_measures
-from rcnn.data.messages import counted
+from rcnn.data.messages import counted, few
 from rcnn.data.selection import LIST_SUFFIX
 from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_splits
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import MARKER, OutputFolder, files_of_rcnn
 from rcnn.progress import Progress, no_progress
 
 
@@ -65,10 +65,11 @@ def fix_dataset(
 
     The arguments are those of `check_dataset`. `crowds_as_objects` makes crowds (iscrowd 1) ordinary objects: CVAT
     exports brush masks as crowds. Faults that cannot be repaired are in the report's `after`. Raises ValueError if no
-    image would be left, FileExistsError for files in `output` that rcnn did not write.
+    image would be left, FileExistsError if `output` has files that rcnn did not write.
     """
     if split.endswith(LIST_SUFFIX):
         raise ValueError(f"--split {split} is a list of images; expected splits for --fix, which writes whole splits")
+    _require_own(Path(output))
     location = locate(Path(path), annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes)
     checked, refused = read_splits(location, split, decode=True, workers=workers, progress=progress or no_progress)
     before = CheckReport.of(path, checked, [*refused, *split_findings(checked), *set_findings(checked)])
@@ -89,8 +90,21 @@ def fix_dataset(
         with (progress or no_progress)("copy images", sum(len(one.images) for one in cleaned)) as advance:
             write_splits(folder, cleaned, advance=advance)
     after = check_dataset(output, keypoints=keypoints, workers=workers, progress=progress)
-    after = replace(after, findings=(*refused, *after.findings))
+    # clipped to their images, boxes of another form look right
+    guessed = [one for one in opening_findings(checked) if UNPROVEN in one.action]
+    guessed = [one for one in guessed if one.kind not in {finding.kind for finding in after.findings}]
+    after = replace(after, findings=(*refused, *guessed, *after.findings))
     return FixReport(output=Path(output), actions=tuple(actions), before=before, after=after)
+
+
+def _require_own(output: Path) -> None:
+    """Raise FileExistsError if `output` has files that rcnn did not write, e.g. another data set."""
+    own = {MARKER, *(PurePath(name).parts[0] for name in files_of_rcnn(output))}
+    if others := sorted(path.name for path in output.glob("*") if path.name not in own):
+        raise FileExistsError(
+            f"{output} has files that rcnn did not write ({few(others)}): the repaired copy would be read together "
+            "with them, or instead of them. Choose a new folder for --fix"
+        )
 
 
 def _without_crowds(one: CocoSplit, actions: list[str]) -> CocoSplit:
