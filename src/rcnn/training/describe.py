@@ -15,7 +15,7 @@ from rcnn.training.parameter_groups import parameter_groups
 from rcnn.training.plan import RunPlan
 from rcnn.training.recipes import find_recipe
 from rcnn.training.settings import AUTO, BATCH_SIZE, PREFIX, TrainConfig
-from rcnn.training.starting import size_text, starts_fresh
+from rcnn.training.starting import frozen_and_random, size_text, starts_fresh
 from rcnn.weights.checkpoint import empty_detector
 
 MAIN_SETTINGS = ("steps", "batch_size", "optimizer", "lr", "seed")  # of training; printed with any value
@@ -67,12 +67,15 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
     yield from (f"warning: {line}" for line in plan.warnings)
     yield from _notes(plan)
     request = plan.request
-    kind = "a model" if starts_fresh(request.model) else "a checkpoint"
+    fresh = starts_fresh(request.model)
+    if fresh and not request.weights and not plan.resumes and (line := frozen_and_random(plan.config)):
+        yield line
+    kind = "a model" if fresh else "a checkpoint"
     if request.recipe:
         yield from _recipe(plan)
     rows = {
         "model": f"{request.model} ({kind})",
-        "weights": request.weights or "none",
+        "weights": request.weights or ("none" if fresh else request.model),
         "data": str(request.data_name),
         "split": _data(plan.dataset),
         "val-split": ", ".join(map(_data, plan.validations)) or "none",

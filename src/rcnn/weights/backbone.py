@@ -39,6 +39,11 @@ def adopt_backbone(
     the two backbones are built differently or the user's values contradict the weights.
     """
     theirs, kind = checkpoint.config, config.backbone.kind
+    if kind not in CARRIED and theirs.backbone.kind == kind:
+        raise ValueError(
+            f"{source}: --weights takes no backbone of kind {kind} alone. To start from all weights of the checkpoint, "
+            f"train it: rcnn train {source} --data DIR"
+        )
     if kind not in CARRIED or theirs.backbone.kind != kind:
         raise ValueError(
             f"{source} has a backbone of kind {theirs.backbone.kind}, but {config.name} has kind {kind}; expected "

@@ -12,7 +12,8 @@ from rcnn.models import model_config
 from rcnn.models.overrides import override
 from rcnn.training.settings import FINE_TUNING, FROM_SCRATCH, LITE, TrainConfig
 from rcnn.training.starting import choose_weights, frozen_and_random, is_whole, same_weights, starting_settings
-from rcnn.weights.checkpoint import load_checkpoint
+from rcnn.weights.backbone import adopt_backbone
+from rcnn.weights.checkpoint import Checkpoint, load_checkpoint
 from tests.command import rcnn as command
 from tests.tiny_data import write_tiny_coco
 from tests.unit.training.runs import run
@@ -188,3 +189,21 @@ def test_the_warning_of_random_weights_trains_all_of_the_backbone(model: str, wo
     assert bool(warning) == bool(words)
     assert f"set {words} train." in warning or not words
     assert frozen_and_random(override(config, words.split())) == ""
+
+
+def test_a_dry_run_warns_of_random_weights_under_frozen_layers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"train": 1, "val": 1})
+    words = ("--data", data, "--weights", "none", "--output", tmp_path / "run", "--device", "cpu", "--dry-run")
+    assert command("train", "mask_rcnn_r50_fpn", *words) == 0
+    out = capsys.readouterr().out
+    assert out.count("parts of the backbone are frozen and keep them") == 1
+    assert command("train", "mask_rcnn_compact", *words) == 0
+    assert "parts of the backbone are frozen" not in capsys.readouterr().out
+
+
+def test_a_backbone_that_is_not_taken_alone_names_the_other_command() -> None:
+    config = model_config("mask_rcnn_fbnetv3a_c4")
+    with pytest.raises(ValueError, match=r"takes no backbone of kind fbnet alone\. .*: rcnn train m --data DIR"):
+        adopt_backbone(config, Checkpoint(config=config, classes=(), provenance={}, state={}), "m")
