@@ -89,7 +89,7 @@ REPAIRED = _errors(  # an image, an object or a field is repaired or skipped whe
 CHECKED = _errors(  # not found when the file is opened, but by `rcnn data check`
     wrong_image_size="an image of another size than the annotations say",
     leak="the same image in two splits, as a copy or changed a little",
-    different_classes="a class with objects in images that another split has too, which does not list the class",
+    different_classes="a class that one split uses in shared images and another split does not list",
     class_not_in_training="a class with objects in another split that the training split does not list",
 ) | _warnings(
     missing_outline="an object without an outline where others have one",
@@ -102,7 +102,7 @@ CHECKED = _errors(  # not found when the file is opened, but by `rcnn data check
     no_labels="an image of a split that has no label files at all, e.g. test images",
     image_folder="an image found by its name, in another folder than its file_name says",
     untrained_class="a class with objects in an evaluation split and none in the training split",
-    shared_images="an image that two splits have, whose names do not say which of them is for training",
+    shared_images="an image in two splits; neither name says which one is for training",
     changed_copy="an image that is a mirrored copy of one in another split, or one with other borders",
     near_duplicate="two images of a split that are the same, or nearly",
     empty_category="a category without objects in any split",
