@@ -12,11 +12,11 @@ import torch
 from rcnn.data import Dataset
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.boundary import add_boundary, require_boundary
-from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
+from rcnn.evaluation.evaluate import Evaluation
 from rcnn.evaluation.opening import Subject, dataset_for, open_subject, trained_on_warning
 from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results, is_results
-from rcnn.evaluation.run import run_evaluation
+from rcnn.evaluation.run import evaluate_predictor, run_evaluation
 from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision, choose_device
@@ -157,16 +157,7 @@ def _evaluate(
     if options.boundary:
         require_boundary(options.metric, has_masks=not isinstance(source, Predictor) or source.config.has_masks)
     if isinstance(source, Predictor):
-        evaluation = evaluate_dataset(
-            source,
-            dataset,
-            limit=options.limit,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            max_detections=options.max_detections,
-            metric=options.metric,
-            processes=processes,
-        )
+        evaluation = evaluate_predictor(source, dataset, options, processes)
     else:
         evaluation = evaluate_results(
             source, dataset, limit=options.limit, max_detections=options.max_detections, metric=options.metric

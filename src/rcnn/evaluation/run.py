@@ -52,7 +52,7 @@ def run_evaluation(
     if options.boundary:
         require_boundary(options.metric, has_masks=not isinstance(source, Predictor) or source.config.has_masks)
     if isinstance(source, Predictor) and not processes.is_first:
-        return _evaluate(source, dataset, options, processes)
+        return evaluate_predictor(source, dataset, options, processes)
     with OutputFolder(output) as folder, results_as_they_come(folder) as keep:
         write_held_out(folder, HeldOut.of(dataset))
         if isinstance(source, Predictor):
@@ -160,18 +160,19 @@ def _evaluate_predictor(
                 log(f"warning: {image.error}")
             advance()
 
-        evaluation = _evaluate(predictor, dataset, options, processes, on_image)
+        evaluation = evaluate_predictor(predictor, dataset, options, processes, on_image)
     _log_warnings([line for line in evaluation.warnings if line not in plan.warnings], log)
     return evaluation
 
 
-def _evaluate(
+def evaluate_predictor(
     predictor: Predictor,
     dataset: Dataset,
     options: EvaluationOptions,
     processes: Processes,
     on_image: Callable[[ImageResults], object] | None = None,
 ) -> Evaluation:
+    """`evaluate_dataset` with the values of `options`."""
     return evaluate_dataset(
         predictor,
         dataset,

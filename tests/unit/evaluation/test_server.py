@@ -70,13 +70,20 @@ def test_results_files_for_the_server(
     assert again == [result for result in boxes if result["score"] >= high]
 
 
-def test_detections_of_classes_that_the_data_set_lacks_are_not_written(
-    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def without_the_second_class(data: Path) -> Path:
+    """Remove it from the data set; returns the annotation file."""
     file = data / "annotations" / "image_info_test-dev2017.json"
     tables = json.loads(file.read_text())
     tables["categories"] = tables["categories"][:1]
     file.write_text(json.dumps(tables))
+    return file
+
+
+def test_detections_of_classes_that_the_data_set_lacks_are_not_written(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = without_the_second_class(data)
+    tables = json.loads(file.read_text())
     words = ["predict", checkpoint, "--data", data, "--device", "cpu", "--limit", 1, "--output", tmp_path / "out"]
     assert command(*words) == 0
     assert f"{file} lacks 1 class of the model ({CLASSES[1]}): their detections are not" in capsys.readouterr().err
@@ -182,10 +189,7 @@ def test_skipped_images_of_a_split_are_exit_status_1_in_other_formats(
 def test_classes_that_the_data_set_lacks_are_not_in_other_formats(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = data / "annotations" / "image_info_test-dev2017.json"
-    tables = json.loads(file.read_text())
-    tables["categories"] = tables["categories"][:1]
-    file.write_text(json.dumps(tables))
+    file = without_the_second_class(data)
     words = ["predict", checkpoint, "--data", data, "--device", "cpu", "--limit", 1, "--score", 0, "--format", "csv"]
     assert command(*words, "--output", tmp_path / "out") == 0
     assert f"{file} lacks 1 class of the model ({CLASSES[1]}): their detections are not" in capsys.readouterr().err

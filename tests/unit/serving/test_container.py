@@ -65,7 +65,9 @@ def test_the_container_runs_the_service_as_a_user_without_rights() -> None:
 
 def test_the_systemd_unit_runs_the_service() -> None:
     [line] = re.findall(r"^ExecStart=(.*)$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
-    require_serve_command(shlex.split(line))
+    words = shlex.split(line)
+    assert Path(words[0]).name == "rcnn"
+    require_serve_command(words)
 
 
 def test_hadolint_has_no_complaint() -> None:
