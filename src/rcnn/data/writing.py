@@ -63,7 +63,9 @@ def write_splits(
     FileExistsError for files that rcnn did not write.
     """
     tables = [_write_images(output, split, copy, advance) for split in splits]
-    info = {} if divided_from is None else {"info": {KEY: Path(os.path.relpath(divided_from, output.path)).as_posix()}}
+    info: dict[str, dict[str, str]] = {}
+    if divided_from is not None:
+        info["info"] = {KEY: Path(os.path.relpath(divided_from, output.path)).as_posix()}
     for split, content in zip(splits, tables, strict=True):
         output.write_text(FILE.replace("{split}", split.name), json.dumps(info | content) + "\n")
 
