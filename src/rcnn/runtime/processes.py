@@ -26,7 +26,9 @@ ROUND = 8  # groups of images that a process predicts before the results are exc
 TIMEOUT = 1800.0  # seconds that a process waits for the others in a step
 WATCHDOG = 300.0  # seconds without progress after which each of several processes prints its stacks
 ASK = 0.02  # seconds between questions of the first process whether the others have started
-LOST = re.compile(r"gloo|Connection (?:closed|reset|refused)|Broken pipe|NCCL|Socket|TCPStore", re.IGNORECASE)
+LOST = re.compile(
+    r"gloo|pair closure|Connection (?:closed|reset|refused)|Broken pipe|NCCL|Socket|TCPStore", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rcnn.runtime.processes import LostProcessError, joined
+from rcnn.runtime.processes import LostProcessError, Processes, joined, lost_processes
 from tests.unit.training.process_runs import started
 
 LIMIT = 1.0  # seconds without work that are a stall
@@ -70,3 +70,18 @@ def first_does(act: str, folder: Path, _: int) -> None:
 def test_the_others_wait_while_the_first_works(act: str, message: str, tmp_path: Path) -> None:
     started(2, tmp_path, partial(first_does, act, tmp_path))
     assert (tmp_path / "ended").read_text() == message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 8000ms for send operation",
+        "Application timeout caused pair closure",  # the exchange after one that timed out
+    ],
+)
+def test_what_gloo_says_of_a_lost_process_is_no_bug(message: str) -> None:
+    with (
+        pytest.raises(LostProcessError, match=r"process 1 of 2 lost the connection to another process \("),
+        lost_processes(Processes(rank=1, count=2)),
+    ):
+        raise RuntimeError(message)
