@@ -75,7 +75,7 @@ def test_the_others_wait_while_the_first_works(act: str, message: str, tmp_path:
 @pytest.mark.parametrize(
     "message",
     [
-        "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 8000ms for send operation",
+        "[third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 8000ms for send operation",
         "Application timeout caused pair closure",  # the exchange after one that timed out
     ],
 )
