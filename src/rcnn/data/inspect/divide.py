@@ -40,17 +40,20 @@ class Division:
     images: dict[str, int]  # per part
     objects: dict[str, np.ndarray]  # per part: (K,) objects per class, without ignored ones
     fractions: tuple[float, ...]  # of the images, as requested per part
+    original: Path | None = None  # annotation file or folder, if the parts are in the same folder
     failed: tuple[str, ...] = ()  # errors of images that cannot be read; these images are in the parts too
 
     def lines(self) -> list[str]:
-        """A table (rows: classes, columns: parts), then one line per part."""
+        """A table (rows: classes, columns: parts), then one line per part, and one about the original labels."""
         width = max(7, *(min(NAME_WIDTH, len(name)) for name in self.classes))
         rows = [("", list(self.images)), ("images", [f"{count:,}" for count in self.images.values()])]
         for label, name in enumerate(self.classes):
             counts = [int(objects[label]) for objects in self.objects.values()]
             rows.append((cut(name, NAME_WIDTH), [f"{count:,} ({count / max(1, sum(counts)):.0%})" for count in counts]))
         table = [f"{name:{width}}" + "".join(f"{cell:>16}" for cell in cells) for name, cells in rows]
-        return [*table, *map(self._reached, self.images, self.fractions)]
+        later = f"the parts are copies of the labels: after editing {self.original}, divide again"
+        lines = [*table, *map(self._reached, self.images, self.fractions)]
+        return lines if self.original is None else [*lines, later]
 
     def _reached(self, part: str, fraction: float) -> str:
         """The number and fraction of the images in a part, and the classes without objects in it."""
@@ -102,6 +105,7 @@ def split_dataset(
         )
     with OutputFolder(output) as folder:
         inside = Path(output).resolve() == dataset.root.resolve()
+        original = dataset.annotation_file if inside else None
         require_free(folder, parts)
         if not inside:
             require_no_other_splits(folder, parts)
@@ -115,13 +119,15 @@ def split_dataset(
                 "copies of each other; choose other fractions"
             )
         with (progress or no_progress)("write", len(dataset)) as advance:
-            write_splits(folder, _parts(dataset, parts, indices), copy=not inside, advance=advance)
+            written = _parts(dataset, parts, indices)
+            write_splits(folder, written, copy=not inside, divided_from=original, advance=advance)
     return Division(
         output=Path(output),
         classes=dataset.classes,
         images={name: len(own) for name, own in zip(parts, indices, strict=True)},
         objects={name: counts.totals(own) for name, own in zip(parts, indices, strict=True)},
         fractions=tuple(fractions),
+        original=original,
         failed=tuple(one.error for one in prints if one.error),
     )
 
