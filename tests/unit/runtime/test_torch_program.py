@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from rcnn.runtime.exported import exported_record
 from rcnn.runtime.torch_program import read_program
@@ -29,6 +30,7 @@ class Network(nn.Module):
         self.weight = nn.Parameter(torch.arange(3.0))
         self.register_buffer("mean", torch.ones(3), persistent=False)
 
+    @override
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         pixels = (images.flatten(1, 2) - self.mean) * self.weight
         return pixels[:, : images.shape[1] // 2 + 1], sizes + images.shape[0]
