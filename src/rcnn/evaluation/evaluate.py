@@ -128,6 +128,7 @@ def evaluate_dataset(
     if images and len(failed) == len(images):
         raise ValueError(f"none of {counted(len(images), 'image')} could be evaluated; the first: {failed[0].error}")
     results = [result for image in images for result in image.results]
+    processes.rest("the computation of the metrics")
     metrics = processes.from_first(measurement.metrics)
     warnings = plan.warnings + failure_warnings(failed, len(images))
     return Evaluation(metrics=metrics, results=results, failed=failed, warnings=warnings, limit=limit)
