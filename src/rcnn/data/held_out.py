@@ -76,8 +76,8 @@ def require_fraction(fraction: float) -> None:
 def hold_out(dataset: Dataset, fraction: float, advance: Callable[[], None] | None = None) -> HeldOut | None:
     """Choose about `fraction` of the images, by their contents, so that each class keeps its share.
 
-    See `divide_images`. Images with one file stay together. None for fewer than 10 images, or if nothing would be left
-    to train on. Reads every image, with a call of `advance` after each. Raises OSError for an image that cannot be read.
+    See `divide_images`; images with one file stay together. None for fewer than 10 images, or if none would be left in
+    a part. Reads every image, with a call of `advance` after each. Raises OSError for an image that cannot be read.
     """
     if len(dataset) < MIN_IMAGES or not fraction:
         return None
