@@ -146,6 +146,13 @@ def test_a_folder_without_lists_is_one_split(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, "all").image_ids == ("a", "b")
 
 
+def test_a_folder_with_vocs_name_and_no_lists_has_vocs_rules(tmp_path: Path) -> None:
+    write_voc_folder(tmp_path / "VOC2007", ["a"], {})
+    dataset = open_dataset(tmp_path / "VOC2007")
+    assert (dataset.split, dataset.classes, dataset.metric) == ("all", CLASSES, "voc2007")
+    assert dataset[0].boxes.tolist() == [[10, 5, 30, 25], [30, 5, 50, 35]]  # pixels 11 to 30, counted from 1
+
+
 def test_instances_without_a_class_are_skipped_and_counted(tmp_path: Path) -> None:
     root = tmp_path / "VOC2012"
     write_voc_folder(root, ["a", "b"], {"Segmentation/train.txt": "a\nb\n", "Main/train.txt": "a"})
