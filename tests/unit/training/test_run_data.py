@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 import rcnn
-from rcnn.data.held_out import HeldOut, divide_held_out, hold_out
 from rcnn.evaluation.opening import dataset_for, held_out_of, trained_on_warning
 from rcnn.predictor import Predictor
 from rcnn.training.describe import class_lines, describe_plan, describe_start
@@ -64,32 +63,6 @@ def test_images_are_held_out_where_there_is_no_validation_split(undivided: Path)
         "files": list(plan.held_out.files),
         "contents": [sha256((undivided / "train" / name).read_bytes()).hexdigest() for name in plan.held_out.files],
     }
-
-
-@pytest.mark.parametrize("plain", [False, True], ids=["photos", "one colour"])
-def test_images_with_one_file_are_held_out_together(undivided: Path, tmp_path: Path, plain: bool) -> None:
-    shutil.copytree(undivided, data := tmp_path / "data")
-    if plain:  # no fingerprint shows that these are copies
-        for photo in (data / "train").iterdir():
-            Image.new("RGB", (64, 48)).save(photo)
-    file = data / "annotations/instances_train.json"
-    tables = json.loads(file.read_text())
-    tables["images"] += [{**image, "id": f"{image['id']} again"} for image in tables["images"]]
-    file.write_text(json.dumps(tables))
-    whole = rcnn.open_dataset(data)
-    held_out = hold_out(whole, 0.2)
-    assert held_out is not None
-    assert len(set(held_out.files)) == len(held_out.files) == len(held_out.contents) < 12
-    training, validation = divide_held_out(whole, held_out)
-    assert len(validation) == 2 * len(held_out.files)
-    assert sorted([*training.image_ids, *validation.image_ids], key=str) == sorted(whole.image_ids, key=str)
-    assert not set(training.file_names) & set(validation.file_names)
-    evaluated = dataset_for(None, data, held_out=held_out)
-    assert evaluated.image_ids == validation.image_ids
-    again = HeldOut.of(evaluated)
-    assert again is not None
-    assert (again.split, sorted(again.files)) == ("train", sorted(held_out.files))
-    assert "not in this split" not in evaluated.notes[-1]
 
 
 def test_the_fraction_that_is_held_out(undivided: Path, several: Path) -> None:
