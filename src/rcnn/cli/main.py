@@ -21,7 +21,7 @@ from rcnn.cli.failures import (
     quiet_unless_first,
     report_failure,
 )
-from rcnn.stopping import Stopped, stopping_on_signals
+from rcnn.stopping import Stopped, stop_with_launcher, stopping_on_signals
 
 DESCRIPTION = "R-CNN models for PyTorch: train, evaluate, predict, and convert checkpoints of other frameworks."
 COMMANDS = {
@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         quiet_unless_first()
         note_process()
+        stop_with_launcher()
         COMMAND_LINE.set(tuple(words))
         with warnings.catch_warnings(), stopping_on_signals():
             warnings.showwarning = _show_warning
