@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 MAX_YAML_NODES = 1_000_000  # values of a YAML document with its aliases (*name) expanded
+MAX_YAML_DEPTH = 100  # brackets that are open at a time
 BYTE_ORDER_MARKS = {  # UTF-32 first: its mark starts with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig",
@@ -133,8 +134,17 @@ def yaml_value(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
     """The value of a YAML document.
 
     Raises yaml.YAMLError where it is damaged, and where aliases (`*name`) refer to themselves or expand to more than
-    MAX_YAML_NODES values: 500 bytes can describe a billion.
+    MAX_YAML_NODES values: 500 bytes can describe a billion. The same for more than MAX_YAML_DEPTH open brackets, for
+    which PyYAML's time grows with the square of their number.
     """
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    if deepest > MAX_YAML_DEPTH:
+        raise yaml.YAMLError(
+            f"more than {MAX_YAML_DEPTH} brackets are open; expected lists and mappings in a few levels"
+        )
     reader = loader(text)
     try:
         node = reader.get_single_node()

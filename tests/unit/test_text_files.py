@@ -44,6 +44,9 @@ def test_aliases_are_bounded() -> None:
         yaml_value(BOMB)
     with pytest.raises(yaml.YAMLError, match="refers to the list or mapping that contains it"):
         yaml_value("a: &a [*a]")
+    with pytest.raises(yaml.YAMLError, match="more than 100 brackets are open"):  # at once, not after seconds
+        yaml_value("[" * 5000)
+    assert yaml_value("[[1], " * 90 + "2" + "]" * 90)[1][0] == [1]
     with pytest.raises(ValueError, match=r"settings.yaml is not plain YAML .*expand"):
         plain_yaml(BOMB, "settings.yaml")
     assert time.perf_counter() - start < 1

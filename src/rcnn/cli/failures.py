@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from contextvars import ContextVar
+from typing import TextIO
 
 LAUNCHED = "RCNN_LAUNCHED"  # as in runtime/launch.py, which would import torch
 PID = "pid"  # as in runtime/in_flight.py
@@ -52,3 +54,11 @@ def report_failure(error: BaseException, text: str, *, expected: bool) -> None:
     elif os.environ.get(LAUNCHED) != "1" and not lost:
         where = f"process {os.environ.get('RANK', '?')} of {os.environ['WORLD_SIZE']}"
         print(f"rcnn ({where}): {text}" + ("" if expected else f"\n{trace}"), file=sys.__stderr__)
+
+
+def discard_output(*streams: TextIO) -> None:
+    """Discard further output of `streams` (default: stdout and stderr), so that Python's exit does not fail on it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams or (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())

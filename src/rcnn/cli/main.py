@@ -11,10 +11,16 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TextIO
 
 from rcnn import __version__
-from rcnn.cli.failures import COMMAND_LINE, is_one_of_several, note_process, quiet_unless_first, report_failure
+from rcnn.cli.failures import (
+    COMMAND_LINE,
+    discard_output,
+    is_one_of_several,
+    note_process,
+    quiet_unless_first,
+    report_failure,
+)
 from rcnn.stopping import Stopped, stop_with_launcher, stopping_on_signals
 
 DESCRIPTION = "R-CNN models for PyTorch: train, evaluate, predict, and convert checkpoints of other frameworks."
@@ -44,6 +50,9 @@ OPTIONS = {
 
 # options that may be given several times
 REPEATABLE = ("--allow", "--allow-missing", "--allow-origin", "--allow-unused", "--only", "--skip", "--val-split")
+
+UTF8_LOCALE = "choose a UTF-8 locale (export LC_ALL=C.UTF-8), or set PYTHONUTF8=1"
+CLOSED_PIPE = 128 + 13  # the status of programs that SIGPIPE ends: the reader of stdout has stopped
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,17 +86,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         COMMAND_LINE.set(tuple(words))
         with warnings.catch_warnings(), stopping_on_signals():
             warnings.showwarning = _show_warning
+            _warn_of_locale()
             try:
                 app(words, prog_name="rcnn")
             except SystemExit as end:
+                if isinstance(end.__context__, BrokenPipeError):  # click exits with status 1 at any closed pipe
+                    raise end.__context__ from None
                 ended += [end.code or 0] if end.code is None or isinstance(end.code, int) else []
                 sys.stdout.flush()  # here, because an error in Python's own flush at exit would have no message
                 raise
-    except BrokenPipeError:  # the reader of stdout has stopped: rcnn --help | head -1
-        _discard_output()
-        ended.append(1)
-        sys.exit(1)
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and _has_lost_reader():  # rcnn --help | head -1
+            discard_output()
+            ended.append(CLOSED_PIPE)
+            sys.exit(CLOSED_PIPE)
         text = _lost_output(error) or _message(error)
         if (debug or text is None) and not is_one_of_several():
             raise
@@ -109,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"rcnn: stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
             sys.stdout.flush()
         except OSError:  # the terminal is gone (SIGHUP)
-            _discard_output()
+            discard_output()
         ended.append(128 + number)
         sys.exit(128 + number)
 
@@ -129,16 +141,54 @@ def _end_at_once(ended: Sequence[int]) -> None:
 
 def _lost_output(error: Exception) -> str:
     """The line for an error of printing to stdout, e.g. to a file on a full disk; empty for other errors."""
-    if not isinstance(error, OSError) or error.errno != errno.ENOSPC or error.filename:
+    if not isinstance(error, OSError) or not _is_full(error.errno) or error.filename:
         return ""
     try:
         os.write(sys.stdout.fileno(), b"\n")
     except ValueError:  # stdout has no file descriptor
         return ""
     except OSError:
-        _discard_output(sys.stdout)
-        return f"standard output cannot be written: {error.strerror}. Free some space, or print to another place"
+        discard_output(sys.stdout)
+        return f"standard output cannot be written: {error.strerror}. {_remedy(error.errno)}, or print to another place"
     return ""
+
+
+def _has_lost_reader() -> bool:
+    """Whether stdout or stderr is a pipe that nothing reads any more."""
+    import select  # imported here, because `rcnn --help` does not need it
+
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    for stream in (sys.stdout, sys.stderr):
+        watched = select.poll()
+        with suppress(OSError, ValueError):  # without a file descriptor
+            watched.register(stream.fileno(), 0)
+            if any(events & (select.POLLERR | select.POLLHUP) for _, events in watched.poll(0)):
+                return True
+    return False
+
+
+def _is_full(number: int | None) -> bool:
+    """Whether the error `number` means that a file cannot grow."""
+    from rcnn.outputs import DISK_FULL  # imported here, because `rcnn --help` does not need it
+
+    return number in DISK_FULL
+
+
+def _remedy(number: int | None) -> str:
+    """What to do if a file cannot grow for the reason `number`, one of DISK_FULL."""
+    return "Raise the limit on the size of files (ulimit -f unlimited)" if number == errno.EFBIG else "Free some space"
+
+
+def _warn_of_locale() -> None:
+    """Warn of a locale in which names of files cannot have all characters: LC_ALL=C with PYTHONUTF8=0, ISO-8859-1."""
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        print(
+            f"warning: the locale of this shell ({encoding}) lacks characters, and files with such names cannot be "
+            f"read or written: {UTF8_LOCALE}",
+            file=sys.stderr,
+        )
 
 
 def _open_standard_streams() -> None:
@@ -159,14 +209,6 @@ def _escape_unknown_characters() -> None:
             utf = stream.encoding.lower().startswith("utf")
             if stream.errors == "strict" or not utf:
                 stream.reconfigure(errors="backslashreplace")
-
-
-def _discard_output(*streams: TextIO) -> None:
-    """Discard further output of `streams` (default: stdout and stderr), so that Python's exit does not fail on it."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in streams or (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            os.dup2(nowhere, stream.fileno())
 
 
 def _has_current_folder() -> bool:
@@ -218,21 +260,21 @@ def _message(error: Exception) -> str | None:
         return (
             f"not enough memory ({reason}): reduce the size or the number of images per batch, or use a smaller model"
         )
-    from rcnn.outputs import DISK_FULL  # imported here, because `rcnn --help` does not need it
-
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
+    if isinstance(error, OSError) and _is_full(error.errno):
         name = error.filename2 or error.filename  # filename2: the new file of a copy
         where = f"{name} cannot be written" if name else "the output cannot be written"
-        return f"{where}: {error.strerror}{_free(name, error.errno)}. Free some space, or write to another place"
+        return f"{where}: {error.strerror}{_free(name, error.errno)}. {_remedy(error.errno)}, or write to another place"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
         place = "its owner and permissions" if error.errno != errno.EROFS else "how its disk is mounted"
         return f"{error.filename} cannot be read or written: {error.strerror}. Check {place}, or choose another place"
-    if isinstance(error, UnicodeEncodeError) and error.encoding.lower().replace("-", "") == "utf8":
+    is_utf8 = isinstance(error, UnicodeEncodeError) and error.encoding.lower().replace("-", "") == "utf8"
+    if isinstance(error, UnicodeEncodeError) and is_utf8 and sys.getfilesystemencoding() == "utf-8":
         return f"{ascii(error.object)[:200]} has bytes that are not UTF-8, so it cannot be written: rename the file"
     if isinstance(error, UnicodeEncodeError):
+        encoding = sys.getfilesystemencoding() if is_utf8 else error.encoding
         return (
-            f"{ascii(error.object)[:200]} has characters that the locale of this shell ({error.encoding}) does not "
-            "have: choose a UTF-8 locale (export LC_ALL=C.UTF-8), or set PYTHONUTF8=1"
+            f"{ascii(error.object)[:200]} has characters that the locale of this shell ({encoding}) does not have: "
+            f"{UTF8_LOCALE}"
         )
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)

@@ -53,11 +53,20 @@ def videos_of(inputs: Sequence[str], *, given: bool) -> list[str]:
 
 
 def _expanded(word: str) -> list[str]:
-    """The videos that a pattern matches, sorted, except those that rcnn wrote. Any other word is returned unchanged."""
+    """The videos that a pattern matches, sorted, except those that rcnn wrote. Any other word is returned unchanged.
+
+    Raises ValueError for a pattern that matches only videos that rcnn wrote.
+    """
     if not is_video(word) or is_url(word) or Path(word).exists() or not glob.has_magic(word):
         return [word]
     found = [Path(path) for path in sorted(glob.glob(word, recursive=True))]
-    return [str(path) for path in found if path.name not in files_of_rcnn(path.parent)] or [word]
+    videos = [str(path) for path in found if path.name not in files_of_rcnn(path.parent)]
+    if found and not videos:
+        raise ValueError(
+            f"{word} matches only videos that rcnn wrote ({few(list(map(str, found)))}), which patterns skip; to "
+            "predict on one of them, give its path"
+        )
+    return videos or [word]
 
 
 def predict_videos(

@@ -44,6 +44,7 @@ class Sources:
     images: list[Source] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)  # name, and what is wrong with it
     skipped: list[str] = field(default_factory=list)  # files in folders that are not images
+    written: list[str] = field(default_factory=list)  # files in folders that rcnn wrote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
         sources.images.append(Source(name=name, picture=unique, url=url, flat=_flat(unique, flat)))
 
     for word in words:
-        skipped = len(sources.skipped)
+        skipped, written = len(sources.skipped), len(sources.written)
         try:
             if is_url(word):
                 add(word, _name_of_url(word), url=True)
@@ -84,7 +85,7 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
                 for path in _images_below(Path(word), sources):
                     add(str(path), path.relative_to(word).as_posix())
                 if len(sources.images) == before:
-                    sources.failed.append((word, f"contains no image{_videos_in(sources.skipped[skipped:])}"))
+                    sources.failed.append((word, f"contains no image{_hint(sources, skipped, written)}"))
             elif "\0" not in word and Path(word).exists():
                 add(word, Path(word).name)
             elif glob.has_magic(word):
@@ -93,7 +94,7 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
                 for path in _images_below(folder, sources, parts) if folder.is_dir() else ():
                     add(str(path), path.relative_to(folder).as_posix())
                 if len(sources.images) == before:
-                    sources.failed.append((word, f"matches no image{_videos_in(sources.skipped[skipped:])}"))
+                    sources.failed.append((word, f"matches no image{_hint(sources, skipped, written)}"))
             else:
                 reason = missing_text(Path(word))
                 sources.failed.append((word, f"{reason}; expected a file, a folder, a pattern, or an http(s) URL"))
@@ -111,14 +112,13 @@ def sources_of_split(split: SplitImages, output: OutputFolder) -> Sources:
     return sources
 
 
-def _videos_in(skipped: Sequence[str]) -> str:
-    """How to predict on the videos among skipped files; empty if there are none."""
-    videos = [name for name in skipped if is_video(name)]
-    return (
-        f"; to predict on its videos ({few(videos)}), give the path of each, or a pattern such as '*.mp4'"
-        if videos
-        else ""
-    )
+def _hint(sources: Sources, skipped: int, written: int) -> str:
+    """What to do if a folder or pattern has no image; `skipped` and `written`: numbers of such files before it."""
+    if videos := [name for name in sources.skipped[skipped:] if is_video(name)]:
+        return f"; to predict on its videos ({few(videos)}), give the path of each, or a pattern such as '*.mp4'"
+    if own := [name for name in sources.written[written:] if Path(name).suffix.lower() in IMAGE_SUFFIXES]:
+        return f" apart from those that rcnn wrote ({few(own)}); to predict on one of them, give its path"
+    return ""
 
 
 def _name_of_url(url: str) -> str:
@@ -157,9 +157,11 @@ def _images_below(folder: Path, sources: Sources, pattern: Sequence[str] = ("**"
         written |= {os.path.realpath(Path(here) / name) for name in files_of_rcnn(here)}
         for name in sorted(files):
             path = Path(here) / name
-            if name.startswith(".") or not _matches((*above, name), pattern) or os.path.realpath(path) in written:
+            if name.startswith(".") or not _matches((*above, name), pattern):
                 continue
-            if _may_be_image(path):
+            if os.path.realpath(path) in written:
+                sources.written.append(str(path))
+            elif _may_be_image(path):
                 yield path
             else:
                 sources.skipped.append(str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rcnn.cli.early import require_places, require_run_folder
+from rcnn.cli.failures import discard_output
 from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Images, Offline, RelativeBoxes, Strict
 from rcnn.cli.workers import Devices, MaxRestarts, is_restarted, launch, require_devices
 from rcnn.new_outputs import output_or_new
@@ -187,12 +189,21 @@ def train(
             more = ["--output", str(folder)] if output is None else []
             launch(devices, device, max_restarts=max_restarts, more=more)
         return
-    outcome = execute(plan, log=typer.echo)
+    outcome = execute(plan, log=print_of_run)
     with suppress(OSError):  # the terminal is gone (SIGHUP)
         for line in _outcome_lines(outcome, plan, data):
-            typer.echo(line)
+            print_of_run(line)
     if outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
+
+
+def print_of_run(line: str) -> None:
+    """Print a line about a run, which goes on if nothing reads stdout any more: `rcnn train ... | head -1`."""
+    try:
+        typer.echo(line)
+    except BrokenPipeError:
+        discard_output(sys.stdout)
+        typer.echo("warning: standard output was closed; training continues, and its log is in log.jsonl", err=True)
 
 
 def _outcome_lines(outcome: Outcome, plan: RunPlan, data: Path) -> Iterator[str]:

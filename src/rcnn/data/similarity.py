@@ -43,7 +43,7 @@ class Fingerprint:
     perceptual_hash: int | None  # 64 bits; None for an image that cannot be read or has too little contrast
     mirrored: int | None = None  # the same of the image that is flipped left to right
     trimmed: int | None = None  # the same of the image without its uniform borders; None if it has none
-    faint: bool = False  # no perceptual hash, but more than one colour: equal files are copies
+    low_contrast: bool = False  # no perceptual hash, but more than one colour: equal files are copies
     error: str = ""  # why the image cannot be read
 
 
@@ -59,7 +59,7 @@ def fingerprint(path: Path) -> Fingerprint:
     return Fingerprint(
         content=content,
         perceptual_hash=found,
-        faint=found is None and bool(np.ptp(grey)),
+        low_contrast=found is None and bool(np.ptp(grey)),
         mirrored=perceptual_hash(small[:, ::-1]),
         trimmed=None if inner is None else perceptual_hash(_small(inner)),
     )
@@ -162,10 +162,10 @@ def _bit_count(values: np.ndarray) -> np.ndarray:
 
 
 def faint_copies(prints: Sequence[Fingerprint]) -> Iterator[tuple[int, int]]:
-    """The pairs of indices i < j of equal files among faint images, which have no perceptual hash."""
+    """The pairs of indices i < j of equal files among low-contrast images, which have no perceptual hash."""
     places: dict[str, list[int]] = {}
     for index, one in enumerate(prints):
-        if one.faint:
+        if one.low_contrast:
             places.setdefault(one.content, []).append(index)
     for same in places.values():
         yield from combinations(same, 2)

@@ -160,7 +160,7 @@ def absent_classes(classes: Sequence[str], part: np.ndarray, whole: np.ndarray) 
     return [name for name, lost in zip(classes, (part == 0) & (whole > 0), strict=True) if lost]
 
 
-def reached(share: float, fraction: float, absent: Sequence[str]) -> str:
+def share_text(share: float, fraction: float, absent: Sequence[str]) -> str:
     """The share of the images in a part, the requested `fraction`, and the classes that the part lacks."""
     return f"{share:.1%} (requested: {fraction:.1%})" + (f"; no objects of {few(absent)}" if absent else "")
 

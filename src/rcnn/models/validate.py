@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 
 from rcnn.models.config import DetectorConfig, ResNetConfig
 from rcnn.models.config.parts import SamplingConfig
+from rcnn.models.setting_ranges import LARGEST, numbers_of, require_range
 
 # counts and sizes that must be at least 1; parts that are None are skipped
 AT_LEAST_ONE = {
@@ -29,13 +29,19 @@ AT_LEAST_ONE = {
     "fcis": ("width", "groups", "roi_size", "max_detections"),
     "fcis.sampling": ("batch_size",),
 }
-AT_MOST = {  # bins and samples of a region; without a limit, a damaged config could use up the memory
+AT_MOST = {  # layers, and bins and samples of a region; a damaged config could use up time and memory
+    "rpn": ("convs",),
+    "box": ("convs", "fcs"),
+    "mask": ("convs",),
+    "keypoint": ("convs",),
     "box.pooler": ("size", "sampling_ratio"),
     "mask.pooler": ("size", "sampling_ratio"),
     "keypoint.pooler": ("size", "sampling_ratio"),
     "fcis": ("roi_size", "groups"),
 }
 MOST = 128
+SIDES = {"input": ("min_size", "max_size", "divisor", "canvas")}  # of images, pixels
+LONGEST_SIDE = 65_536
 MAY_BE_NEGATIVE = ("rpn.legacy.straddle", "rpn.proposals.min_size", "box.selection.min_size", "input.pixel_mean")
 ABOVE_0 = {  # what something is divided by
     "input": ("pixel_std",),
@@ -64,6 +70,10 @@ def validate(config: DetectorConfig) -> None:
     _require_iou_order(config)
     if not config.rpn.anchors.ratios:
         raise ValueError("rpn.anchors.ratios is empty; expected one ratio or more, e.g. [0.5, 1, 2]")
+    if not all(config.rpn.anchors.sizes):
+        raise ValueError(
+            f"rpn.anchors.sizes is {config.rpn.anchors.sizes}; expected a size or more per level, e.g. [[32], [64]]"
+        )
     for part in ("box", "mask", "keypoint"):
         settings = getattr(config, part)
         if settings is not None and settings.arguments and not settings.factory:
@@ -92,28 +102,29 @@ def validate(config: DetectorConfig) -> None:
 
 
 def _require_numbers(config: DetectorConfig) -> None:
-    box_unused = config.proposals_only or config.fcis is not None
-    ranges = (
-        (AT_LEAST_ONE, 1, math.inf, "1 or more"),
-        (ABOVE_0, sys.float_info.min, math.inf, "more than 0"),
-        (BETWEEN_0_AND_1, 0, 1, "0 to 1"),
-        (AT_MOST, 0, MOST, f"0 to {MOST}"),
-    )
-    for limits, least, most, expected in ranges:
-        for part, names in limits.items():
-            if box_unused and part.startswith("box"):
-                continue
-            settings = reduce(lambda parent, name: getattr(parent, name, None), part.split("."), config)
-            for name in names if settings is not None else ():
-                value = getattr(settings, name, None)  # a backbone has the settings of its kind
-                if any(not least <= number <= most for _, number in _numbers(value)):
-                    raise ValueError(f"{part}.{name} is {value}; expected {expected}")
-    for path, value in _numbers(config):
-        if value < 0 and path not in MAY_BE_NEGATIVE:
-            raise ValueError(f"{path} is {value}; expected 0 or more")
+    ranges = ((AT_LEAST_ONE, 1, math.inf), (BETWEEN_0_AND_1, 0, 1), (AT_MOST, 0, MOST), (SIDES, 0, LONGEST_SIDE))
+    for limits, least, most in ranges:
+        for path, value in _settings_of(config, limits):
+            require_range(path, value, least, most)
+    for path, value in _settings_of(config, ABOVE_0):
+        if any(number < sys.float_info.min for _, number in numbers_of(value)):
+            raise ValueError(f"{path} is {value}; expected more than 0")
+    for path, value in numbers_of(config):
+        require_range(path, value, -LARGEST if path in MAY_BE_NEGATIVE else 0, LARGEST)
     norm, eps = getattr(config.backbone, "norm", "none"), getattr(config.backbone, "norm_eps", None)
     if eps == 0 and norm not in ("frozen_bn", "none"):  # fixed statistics, as in Detectron's files, need none
         raise ValueError(f"backbone.norm_eps is {eps}; expected more than 0 with backbone.norm={norm}")
+
+
+def _settings_of(config: DetectorConfig, names: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, object]]:
+    """The path and value of each setting in `names` (part -> settings); parts that are off or unused are skipped."""
+    box_unused = config.proposals_only or config.fcis is not None
+    for part, own in names.items():
+        if box_unused and part.startswith("box"):
+            continue
+        settings = reduce(lambda parent, name: getattr(parent, name, None), part.split("."), config)
+        for name in own if settings is not None else ():
+            yield f"{part}.{name}", getattr(settings, name, None)  # a backbone has the settings of its kind
 
 
 def _require_iou_order(config: DetectorConfig) -> None:
@@ -129,20 +140,6 @@ def _require_iou_order(config: DetectorConfig) -> None:
             raise ValueError(
                 f"{part} has {name}={low} and positive_iou={sampling.positive_iou}; expected {name} <= positive_iou"
             )
-
-
-def _numbers(value: object, path: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers in a config, part or setting, each with its path; those of a list have the path of the list."""
-    if isinstance(value, bool):
-        return
-    if isinstance(value, int | float):
-        yield path, value
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _numbers(item, path)
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from _numbers(getattr(value, field.name), f"{path}.{field.name}".lstrip("."))
 
 
 def _require_beside_proposals(config: DetectorConfig) -> None:

@@ -47,7 +47,7 @@ class Start:
     settings: TrainConfig
     automatic: bool  # train.batch_size=auto
     weights_of_recipe: bool  # the weights are those that the recipe names
-    left_out: str  # a warning about settings of the recipe that another model does not have; empty: none
+    recipe_warning: str  # a warning about settings of the recipe that another model does not have; empty: none
     reason: str  # for the weights
 
     @property
@@ -80,9 +80,9 @@ def choose_start(
     if not download and record is None:
         _announce_download(request, log)
     config, before = _config_of(request, record)
-    left_out = ""
+    recipe_warning = ""
     if recipe is not None and other_model:
-        recipe, left_out = fitted(recipe, request.model, config, typed, request.weights)
+        recipe, recipe_warning = fitted(recipe, request.model, config, typed, request.weights)
     weights_of_recipe = recipe is not None and bool(recipe.weights) and not request.weights
     if recipe is not None:
         request = replace(request, weights=request.weights or recipe.weights)
@@ -102,7 +102,7 @@ def choose_start(
     return Start(
         request=request, record=record, before=before, recipe=recipe, config=config, typed=typed,
         model_overrides=model_overrides, given=given, defaults=defaults, first=first, settings=settings,
-        automatic=automatic, weights_of_recipe=weights_of_recipe, left_out=left_out, reason=reason,
+        automatic=automatic, weights_of_recipe=weights_of_recipe, recipe_warning=recipe_warning, reason=reason,
     )  # fmt: skip
 
 

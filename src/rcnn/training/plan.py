@@ -204,8 +204,8 @@ def _warnings(
 ) -> Iterator[str]:
     """All warnings about a run; OSError if its checkpoints do not fit on the disk."""
     request, data = start.request, model.data
-    if start.left_out:
-        yield start.left_out
+    if start.recipe_warning:
+        yield start.recipe_warning
     yield from _run_warnings(request, found)
     yield from require_space(space, request.output)
     yield from schedule_warnings(settings, start.given)

@@ -17,7 +17,7 @@ from rcnn.data.defaults import default_training_split, default_validation_split
 from rcnn.data.held_out import DEFAULT_FRACTION, HeldOut, divide_held_out, hold_out, indices_of, require_fraction
 from rcnn.data.messages import counted
 from rcnn.data.readable import report_unreadable, without_unreadable
-from rcnn.data.split import MIN_IMAGES, absent_classes, class_counts, reached
+from rcnn.data.split import MIN_IMAGES, absent_classes, class_counts, share_text
 from rcnn.data.trained_images import copied_images
 from rcnn.models import DetectorConfig
 from rcnn.training.request import RunRequest
@@ -211,7 +211,7 @@ def _held_out(
         count = f"{len(held)} of {counted(len(training), 'image')}"
         counts = class_counts(training)
         absent = absent_classes(training.classes, counts.totals(held), counts.totals())
-        share = reached(len(held) / len(training), wanted, absent)
+        share = share_text(len(held) / len(training), wanted, absent)
         return held_out, f"{count} {verb} held out from training, see --val-fraction: {share}"
     if fraction:
         raise ValueError(

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from rcnn.data.transforms.steps import Step, require_steps
+from rcnn.models.setting_ranges import require_range
 from rcnn.models.suggestions import SYNONYMS
 
 PREFIX = "train."
 BATCH_SIZE, AUTO = "train.batch_size", "auto"
 MAX_WORKERS = 512  # processes; more is a mistake on any machine
+MOST_IMAGES = 65_536  # per forward pass or step
+MOST_STEPS = 10**9
+SIDE = (1, 65_536)  # of an image, pixels
+FRACTION = (0, 1)
+RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value of numbers, also in lists
+    "steps": (1, MOST_STEPS), "epochs": (0, 1_000_000),
+    "batch_size": (1, MOST_IMAGES), "accumulate": (1, MOST_IMAGES), "reference_batch": (1, MOST_IMAGES),
+    "lr": (0, 100), "backbone_lr": (0, 100), "warmup_steps": (0, MOST_STEPS), "warmup_factor": FRACTION,
+    "milestones": (0, MOST_STEPS), "decay": FRACTION, "final_lr": FRACTION, "layer_decay": FRACTION,
+    "weight_decay": FRACTION, "norm_weight_decay": FRACTION, "clip_norm": (0, math.inf),
+    "seed": (0, 2**31 - 1), "workers": (0, MAX_WORKERS),
+    "repeat_threshold": FRACTION, "flip": FRACTION, "scales": SIDE, "scale_range": SIDE, "jitter": FRACTION,
+    "watchdog": (0, math.inf), "log_every": (1, math.inf), "pictures": (0, math.inf),
+    "checkpoint_every": (1, math.inf), "keep": (0, math.inf), "time_limit": (0, math.inf),
+    "evaluate_every": (0, math.inf), "patience": (0, math.inf),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +120,13 @@ class TrainConfig:
     best: str = ""  # metric that best/ is chosen by, e.g. segm.AP; empty: AP of masks if there are any, else of boxes
 
     def __post_init__(self) -> None:
-        minimum = {"steps": 1, "batch_size": 1, "accumulate": 1, "reference_batch": 1, "warmup_steps": 0, "workers": 0}
-        minimum |= {"log_every": 1, "checkpoint_every": 1, "evaluate_every": 0, "patience": 0, "pictures": 0, "seed": 0}
-        minimum |= {"lr": 0, "clip_norm": 0, "jitter": 0, "warmup_factor": 0, "decay": 0, "momentum": 0}
-        minimum |= {"weight_decay": 0, "norm_weight_decay": 0, "backbone_lr": 0}
-        minimum |= {"keep": 0, "time_limit": 0, "watchdog": 0, "epochs": 0, "layer_decay": 0, "final_lr": 0}
-        for name, least in minimum.items():
-            if not getattr(self, name) >= least:  # not `<`, so that NaN is refused too
-                raise ValueError(f"train.{name} is {getattr(self, name)}; expected {least} or more")
+        for name, (least, most) in RANGES.items():
+            require_range(PREFIX + name, getattr(self, name), least, most)
+        for name in ("ema", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"train.{name} is {getattr(self, name)}; expected 0 or more and less than 1, e.g. 0.9; 0: off"
+                )
         if self.compile == "cuda_graphs" and self.padding != "bucket":
             raise ValueError(
                 "train.compile=cuda_graphs records a graph per shape of the batches, but train.padding is "
@@ -117,18 +134,6 @@ class TrainConfig:
             )
         if self.compile != "none" and self.shard:
             raise ValueError("train.compile does not work with train.shard; leave one of them out")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"train.ema is {self.ema}; expected a decay in [0, 1), e.g. 0.999; 0 turns the EMA off")
-        if not 0 <= self.repeat_threshold <= 1:
-            raise ValueError(f"train.repeat_threshold is {self.repeat_threshold}; expected a fraction between 0 and 1")
-        if self.jitter > 1:
-            raise ValueError(f"train.jitter is {self.jitter}; expected a relative change between 0 and 1, e.g. 0.2")
-        if self.workers > MAX_WORKERS:
-            raise ValueError(f"train.workers is {self.workers}; expected up to {MAX_WORKERS}, about one per CPU core")
-        if self.seed >= 2**31:
-            raise ValueError(f"train.seed is {self.seed}; expected less than {2**31}")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"train.flip is {self.flip}; expected a probability between 0 and 1")
         fractions = sum(0 < part <= 1 for part in self.milestones)
         steps = sum(part > 1 and part == int(part) for part in self.milestones)
         if len(self.milestones) not in (fractions, steps) or list(self.milestones) != sorted(self.milestones):
@@ -141,13 +146,8 @@ class TrainConfig:
                 f"train.epochs={self.epochs:g} and train.schedule={self.schedule} both set the length of the run; "
                 "give one of them"
             )
-        if max(self.layer_decay, self.final_lr) > 1:
-            name = "layer_decay" if self.layer_decay > 1 else "final_lr"
-            raise ValueError(f"train.{name} is {getattr(self, name)}; expected a fraction between 0 and 1")
         self._require_patterns()
-        if any(side < 1 for side in self.scales):
-            raise ValueError(f"train.scales is {list(self.scales)}; expected shorter sides in pixels")
-        if self.scale_range and (len(self.scale_range) != 2 or not 1 <= self.scale_range[0] <= self.scale_range[1]):
+        if self.scale_range and (len(self.scale_range) != 2 or self.scale_range[0] > self.scale_range[1]):
             raise ValueError(
                 f"train.scale_range is {list(self.scale_range)}; expected the smallest and the largest shorter side in "
                 "pixels, e.g. [640,800]"

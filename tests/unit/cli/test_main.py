@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ from rich.markup import render
 from rcnn import __version__
 from rcnn.cli import app
 from rcnn.cli.main import main
+from rcnn.cli.train import print_of_run
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.weights.checkpoint import save_checkpoint
@@ -69,6 +71,28 @@ def test_an_empty_value_after_an_equals_sign_is_refused(capsys: pytest.CaptureFi
     assert "argument 4 (--split) is empty" in refused(capsys, "data", "check", "photos", "--split=")
 
 
+def test_a_locale_that_lacks_characters_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name of a file in UTF-8, as Python gives it in such a locale, cannot be written as UTF-8."""
+
+    def fail(*_: object, **__: object) -> None:
+        "b\udcc3\udca4ume.jpg".encode()
+
+    monkeypatch.setattr(app, "app", fail)
+    assert "has bytes that are not UTF-8, so it cannot be written: rename the file" in refused(capsys, "doctor")
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(SystemExit):
+        main(["doctor"])
+    advice = "choose a UTF-8 locale (export LC_ALL=C.UTF-8), or set PYTHONUTF8=1"
+    warning, message = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: the locale of this shell (ascii) lacks characters, ")
+    assert warning.endswith(advice)
+    assert message == (
+        "rcnn: 'b\\udcc3\\udca4ume.jpg' has characters that the locale of this shell (ascii) does not have: " + advice
+    )
+
+
 @pytest.mark.parametrize("name", ["nomodel", "r50", "zzz"])
 def test_an_unknown_model_gets_at_most_three_suggestions(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, "models", "show", name)
@@ -87,6 +111,11 @@ def test_an_unknown_model_gets_at_most_three_suggestions(name: str, capsys: pyte
         (OSError(28, "No space left on device", "out/a.jpg"), f"rcnn: out/a.jpg {FULL}"),
         (OSError(28, "No space left on device", "in/a.jpg", None, "out/a.jpg"), f"rcnn: out/a.jpg {FULL}"),
         (OSError(28, "No space left on device"), f"rcnn: the output {FULL.replace(' (1.5 MB free)', '')}"),
+        (
+            OSError(27, "File too large", "out/a.jpg"),
+            "rcnn: out/a.jpg cannot be written: File too large. Raise the limit on the size of files (ulimit -f "
+            "unlimited), or write to another place",
+        ),
         (ValueError("wrong"), "rcnn: wrong"),
         (
             UnicodeEncodeError("ascii", "caf\xe9.jpg", 3, 4, "ordinal not in range(128)"),
@@ -113,8 +142,8 @@ def test_settings_that_need_too_much_memory(capsys: pytest.CaptureFixture[str], 
     data = write_tiny_coco(tmp_path / "data", {"train": 1}, size=(64, 96))
     words = ("train", "mask_rcnn_compact", "--data", str(data), "--output", str(tmp_path / "run"), "--device", "cpu")
     for channels, message in (
-        (10**12, "the weights of this model would take more than"),
-        (10**18, "not enough memory"),
+        (10**6, "the weights of this model would take more than"),
+        (10**18, "fpn.channels is 1000000000000000000; expected 0 to 1,000,000"),
     ):
         assert refused(capsys, *words, f"fpn.channels={channels}").startswith(f"rcnn: {message}")
 
@@ -148,7 +177,22 @@ def test_a_closed_stdout_is_no_traceback(words: tuple[str, ...]) -> None:
     process.stdout.close()
     assert process.stderr is not None
     assert process.stderr.read() == ""
-    process.wait(60)
+    assert process.wait(60) == 128 + signal.SIGPIPE
+
+
+def test_a_run_continues_when_stdout_is_closed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        print_of_run("first line")
+        print_of_run("second line")
+        closed.flush()
+    assert capsys.readouterr().err == (
+        "warning: standard output was closed; training continues, and its log is in log.jsonl\n"
+    )
 
 
 def test_ctrl_c_in_a_download_keeps_the_results_so_far(tmp_path: Path) -> None:
@@ -206,7 +250,7 @@ def test_a_full_stdout_is_named(words: tuple[str, ...]) -> None:
         ("Stopped(2)", 130, "rcnn: stopped by SIGINT\n"),
         ("SystemExit(1)", 1, ""),
         ("SystemExit", 0, ""),
-        ("BrokenPipeError", 1, ""),
+        ("BrokenPipeError", 2, "rcnn: BrokenPipeError\n"),  # of another pipe: stdout and stderr are read here
     ],
 )
 def test_a_command_ends_before_python_ends_its_threads(error: str, status: int, printed: str) -> None:

@@ -247,6 +247,18 @@ def test_videos_in_folders_and_patterns_of_images_must_be_named(tmp_path: Path) 
         assert reason.endswith(f"no image; to predict on its videos ({video}), {advice}")
 
 
+def test_a_pattern_of_images_that_rcnn_wrote_says_so(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path / "found") as folder:
+        folder.write_text("a.jpg", "picture")
+    word = str(tmp_path / "found" / "*.jpg")
+    [(name, reason)] = expand([word], tmp_path / "out").failed
+    assert name == word
+    picture = tmp_path / "found" / "a.jpg"
+    assert reason == (
+        f"matches no image apart from those that rcnn wrote ({picture}); to predict on one of them, give its path"
+    )
+
+
 def test_patterns_do_not_go_round_a_loop_of_links(tmp_path: Path) -> None:
     touch(tmp_path / "photos" / "in" / "a.jpg", tmp_path / "photos" / "b.jpg")
     (tmp_path / "photos" / "in" / "up").symlink_to("..")

@@ -75,7 +75,7 @@ from rcnn.models.overrides import override
         ("mask_rcnn_compact", ["rpn.anchors.ratios=[0]"], r"rpn\.anchors\.ratios is .*; expected more than 0"),
         ("mask_rcnn_compact", ["rpn.anchors.ratios=[]"], r"rpn\.anchors\.ratios is empty; expected one ratio or more"),
         ("mask_rcnn_compact", ["box.arguments={a: 1}"], r"box\.arguments .*, but box\.factory is not set"),
-        ("mask_rcnn_compact", ["rpn.convs=-1"], r"rpn\.convs is -1; expected 0 or more"),
+        ("mask_rcnn_compact", ["rpn.convs=-1"], r"rpn\.convs is -1; expected 0 to 128"),
         ("fcis_compact", ["fcis.score_threshold=50"], r"fcis\.score_threshold is 50\.0; expected 0 to 1"),
         (
             "mask_rcnn_compact",
@@ -84,6 +84,10 @@ from rcnn.models.overrides import override
         ),
         ("rpn_r50_fpn", ["rpn.legacy.objectness=object_logit"], r"is not a probability, .*objectness=softmax"),
         ("mask_rcnn_compact", ["num_classes=0"], r"num_classes is 0; expected 1 or more"),
+        ("mask_rcnn_compact", ["input.max_size=10000000"], r"input\.max_size is 10000000; expected 0 to 65,536"),
+        ("mask_rcnn_compact", ["box.fcs=10000000"], r"box\.fcs is 10000000; expected 0 to 128"),
+        ("mask_rcnn_compact", ["rpn.proposals.post_nms=10000000"], r"post_nms is 10000000; expected 0 to 1,000,000"),
+        ("mask_rcnn_compact", ["rpn.anchors.sizes=[[],[],[],[],[]]"], r"expected a size or more per level"),
     ],
 )
 def test_contradictory_settings_are_refused(name: str, changes: list[str], words: str) -> None:

@@ -10,10 +10,10 @@ from torch import nn
 
 from rcnn.evaluation.plan import Plan
 from rcnn.models.config import DetectorConfig, MaskHeadConfig
-from rcnn.models.overrides import override
+from rcnn.models.overrides import config_to_dict, override
 from rcnn.training.length import changed_by, keys_of
 from rcnn.training.schedule import learning_rate, require_one_schedule, schedule_warnings, set_learning_rate
-from rcnn.training.settings import TrainConfig, split_overrides
+from rcnn.training.settings import RANGES, TrainConfig, split_overrides
 from rcnn.training.state import build_optimizer
 from rcnn.training.validation import require_measured
 
@@ -65,16 +65,20 @@ def test_rate_is_scaled_to_the_images_of_a_step(batch: int, accumulate: int, rat
     [
         ("train.stesp=5", ["train.stesp", "train.steps"]),
         ("train.steps=many", ["train.steps", "int", "many"]),
-        ("train.steps=0", ["train.steps", "0", "1 or more"]),
-        ("train.lr=-1", ["train.lr", "-1", "0 or more"]),
-        ("train.flip=2", ["train.flip", "2", "between 0 and 1"]),
+        ("train.steps=0", ["train.steps", "0", "1 to 1,000,000,000"]),
+        ("train.lr=-1", ["train.lr", "-1", "0 to 100"]),
+        ("train.lr=1e9", ["train.lr", "0 to 100"]),
+        ("train.momentum=1", ["train.momentum is 1.0", "less than 1"]),
+        ("train.batch_size=1000000000", ["train.batch_size", "1 to 65,536"]),
+        ("train.decay=100", ["train.decay", "0 to 1"]),
+        ("train.flip=2", ["train.flip", "2", "0 to 1"]),
         ("train.milestones=[0.9,0.5]", ["train.milestones", "increasing"]),
         ("train.milestones=[0.5,80]", ["train.milestones", "(0, 1]", "steps above 1"]),
         ("train.padding=buckets", ["train.padding", "bucket"]),
         ("train.bf16=1", ["train.bf16", "bool"]),
-        ("train.scales=[0]", ["train.scales", "pixels"]),
+        ("train.scales=[0]", ["train.scales", "1 to 65,536"]),
         ("train.best=AP", ["train.best", "segm.AP"]),
-        ("train.seed=-1", ["train.seed", "-1", "0 or more"]),
+        ("train.seed=-1", ["train.seed", "-1", "0 to 2,147,483,647"]),
     ],
 )
 def test_an_impossible_setting_is_named_with_what_was_expected(word: str, parts: list[str]) -> None:
@@ -82,6 +86,16 @@ def test_an_impossible_setting_is_named_with_what_was_expected(word: str, parts:
         override(Recipe(), [word])
     for part in parts:
         assert part in str(error.value), str(error.value)
+
+
+def test_every_number_has_a_range() -> None:
+    """Numbers of a run are limited by RANGES; those between 0 and less than 1, by their own rule."""
+    settings = config_to_dict(TrainConfig())
+    numbers = {name for name, value in settings.items() if type(value) in (int, float)}
+    assert numbers | {"milestones", "scales", "scale_range"} == RANGES.keys() | {"ema", "momentum"}
+    for name in numbers:
+        with pytest.raises(ValueError, match=rf"train\.{name} is -1(\.0)?; expected "):
+            override(TrainConfig(), f"{name}=-1")
 
 
 def test_not_a_number_is_refused() -> None:

@@ -20,8 +20,8 @@ from rcnn.data.split import (
     absent_classes,
     class_counts,
     divide_images,
-    reached,
     require_fractions,
+    share_text,
 )
 from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_splits
 from rcnn.outputs import OutputFolder
@@ -60,7 +60,7 @@ class Division:
         """The number and fraction of the images in a part, and the classes without objects in it."""
         count, total = self.images[part], sum(self.images.values())
         absent = absent_classes(self.classes, self.objects[part], np.sum([*self.objects.values()], axis=0))
-        return f"{part}: {count} of {counted(total, 'image')}, {reached(count / total, fraction, absent)}"
+        return f"{part}: {count} of {counted(total, 'image')}, {share_text(count / total, fraction, absent)}"
 
 
 def split_dataset(

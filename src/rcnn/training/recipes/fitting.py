@@ -31,11 +31,11 @@ def fitted(
     built = override(config, [*settings, *typed])
     parameters = [name for name, _ in empty_detector(built).named_parameters()]
     settings += _training_settings(recipe, parameters)
-    left_out = [word for word in recipe.settings if word not in settings]
+    skipped = [word for word in recipe.settings if word not in settings]
     own = recipe.weights if _are_for(recipe.weights, model, built) else ""
-    left_out += [] if own or weights else [f"--weights {recipe.weights}"]
-    warning = f"recipe {recipe.name}: these settings do not fit {model} and are skipped: {', '.join(left_out)}"
-    return replace(recipe, settings=tuple(settings), weights=own), warning if left_out else ""
+    skipped += [] if own or weights else [f"--weights {recipe.weights}"]
+    warning = f"recipe {recipe.name}: these settings do not fit {model} and are skipped: {', '.join(skipped)}"
+    return replace(recipe, settings=tuple(settings), weights=own), warning if skipped else ""
 
 
 def _kept(words: Sequence[str], config: DetectorConfig) -> list[str]:
