@@ -330,6 +330,26 @@ def test_numbers_of_classes_in_a_labelmap_count_without_the_background(tmp_path:
     assert has_the_drawn_instances(open_dataset(tmp_path), ("stem", "a:b", "none"), [0, 1, 0])
 
 
+def test_a_colour_that_the_labelmap_does_not_have_is_named_with_those_that_it_has(tmp_path: Path) -> None:
+    ids, _ = drawn()
+    write_images(tmp_path / "JPEGImages", ["a.jpg", "b.jpg"])
+    for name, colour in (("a", (10, 20, 30)), ("b", (250, 50, 83))):
+        classes = np.where(ids[..., None] > 0, np.array(colour, np.uint8), np.uint8(0))
+        for folder, values in (("SegmentationObject", COLOURS[ids]), ("SegmentationClass", classes)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(values).save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "labelmap.txt").write_text(LABELS)
+    unknown, skipped = open_dataset(tmp_path).findings
+    listed = "(stem: 250,50,83, a:b: 255,0,0, none: 9,9,9)"
+    assert unknown.what == f"the colour 10,20,30 in SegmentationClass, which labelmap.txt does not have {listed}"
+    assert len(unknown.ids) == 3
+    assert (skipped.kind, skipped.ids) == ("all-skipped", ("a",))
+    (tmp_path / "labelmap.txt").unlink()
+    (tmp_path / "class_names.txt").write_text("_background_\nstem\n")
+    first, *_ = open_dataset(tmp_path, allow_empty=True).findings
+    assert first.what == "the number 1971210 in SegmentationClass, which class_names.txt does not have"
+
+
 I4 = "{'descr': '<i4', 'fortran_order': False, 'shape': "
 WRONG = [npy_header(f"{I4}({shape}, 3), }}", bytes(12)) for shape in (10**30, True)]
 
