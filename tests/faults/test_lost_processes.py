@@ -132,6 +132,7 @@ def test_the_failure_that_caused_the_others_is_reported(tmp_path: Path) -> None:
         ((-15, none), (2, lost), "message of 1\n(process 1 of 2, at step 7 with images 14, 15)"),
         ((2, lost), (-9, none), "process 1 of 2 was killed by SIGKILL, most often because the memory ran out, at step"),
         ((143, none), (-9, none), "process 1 of 2 was killed by SIGKILL, most often because the memory ran out"),
+        ((-9, none), (2, {"expected": True}), "message of 1\n(process 1 of 2, at step 7"),  # 0 had stalled; 1 says so
         ((2, {"expected": True}), (-15, none), "message of 0\n(process 0 of 2, at step 7 with images 04, 05)"),
     ]):  # fmt: skip
         folder = tmp_path / str(number)
