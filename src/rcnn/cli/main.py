@@ -234,6 +234,10 @@ def version_line() -> str:
 
 def _problem(words: Sequence[str]) -> str:
     """The problem of the command line that applies to every command; empty if there is none."""
+    if words and words[0].startswith("--") and words[0] not in ("--help", "--version"):
+        option = words[0].partition("=")[0]
+        command = next((word for word in words if word in COMMANDS), "COMMAND")
+        return f"{option} stands before the command; options follow it: rcnn {command} ... {option}"
     given = dict[str, list[str]]()
     for index, word in enumerate(words):
         if word == "--":

@@ -109,7 +109,8 @@ def train(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan of the run, with reasons, and write nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print the plan of the run, with reasons, and write nothing but the cache."),
     ] = False,
     measure_steps: Annotated[
         int,

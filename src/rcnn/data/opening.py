@@ -105,10 +105,11 @@ def open_with(
     if not options.allow_empty and not dataset.num_training_objects:
         if classes and not options.one_class and (used := _names_used(tables)) and used.isdisjoint(classes):
             names = few([name + close_to(name, classes) for name in sorted(used)])
-            raise ValueError(
+            what = (
                 f"{tables.file} has no objects of {few(classes)}, the classes of the model; it has {names}. Rename its "
                 "categories, or use a model that was trained on these classes"
             )
+            raise ValueError("\n".join((what, *tables.notes)))
         raise ValueError("\n".join((_without_objects(dataset), *dataset.warnings)))
     return dataset.as_one_class(classes[0] if classes else "object") if options.one_class else dataset
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from rcnn.data.messages import close_to
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.models.zoo import lite, unknown_model
@@ -102,7 +103,8 @@ def choose_weights(model: str, given: str, config: DetectorConfig, overrides: Se
         return entry.name, "given"
     if given:
         named = is_weight_name(given) and not Path(given).exists()
-        return find_entry(given).name if named else given, "given"
+        weights = find_entry(given).name if named else given
+        return weights, "given" if is_whole(model, weights) else "given; only its backbone is used"
     if model.startswith(CONFIG) or model.endswith(SCRATCH) or getattr(changed.backbone, "pretrained", False):
         return "", "--weights chooses others"
     entry = default_entry(model)
@@ -147,7 +149,8 @@ def read_weights(weights: str) -> Checkpoint:
     try:
         return read_checkpoint(weights)
     except (ConnectionError, FileNotFoundError) as error:
-        raise type(error)(f"{error}\nTo train from random weights instead: --weights none") from error
+        near = "" if is_weight_name(weights) else close_to(weights, (IMAGENET, NO_WEIGHTS))
+        raise type(error)(f"{error}{near}\nTo train from random weights instead: --weights none") from error
 
 
 def to_download(weights: str) -> Entry | None:

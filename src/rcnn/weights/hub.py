@@ -44,6 +44,13 @@ def is_hub_name(word: str) -> bool:
     return word.startswith(PREFIX)
 
 
+def require_hub_name(name: str) -> tuple[str, str | None]:
+    """The repository and the revision in `hf:owner/name[@revision]`. Raises ValueError for another name."""
+    if not (parts := NAME.fullmatch(name)):
+        raise ValueError(f"{name} is not the name of a repository; expected hf:owner/name or hf:owner/name@revision")
+    return parts[1], parts[2] or None
+
+
 def folder_name(name: str) -> str:
     """The name of a folder for `hf:owner/name[@revision]`, without the owner."""
     return name.partition("/")[2].replace("/", "-")  # a revision may be refs/pr/1
@@ -55,9 +62,7 @@ def pull(name: str) -> Path:
     Raises ValueError for a wrong name or a repository without an rcnn checkpoint, ImportError without rcnn[hub],
     FileNotFoundError if it is not in the cache and downloads are forbidden, ConnectionError if it cannot be downloaded.
     """
-    if not (parts := NAME.fullmatch(name)):
-        raise ValueError(f"{name} is not the name of a repository; expected hf:owner/name or hf:owner/name@revision")
-    repository, revision = parts[1], parts[2] or None
+    repository, revision = require_hub_name(name)
     hub, unknown = import_hub(), _unknown_host()
     try:
         files = _downloaded(hub, repository, revision, cached=is_offline() or unknown is not None)

@@ -25,7 +25,9 @@ from rcnn.cli.main import main
 from rcnn.cli.train import print_of_run
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
+from rcnn.training.starting import read_weights
 from rcnn.weights.checkpoint import save_checkpoint
+from tests.command import rcnn
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 
 FULL = "cannot be written: No space left on device (1.5 MB free). Free some space, or write to another place"
@@ -91,6 +93,40 @@ def test_a_locale_that_lacks_characters_is_named_once(
     assert message == (
         "rcnn: 'b\\udcc3\\udca4ume.jpg' has characters that the locale of this shell (ascii) does not have: " + advice
     )
+
+
+def test_an_option_before_the_command_is_refused_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    assert rcnn("--offline", "train", "mask_rcnn_r50_fpn", "--data", "d") == 2
+    expected = "rcnn: --offline stands before the command; options follow it: rcnn train ... --offline\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_failed_download_does_not_end_the_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RCNN_CACHE", str(tmp_path))
+
+    def fetched(name: str, output: Path | None) -> Path:
+        if name.startswith("mask"):
+            raise ConnectionError("no network")
+        return tmp_path / name
+
+    monkeypatch.setattr("rcnn.weights.catalogue.api.download_weights", fetched)
+    assert rcnn("download", "mask_rcnn_r50_fpn", "keypoint_rcnn_r50_fpn") == 1
+    printed = capsys.readouterr()
+    assert printed.out == f"keypoint_rcnn_r50_fpn: {tmp_path / 'keypoint_rcnn_r50_fpn'}\n"
+    assert "mask_rcnn_r50_fpn: no network\n1 of 2 not downloaded: mask_rcnn_r50_fpn" in printed.err
+    assert rcnn("download", "mask_rcnn_r50_fpn") == 2
+    capsys.readouterr()
+    assert rcnn("download", "keypoint_rcnn_r50_fpn", "hf:x") == 2
+    assert (printed := capsys.readouterr()).out == "", "a wrong name is refused before any download"
+    assert "expected hf:owner/name" in printed.err
+
+
+@pytest.mark.parametrize(("weights", "hint"), [("imagnet", "'imagenet'"), ("non", "'none'")])
+def test_a_misspelt_choice_of_weights_has_a_suggestion(weights: str, hint: str) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"{weights} does not exist.*\(did you mean {hint}\?\)"):
+        read_weights(weights)
 
 
 @pytest.mark.parametrize("name", ["nomodel", "r50", "zzz"])

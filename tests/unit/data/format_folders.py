@@ -234,3 +234,11 @@ def write_lvis(coco: Tables, images: Path, root: Path, split: str) -> None:
         entry |= {"frequency": "f", "synset": f"{entry['name']}.n.01", "image_count": 1}
     (root / "annotations").mkdir()
     (root / "annotations" / f"lvis_v1_{split}.json").write_text(json.dumps(tables))
+
+
+def drawn() -> tuple[np.ndarray, np.ndarray]:
+    """Ids of three instances (10, 5)-(30, 25), (30, 5)-(50, 35) and (0, 36)-(9, 40), and their classes 1, 2, 1."""
+    ids, classes = np.zeros((40, 60), np.uint8), np.zeros((40, 60), np.uint8)
+    ids[5:25, 10:30], ids[5:35, 30:50], ids[36:40, 0:9] = 1, 2, 3
+    classes[5:25, 10:30], classes[5:35, 30:50], classes[36:40, 0:9] = 1, 2, 1
+    return ids, classes

@@ -36,6 +36,8 @@ def save(values: np.ndarray, file: Path) -> None:
         ("PNGImages/a.png", "PedMasks/a_mask.png", "all"),  # PennFudan
         ("train/images/a.png", "train/masks/a.tif", "train"),
         ("images/val/a.png", "masks/val/a.png", "val"),
+        ("a.png", "masks/a_mask.png", "all"),
+        ("val/a.jpg", "val/masks/a.png", "val"),
     ],
 )
 def test_ids_in_a_mask(tmp_path: Path, image: str, mask: str, split: str) -> None:
@@ -48,6 +50,31 @@ def test_ids_in_a_mask(tmp_path: Path, image: str, mask: str, split: str) -> Non
     assert record.annotation_ids == (f"{mask}:3", f"{mask}:700")
     assert record.boxes.tolist() == BOXES
     assert record.areas.tolist() == [400, 600]
+
+
+def test_images_beside_masks_are_not_used_where_a_folder_of_images_is(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png"])
+    write_images(tmp_path, ["overview.png"])
+    save(masks(), tmp_path / "masks" / "a.png")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.image_ids, dataset.notes) == (("images/a.png",), ())
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("a.jpg", "a_mask.png"),
+        ("benign/a (1).png", "benign/a (1)_mask.png"),
+        ("train/a.jpg", "train_masks/a_mask.png"),
+        ("image/a.jpg", "label/a.png"),
+    ],
+)
+def test_masks_in_another_layout_are_named_with_what_to_do(tmp_path: Path, image: str, mask: str) -> None:
+    write_images((tmp_path / image).parent, [Path(image).name])
+    save(masks(), tmp_path / mask)
+    with pytest.raises(FileNotFoundError) as caught:
+        open_dataset(tmp_path)
+    assert f"{mask} looks like the mask of {image}. Put the images into images/ and their masks" in str(caught.value)
 
 
 def test_a_file_per_object_as_in_the_data_science_bowl(tmp_path: Path) -> None:

@@ -73,6 +73,42 @@ def test_xml_files_in_two_folders(tmp_path: Path, second: str) -> None:
     assert [(one.kind, one.ids) for one in dataset.findings] == [("two-label-files", ("a",))]
 
 
+@pytest.mark.parametrize(
+    ("image", "used", "second"),
+    [
+        ("images/train/a.png", "labels/train", "labels"),
+        ("images/a.png", "labels", "labels/train"),
+        ("images/a.png", "labels", "images"),
+        ("images/train/a.png", "labels/train", "labels/train/old"),
+        ("train/images/a.png", "train/labels", "train/images"),
+    ],
+)
+def test_yolo_label_files_in_two_folders(tmp_path: Path, image: str, used: str, second: str) -> None:
+    write_images((tmp_path / image).parent, ["a.png", "b.png"])
+    (tmp_path / "classes.txt").write_text("kite\ncup\n")
+    for place, label, names in ((used, 0, "ab"), (second, 1, "a")):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (tmp_path / place / f"{name}.txt").write_text(f"{label} .5 .5 .2 .2\n")
+    dataset = open_dataset(tmp_path)
+    assert [record.labels.tolist() for record in dataset] == [[0], [0]]
+    [finding] = dataset.findings
+    assert (finding.kind, finding.ids) == ("two-label-files", (image,))
+    assert f"a second label file in {tmp_path / second}" in finding.line()
+
+
+def test_a_yolo_label_file_of_another_split_is_no_second_one(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("kite\n")
+    for split, name in (("train", "a"), ("val", "b")):
+        write_images(tmp_path / "images" / split, [f"{name}.png"])
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        for label in "ab":  # as in exports that number the images of each split
+            (tmp_path / "labels" / split / f"{label}.txt").write_text("0 .5 .5 .2 .2\n")
+    for split, other in (("train", "b"), ("val", "a")):
+        [finding] = open_dataset(tmp_path, split).findings
+        assert (finding.kind, finding.ids) == ("missing-image", (f"labels/{split}/{other}.txt",))
+
+
 def test_two_coco_files_about_the_same_photos(tmp_path: Path) -> None:
     tables = coco_tables([annotation(1), annotation(2, image_id=2)])
     write_images(tmp_path, ["1.png", "2.png"])

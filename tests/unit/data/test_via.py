@@ -53,6 +53,10 @@ def test_shapes_become_boxes_and_polygons(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.hypot(x - 30, y - 20), 10)
     np.testing.assert_allclose(record.areas, [200, 200, math.pi * 100, math.pi * 72], rtol=0.002)
     assert dataset.classes == ("kites",)
+    with pytest.raises(
+        ValueError, match=r"has no objects of balloon.*\n.*the class is 'kites', the name of the folder\."
+    ):
+        open_dataset(tmp_path / "kites", "val", ["balloon"])
 
 
 def test_an_ellipse_turns_clockwise_as_seen() -> None:

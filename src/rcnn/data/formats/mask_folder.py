@@ -3,6 +3,7 @@
 | layout | objects |
 |---|---|
 | images/a.jpg, masks/a.png or a_mask.png | ids in the mask: 0 is background, each other value an object (PennFudan) |
+| a.jpg, masks/a.png or a_mask.png | the same, with the images beside masks/ instead of in images/ |
 | images/a.jpg, masks/a/*.png | a file per object: every pixel that is not 0 |
 | images/a.jpg, masks/a_1.png or a_CLASS_1.png | a file per object, for images without another mask |
 | a/images/a.png, a/masks/*.png | a file per object (Data Science Bowl 2018) |
@@ -32,7 +33,8 @@ from rcnn.data.messages import SKIPPED, Warnings, counted, few
 
 NAME = "mask folders"
 PAIRS = (("images", "masks"), ("PNGImages", "PedMasks"))
-SPLIT_FILES = "images/{split}/ with masks/{split}/, {split}/images/ with {split}/masks/"
+BESIDE = "masks"  # folder of masks with the images beside it, if there is no other pair
+SPLIT_FILES = "images/{split}/ with masks/{split}/, {split}/images/ with {split}/masks/, {split}/ with {split}/masks/"
 ENDINGS = ("", "_mask", "_masks", "_label")  # what may follow the name of the image in the name of a mask
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 NUMBERED = re.compile(r"(?:_(?P<category>.*[^\W\d_].*))?_\d+")  # what follows the image in a_1.png, a_CLASS_1.png
@@ -125,8 +127,12 @@ def _pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
     places = [(_base(folder, split) / images, _base(folder, split) / masks) for images, masks in PAIRS]
     if split != ALL:
         places += [(folder / images / split, folder / masks / split) for images, masks in PAIRS]
-    own = split == ALL or not _is_of_one_image(folder / split)
-    return [(images, masks) for images, masks in places if own and masks.is_dir() and images_in(images)]
+    if split != ALL and _is_of_one_image(folder / split):
+        return []
+    base = _base(folder, split)
+    beside = (base, base / BESIDE)
+    there = [(images, masks) for images, masks in (*places, beside) if masks.is_dir() and images_in(images)]
+    return [pair for pair in there if pair != beside or pair == there[0]]
 
 
 def _is_of_one_image(folder: Path) -> bool:

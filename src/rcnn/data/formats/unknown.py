@@ -16,6 +16,8 @@ LOOKED_AT = 20_000  # files; further files are not counted
 VIA_COLUMN = "region_shape_attributes"  # a column of VIA's CSV export
 MAX_START = 4096  # characters at the start of a file, which are read
 CVAT_XML = re.compile(r"<annotations[\s>]")  # the root element of CVAT's own format
+MASK_ENDINGS = ("_mask", "_masks", "_label", "_seg", "-mask", "_gt")  # of the names of masks
+MASK_FOLDER = re.compile(r"mask|label|annot|segm|truth|^gt$", re.IGNORECASE)  # in the names of folders of masks
 AGAIN = "export the annotations again as COCO"
 TABLE_FILES = "a table of a data set: write its images to files, and use rcnn.Dataset.from_records in Python"
 # keys of a JSON object, or of the first entry of a list -> the tool that writes them
@@ -145,6 +147,11 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
             "name per line in the order of their numbers."
         )
     images = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if mask := _mask_of_an_image(images):
+        return (
+            f"{mask[0]} looks like the mask of {mask[1]}. Put the images into images/ and their masks, with the same "
+            "names (or NAME_mask.png), into masks/ beside it, and give the folder that contains both."
+        )
     if any("masks" in (folder.resolve().name, *PurePath(name).parts) for name in images):
         return (
             "If these are masks, put the images that they belong to into images/ beside masks/, and give the folder "
@@ -155,6 +162,24 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
             "There are images, but no annotations: outline the objects with a labelling tool and export them as COCO."
         )
     return "Give the folder that contains the images and their annotations."
+
+
+def _mask_of_an_image(images: Sequence[str]) -> tuple[str, str] | None:
+    """A mask and its image, by their names and folders, among the paths of images; None if there is none."""
+    masks: list[str] = []
+    others: dict[str, str] = {}  # stem -> path
+    for name in images:
+        path = PurePath(name)
+        if path.stem.endswith(MASK_ENDINGS) or MASK_FOLDER.search(path.parent.name):
+            masks.append(name)
+        else:
+            others.setdefault(path.stem, name)
+    for name in masks:
+        stem = PurePath(name).stem
+        for ending in ("", *MASK_ENDINGS):
+            if stem.endswith(ending) and (image := others.get(stem.removesuffix(ending))):
+                return name, image
+    return None
 
 
 def _json_kind(path: Path) -> str:

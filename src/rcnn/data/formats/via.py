@@ -106,6 +106,11 @@ def _objects(
     warnings.add("a point or a line, which is not an object", SKIPPED, others, "region", kind="region")
     shapes = [region for region in regions if region.kind not in IGNORED_SHAPES]
     attribute = _class_attribute(shapes, file)
+    if shapes and attribute is None:
+        warnings.note(
+            f"no region has an attribute with its class: the class is {default!r}, the name of the folder. To change "
+            "it, rename the folder, or add a region attribute called class in VIA"
+        )
     objects: list[tuple[_Region, RawEntry]] = []
     names: list[str] = []
     for region in shapes:

@@ -120,8 +120,6 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
             without.append(one)
             continue
         found += objects
-        if described is not None and described.objects and not objects:
-            warnings.all_skipped([one])
         size = None if described is None else described.size
         written = names.get(one) or (described.file_name if described else "") or f"{one}.jpg"
         entry: RawEntry = {"id": one, "file_name": (chosen.images / written).relative_to(folder).as_posix()}
@@ -244,9 +242,13 @@ def _objects(
     split: _Split, image_id: str, described: VocImage | None, classes: ClassNames, warnings: Warnings
 ) -> list[RawEntry] | None:
     """The objects of an image; None if its XML file, or its image of instances, is missing or damaged."""
-    if split.masks is None:
-        return None if described is None else list(_boxes(image_id, described, classes, warnings))
-    return read_instances(split.masks, image_id, described, classes, warnings)
+    if split.masks is not None:
+        return read_instances(split.masks, image_id, described, classes, warnings)
+    if described is None:
+        return None
+    found = list(_boxes(image_id, described, classes, warnings))
+    warnings.all_skipped([image_id] if described.objects and not found else [])
+    return found
 
 
 def _boxes(image_id: str, described: VocImage, classes: ClassNames, warnings: Warnings) -> Iterator[RawEntry]:

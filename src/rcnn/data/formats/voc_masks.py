@@ -24,6 +24,7 @@ from rcnn.data.formats.many_files import instances
 from rcnn.data.formats.voc_xml import VocImage, VocObject, difficult
 from rcnn.data.images import read_ids
 from rcnn.data.messages import SKIPPED, Warnings, few
+from rcnn.ops.coco_backend import Rle
 from rcnn.text_files import lines_of
 
 OBJECT_MAPS, CLASS_MAPS = "SegmentationObject", "SegmentationClass"
@@ -61,8 +62,25 @@ class ClassNames:
 
     def of(self, values: np.ndarray) -> str | None:
         """The class of most of the `values` (P,) of an instance; None if they are no class."""
+        value = self._most(values)
+        return None if value is None else self.by_value.get(value)
+
+    def unknown(self, values: np.ndarray) -> str:
+        """What is wrong with an instance of `values` (P,) that have no class, for a warning."""
+        value = self._most(values)
+        if value is None:
+            return "an instance without a class in SegmentationClass"
+        listed = self.listed or "the list of VOC's classes"
+        if self.listed != LABELMAP:
+            return f"the number {value} in SegmentationClass, which {listed} does not have"
+        colours = {name: _colour(one) for one, name in self.by_value.items()}  # numbers first, then colours
+        known = few([f"{name}: {colour}" for name, colour in colours.items()])
+        return f"the colour {_colour(value)} in SegmentationClass, which {listed} does not have ({known})"
+
+    def _most(self, values: np.ndarray) -> int | None:
+        """The most frequent of `values` (P,) that is not the background; None if all are."""
         found, counts = np.unique(values[~np.isin(values, self.background)], return_counts=True)
-        return self.by_value.get(int(found[counts.argmax()])) if len(found) else None
+        return int(found[counts.argmax()]) if len(found) else None
 
 
 def holds_instances(root: Path) -> bool:
@@ -86,6 +104,11 @@ def class_names(root: Path, warnings: Warnings) -> ClassNames | None:
     if (root / LABELMAP).is_file():
         return _of_labelmap([_label(line) for line in lines_of(root / LABELMAP) if not line.startswith("#")])
     return None
+
+
+def _colour(value: int) -> str:
+    """R,G,B as labelmap.txt has it."""
+    return f"{value % 256},{value // 256 % 256},{value // 65536}"
 
 
 def _of_labelmap(labels: Sequence[tuple[str, int | None]]) -> ClassNames:
@@ -146,7 +169,16 @@ def read_instances(
         ids = read_map(root, OBJECT_MAPS, image_id)
     except (ValueError, OSError):  # also ImageError
         return None
-    return list(_instances(root, image_id, ids, described, names, warnings))
+    found = list(_instances(root, image_id, ids, described, names, warnings))
+    annotated = bool(described and described.objects) or next(_in_map(ids), None) is not None
+    warnings.all_skipped([image_id] if annotated and not found else [])
+    return found
+
+
+def _in_map(objects: np.ndarray) -> Iterator[tuple[int, np.ndarray, Rle]]:
+    """The instances in `objects` (H, W), as `instances` returns them."""
+    colours = objects.max(initial=0) > BORDER  # or more than 255 ids: 255 is one of them
+    return instances(objects, (0, BORDER_COLOUR) if colours else BACKGROUND)
 
 
 def _instances(
@@ -154,12 +186,11 @@ def _instances(
 ) -> Iterator[RawEntry]:
     """The instances in `objects` (H, W)."""
     classes = _classes(root, image_id, objects, warnings) if names.by_value else None
-    colours = objects.max(initial=0) > BORDER  # or more than 255 ids: 255 is one of them
-    for number, pixels, mask in instances(objects, (0, BORDER_COLOUR) if colours else BACKGROUND):
+    for number, pixels, mask in _in_map(objects):
         name = f"{image_id}:{number}"
         label = None if classes is None else names.of(classes[pixels])
         if label is None and classes is not None:
-            warnings.add("an instance without a class in SegmentationClass", SKIPPED, [name], kind="no-class")
+            warnings.add(names.unknown(classes[pixels]), SKIPPED, [name], kind="no-class")
             continue
         best = _best_object(pixels, objects.shape[1], described, label)
         label = label if best is None else best.name

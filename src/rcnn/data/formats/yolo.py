@@ -18,7 +18,8 @@ from rcnn.data.checks.images import readable_sizes
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.options import ReadOptions
-from rcnn.data.formats.yolo_layouts import ImageSource, Layout, images_of, layout_of, layout_splits, unused_labels
+from rcnn.data.formats.yolo_labels import second_labels, unused_labels
+from rcnn.data.formats.yolo_layouts import ImageSource, Layout, images_of, layout_of, layout_splits
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few
 from rcnn.text_files import read_text
 
@@ -90,7 +91,10 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         if lines and not objects:
             warnings.all_skipped([source.name])
     _note_unlabelled(sources, warnings)
-    unused = unused_labels(layout, split, listed)
+    second = second_labels(layout, listed)
+    for (other, used), own in second.items():
+        warnings.second_labels(other, used, [source.name for source in own])
+    unused = unused_labels(layout, split, listed, second)
     warnings.add(
         "no image of that name, or not in a format for images", "not used", unused, "label file", kind="missing-image"
     )

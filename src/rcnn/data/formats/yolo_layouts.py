@@ -99,24 +99,7 @@ def label_names(folder: str) -> dict[str, str]:
     return {stem: name for name in names for stem, suffix in [os.path.splitext(name)] if suffix.lower() == ".txt"}
 
 
-def unused_labels(layout: Layout, split: str, sources: Sequence[ImageSource]) -> list[str]:
-    """The label files of a split, within the root, that belong to none of its images (`sources`); sorted.
-
-    Only folders of labels beside folders of images are searched: a list file may leave images out.
-    """
-    used = {source.labels for source in sources}
-    found: set[str] = set()
-    for source in layout.sources[split]:
-        folder = _labels_folder(source, layout.root) if source.is_dir() else None
-        if folder is None:
-            continue
-        for place, _, _ in os.walk(folder):
-            files = [Path(place, name) for name in label_names(place).values()]
-            found |= {os.path.relpath(file, layout.root).replace(os.sep, "/") for file in files if file not in used}
-    return sorted(found.difference(NAMES_FILES))
-
-
-def _labels_folder(images: Path, root: Path) -> Path | None:
+def labels_folder(images: Path, root: Path) -> Path | None:
     """The folder of the labels of a folder of images; None if its path does not name one."""
     parts = Path(os.path.relpath(images, root)).parts
     for place in reversed(range(len(parts))):
@@ -376,7 +359,7 @@ def _image_paths(source: Path, root: Path, warnings: Warnings) -> Iterator[Path]
 
 def _labels(image: Path, root: Path, folders: _Folders) -> Path | None:
     """The label file of an image: in labels/ instead of images/ (the last folder of that name), else beside it."""
-    folder = _labels_folder(image.parent, root)
+    folder = labels_folder(image.parent, root)
     if folder is not None and (name := folders.label(str(folder), image.stem)):
         return folder / name
     name = folders.label(str(image.parent), image.stem)

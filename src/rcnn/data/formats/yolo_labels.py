@@ -1,0 +1,86 @@
+"""YOLO's label files that are not read: those of no image, and second ones of images."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rcnn.data.formats.many_files import images_in
+from rcnn.data.formats.yolo_layouts import NAMES_FILES, ImageSource, Layout, label_names, labels_folder
+
+Folders = tuple[Path, Path]  # of label files that are not read, and of those that are
+
+
+def second_labels(layout: Layout, sources: Sequence[ImageSource]) -> dict[Folders, list[ImageSource]]:
+    """The images with a label file that is not read beside the one that is, by the folders of (the other, the used).
+
+    The other one is beside the image, or anywhere in labels/ where no folder of images/ corresponds to its folder.
+    """
+    found: defaultdict[Folders, list[ImageSource]] = defaultdict(list)
+    of_folder: defaultdict[Path, list[ImageSource]] = defaultdict(list)  # by the folder of the images
+    for source in sources:
+        if source.labels is not None:
+            of_folder[source.path.parent].append(source)
+    trees: dict[Path, dict[str, list[Path]]] = {}  # labels/ -> stem -> folders with such a label file
+    for folder, own in of_folder.items():
+        tops = _tops(folder, layout.root)
+        if tops is not None and tops[1] not in trees:
+            trees[tops[1]] = _unmatched(*tops)
+        others = {} if tops is None else trees[tops[1]]
+        beside = label_names(str(folder))
+        for source in own:
+            stem, used = source.path.stem, source.labels.parent if source.labels else folder
+            for other in (*others.get(stem, ()), *([folder] if stem in beside else ())):
+                if other != used:
+                    found[other, used].append(source)
+    return dict(found)
+
+
+def _tops(images: Path, root: Path) -> tuple[Path, Path] | None:
+    """The folders named images and labels that a folder of images and that of its labels are, or are in."""
+    labels = labels_folder(images, root)
+    if labels is None:
+        return None
+    while images.name == labels.name:
+        images, labels = images.parent, labels.parent
+    return images, labels
+
+
+def _unmatched(images: Path, labels: Path) -> dict[str, list[Path]]:
+    """Stem of a label file -> the folders in `labels` that have it, and no images in their counterpart in `images`."""
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    for place, names in _folders_of_labels(labels):
+        if not images_in(images / place.relative_to(labels)):
+            for stem in names:
+                found[stem].append(place)
+    return dict(found)
+
+
+def unused_labels(
+    layout: Layout, split: str, sources: Sequence[ImageSource], second: Mapping[Folders, Sequence[ImageSource]]
+) -> list[str]:
+    """The label files of a split, within the root, that belong to none of its images (`sources`); sorted.
+
+    Those of `second`, as `second_labels` returns it, belong to images. Only folders of labels beside folders of images
+    are searched: a list file may leave images out.
+    """
+    used = {source.labels for source in sources}
+    known = {(other, source.path.stem) for (other, _), own in second.items() for source in own}
+    found: set[str] = set()
+    for source in layout.sources[split]:
+        folder = labels_folder(source, layout.root) if source.is_dir() else None
+        if folder is None:
+            continue
+        for place, names in _folders_of_labels(folder):
+            files = [place / name for stem, name in names.items() if (place, stem) not in known]
+            found |= {os.path.relpath(file, layout.root).replace(os.sep, "/") for file in files if file not in used}
+    return sorted(found.difference(NAMES_FILES))
+
+
+def _folders_of_labels(labels: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Each folder in `labels`, and itself, with its label files: stem -> name."""
+    for place, folders, _ in os.walk(labels):
+        folders.sort()
+        yield Path(place), label_names(place)

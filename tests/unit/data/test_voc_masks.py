@@ -1,0 +1,104 @@
+"""Instances in VOC's layout without XML files: those of labelme2voc and of CVAT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rcnn.data import Dataset, open_dataset, splits
+from tests.unit.data.coco_folders import write_images
+from tests.unit.data.format_folders import drawn
+
+SIZE = (40, 60)
+
+
+def has_the_drawn_instances(dataset: Dataset, classes: tuple[str, ...], labels: list[int]) -> bool:
+    """True; a difference fails."""
+    assert (dataset.classes, dataset.metric, dataset.warnings) == (classes, "coco", ())
+    [record] = dataset
+    assert record.boxes.tolist() == [[10, 5, 30, 25], [30, 5, 50, 35], [0, 36, 9, 40]]
+    assert record.areas.tolist() == [400, 600, 36]
+    assert record.labels.tolist() == labels
+    return True
+
+
+@pytest.mark.parametrize("form", ["png", "folder of PNG", "npy", "folder of NPY"])
+def test_labelme2voc_has_instances_without_xml(tmp_path: Path, form: str) -> None:
+    """As its versions write them; in arrays, pixels of the label __ignore__ have the class -1."""
+    write_images(tmp_path / "JPEGImages", ["a b.jpg"])
+    (tmp_path / "class_names.txt").write_text("_background_\nleaf\nstem")
+    (tmp_path / "SegmentationObjectVisualization").mkdir()
+    ending = {"folder of PNG": "PNG", "folder of NPY": "Npy"}.get(form, "")
+    for kind, values in zip(("SegmentationObject", "SegmentationClass"), drawn(), strict=True):
+        folder = tmp_path / f"{kind}{ending}"
+        folder.mkdir()
+        if "png" in form.lower():
+            picture = Image.fromarray(values)
+            picture.putpalette(list(range(256)) * 3)
+            picture.save(folder / "a b.png")
+        else:
+            array = values.astype(np.int32)
+            array[0, 0] = -1 if kind == "SegmentationClass" else 0
+            np.save(folder / "a b.npy", array)
+    assert splits(tmp_path) == ["all"]
+    assert has_the_drawn_instances(open_dataset(tmp_path), ("leaf", "stem"), [0, 1, 0])
+
+
+COLOURS = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)], np.uint8)  # of VOC's ids 0 to 3
+LABELS = (
+    "# label:color_rgb:parts:actions\nstem:250,50,83:hand,foot:jump\nbackground:0,0,0::\na:b:255,0,0::\nnone:9,9,9::\n"
+)
+
+
+@pytest.mark.parametrize("images", ["JPEGImages", "images", ""])
+def test_cvats_masks_have_a_colour_per_instance_and_class(tmp_path: Path, images: str) -> None:
+    ids, classes = drawn()
+    colours = np.array([(0, 0, 0), (255, 0, 0), (250, 50, 83)], np.uint8)
+    write_images(tmp_path / images, ["my photo.jpg"])
+    for folder, values in (("SegmentationObject", COLOURS[ids]), ("SegmentationClass", colours[classes])):
+        values[0] = (224, 224, 192)  # VOC's border
+        (tmp_path / folder).mkdir()
+        Image.fromarray(values).save(tmp_path / folder / "my photo.png")
+    (tmp_path / "labelmap.txt").write_text(LABELS)
+    (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Segmentation" / "default.txt").write_text('"my photo"\n')
+    assert splits(tmp_path) == ["default"]
+    dataset = open_dataset(tmp_path)
+    record = dataset[0]
+    order = [dataset.classes[label] for label in record.labels]
+    assert dataset.classes == ("stem", "a:b", "none")
+    assert sorted(zip(order, record.areas.tolist(), strict=True)) == [("a:b", 36), ("a:b", 400), ("stem", 600)]
+    assert dataset.warnings == ()
+
+
+def test_numbers_of_classes_in_a_labelmap_count_without_the_background(tmp_path: Path) -> None:
+    ids, classes = drawn()
+    write_images(tmp_path / "JPEGImages", ["a.jpg"])
+    (tmp_path / "labelmap.txt").write_text(LABELS)
+    for folder, values in (("SegmentationObject", ids), ("SegmentationClass", classes)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(values).save(tmp_path / folder / "a.png")
+    assert has_the_drawn_instances(open_dataset(tmp_path), ("stem", "a:b", "none"), [0, 1, 0])
+
+
+def test_a_colour_that_the_labelmap_does_not_have_is_named_with_those_that_it_has(tmp_path: Path) -> None:
+    ids, _ = drawn()
+    write_images(tmp_path / "JPEGImages", ["a.jpg", "b.jpg"])
+    for name, colour in (("a", (10, 20, 30)), ("b", (250, 50, 83))):
+        classes = np.where(ids[..., None] > 0, np.array(colour, np.uint8), np.uint8(0))
+        for folder, values in (("SegmentationObject", COLOURS[ids]), ("SegmentationClass", classes)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(values).save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "labelmap.txt").write_text(LABELS)
+    unknown, skipped = open_dataset(tmp_path).findings
+    listed = "(stem: 250,50,83, a:b: 255,0,0, none: 9,9,9)"
+    assert unknown.what == f"the colour 10,20,30 in SegmentationClass, which labelmap.txt does not have {listed}"
+    assert len(unknown.ids) == 3
+    assert (skipped.kind, skipped.ids) == ("all-skipped", ("a",))
+    (tmp_path / "labelmap.txt").unlink()
+    (tmp_path / "class_names.txt").write_text("_background_\nstem\n")
+    first, *_ = open_dataset(tmp_path, allow_empty=True).findings
+    assert first.what == "the number 1971210 in SegmentationClass, which class_names.txt does not have"
