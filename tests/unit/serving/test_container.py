@@ -49,7 +49,8 @@ def test_the_dockerfile_copies_files_that_exist_and_installs_extras_that_exist()
 
 
 def test_the_container_runs_the_service_as_a_user_without_rights() -> None:
-    assert instructions("USER") == ["rcnn"]
+    assert instructions("USER") == ["1000"]  # a number, which Kubernetes can check with runAsNonRoot
+    assert "useradd --uid 1000 " in DOCKERFILE.read_text(encoding="utf-8")
     [entry] = instructions("ENTRYPOINT")
     require_serve_command(json.loads(entry))
     [check] = instructions("HEALTHCHECK")

@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -107,10 +108,15 @@ def trained(
     return whole_state(state.detector.state_dict() | average)
 
 
-def cases(processes: Processes, folder: Path) -> dict[str, Any]:
+def cases(
+    processes: Processes, folder: Path, kinds: Sequence[str] = tuple(KINDS), **changes: Any
+) -> dict[str, dict[str, Tensor]]:
     """The weights after training with each kind in float64 and in float32."""
-    kinds = [(kind, dtype) for kind in KINDS for dtype in (torch.float64, torch.float32)]
-    return {f"{kind} {dtype}": trained(kind, dtype, processes, folder / f"{kind} {dtype}") for kind, dtype in kinds}
+    pairs = [(kind, dtype) for kind in kinds for dtype in (torch.float64, torch.float32)]
+    return {
+        f"{kind} {dtype}": trained(kind, dtype, processes, folder / f"{kind} {dtype}", **changes)
+        for kind, dtype in pairs
+    }
 
 
 def resumed(processes: Processes, folder: Path) -> dict[str, Tensor]:
@@ -120,7 +126,7 @@ def resumed(processes: Processes, folder: Path) -> dict[str, Tensor]:
 
 def in_two(processes: Processes, folder: Path, run_of_one: Path) -> dict[str, Any]:
     """All that two processes do in these tests, so that they are started once."""
-    found = cases(processes, folder) | {"resumed": resumed(processes, run_of_one)}
+    found: dict[str, Any] = cases(processes, folder) | {"resumed": resumed(processes, run_of_one)}
     return found | interrupted(processes, folder) | {"messages": not_finite(processes, folder)}
 
 
@@ -175,15 +181,27 @@ def test_two_processes_equal_one_with_all_images(tmp_path: Path) -> None:
     first, second = in_processes(2, two, partial(in_two, folder=two, run_of_one=tmp_path / "continued"))
     assert_same_checkpoint(one / last / "last", two / last / "last")
     expected["resumed"] = resumed(ALONE, two / last)
+    assert_same_weights(first, second, expected)
+    for found in (first, second):  # with the same number of processes, a run that is resumed is the same bit for bit
+        assert all(torch.equal(found["interrupted"][name], value) for name, value in found["whole"].items())
+    assert_named(first["messages"], second["messages"], two)
+
+
+@pytest.mark.exhaustive
+def test_twelve_steps_with_group_norm_and_synchronized_batch_norm(tmp_path: Path) -> None:
+    """The test above takes five steps with these."""
+    run = partial(cases, kinds=("group", "synchronized"), steps=12)
+    assert_same_weights(*in_processes(2, tmp_path, partial(run, folder=tmp_path / "two")), run(ALONE, tmp_path / "one"))
+
+
+def assert_same_weights(first: dict[str, Any], second: dict[str, Any], expected: dict[str, dict[str, Tensor]]) -> None:
+    """Those of both processes are equal, and nearly equal to `expected`, those of one process."""
     for case, weights in expected.items():
         furthest = 0.0
         for name, value in weights.items():
             assert torch.equal(first[case][name], second[case][name]), (case, name)
             furthest = max(furthest, float((first[case][name] - value).abs().max()))
         assert furthest < (1e-4 if "float32" in case else 1e-9), (case, furthest)
-    for found in (first, second):  # with the same number of processes, a run that is resumed is the same bit for bit
-        assert all(torch.equal(found["interrupted"][name], value) for name, value in found["whole"].items())
-    assert_named(first["messages"], second["messages"], two)
 
 
 def assert_named(messages: list[str], others: list[str], folder: Path) -> None:
