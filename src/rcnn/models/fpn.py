@@ -32,7 +32,7 @@ class FPN(nn.Module):
             pyramid[f"p{number}"] = getattr(self, f"output{number}")(coarser)
         last = self.numbers[-1]
         pyramid = dict(reversed(pyramid.items()))
-        pyramid[f"p{last + 1}"] = pyramid[f"p{last}"][:, :, ::2, ::2]  # for the largest anchors only
+        pyramid[f"p{last + 1}"] = F.max_pool2d(pyramid[f"p{last}"], 1, stride=2)  # for the largest anchors only
         return pyramid
 
 

@@ -58,7 +58,7 @@ class ViT(Backbone):
             x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
         x = x.permute(0, 3, 1, 2)
         pyramid = {name: level(x) for name, level in self.pyramid.items()}
-        pyramid["p6"] = pyramid["p5"][:, :, ::2, ::2]  # for the largest anchors only
+        pyramid["p6"] = F.max_pool2d(pyramid["p5"], 1, stride=2)  # for the largest anchors only
         return pyramid
 
 
