@@ -116,7 +116,7 @@ def dataset_for(
     usual = default_validation_split(known) or default_training_split(known) or known[0]
     dataset = opened(held_out.split if its_split else usual)
     indices = find_held_out(dataset, held_out)
-    if len(indices) < len(held_out.files):
+    if len({dataset.file_names[index] for index in indices}) < len(held_out.files):
         others = [one for one in known if one not in dataset.split.split("+")]
         also = _splits_with_held_out(others, held_out, data, options)
         if also:
@@ -150,7 +150,7 @@ def _splits_with_held_out(
 def _held_out_note(dataset: Dataset, part: Dataset, held_out: HeldOut, known: Sequence[str]) -> str:
     """A note on the evaluated images, `part` of `dataset`, and on how to choose others; `known`: all splits."""
     evaluated = counted(len(part), "image") + f" of {dataset.split}"
-    if elsewhere := len(held_out.files) - len(part):
+    if (elsewhere := len(held_out.files) - len(set(part.file_names))) > 0:
         others = f"the other {elsewhere} that it held out" if elsewhere > 1 else "the other one that it held out"
         note = f"evaluating on {evaluated} that the run held out from training ({others}: not in this split)"
     else:

@@ -56,6 +56,22 @@ def test_within_the_data_set_only_annotation_files_are_added(root: Path) -> None
     assert open_dataset(root, "a")[0].path.parent == root / "train"
 
 
+def test_a_link_to_the_data_set_is_the_data_set(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    (link := tmp_path / "links" / "data").symlink_to(root)
+    split_dataset(root, (0.5, 0.5), link, names=("a", "b"))
+    assert sum(len(open_dataset(root, name)) for name in "ab") == 20
+
+
+def test_images_outside_the_data_set_are_not_divided_within_it(root: Path, tmp_path: Path) -> None:
+    (root / "train").rename(elsewhere := tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"20 images of .*train\.json are outside .*choose another output folder"):
+        split_dataset(root, (0.5, 0.5), root, names=("a", "b"), images=elsewhere)
+    assert splits(root) == ["train"]
+    split_dataset(root, (0.5, 0.5), tmp_path / "out", images=elsewhere)
+    assert sum(len(open_dataset(tmp_path / "out", name)) for name in ("train", "val")) == 20
+
+
 def test_later_edits_of_the_original_labels_are_reported(root: Path, tmp_path: Path) -> None:
     labels = root / "annotations" / "instances_train.json"
     division = split_dataset(root, (0.8, 0.2), root, names=("a", "b"))

@@ -144,6 +144,7 @@ def test_a_folder_without_lists_is_one_split(tmp_path: Path) -> None:
     write_voc_folder(tmp_path, ["a", "b"], {})
     assert splits(tmp_path) == ["all"]
     assert open_dataset(tmp_path, "all").image_ids == ("a", "b")
+    assert open_dataset(write_voc_folder(tmp_path / "VOC2007", ["a"], {}))[0].boxes[0].tolist() == [10, 5, 30, 25]
 
 
 def test_instances_without_a_class_are_skipped_and_counted(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def _lists(root: Path) -> dict[str, _Split]:
         for file in _list_files(root / "ImageSets" / "Segmentation"):
             found[f"{file.stem}{ending}"] = listed(file=file, masks=root)
     if not found and annotations is not None and next(annotations.glob("*.xml"), None) is not None:
-        found[ALL] = _Split(file=annotations, annotations=annotations, images=images)
+        found[ALL] = listed(file=annotations)
     if not found and mask_ids(root):
         found[ALL] = listed(file=root, masks=root)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.data.inspect.info import NAME_WIDTH
-from rcnn.data.messages import counted, cut, excerpt
+from rcnn.data.messages import counted, cut, excerpt, few
 from rcnn.data.opening import open_dataset
 from rcnn.data.records import Dataset
 from rcnn.data.similarity import fingerprints
@@ -80,8 +81,8 @@ def split_dataset(
 
     The parts, by default train and val (and test), are written to `output` with copies of the images; if `output` is
     the data set's own folder, only annotation files are added to it. See data/split.py for the choice. Raises
-    ValueError for fractions that do not add up to 1 and for fewer than 10 images, FileExistsError for files in `output`
-    that rcnn did not write.
+    ValueError for fractions that do not add up to 1, for fewer than 10 images, and for images outside the data set that
+    would not be copied; FileExistsError for files in `output` that rcnn did not write.
     """
     require_fractions(fractions)
     parts = tuple(names) or NAMES.get(len(fractions), tuple(f"part{n}" for n in range(1, len(fractions) + 1)))
@@ -103,8 +104,10 @@ def split_dataset(
             f"{dataset.annotation_file} has {counted(len(dataset), 'image')}; expected at least {MIN_IMAGES} to divide "
             "them by class: use all of them for training, or annotate more"
         )
-    with OutputFolder(output) as folder:
-        inside = Path(output).resolve() == dataset.root.resolve()
+    inside = Path(output).resolve() == dataset.root.resolve()
+    if inside:
+        _require_images_inside(dataset)
+    with OutputFolder(dataset.root if inside else output) as folder:  # `output` may be a link to the data set
         original = dataset.annotation_file if inside else None
         require_free(folder, parts)
         if not inside:
@@ -130,6 +133,18 @@ def split_dataset(
         original=original,
         failed=tuple(one.error for one in prints if one.error),
     )
+
+
+def _require_images_inside(dataset: Dataset) -> None:
+    """Raise ValueError for images outside the folder of a data set, which annotation files in it cannot name."""
+    root = os.path.abspath(dataset.root)
+    outside = [one for one in image_sources(dataset) if not Path(os.path.abspath(one)).is_relative_to(root)]
+    if outside:
+        raise ValueError(
+            f"{counted(len(outside), 'image')} of {dataset.annotation_file} {'is' if len(outside) == 1 else 'are'} "
+            f"outside the data set {dataset.root} ({few(outside)}), and annotation files in it cannot name "
+            "them: choose another output folder (--output), to which the images are copied"
+        )
 
 
 def _parts(dataset: Dataset, names: Sequence[str], indices: Sequence[Sequence[int]]) -> list[CocoSplit]:
