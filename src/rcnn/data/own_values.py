@@ -116,6 +116,11 @@ def _keypoints(value: Any, index: int) -> list[float]:
     return _numbers(value, "keypoints", index).tolist()
 
 
+def plain(value: Any, index: int = 0) -> Any:
+    """A number of numpy or torch as a Python number; anything else as it is."""
+    return value.item() if isinstance(value, np.generic | Tensor) else value
+
+
 def _flag(value: Any, index: int) -> int:
     if not isinstance(value, (int, float, np.generic)):
         raise ValueError(
@@ -139,7 +144,9 @@ def _numbers(values: Any, key: str, index: int) -> np.ndarray:
 
 
 CONVERTED: dict[str, Callable[[Any, int], Any]] = {  # field of COCO's form -> its value
+    "id": plain,
     "bbox": _xywh,
+    "area": plain,
     "segmentation": _outline,
     "keypoints": _keypoints,
     "iscrowd": _flag,
