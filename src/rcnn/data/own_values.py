@@ -100,6 +100,8 @@ def _outline(value: Any, index: int) -> Any:
             "[[x, y, x, y, ...], ...]: a single polygon needs brackets around it"
         )
     polygons = [_numbers(part, "segmentations", index).tolist() for part in parts]
+    if not np.isfinite([*chain.from_iterable(polygons)]).all():
+        raise ValueError(f"record {index} has a polygon with numbers that are not finite; expected x and y in pixels")
     if any(polygons) and {0.0, 1.0}.issuperset(chain.from_iterable(polygons)):
         raise ValueError(
             f"record {index} has a segmentation of zeros and ones; expected polygons in pixels, or a mask as an array: "

@@ -86,6 +86,7 @@ def test_faulty_outlines_and_missing_labels_are_refused_by_the_number_of_their_r
         ({"segmentations": [{"counts": [1200]}]}, "has the segmentation .*; expected RLE: size and counts"),
         ({"segmentations": [mask.astype(np.int64)]}, r"has .* shape \(20, 60\) and type int64; a mask must be bool"),
         ({"segmentations": [mask.astype(int).tolist()]}, "has a segmentation of zeros and ones; expected polygons"),
+        ({"segmentations": [[[*SQUARE, float("nan"), 3]]]}, "has a polygon with numbers that are not finite"),
         ({"segmentations": [SQUARE]}, "has a segmentation of 8 numbers; expected a list of polygons"),
         ({"segmentations": [np.array(SQUARE)]}, "has .* a single polygon needs brackets around it"),
         ({"segmentations": ["x"]}, "has the segmentation 'x'; expected polygons"),
