@@ -1,16 +1,20 @@
-"""Signals that ask a command to stop: Ctrl-C (SIGINT), SIGTERM (kill, batch systems) and SIGHUP (a lost terminal)."""
+"""What asks a command to stop: SIGINT (Ctrl-C), SIGTERM (kill, batch systems), SIGHUP (a lost terminal), no parent."""
 
 from __future__ import annotations
 
 import _thread
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 AGAIN = 0.02  # seconds until `Stopped` is raised again, if Python discarded it
+STOP_SECONDS = 1800  # time for the processes of a run to save a checkpoint before they are killed
+LAUNCHER = "RCNN_LAUNCHER"  # environment variable of these processes: the id of the one that started them
 
 
 class Stopped(BaseException):
@@ -64,3 +68,21 @@ def stopping_on_signals() -> Iterator[None]:
         sys.unraisablehook = unraisable
         for number in taken:
             signal.signal(number, before[number] or signal.SIG_DFL)  # None: not set by Python
+
+
+def stop_with_launcher() -> None:
+    """Have this process stop as after SIGTERM when its launcher has ended, e.g. killed because the memory ran out.
+
+    No effect without a launcher, or on Windows, where a process keeps the id of its parent.
+    """
+    launcher = os.environ.pop(LAUNCHER, "")  # so that a command that this process runs does not have it
+    if launcher and sys.platform != "win32":
+        threading.Thread(target=_stop_after, args=(int(launcher),), name="launcher", daemon=True).start()
+
+
+def _stop_after(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)

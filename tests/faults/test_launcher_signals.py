@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from rcnn.runtime import launch
+from rcnn.stopping import LAUNCHER, stop_with_launcher
+from tests.faults.forked_commands import forked
 
 # stands for the package that the launcher runs: notes the signals that arrive while it saves, for up to N seconds
 PROCESS = """
@@ -22,6 +24,7 @@ folder, rank, received = Path(sys.argv[1]), os.environ["RANK"], []
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda number, _: received.append(number))
 Path(os.environ["TORCHELASTIC_ERROR_FILE"]).with_name("pid").write_text(str(os.getpid()))
+(folder / f"launcher_{rank}").write_text(os.environ["RCNN_LAUNCHER"])
 (folder / f"ready_{rank}").touch()
 limit = time.monotonic() + 60
 while not received and time.monotonic() < limit:
@@ -101,6 +104,7 @@ def test_repeated_signals_are_one_request_to_stop(
     ended = stop(tmp_path, monkeypatch, [number] * 3, saving=1.2)
     assert (ended.status, ended.failed) == (128 + number, False)
     assert received(tmp_path) == [[number], [number]]
+    assert [(tmp_path / f"launcher_{rank}").read_text() for rank in (0, 1)] == [str(os.getpid())] * 2
 
 
 def test_a_later_interrupt_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +135,35 @@ def test_a_failure_is_reported_although_another_process_does_not_end(
     assert time.monotonic() - start < 20
     assert (ended.status, ended.failed) == (2, True)
     assert ended.message.startswith("process 1 of 2 was killed by SIGKILL")
+
+
+def launcher_that_is_killed(folder: Path) -> None:
+    """Start a process that runs until it gets SIGTERM, and be killed."""
+    os.environ[LAUNCHER] = str(os.getpid())
+    if not os.fork():
+        signal.signal(signal.SIGTERM, lambda *_: (folder / "stopped").touch())
+        stop_with_launcher()
+        (folder / "ready").touch()
+        limit = time.monotonic() + 60
+        while not (folder / "stopped").exists() and time.monotonic() < limit:
+            time.sleep(0.02)
+        os._exit(0)
+    while not (folder / "ready").exists():
+        time.sleep(0.02)
+    time.sleep(0.1)
+    assert not (folder / "stopped").exists()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_processes_stop_when_the_launcher_is_killed(tmp_path: Path) -> None:
+    """They went on without it."""
+    process = forked(launcher_that_is_killed, tmp_path)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    limit = time.monotonic() + 30
+    while not (tmp_path / "stopped").exists():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def return_after_a_signal(ready: Path) -> str:

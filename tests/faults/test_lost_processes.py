@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from rcnn.runtime.launch import _ended
 from rcnn.training.log import read_log
+from rcnn.training.state import read_state
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 
 WORDS = (
@@ -112,6 +113,21 @@ def test_a_run_starts_again_after_a_kill_and_ends_when_a_process_stalls(data: Pa
     assert (output / "last" / "training.pt").exists()
 
 
+@pytest.mark.exhaustive
+def test_the_processes_save_and_end_when_the_launcher_is_killed(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    with run_of(data, output, "train.steps=100000", "train.checkpoint_every=100000") as process:
+        wait_for_step(process, output, 3)
+        own = children(process.pid)
+        process.kill()
+        end = time.monotonic() + 60
+        while any(Path(f"/proc/{pid}").exists() for pid in own):
+            assert time.monotonic() < end, "the processes outlive their launcher"
+            time.sleep(0.2)
+    steps = [line["step"] for line in read_log(output / "log.jsonl")]
+    assert read_state(output / "last")["step"] == steps[-1] + 1
+
+
 def failure(folder: Path, rank: int, exitcode: int, **error: object) -> ProcessFailure:
     """A failure of process `rank` as torch's launcher reports it, with a note of what it was doing."""
     own = folder / str(rank)
@@ -132,6 +148,7 @@ def test_the_failure_that_caused_the_others_is_reported(tmp_path: Path) -> None:
         ((-15, none), (2, lost), "message of 1\n(process 1 of 2, at step 7 with images 14, 15)"),
         ((2, lost), (-9, none), "process 1 of 2 was killed by SIGKILL, most often because the memory ran out, at step"),
         ((143, none), (-9, none), "process 1 of 2 was killed by SIGKILL, most often because the memory ran out"),
+        ((-9, none), (2, {"expected": True}), "message of 1\n(process 1 of 2, at step 7"),  # 0 had stalled; 1 says so
         ((2, {"expected": True}), (-15, none), "message of 0\n(process 0 of 2, at step 7 with images 04, 05)"),
     ]):  # fmt: skip
         folder = tmp_path / str(number)

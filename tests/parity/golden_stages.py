@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from rcnn.models.heads.box import BoxHead
 from rcnn.structures import ImageBatch, Proposals
 from rcnn.weights.systems.detectron2.system import RULES
 from tests.deviations import assert_at_most, assert_within
-from tests.known_features import known_features
+from tests.known_features import known_features, known_outputs
 from tests.narrow import instance, present
 from tests.parity.golden_detectron2 import assert_stage, golden_images, golden_targets, match_sets
 from tests.whole_masks import paste_masks
@@ -69,13 +70,12 @@ def stored_proposals(stored: Stored, count: int | None = None) -> Proposals:
 def assert_box_stage(head: BoxHead, features: dict[str, Tensor], boxes: Tensor, stored: Stored, stage: int = 0) -> None:
     """A box head's hidden features, scores and deltas of the regions `boxes` (2, FIRST, 4)."""
     valid = torch.ones(boxes.shape[:2], dtype=torch.bool)
-    pooled = head.pooler(features, boxes, valid)
-    hidden = head.trunk(pooled.flatten(0, 1))
-    hidden = (hidden.mean((2, 3)) if hidden.ndim == 4 else hidden).unflatten(0, boxes.shape[:2])
-    logits, deltas, _ = head.classify(features, boxes, valid)
+    regions = head.region_features(features, boxes, valid)
+    with patch.object(head, "region_features", return_value=regions):
+        logits, deltas, _ = head.classify(features, boxes, valid)
     for image in range(2):
         for name, ours, atol in (
-            ("box_features", hidden[image, :, ::16], 2e-3),
+            ("box_features", regions.vectors[image, :, ::16], 2e-3),
             ("cls_logits", logits[image], 2e-3),
             ("box_deltas", deltas[image].flatten(1), 5e-4),
         ):
@@ -114,16 +114,15 @@ def assert_detections(
 def assert_training(detector: Detector, shared: Path, stored: Stored, names: dict[str, str]) -> None:
     """Losses, also where one image is empty, and every stored gradient; `names` maps our loss names to theirs."""
     images, seed = golden_images(shared, detector.config.input.divisor), torch.tensor(0)
-    features = detector.features(images)
-    with known_features(detector, features):
+    with known_features(detector, detector.features(images)), known_outputs(detector):
         losses = detector.losses(images, golden_targets(shared), seed)
-    assert_losses(losses, stored, "loss", names)
+        assert_losses(losses, stored, "loss", names)
+        if any(key.startswith("loss_image1_empty/") for key in stored):
+            with torch.no_grad():
+                of_one = detector.losses(images, golden_targets(shared, empty=(1,)), seed)
+            assert_losses(of_one, stored, "loss_image1_empty", names)
     torch.stack(list(losses.values())).sum().backward()
     assert_gradients(detector, stored)
-    if any(key.startswith("loss_image1_empty/") for key in stored):
-        with torch.no_grad(), known_features(detector, features):
-            losses = detector.losses(images, golden_targets(shared, empty=(1,)), seed)
-        assert_losses(losses, stored, "loss_image1_empty", names)
 
 
 def assert_gradients(detector: Detector, stored: Stored) -> None:

@@ -20,6 +20,7 @@ from rcnn.structures import Targets
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_at_most, assert_within
+from tests.known_features import known_features
 from tests.narrow import instance, present, total
 from tests.parity.test_torchvision_models import (
     assert_same_detections,
@@ -122,9 +123,11 @@ def test_detections_and_keypoints() -> None:
     features = model.backbone(transformed.tensors)
     proposals, _ = model.rpn(transformed, features)
     results, _ = model.roi_heads(features, proposals, transformed.image_sizes)
-    detections = detector.predict(batch)
-    maps = present(detector.keypoint_head).maps(detector.features(batch), detections.boxes, detections.valid)
-    logits = decode_keypoints(maps, detections.boxes)[..., 2]
+    maps = detector.features(batch)
+    with known_features(detector, maps):
+        detections = detector.predict(batch)
+    heatmaps = present(detector.keypoint_head).maps(maps, detections.boxes, detections.valid)
+    logits = decode_keypoints(heatmaps, detections.boxes)[..., 2]
     close, count = 0, 0
     for i, result in enumerate(results):
         assert_same_detections(detections, i, result)

@@ -20,6 +20,7 @@ from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_at_most, assert_within
+from tests.known_features import known_features
 from tests.narrow import instance, total
 from tests.unit.weights.state_dicts import convert_state
 
@@ -178,7 +179,8 @@ def test_features_proposals_detections_and_masks(masks: bool) -> None:
         mine = ours_proposals.boxes[i][ours_proposals.valid[i]]
         assert_same_boxes(mine, their, atol=0.01)
 
-    detections = detector.predict(batch)
+    with known_features(detector, features):
+        detections = detector.predict(batch)
     results, _ = model.roi_heads(theirs, proposals, transformed.image_sizes)
     for i, result in enumerate(results):
         assert_same_detections(detections, i, result)

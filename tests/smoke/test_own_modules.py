@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +11,9 @@ import numpy as np
 import pytest
 
 import rcnn
+from rcnn.own_code import OWN_PACKAGE
 from tests.command import rcnn as run_rcnn
+from tests.faults.forked_commands import forked
 from tests.own_modules import write_own_modules
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 
@@ -20,11 +21,6 @@ FACTORY = "my_backbone.py:MyBackbone"
 OWN = (f"backbone.factory={FACTORY}", "backbone.arguments={width: 20}")
 MODEL = tuple(word for word in TINY_MODEL if not word.startswith("backbone."))
 BRIEF = ("train.batch_size=2", "train.workers=0", "box.score_threshold=0.01")
-PREDICT = """
-import sys, numpy as np, rcnn
-result = rcnn.Predictor.from_checkpoint("run/last", allow=[sys.argv[1]], device="cpu").predict("photo.png")
-np.savez("fresh.npz", boxes=result.boxes, scores=result.scores)
-"""
 
 
 @pytest.fixture
@@ -34,6 +30,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_tiny_coco(tmp_path / "data", {"train": 3, "val": 2}, size=(64, 96))
     (tmp_path / "photo.png").write_bytes((tmp_path / "data" / "val" / "val_1.png").read_bytes())
     return write_own_modules(tmp_path)
+
+
+def predict_to_file(folder: Path) -> None:
+    """Predict in the fresh process that this runs in, which has not loaded the user's files."""
+    assert not [name for name in sys.modules if name.startswith(OWN_PACKAGE)]
+    os.chdir(folder)
+    result = rcnn.Predictor.from_checkpoint("run/last", allow=[FACTORY], device="cpu").predict("photo.png")
+    np.savez("fresh.npz", boxes=result.boxes, scores=result.scores)
 
 
 def test_from_python(folder: Path) -> None:
@@ -52,9 +56,9 @@ def test_from_python(folder: Path) -> None:
     assert record["started_from"] == "config:mask_rcnn_compact"
     assert record["model"]["backbone"] == {"kind": "own", "factory": FACTORY, "arguments": {"width": 20}}
     result = rcnn.Predictor("run/last", allow=FACTORY, device="cpu").predict("photo.png")
-    source = str(Path(rcnn.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": source}
-    subprocess.run([sys.executable, "-c", PREDICT, FACTORY], check=True, timeout=120, env=environment)
+    process = forked(predict_to_file, folder)
+    process.join(120)
+    assert process.exitcode == 0
     fresh = np.load(folder / "fresh.npz")
     assert len(result) > 0
     np.testing.assert_array_equal(fresh["boxes"], result.boxes)

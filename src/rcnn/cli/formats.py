@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,9 @@ def names_of_outputs(formats: Sequence[str], sources: Sequence[Source], *, copie
         if name in LABELS:
             yield from (_path_of(name, source) for source in sources)
         if copies and name in WITH_IMAGES:
-            yield from (str(copy_name(name, source)) for source in sources)
+            for source in sources:
+                with suppress(ValueError, OSError):  # not an image: reported when it is read
+                    yield str(copy_name(name, source))
 
 
 def remove_stale(folder: OutputFolder, formats: Sequence[str], kept: Collection[str]) -> int:

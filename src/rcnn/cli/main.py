@@ -15,7 +15,7 @@ from typing import TextIO
 
 from rcnn import __version__
 from rcnn.cli.failures import COMMAND_LINE, is_one_of_several, note_process, quiet_unless_first, report_failure
-from rcnn.stopping import Stopped, stopping_on_signals
+from rcnn.stopping import Stopped, stop_with_launcher, stopping_on_signals
 
 DESCRIPTION = "R-CNN models for PyTorch: train, evaluate, predict, and convert checkpoints of other frameworks."
 COMMANDS = {
@@ -73,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         quiet_unless_first()
         note_process()
+        stop_with_launcher()
         COMMAND_LINE.set(tuple(words))
         with warnings.catch_warnings(), stopping_on_signals():
             warnings.showwarning = _show_warning

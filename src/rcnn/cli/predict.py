@@ -32,7 +32,7 @@ from rcnn.new_outputs import output_or_new
 if TYPE_CHECKING:
     from rcnn.cli.sources import SplitImages
 
-SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
+SETTING = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*=")
 
 
 def predict(
@@ -168,7 +168,8 @@ def predict(
     """  # fmt: skip
     inputs, overrides = split_overrides(arguments or [])
     of_split = None if data is None else SplitOptions(
-        data=data, split=split, annotations=annotations, images=images, limit=limit, tile=tile, overlap=tile_overlap
+        data=data, split=split, annotations=annotations, images=images, limit=limit, tile=tile, overlap=tile_overlap,
+        max_pixels=max_pixels,
     )  # fmt: skip
     require_one_input(of_split, split, inputs)
     require_places(data, output)

@@ -92,18 +92,18 @@ def predict_images(
                 typer.echo(f"the results so far are in {path / PARTIAL}", err=True)
             raise
         text = _write_results(folder, images, sources.failed)
-        keypoint = predictor.config.keypoint
-        names = () if keypoint is None else keypoint.names
-        copied = sources.images if options.copies else ()
-        split = inputs if isinstance(inputs, SplitImages) else None
-        write_tables(folder, options.formats, images, predictor.classes, names, copied, split)
         if images and options.formats:
+            keypoint = predictor.config.keypoint
+            names = () if keypoint is None else keypoint.names
             done = {entry["file"] for entry in images}
             succeeded = [source for source in sources.images if source.name in done]
+            copied = succeeded if options.copies else ()
+            split = inputs if isinstance(inputs, SplitImages) else None
+            write_tables(folder, options.formats, images, predictor.classes, names, copied, split)
             remove_stale_files(folder, options.formats, succeeded, copies=options.copies)
             for line in [] if options.copies else missing_images(path, options.formats):
                 typer.echo(line, err=True)
-        if options.features is not None:
+        if images and options.features is not None:
             write_features(options.features, folder, run.features)
     if options.given is not None and (unused := options.given.unused()):
         typer.echo(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,14 +20,15 @@ from rcnn.stopping import Stopped
 if TYPE_CHECKING:
     from rcnn.cli.sources import SplitImages
     from rcnn.data.records import Dataset
-    from rcnn.evaluation.evaluate import Detect, ImageResults
+    from rcnn.evaluation.evaluate import ImageResults
     from rcnn.predictor import Predictor
-    from rcnn.runtime.processes import Processes
+
+    Written = tuple[list[Path], list[ImageResults]]  # what `predict_split` returns
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """The images to predict on: the options --data, --split, --annotations, --images, --limit."""
+    """The images to predict on: the options --data, --split, --annotations, --images, --limit, --max-pixels."""
 
     data: Path
     split: str
@@ -36,6 +37,7 @@ class SplitOptions:
     limit: int = 0  # only this number of images, the first ones; 0: all
     tile: int = 0  # side of the tiles that an image is divided into, pixels; 0: none
     overlap: float = 0.25  # of a tile's side, shared with the next one
+    max_pixels: int = 0  # larger images are refused; 0: no limit
 
 
 def require_one_input(options: SplitOptions | None, split: str, images: Sequence[str]) -> None:
@@ -61,12 +63,16 @@ def predict_split_command(
         detect = partial(
             predict_tiled, predictor, tile=options.tile, overlap=options.overlap, score=keep.score, max_pixels=0
         )
+    predict = partial(predict_split, predictor, dataset, detect=detect, max_pixels=options.max_pixels)
     with joined(predictor.device) as processes:
         if not processes.is_first:
-            predict_split(predictor, dataset, None, detect=detect, processes=processes)
+            predict(None, processes=processes)
             return
         _print_warnings(dataset)
-        written, failed = _write_split(predictor, dataset, output, checkpoint, keep, detect, processes)
+        scores = [keep.of(name) for name in predictor.classes]
+        written, failed = _write_split(
+            dataset, output, checkpoint, partial(predict, scores=scores, processes=processes)
+        )
     typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
     if failed:
         typer.echo(f"{counted(len(failed), 'image')} failed and have no detections", err=True)
@@ -138,18 +144,9 @@ def _print_warnings(dataset: Dataset) -> None:
         )
 
 
-def _write_split(
-    predictor: Predictor,
-    dataset: Dataset,
-    output: Path | None,
-    checkpoint: Path,
-    keep: Filter,
-    detect: Detect | None,
-    processes: Processes,
-) -> tuple[list[Path], list[ImageResults]]:
-    """Predict on the data set; returns the results files, and the images that failed."""
+def _write_split(dataset: Dataset, output: Path | None, checkpoint: Path, predict: Callable[..., Written]) -> Written:
+    """Call `predict` (`predict_split`) on the data set; returns the results files, and the images that failed."""
     from rcnn.evaluation.folder import UNFINISHED
-    from rcnn.evaluation.server import predict_split
 
     with (
         output_or_new(output, "predict", checkpoint) as path,
@@ -162,12 +159,10 @@ def _write_split(
                 typer.echo(f"{image.record.path}: {image.error}", err=True)
             advance()
 
-        scores = [keep.of(name) for name in predictor.classes]
         try:
-            return predict_split(
-                predictor, dataset, folder, scores=scores, detect=detect, on_image=on_image, processes=processes
-            )
+            return predict(folder, on_image=on_image)
         except Stopped:
             with suppress(OSError):  # the terminal is gone (SIGHUP)
-                typer.echo(f"the results so far are in {path / UNFINISHED}", err=True)
+                if (path / UNFINISHED).exists():
+                    typer.echo(f"the results so far are in {path / UNFINISHED}", err=True)
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from rcnn.cli.frame_formats import FrameFormats
 from rcnn.cli.image_outcomes import ImageOptions
-from rcnn.cli.predict_images import OUTPUT_ERRORS
+from rcnn.cli.predict_images import OUTPUT_ERRORS, PARTIAL
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import is_url
 from rcnn.data.messages import counted, few
@@ -63,30 +64,41 @@ def predict_videos(
     predictor: Predictor, videos: Sequence[str], output: Path | None, checkpoint: Path, options: ImageOptions
 ) -> None:
     """Write NAME.mp4 and NAME.jsonl for each video. Exit status 1 if a video cannot be read completely."""
-    failed, names = 0, set[str]()
+    failed, written = 0, False
+    names = {str(Path(PARTIAL).with_suffix(".mp4"))}  # not for a video, because its .jsonl would be PARTIAL
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
+        folder.require_free(PARTIAL)
         files = FrameFormats(folder=folder, formats=options.formats)
         for video in videos:
             name = _free_name(folder, Path(video), names)
             try:
-                frames, objects = _predict_one(predictor, video, folder, name, options, files)
+                frames, objects, problem = _predict_one(predictor, video, folder, name, options, files)
             except Stopped:
                 with suppress(OSError):  # the terminal is gone (SIGHUP)
-                    typer.echo(f"the results so far are in {path / Path(name).with_suffix('.jsonl')}", err=True)
+                    typer.echo(f"the results so far are in {path / PARTIAL}", err=True)
                 raise
             except (ValueError, OSError) as error:  # also VideoError
                 if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
                     raise
                 failed += 1
-                typer.echo(str(error) if video in str(error) else f"{video}: {error}", err=True)
+                typer.echo(_named(video, str(error)), err=True)
             else:
-                typer.echo(f"{video}: {counted(objects, 'object')} in {counted(frames, 'frame')}")
+                written = True
+                if problem:
+                    failed += 1
+                    typer.echo(_named(video, problem), err=True)
+                else:
+                    typer.echo(f"{video}: {counted(objects, 'object')} in {counted(frames, 'frame')}")
         files.finish(predictor)
-        if any((path / Path(name).with_suffix(".jsonl")).exists() for name in names):
+        if written:
             typer.echo(f"results in {path}")
     if failed:
         typer.echo(f"{counted(failed, 'video')} failed", err=True)
         raise typer.Exit(1)
+
+
+def _named(video: str, problem: str) -> str:
+    return problem if video in problem else f"{video}: {problem}"
 
 
 def _free_name(folder: OutputFolder, video: Path, names: set[str]) -> str:
@@ -98,17 +110,18 @@ def _free_name(folder: OutputFolder, video: Path, names: set[str]) -> str:
 
 def _predict_one(
     predictor: Predictor, video: str, folder: OutputFolder, name: str, options: ImageOptions, files: FrameFormats
-) -> tuple[int, int]:
-    """Predict on a video; returns the numbers of frames and of objects. ValueError for a damaged video.
+) -> tuple[int, int, str]:
+    """Predict on a video; returns the numbers of frames and of objects, and what is wrong with the video, if anything.
 
-    The frames before the damaged one are written.
+    The frames before a damaged one are written, each to PARTIAL at once. ValueError if there is none.
     """
     rate, count = video_rate(video)
     total = min(options.limit or count, count or options.limit)  # 0: not known
     frames = objects = 0
     problem: ValueError | None = None
     with ExitStack() as stack:
-        lines = stack.enter_context(folder.claim(Path(name).with_suffix(".jsonl")).open("w", encoding="utf-8"))
+        partial_results = folder.claim(PARTIAL)
+        lines = stack.enter_context(partial_results.open("w", encoding="utf-8"))
         writer = None
         if options.pictures:
             writer = stack.enter_context(VideoWriter(stack.enter_context(folder.writing(name)), rate))
@@ -130,10 +143,13 @@ def _predict_one(
         except ValueError as error:
             problem = error
             if not frames:
+                lines.close()
+                partial_results.unlink()
                 raise
-    if problem is not None:
-        raise ValueError(f"{problem} ({counted(frames, 'frame')} written)") from problem
-    return frames, objects
+    with folder.writing(Path(name).with_suffix(".jsonl")) as path:
+        shutil.copyfile(partial_results, path)
+    partial_results.unlink()
+    return frames, objects, f"{problem} ({counted(frames, 'frame')} written)" if problem else ""
 
 
 def _detect(predictor: Predictor, frame: VideoFrame, options: ImageOptions) -> ImageDetections:

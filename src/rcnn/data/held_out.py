@@ -25,7 +25,7 @@ class HeldOut:
 
     split: str  # as the user named it, e.g. "train", "a+b"
     fraction: float
-    files: tuple[str, ...]  # file names within the folder of the data set
+    files: tuple[str, ...]  # file names within the folder of the data set; each once, though images may share a file
     contents: tuple[str, ...]  # `content_hash` of each file; empty if not known
 
     def to_dict(self) -> dict[str, Any]:
@@ -42,7 +42,8 @@ class HeldOut:
         """The record of a data set that `held_out_part` made (fraction 0: not known); None for any other data set."""
         if not dataset.split.endswith(HELD_OUT):
             return None
-        return cls(split=dataset.split.removesuffix(HELD_OUT), fraction=0.0, files=dataset.file_names, contents=())
+        files = tuple(dict.fromkeys(dataset.file_names))
+        return cls(split=dataset.split.removesuffix(HELD_OUT), fraction=0.0, files=files, contents=())
 
     @classmethod
     def from_dict(cls, value: Any) -> HeldOut | None:
@@ -75,21 +76,17 @@ def require_fraction(fraction: float) -> None:
 def hold_out(dataset: Dataset, fraction: float, advance: Callable[[], None] | None = None) -> HeldOut | None:
     """Choose about `fraction` of the images, by their contents, so that each class keeps its share.
 
-    See `divide_images`. None for fewer than 10 images. Reads every image, with a call of `advance` after each. Raises
-    OSError for an image that cannot be read.
+    See `divide_images`; images with one file stay together. None for fewer than 10 images, or if none would be left in
+    a part. Reads every image, with a call of `advance` after each. Raises OSError for an image that cannot be read.
     """
     if len(dataset) < MIN_IMAGES or not fraction:
         return None
     prints = fingerprints(image_sources(dataset), advance=advance)
     indices = divide_images(class_counts(dataset), prints, (1 - fraction, fraction))[1]
-    if not indices:
+    contents = {dataset.file_names[index]: prints[index].content for index in indices}
+    if not contents or contents.keys() >= set(dataset.file_names):
         return None
-    return HeldOut(
-        split=dataset.split,
-        fraction=fraction,
-        files=tuple(dataset.file_names[index] for index in indices),
-        contents=tuple(prints[index].content for index in indices),
-    )
+    return HeldOut(split=dataset.split, fraction=fraction, files=tuple(contents), contents=tuple(contents.values()))
 
 
 def divide_held_out(dataset: Dataset, held_out: HeldOut) -> tuple[Dataset, Dataset]:
@@ -105,16 +102,16 @@ def held_out_part(dataset: Dataset, indices: Sequence[int]) -> Dataset:
 
 
 def indices_of(dataset: Dataset, files: Sequence[str]) -> list[int]:
-    """The indices of images by file name, ascending. Raises ValueError for names that `dataset` does not have."""
-    index = {name: i for i, name in enumerate(dataset.file_names)}
-    missing = [name for name in files if name not in index]
+    """The indices of all images with one of `files`, ascending. Raises ValueError for names that `dataset` lacks."""
+    wanted, known = set(files), set(dataset.file_names)
+    missing = [name for name in files if name not in known]
     if missing:
         raise ValueError(
             f"{dataset.annotation_file} does not have {counted(len(missing), 'image')} that the run held out from "
             f"training ({few(missing)}); the data set has changed, or it is another one. Use "
             "the data set of the run"
         )
-    return sorted(index[name] for name in files)
+    return [index for index, name in enumerate(dataset.file_names) if name in wanted]
 
 
 def find_held_out(dataset: Dataset, held_out: HeldOut) -> list[int]:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,11 +23,12 @@ from torch import Tensor
 
 from rcnn.data.assemble import assemble
 from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.run_lengths import rles_fit
 from rcnn.data.checks.tables import Id, Image, MetricName, RawEntry, RawTables, Tables
 from rcnn.data.image_inputs import as_image
 from rcnn.data.messages import MissingImagesError, Warnings, close_to, counted, excerpt, few
+from rcnn.data.own_values import object_values, plain, require_same_number, values_of
 from rcnn.data.records import Dataset, ImageRecord
-from rcnn.ops.coco_backend import encode_mask
 
 RECORD_KEYS = (
     "file", "image_id", "height", "width", "boxes", "labels", "segmentations", "keypoints", "crowd", "difficult",
@@ -42,6 +44,7 @@ PER_OBJECT = {  # key of a record with one value per object -> its name in COCO'
     "expressions": "expressions",
     "annotation_ids": "id",
 }
+OVERSHOOT = 0.5  # that float images may be outside 0..1, e.g. after resizing; these values are clipped
 TARGET_KEYS = {  # torchvision's name -> key of a record
     "boxes": "boxes",
     "masks": "segmentations",
@@ -99,8 +102,8 @@ def dataset_of_records(
     root = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
     images: list[RawEntry] = []
     for index, (entry, file) in enumerate(zip(entries, files, strict=True)):
-        image = {"id": entry.get("image_id", index + 1), "file_name": os.path.relpath(file, root)}
-        images.append(image | {side: entry[side] for side in ("height", "width") if entry.get(side) is not None})
+        image = {"id": plain(entry.get("image_id", index + 1)), "file_name": os.path.relpath(file, root)}
+        images.append(image | {side: plain(entry[side]) for side in ("height", "width") if entry.get(side) is not None})
     return _dataset(root, "records", images, entries, classes, keypoints, metric=metric)
 
 
@@ -162,17 +165,11 @@ def _dataset(
 ) -> Dataset:
     """The checked data set; messages use `name` instead of the annotation file."""
     names = tuple(classes) if classes is not None else _names_of(entries)
-    annotations = [
-        {"id": number, **annotation}
-        for number, annotation in enumerate(
-            (
-                annotation
-                for index, (image, entry) in enumerate(zip(images, entries, strict=True))
-                for annotation in _annotations(entry, image["id"], names, index)
-            ),
-            start=1,
-        )
+    of_records = [
+        _annotations(entry, image["id"], names, index)
+        for index, (image, entry) in enumerate(zip(images, entries, strict=True))
     ]
+    annotations = [{"id": number, **one} for number, one in enumerate(chain.from_iterable(of_records), start=1)]
     extra = {"keypoints": list(keypoints)} if keypoints else {}
     raw = RawTables(
         file=Path(name),
@@ -186,6 +183,7 @@ def _dataset(
     tables = check_tables(raw, Warnings(raw.file), known)
     if tables.refusals:
         raise tables.refusals[0]
+    _require_masks(of_records, tables)
     return assemble(
         tables,
         root=root,
@@ -197,6 +195,25 @@ def _dataset(
     )
 
 
+def _require_masks(of_records: Sequence[Sequence[RawEntry]], tables: Tables) -> None:
+    """Raise ValueError for a mask that is not of the size of its image, or damaged."""
+    sizes = {image["id"]: [image["height"], image["width"]] for image in tables.images}
+    for index, entries in enumerate(of_records):
+        for entry in entries:
+            mask, size = entry.get("segmentation"), sizes.get(entry["image_id"])
+            if not isinstance(mask, dict) or size is None:
+                continue
+            if mask["size"] != size:
+                raise ValueError(
+                    f"record {index} has a mask of {few(mask['size'])} (height, width) for an image of {few(size)}; "
+                    "expected a mask of the size of the image"
+                )
+            if not rles_fit([mask], np.array([size])).all():
+                raise ValueError(
+                    f"record {index} has RLE that cannot be decoded; expected COCO's counts of {few(size)}"
+                )
+
+
 def _stored(tables: Tables, known: KnownImages | None) -> Tables:
     """The same tables: unlike a file, they cannot change."""
     return tables
@@ -204,28 +221,17 @@ def _stored(tables: Tables, known: KnownImages | None) -> Tables:
 
 def _annotations(entry: Mapping[str, Any], image_id: Id, names: Sequence[str], index: int) -> list[RawEntry]:
     """The objects of a record as annotations in COCO's form, without ids."""
-    labels = _listed(entry.get("labels"))
-    columns = {field: _listed(entry[key]) for key, field in PER_OBJECT.items() if entry.get(key) is not None}
-    for field, values in columns.items():
-        if len(values) != len(labels):
-            key = next(key for key, own in PER_OBJECT.items() if own == field)
-            raise ValueError(
-                f"record {index} has {len(values)} {key} for {counted(len(labels), 'label')}; expected one per object"
-            )
+    labels = values_of("labels", entry.get("labels"), index)
+    columns: dict[str, list[Any]] = {}
+    for key, field in PER_OBJECT.items():
+        if entry.get(key) is not None:
+            columns[field] = values_of(key, entry[key], index)
+            require_same_number(key, columns[field], labels, index)
+    if labels and not {"bbox", "segmentation"} & columns.keys():
+        raise ValueError(f"record {index} has labels, but neither boxes nor segmentations; expected one of them")
     found: list[RawEntry] = []
     for i, label in enumerate(labels):
-        values = {field: column[i] for field, column in columns.items() if column[i] is not None}
-        if "bbox" in values:
-            values["bbox"] = _xywh(values["bbox"], index)
-        if "segmentation" in values:
-            values["segmentation"] = _outline(values["segmentation"])
-        if "keypoints" in values:
-            values["keypoints"] = np.asarray(values["keypoints"], dtype=np.float64).reshape(-1).tolist()
-        for flag in ("iscrowd", "difficult"):
-            if flag in values:
-                values[flag] = int(values[flag])
-        if "expressions" in values:
-            values["expressions"] = list(values["expressions"])
+        values = object_values({field: column[i] for field, column in columns.items() if column[i] is not None}, index)
         found.append({"image_id": image_id, "category_id": _label(label, names, index) + 1} | values)
     return found
 
@@ -243,49 +249,21 @@ def _label(label: object, names: Sequence[str], index: int) -> int:
 
 def _names_of(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """The classes of records without `classes`: their labels in alphabetical order."""
-    labels = {label for entry in entries for label in _listed(entry.get("labels"))}
-    if not labels:
+    found = {
+        label: index for index, entry in enumerate(entries) for label in values_of("labels", entry.get("labels"), index)
+    }
+    if not found:
+        for index, entry in enumerate(entries):
+            for key in PER_OBJECT:
+                require_same_number(key, values_of(key, entry.get(key), index), (), index)
         raise ValueError("no record has objects: pass the names of the classes, classes=[...]")
-    if not all(isinstance(label, str) for label in labels):
-        raise ValueError("labels are not names: pass the names, classes=[...]")
-    return tuple(sorted(labels))
-
-
-def _listed(values: Any) -> list[Any]:
-    """A column as a list; None: empty."""
-    if values is None:
-        return []
-    if isinstance(values, Tensor):
-        values = values.numpy(force=True)
-    if isinstance(values, np.ndarray) and values.ndim == 1:
-        return values.tolist()
-    return list(values)
-
-
-def _xywh(box: Any, index: int) -> list[float]:
-    values = np.asarray(box, dtype=np.float64).reshape(-1)
-    if len(values) != 4:
-        raise ValueError(f"record {index} has a box of {len(values)} numbers; expected x1, y1, x2, y2")
-    if not np.isfinite(values).all() or (values[2:] < values[:2]).any():
-        raise ValueError(
-            f"record {index} has the box {values.tolist()}; expected finite x1, y1, x2, y2 in pixels, with x1 <= x2 "
-            "and y1 <= y2 (not x, y, width, height)"
-        )
-    return [*values[:2].tolist(), *(values[2:] - values[:2]).tolist()]
-
-
-def _outline(value: Any) -> Any:
-    """A segmentation in COCO's form; a bool mask (H, W) becomes run lengths."""
-    if isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype in (np.bool_, np.uint8):
-        rle = encode_mask(value.astype(bool))
-        return {"size": list(rle["size"]), "counts": _text(rle["counts"])}
-    if isinstance(value, Mapping):
-        return {"size": list(value["size"]), "counts": _text(value["counts"])} if "counts" in value else dict(value)
-    return [np.asarray(part, dtype=np.float64).reshape(-1).tolist() for part in value]
-
-
-def _text(counts: Any) -> Any:
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts
+    for label, index in found.items():
+        if not isinstance(label, str):
+            raise ValueError(
+                f"record {index} has the label {label!r}, which is not a name; expected names of classes, or pass "
+                "the names: classes=[...]"
+            )
+    return tuple(sorted(found))
 
 
 def _of_record(record: ImageRecord) -> dict[str, Any]:
@@ -309,7 +287,7 @@ def _of_record(record: ImageRecord) -> dict[str, Any]:
 
 def _of_target(target: Mapping[str, Any], classes: int, first_label: int, index: int) -> dict[str, Any]:
     """A target dict in torchvision's form as the dict of a record."""
-    labels = [int(label) - first_label for label in _listed(target.get("labels"))]
+    labels = [int(label) - first_label for label in values_of("labels", target.get("labels"), index)]
     if labels and not 0 <= min(labels) <= max(labels) < classes:
         largest, smallest = max(labels) + first_label, min(labels) + first_label
         other = 1 if largest == classes else 0
@@ -318,7 +296,7 @@ def _of_target(target: Mapping[str, Any], classes: int, first_label: int, index:
             f"image {index} has labels {smallest} to {largest}; expected "
             f"{first_label} to {classes - 1 + first_label} for {classes} classes{hint}"
         )
-    columns = {ours: _listed(target[theirs]) for theirs, ours in TARGET_KEYS.items() if target.get(theirs) is not None}
+    columns = {ours: target[theirs] for theirs, ours in TARGET_KEYS.items() if target.get(theirs) is not None}
     return {"labels": labels, **columns}
 
 
@@ -330,6 +308,13 @@ def _pixels_of(data: DetectionData, index: int) -> Tensor:
 def _pixels(image: Any, index: int) -> Tensor:
     """An image as uint8 RGB (3, H, W)."""
     if isinstance(image, Tensor) and image.is_floating_point():
+        low, high = (float(value) for value in image.aminmax()) if image.numel() else (0.0, 0.0)
+        if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # also False for NaN
+            raise ValueError(
+                f"image {index} is {str(image.dtype).removeprefix('torch.')} with values from {low:g} to {high:g}; "
+                "expected 0 to 1, or uint8: for 0..255, convert with image.to(torch.uint8); leave normalisation to the "
+                "model"
+            )
         image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     try:
         return as_image(image)

@@ -21,7 +21,7 @@ from torch import Tensor
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.images import SKIPPED_IMAGES
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
-from rcnn.data.images import read_image, read_resized
+from rcnn.data.images import MAX_PIXELS, read_image, read_resized
 from rcnn.data.messages import Finding, counted, few
 from rcnn.data.segmentations import Outlines, Segmentation, ranges
 
@@ -50,9 +50,12 @@ class ImageRecord:
     expressions: tuple[tuple[str, ...], ...] | None = None  # (N,) referring expressions of each object (REFER)
     pixels: Callable[[], Tensor] | None = None  # reads an image that is not a file; `path` is then only a name
 
-    def read(self) -> Tensor:
-        """The image, uint8 RGB (3, H, W), upright. Raises ValueError or OSError if it cannot be read."""
-        return read_image(self.path) if self.pixels is None else self.pixels()
+    def read(self, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+        """The image, uint8 RGB (3, H, W), upright. Raises ValueError or OSError if it cannot be read.
+
+        `max_pixels`: refuse a file with a larger image; 0: no limit.
+        """
+        return read_image(self.path, max_pixels=max_pixels) if self.pixels is None else self.pixels()
 
     def read_resized(self, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int] | None]:
         """The image, resized to `size` (height, width) if it is a large JPEG file, and then the size of the file."""

@@ -149,7 +149,7 @@ def _hashes(dataset: Dataset) -> list[str]:
         with suppress(OSError, ImageError):  # what is missing or damaged is reported when it is read
             size = _size_in_bytes(dataset.folder / name)
         key = f"{PurePosixPath(name).stem}\0{height}\0{width}\0{size}"
-        found.append(hashlib.sha256(key.encode()).hexdigest()[:DIGITS])
+        found.append(hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:DIGITS])
     return found
 
 

@@ -75,19 +75,20 @@ def read_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Vi
             )
         stream.thread_type = "AUTO"
         index, start, end = 0, 0.0, 0.0
+        expected = _shown_frames(video, stream)
         try:
             for frame in video.decode(stream):
                 time = _time(frame, index, stream)
-                start, end = (start if index else time), time
+                start, end = (start if index else time), time + _shown_for(frame, stream)
                 yield VideoFrame(index=index, time=time, pixels=_upright(frame))
                 index += 1
         except av.FFmpegError as error:
             raise VideoError(f"{path}: frame {index} cannot be decoded ({_reason(error)}): {AGAIN}") from error
-        expected = stream.frames
-        if expected and index < expected:
-            raise VideoError(f"{path} ends after {index} of {expected} frames: it is cut short; {AGAIN}")
         seconds = _seconds(video, stream)
-        if index and seconds - (end - start) > max(MISSING, seconds * MISSING_PART):
+        if stream.frames and index < expected:
+            raise VideoError(f"{path} ends after {index} of {expected} frames: it is cut short; {AGAIN}")
+        complete = bool(stream.frames and index >= stream.frames)  # whatever the duration is: it can be of the file
+        if index and not complete and seconds - (end - start) > _tolerance(seconds):
             raise VideoError(f"{path} ends after {end - start:.1f} of {seconds:.1f} seconds: it is cut short; {AGAIN}")
         if not index:
             raise VideoError(f"{path} has no frames: {AGAIN}")
@@ -213,6 +214,13 @@ def _time(frame: Any, index: int, stream: Any) -> float:
     return float(index / (stream.average_rate or USUAL_RATE)) if frame.time is None else float(frame.time)
 
 
+def _shown_for(frame: Any, stream: Any) -> float:
+    """The seconds for which a frame is shown; of an ordinary frame, if the file does not say it."""
+    if frame.duration and frame.time_base:
+        return float(frame.duration * frame.time_base)
+    return float(1 / (stream.average_rate or USUAL_RATE))
+
+
 def _seconds(video: Any, stream: Any) -> float:
     """The duration of a video stream by the header; 0 if it has none, or only one for all streams together."""
     if stream.duration is not None:
@@ -221,6 +229,24 @@ def _seconds(video: Any, stream: Any) -> float:
         hours, minutes, seconds = map(float, parts.groups())
         return hours * 3600 + minutes * 60 + seconds
     return video.duration / 1e6 if video.duration and len(video.streams) == 1 else 0.0
+
+
+def _tolerance(seconds: float) -> float:
+    """The seconds that may be missing at the end of a video with this duration."""
+    return max(MISSING, seconds * MISSING_PART)
+
+
+def _shown_frames(video: Any, stream: Any) -> int:
+    """Number of frames that are decoded from a complete file; 0: not stated.
+
+    The header also counts frames before and after the part that an MP4 file shows (its edit list), and empty frames of
+    AVI files. The index has neither, but it is incomplete in a damaged AVI file; PyAV before 16.1 does not return it.
+    """
+    index = getattr(stream, "index_entries", None) or ()
+    shown = [entry.timestamp for entry in index if entry.size and not entry.is_discard]
+    seconds = _seconds(video, stream)
+    ends = bool(shown and seconds) and seconds - float((shown[-1] - shown[0]) * stream.time_base) <= _tolerance(seconds)
+    return min(len(shown), stream.frames) if ends else stream.frames
 
 
 def _upright(frame: Any) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rcnn.data.checks.tables import Annotation, Category, Id, Image
+from rcnn.data.formats.divided import KEY
 from rcnn.data.images import embedded_image, image_suffix, is_embedded
 from rcnn.data.records import Dataset
 from rcnn.outputs import OutputFolder, files_of_rcnn, numbered
@@ -46,18 +47,27 @@ def require_no_other_splits(output: OutputFolder, names: Sequence[str]) -> None:
 
 
 def write_splits(
-    output: OutputFolder, splits: Sequence[CocoSplit], *, copy: bool = True, advance: Callable[[], None] = lambda: None
+    output: OutputFolder,
+    splits: Sequence[CocoSplit],
+    *,
+    copy: bool = True,
+    divided_from: Path | None = None,
+    advance: Callable[[], None] = lambda: None,
 ) -> None:
     """Write splits, first all images, then the annotation files: an interrupted copy has no annotation file.
 
     The images are copied to `SPLIT/` with their names. Without `copy` they stay where they are, below the output
     folder, and the annotation file has their paths relative to it; images embedded in labelme files are written in any
-    case. Ids that are text are replaced by numbers. `advance` is called once per image. Raises FileExistsError for
-    files that rcnn did not write.
+    case. Ids that are text are replaced by numbers. `divided_from` is the original annotation file or folder; the files
+    name it, so that its later edits are reported when they are read. `advance` is called once per image. Raises
+    FileExistsError for files that rcnn did not write.
     """
     tables = [_write_images(output, split, copy, advance) for split in splits]
+    info: dict[str, dict[str, str]] = {}
+    if divided_from is not None:
+        info["info"] = {KEY: Path(os.path.relpath(divided_from, output.path)).as_posix()}
     for split, content in zip(splits, tables, strict=True):
-        output.write_text(FILE.replace("{split}", split.name), json.dumps(content) + "\n")
+        output.write_text(FILE.replace("{split}", split.name), json.dumps(info | content) + "\n")
 
 
 def _write_images(

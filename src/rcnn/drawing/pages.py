@@ -35,11 +35,11 @@ def render(template: str, **values: Any) -> str:
 
 
 def write_page(path: Path, html: str) -> Path:
-    """Write a page atomically, create its folder if needed, and return `path`."""
+    """Write a page atomically, create its folder if needed, and return `path`. See `OutputFolder.write_text`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(html)
         os.chmod(name, 0o644)
         os.replace(name, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from rcnn.background import DaemonThreads
+from rcnn.data.images import MAX_PIXELS
 from rcnn.data.messages import counted, few, named_images
 from rcnn.data.read_ahead import read_ahead
 from rcnn.data.records import Dataset, ImageRecord
@@ -128,6 +129,7 @@ def evaluate_dataset(
     if images and len(failed) == len(images):
         raise ValueError(f"none of {counted(len(images), 'image')} could be evaluated; the first: {failed[0].error}")
     results = [result for image in images for result in image.results]
+    processes.rest("the computation of the metrics")
     metrics = processes.from_first(measurement.metrics)
     warnings = plan.warnings + failure_warnings(failed, len(images))
     return Evaluation(metrics=metrics, results=results, failed=failed, warnings=warnings, limit=limit)
@@ -168,21 +170,22 @@ def predict_dataset(
     batch_size: int = 1,
     workers: int = 2,
     detect: Detect | None = None,
+    max_pixels: int = MAX_PIXELS,
     on_image: Callable[[ImageResults], object] | None = None,
     processes: Processes = ALONE,
 ) -> list[ImageResults]:
     """The results of the first `limit` images of `dataset` (0 = all), in order.
 
     `detect` returns the detections of an image (3, H, W) uint8 RGB in place of the predictor, e.g. in tiles.
-    `on_image` is called for each image, with its detections (None with several processes). The `processes` share the
-    images; the first one gets all results, the others none.
+    `max_pixels`: refuse larger images; 0: no limit. `on_image` is called for each image, with its detections (None with
+    several processes). The `processes` share the images; the first one gets all results, the others none.
     """
     count = min(limit, len(dataset)) if limit else len(dataset)
     records = [dataset[i] for i in range(count)]
-    if processes.count == 1:
-        found = _predict_records(predictor, dataset, records, batch_size, workers, detect, processes)
-    else:
-        found = _predict_together(predictor, dataset, records, batch_size, workers, detect, processes)
+    read = partial(_read, predictor.prepare if detect is None else WholeImage(), max_pixels)
+    stages = Stages(read=read, detect=predictor.detect if detect is None else partial(_detect_each, detect))
+    predict = _predict_records if processes.count == 1 else _predict_together
+    found = predict(stages, dataset, records, batch_size, workers, processes)
     images: list[ImageResults] = []
     for image in found:
         if on_image is not None:
@@ -192,13 +195,24 @@ def predict_dataset(
     return images
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """The two stages of the prediction on images."""
+
+    read: Callable[[ImageRecord], Prepared | str]  # the image of a record, or why it cannot be used
+    detect: Callable[[Sequence[Tensor], Sequence[Frame]], Iterable[ImageDetections]]  # of prepared images
+
+
+def _detect_each(detect: Detect, images: Sequence[Tensor], _: Sequence[Frame]) -> Iterator[ImageDetections]:
+    return map(detect, images)
+
+
 def _predict_together(
-    predictor: Predictor,
+    stages: Stages,
     dataset: Dataset,
     records: Sequence[ImageRecord],
     batch_size: int,
     workers: int,
-    detect: Detect | None,
     processes: Processes,
 ) -> Iterator[ImageResults]:
     """The results of all images in order, on the first process, without detections.
@@ -206,7 +220,7 @@ def _predict_together(
     Whole batches are distributed, so that every batch has the same images for any number of processes.
     """
     own = [records[place] for place in processes.own_places(len(records), batch_size)]
-    predicted = _predict_records(predictor, dataset, own, batch_size, workers, detect, processes)
+    predicted = _predict_records(stages, dataset, own, batch_size, workers, processes)
     sent = ((image.results, image.error) for image in predicted)
     received = processes.in_order(sent, len(records), batch_size)
     for record, (results, error) in zip(records, received, strict=processes.is_first):
@@ -214,28 +228,23 @@ def _predict_together(
 
 
 def _predict_records(
-    predictor: Predictor,
+    stages: Stages,
     dataset: Dataset,
     records: Sequence[ImageRecord],
     batch_size: int,
     workers: int,
-    detect: Detect | None,
     processes: Processes,
 ) -> Iterator[ImageResults]:
     """The results of all images in order; threads read images and encode masks while the model works."""
-    prepare = predictor.prepare if detect is None else WholeImage()
     with DaemonThreads(max(1, workers)) as pool:
         encoding: deque[ImageResults | Future[ImageResults]] = deque()
-        prepared = read_ahead(records, partial(pool.submit, _read, prepare), batch_size + max(1, workers))
+        prepared = read_ahead(records, partial(pool.submit, stages.read), batch_size + max(1, workers))
         while started := list(islice(prepared, batch_size)):
             processes.doing(f"the prediction on {named_images(record.image_id for record, _ in started)}")
             group = [(record, future.result()) for record, future in started]
             readable = [image for _, image in group if not isinstance(image, str)]
             images, frames = [image for image, _ in readable], [frame for _, frame in readable]
-            if detect is not None:
-                detections = map(detect, images)
-            else:
-                detections = iter(predictor.detect(images, frames) if readable else ())
+            detections = iter(stages.detect(images, frames) if readable else ())
             for record, image in group:
                 if isinstance(image, str):
                     encoding.append(ImageResults(record=record, error=image))
@@ -256,10 +265,10 @@ def _encoded(record: ImageRecord, found: ImageDetections, category_ids: Sequence
     return ImageResults(record=record, results=results, detections=found)
 
 
-def _read(prepare: Callable[[Tensor], Prepared], record: ImageRecord) -> Prepared | str:
+def _read(prepare: Callable[[Tensor], Prepared], max_pixels: int, record: ImageRecord) -> Prepared | str:
     """The image of a record, prepared for the model, or the reason why it cannot be used."""
     try:
-        image, frame = prepare(record.read())
+        image, frame = prepare(record.read(max_pixels=max_pixels))
         require_size(record, frame.original)
     except (ValueError, OSError, MemoryError) as error:
         return str(error) or f"{record.path}: {type(error).__name__}"

@@ -15,10 +15,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from rcnn.data.messages import few
+from rcnn.data.images import MAX_PIXELS
+from rcnn.data.messages import counted, few
 from rcnn.data.records import Dataset
 from rcnn.evaluation.evaluate import Detect, ImageResults, predict_dataset
-from rcnn.evaluation.folder import UNFINISHED, results_as_they_come
+from rcnn.evaluation.folder import remove_unfinished, results_as_they_come
 from rcnn.evaluation.plan import measured_kinds
 from rcnn.metrics.coco import FIELDS
 from rcnn.outputs import OutputFolder
@@ -58,22 +59,25 @@ def predict_split(
     batch_size: int = 1,
     workers: int = 2,
     detect: Detect | None = None,
+    max_pixels: int = MAX_PIXELS,
     on_image: Callable[[ImageResults], object] | None = None,
     processes: Processes = ALONE,
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on every image of `dataset`, and write the results files; returns their paths and the failed images.
 
-    `detect` as in `predict_dataset`. `scores` (K,): detections of a class with a lower score are skipped; by default
-    none. Detections of classes that the data set does not have are skipped too, because they have no category id. While
-    it runs, the results so far are in results.jsonl. The `processes` share the images; only the first one has a
-    `folder`, and the others return empty lists. Raises ValueError for a model that only predicts proposals or has no
-    class of the data set, FileExistsError for a file that rcnn did not write.
+    `detect` and `max_pixels` as in `predict_dataset`. `scores` (K,): detections of a class with a lower score are
+    skipped; by default none. Detections of classes that the data set does not have are skipped too, because they have
+    no category id. While it runs, the results so far are in results.jsonl. The `processes` share the images; only the
+    first one has a `folder`, and the others return empty lists. Raises ValueError for a model that only predicts
+    proposals or has no class of the data set, or if no image can be read; FileExistsError for a file that rcnn did not
+    write.
     """
     require_categories(predictor, dataset)
     names = server_files(predictor, dataset.split)
     predicted = partial(
-        predict_dataset, predictor, dataset, batch_size=batch_size, workers=workers, detect=detect, processes=processes
-    )
+        predict_dataset, predictor, dataset, batch_size=batch_size, workers=workers, detect=detect,
+        max_pixels=max_pixels, processes=processes,
+    )  # fmt: skip
     if folder is None:
         predicted()
         return [], []
@@ -95,6 +99,9 @@ def predict_split(
                 on_image(image)
 
         images = predicted(on_image=keep_image)
+        if images and all(image.error for image in images):
+            first = images[0].error
+            raise ValueError(f"none of {counted(len(images), 'image')} could be predicted on; the first: {first}")
     results = [result for image in images for result in kept(image).results]
     written: list[Path] = []
     for kind, name in names.items():
@@ -104,5 +111,5 @@ def predict_split(
         with folder.writing(f"{name}.zip") as path, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"{name}.json", text)
         written.append(folder.path / f"{name}.zip")
-    (folder.path / UNFINISHED).unlink()
+    remove_unfinished(folder)
     return written, [image for image in images if image.error]

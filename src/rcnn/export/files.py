@@ -69,7 +69,7 @@ def translate(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence
     from rcnn.export.operators.table import TRANSLATIONS
 
     table = cast("Any", TRANSLATIONS)  # its type in torch has no operators
-    with _quiet():
+    with _quiet(), _without_slow_rules():
         return torch.onnx.export(
             program, dynamo=True, opset_version=OPSET, verbose=False, custom_translation_table=table,
             input_names=list(inputs), output_names=list(outputs),
@@ -118,6 +118,22 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+@contextlib.contextmanager
+def _without_slow_rules() -> Iterator[None]:
+    """Within the block, the optimizer of torch.onnx does not look for two slices that are one split.
+
+    For that it lists all nodes of the graph again for each node: the time grows with the square of their number.
+    """
+    from onnxscript import rewriter
+
+    rules = rewriter._DEFAULT_REWRITE_RULES
+    rewriter._DEFAULT_REWRITE_RULES = tuple(rule for rule in rules if rule.name != "SlicesSplit")
+    try:
+        yield
+    finally:
+        rewriter._DEFAULT_REWRITE_RULES = rules
 
 
 @contextlib.contextmanager

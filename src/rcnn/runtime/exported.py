@@ -9,6 +9,7 @@ Letters: B images, H x W padded size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from torch import Tensor
 
 from rcnn.data.messages import counted
 from rcnn.runtime.record import EXPORT_AGAIN, KEY, SUFFIXES, ExportRecord, read_record
+from rcnn.runtime.torch_program import read_program
 from rcnn.structures import Detections, ImageBatch
+from rcnn.weights.readers.stored import Refused
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Run = Callable[[dict[str, npt.NDArray[Any]]], Sequence[npt.NDArray[Any]]]  # inputs by name -> outputs in order
@@ -114,7 +117,7 @@ def exported_record(path: str | Path) -> ExportRecord:
     if path.suffix == SUFFIXES["onnx"]:
         return _onnx_session(path, torch.device("cpu"), optimize=False)[0]
     if path.suffix == SUFFIXES["torch"]:
-        return _torch_program(path)[0]
+        return read_record(_checked_program(path)[0], path)
     return _openvino_model(path)[0]
 
 
@@ -159,21 +162,18 @@ def _onnx_session(path: Path, device: torch.device, *, optimize: bool = True) ->
     return record, lambda inputs: session.run(list(record.outputs), inputs)
 
 
-def _torch_program(path: Path, device: torch.device | None = None) -> tuple[ExportRecord, Run]:
-    """A torch.export program. Its file is an archive of JSON and tensors; reading it does not run code."""
+def _torch_program(path: Path, device: torch.device) -> tuple[ExportRecord, Run]:
+    """A torch.export program."""
     import rcnn.models.detector  # noqa: F401  (the ops that the program calls)
 
-    extra = {f"{KEY}.json": ""}
-    try:
-        program = torch.export.load(str(path), extra_files=extra)
-    except Exception as error:  # many kinds, depending on the damage
-        raise ValueError(
-            f"{path} cannot be read as a torch.export program ({_first_line(error)}): copy it again, or {EXPORT_AGAIN}"
-        ) from error
-    record = read_record(extra[f"{KEY}.json"], path)
-    if device is not None and device.type != "cpu":
+    text, checked = _checked_program(path)
+    record = read_record(text, path)
+    if device.type != "cpu":
         raise ValueError(f"{path} was exported for the CPU; use --device cpu, or the checkpoint on {device}")
-    module = program.module()
+    try:
+        module = torch.export.load(checked).module()
+    except Exception as error:  # many kinds, depending on the damage
+        raise _unreadable_program(path, error) from error
 
     def run(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         with torch.no_grad():
@@ -181,6 +181,24 @@ def _torch_program(path: Path, device: torch.device | None = None) -> tuple[Expo
         return [value.numpy() for value in found]
 
     return record, run
+
+
+def _checked_program(path: Path) -> tuple[str, BytesIO]:
+    """`read_program` with errors for the user."""
+    try:
+        return read_program(path)
+    except Refused as error:
+        raise ValueError(
+            f"{path} contains {error}. Such a file could run code, so rcnn does not open it: {EXPORT_AGAIN}"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise _unreadable_program(path, error) from error
+
+
+def _unreadable_program(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} cannot be read as a torch.export program ({_first_line(error)}): copy it again, or {EXPORT_AGAIN}"
+    )
 
 
 def _openvino_model(path: Path, device: torch.device | None = None) -> tuple[ExportRecord, Run]:

@@ -32,6 +32,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from rcnn import threads
 from rcnn.data.messages import counted
 from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT, PID
+from rcnn.stopping import LAUNCHER, STOP_SECONDS, stop_with_launcher
 
 T = TypeVar("T")
 
@@ -41,7 +42,6 @@ LOST = "lost"  # key in an error file: the process only lost the connection to a
 RESULT = "result"  # file with what a function returned in a process, beside its error file
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # passed on to the processes; Windows has only two
 REPEATED = 2.0  # seconds: `timeout` and batch systems signal this process and its group; both count as one signal
-STOP_SECONDS = 1800  # time for the processes to save a checkpoint before they are killed
 FAILURE_SECONDS = 20  # time for the other processes to end after one has failed; then the failure is reported
 
 
@@ -142,6 +142,7 @@ def _apart(function: Callable[..., T], *arguments: object) -> T:
     """
     if hasattr(os, "setsid"):  # not on Windows
         os.setsid()
+    stop_with_launcher()
     error_file = os.environ.get(ERROR_FILE, "")
     if error_file:
         Path(error_file).with_name(PID).write_text(str(os.getpid()), encoding="utf-8")
@@ -173,7 +174,7 @@ def _config(devices: int, logs: str) -> LaunchConfig:
 @contextmanager
 def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
     """Within the block, environment variables for the processes; each gets a share of the CPU cores."""
-    added = {LAUNCHED: "1"}
+    added = {LAUNCHED: "1", LAUNCHER: str(os.getpid())}
     if typed:
         added[TYPED] = shlex.join(["rcnn", *typed])
     if not threads.set_by_user():

@@ -24,7 +24,7 @@ class Monitor:
         """`process`: its name, e.g. "process 1 of 4". `setting`: the name of the setting of `seconds`."""
         self._process, self._seconds, self._setting = process, seconds, f" ({setting})" if setting else ""
         self._note = InFlight()
-        self._last, self._doing = time.monotonic(), "the start"
+        self._last, self.work = time.monotonic(), "the start"
         self._resting = True
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
@@ -44,18 +44,19 @@ class Monitor:
 
     def doing(self, text: str) -> None:
         """Report progress: from now on, the process works on `text`, e.g. "step 7 with images 3, 12"."""
-        self._doing = text
+        self.work = text
         self._note.note(text)
         self._last, self._resting = time.monotonic(), False
 
-    def rest(self, *, failed: bool = False) -> None:
-        """What follows, until the next call of `doing`, may take long.
+    def rest(self, work: str = RESTING, *, failed: bool = False) -> None:
+        """What follows, until the next call of `doing`, is `work` that may take long.
 
         `failed`: an error ended the work, so that the launcher's message still names what the process worked on.
         """
         self._resting = True
         if not failed:
-            self._note.note(RESTING)
+            self.work = work
+            self._note.note(work)
 
     def _watch(self) -> None:
         reported = 0.0  # the time of `doing` after which the stacks were printed: once per stall
@@ -63,10 +64,14 @@ class Monitor:
             last = self._last
             if not self._resting and last != reported and time.monotonic() - last > self._seconds:
                 reported = last
-                print(
-                    f"rcnn: {self._process} has made no progress for {self._seconds:g} seconds, while working on "
-                    f"{self._doing}{self._setting}. Its stacks:",
-                    file=sys.__stderr__,
-                    flush=True,
-                )
-                faulthandler.dump_traceback(file=2, all_threads=True)
+                self.print_stacks(self._seconds)
+
+    def print_stacks(self, seconds: float) -> None:
+        """Print the stacks of all threads, because this process has made no progress for `seconds`."""
+        print(
+            f"rcnn: {self._process} has made no progress for {seconds:g} seconds, while working on {self.work}"
+            f"{self._setting}. Its stacks:",
+            file=sys.__stderr__,
+            flush=True,
+        )
+        faulthandler.dump_traceback(file=2, all_threads=True)

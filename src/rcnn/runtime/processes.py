@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rcnn.runtime.monitor import Monitor
+from rcnn.runtime.meeting import LostProcessError, Meeting
+from rcnn.runtime.monitor import RESTING, Monitor
 
 T = TypeVar("T")
 
@@ -25,12 +26,9 @@ ROUND = 8  # groups of images that a process predicts before the results are exc
 TIMEOUT = 1800.0  # seconds that a process waits for the others in a step
 WATCHDOG = 300.0  # seconds without progress after which each of several processes prints its stacks
 ASK = 0.02  # seconds between questions of the first process whether the others have started
-PATIENCE = timedelta(days=1)  # where one process works alone, e.g. computes metrics
-LOST = re.compile(r"gloo|Connection (?:closed|reset|refused)|Broken pipe|NCCL|Socket|TCPStore", re.IGNORECASE)
-
-
-class LostProcessError(ConnectionError):
-    """Another process of the run has failed or does not answer. Its own message says why."""
+LOST = re.compile(
+    r"gloo|pair closure|Connection (?:closed|reset|refused)|Broken pipe|NCCL|Socket|TCPStore", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ class Processes:
     rank: int = 0  # of this process, from 0 to count - 1
     count: int = 1
     local_rank: int = 0  # of this process among those of its machine
-    patient: Any = None  # process group without a short timeout; None with one process
+    meeting: Meeting | None = None  # where they wait for each other; None with one process
     monitor: Monitor | None = None  # of this process
 
     @property
@@ -56,32 +54,39 @@ class Processes:
         if self.monitor is not None:
             self.monitor.doing(text)
 
-    def rest(self, *, failed: bool = False) -> None:
-        """What follows, until the next call of `doing`, may take long without being a stall.
+    def rest(self, work: str = RESTING, *, failed: bool = False) -> None:
+        """What follows, until the next call of `doing`, is `work` that may take long without being a stall.
 
         `failed`: after an error, see `Monitor.rest`.
         """
         if self.monitor is not None:
-            self.monitor.rest(failed=failed)
+            self.monitor.rest(work, failed=failed)
 
     def gather(self, value: T, *, patient: bool = True) -> list[T]:
         """The values of all processes by rank, on the first process; an empty list on the others.
 
-        `patient`: the others may take long.
+        `patient`: the others may take long; this process waits as long as they are at work.
         """
         if self.count == 1:
             return [value]
+        if patient:
+            self._meet()
         values: list[T | None] | None = [None] * self.count if self.is_first else None
-        dist.gather_object(value, values, dst=0, group=self.patient if patient else None)
+        dist.gather_object(value, values, dst=0)
         return [] if values is None else values  # type: ignore[return-value]
 
     def share(self, value: T) -> T:
-        """The value of the first process, on every process."""
+        """The value of the first process, on every process; the others wait as long as it is at work."""
         if self.count == 1:
             return value
+        self._meet()
         values = [value if self.is_first else None]
-        dist.broadcast_object_list(values, src=0, group=self.patient)
+        dist.broadcast_object_list(values, src=0)
         return values[0]  # type: ignore[return-value]
+
+    def _meet(self) -> None:
+        if self.meeting is not None:
+            self.meeting.wait()
 
     def from_first(self, compute: Callable[[], T]) -> T:
         """What `compute` returns on the first process, on every process; only the first one calls it."""
@@ -174,37 +179,46 @@ def joined(device: torch.device, timeout: float = 0.0, *, watchdog: float | None
         if numbers.count == 1:
             yield numbers
             return
-        with _connected(numbers, device, timeout or TIMEOUT) as processes:
+        with _connected(numbers, device, timeout or TIMEOUT, monitor) as processes:
             yield processes
 
 
 @contextmanager
-def _connected(numbers: Processes, device: torch.device, timeout: float) -> Iterator[Processes]:
+def _connected(numbers: Processes, device: torch.device, timeout: float, monitor: Monitor) -> Iterator[Processes]:
     own = not dist.is_initialized()  # else the caller's script did
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with lost_processes(numbers):
+        store = _fresh_store(numbers, own=own)
         if own:
             dist.init_process_group(
                 backend,
-                store=_fresh_store(numbers),
+                store=store,
                 rank=numbers.rank,
                 world_size=numbers.count,
                 timeout=timedelta(seconds=timeout),
             )
-        yield replace(numbers, patient=dist.new_group(backend="gloo", timeout=PATIENCE))
+        place = dist.PrefixStore("rcnn/meeting", store)
+        with Meeting(place, rank=numbers.rank, count=numbers.count, monitor=monitor, seconds=timeout) as meeting:
+            yield replace(numbers, meeting=meeting)
         if own:  # not after an error: then this would wait for the other processes, which wait for this one
             dist.destroy_process_group()
 
 
-def _fresh_store(numbers: Processes) -> dist.Store:
-    """The store in which the processes find each other, without the addresses of those that were started before.
+def _fresh_store(numbers: Processes, *, own: bool) -> dist.Store:
+    """The store in which the processes find each other, without what those that were started before have written.
+
+    `own`: the processes are not connected yet; else it is a part of the store that connected them.
 
     torch's launcher keeps one store when it starts the processes again; a process that reads an old address there
     cannot connect. TORCHELASTIC_RESTART_COUNT does not tell the starts apart, because each machine counts its own.
     """
-    store: dist.Store = next(dist.rendezvous("env://", numbers.rank, numbers.count))[0]
+    store: dist.Store = (
+        next(dist.rendezvous("env://", numbers.rank, numbers.count))[0]
+        if own
+        else dist.distributed_c10d._get_default_store()
+    )
     return dist.PrefixStore(agreed_name(store, numbers), store)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from rcnn.data import Dataset
+from rcnn.data.messages import printable
 from rcnn.evaluation.examples import chosen_records, draw_example
 from rcnn.models import Detector
 from rcnn.predictor import Predictor
@@ -33,7 +34,7 @@ def write_pictures(detector: Detector, validation: Dataset, plan: RunPlan, folde
             continue
         example = draw_example(predictor, record, pixels, predictor.predict(pixels).above(SCORE))
         assert example.ground_truth is not None
-        own = folder / f"{number}-{record.path.stem}"
+        own = folder / printable(f"{number}-{record.path.stem}")  # the page links to it
         own.mkdir(parents=True, exist_ok=True)
         new = own / "new.jpg"
         _beside(example.detections, example.ground_truth).save(new, quality=85)

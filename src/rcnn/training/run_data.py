@@ -206,11 +206,12 @@ def _held_out(
     wanted = DEFAULT_FRACTION if fraction is None else fraction
     held_out = hold_out(training, wanted, _progress("choosing validation images", len(training), log))
     if held_out is not None:
-        verb = "is" if len(held_out.files) == 1 else "are"
-        count = f"{len(held_out.files)} of {counted(len(training), 'image')}"
+        held = indices_of(training, held_out.files)
+        verb = "is" if len(held) == 1 else "are"
+        count = f"{len(held)} of {counted(len(training), 'image')}"
         counts = class_counts(training)
-        absent = absent_classes(training.classes, counts.totals(indices_of(training, held_out.files)), counts.totals())
-        share = reached(len(held_out.files) / len(training), wanted, absent)
+        absent = absent_classes(training.classes, counts.totals(held), counts.totals())
+        share = reached(len(held) / len(training), wanted, absent)
         return held_out, f"{count} {verb} held out from training, see --val-fraction: {share}"
     if fraction:
         raise ValueError(

@@ -73,7 +73,7 @@ class TrainState:
 
         In the first process, it includes the random generators of all processes; in the others, none.
         """
-        # patient=True would wait for up to a day for a process that has stalled; the run is to end instead
+        # without patience: every process is to save at the same time, and does not wait longer for one that stalls
         random_states = self.processes.gather(random_state(), patient=False)
         values: dict[str, Any] = {
             "step": self.step,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from rcnn.cli.image_outcomes import ImageOptions
+from rcnn.cli.predict import split_overrides
 from rcnn.cli.predict_images import PARTIAL, ImageRun, predict_images
 from rcnn.cli.scores import Filter, lowest_score
 from rcnn.cli.sources import expand
 from rcnn.data.given_boxes import read_boxes
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
+from rcnn.models.setting_tables import settings_table
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame
@@ -141,6 +144,43 @@ def test_the_number_of_images_is_limited(predictor: Predictor, photos: list[str]
     options = ImageOptions(keep=Filter(score=0.0), pictures=False, limit=2)
     done = predict_images(predictor, photos, tmp_path / "out", Path("run"), options, ALONE)
     assert [entry["file"] for entry in done.images] == photos[:2]
+
+
+@pytest.mark.parametrize("model", ["mask_rcnn_r50_c4", "mask_rcnn_r50_fpn", "keypoint_rcnn_r50_fpn", "fcis_r101_coco"])
+def test_every_setting_of_a_model_is_told_from_images(model: str) -> None:
+    words = [f"{row.path}=1" for row in settings_table(model_config(model))]
+    assert "backbone.stride_in_1x1=1" in words
+    photos = ["a.jpg", "https://host/a?size=1"]
+    assert split_overrides([*photos, *words]) == (photos, words)
+
+
+def test_earlier_results_stay_if_every_image_fails(predictor: Predictor, photos: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "boxes.json").write_text(json.dumps({Path(name).name: [[5, 5, 40, 40]] for name in photos}))
+    options = ImageOptions(formats=("coco", "csv", "yolo"), given=read_boxes(tmp_path / "boxes.json"))
+    options = replace(options, pictures=False, features=out / "features.npz")
+    predict_images(predictor, photos, out, Path("run"), options, ALONE)
+    names = ("predictions.json", "coco.json", "coco_results.json", "predictions.csv", "yolo/data.yaml", "features.npz")
+    earlier = {name: (out / name).read_bytes() for name in names}
+    for name in photos:
+        Path(name).write_bytes(b"damaged")
+    done = predict_images(predictor, photos, out, Path("run"), options, ALONE)
+    assert len(done.failed) == 3
+    assert {name: (out / name).read_bytes() for name in names} == earlier
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_labelme_file_without_an_image_is_failed_only(
+    predictor: Predictor, photos: list[str], tmp_path: Path, copies: bool
+) -> None:
+    labels = str(tmp_path / "photos" / "0.json")
+    Path(labels).write_text(json.dumps({"shapes": [], "imagePath": "0.png", "imageData": None}))
+    options = ImageOptions(formats=("coco", "labelme", "yolo"), copies=copies, pictures=False)
+    done = predict_images(predictor, [*photos, labels], tmp_path / "out", Path("run"), options, ALONE)
+    assert [entry["file"] for entry in done.images] == photos
+    [(name, reason)] = done.failed
+    assert name == labels
+    assert "nor a labelme file with an image in it" in reason
 
 
 def test_a_picture_that_is_too_wide_for_jpeg_is_made_smaller(

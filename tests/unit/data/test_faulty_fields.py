@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,14 @@ def test_boxes_as_text(tmp_path: Path) -> None:
     assert "1 annotation has a bbox with numbers that are text (id 1): read as numbers" in dataset.warnings[0]
 
 
+def square_mask(polygons: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Run lengths of an upright square in an image of 60x40 pixels: its columns, one after the other."""
+    left, top, right, bottom = (int(polygons[0][i]) for i in (0, 1, 4, 5))
+    runs = [left * 40 + top, *[bottom - top, 40 - bottom + top] * (right - left)]
+    return {"size": [40, 60], "counts": [*runs[:-1], 60 * 40 - sum(runs[:-1])]}
+
+
+@pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize(
     ("bbox", "form"),
     [
@@ -105,9 +114,12 @@ def test_boxes_as_text(tmp_path: Path) -> None:
         ([30, 20, 20, 20], "centre x, centre y, width, height"),
     ],
 )
-def test_boxes_of_another_form_contradict_their_outlines(tmp_path: Path, bbox: list[float], form: str) -> None:
+def test_boxes_of_another_form_contradict_their_outlines(
+    tmp_path: Path, bbox: list[float], form: str, mask: bool
+) -> None:
     outline = [[20, 10, 40, 10, 40, 30, 20, 30]] if form.startswith("centre") else SQUARE
-    annotations = [annotation(n, bbox=bbox, segmentation=outline) for n in (1, 2)]
+    written = square_mask(outline) if mask else outline
+    annotations = [annotation(n, bbox=bbox, segmentation=written) for n in (1, 2)]
     annotations.append(annotation(3, bbox=bbox, segmentation=None))  # has to follow the others
     dataset = opened(tmp_path, annotations)
     box = [outline[0][0], outline[0][1], outline[0][4], outline[0][5]]
@@ -150,8 +162,10 @@ def test_an_image_with_faulty_objects_only_is_said_to_be_background(tmp_path: Pa
     assert found == {"empty-box": (2,), "all-skipped": (2,)}
 
 
-def test_one_box_that_contradicts_its_outline_is_used_as_written(tmp_path: Path) -> None:
-    annotations = [annotation(1), annotation(2), annotation(3), annotation(4, bbox=[40, 10, 10, 10])]
+@pytest.mark.parametrize("mask", [False, True])
+def test_one_box_that_contradicts_its_outline_is_used_as_written(tmp_path: Path, mask: bool) -> None:
+    wrong = annotation(4, bbox=[40, 10, 10, 10], segmentation=square_mask(SQUARE) if mask else SQUARE)
+    annotations = [annotation(1), annotation(2), annotation(3), wrong]
     dataset = opened(tmp_path, annotations)
     assert dataset[0].boxes[3].tolist() == [40, 10, 50, 20]
     assert "1 annotation has a bbox that contradicts its outline (IoU below 0.5) (id 4): used as" in dataset.warnings[0]
@@ -169,6 +183,17 @@ def test_boxes_and_polygons_in_fractions_of_the_image(tmp_path: Path) -> None:
     np.testing.assert_allclose(outline_read[0], SQUARE[0])
     assert any("2 annotations have a bbox in fractions of the image (id 1, 2)" in line for line in dataset.warnings)
     assert any("1 annotation has a polygon in fractions of the image (id 1)" in line for line in dataset.warnings)
+
+
+def test_a_polygon_in_fractions_may_cover_its_whole_image(tmp_path: Path) -> None:
+    polygons = [[[0, 0, 1, 0, 1, 1, 0, 1]], [[0.25, 0.25, 0.5, 0.25, 0.5, 0.75, 0.25, 0.75]]]
+    for order in (polygons, polygons[::-1]):
+        annotations = [annotation(n, bbox=None, area=None, segmentation=one) for n, one in enumerate(order, start=1)]
+        dataset = opened(tmp_path / str(order is polygons), annotations)  # images of 60x40 pixels
+        boxes = [[0, 0, 60, 40], [15, 10, 30, 30]]
+        assert dataset[0].boxes.tolist() == (boxes if order is polygons else boxes[::-1])
+    pixels = [annotation(1, bbox=None, segmentation=polygons[0]), annotation(2, bbox=None)]
+    assert opened(tmp_path / "pixels", pixels)[0].boxes.tolist() == [[0, 0, 1, 1], BOX]
 
 
 @pytest.mark.parametrize("area", [INF, NAN, -1, "big", None, [400], True])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,10 @@ from rcnn.data import open_dataset, splits
 from rcnn.data.inspect.divide import Division, split_dataset
 from rcnn.data.inspect.fix import fix_dataset
 from rcnn.data.split import divide
+from rcnn.outputs import MARKER
 from tests.command import rcnn
 from tests.tiny_data import write_tiny_coco
+from tests.unit.data.format_folders import labelme_file, labelme_shape
 
 
 @pytest.fixture
@@ -49,6 +54,54 @@ def test_within_the_data_set_only_annotation_files_are_added(root: Path) -> None
     assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["annotations", "train"]
     assert sum(len(open_dataset(root, name)) for name in "abc") == 20
     assert open_dataset(root, "a")[0].path.parent == root / "train"
+
+
+def test_a_link_to_the_data_set_is_the_data_set(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    (link := tmp_path / "links" / "data").symlink_to(root)
+    split_dataset(root, (0.5, 0.5), link, names=("a", "b"))
+    assert sum(len(open_dataset(root, name)) for name in "ab") == 20
+
+
+def test_images_outside_the_data_set_are_not_divided_within_it(root: Path, tmp_path: Path) -> None:
+    (root / "train").rename(elsewhere := tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"20 images of .*train\.json are outside .*choose another output folder"):
+        split_dataset(root, (0.5, 0.5), root, names=("a", "b"), images=elsewhere)
+    assert splits(root) == ["train"]
+    split_dataset(root, (0.5, 0.5), tmp_path / "out", images=elsewhere)
+    assert sum(len(open_dataset(tmp_path / "out", name)) for name in ("train", "val")) == 20
+
+
+def test_later_edits_of_the_original_labels_are_reported(root: Path, tmp_path: Path) -> None:
+    labels = root / "annotations" / "instances_train.json"
+    division = split_dataset(root, (0.8, 0.2), root, names=("a", "b"))
+    assert f"after editing {labels}, divide again" in division.lines()[-1]
+    assert split_dataset(root, (0.8, 0.2), tmp_path / "copy", split="train").original is None
+    assert open_dataset(root, "a").notes == ()
+    later = time.time() + 10
+    os.utime(labels, (later, later))
+    [note] = open_dataset(root, "b").notes
+    assert "1 original label file" in note
+    assert "newer than this split (annotations/instances_train.json): later edits are not in it" in note
+
+
+def test_later_edits_of_label_files_beside_the_images_are_reported(root: Path) -> None:
+    folder, later = root / "train", time.time() + 10
+    (root / "annotations" / "instances_train.json").unlink()
+    content = labelme_file("x", (64, 96), [labelme_shape("cup", [[1.0, 1.0], [20.0, 1.0], [20.0, 20.0]])])
+    images = sorted(folder.iterdir())
+    for image in images:
+        image.with_suffix(".json").write_text(json.dumps(content | {"imagePath": image.name}))
+    split_dataset(folder, (0.5, 0.5), folder, split="all")
+    (folder / "run").mkdir()
+    (folder / "run" / MARKER).touch()
+    for file in (*images, folder / "notes.txt", folder / "run" / f"{images[0].stem}.json"):
+        file.touch()
+        os.utime(file, (later, later))
+    assert [open_dataset(folder, name).notes for name in ("train", "val")] == [(), ()], "these are no label files"
+    os.utime(images[0].with_suffix(".json"), (later, later))
+    notes = [note for name in ("train", "val") for note in open_dataset(folder, name).notes]
+    assert [f"({images[0].stem}.json)" in note for note in notes] == [True]
 
 
 def test_the_reached_fraction_and_missing_classes_of_each_part_are_printed() -> None:

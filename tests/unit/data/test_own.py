@@ -73,6 +73,63 @@ def test_records_as_dicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert points[0].keypoints.tolist() == [[[1, 2, 2], [3, 4, 1]]]
 
 
+def test_faulty_outlines_and_missing_labels_are_refused_by_the_number_of_their_record(tmp_path: Path) -> None:
+    write_images(tmp_path, ["1.png", "2.png"])  # 40 x 60
+    first = {"file": tmp_path / "1.png", "boxes": [[1, 2, 3, 4]], "labels": ["a"]}
+    second = {"file": tmp_path / "2.png", "labels": ["a"]}
+    mask = np.zeros((20, 60), dtype=bool)
+    mask[5:10, 20:40] = True
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"segmentations": [mask]}, r"has a mask of 20, 60 \(height, width\) for an image of 40, 60; expected"),
+        ({"segmentations": [{"size": [20, 60], "counts": [1200]}]}, "has a mask of 20, 60"),
+        ({"segmentations": [{"size": [40, 60], "counts": [1200]}]}, "has RLE that cannot be decoded"),
+        ({"segmentations": [{"counts": [1200]}]}, "has the segmentation .*; expected RLE: size and counts"),
+        ({"segmentations": [mask.astype(np.int64)]}, r"has .* shape \(20, 60\) and type int64; a mask must be bool"),
+        ({"segmentations": [mask.astype(int).tolist()]}, "has a segmentation of zeros and ones; expected polygons"),
+        ({"segmentations": [[[*SQUARE, float("nan"), 3]]]}, "has a polygon with numbers that are not finite"),
+        ({"segmentations": [SQUARE]}, "has a segmentation of 8 numbers; expected a list of polygons"),
+        ({"segmentations": [np.array(SQUARE)]}, "has .* a single polygon needs brackets around it"),
+        ({"segmentations": ["x"]}, "has the segmentation 'x'; expected polygons"),
+        ({"segmentations": [[["x"]]]}, r"has segmentations \['x'\]; expected one per object: polygons"),
+        ({"segmentations": SQUARE}, "has 8 segmentations for 1 label; expected one per object: polygons"),
+        ({"labels": None, "boxes": [[1, 2, 3, 4]]}, "has 1 boxes and no labels; expected labels, one per object"),
+        ({"labels": 5, "boxes": [[1, 2, 3, 4]]}, "has labels 5; expected a list, one per object"),
+        ({"boxes": [1, 2, 3, 4]}, r"has 4 boxes for 1 label; expected one per object: \[x1, y1, x2, y2\] in pixels"),
+        ({"boxes": 5}, "has boxes 5; expected a list, one per object"),
+        ({"boxes": [["x", 2, 3, 4]]}, r"has boxes \['x', 2, 3, 4\]; expected one per object"),
+        ({"boxes": [[1, 2, 3, 4]], "crowd": ["x"]}, "has crowd or difficult 'x'; expected 0 or 1"),
+        ({}, "has labels, but neither boxes nor segmentations"),
+    ]
+    for fields, message in wrong:
+        with pytest.raises(ValueError, match=f"record 1 {message}"):
+            rcnn.Dataset.from_records([first, second | fields])
+    with pytest.raises(ValueError, match="record 0 has 1 boxes and no labels"):
+        rcnn.Dataset.from_records([first | {"labels": []}])
+    tensor = torch.zeros(1, 40, 60, dtype=torch.bool)
+    tensor[0, 5:10, 20:40] = True
+    sound = rcnn.Dataset.from_records([first, second | {"segmentations": tensor}])
+    assert sound[1].boxes.tolist() == [[20, 5, 40, 10]]
+    assert rcnn.Dataset.from_records([second | {"segmentations": [tensor[0]]}])[0].areas.tolist() == [100]
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
+    write_images(tmp_path, ["1.png"])
+    fields = {"image_id": np.int64(5), "height": np.int64(40), "width": torch.tensor(60)}
+    objects = {"labels": ["a"], "boxes": [[1, 2, 3, 4]], "annotation_ids": [np.int64(7)], "areas": [np.float32(3.5)]}
+    dataset = rcnn.Dataset.from_records([{"file": tmp_path / "1.png"} | fields | objects])
+    assert (dataset.image_ids, dataset[0].annotation_ids, dataset[0].areas.tolist()) == ((5,), (7,), [3.5])
+    assert dataset.warnings == ()
+
+
+@pytest.mark.parametrize("values", [(0.0, 255.0), (-2.1, 2.6), (0.0, float("nan"))])
+def test_float_images_of_a_torch_data_set_are_0_to_1(values: tuple[float, float]) -> None:
+    target = {"boxes": torch.tensor([[1.0, 2, 30, 40]]), "labels": torch.tensor([1])}
+    sound, wrong = (torch.tensor(ends).repeat(3, 48, 32) for ends in ((-0.1, 1.1), values))
+    assert rcnn.Dataset.from_torch([(sound, target)], ["a"])[0].read()[0, 0, :2].tolist() == [0, 255]
+    with pytest.raises(ValueError, match=r"image 1 is float32 with values from .*; expected 0 to 1, or uint8"):
+        rcnn.Dataset.from_torch([(sound, target), (wrong, target)], ["a"])
+
+
 def test_faulty_records_are_refused_by_their_number(tmp_path: Path) -> None:
     write_images(tmp_path, ["1.png"])
     sound = {"file": tmp_path / "1.png", "boxes": [[1, 2, 3, 4]], "labels": ["a"]}
@@ -84,7 +141,7 @@ def test_faulty_records_are_refused_by_their_number(tmp_path: Path) -> None:
         ([sound, {"labels": []}], "record 1 has file None; expected the path of an image"),
         ([sound | {"bboxes": []}], r"record 0: unknown key 'bboxes' \(did you mean 'boxes'\?\)"),
         ([sound | {"labels": ["a", "b"]}], "record 0 has 1 boxes for 2 labels; expected one per object"),
-        ([sound | {"labels": [3]}], r"labels are not names: pass the names, classes=\[\.\.\.\]"),
+        ([sound | {"labels": [3]}], r"record 0 has the label 3, which is not a name; expected .* classes=\[\.\.\.\]"),
         ([sound | {"boxes": [[1, 2, 3]]}], "record 0 has a box of 3 numbers; expected x1, y1, x2, y2"),
         (
             [sound | {"boxes": [[9, 9, 3, 4]]}],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,12 @@ def test_images_embedded_in_labelme_files_are_those_of_another_export(train: Dat
     assert [Path(name).suffix for name in embedded.file_names] == [".json"] * 3
     assert recorded(embedded).count_in(train) == 3
     assert recorded(train).count_in(embedded) == 3
+
+
+def test_images_with_names_that_are_not_utf_8_have_hashes(train: Dataset) -> None:
+    """Linux allows any bytes in a file name; Python reads those that are not UTF-8 as lone surrogates."""
+    renamed = replace(train, file_names=tuple(f"f\udcfcr{number}.png" for number in range(len(train))))
+    assert recorded(renamed.subset([0, 2])).count_in(renamed) == 2
 
 
 def test_a_damaged_record_is_refused() -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from rcnn.data import open_dataset, splits
 from rcnn.data.inspect.check import check_dataset
+from rcnn.data.inspect.fix import fix_dataset
 from tests.unit.data.coco_folders import annotation, coco_tables, write_images
 from tests.unit.data.format_folders import labelme_file, labelme_shape, voc_file, voc_object
 
@@ -111,6 +112,13 @@ def test_lvis_annotates_cocos_photos_with_other_classes(tmp_path: Path) -> None:
         image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}  # LVIS' fields
     (tmp_path / "train.json").write_text(json.dumps(tables))
     assert check_dataset(tmp_path, no_images=True).errors == ()
+    (tmp_path / "train.json").rename(tmp_path / "val.json")  # as LVIS val has photos of COCO's train2017
+    report = check_dataset(tmp_path)
+    [shared] = [one for one in report.findings if one.file.name == "val.json"]
+    assert (report.errors, shared.kind, shared.ids) == ((), "shared-images", (1, 2))
+    assert "LVIS annotates COCO's photos" in shared.line()
+    fix_dataset(tmp_path, tmp_path / "fixed")
+    assert len(open_dataset(tmp_path / "fixed", "train2017")) == 2, "no training image is removed as a copy"
 
 
 def test_a_copied_photo_with_other_labels_in_another_folder(tmp_path: Path) -> None:

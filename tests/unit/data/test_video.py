@@ -21,6 +21,7 @@ from PIL import Image
 import rcnn as public
 from rcnn.cli.frame_formats import require_copies
 from rcnn.cli.image_outcomes import ImageOptions
+from rcnn.cli.predict_images import PARTIAL
 from rcnn.cli.predict_video import predict_videos, videos_of
 from rcnn.cli.scores import Filter
 from rcnn.data.video import VideoError, VideoWriter, read_video, write_video
@@ -215,12 +216,12 @@ def test_videos_are_not_mixed_with_images(video: Path) -> None:
     assert rcnn("predict", video.parent / "no_model", video, "--output", video.parent / "out") == 2
 
 
-def write_noise(target: Path, size: tuple[int, int] = (64, 48), count: int = 30) -> None:
-    """A video of noise, 10 frames per second."""
+def write_noise(target: Path, size: tuple[int, int] = (64, 48), count: int = 30, rate: int = 10) -> None:
+    """A video of noise; `rate`: frames per second."""
     import av
 
     with av.open(str(target), "w") as file:
-        stream = file.add_stream("libx264", rate=10)
+        stream = file.add_stream("libx264", rate=rate)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for index in range(count):
             frame = np.random.default_rng(index).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
@@ -236,6 +237,44 @@ def test_a_video_whose_header_has_no_number_of_frames_is_cut_short(tmp_path: Pat
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(VideoError, match=r"half\.mkv ends after 1\.\d of 3\.0 seconds: it is cut short"):
         list(read_video(half))
+
+
+@pytest.mark.parametrize(("suffix", "count"), [("mp4", 1), ("mp4", 3), ("mkv", 1), ("mkv", 3)])
+def test_a_complete_video_of_one_frame_per_second(tmp_path: Path, suffix: str, count: int) -> None:
+    """The duration of a video includes that of its last frame."""
+    pytest.importorskip("av", reason="needs rcnn[video]")
+    write_noise(tmp_path / f"slow.{suffix}", count=count, rate=1)
+    assert [frame.time for frame in read_video(tmp_path / f"slow.{suffix}")] == list(range(count))
+
+
+def test_frames_that_a_video_does_not_show_are_not_missing(video: Path, tmp_path: Path) -> None:
+    """The header counts frames before the start of an MP4 file's edit list, and empty frames of an AVI file."""
+    import av
+
+    trimmed, gaps = tmp_path / "trimmed.mp4", tmp_path / "gaps.avi"
+    with av.open(str(video)) as source, av.open(str(trimmed), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts = (
+                    int(time - Fraction(2, 10) / stream.time_base) for time in (packet.pts, packet.dts)
+                )
+                packet.stream = copy
+                target.mux(packet)
+    with av.open(str(gaps), "w") as target:
+        stream = target.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for time in (0, 1, 4, 5):
+            frame = av.VideoFrame.from_image(picture(time).resize((64, 48)))
+            frame.pts = time
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode())
+    for file, shown in ((trimmed, COUNT - 2), (gaps, 4)):
+        with av.open(str(file)) as opened:
+            assert opened.streams.video[0].frames == COUNT, "otherwise this test shows nothing"
+            assert len(list(opened.decode(video=0))) == shown
+        assert len(list(read_video(file))) == shown
 
 
 def test_a_full_disk_ends_the_command(
@@ -282,7 +321,32 @@ def test_names_and_messages_of_videos(
     monkeypatch.setattr("rcnn.cli.predict_video._draw", stopped)
     with pytest.raises(Stopped):
         predict_videos(predictor, [str(video)], tmp_path / "stop", Path("run"), ImageOptions())
-    assert f"the results so far are in {tmp_path / 'stop' / 'video.jsonl'}" in capsys.readouterr().err
+    assert f"the results so far are in {tmp_path / 'stop' / PARTIAL}" in capsys.readouterr().err
+
+
+def test_the_lines_of_a_video_are_replaced_only_by_complete_ones(
+    predictor: Predictor, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, options = tmp_path / "out", ImageOptions(pictures=False, limit=1)
+    predict_videos(predictor, [str(video)], out, Path("run"), options)
+    earlier = (out / "video.jsonl").read_text()
+
+    def stopped(*_: object) -> None:
+        raise Stopped(2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rcnn.cli.predict_video._detect", stopped)
+        with pytest.raises(Stopped):
+            predict_videos(predictor, [str(video)], out, Path("run"), options)
+    assert (out / "video.jsonl").read_text() == earlier
+    with pytest.raises(typer.Exit):  # at the first frame
+        predict_videos(predictor, [str(video)], out, Path("run"), ImageOptions(max_pixels=1))
+    assert (out / "video.jsonl").read_text() == earlier
+    assert not (out / PARTIAL).exists()
+    (out / "video.jsonl").write_text("edited")
+    predict_videos(predictor, [str(video)], out, Path("run"), options)
+    assert (out / "video.jsonl").read_text() == "edited"
+    assert (out / "video-2.jsonl").read_text() == earlier
 
 
 def test_a_pattern_of_videos_and_the_url_of_one(video: Path, tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ def test_a_folder_without_lists_is_one_split(tmp_path: Path) -> None:
     write_voc_folder(tmp_path, ["a", "b"], {})
     assert splits(tmp_path) == ["all"]
     assert open_dataset(tmp_path, "all").image_ids == ("a", "b")
+    assert open_dataset(write_voc_folder(tmp_path / "VOC2007", ["a"], {}))[0].boxes[0].tolist() == [10, 5, 30, 25]
 
 
 def test_instances_without_a_class_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -394,6 +395,6 @@ def test_names_in_xml_files_are_not_replaced_by_those_of_voc(
 
 
 def test_names_with_spaces_in_lists(tmp_path: Path) -> None:
-    lists = {"Main/default.txt": '"my photo"\nphoto 2\nlast 1\n'}
-    write_voc_folder(tmp_path, ["my photo", "photo 2", "last"], lists)
-    assert open_dataset(tmp_path, "default").image_ids == ("my photo", "photo 2", "last")
+    lists = {"Main/default.txt": '"my photo"\nphoto 1\nphoto 2\nlast 1\n'}
+    write_voc_folder(tmp_path, ["my photo", "photo 1", "photo 2", "last"], lists)
+    assert open_dataset(tmp_path, "default").image_ids == ("my photo", "photo 1", "photo 2", "last")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -194,12 +195,18 @@ def test_the_page_of_a_curve_needs_nothing_else() -> None:
     assert "prefers-color-scheme: dark" in html
 
 
-def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    path = write_page(tmp_path / "page.html", "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_page(path, "\ud800")
-    assert path.read_text() == "old"
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_page(tmp_path / "page.html", "f\udcfcr.jpg")  # from a file name that is not UTF-8
+    assert path.read_text() == "f\\udcfcr.jpg"
+    monkeypatch.setattr(os, "replace", raise_full)
+    with pytest.raises(OSError, match="full"):
+        write_page(path, "new")
+    assert path.read_text() == "f\\udcfcr.jpg"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def raise_full(source: str, target: Path) -> None:
+    raise OSError("full")
 
 
 def report(path: Path) -> str:

@@ -15,7 +15,7 @@ from rcnn.evaluation.evaluate import evaluate_dataset
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
-from rcnn.runtime.monitor import Monitor
+from rcnn.runtime.monitor import RESTING, Monitor
 from rcnn.runtime.processes import ALONE
 from rcnn.training.saver import Saver
 from rcnn.training.settings import TrainConfig
@@ -35,8 +35,8 @@ class Noted(Monitor):
         self.said.append(text)
 
     @typing_extensions.override
-    def rest(self, *, failed: bool = False) -> None:
-        self.said.append("failed" if failed else "rest")
+    def rest(self, work: str = RESTING, *, failed: bool = False) -> None:
+        self.said.append("failed" if failed else "rest" if work == RESTING else f"rest: {work}")
 
 
 def test_the_images_in_flight_are_noted_for_the_watchdog_and_the_launcher(tmp_path: Path) -> None:
@@ -48,7 +48,8 @@ def test_the_images_in_flight_are_noted_for_the_watchdog_and_the_launcher(tmp_pa
     monitor = Noted()
     dataset = open_dataset(data, "val", CLASSES)
     evaluate_dataset(predictor, dataset, batch_size=2, processes=replace(ALONE, monitor=monitor))
-    assert monitor.said == ["the prediction on images 1, 2", "the prediction on image 3", "rest"]
+    images = ["the prediction on images 1, 2", "the prediction on image 3"]
+    assert monitor.said == [*images, "rest", "rest: the computation of the metrics"]
 
 
 @pytest.mark.parametrize(("step", "next_work"), [(2, "the data of step 2"), (3, "the end of the run")])

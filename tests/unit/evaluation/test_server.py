@@ -121,6 +121,19 @@ def test_an_image_that_cannot_be_read_and_wrong_requests(
     assert "3 images without ground truth, so it cannot be used for training or evaluation" in capsys.readouterr().err
 
 
+def test_images_of_a_split_above_the_limit_of_pixels_are_refused(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    words = ["predict", checkpoint, "--data", data, "--limit", 1, "--device", "cpu", "--output", output]
+    assert command(*words, "--max-pixels", 48 * 64) == 0
+    earlier = {path.name: path.read_bytes() for path in output.glob("*_results.*")}
+    assert len(earlier) == 4
+    assert command(*words, "--max-pixels", 48 * 64 - 1) == 2
+    assert "none of 1 image could be predicted on; the first:" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in output.glob("*_results.*")} == earlier
+
+
 def test_a_split_is_predicted_on_in_tiles(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

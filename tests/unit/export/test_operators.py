@@ -104,3 +104,18 @@ def test_the_translation_of_an_op_gives_its_values(results: tuple[Arrays, Arrays
     for name in names:
         np.testing.assert_allclose(found[name], expected[name], rtol=tolerance, atol=tolerance, err_msg=name)
     assert any(expected[name].any() for name in names)
+
+
+def test_the_optimizer_does_not_compare_pairs_of_nodes() -> None:
+    """Its only rule for two nodes at once is left out: its time grows with the square of the number of nodes."""
+    pytest.importorskip("onnxscript", reason="needs pip install 'rcnn[onnx]'")
+    from onnxscript import rewriter
+
+    from rcnn.export.files import _without_slow_rules
+
+    rules = rewriter._DEFAULT_REWRITE_RULES
+    with _without_slow_rules():
+        used = rewriter._DEFAULT_REWRITE_RULES
+    assert rewriter._DEFAULT_REWRITE_RULES is rules
+    assert used == tuple(rule for rule in rules if len(rule._target_pattern.output_nodes) == 1)
+    assert len(used) == len(rules) - 1

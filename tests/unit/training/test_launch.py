@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shlex
 import shutil
@@ -18,7 +19,7 @@ import pytest
 from rcnn.drawing.charts import DIAGNOSTICS
 from rcnn.evaluation.api import evaluate
 from rcnn.outputs import MARKER
-from rcnn.runtime.launch import LAUNCHED, Ended
+from rcnn.runtime.launch import LAUNCHED, TYPED, Ended, _environment
 from rcnn.training.log import read_log
 from rcnn.training.request import RunRequest, continue_command
 from tests.command import rcnn
@@ -56,15 +57,46 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     return [line | {"seconds": 0} for line in read_log(folder / "log.jsonl")]
 
 
-def test_two_processes_make_the_run_of_one(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
+def in_forks(words: Sequence[str], *, devices: int, typed: Sequence[str] | None, folder: Path) -> Ended:
+    """As `launch_command`, in processes that start at once; what they print goes to files in `folder`.
+
+    tests/faults/test_lost_processes.py has the processes of the launcher itself.
+    """
+    folder = folder / f"{words[0]} {devices} {len(list(folder.glob('*')))}"
+    with _environment(devices, typed or words):
+        variables = {name: os.environ[name] for name in (LAUNCHED, TYPED)}
+    started(devices, folder, partial(_command_of_rank, words, folder, variables))
+    return Ended(status=max(int(path.read_text()) for path in folder.glob("*.status")))
+
+
+def _command_of_rank(words: Sequence[str], folder: Path, variables: dict[str, str], rank: int) -> None:
+    os.environ |= variables
+    with (folder / f"{rank}.errors").open("w") as errors:
+        os.dup2(errors.fileno(), 2)
+    with (folder / f"{rank}.txt").open("w") as file, redirect_stdout(file):
+        status = rcnn(*words)
+    (folder / f"{rank}.status").write_text(str(status))
+
+
+def printed_in(folder: Path, kind: str) -> str:
+    """All that the processes of `in_forks` printed: "txt" for stdout, "errors" for stderr."""
+    return "".join(path.read_text() for path in sorted(folder.rglob(f"*.{kind}")))
+
+
+def test_two_processes_make_the_run_of_one(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, logs = tmp_path / "one", tmp_path / "two", tmp_path / "printed"
     assert train(data, one, "train.batch_size=2") == 0
+    logs.mkdir()
+    monkeypatch.setattr("rcnn.runtime.launch.launch_command", partial(in_forks, folder=logs))
     capfd.readouterr()
     assert train(data, two, "--devices", 2, "train.batch_size=1", "train.steps=2") == 0
-    printed = capfd.readouterr()
-    assert "learning rate 0.0005 = 0.002 x 2 images per step (2 processes) / 8" in printed.out
-    assert printed.out.count("finished after 2 steps") == 1
-    assert not re.search(r"deprecated|Traceback|rcnn:", printed.err)
+    printed = printed_in(logs, "txt")
+    assert "learning rate 0.0005 = 0.002 x 2 images per step (2 processes) / 8" in printed
+    assert printed.count("finished after 2 steps") == 1
+    errors = printed_in(logs, "errors") + capfd.readouterr().err
+    assert not re.search(r"deprecated|Traceback|rcnn:", errors)
     assert json.loads((two / "config.json").read_text())["processes"] == 2
     page = (two / "report.html").read_text(encoding="utf-8")
     typed = shlex.join(
@@ -131,19 +163,6 @@ def predict_and_evaluate(model: Path, data: Path, folder: Path, *devices: object
     assert rcnn("predict", model, "--output", folder / "split", *whole, *last) == 1
 
 
-def in_forks(words: Sequence[str], *, devices: int, typed: Sequence[str] | None, folder: Path) -> Ended:
-    """As `launch_command`, in processes that start at once; what they print goes to files in `folder`."""
-    folder = folder / f"{words[0]} {devices} {len(list(folder.glob('*')))}"
-    started(devices, folder, partial(_command_of_rank, words, folder))
-    return Ended(status=max(int(path.read_text()) for path in folder.glob("*.status")))
-
-
-def _command_of_rank(words: Sequence[str], folder: Path, rank: int) -> None:
-    with (folder / f"{rank}.txt").open("w") as file, redirect_stdout(file):
-        status = rcnn(*words)
-    (folder / f"{rank}.status").write_text(str(status))
-
-
 def test_evaluation_and_prediction_do_not_depend_on_the_number_of_processes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,8 +183,7 @@ def test_evaluation_and_prediction_do_not_depend_on_the_number_of_processes(
     for count in (2, 4):
         predict_and_evaluate(model, copy, tmp_path / str(count), "--devices", count)
         assert outputs(tmp_path / str(count)) == expected
-    printed = [path.read_text() for path in (tmp_path / "printed").rglob("*.txt")]
-    assert "".join(printed).count("metrics.json") == 2  # one process of 2, and one of 4
+    assert printed_in(tmp_path / "printed", "txt").count("metrics.json") == 2  # one process of 2, and one of 4
     found = evaluate(model, copy, split="train", device="cpu", devices=2)
     assert found.metrics.to_dict() == evaluate(model, copy, split="train", device="cpu").metrics.to_dict()
     assert len(found.failed) == 1

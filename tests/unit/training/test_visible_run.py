@@ -17,11 +17,14 @@ import torch
 from PIL import Image
 from typing_extensions import override
 
+from rcnn.data import Dataset
 from rcnn.data.loading import numbered_batches
+from rcnn.drawing.run_page import run_page
+from rcnn.models import build_detector
 from rcnn.outputs.marker import locked_marker
 from rcnn.runtime.launch import TYPED
 from rcnn.training.log import RunLog, read_log
-from rcnn.training.pictures import pictures_of
+from rcnn.training.pictures import pictures_of, write_pictures
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.run_table import runs_in
@@ -223,6 +226,21 @@ def test_the_same_validation_images_are_drawn_at_each_evaluation(folder: Path, d
         (run / "pictures/1-val_1" / f"step-{step}.jpg").write_bytes(b"")
     assert [step for step, _ in pictures_of(run / "pictures")["1-val_1"]] == [2, 3, 10]
     assert pictures_of(run / "none") == {}
+
+
+def test_pictures_of_images_with_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    """Linux allows any bytes in a file name; Python reads those that are not UTF-8 as lone surrogates."""
+    target = {"boxes": torch.tensor([[4.0, 5, 40, 30]]), "labels": torch.tensor([1]), "image_id": "f\udcfcr"}
+    dataset = Dataset.from_torch([(torch.zeros(3, 48, 64, dtype=torch.uint8), target)], classes=["square"])
+    words = (*(word for word in TINY_MODEL if not word.startswith("mask.")), *BRIEF)
+    plan = plan_training(
+        RunRequest(model="faster_rcnn_compact", data=dataset, validation=dataset, overrides=words, device="cpu")
+    )
+    write_pictures(build_detector(plan.config), dataset, plan, tmp_path / "pictures", 1)
+    [(name, [(step, path)])] = pictures_of(tmp_path / "pictures").items()
+    assert (name, step) == ("1-image f?r", 1)
+    page = run_page("title", [], [], {}, lead="", pictures={name: [(step, path)]})
+    assert 'src="pictures/1-image%20f%3Fr/step-1.jpg"' in page
 
 
 def test_the_page_of_a_run_that_failed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,15 +13,26 @@ from torch import Tensor
 
 
 class Forward:
-    """`weights` by tensorpack's names; `detect` follows one image (H, W, 3) BGR to boxes, scores, labels and masks."""
+    """`weights` by tensorpack's names; `detect` follows one image (H, W, 3) BGR to boxes, scores, labels and masks.
 
-    def __init__(self, weights: Mapping[str, np.ndarray], *, tf_pad: bool = False, stride_1x1: bool = False) -> None:
+    It has at most `topk` proposals and `results` detections.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, np.ndarray],
+        *,
+        tf_pad: bool = False,
+        stride_1x1: bool = False,
+        topk: int = 60,
+        results: int = 20,
+    ) -> None:
         self.weights = {name: torch.from_numpy(value) for name, value in weights.items()}
         self.first, self.second = (0, 1) if tf_pad else (1, 0)  # which side gets the larger half of the padding
         self.stride_1x1 = stride_1x1
         self.pyramid = "fpn/lateral_1x1_c2/W" in weights
         self.cascade = "cascade_rcnn_stage1/outputs/class/W" in weights
-        self.topk, self.results = 60, 20
+        self.topk, self.results = topk, results
 
     def conv(self, x: Tensor, name: str, stride: int = 1) -> Tensor:
         weight = self.weights[f"{name}/W"].permute(3, 2, 0, 1)

@@ -33,8 +33,11 @@ Converting = tuple[Path, Path]
 
 
 def c4(*words: str) -> DetectorConfig:
-    """Faster R-CNN on C4 with narrow blocks: files of 70 MB in place of 130."""
-    return override(model_config("faster_rcnn_r50_c4_caffe"), ["num_classes=3", "backbone.width_per_group=32", *words])
+    """Faster R-CNN on C4 with narrow blocks and a narrow RPN: files of 44 MB in place of 130."""
+    return override(
+        model_config("faster_rcnn_r50_c4_caffe"),
+        ["num_classes=3", "backbone.width_per_group=32", "rpn.width=64", *words],
+    )
 
 
 def state() -> dict[str, Tensor]:

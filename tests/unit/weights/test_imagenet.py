@@ -140,8 +140,9 @@ def test_torchvision(tmp_path: Path) -> None:
     mean, deviation = (
         torch.tensor(v)[None, :, None, None] for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
     )
+    found = ours(tmp_path / "backbone")
     for name, expected in features(network(), (image() - mean) / deviation).items():
-        torch.testing.assert_close(ours(tmp_path / "backbone")[name], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-4)
 
 
 def detectron2_names(net: ResNet) -> dict[str, Tensor]:
@@ -200,9 +201,9 @@ def test_caffes_networks(tmp_path: Path, kind: str, write: Callable[[ResNet, Pat
     assert "channel_order=bgr" in said
     assert "stride in the 1x1" in said
     pixels = image().flip(1) - torch.tensor(MEANS[kind])[None, :, None, None]
+    found = ours(tmp_path / "backbone")
     for name, expected in features(net, pixels).items():
-        found = ours(tmp_path / "backbone")[name]
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_caffes_files_with_torchvisions_names_are_known_by_their_first_norm(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def check_boxes(
     absent = np.array([value is None or value == [] for value in values], dtype=bool)
     plausible = (np.abs(boxes) <= limits[:, None]).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1)  # False for NaN
     boxes[~plausible] = np.nan
-    around = outline_boxes(outlines, masks=False)
+    around = outline_boxes(outlines)
     given, relative = relative, relative or (bool(plausible.any()) and fractions(boxes[plausible]))
     if relative:
         boxes *= np.tile(sizes[:, ::-1], 2)
@@ -75,10 +75,7 @@ def check_boxes(
     boxes = _in_coco_form(boxes, around, sizes, every, warnings, relative=relative)
     unusable = ~plausible | (boxes[:, 2:] < 0).any(axis=1)
     wrong = unusable & ~absent
-    boxes[unusable] = np.nan
-    if unusable.any():
-        around[unusable] = outline_boxes([outlines[place] for place in np.flatnonzero(unusable).tolist()], masks=True)
-        boxes[unusable] = around[unusable]
+    boxes[unusable] = around[unusable]
     lost = unusable & np.isnan(boxes).any(axis=1)
     what = "a bbox that is not 4 finite numbers (x, y, width, height), with a width and height of 0 or more"
     warnings.add(what, "the box around the outline is used", every[wrong & ~lost].tolist(), kind="bad-box")

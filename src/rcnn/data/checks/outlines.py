@@ -164,12 +164,10 @@ def _check_masks(
 def _in_pixels(outlines: list[Outline], sizes: np.ndarray, ids: Sequence[Id], warnings: Warnings) -> list[Outline]:
     """The outlines, scaled to pixels where all polygons of the file are written as fractions of the image."""
     polygons = [(place, one) for place, one in enumerate(outlines) if isinstance(one, list)]
-    flat = np.concatenate(
-        [np.asarray(part, dtype=np.float64) for _, one in polygons[:1] for part in one] or [np.zeros(1)]
-    )
-    if not fractions(flat):  # most files: the first polygon shows it
-        return outlines
-    if not all(fractions(np.concatenate([np.asarray(p, dtype=np.float64) for p in one])) for _, one in polygons):
+    if any(not 0 <= number <= 1 for _, one in polygons[:1] for part in one for number in part):
+        return outlines  # most files: the first polygon shows it
+    flat = [np.asarray(part, dtype=np.float64) for _, one in polygons for part in one]
+    if not flat or not fractions(np.concatenate(flat)):  # one of them may have only 0 and 1: it covers its image
         return outlines
     for place, one in polygons:
         height, width = sizes[place].tolist()
@@ -188,11 +186,8 @@ def fractions(values: np.ndarray) -> bool:
     return bool((values >= 0).all() and (values <= 1).all() and (values % 1 > 0).any())
 
 
-def outline_boxes(outlines: Sequence[Outline], masks: bool) -> np.ndarray:
-    """The boxes (A, 4) float64 x, y, width, height around outlines; NaN without an outline.
-
-    Run lengths are included only if `masks`, because decoding them is slow.
-    """
+def outline_boxes(outlines: Sequence[Outline]) -> np.ndarray:
+    """The boxes (A, 4) float64 x, y, width, height around outlines; NaN without an outline."""
     boxes = np.full((len(outlines), 4), np.nan)
     points = array("d")
     starts: list[int] = []
@@ -203,7 +198,7 @@ def outline_boxes(outlines: Sequence[Outline], masks: bool) -> np.ndarray:
                 starts.append(len(points) // 2)
                 owners.append(place)
                 points.fromlist(part)
-        elif outline is not None and masks:
+        elif outline is not None:
             boxes[place] = rle_box(outline)
     if starts:
         xy = np.frombuffer(points, dtype=np.float64).reshape(-1, 2)

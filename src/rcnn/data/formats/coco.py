@@ -12,6 +12,7 @@ from pathlib import Path
 from rcnn.data.checks.additions import VERIFIED
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import TABLES, RawEntry, RawTables, Tables
+from rcnn.data.formats.divided import later_edits
 from rcnn.data.formats.files import PRUNED, annotation_file, find_splits, image_folders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import tool_of
@@ -60,7 +61,11 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     file = annotation_file(folder, split, _patterns(options.annotations, options.keypoints))
     if file is None:
         raise FileNotFoundError(f"{folder} has no COCO annotation file of split {split!r}")
-    tables, warnings = _tables(read_json(file), file), Warnings(file)
+    content, warnings = read_json(file), Warnings(file)
+    tables = _tables(content, file)
+    names = [one.get("file_name") for one in tables["images"] if isinstance(one, dict)]
+    if edits := later_edits(content, file, [name for name in names if isinstance(name, str)]):
+        warnings.note(edits)
     if any(word in split for word in PRUNED):
         tables["annotations"] = _of_listed_images(tables, warnings)
     raw = RawTables(

@@ -28,9 +28,10 @@ from rcnn.data.inspect.images import (
     image_files,
     is_training_split,
     leak_roles,
+    same_classes,
 )
 from rcnn.data.inspect.outlines import check_outlines
-from rcnn.data.inspect.shared import same_classes, shared_findings
+from rcnn.data.inspect.shared import shared_findings
 from rcnn.data.messages import DataError, Finding, MissingImagesError, Warnings, close_to, counted
 from rcnn.data.records import Dataset
 from rcnn.data.selection import SplitPart, select

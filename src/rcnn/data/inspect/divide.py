@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.data.inspect.info import NAME_WIDTH
-from rcnn.data.messages import counted, cut, excerpt
+from rcnn.data.messages import counted, cut, excerpt, few
 from rcnn.data.opening import open_dataset
 from rcnn.data.records import Dataset
 from rcnn.data.similarity import fingerprints
@@ -40,17 +41,20 @@ class Division:
     images: dict[str, int]  # per part
     objects: dict[str, np.ndarray]  # per part: (K,) objects per class, without ignored ones
     fractions: tuple[float, ...]  # of the images, as requested per part
+    original: Path | None = None  # annotation file or folder, if the parts are in the same folder
     failed: tuple[str, ...] = ()  # errors of images that cannot be read; these images are in the parts too
 
     def lines(self) -> list[str]:
-        """A table (rows: classes, columns: parts), then one line per part."""
+        """A table (rows: classes, columns: parts), then one line per part, and one about the original labels."""
         width = max(7, *(min(NAME_WIDTH, len(name)) for name in self.classes))
         rows = [("", list(self.images)), ("images", [f"{count:,}" for count in self.images.values()])]
         for label, name in enumerate(self.classes):
             counts = [int(objects[label]) for objects in self.objects.values()]
             rows.append((cut(name, NAME_WIDTH), [f"{count:,} ({count / max(1, sum(counts)):.0%})" for count in counts]))
         table = [f"{name:{width}}" + "".join(f"{cell:>16}" for cell in cells) for name, cells in rows]
-        return [*table, *map(self._reached, self.images, self.fractions)]
+        later = f"the parts are copies of the labels: after editing {self.original}, divide again"
+        lines = [*table, *map(self._reached, self.images, self.fractions)]
+        return lines if self.original is None else [*lines, later]
 
     def _reached(self, part: str, fraction: float) -> str:
         """The number and fraction of the images in a part, and the classes without objects in it."""
@@ -77,8 +81,8 @@ def split_dataset(
 
     The parts, by default train and val (and test), are written to `output` with copies of the images; if `output` is
     the data set's own folder, only annotation files are added to it. See data/split.py for the choice. Raises
-    ValueError for fractions that do not add up to 1 and for fewer than 10 images, FileExistsError for files in `output`
-    that rcnn did not write.
+    ValueError for fractions that do not add up to 1, for fewer than 10 images, and for images outside the data set that
+    would not be copied; FileExistsError for files in `output` that rcnn did not write.
     """
     require_fractions(fractions)
     parts = tuple(names) or NAMES.get(len(fractions), tuple(f"part{n}" for n in range(1, len(fractions) + 1)))
@@ -100,8 +104,11 @@ def split_dataset(
             f"{dataset.annotation_file} has {counted(len(dataset), 'image')}; expected at least {MIN_IMAGES} to divide "
             "them by class: use all of them for training, or annotate more"
         )
-    with OutputFolder(output) as folder:
-        inside = Path(output).resolve() == dataset.root.resolve()
+    inside = Path(output).resolve() == dataset.root.resolve()
+    if inside:
+        _require_images_inside(dataset)
+    with OutputFolder(dataset.root if inside else output) as folder:  # `output` may be a link to the data set
+        original = dataset.annotation_file if inside else None
         require_free(folder, parts)
         if not inside:
             require_no_other_splits(folder, parts)
@@ -115,15 +122,29 @@ def split_dataset(
                 "copies of each other; choose other fractions"
             )
         with (progress or no_progress)("write", len(dataset)) as advance:
-            write_splits(folder, _parts(dataset, parts, indices), copy=not inside, advance=advance)
+            written = _parts(dataset, parts, indices)
+            write_splits(folder, written, copy=not inside, divided_from=original, advance=advance)
     return Division(
         output=Path(output),
         classes=dataset.classes,
         images={name: len(own) for name, own in zip(parts, indices, strict=True)},
         objects={name: counts.totals(own) for name, own in zip(parts, indices, strict=True)},
         fractions=tuple(fractions),
+        original=original,
         failed=tuple(one.error for one in prints if one.error),
     )
+
+
+def _require_images_inside(dataset: Dataset) -> None:
+    """Raise ValueError for images outside the folder of a data set, which annotation files in it cannot name."""
+    root = os.path.abspath(dataset.root)
+    outside = [one for one in image_sources(dataset) if not Path(os.path.abspath(one)).is_relative_to(root)]
+    if outside:
+        raise ValueError(
+            f"{counted(len(outside), 'image')} of {dataset.annotation_file} {'is' if len(outside) == 1 else 'are'} "
+            f"outside the data set {dataset.root} ({few(outside)}), and annotation files in it cannot name "
+            "them: choose another output folder (--output), to which the images are copied"
+        )
 
 
 def _parts(dataset: Dataset, names: Sequence[str], indices: Sequence[Sequence[int]]) -> list[CocoSplit]:

@@ -29,7 +29,7 @@ from rcnn.data.inspect.check import (
     set_findings,
     split_findings,
 )
-from rcnn.data.inspect.images import leak_roles
+from rcnn.data.inspect.images import leak_roles, same_classes
 from rcnn.data.inspect.outlines import outline_measures
 from rcnn.data.messages import counted, few
 from rcnn.data.selection import LIST_SUFFIX
@@ -67,7 +67,7 @@ def fix_dataset(
     exports brush masks as crowds. Faults that cannot be repaired are in the report's `after`. Raises ValueError if no
     image would be left, FileExistsError if `output` has files that rcnn did not write.
     """
-    if split.endswith(LIST_SUFFIX):
+    if any(part.strip().endswith(LIST_SUFFIX) for part in split.split("+")):
         raise ValueError(f"--split {split} is a list of images; expected splits for --fix, which writes whole splits")
     _require_own(Path(output))
     location = locate(Path(path), annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes)
@@ -121,8 +121,10 @@ def _leaked_places(checked: Sequence[CheckedSplit]) -> dict[int, set[int]]:
     """Index of a split -> indices of its training images that are copies of evaluation images."""
     leaked: dict[int, set[int]] = {}
     for one in copies_of(checked):
-        first, second = (checked[place].dataset.split for place in one.splits)
-        if one.splits[0] != one.splits[1] and (roles := leak_roles(first, second)) is not None:
+        first, second = (checked[place].dataset for place in one.splits)
+        if one.splits[0] == one.splits[1] or not same_classes(first, second):
+            continue
+        if (roles := leak_roles(first.split, second.split)) is not None:
             leaked.setdefault(one.splits[roles[0]], set()).update((one.first, one.second)[roles[0]])
     return leaked
 

@@ -18,6 +18,10 @@ from rcnn.data.similarity import Fingerprint, faint_copies, fingerprint, near_pa
 
 TRAINING = ("train",)  # starts of the names of splits
 EVALUATION = ("val", "test", "dev", "minival", "superminival", "eval")
+SAME_PHOTOS = (  # what to do about copies in a split of LVIS and one of COCO
+    "known: LVIS annotates COCO's photos, and its val has photos of COCO's train2017. This is no fault, but do not "
+    "evaluate on this split a model that was trained on {training!r}"
+)
 NO_PRINT = Fingerprint(content="", perceptual_hash=None)
 
 
@@ -107,7 +111,10 @@ def find_copies(datasets: Sequence[Dataset], files: Sequence[Sequence[ImageFile]
 
 
 def copy_findings(datasets: Sequence[Dataset], copies: Sequence[Copies]) -> list[Finding]:
-    """An error for copies in a training and an evaluation split, a warning for those within a split."""
+    """An error for copies in a training and an evaluation split, a warning for those within a split.
+
+    LVIS and COCO are two data sets with the same photos, so copies in a split of each are only warned of.
+    """
     found: list[Finding] = []
     for one in copies:
         if one.splits[0] == one.splits[1]:
@@ -123,8 +130,10 @@ def copy_findings(datasets: Sequence[Dataset], copies: Sequence[Copies]) -> list
             places = sorted(set((one.first, one.second)[roles[1]]))
             warnings = Warnings(evaluation.annotation_file)
             what = f"an exact or slightly changed copy in split {training.split!r}"
-            action = "metrics of this split are too high"
-            warnings.add(what, action, [evaluation.image_ids[place] for place in places], "image", kind="leak")
+            kind, action = "leak", "metrics of this split are too high"
+            if not same_classes(training, evaluation):
+                kind, action = "shared-images", SAME_PHOTOS.format(training=training.split)
+            warnings.add(what, action, [evaluation.image_ids[place] for place in places], "image", kind=kind)
             found += warnings.findings()
     return found
 
@@ -140,6 +149,8 @@ def changed_copies(
     known = {one.splits: set(zip(one.first, one.second, strict=True)) for one in copies}
     for i, j in combinations(range(len(datasets)), 2):
         if (roles := leak_roles(datasets[i].split, datasets[j].split)) is None or not (files[i] and files[j]):
+            continue
+        if not same_classes(datasets[i], datasets[j]):
             continue
         pairs = _changed_pairs(files[i], files[j]) - known.get((i, j), set())
         training, evaluation = (datasets[(i, j)[role]] for role in roles)
@@ -165,6 +176,11 @@ def _changed_pairs(first: Sequence[ImageFile], second: Sequence[ImageFile]) -> s
 def is_training_split(name: str) -> bool:
     """Whether a split is for training, by its name."""
     return name.lower().startswith(TRAINING)
+
+
+def same_classes(first: Dataset, second: Dataset) -> bool:
+    """Whether two splits are meant to have the same classes: both are LVIS', or neither is."""
+    return (first.metric == "lvis") == (second.metric == "lvis")
 
 
 def leak_roles(first: str, second: str) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from rcnn.data.inspect.images import EVALUATION, TRAINING, ImageFile, leak_roles
+from rcnn.data.inspect.images import EVALUATION, TRAINING, ImageFile, leak_roles, same_classes
 from rcnn.data.messages import Finding, Warnings
 from rcnn.data.records import Dataset
 
@@ -37,11 +37,6 @@ def shared_findings(datasets: Sequence[Dataset], files: Sequence[Sequence[ImageF
         if leak_roles(first.split, second.split) is None and first.has_outlines == second.has_outlines:
             found += _shared(first, second, pairs)
     return found
-
-
-def same_classes(first: Dataset, second: Dataset) -> bool:
-    """Whether two splits are meant to have the same classes: both are LVIS', or neither is."""
-    return (first.metric == "lvis") == (second.metric == "lvis")
 
 
 def _keys(dataset: Dataset, files: Sequence[ImageFile]) -> dict[str, int]:

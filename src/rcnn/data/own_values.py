@@ -1,0 +1,157 @@
+"""The values of an object in a record, as COCO's form has them. What cannot be right is refused, with the record.
+
+Letters: H, W height and width of an image, J keypoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from rcnn.data.messages import counted, excerpt
+from rcnn.ops.coco_backend import encode_mask
+
+FORMS = {  # key of a record -> the value of each object
+    "boxes": "[x1, y1, x2, y2] in pixels",
+    "segmentations": "polygons [[x, y, x, y, ...], ...], RLE, or a bool mask (H, W)",
+    "keypoints": "(J, 3): x, y, visibility",
+    "labels": "the name of a class, or its number if classes=[...] is given",
+}
+
+
+def values_of(key: str, values: Any, index: int) -> list[Any]:
+    """The values of `key`, one per object, of record `index`; none for None. Raises ValueError if they are no list."""
+    if values is None:
+        return []
+    if isinstance(values, Tensor):
+        values = values.numpy(force=True)
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        return values.tolist()
+    if isinstance(values, (str, bytes, Mapping)) or not np.iterable(values):
+        raise ValueError(f"record {index} has {key} {excerpt(values)}; expected a list, {_per_object(key)}")
+    return list(values)
+
+
+def require_same_number(key: str, values: Sequence[Any], labels: Sequence[Any], index: int) -> None:
+    """Raise ValueError unless `key` of record `index` has as many values as there are labels."""
+    if len(values) == len(labels):
+        return
+    if not labels:
+        raise ValueError(
+            f"record {index} has {len(values)} {key} and no labels; expected labels, {_per_object('labels')}"
+        )
+    raise ValueError(
+        f"record {index} has {len(values)} {key} for {counted(len(labels), 'label')}; expected {_per_object(key)}"
+    )
+
+
+def _per_object(key: str) -> str:
+    return "one per object" + (f": {FORMS[key]}" if key in FORMS else "")
+
+
+def object_values(given: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """The fields of an object of record `index` in COCO's form; `given` has COCO's names, and boxes as xyxy.
+
+    Raises ValueError, with the record and what was expected, for a value of the wrong form.
+    """
+    return {field: CONVERTED[field](value, index) if field in CONVERTED else value for field, value in given.items()}
+
+
+def _xywh(box: Any, index: int) -> list[float]:
+    values = _numbers(box, "boxes", index)
+    if len(values) != 4:
+        raise ValueError(f"record {index} has a box of {counted(len(values), 'number')}; expected x1, y1, x2, y2")
+    if not np.isfinite(values).all() or (values[2:] < values[:2]).any():
+        raise ValueError(
+            f"record {index} has the box {values.tolist()}; expected finite x1, y1, x2, y2 in pixels, with x1 <= x2 "
+            "and y1 <= y2 (not x, y, width, height)"
+        )
+    return [*values[:2].tolist(), *(values[2:] - values[:2]).tolist()]
+
+
+def _outline(value: Any, index: int) -> Any:
+    """A segmentation in COCO's form; a bool mask (H, W) becomes run lengths."""
+    if isinstance(value, Tensor):
+        value = value.numpy(force=True)
+    if isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype in (np.bool_, np.uint8):
+        rle = encode_mask(value.astype(bool))
+        return {"size": list(rle["size"]), "counts": _text(rle["counts"])}
+    if isinstance(value, Mapping):
+        if not {"size", "counts"} <= value.keys():
+            raise ValueError(
+                f"record {index} has the segmentation {excerpt(dict(value))}; expected RLE: size and counts"
+            )
+        return {"size": list(value["size"]), "counts": _text(value["counts"])}
+    if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] > 2:
+        raise ValueError(
+            f"record {index} has a segmentation of shape {value.shape} and type {value.dtype}; a mask must be bool or "
+            "uint8, e.g. mask > 0"
+        )
+    if isinstance(value, (str, bytes)) or not np.iterable(value):
+        raise ValueError(f"record {index} has the segmentation {excerpt(value)}; expected {FORMS['segmentations']}")
+    parts = list(value)
+    if parts and np.ndim(parts[0]) == 0:
+        raise ValueError(
+            f"record {index} has a segmentation of {counted(len(parts), 'number')}; expected a list of polygons, "
+            "[[x, y, x, y, ...], ...]: a single polygon needs brackets around it"
+        )
+    polygons = [_numbers(part, "segmentations", index).tolist() for part in parts]
+    if not np.isfinite([*chain.from_iterable(polygons)]).all():
+        raise ValueError(f"record {index} has a polygon with numbers that are not finite; expected x and y in pixels")
+    if any(polygons) and {0.0, 1.0}.issuperset(chain.from_iterable(polygons)):
+        raise ValueError(
+            f"record {index} has a segmentation of zeros and ones; expected polygons in pixels, or a mask as an array: "
+            "np.array(mask, dtype=bool)"
+        )
+    return polygons
+
+
+def _text(counts: Any) -> Any:
+    return counts.decode("ascii") if isinstance(counts, bytes) else counts
+
+
+def _keypoints(value: Any, index: int) -> list[float]:
+    return _numbers(value, "keypoints", index).tolist()
+
+
+def plain(value: Any, index: int = 0) -> Any:
+    """A number of numpy or torch as a Python number; anything else as it is."""
+    return value.item() if isinstance(value, np.generic | Tensor) else value
+
+
+def _flag(value: Any, index: int) -> int:
+    if not isinstance(value, (int, float, np.generic)):
+        raise ValueError(
+            f"record {index} has crowd or difficult {excerpt(value)}; expected 0 or 1 (or a bool) per object"
+        )
+    return int(value)
+
+
+def _expressions(value: Any, index: int) -> list[Any]:
+    if isinstance(value, str) or not np.iterable(value):
+        raise ValueError(f"record {index} has expressions {excerpt(value)} of an object; expected a list of texts")
+    return list(value)
+
+
+def _numbers(values: Any, key: str, index: int) -> np.ndarray:
+    """Numbers of any shape as a flat array of float64."""
+    try:
+        return np.asarray(values, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"record {index} has {key} {excerpt(values)}; expected {_per_object(key)}") from error
+
+
+CONVERTED: dict[str, Callable[[Any, int], Any]] = {  # field of COCO's form -> its value
+    "id": plain,
+    "bbox": _xywh,
+    "area": plain,
+    "segmentation": _outline,
+    "keypoints": _keypoints,
+    "iscrowd": _flag,
+    "difficult": _flag,
+    "expressions": _expressions,
+}

@@ -1,0 +1,142 @@
+"""Where processes wait for each other without a time limit, as long as those that they wait for are at work.
+
+One process may work alone for hours, e.g. on the metrics. Each process writes a sign of life to a store that all of
+them share whenever it has used CPU time: a process that computes does, but not one that is stopped, or that waits for a
+lock or a disk that does not answer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import torch.distributed as dist
+
+from rcnn.runtime.monitor import Monitor
+
+ASK = 0.02  # seconds between the questions whether all have arrived
+OWN, ALL = 0.001, 0.02  # shares of a core that the main thread, or all threads, of a process at work use at least
+ENDED, FAILED = "ended", "failed"  # in place of a sign of life
+
+
+class LostProcessError(ConnectionError):
+    """Another process of the run has failed or does not answer. Its own message says why."""
+
+
+class StalledProcessError(LostProcessError):
+    """Another process of the run is there but does nothing. It has no message of its own."""
+
+
+class Meeting:
+    """The place where the processes wait for each other, seen from one of them. A context manager."""
+
+    def __init__(self, store: dist.Store, *, rank: int, count: int, monitor: Monitor, seconds: float) -> None:
+        """`store`: one that no earlier start of the processes has used. `seconds` without work are a stall.
+
+        `monitor` is that of this process.
+        """
+        self._store, self._rank, self._count, self._monitor, self._seconds = store, rank, count, monitor, seconds
+        self._turn = 0  # meetings so far
+        self._ended = threading.Event()
+        self._period = min(1.0, seconds / 4)
+        self._thread = threading.Thread(target=self._show_life, name="signs of life", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        with suppress(RuntimeError):  # the process with the store has ended
+            self._store.set(f"life of {self._rank}", ENDED if error is None else FAILED)
+
+    def wait(self) -> None:
+        """Wait until every process has called this as often as this one.
+
+        Raises LostProcessError if one of them has ended, StalledProcessError if it has not worked for `seconds`.
+        """
+        self._turn += 1
+        try:
+            self._store.set(self._arrival(self._rank), "")
+            if self._turn > 2:  # all have left that meeting
+                self._store.delete_key(f"{self._turn - 2}/{self._rank}")
+            self._wait_for({rank for rank in range(self._count) if rank != self._rank})
+        except RuntimeError:
+            # The process with the store has ended. It may have sent its last message before; if not, the exchange
+            # that follows fails at once.
+            return
+
+    def _arrival(self, rank: int) -> str:
+        return f"{self._turn}/{rank}"
+
+    def _wait_for(self, missing: set[int]) -> None:
+        seen = dict.fromkeys(missing, ("", time.monotonic()))  # sign of life, and when it was new
+        look = time.monotonic() + self._period
+        while not self._store.check([self._arrival(rank) for rank in missing]):
+            time.sleep(ASK)
+            if time.monotonic() < look:
+                continue
+            look = time.monotonic() + self._period
+            for rank in missing:
+                sign = self._life_of(rank)  # before the question of the arrival, which comes before the end
+                if self._store.check([self._arrival(rank)]):
+                    continue
+                if sign.partition(" ")[0] != seen[rank][0].partition(" ")[0]:
+                    seen[rank] = sign, time.monotonic()
+                self._require_life(rank, *seen[rank])
+
+    def _require_life(self, rank: int, sign: str, since: float) -> None:
+        process = f"process {rank} of {self._count}"
+        if sign == ENDED:
+            raise LostProcessError(f"{process} has ended before the others")
+        if sign == FAILED:
+            raise LostProcessError(f"{process} has failed; its message says why")
+        if time.monotonic() - since > self._seconds:
+            work = sign.partition(" ")[2] or "the start"
+            raise StalledProcessError(
+                f"{process} has stalled at {work}: it has used no CPU time for {self._seconds:g} seconds. Find out "
+                "whether something has stopped it, or whether a disk does not answer"
+            )
+
+    def _life_of(self, rank: int) -> str:
+        """The last sign of life: a number, and what the process works on; "" before the first one."""
+        key = f"life of {rank}"
+        return self._store.get(key).decode() if self._store.check([key]) else ""
+
+    def _show_life(self) -> None:
+        """Write a sign of life after each period in which this process was at work; print its stacks if it stalls."""
+        signs, last, used = 0, time.monotonic(), _cpu_times()
+        stalled = False  # its stacks are printed
+        with suppress(RuntimeError):  # the process with the store has ended
+            self._store.set(f"life of {self._rank}", f"0 {self._monitor.work}")
+            while not self._ended.wait(self._period):
+                now = time.monotonic()
+                own, all_threads = (new - old for new, old in zip(_cpu_times(), used, strict=True))
+                if own > OWN * (now - last) or all_threads > ALL * (now - last):
+                    signs, last, used, stalled = signs + 1, now, _cpu_times(), False
+                    self._store.set(f"life of {self._rank}", f"{signs} {self._monitor.work}")
+                elif now - last > self._seconds / 2 and not stalled and self._is_awaited():
+                    stalled = True
+                    self._monitor.print_stacks(self._seconds / 2)
+
+    def _is_awaited(self) -> bool:
+        """Whether another process has arrived where this one has not."""
+        following = [f"{self._turn + 1}/{rank}" for rank in range(self._count) if rank != self._rank]
+        return any(self._store.check([key]) for key in following)
+
+
+def _cpu_times() -> tuple[float, float]:
+    """CPU seconds of the main thread (0 where the system does not tell, e.g. macOS), and of all threads.
+
+    Threads that only wait, such as those of gloo, use .4 % of a core together.
+    """
+    thread = threading.main_thread().ident
+    if thread is None or not hasattr(time, "pthread_getcpuclockid"):
+        return 0.0, time.process_time()
+    return time.clock_gettime(time.pthread_getcpuclockid(thread)), time.process_time()
