@@ -70,14 +70,17 @@ def test_predict_keeps_what_is_done_and_can_run_again(data: Path, model: Path, t
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_eval_keeps_what_is_done_and_can_run_again(data: Path, model: Path, tmp_path: Path, number: int) -> None:
-    output, words = tmp_path / "out", ("eval", model, "--data", data, "--device", "cpu", "--pictures", 0)
+    output, words = (
+        tmp_path / "out",
+        ("eval", model, "--data", data, "--device", "cpu", "--pictures", 0, "--split", "val"),
+    )
     status, errors = command(output, *words, before=partial(signal_at, 2, PREDICTOR, "detect", number))
     results = output / evaluation_folder.UNFINISHED
     assert results.exists()
     if number == signal.SIGTERM:
         assert status == 128 + number
         assert errors.splitlines()[-2:] == [
-            f"`rcnn eval {output} --data {data}` scores the images that are done",
+            f"`rcnn eval {output} --data {data} --split val` scores the images that are done",
             "rcnn: stopped by SIGTERM",
         ]
     else:

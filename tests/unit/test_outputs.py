@@ -41,6 +41,19 @@ def test_a_file_of_the_user_is_never_written(tmp_path: Path) -> None:
     assert files_of_rcnn(tmp_path) == {"photo-2.jpg"}
 
 
+def test_a_file_of_the_user_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path) as folder:
+        with pytest.raises(FileExistsError, match=r"a\.txt exists and was not written by rcnn"):
+            write_beside_the_user(folder)
+        assert (tmp_path / "a.txt").read_text() == "mine"
+
+
+def write_beside_the_user(folder: OutputFolder) -> None:
+    with folder.writing("a.txt") as path:
+        path.write_text("rcnn's")
+        (folder.path / "a.txt").write_text("mine")
+
+
 def test_what_rcnn_wrote_is_replaced_unless_somebody_changed_it(tmp_path: Path) -> None:
     with OutputFolder(tmp_path / "new" / "out") as output:
         output.write_json("found.json", [1])

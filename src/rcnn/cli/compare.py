@@ -48,6 +48,8 @@ def compare(
     An interval that contains 0 means that these images do not show which of the two is better. "B better" is the
     fraction of the bootstrap samples in which B is better.
 
+    An image that cannot be read is listed and counts as an image without detections; the exit status is then 1.
+
     Example: rcnn compare runs/first runs/second
     """
     from rcnn.evaluation.compare import COMPARE_FILE
@@ -64,3 +66,5 @@ def compare(
     typer.echo(str(found))
     if output is not None:
         typer.echo(f"wrote {output / COMPARE_FILE}")
+    if found.failed:
+        raise typer.Exit(1)

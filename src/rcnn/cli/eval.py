@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -158,10 +159,17 @@ def evaluate(
     for line in subject.dataset.notes:
         typer.echo(line)
     if not is_first:
-        _evaluate(subject, Path(), options, checkpoint, overrides or (), data)
+        _evaluate(subject, Path(), options, checkpoint, overrides or (), ())
         return
+    again = ["--data", str(data)]
+    for option, value in (("--split", split), ("--annotations", annotations), ("--images", images)):
+        again += [option, value] if value else []
+    again += ["--metric", metric.value] if metric is not None else []
+    again += ["--max-detections", str(max_detections)] if max_detections is not None else []
+    again += ["--relative-boxes"] if relative_boxes else []
+    again += ["--allow-empty"] if allow_empty else []
     with output_or_new(output, "eval", checkpoint) as folder:
-        done = _evaluate(subject, folder, options, checkpoint, overrides or (), data)
+        done = _evaluate(subject, folder, options, checkpoint, overrides or (), again)
     typer.echo(metrics_table(done.metrics, per_class=per_class))
     typer.echo(f"wrote {folder / 'metrics.json'}, {folder / 'report.html'}")
     if done.failed or subject.dataset.skipped_images:
@@ -169,9 +177,14 @@ def evaluate(
 
 
 def _evaluate(
-    subject: Subject, folder: Path, options: EvaluationOptions, checkpoint: Path, overrides: Sequence[str], data: Path
+    subject: Subject,
+    folder: Path,
+    options: EvaluationOptions,
+    checkpoint: Path,
+    overrides: Sequence[str],
+    again: Sequence[str],
 ) -> Evaluation:
-    """Evaluate with a progress bar; if the evaluation is stopped, print how to score the results so far."""
+    """Evaluate with a progress bar; if that is stopped, print how to score the results so far, with options `again`."""
     import torch
 
     from rcnn.cli.progress import progress_bar
@@ -199,5 +212,6 @@ def _evaluate(
     except Stopped:
         if (folder / UNFINISHED).exists():
             with suppress(OSError):  # the terminal is gone (SIGHUP)
-                typer.echo(f"`rcnn eval {folder} --data {data}` scores the images that are done", err=True)
+                command = shlex.join(["rcnn", "eval", str(folder), *again])
+                typer.echo(f"`{command}` scores the images that are done", err=True)
         raise

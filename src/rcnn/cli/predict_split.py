@@ -163,5 +163,6 @@ def _write_split(dataset: Dataset, output: Path | None, checkpoint: Path, predic
             return predict(folder, on_image=on_image)
         except Stopped:
             with suppress(OSError):  # the terminal is gone (SIGHUP)
-                typer.echo(f"the results so far are in {path / UNFINISHED}", err=True)
+                if (path / UNFINISHED).exists():
+                    typer.echo(f"the results so far are in {path / UNFINISHED}", err=True)
             raise

@@ -136,9 +136,12 @@ def _add_categories(categories: list[Category], tables: Tables) -> dict[int, int
 
 
 def _drop_unlike_keypoints(annotations: list[Annotation]) -> bool:
-    """Remove the keypoints unless all annotations have the same number; return whether they were removed."""
-    counts = {len(one.get("keypoints", ())) for one in annotations}
+    """Remove keypoints of different numbers; return whether they were removed. Objects without any get zeros."""
+    counts = {len(one["keypoints"]) for one in annotations if one.get("keypoints")}
     if len(counts) <= 1:
+        for one in annotations if counts else ():
+            if not one.get("keypoints"):
+                one["keypoints"], one["num_keypoints"] = [0.0] * max(counts), 0
         return False
     for one in annotations:
         one.pop("keypoints", None)

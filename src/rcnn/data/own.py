@@ -27,7 +27,7 @@ from rcnn.data.checks.run_lengths import rles_fit
 from rcnn.data.checks.tables import Id, Image, MetricName, RawEntry, RawTables, Tables
 from rcnn.data.image_inputs import as_image
 from rcnn.data.messages import MissingImagesError, Warnings, close_to, counted, excerpt, few
-from rcnn.data.own_values import object_values, require_same_number, values_of
+from rcnn.data.own_values import object_values, plain, require_same_number, values_of
 from rcnn.data.records import Dataset, ImageRecord
 
 RECORD_KEYS = (
@@ -44,6 +44,7 @@ PER_OBJECT = {  # key of a record with one value per object -> its name in COCO'
     "expressions": "expressions",
     "annotation_ids": "id",
 }
+OVERSHOOT = 0.5  # that float images may be outside 0..1, e.g. after resizing; these values are clipped
 TARGET_KEYS = {  # torchvision's name -> key of a record
     "boxes": "boxes",
     "masks": "segmentations",
@@ -101,8 +102,8 @@ def dataset_of_records(
     root = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
     images: list[RawEntry] = []
     for index, (entry, file) in enumerate(zip(entries, files, strict=True)):
-        image = {"id": entry.get("image_id", index + 1), "file_name": os.path.relpath(file, root)}
-        images.append(image | {side: entry[side] for side in ("height", "width") if entry.get(side) is not None})
+        image = {"id": plain(entry.get("image_id", index + 1)), "file_name": os.path.relpath(file, root)}
+        images.append(image | {side: plain(entry[side]) for side in ("height", "width") if entry.get(side) is not None})
     return _dataset(root, "records", images, entries, classes, keypoints, metric=metric)
 
 
@@ -307,6 +308,13 @@ def _pixels_of(data: DetectionData, index: int) -> Tensor:
 def _pixels(image: Any, index: int) -> Tensor:
     """An image as uint8 RGB (3, H, W)."""
     if isinstance(image, Tensor) and image.is_floating_point():
+        low, high = (float(value) for value in image.aminmax()) if image.numel() else (0.0, 0.0)
+        if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # also False for NaN
+            raise ValueError(
+                f"image {index} is {str(image.dtype).removeprefix('torch.')} with values from {low:g} to {high:g}; "
+                "expected 0 to 1, or uint8: for 0..255, convert with image.to(torch.uint8); leave normalisation to the "
+                "model"
+            )
         image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     try:
         return as_image(image)

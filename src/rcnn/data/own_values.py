@@ -100,6 +100,8 @@ def _outline(value: Any, index: int) -> Any:
             "[[x, y, x, y, ...], ...]: a single polygon needs brackets around it"
         )
     polygons = [_numbers(part, "segmentations", index).tolist() for part in parts]
+    if not np.isfinite([*chain.from_iterable(polygons)]).all():
+        raise ValueError(f"record {index} has a polygon with numbers that are not finite; expected x and y in pixels")
     if any(polygons) and {0.0, 1.0}.issuperset(chain.from_iterable(polygons)):
         raise ValueError(
             f"record {index} has a segmentation of zeros and ones; expected polygons in pixels, or a mask as an array: "
@@ -114,6 +116,11 @@ def _text(counts: Any) -> Any:
 
 def _keypoints(value: Any, index: int) -> list[float]:
     return _numbers(value, "keypoints", index).tolist()
+
+
+def plain(value: Any, index: int = 0) -> Any:
+    """A number of numpy or torch as a Python number; anything else as it is."""
+    return value.item() if isinstance(value, np.generic | Tensor) else value
 
 
 def _flag(value: Any, index: int) -> int:
@@ -139,7 +146,9 @@ def _numbers(values: Any, key: str, index: int) -> np.ndarray:
 
 
 CONVERTED: dict[str, Callable[[Any, int], Any]] = {  # field of COCO's form -> its value
+    "id": plain,
     "bbox": _xywh,
+    "area": plain,
     "segmentation": _outline,
     "keypoints": _keypoints,
     "iscrowd": _flag,

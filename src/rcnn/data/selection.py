@@ -67,7 +67,7 @@ def select(location: Location, split: str) -> Selection:
         if len(known) > 1:
             raise ValueError(f"{location.folder} has the splits {', '.join(known)}; choose one with split= (--split)")
         return Selection(location=location, name=known[0], parts=(SplitPart(split=known[0]),))
-    words = NAMED_SETS.get(split, split).split("+")
+    words = [split] if _is_one(location, split) else NAMED_SETS.get(split, split).split("+")
     parts = tuple(_part(location, word.strip()) for word in words)
     if repeated := [part for part, uses in Counter(parts).items() if uses > 1]:
         raise ValueError(f"--split {split} has {repeated[0].split} twice; name each split once")
@@ -78,6 +78,21 @@ def select(location: Location, split: str) -> Selection:
             "one out"
         )
     return Selection(location=location, name=split, parts=parts)
+
+
+def _is_one(location: Location, split: str) -> bool:
+    """Whether `split` is the name of one split, or of a list of images, although it contains a +."""
+    if "+" not in split:
+        return False
+    before, _, file = split.partition(":")
+    lists = (split,) if "+" in before else (split, file)
+    found = split.endswith(LIST_SUFFIX) and any(_list_file(location, one) for one in lists)
+    return found or split in splits_at(location)
+
+
+def _list_file(location: Location, file: str) -> Path | None:
+    """A list of images that the user names, in the working directory or in the folder of the data set."""
+    return next((path for path in (Path(file), location.folder / file) if path.is_file()), None)
 
 
 def _part(location: Location, word: str) -> SplitPart:
@@ -100,7 +115,7 @@ def _part(location: Location, word: str) -> SplitPart:
     known = splits_at(location)
     if not colon or split not in known:
         split, file = "", word
-    image_list = next((path for path in (Path(file), location.folder / file) if path.is_file()), None)
+    image_list = _list_file(location, file)
     if image_list is None:
         raise FileNotFoundError(
             f"{file} does not exist, neither in the working directory nor in {location.folder}; expected a text file "

@@ -79,7 +79,7 @@ def read_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Vi
         try:
             for frame in video.decode(stream):
                 time = _time(frame, index, stream)
-                start, end = (start if index else time), time
+                start, end = (start if index else time), time + _shown_for(frame, stream)
                 yield VideoFrame(index=index, time=time, pixels=_upright(frame))
                 index += 1
         except av.FFmpegError as error:
@@ -87,7 +87,8 @@ def read_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Vi
         seconds = _seconds(video, stream)
         if stream.frames and index < expected:
             raise VideoError(f"{path} ends after {index} of {expected} frames: it is cut short; {AGAIN}")
-        if index and seconds - (end - start) > _tolerance(seconds):
+        complete = bool(stream.frames and index >= stream.frames)  # whatever the duration is: it can be of the file
+        if index and not complete and seconds - (end - start) > _tolerance(seconds):
             raise VideoError(f"{path} ends after {end - start:.1f} of {seconds:.1f} seconds: it is cut short; {AGAIN}")
         if not index:
             raise VideoError(f"{path} has no frames: {AGAIN}")
@@ -211,6 +212,13 @@ def _opened(path: str | Path) -> Iterator[Any]:
 
 def _time(frame: Any, index: int, stream: Any) -> float:
     return float(index / (stream.average_rate or USUAL_RATE)) if frame.time is None else float(frame.time)
+
+
+def _shown_for(frame: Any, stream: Any) -> float:
+    """The seconds for which a frame is shown; of an ordinary frame, if the file does not say it."""
+    if frame.duration and frame.time_base:
+        return float(frame.duration * frame.time_base)
+    return float(1 / (stream.average_rate or USUAL_RATE))
 
 
 def _seconds(video: Any, stream: Any) -> float:

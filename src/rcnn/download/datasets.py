@@ -45,7 +45,7 @@ def download_dataset(
     needed = list(dict.fromkeys(archive for one in chosen or known.default for archive in known.splits[one]))
     with OutputFolder(output or name) as folder:
         done = _recorded(folder.path)
-        missing = [archive for archive in needed if archive.name not in done]
+        missing = [archive for archive in needed if archive.name not in done or not _is_there(folder.path, archive)]
         archives = folder.path / PACKED
         if archives.is_symlink() or not archives.is_dir():  # a folder may be the user's, with archives in it
             folder.require_free(PACKED)
@@ -62,7 +62,7 @@ def download_dataset(
             if log is not None:
                 log(f"unpacking {archive.name}")
             _unpack(folder, archive, packed)
-            done.append(archive.name)
+            done = list(dict.fromkeys([*done, archive.name]))
             folder.write_json(RECORD, {"dataset": name, "archives": done}, indent=2, durable=True)
             if f"{PACKED}/{archive.name}" in files_of_rcnn(folder.path):
                 remove_download(packed)
@@ -116,6 +116,11 @@ def _recorded(folder: Path) -> list[str]:
         return [str(one) for one in record["archives"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def _is_there(folder: Path, archive: Archive) -> bool:
+    """Whether everything that an archive creates exists, e.g. has not been removed by the user."""
+    return all((folder / entry).exists() for entry in archive.creates)
 
 
 def _require_space(folder: Path, archives: Sequence[Archive]) -> None:

@@ -155,7 +155,7 @@ def _evaluate(
 ) -> Evaluation:
     """The metrics of a predictor or of saved results; nothing is written."""
     if options.boundary:
-        require_boundary(options.metric, has_masks=not isinstance(source, Predictor) or source.config.has_masks)
+        require_boundary(source, dataset, options)
     if isinstance(source, Predictor):
         evaluation = evaluate_predictor(source, dataset, options, processes)
     else:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rcnn.data import Dataset
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.api import evaluate
-from rcnn.evaluation.evaluate import Result
+from rcnn.evaluation.evaluate import Result, failure_warnings
 from rcnn.evaluation.opening import Model, dataset_for, held_out_of, trained_images_of
 from rcnn.evaluation.plan import plan_evaluation
 from rcnn.evaluation.results import is_results, keypoints_of, read_results, uncovered_images
@@ -66,21 +66,21 @@ def compare(
             options = replace(options, relative_boxes=relative_boxes or own.relative_boxes)
         held_out = next((part for part in map(held_out_of, sources) if part is not None), None)
         dataset = dataset_for(_model_of(sources), data, split, held_out=held_out, options=options)
-    sides = [_results(source, dataset, device, allow, metric) for source in sources]
-    limit = min((limit for _, _, limit in sides if limit), default=0)
-    kinds = [kind for kind in sides[0][1] if kind in sides[1][1]]
+    sides = [_side(source, dataset, device, allow, metric) for source in sources]
+    limit = min((side.limit for side in sides if side.limit), default=0)
+    kinds = [kind for kind in sides[0].kinds if kind in sides[1].kinds]
     names, sigmas = keypoints_of(dataset) if "keypoints" in kinds else ((), None)
     plan = plan_evaluation(kinds, dataset, limit=limit, keypoint_names=names, metric=metric)
     if not plan.kinds:
-        found = " and ".join(f"{one} has {', '.join(side[1])}" for one, side in zip((a, b), sides, strict=True))
+        found = " and ".join(f"{one} has {', '.join(side.kinds)}" for one, side in zip((a, b), sides, strict=True))
         reasons = "".join(f"; {line}" for line in plan.warnings)
         raise ValueError(f"no results can be compared: {found}{reasons}; expected a kind that both have")
     chosen = dataset.image_ids[: limit or len(dataset)]
     comparison = compare_results(
         plan.metric,
         dataset.to_coco(),
-        sides[0][0],
-        sides[1][0],
+        sides[0].results,
+        sides[1].results,
         plan.kinds,
         image_ids=chosen,
         keypoint_sigmas=sigmas,
@@ -89,11 +89,17 @@ def compare(
     )
     partly = [
         line
-        for source, (results, _, _) in zip(sources, sides, strict=True)
+        for source, side in zip(sources, sides, strict=True)
         if is_results(source)
-        for line in uncovered_images(source, results, dataset, limit)
+        for line in uncovered_images(source, side.results, dataset, limit)
     ]
-    comparison = replace(comparison, split=dataset.split, warnings=(*_trained_on(sources, dataset), *partly))
+    lines = (*_trained_on(sources, dataset), *sides[0].warnings, *sides[1].warnings, *plan.warnings, *partly)
+    comparison = replace(
+        comparison,
+        split=dataset.split,
+        failed=sum(side.failed for side in sides),
+        warnings=tuple(dict.fromkeys(lines)),
+    )
     if output is not None:
         with OutputFolder(output) as folder:
             folder.write_json(COMPARE_FILE, comparison.to_dict(), indent=2)
@@ -140,18 +146,36 @@ def _model_of(sources: tuple[Path, Path]) -> Model | None:
     return next((model_record(source) for source in sources if not is_results(source)), None)
 
 
-def _results(
-    source: Path, dataset: Dataset, device: Device, allow: str | Sequence[str], metric: str
-) -> tuple[list[Result], tuple[str, ...], int]:
-    """The results of a source, their kinds, and the number of images that they cover (0 = all)."""
+@dataclass(frozen=True, kw_only=True)
+class _Side:
+    """A or B."""
+
+    results: list[Result]
+    kinds: tuple[str, ...]
+    limit: int = 0  # number of images that the results cover, the first ones; 0: all
+    failed: int = 0  # images that could not be read: they count as images without detections
+    warnings: tuple[str, ...] = ()
+
+
+def _side(source: Path, dataset: Dataset, device: Device, allow: str | Sequence[str], metric: str) -> _Side:
+    """The saved results of a source, or those of its evaluation."""
     if is_results(source):
         saved = read_results(source)
         try:
             check_results(dataset.to_coco(), saved.results, str(dataset.annotation_file), f"{source}: result")
         except ValueError as error:
             raise ValueError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
-        found, limit = saved.results, saved.limit if saved.limit < len(dataset) else 0
-    else:
-        found, limit = evaluate(source, dataset, device=device, allow=allow, metric=metric).results, 0
-    kinds = tuple(k for k in ("bbox", "segm", "keypoints") if all(FIELDS[k] in result for result in found))
-    return found, kinds, limit
+        limit = saved.limit if saved.limit < len(dataset) else 0
+        return _Side(results=saved.results, kinds=_kinds(saved.results), limit=limit)
+    done = evaluate(source, dataset, device=device, allow=allow, metric=metric)
+    failures = [*(image.error for image in done.failed), *failure_warnings(done.failed, len(dataset))]
+    return _Side(
+        results=done.results,
+        kinds=_kinds(done.results),
+        failed=len(done.failed),
+        warnings=tuple(f"{source}: {line}" for line in failures),
+    )
+
+
+def _kinds(results: Sequence[Result]) -> tuple[str, ...]:
+    return tuple(kind for kind in ("bbox", "segm", "keypoints") if all(FIELDS[kind] in result for result in results))

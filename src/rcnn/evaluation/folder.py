@@ -18,6 +18,7 @@ from rcnn.outputs import OutputFolder
 METRICS_FILE, REPORT, PER_CLASS_FILE = "metrics.json", "report.html", "per_class.csv"
 ANALYSIS_FILE, THRESHOLDS_FILE = "analysis.json", "thresholds.json"
 UNFINISHED = "results.jsonl"  # one image per line, while the evaluation runs
+UNFINISHED_RECORD = "unfinished.json"  # beside it: {"held_out": the images, or null; "proposals": true or false}
 RESULTS = {kind: f"results_{kind}.json" for kind in FIELDS}
 FILES = (METRICS_FILE, PER_CLASS_FILE, ANALYSIS_FILE, THRESHOLDS_FILE, REPORT, HELD_OUT_FILE, *RESULTS.values())
 _LISTED = 20  # failed images in the report
@@ -25,31 +26,42 @@ _LISTED = 20  # failed images in the report
 
 @contextmanager
 def results_as_they_come(
-    folder: OutputFolder, files: Sequence[str] = FILES
+    folder: OutputFolder, files: Sequence[str] = FILES, *, held_out: HeldOut | None = None, proposals: bool = False
 ) -> Iterator[Callable[[ImageResults], None]]:
     """A function that appends the results of an image to results.jsonl, which `rcnn eval` can score.
 
-    FileExistsError before any work if results.jsonl, or one of the `files` written at the end, may not be written.
+    `held_out`, the images if they were held out from training, and `proposals`, whether the results are proposals, are
+    recorded beside it. Both files are removed at an error before the first image that can be read. FileExistsError
+    before any work if one of them, or of the `files` written at the end, may not be written.
     """
-    folder.require_free(UNFINISHED, *files)
+    require_free(folder, files)
+    images = None if held_out is None else held_out.to_dict()
+    folder.write_json(UNFINISHED_RECORD, {"held_out": images, "proposals": proposals})
+    has_results = False
     with folder.claim(UNFINISHED).open("w", encoding="utf-8") as file:
 
         def write(image: ImageResults) -> None:
+            nonlocal has_results
+            has_results = has_results or not image.error
             file.write(json.dumps(image.results) + "\n")
             file.flush()
 
-        yield write
+        try:
+            yield write
+        finally:
+            if not has_results:
+                remove_unfinished(folder)
 
 
-def write_held_out(folder: OutputFolder, held_out: HeldOut | None) -> None:
-    """If the evaluated images were held out from training, record which they are, so that results can be scored again.
+def require_free(folder: OutputFolder, files: Sequence[str] = FILES) -> None:
+    """Raise FileExistsError if a file of an evaluation, or one of `files`, exists and was not written by rcnn."""
+    folder.require_free(UNFINISHED, UNFINISHED_RECORD, *files)
 
-    Otherwise remove the record of an earlier evaluation.
-    """
-    if held_out is not None:
-        folder.write_json(HELD_OUT_FILE, held_out.to_dict())
-    else:
-        (folder.path / HELD_OUT_FILE).unlink(missing_ok=True)  # of an earlier evaluation
+
+def remove_unfinished(folder: OutputFolder) -> None:
+    """Remove the results of an evaluation that was stopped, or that is now complete."""
+    for name in (UNFINISHED, UNFINISHED_RECORD):
+        (folder.path / name).unlink(missing_ok=True)
 
 
 def write_evaluation(
@@ -61,12 +73,14 @@ def write_evaluation(
     details: Mapping[str, str],
     analysis: Analysis | None = None,
     examples: Sequence[Example] = (),
+    held_out: HeldOut | None = None,
     warnings: Sequence[str] = (),
 ) -> Path:
     """Write metrics, results and report; remove results.jsonl and the results of kinds that were not evaluated.
 
-    Returns the path of the report. `analysis`: None for proposals. `title`, `lead`, `details` and `examples` as in
-    `write_report`. `warnings`: in addition to those of the evaluation.
+    Returns the path of the report. `analysis`: None for proposals. `held_out`: the evaluated images, if they were held
+    out from training; they are recorded, so that the results can be scored again. `title`, `lead`, `details` and
+    `examples` as in `write_report`. `warnings`: in addition to those of the evaluation.
     """
     content = evaluation.to_dict()
     folder.write_json(METRICS_FILE, content, indent=2)
@@ -84,6 +98,10 @@ def write_evaluation(
         else:
             (folder.path / name).unlink(missing_ok=True)  # of an earlier evaluation; a file of the user is refused
     failures = [image.error for image in evaluation.failed[:_LISTED]]
+    if held_out is not None:
+        folder.write_json(HELD_OUT_FILE, held_out.to_dict())
+    else:
+        (folder.path / HELD_OUT_FILE).unlink(missing_ok=True)  # of an earlier evaluation
     with folder.writing(REPORT) as path:
         write_report(
             path,
@@ -95,5 +113,5 @@ def write_evaluation(
             examples=examples,
             details=details,
         )
-    (folder.path / UNFINISHED).unlink(missing_ok=True)
+    remove_unfinished(folder)
     return folder.path / REPORT

@@ -11,17 +11,16 @@ from typing import Protocol
 
 from rcnn.data import Dataset, splits
 from rcnn.data.defaults import default_training_split, default_validation_split
-from rcnn.data.held_out import HELD_OUT, HELD_OUT_FILE, HeldOut, find_held_out, held_out_part
+from rcnn.data.held_out import HELD_OUT, HeldOut, find_held_out, held_out_part
 from rcnn.data.messages import counted
 from rcnn.data.opening import DatasetOptions, open_with
 from rcnn.data.trained_images import TrainedImages
 from rcnn.evaluation.plan import EvaluationOptions, limit_overrides
-from rcnn.evaluation.results import has_proposals, is_results
+from rcnn.evaluation.results import has_proposals, held_out_record, is_results
 from rcnn.models import DetectorConfig
 from rcnn.predictor import Predictor
 from rcnn.runtime.exported import is_exported
 from rcnn.runtime.open_model import model_record
-from rcnn.text_files import read_json
 from rcnn.weights.files import CONFIG_FILE
 
 
@@ -170,12 +169,12 @@ def _all_images(dataset: Dataset) -> str:
 def held_out_of(source: str | Path) -> HeldOut | None:
     """The images that the run of a checkpoint held out from training; None if it held out none.
 
-    `source` may also be the output folder of an evaluation on such images. Raises ValueError for a damaged record.
+    `source` may also be the output folder of an evaluation on such images, or a results file in it. Raises ValueError
+    for a damaged record.
     """
     folder = Path(source)
     if is_results(folder):
-        file = folder / HELD_OUT_FILE
-        value = read_json(file) if file.is_file() else None
+        file, value = held_out_record(folder)
     else:
         file, value = folder / CONFIG_FILE, model_record(source).provenance.get("held_out")
     try:

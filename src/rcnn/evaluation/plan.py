@@ -29,6 +29,12 @@ class EvaluationOptions:
     pictures: int = 8  # images drawn in the report
     boundary: bool = False  # also measure boundary AP of masks
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a number that is out of range."""
+        for name, least in (("limit", 0), ("batch_size", 1), ("workers", 1), ("pictures", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}; expected {least} or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -72,7 +78,7 @@ def plan_evaluation(
         for kind in kinds
         if kind not in chosen
     ]
-    if "segm" in chosen and _lacks_outlines(dataset, limit):
+    if "segm" in chosen and lacks_outlines(dataset, limit):
         warnings.append(f"masks are not evaluated: {dataset.annotation_file} has boxes without outlines")
         chosen.remove("segm")
     if "keypoints" in chosen:
@@ -114,8 +120,8 @@ def limit_warnings(
     )
 
 
-def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
-    """Whether there are objects that are not ignored, but none of them has an outline."""
+def lacks_outlines(dataset: Dataset, limit: int) -> bool:
+    """Whether the first `limit` images (0 = all) have objects that are not ignored, but none of them an outline."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
     evaluated = ~objects.ignored[:count]

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rcnn.data.messages import counted
+from rcnn.data.held_out import HELD_OUT_FILE
+from rcnn.data.messages import counted, excerpt
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.evaluation.evaluate import Evaluation, Result
-from rcnn.evaluation.folder import METRICS_FILE, RESULTS, UNFINISHED
+from rcnn.evaluation.folder import METRICS_FILE, RESULTS, UNFINISHED, UNFINISHED_RECORD
 from rcnn.evaluation.plan import plan_evaluation
 from rcnn.metrics.choice import evaluate
 from rcnn.metrics.inputs import check_results, json_lines, read_json_or_lines
@@ -19,7 +20,7 @@ from rcnn.metrics.values import FIELDS
 from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
 from rcnn.outputs import files_of_rcnn
 from rcnn.runtime.exported import is_exported
-from rcnn.text_files import missing_text
+from rcnn.text_files import missing_text, read_json
 from rcnn.weights.checkpoint import FOREIGN
 from rcnn.weights.files import CONFIG_FILE
 
@@ -52,8 +53,31 @@ def is_results(path: Path) -> bool:
 
 def has_proposals(path: Path) -> bool:
     """Whether the results are from a region proposal network, which has no classes."""
-    names = [path.name] if path.is_file() else [file.name for file in _files_below(path)]
-    return RESULTS["proposals"] in names
+    files = [path] if path.is_file() else _files_below(path)
+    if [file.name for file in files] == [UNFINISHED]:
+        return bool(unfinished_record(files[0]).get("proposals"))
+    return RESULTS["proposals"] in [file.name for file in files]
+
+
+def held_out_record(path: Path) -> tuple[Path, Any]:
+    """The file that says which images the results of an evaluation are of, if they were held out, and its record.
+
+    The record is None if they were not held out, or for a file that `rcnn eval` did not write.
+    """
+    files = [path] if path.is_file() else _files_below(path)
+    if files[0].name == UNFINISHED:
+        return files[0].with_name(UNFINISHED_RECORD), unfinished_record(files[0]).get("held_out")
+    file = files[0].with_name(HELD_OUT_FILE)
+    return file, read_json(file) if files[0].name in RESULTS.values() and file.is_file() else None
+
+
+def unfinished_record(path: Path) -> dict[str, Any]:
+    """What is recorded about the results.jsonl at `path`; empty if there is no record."""
+    file = path.with_name(UNFINISHED_RECORD)
+    record = read_json(file) if file.is_file() else {}
+    if not isinstance(record, dict):
+        raise ValueError(f"{file}: expected an object with held_out and proposals, got {excerpt(record)}")
+    return record
 
 
 def read_results(path: Path) -> SavedResults:
@@ -65,6 +89,8 @@ def read_results(path: Path) -> SavedResults:
     files = [path] if path.is_file() else _files_below(path)
     lists = [_read_file(file) for file in files]
     kinds = tuple(kind for kind, name in RESULTS.items() if any(file.name == name for file in files))
+    if files[0].name == UNFINISHED and has_proposals(path):
+        kinds = ("bbox", "proposals")
     merged = lists[0]
     for file, more in zip(files[1:], lists[1:], strict=True):
         if [_key(result) for result in more] != [_key(result) for result in merged]:
@@ -79,9 +105,14 @@ def read_results(path: Path) -> SavedResults:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """The results files in the output folder of `rcnn eval`: one per kind, or the file of a stopped evaluation."""
-    whole = [folder / name for name in RESULTS.values() if (folder / name).is_file()]
-    return whole or [path for path in (folder / UNFINISHED,) if path.is_file()]
+    """The results files in the output folder of `rcnn eval`: one per kind, or the file of a stopped evaluation.
+
+    The stopped one is the newer one, because a complete evaluation removes its file.
+    """
+    unfinished = folder / UNFINISHED
+    if unfinished.is_file() and unfinished.stat().st_size:
+        return [unfinished]
+    return [folder / name for name in RESULTS.values() if (folder / name).is_file()]
 
 
 def _read_file(path: Path) -> list[Result]:

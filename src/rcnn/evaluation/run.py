@@ -16,7 +16,7 @@ from rcnn.drawing.report import Example
 from rcnn.evaluation.boundary import add_boundary, require_boundary
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
 from rcnn.evaluation.examples import draw_spread, draw_worst
-from rcnn.evaluation.folder import results_as_they_come, write_evaluation, write_held_out
+from rcnn.evaluation.folder import require_free, results_as_they_come, write_evaluation
 from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results, keypoints_of
 from rcnn.metrics.analysis import Analysis, analyse, analysed_kind, keypoint_curves
@@ -50,14 +50,17 @@ def run_evaluation(
     cannot be evaluated, FileExistsError for a file in `output` that rcnn did not write.
     """
     if options.boundary:
-        require_boundary(options.metric, has_masks=not isinstance(source, Predictor) or source.config.has_masks)
+        require_boundary(source, dataset, options)
     if isinstance(source, Predictor) and not processes.is_first:
         return evaluate_predictor(source, dataset, options, processes)
-    with OutputFolder(output) as folder, results_as_they_come(folder) as keep:
-        write_held_out(folder, HeldOut.of(dataset))
+    held_out = HeldOut.of(dataset)
+    with OutputFolder(output) as folder:
         if isinstance(source, Predictor):
-            evaluation = _evaluate_predictor(source, dataset, options, processes, keep, log, progress)
+            proposals = source.config.proposals_only
+            with results_as_they_come(folder, held_out=held_out, proposals=proposals) as keep:
+                evaluation = _evaluate_predictor(source, dataset, options, processes, keep, log, progress)
         else:
+            require_free(folder)
             evaluation = evaluate_results(
                 source,
                 dataset,
@@ -77,6 +80,7 @@ def run_evaluation(
             details=details,
             analysis=analysis,
             examples=_examples(evaluation, analysis, dataset, options, _skeleton(source, dataset), log),
+            held_out=held_out,
             warnings=dataset.warnings,
         )
     return replace(evaluation, report=report, thresholds=None if analysis is None else analysis.thresholds)

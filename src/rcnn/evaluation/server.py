@@ -19,7 +19,7 @@ from rcnn.data.images import MAX_PIXELS
 from rcnn.data.messages import counted, few
 from rcnn.data.records import Dataset
 from rcnn.evaluation.evaluate import Detect, ImageResults, predict_dataset
-from rcnn.evaluation.folder import UNFINISHED, results_as_they_come
+from rcnn.evaluation.folder import remove_unfinished, results_as_they_come
 from rcnn.evaluation.plan import measured_kinds
 from rcnn.metrics.coco import FIELDS
 from rcnn.outputs import OutputFolder
@@ -99,8 +99,9 @@ def predict_split(
                 on_image(image)
 
         images = predicted(on_image=keep_image)
-    if images and all(image.error for image in images):
-        raise ValueError(f"none of {counted(len(images), 'image')} could be predicted on; the first: {images[0].error}")
+        if images and all(image.error for image in images):
+            first = images[0].error
+            raise ValueError(f"none of {counted(len(images), 'image')} could be predicted on; the first: {first}")
     results = [result for image in images for result in kept(image).results]
     written: list[Path] = []
     for kind, name in names.items():
@@ -110,5 +111,5 @@ def predict_split(
         with folder.writing(f"{name}.zip") as path, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"{name}.json", text)
         written.append(folder.path / f"{name}.zip")
-    (folder.path / UNFINISHED).unlink()
+    remove_unfinished(folder)
     return written, [image for image in images if image.error]

@@ -50,7 +50,8 @@ class Comparison:
     images: int
     samples: int  # of the bootstrap; 0: no intervals
     split: str = ""  # of the data set
-    warnings: tuple[str, ...] = ()  # about the choice of the images
+    failed: int = 0  # images that A or B could not be evaluated on: they count as images without detections
+    warnings: tuple[str, ...] = ()  # about the images and the kinds
 
     def to_dict(self) -> dict[str, Any]:
         """The content of compare.json."""

@@ -114,7 +114,8 @@ class OutputFolder:
     def writing(self, name: str | PurePath, *, durable: bool = False) -> Iterator[Path]:
         """A temporary path with the suffix of `name`; its file becomes `name` when the block ends without an error.
 
-        `durable`: the file survives a power failure (fsync). Raises FileExistsError if `name` may not be written.
+        `durable`: the file survives a power failure (fsync). Raises FileExistsError, before or after the block, if
+        `name` may not be written.
         """
         self.require_free(name)
         relative = _relative(name)
@@ -123,6 +124,7 @@ class OutputFolder:
         try:
             with naming(target):
                 yield temporary
+            self.require_free(name)  # again: the user may have created the file meanwhile
             target.parent.mkdir(parents=True, exist_ok=True)
             if durable:
                 sync(temporary)

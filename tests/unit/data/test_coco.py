@@ -60,6 +60,7 @@ def refused(root: Path, tables: Any) -> str:
         (coco_tables([]) | {"categories": [{"id": True, "name": "a"}]}, "has the id True; expected an integer"),
         (coco_tables([]) | {"categories": [{"id": -1, "name": "a"}]}, "has the id -1; expected an integer from 0"),
         (coco_tables([]) | {"images": [{"id": None, "file_name": "1.png"}]}, "has the id None; expected an integer"),
+        (coco_tables([]) | {"images": [{"id": 1.5, "file_name": "1.png"}] * 9}, "the id 1.5 (9 entries in all); exp"),
         (coco_tables([]) | {"images": coco_tables([])["images"] * 2}, "2 ids of images are used more than once (1, 2)"),
         (
             coco_tables([]) | {"categories": coco_tables([])["categories"] * 2},

@@ -9,6 +9,7 @@ import pytest
 
 from rcnn.data import Dataset, open_dataset
 from tests.unit.data.coco_folders import annotation, coco_tables, write_annotations, write_images
+from tests.unit.data.format_folders import voc_file, voc_object
 
 
 def opened(root: Path, names: list[Any], **fields: Any) -> Dataset:
@@ -78,6 +79,17 @@ def test_one_file_cannot_be_guessed_for_two_images(tmp_path: Path) -> None:
         opened(tmp_path, ["a/1.png", "b/1.png", "3.png"])
     with pytest.raises(FileNotFoundError, match=r"1 of its 2 images is not in .*: 1\.PNG; copy it"):
         opened(tmp_path, ["1.png", "1.PNG"])
+
+
+def test_a_missing_image_with_an_absolute_path_in_vocs_xml_is_skipped(tmp_path: Path) -> None:
+    write_images(tmp_path, ["JPEGImages/1.png", "JPEGImages/2.png"])
+    for number in range(1, 4):
+        text = voc_file(f"/elsewhere/{number}.png", (40, 60), [voc_object("cup", (1, 1, 9, 9))])
+        (tmp_path / "Annotations").mkdir(exist_ok=True)
+        (tmp_path / "Annotations" / f"{number}.xml").write_text(text)
+    dataset = open_dataset(tmp_path)
+    assert dataset.image_ids == ("1", "2")
+    assert "/elsewhere/3.png" in dataset.warnings[0]
 
 
 def test_two_entries_with_one_file_are_warned_of(tmp_path: Path) -> None:

@@ -143,6 +143,9 @@ def test_files_of_the_user_are_kept(clean: tuple[Path, Data], tmp_path: Path) ->
     with pytest.raises(FileExistsError, match="would be read together with them, or instead of them"):
         fix_dataset(clean[0], clean[0])
     assert not (tmp_path / "train").exists()
+    for split in ("ids.txt", "val+train:ids.txt", "train:ids.txt+val"):
+        with pytest.raises(ValueError, match=r"is a list of images; expected splits for --fix"):
+            fix_dataset(clean[0], tmp_path / "out", split=split)
 
 
 def test_a_training_split_that_is_a_copy_of_the_validation_split_is_not_written(

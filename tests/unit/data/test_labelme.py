@@ -61,7 +61,7 @@ def test_shapes_of_a_group_are_parts_of_one_object(tmp_path: Path) -> None:
     shapes = [
         labelme_shape("kite", TRIANGLE, group_id=1),
         labelme_shape("cup", square, group_id=1),  # another label: another object
-        labelme_shape("kite", square, group_id=1),
+        labelme_shape("kite", square, group_id=1.0),
         labelme_shape("pan", [[0, 0], [4, 4]], "mask", mask=png(block), group_id=2),
         labelme_shape("pan", [[20, 0], [30, 10]], "rectangle", group_id=2),
         labelme_shape("pot", [[1, 1], [3, 3]], "rectangle", group_id=3),

@@ -145,6 +145,17 @@ def test_an_annotation_file_instead_of_a_folder(tmp_path: Path, file: str, image
         open_dataset(root / file, annotations="x.json")
 
 
+@pytest.mark.parametrize(
+    "pattern", ["./labels[v2]/{split}.json", "/labels[v2]/{split}.json", "labels[v2]/../x{split}.json"]
+)
+def test_a_pattern_of_annotation_files_is_a_path(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "labels[v2]").mkdir()
+    for file in ("labels[v2]/val.json", "xval.json"):
+        (tmp_path / file).write_text(json.dumps(coco_tables([annotation(1)])))
+    pattern = f"{tmp_path}{pattern}" if pattern.startswith("/") else pattern
+    assert splits(tmp_path, pattern) == ["val"]
+
+
 def test_images_in_a_folder_that_the_user_names(tmp_path: Path) -> None:
     root = place(tmp_path / "labels", "boxes.json", "../elsewhere/photos")
     with pytest.raises(FileNotFoundError, match="none of them in"):

@@ -86,6 +86,7 @@ def test_faulty_outlines_and_missing_labels_are_refused_by_the_number_of_their_r
         ({"segmentations": [{"counts": [1200]}]}, "has the segmentation .*; expected RLE: size and counts"),
         ({"segmentations": [mask.astype(np.int64)]}, r"has .* shape \(20, 60\) and type int64; a mask must be bool"),
         ({"segmentations": [mask.astype(int).tolist()]}, "has a segmentation of zeros and ones; expected polygons"),
+        ({"segmentations": [[[*SQUARE, float("nan"), 3]]]}, "has a polygon with numbers that are not finite"),
         ({"segmentations": [SQUARE]}, "has a segmentation of 8 numbers; expected a list of polygons"),
         ({"segmentations": [np.array(SQUARE)]}, "has .* a single polygon needs brackets around it"),
         ({"segmentations": ["x"]}, "has the segmentation 'x'; expected polygons"),
@@ -109,6 +110,24 @@ def test_faulty_outlines_and_missing_labels_are_refused_by_the_number_of_their_r
     sound = rcnn.Dataset.from_records([first, second | {"segmentations": tensor}])
     assert sound[1].boxes.tolist() == [[20, 5, 40, 10]]
     assert rcnn.Dataset.from_records([second | {"segmentations": [tensor[0]]}])[0].areas.tolist() == [100]
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
+    write_images(tmp_path, ["1.png"])
+    fields = {"image_id": np.int64(5), "height": np.int64(40), "width": torch.tensor(60)}
+    objects = {"labels": ["a"], "boxes": [[1, 2, 3, 4]], "annotation_ids": [np.int64(7)], "areas": [np.float32(3.5)]}
+    dataset = rcnn.Dataset.from_records([{"file": tmp_path / "1.png"} | fields | objects])
+    assert (dataset.image_ids, dataset[0].annotation_ids, dataset[0].areas.tolist()) == ((5,), (7,), [3.5])
+    assert dataset.warnings == ()
+
+
+@pytest.mark.parametrize("values", [(0.0, 255.0), (-2.1, 2.6), (0.0, float("nan"))])
+def test_float_images_of_a_torch_data_set_are_0_to_1(values: tuple[float, float]) -> None:
+    target = {"boxes": torch.tensor([[1.0, 2, 30, 40]]), "labels": torch.tensor([1])}
+    sound, wrong = (torch.tensor(ends).repeat(3, 48, 32) for ends in ((-0.1, 1.1), values))
+    assert rcnn.Dataset.from_torch([(sound, target)], ["a"])[0].read()[0, 0, :2].tolist() == [0, 255]
+    with pytest.raises(ValueError, match=r"image 1 is float32 with values from .*; expected 0 to 1, or uint8"):
+        rcnn.Dataset.from_torch([(sound, target), (wrong, target)], ["a"])
 
 
 def test_faulty_records_are_refused_by_their_number(tmp_path: Path) -> None:

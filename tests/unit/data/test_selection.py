@@ -201,6 +201,28 @@ def test_parts_of_keypoints(tmp_path: Path) -> None:
         open_dataset(tmp_path, "val+other")
 
 
+def test_objects_without_keypoints_get_zeros_beside_a_split_with_keypoints(tmp_path: Path) -> None:
+    names = {"keypoints": ["left", "right"]}
+    tables = coco_tables([annotation(1, keypoints=[1, 2, 2, 3, 4, 2])], images=1)
+    other = coco_tables([annotation(1)], images=1)
+    for one in (tables, other):
+        one["categories"] = [{"id": 3, "name": "kite"} | names]
+    write_coco(tmp_path, other, "val")
+    whole = open_dataset(write_coco(tmp_path, tables, "points"), "points+val")
+    found = [record.keypoints.tolist() for record in whole if record.keypoints is not None]
+    assert found == [[[[1, 2, 2], [3, 4, 2]]], [[[0, 0, 0], [0, 0, 0]]]]
+    assert [entry.get("num_keypoints") for entry in whole.to_coco()["annotations"]] == [2, 0]
+
+
+def test_a_name_with_a_plus_is_one_split_if_it_exists(tmp_path: Path) -> None:
+    write_coco(two_splits(tmp_path), coco_tables([annotation(1)]), "train+val")
+    assert len(open_dataset(tmp_path, "train+val")) == 2
+    (tmp_path / "a+b").mkdir()
+    (tmp_path / "a+b" / "ids.txt").write_text("2\n")
+    for split in (f"val:{tmp_path}/a+b/ids.txt", "val:a+b/ids.txt"):
+        assert open_dataset(tmp_path, split).image_ids == (2,)
+
+
 def test_a_list_of_images_must_be_a_txt_file(tmp_path: Path) -> None:
     root = write_tiny_coco(tmp_path, {"train": 2, "val": 1})
     with pytest.raises(ValueError, match=r"--split train:ids1: .* ends in \.txt, got ids1; rename it"):

@@ -216,12 +216,12 @@ def test_videos_are_not_mixed_with_images(video: Path) -> None:
     assert rcnn("predict", video.parent / "no_model", video, "--output", video.parent / "out") == 2
 
 
-def write_noise(target: Path, size: tuple[int, int] = (64, 48), count: int = 30) -> None:
-    """A video of noise, 10 frames per second."""
+def write_noise(target: Path, size: tuple[int, int] = (64, 48), count: int = 30, rate: int = 10) -> None:
+    """A video of noise; `rate`: frames per second."""
     import av
 
     with av.open(str(target), "w") as file:
-        stream = file.add_stream("libx264", rate=10)
+        stream = file.add_stream("libx264", rate=rate)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for index in range(count):
             frame = np.random.default_rng(index).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
@@ -237,6 +237,14 @@ def test_a_video_whose_header_has_no_number_of_frames_is_cut_short(tmp_path: Pat
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(VideoError, match=r"half\.mkv ends after 1\.\d of 3\.0 seconds: it is cut short"):
         list(read_video(half))
+
+
+@pytest.mark.parametrize(("suffix", "count"), [("mp4", 1), ("mp4", 3), ("mkv", 1), ("mkv", 3)])
+def test_a_complete_video_of_one_frame_per_second(tmp_path: Path, suffix: str, count: int) -> None:
+    """The duration of a video includes that of its last frame."""
+    pytest.importorskip("av", reason="needs rcnn[video]")
+    write_noise(tmp_path / f"slow.{suffix}", count=count, rate=1)
+    assert [frame.time for frame in read_video(tmp_path / f"slow.{suffix}")] == list(range(count))
 
 
 def test_frames_that_a_video_does_not_show_are_not_missing(video: Path, tmp_path: Path) -> None:

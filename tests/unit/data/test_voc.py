@@ -318,6 +318,6 @@ def test_names_in_xml_files_are_not_replaced_by_those_of_voc(
 
 
 def test_names_with_spaces_in_lists(tmp_path: Path) -> None:
-    lists = {"Main/default.txt": '"my photo"\nphoto 2\nlast 1\n'}
-    write_voc_folder(tmp_path, ["my photo", "photo 2", "last"], lists)
-    assert open_dataset(tmp_path, "default").image_ids == ("my photo", "photo 2", "last")
+    lists = {"Main/default.txt": '"my photo"\nphoto 1\nphoto 2\nlast 1\n'}
+    write_voc_folder(tmp_path, ["my photo", "photo 1", "photo 2", "last"], lists)
+    assert open_dataset(tmp_path, "default").image_ids == ("my photo", "photo 1", "photo 2", "last")

@@ -84,6 +84,19 @@ def test_places_without_data_yaml(tmp_path: Path, names: str, image: str, labels
     assert dataset[0].labels.tolist() == [1]
 
 
+def test_linked_folders_are_read_once(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    place(root, "images/train/a.png", "labels/train/a.txt")
+    (root / "data.yaml").write_text(YAML)
+    place(elsewhere, "images/b.png", "labels/b.txt")
+    for kind in ("images", "labels"):
+        (root / kind / "train" / "more").symlink_to(elsewhere / kind)
+    (root / "images" / "train" / "back").symlink_to(root / "images")
+    dataset = open_dataset(root, "train")
+    assert dataset.file_names == ("images/train/a.png", "images/train/more/b.png")
+    assert [len(record.boxes) for record in dataset] == [1, 1]
+
+
 def test_dropped_folders_of_a_path_are_noted(tmp_path: Path) -> None:
     place(tmp_path, "images/a.png", "labels/a.txt")
     (tmp_path / "data.yaml").write_text("train: /elsewhere/kites/images\nval:\nnames: [kite, cup]\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -84,6 +85,10 @@ def test_a_data_set_arrives_and_is_not_downloaded_again(
     assert rcnn("data", "download", "tiny", "--output", out) == 0
     assert len(open_dataset(out, "train")) == 3
     assert served == ["/annotations.zip", "/val.zip", "/train.zip"]
+    shutil.rmtree(out / "val")
+    assert rcnn("data", "download", "tiny", "--output", out) == 0
+    assert len(open_dataset(out, "val")) == 2
+    assert served[3:] == ["/val.zip"], "what a user has removed is downloaded again"
     assert sorted(path.name for path in out.iterdir() if path.name[0] != ".") == [
         "annotations", "rcnn-download.json", "train", "val"
     ]  # fmt: skip

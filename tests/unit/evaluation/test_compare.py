@@ -15,6 +15,7 @@ from rcnn.evaluation.compare import compare
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.weights.checkpoint import save_checkpoint
+from tests.command import rcnn
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 
 
@@ -34,6 +35,21 @@ def test_the_side_that_is_wrong_is_named(tmp_path: Path) -> None:
         compare(tmp_path / "good.json", tmp_path / "bad.json", data, samples=0)
 
 
+def test_kinds_that_are_not_compared_are_reported(tmp_path: Path) -> None:
+    data, file = write_tiny_coco(tmp_path / "data", {"val": 1}, size=(64, 96)), tmp_path / "results.json"
+    annotations = data / "annotations" / "instances_val.json"
+    tables = json.loads(annotations.read_text())
+    outline = tables["annotations"][0]["segmentation"]
+    for annotation in tables["annotations"]:
+        del annotation["segmentation"]
+    annotations.write_text(json.dumps(tables))
+    file.write_text(json.dumps([one | {"segmentation": outline} for one in results_of(data, "val")]))
+    assert (
+        f"masks are not evaluated: {annotations} has boxes without outlines"
+        in compare(file, file, data, samples=0).warnings
+    )
+
+
 def test_the_data_set_of_a_run_is_the_default(tmp_path: Path) -> None:
     data = write_tiny_coco(tmp_path / "data", {"train": 1, "minival": 2, "val": 3}, size=(64, 96))
     results, model = tmp_path / "results.json", tmp_path / "model"
@@ -45,6 +61,16 @@ def test_the_data_set_of_a_run_is_the_default(tmp_path: Path) -> None:
     found = compare(results, model, samples=0, device="cpu")
     assert (found.split, found.images) == ("minival", 2)
     assert found == compare(results, model, data, split="minival", samples=0, device="cpu")
+    image = data / "minival" / open_dataset(data, "minival").file_names[0]
+    kept = image.read_bytes()
+    image.write_bytes(b"")
+    found = compare(results, model, samples=0, device="cpu")
+    assert found.failed == 1
+    [reason, count] = [line for line in found.warnings if line.startswith(f"{model}: ")]
+    assert str(image) in reason
+    assert count == f"{model}: 1 of 2 images could not be evaluated and counts as having no detections"
+    assert rcnn("compare", results, model, "--samples", 0, "--device", "cpu") == 1
+    image.write_bytes(kept)
     with pytest.raises(ValueError, match="neither A nor B records one"):
         compare(results, results, samples=0)
     shutil.move(data, tmp_path / "moved")

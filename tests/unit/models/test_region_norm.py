@@ -55,9 +55,9 @@ def test_without_valid_regions_statistics_do_not_change() -> None:
 def test_padding_regions_do_not_change_heads_with_batch_norm(name: str) -> None:
     config = model_config(name)
     rpn = replace(config.rpn, proposals=replace(config.rpn.proposals, pre_nms_train=40, post_nms_train=12))
-    config = replace(config, num_classes=3, rpn=rpn)
+    config = replace(config, num_classes=3, rpn=replace(rpn, width=32))
     if isinstance(config.backbone, ResNetConfig):
-        backbone = replace(config.backbone, blocks=(1, 1, 1, 1), norm="bn")
+        backbone = replace(config.backbone, blocks=(1, 1, 1, 1), width_per_group=8, norm="bn")
         config = replace(config, backbone=backbone)
     else:
         assert config.mask is not None

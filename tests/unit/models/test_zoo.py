@@ -5,6 +5,8 @@ Names whose models are alike when they are tiny (R-50 and R-101, say) share one 
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.config import InputConfig, ResNetConfig, TimmConfig, ViTConfig
@@ -29,7 +31,11 @@ from tests.unit.random_batches import random_targets
 SIZES = [(64, 96), (64, 64)]
 MOST_STEPS = 60
 FITTED = 0.8  # of the first losses
-TINY_TIMM = {"resnet50d": "test_resnet", "convnext_tiny": "test_convnext"}  # Swin has no tiny one
+TINY_TIMM = {
+    "resnet50d": "test_resnet",
+    "convnext_tiny": "test_convnext",
+    "swin_tiny_patch4_window7_224": "small_swin",
+}
 
 
 def tiny(name: str) -> DetectorConfig:
@@ -47,6 +53,7 @@ def tiny(name: str) -> DetectorConfig:
         )
     elif isinstance(backbone, TimmConfig):
         pytest.importorskip("timm", reason="timm is not installed: pip install 'rcnn[timm]'")
+        importlib.import_module("tests.tiny_swin")  # which tells timm of it
         backbone = replace(backbone, name=TINY_TIMM.get(backbone.name, backbone.name))
     elif isinstance(backbone, ViTConfig):
         pytest.importorskip("timm", reason="timm is not installed: pip install 'rcnn[timm]'")
@@ -202,10 +209,22 @@ def tensors(value: object) -> list[Tensor]:
 
 
 def graph_key(stage: str, detector: Detector) -> str:
-    """What decides the graph of a stage: its modules and settings. Of a number such as .25 only the sign matters."""
+    """What decides the graph of a stage: its modules and settings. Of a number such as .25 only the sign matters.
+
+    In the RPN and the heads, numbers of two or more digits are widths and capacities, which no code asks for.
+    """
     names = ("backbone", "fpn") if stage == "features" else (stage,)
     modules = [getattr(detector, name) for name in names]
-    return repr((stage, modules, [signs(attrgetter(name)(detector.config)) for name in SETTINGS_OF[stage]]))
+    settings = [signs(attrgetter(name)(detector.config)) for name in SETTINGS_OF[stage]]
+    key = repr((stage, modules, levels_read(modules), settings))
+    return key if stage == "features" else re.sub(r"\d{2,}", "many", key)
+
+
+def levels_read(modules: list[nn.Module | None]) -> list[int]:
+    """The number of feature maps that each pooler and the anchors read."""
+    parts = [part for module in modules if module is not None for part in module.modules()]
+    readers = [getattr(part, name) for part in parts for name in ("pooler", "anchors") if hasattr(part, name)]
+    return [len(reader.strides) for reader in readers]
 
 
 def signs(value: object) -> object:

@@ -37,14 +37,10 @@ def as_whole(value: Id) -> int | None:
 
 def image_ids(raw: RawTables) -> list[Id]:
     """The ids of all images. Raises DataError for a value that is not an id, and for an id used twice."""
-    ids: list[Id] = []
-    for place, entry in enumerate(raw.images):
-        found = as_id(entry["id"])
-        if found is None:
-            raise DataError(
-                "bad-id", _wrong_id(raw, "images", place, entry["id"], "an integer or text"), "images", [place]
-            )
-        ids.append(found)
+    found = [as_id(entry["id"]) for entry in raw.images]
+    ids = [one for one in found if one is not None]
+    if len(ids) < len(found):
+        raise _wrong_ids(raw, "images", [place for place, one in enumerate(found) if one is None], "an integer or text")
     _require_unique(ids, "images", raw)
     return ids
 
@@ -52,17 +48,16 @@ def image_ids(raw: RawTables) -> list[Id]:
 def category_ids(raw: RawTables) -> list[int]:
     """The ids of all categories, 0 or more. Raises DataError for another value, and for an id used twice."""
     ids: list[int] = []
+    wrong: list[int] = []
     for place, entry in enumerate(raw.categories):
         found = as_id(entry["id"])
         whole = None if found is None else as_whole(found)
         if whole is None or not 0 <= whole < MAX_ID:
-            raise DataError(
-                "bad-id",
-                _wrong_id(raw, "categories", place, entry["id"], "an integer from 0"),
-                "categories",
-                [place],
-            )
-        ids.append(whole)
+            wrong.append(place)
+        else:
+            ids.append(whole)
+    if wrong:
+        raise _wrong_ids(raw, "categories", wrong, "an integer from 0")
     _require_unique(ids, "categories", raw)
     return ids
 
@@ -162,5 +157,12 @@ def _require_unique(ids: Sequence[Id], table: str, raw: RawTables) -> None:
         )
 
 
-def _wrong_id(raw: RawTables, table: str, place: int, value: object, expected: str) -> str:
-    return f"{raw.file}: entry {place} (from 0) of {table} has the id {excerpt(value)}; expected {expected}"
+def _wrong_ids(raw: RawTables, table: str, places: Sequence[int], expected: str) -> DataError:
+    """The error for the entries at `places` of a table, which have ids that cannot be used."""
+    entries: list[RawEntry] = getattr(raw, table)
+    more = f" ({counted(len(places), 'entry')} in all)" if len(places) > 1 else ""
+    message = (
+        f"{raw.file}: entry {places[0]} (from 0) of {table} has the id {excerpt(entries[places[0]]['id'])}{more}; "
+        f"expected {expected}"
+    )
+    return DataError("bad-id", message, table, places)

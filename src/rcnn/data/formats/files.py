@@ -5,6 +5,7 @@ A pattern is a path within the folder, with "{split}" for the name of the split.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -94,7 +95,7 @@ def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], b
         shape = re.compile(re.escape(before) + "(?P<split>[^/]+)" + re.escape(after.replace("{split}", "(?P=split)")))
         good: set[str] = set()
         damaged: set[str] = set()
-        for path in sorted(folder.glob(pattern.replace("{split}", "*"))):
+        for path in sorted(folder.glob("*".join(map(glob.escape, pattern.split("{split}"))))):
             named = shape.fullmatch(path.relative_to(folder).as_posix())
             if named is None or path.is_dir():
                 continue

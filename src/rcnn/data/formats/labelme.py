@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.data.checks.check import check_tables
+from rcnn.data.checks.ids import as_id
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
-from rcnn.data.checks.tables import RawEntry, Tables
+from rcnn.data.checks.tables import Id, RawEntry, Tables
 from rcnn.data.formats.files import ALL
 from rcnn.data.formats.many_files import images_in, named_tables, subfolders
 from rcnn.data.formats.options import ReadOptions
@@ -47,7 +48,7 @@ class _Part:
 
     name: str  # its name in warnings: the file, and the number of the shape from 1
     label: str
-    group: object  # shapes with the same group are one object; None: an object of its own
+    group: Id | None  # shapes with the same group are one object; None: an object of its own
     crowd: bool
     difficult: bool
     polygon: list[float] | None = None  # x, y, x, y, ..
@@ -248,8 +249,9 @@ def _parts(
                 )
 
 
-def _group(value: object) -> object:
-    return value if isinstance(value, (int, str)) and value != "" else None
+def _group(value: object) -> Id | None:
+    """The number or name of a group, 1 for 1.0; None for a shape that is an object of its own."""
+    return None if value == "" else as_id(value)
 
 
 Outline = list[float] | tuple[float, float, float, float] | Rle | None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 from rcnn.data.checks.check import KnownImages
@@ -84,7 +85,7 @@ def locate(
     """
     located = partial(Location, keypoints=keypoints, relative_boxes=relative_boxes)
     if path.is_dir():
-        return located(folder=path, annotations=annotations, images=_images_folder(images, path))
+        return located(folder=path, annotations=_within(annotations, path), images=_images_folder(images, path))
     require_data_path(path)
     require_regular(path)
     if path.suffix.lower() not in FILE_SUFFIXES:
@@ -103,6 +104,13 @@ def locate(
     # other files, e.g. YOLO's data.yaml, list splits themselves
     split = split_of(path, folder, PATTERNS) if path.suffix.lower() == ".json" else ""
     return located(folder=folder, annotations=file, file_split=split, images=_images_folder(images, folder))
+
+
+def _within(annotations: str, folder: Path) -> str:
+    """A pattern of annotation files as a path relative to the folder of the data set, with slashes."""
+    if not annotations:
+        return ""
+    return PurePath(os.path.relpath(annotations, folder) if os.path.isabs(annotations) else annotations).as_posix()
 
 
 def _images_folder(images: Path | str, folder: Path) -> Path | None:

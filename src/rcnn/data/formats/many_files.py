@@ -52,6 +52,18 @@ def subfolders(folder: Path) -> list[Path]:
         return []
 
 
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and its subfolders with the names of their files, sorted. Links are followed, each folder once."""
+    seen = set[str]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield Path(place), sorted(names)
+
+
 def images_in(folder: Path) -> dict[str, str]:
     """Stem -> file name of the images in a folder, sorted; the first name if two images have the same stem."""
     try:

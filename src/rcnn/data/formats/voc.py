@@ -73,15 +73,17 @@ class _Split:
         """Names of the images, without suffix."""
         if self.file.is_dir():
             return mask_ids(self.masks) if self.masks else sorted(file.stem for file in self.file.glob("*.xml"))
-        names = [_listed_name(line) for line in lines_of(self.file)]
+        names = [self._listed_name(line) for line in lines_of(self.file)]
         uses = Counter(names)
         warnings.add("more than one line", "used once", [name for name in uses if uses[name] > 1], "image")
         return list(uses)
 
-
-def _listed_name(line: str) -> str:
-    match = LISTED.fullmatch(line)
-    return line if match is None else match[1] or match[2]
+    def _listed_name(self, line: str) -> str:
+        """The name of the image in a line of a list; a name of two words is one if it has an XML file."""
+        match = LISTED.fullmatch(line)
+        if match is None or (match[2] and (self.annotations / f"{line}.xml").is_file()):
+            return line
+        return match[1] or match[2]
 
 
 def splits(folder: Path, annotations: str = "") -> set[str]:
@@ -122,7 +124,9 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         found += objects
         size = None if described is None else described.size
         written = names.get(one) or (described.file_name if described else "") or f"{one}.jpg"
-        entry: RawEntry = {"id": one, "file_name": (chosen.images / written).relative_to(folder).as_posix()}
+        path = chosen.images / written  # the XML may have an absolute path, which is checked as in other formats
+        file_name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else written
+        entry: RawEntry = {"id": one, "file_name": file_name}
         images.append(entry | ({} if size is None else {"height": size[0], "width": size[1]}))
     _report_missing(without, ids, chosen, warnings, damaged)
     raw = named_tables(
@@ -200,7 +204,8 @@ def _is_of_class(file: Path) -> bool:
     if "_" not in file.stem:
         return False
     with file.open(encoding="utf-8", errors="replace") as lines:
-        return len(next((line.split() for line in lines if line.strip()), [])) == 2
+        match = LISTED.fullmatch(next((line.strip() for line in lines if line.strip()), ""))
+    return match is not None and match[2] is not None
 
 
 def _beside_images(folder: Path) -> dict[str, _Split]:

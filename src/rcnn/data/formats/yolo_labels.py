@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rcnn.data.formats.many_files import images_in
+from rcnn.data.formats.many_files import images_in, walk
 from rcnn.data.formats.yolo_layouts import NAMES_FILES, ImageSource, Layout, label_names, labels_folder
 
 Folders = tuple[Path, Path]  # of label files that are not read, and of those that are
@@ -81,6 +81,5 @@ def unused_labels(
 
 def _folders_of_labels(labels: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """Each folder in `labels`, and itself, with its label files: stem -> name."""
-    for place, folders, _ in os.walk(labels):
-        folders.sort()
-        yield Path(place), label_names(place)
+    for place, _ in walk(labels):
+        yield place, label_names(str(place))

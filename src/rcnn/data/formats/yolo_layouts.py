@@ -20,7 +20,7 @@ import yaml
 
 from rcnn.data.checks.images import may_skip
 from rcnn.data.formats.files import ALL
-from rcnn.data.formats.many_files import subfolders
+from rcnn.data.formats.many_files import subfolders, walk
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few, printable
 from rcnn.text_files import lines_of, read_text, yaml_value
@@ -335,11 +335,10 @@ def _image_paths(source: Path, root: Path, warnings: Warnings) -> Iterator[Path]
     Raises FileNotFoundError if half of the listed images or more are missing.
     """
     if source.is_dir():
-        for place, folders, names in os.walk(source):
-            folders.sort()
-            for name in sorted(names):
+        for place, names in walk(source):
+            for name in names:
                 if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                    yield Path(place, name)
+                    yield place / name
         return
     missing: list[str] = []
     lines = lines_of(source)

@@ -67,7 +67,7 @@ def fix_dataset(
     exports brush masks as crowds. Faults that cannot be repaired are in the report's `after`. Raises ValueError if no
     image would be left, FileExistsError if `output` has files that rcnn did not write.
     """
-    if split.endswith(LIST_SUFFIX):
+    if any(part.strip().endswith(LIST_SUFFIX) for part in split.split("+")):
         raise ValueError(f"--split {split} is a list of images; expected splits for --fix, which writes whole splits")
     _require_own(Path(output))
     location = locate(Path(path), annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes)

@@ -32,11 +32,12 @@ from tests.narrow import instance, present
 from tests.unit.random_batches import random_images, random_targets
 
 timm = pytest.importorskip("timm", reason="needs rcnn[timm]")
+import tests.tiny_swin  # noqa: E402, F401 (tells timm of small_swin)
 from rcnn.models.backbones.timm import TimmNet  # noqa: E402
 from rcnn.models.backbones.vit import ViT, attend, resample  # noqa: E402
 
 VIT = ViTConfig(name="test_vit", window=3, global_blocks=2, image_size=96, channels=32, drop_path=0.0)
-SWIN = "swin_tiny_patch4_window7_224"
+SWIN = "small_swin"
 NETWORKS = ["test_resnet", "test_convnext", "test_mambaout", "test_efficientnet"]
 BACKBONES = [
     TimmConfig(name="test_resnet"),
