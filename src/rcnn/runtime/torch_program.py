@@ -55,7 +55,7 @@ def read_program(path: Path) -> tuple[str, io.BytesIO]:
     members = _members(path)
     graph = _json(members, GRAPH)
     if "guards_code" in graph:
-        graph["guards_code"] = []
+        graph["guards_code"] = list[str]()
     for node in graph["graph_module"]["graph"]["nodes"]:
         node["metadata"] = {}
     _require_data(graph)

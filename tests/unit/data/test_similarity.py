@@ -146,6 +146,6 @@ def test_faint_images_are_copies_only_if_their_files_are_equal(tmp_path: Path) -
     Image.new("L", (64, 48), 100).save(tmp_path / "e.png")
     prints = fingerprints(sorted(tmp_path.iterdir()))
     assert [one.perceptual_hash for one in prints] == [None] * 5
-    assert [one.faint for one in prints] == [True, True, True, False, False]
+    assert [one.low_contrast for one in prints] == [True, True, True, False, False]
     assert list(faint_copies(prints)) == [(0, 1)]
     assert similar_groups(prints).tolist() == [0, 0, 2, 3, 4]

@@ -357,8 +357,8 @@ def test_a_pattern_of_videos_and_the_url_of_one(video: Path, tmp_path: Path) -> 
     assert videos_of([str(tmp_path / "*.mp4")], given=False) == found
     assert videos_of([found[0]], given=False) == found[:1], "a file that exists is no pattern"
     assert videos_of([str(tmp_path / "*.mov")], given=False) == [str(tmp_path / "*.mov")]
-    for video in found:
-        Path(video).unlink()
+    for name in found:
+        Path(name).unlink()
     with pytest.raises(ValueError, match=r"\*\.mp4 matches only videos that rcnn wrote .*, give its path"):
         videos_of([str(tmp_path / "*.mp4")], given=False)
     for url in ("https://host/a.mp4?size=1", "http://[host/a.mp4#t=1"):

@@ -191,7 +191,8 @@ def test_two_processes_equal_one_with_all_images(tmp_path: Path) -> None:
 def test_twelve_steps_with_group_norm_and_synchronized_batch_norm(tmp_path: Path) -> None:
     """The test above takes five steps with these."""
     run = partial(cases, kinds=("group", "synchronized"), steps=12)
-    assert_same_weights(*in_processes(2, tmp_path, partial(run, folder=tmp_path / "two")), run(ALONE, tmp_path / "one"))
+    first, second = in_processes(2, tmp_path, partial(run, folder=tmp_path / "two"))
+    assert_same_weights(first, second, run(ALONE, tmp_path / "one"))
 
 
 def assert_same_weights(first: dict[str, Any], second: dict[str, Any], expected: dict[str, dict[str, Tensor]]) -> None:
