@@ -13,9 +13,13 @@ def rows() -> dict[str, list[str]]:
     """The words of each line by the name of the model."""
     with pytest.MonkeyPatch.context() as patch:
         lines: list[str] = []
-        patch.setattr("typer.echo", lambda line: lines.extend(line.splitlines()))
+
+        def echo(text: str) -> None:
+            lines.extend(text.splitlines())
+
+        patch.setattr("typer.echo", echo)
         assert rcnn("models", "list") == 0
-    return {words[0]: words for words in map(str.split, lines) if words[0] in MODELS}
+    return {words[0]: words for line in lines if (words := line.split())[0] in MODELS}
 
 
 def test_every_model_is_listed(rows: dict[str, list[str]]) -> None:
