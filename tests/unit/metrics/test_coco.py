@@ -302,16 +302,6 @@ def test_results_of_a_wrong_form_are_named(change: Any, message: str | None) -> 
         evaluate(small_truth(square(1, 20)), [result], ("bbox",))
 
 
-@pytest.mark.parametrize("missing", ["height", "width"])
-def test_an_image_may_lack_one_side(missing: str) -> None:
-    outline = {"segmentation": {"size": [100, 100], "counts": [0, 20, 9980]}}  # has a size of its own
-    truth, result = small_truth(square(1, 20, **outline)), found(1, 20, 0.5) | outline
-    expected = evaluate(truth, [result], ("segm",))
-    for image in truth["images"]:
-        del image[missing]
-    assert evaluate(truth, [result], ("segm",)).kinds == expected.kinds
-
-
 def test_more_detections_count_if_asked_for() -> None:
     """150 objects in an image, all found: COCO's limit of 100 drops a third of them."""
     truth = small_truth(*({**square(1, 20), "id": i, "bbox": [30 * i, 0, 20, 20]} for i in range(1, 151)))
