@@ -128,16 +128,28 @@ def test_the_processes_save_and_end_when_the_launcher_is_killed(data: Path, tmp_
     assert read_state(output / "last")["step"] == steps[-1] + 1
 
 
-def failure(folder: Path, rank: int, exitcode: int, **error: object) -> ProcessFailure:
-    """A failure of process `rank` as torch's launcher reports it, with a note of what it was doing."""
+def failure(folder: Path, rank: int, exitcode: int, *, ago: int = 1, **error: object) -> ProcessFailure:
+    """A failure of process `rank` as torch's launcher reports it, with a note of what it was doing.
+
+    An `error` was written `ago` seconds before; without one, the time is now.
+    """
     own = folder / str(rank)
     own.mkdir(parents=True)
     (own / "in_flight").write_text(f"step 7 with images {rank}4, {rank}5\n")
     if error:
-        trace = {"py_callstack": f"Traceback of {rank}", "timestamp": "1700000000"}
+        trace = {"py_callstack": f"Traceback of {rank}", "timestamp": str(int(time.time()) - ago)}
         details = {"message": f"message of {rank}", "extraInfo": trace}
         (own / "error.json").write_text(json.dumps({"message": details, **error}))
     return ProcessFailure(local_rank=rank, pid=1, exitcode=exitcode, error_file=str(own / "error.json"))
+
+
+def test_a_process_that_had_to_be_killed_is_not_out_of_memory(tmp_path: Path) -> None:
+    """Process 1 hangs; 0 waits for it in vain; the launcher kills 1, which does not react to SIGTERM."""
+    failures = {0: failure(tmp_path, 0, 2, ago=25, lost=True, expected=True), 1: failure(tmp_path, 1, -9)}
+    assert _ended(failures, 2, tmp_path).message == (
+        "message of 0\n(process 0 of 2, at step 7 with images 04, 05)\n"
+        "process 1 of 2 did not react and was killed, at step 7 with images 14, 15"
+    )
 
 
 def test_the_failure_that_caused_the_others_is_reported(tmp_path: Path) -> None:

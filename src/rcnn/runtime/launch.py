@@ -43,6 +43,7 @@ LOST = "lost"  # key in an error file: the process only lost the connection to a
 RESULT = "result"  # file with what a function returned in a process, beside its error file
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # passed on to the processes; Windows has only two
 REPEATED = 2.0  # seconds: `timeout` and batch systems signal this process and its group; both count as one signal
+KILLED_HERE = 3  # see _caused_by_another
 FAILURE_SECONDS = 20  # time for the other processes to end after one has failed; then the failure is reported
 
 
@@ -265,7 +266,10 @@ def _signal_processes(logs: Path, number: int) -> None:
 
 def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> Ended:
     """The result for the failure that was the cause: the first one that no other process has caused."""
-    rank, failure = min(failures.items(), key=lambda item: (_caused_by_another(item[1]), item[1].timestamp, item[0]))
+    first = min(failure.timestamp for failure in failures.values())
+    causes = {rank: _caused_by_another(failure, first) for rank, failure in failures.items()}
+    rank = min(failures, key=lambda rank: (causes[rank], failures[rank].timestamp, rank))
+    failure = failures[rank]
     where = f"process {rank} of {devices}"
     if failure.exitcode < 0:
         doing = _in_flight(logs, failure.local_rank)
@@ -275,6 +279,10 @@ def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> 
     if not isinstance(details, Mapping):  # it has ended as intended, with its own exit status
         return Ended(status=failure.exitcode)
     message = f"{_text(failure.error_file_data)}\n({where}{_in_flight(logs, failure.local_rank)})"
+    for other, cause in causes.items():
+        if cause == KILLED_HERE:
+            doing = _in_flight(logs, failures[other].local_rank)
+            message += f"\nprocess {other} of {devices} did not react and was killed{doing}"
     return Ended(status=failure.exitcode, failed=True, message=message)
 
 
@@ -302,9 +310,15 @@ def _error_while_stopping(devices: int, logs: Path) -> str:
     return ""
 
 
-def _caused_by_another(failure: ProcessFailure) -> int:
-    """0: a failure of its own; 1: the process lost the connection to another one; 2: the launcher ended it."""
+def _caused_by_another(failure: ProcessFailure, first: int) -> int:
+    """0: a failure of its own; 1: the process lost the connection to another one; 2: the launcher ended it.
+
+    KILLED_HERE: it had to be killed, because it did not end within FAILURE_SECONDS after the first failure, at `first`
+    (seconds).
+    """
     data: Mapping[str, Any] = failure.error_file_data
+    if failure.exitcode == -signal.SIGKILL and failure.timestamp - first >= FAILURE_SECONDS - 1:
+        return KILLED_HERE
     ended = failure.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM)  # at once, or after it has saved its state
     return 2 if ended else int(bool(data.get(LOST, False)))
 
