@@ -102,11 +102,6 @@ class Targets(_Batch):
     def __post_init__(self) -> None:
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
             raise ValueError(f"Targets: boxes have shape {tuple(self.boxes.shape)}; expected (B, G, 4)")
-        if self.boxes.shape[1] == 0:
-            raise ValueError(
-                f"Targets: boxes have shape {tuple(self.boxes.shape)}; expected a row or more per image. For images "
-                "without objects, give one row with valid=False"
-            )
         self._check_rows(("labels", "valid", "polygons", "bitmaps", "keypoints"), self.boxes.shape[:2])
         if self.polygons is not None and self.polygons.shape[-1] != 5:
             raise ValueError(f"Targets: polygons have shape {tuple(self.polygons.shape)}; expected (B, G, E, 5)")

@@ -25,7 +25,7 @@ from rcnn.models.config import (
 from rcnn.models.heads.box import BoxHead
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.inference import prepare_for_inference
-from rcnn.structures import ImageBatch, Targets
+from rcnn.structures import ImageBatch
 from tests.narrow import instance, present, total
 from tests.unit.random_batches import random_images, random_targets
 
@@ -161,11 +161,6 @@ def test_the_capacity_of_the_targets_changes_no_loss() -> None:
     large = detector.losses(images, replace(targets, **grown), SEED)
     for name, value in small.items():
         torch.testing.assert_close(value, large[name], rtol=1e-5, atol=1e-6)
-
-
-def test_targets_without_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"boxes have shape \(2, 0, 4\); expected a row or more per image"):
-        Targets(boxes=torch.zeros(2, 0, 4), labels=torch.zeros(2, 0), valid=torch.zeros(2, 0, dtype=torch.bool))
 
 
 @torch.no_grad()
