@@ -52,10 +52,10 @@ class Reversed(nn.Sequential):
     """Calls its layers from the last to the first."""
 
     @override
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         for layer in reversed(list(self)):
-            x = layer(x)
-        return x
+            input = layer(input)
+        return input
 
 
 class TwoNorms(nn.Module):
