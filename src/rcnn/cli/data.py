@@ -14,7 +14,8 @@ from rcnn.cli.options import Images, RelativeBoxes
 from rcnn.download.catalogue import DOWNLOADS
 
 data = typer.Typer(
-    help="Check, describe, divide, convert and download data sets. `split` and `check --fix` convert to COCO.",
+    help="Check, describe, divide and download data sets.\n\n"
+    "To convert a data set from any format to COCO's, use split or check --fix.",
     no_args_is_help=True,
 )
 
