@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -128,7 +128,7 @@ def test_the_processes_save_and_end_when_the_launcher_is_killed(data: Path, tmp_
     assert read_state(output / "last")["step"] == steps[-1] + 1
 
 
-def failure(folder: Path, rank: int, exitcode: int, *, ago: int = 1, **error: object) -> ProcessFailure:
+def failure(folder: Path, rank: int, exitcode: int, error: Mapping[str, object], ago: int = 1) -> ProcessFailure:
     """A failure of process `rank` as torch's launcher reports it, with a note of what it was doing.
 
     An `error` was written `ago` seconds before; without one, the time is now.
@@ -145,7 +145,7 @@ def failure(folder: Path, rank: int, exitcode: int, *, ago: int = 1, **error: ob
 
 def test_a_process_that_had_to_be_killed_is_not_out_of_memory(tmp_path: Path) -> None:
     """Process 1 hangs; 0 waits for it in vain; the launcher kills 1, which does not react to SIGTERM."""
-    failures = {0: failure(tmp_path, 0, 2, ago=25, lost=True, expected=True), 1: failure(tmp_path, 1, -9)}
+    failures = {0: failure(tmp_path, 0, 2, {"lost": True, "expected": True}, ago=25), 1: failure(tmp_path, 1, -9, {})}
     assert _ended(failures, 2, tmp_path).message == (
         "message of 0\n(process 0 of 2, at step 7 with images 04, 05)\n"
         "process 1 of 2 did not react and was killed, at step 7 with images 14, 15"
@@ -164,9 +164,9 @@ def test_the_failure_that_caused_the_others_is_reported(tmp_path: Path) -> None:
         ((2, {"expected": True}), (-15, none), "message of 0\n(process 0 of 2, at step 7 with images 04, 05)"),
     ]):  # fmt: skip
         folder = tmp_path / str(number)
-        failures = {rank: failure(folder, rank, code, **error) for rank, (code, error) in enumerate((one, other))}
+        failures = {rank: failure(folder, rank, code, error) for rank, (code, error) in enumerate((one, other))}
         ended = _ended(failures, 2, folder)
         assert ended.message.startswith(expected)
         assert (ended.status, ended.failed) == (2, True)
-    intended = _ended({0: failure(tmp_path / "end", 0, 143)}, 1, tmp_path / "end")  # stopped by SIGTERM, and saved
+    intended = _ended({0: failure(tmp_path / "end", 0, 143, {})}, 1, tmp_path / "end")  # stopped by SIGTERM, and saved
     assert (intended.status, intended.failed, intended.message) == (143, False, "")
