@@ -13,7 +13,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
-from rcnn.data.given_boxes import read_boxes
+from rcnn.data.given_boxes import BoxFile, read_boxes
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.heads.box import BoxHead
 from rcnn.models.overrides import override
@@ -229,6 +229,28 @@ def test_files_of_boxes(tmp_path: Path) -> None:
         read_boxes(tmp_path / "none.json")
     with pytest.raises(ValueError, match=r"is a folder; expected \{"):
         read_boxes(tmp_path)
+
+
+def test_an_image_gets_the_boxes_of_the_longest_name_that_its_path_ends_with(tmp_path: Path) -> None:
+    def read(*names: str) -> BoxFile:
+        path = tmp_path / "boxes.json"
+        path.write_text(json.dumps({name: [[0, 0, 1, place + 1]] for place, name in enumerate(names)}))
+        return read_boxes(path)
+
+    images = ["photos/a.jpg", "photos/sub/a.jpg", "./photos/data.jpg", "C:\\photos\\new\\a.jpg"]
+    for names in (["a.jpg", "sub/a.jpg", "data", "new/a.jpg"], ["a", "sub\\a", "./data.jpg", "new\\a.jpg"]):
+        boxes = read(*names)
+        boxes.require_one_each([*images, "./photos/a.jpg"])
+        assert [boxes.of(image) for image in images] == [[[0, 0, 1, place]] for place in (1, 2, 3, 4)]
+        assert boxes.unused() == []
+    assert not read("ub/a.jpg", "ta.jpg", "", "other/photos/a.jpg").has("photos/sub/data.jpg")
+    with pytest.raises(ValueError, match=r"'a\.jpg' fit 2 images \(photos/a\.jpg, photos/new/a\.jpg\); expected one"):
+        read("a.jpg", "sub/a.jpg").require_one_each([*images[:2], "photos/new/a.jpg"])
+    with pytest.raises(ValueError, match=r"sub/a\.jpg, \./sub/a\.jpg are names of one image"):
+        read("sub/a.jpg", "./sub/a.jpg").has("photos/sub/a.jpg")
+    (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": 7, "bbox": [1, 2, 3, 4]}]))
+    with pytest.raises(ValueError, match=r"boxes of 7 fit 2 images \(a_7\.jpg, b_007\.jpg\)"):
+        read_boxes(tmp_path / "boxes.json").require_one_each(["a_7.jpg", "b_007.jpg"])
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def given_boxes(boxes: Path | None, features: Path | None, filters: str | None, 
 def keep_given(sources: Sources, given: BoxFile) -> list[str]:
     """Remove the images from `sources` that have no entry in the file of boxes, and return their names.
 
-    Raises ValueError if no image has one.
+    Raises ValueError if no image has one, or if two images match the same entry.
     """
     from rcnn.data.messages import few
 
@@ -47,9 +47,10 @@ def keep_given(sources: Sources, given: BoxFile) -> list[str]:
     if len(without) == len(sources.images):
         raise ValueError(
             f"{given.path} has boxes for {few(given.unused())}, but for none of the images to predict on "
-            f"({few(without)}); expected the file names of these images"
+            f"({few(without)}); expected names that the paths of these images end with"
         )
     sources.images = [source for source in sources.images if given.has(source.name)]
+    given.require_one_each([source.name for source in sources.images])
     return without
 
 

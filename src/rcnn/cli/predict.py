@@ -114,7 +114,8 @@ def predict(
         Path | None,
         typer.Option(
             help='Score these boxes instead of detecting: JSON {"photo.jpg": \\[\\[x1, y1, x2, y2], ...]} in pixels of '
-            "the image, a COCO annotation or results file, or predictions.json."
+            "the image, a COCO annotation or results file, or predictions.json. A name means the image whose path ends "
+            "with it (sub/photo.jpg: photos/sub/photo.jpg); the longest one counts."
         ),
     ] = None,
     features: Annotated[

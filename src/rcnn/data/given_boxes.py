@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rcnn.data.messages import counted, excerpt
+from rcnn.data.messages import counted, excerpt, few
 from rcnn.preprocess import Frame
 from rcnn.text_files import as_given, missing_text, read_json
 
@@ -130,9 +131,10 @@ class BoxFile:
     used: set[str | int] = field(default_factory=set)  # names and ids that `of` found
 
     def of(self, image: str) -> list[list[float]]:
-        """The boxes of an image: by its path as given, its file name, or the number that its name ends with.
+        """The boxes of an image, by the longest name in the file that its path ends with, or by its id.
 
-        Raises ValueError if the file has no entry for it.
+        Names match by whole parts of the path, also without the suffix of the file; an id is the number that the name
+        of the file ends with. Raises ValueError if the file has no entry for the image.
         """
         key = self._key(image)
         if key is None:
@@ -144,14 +146,41 @@ class BoxFile:
         """Whether the file has an entry for an image."""
         return self._key(image) is not None
 
+    def require_one_each(self, images: Sequence[str]) -> None:
+        """Raise ValueError if two images, by their paths, would get the boxes of the same entry."""
+        paths: dict[str | int, dict[tuple[str, ...], str]] = {}  # entry -> parts of a path -> the path as given
+        for image in images:
+            if (key := self._key(image)) is not None:
+                paths.setdefault(key, {}).setdefault(_parts(image), image)
+        for key, matching in paths.items():
+            if len(matching) > 1:
+                raise ValueError(
+                    f"{self.path}: the boxes of {key!r} fit {counted(len(matching), 'image')} "
+                    f"({few([*matching.values()])}); expected one. Add folders to the names in the file, as in "
+                    f"{next(iter(matching.values()))!r}, or predict on one of these images only"
+                )
+
     def _key(self, image: str) -> str | int | None:
-        """The name or id under which the file has the boxes of an image."""
-        path = PurePosixPath(image.replace("\\", "/"))
-        for name in (image, path.as_posix(), path.name, path.stem):
-            if name in self.by_name:
-                return name
-        number = re.search(r"(\d+)$", path.stem)
+        """The name or id under which the file has the boxes of an image. ValueError if two names mean the image."""
+        parts = _parts(image)
+        stem = PurePosixPath(*parts).stem
+        for start in range(len(parts)):
+            for tail in (parts[start:], (*parts[start:-1], stem)):
+                names = self._names.get(tail, [])
+                if len(names) > 1:
+                    raise ValueError(f"{self.path}: {few(names)} are names of one image; expected one entry for it")
+                if names:
+                    return names[0]
+        number = re.search(r"(\d+)$", stem)
         return int(number[1]) if number is not None and int(number[1]) in self.by_id else None
+
+    @cached_property
+    def _names(self) -> dict[tuple[str, ...], list[str]]:
+        """The names of `by_name`, by their parts."""
+        names: dict[tuple[str, ...], list[str]] = {}
+        for name in self.by_name:
+            names.setdefault(_parts(name), []).append(name)
+        return names
 
     def unused(self) -> list[str]:
         """Names and ids of the entries in the file that `of` has not returned."""
@@ -174,6 +203,11 @@ def read_boxes(path: Path) -> BoxFile:
     except EntryError as error:
         raise ValueError(f"{path}: {error}; {FORMS}") from error
     return boxes
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """The parts of a path or URL with / or \\ as separators, without "."."""
+    return PurePosixPath(path.replace("\\", "/")).parts
 
 
 class EntryError(ValueError):

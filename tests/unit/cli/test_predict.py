@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -167,6 +168,25 @@ def test_earlier_results_stay_if_every_image_fails(predictor: Predictor, photos:
     done = predict_images(predictor, photos, out, Path("run"), options, ALONE)
     assert len(done.failed) == 3
     assert {name: (out / name).read_bytes() for name in names} == earlier
+
+
+def test_boxes_of_a_folder_go_to_its_own_images(predictor: Predictor, photos: list[str], tmp_path: Path) -> None:
+    deep = tmp_path / "photos" / "sub" / "0.png"
+    deep.parent.mkdir()
+    shutil.copyfile(photos[0], deep)
+    boxes = {"0.png": [[1, 2, 30, 40], [5, 5, 20, 20]], "sub/0.png": [[9, 9, 50, 50]]}
+
+    def predict(content: dict[str, list[list[int]]], out: Path) -> list[dict[str, Any]]:
+        (tmp_path / "boxes.json").write_text(json.dumps(content))
+        options = ImageOptions(keep=Filter(score=0.0), pictures=False, given=read_boxes(tmp_path / "boxes.json"))
+        return predict_images(predictor, [str(tmp_path / "photos")], out, Path("run"), options, ALONE).images
+
+    found = {entry["file"]: [one["box"] for one in entry["detections"]] for entry in predict(boxes, tmp_path / "out")}
+    assert found == {photos[0]: boxes["0.png"], str(deep): boxes["sub/0.png"]}
+    del boxes["sub/0.png"]
+    with pytest.raises(ValueError, match=r"'0\.png' fit 2 images"):
+        predict(boxes, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("copies", [True, False])

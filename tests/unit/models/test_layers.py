@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 import torch
@@ -165,6 +165,14 @@ def test_a_synchronised_norm_alone_is_batch_norm() -> None:
         torch.testing.assert_close(mine(x), theirs(x), atol=1e-6, rtol=1e-6)
     for name, value in theirs.state_dict().items():
         torch.testing.assert_close(mine.state_dict()[name], value)
+
+
+def test_torchs_synchronized_batch_norm_runs_on_ours() -> None:
+    """On CUDA with several processes its forward is called with our module; with one process it computes the same."""
+    mine, theirs, x = SyncBatchNorm2d(8), nn.BatchNorm2d(8), torch.randn(3, 8, 5, 5)
+    found = nn.SyncBatchNorm.forward(cast("nn.SyncBatchNorm", mine), x)
+    torch.testing.assert_close(found, theirs(x))
+    torch.testing.assert_close(mine.running_var, theirs.running_var)
 
 
 def synchronized(processes: Processes, batch: Tensor, push: Tensor) -> dict[str, Tensor]:

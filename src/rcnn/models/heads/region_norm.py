@@ -18,7 +18,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     Unlike torch's `nn.SyncBatchNorm`, it also works on a CPU.
     """
 
-    process_group: dist.ProcessGroup | None = None  # read by torch's forward: the default group
+    # what torch's forward needs, which is called on CUDA
+    process_group: dist.ProcessGroup | None = None  # the default group
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     @override
     def forward(self, input: Tensor) -> Tensor:
