@@ -280,15 +280,16 @@ class ImageDetections:
             )
         ]
 
-    def to_id_mask(self) -> npt.NDArray[np.uint16]:
+    def to_id_mask(self) -> npt.NDArray[np.uint16 | np.uint32]:
         """The masks in one array (H, W): 0 is background, i + 1 is detection i; where masks overlap, the best is used.
 
-        Raises ValueError for models without masks.
+        The type is uint16, or uint32 if there are more than 65,535 detections. Raises ValueError for models without
+        masks.
         """
         regions = self.regions()
         if regions is None:
             raise ValueError("these detections have no masks; use a model with masks, e.g. Mask R-CNN or FCIS")
-        ids = np.zeros((self.height, self.width), dtype=np.uint16)
+        ids = np.zeros((self.height, self.width), dtype=np.uint16 if len(self) < 1 << 16 else np.uint32)
         for number, (left, top, mask) in enumerate(regions, start=1):
             part = ids[top : top + mask.shape[0], left : left + mask.shape[1]]
             part[mask & (part == 0)] = number

@@ -76,7 +76,8 @@ class AugmentedPredictor(Predictor):
     ) -> None:
         """`scales` are shorter sides in pixels (default: `input.min_size`); the other arguments as in `Predictor`.
 
-        Raises ValueError for an exported file, for a model with `input.canvas`, and for scales out of range.
+        Raises ValueError for an exported file, for a model with `input.canvas` or soft NMS, and for scales out of
+        range.
         """
         super().__init__(
             detector,
@@ -92,6 +93,12 @@ class AugmentedPredictor(Predictor):
             raise ValueError(
                 f"input.canvas={self.config.input.canvas} fixes the input size of this model: test-time augmentation "
                 "cannot change it; use Predictor (without --tta)"
+            )
+        selection = self.config.box.selection
+        if self.config.fcis is None and not self.config.proposals_only and selection.nms != "hard":
+            raise ValueError(
+                f"box.selection.nms is {selection.nms}, but test-time augmentation merges the sizes and flips by hard "
+                "NMS, which would undo soft NMS; set box.selection.nms=hard, or use Predictor (without --tta)"
             )
         scales = (scales,) if isinstance(scales, int) else tuple(scales)
         if any(not 1 <= side <= MAX_SIDE for side in scales):

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rcnn.cli.formats import mask_png
 from rcnn.data.image_inputs import ImageSource
+from rcnn.ops.masks import Region
 from rcnn.results import ImageDetections
 from rcnn.weights.systems.classes import COCO_CATEGORY_IDS, COCO_CLASSES
 
@@ -34,6 +36,21 @@ def test_masks_are_bool_at_image_size() -> None:
     np.testing.assert_array_equal(RESULT.masks[0], expected)
     assert RESULT.masks[1].all()
     assert replace(RESULT, box_masks=None).masks is None
+
+
+def test_the_ids_of_very_many_masks() -> None:
+    ids = RESULT.to_id_mask()
+    assert (ids.dtype, ids[10, 15], ids[0, 0]) == (np.uint16, 1, 2)
+    number = 1 << 16
+    empty, last = Region(0, 0, np.zeros((1, 1), bool)), Region(10, 5, np.ones((20, 20), bool))
+    many = replace(
+        RESULT, boxes=np.zeros((number, 4), np.float32), scores=np.ones(number, np.float32),
+        labels=np.zeros(number, int), box_masks=None, pasted=(*[empty] * (number - 1), last),
+    )  # fmt: skip
+    ids = many.to_id_mask()
+    assert (ids.dtype, ids[10, 15], ids[30, 40]) == (np.uint32, number, 0)
+    with pytest.raises(ValueError, match="65,536 objects, but the 16-bit PNG of --format masks has numbers for 65,535"):
+        mask_png(many)
 
 
 def test_names() -> None:

@@ -119,6 +119,13 @@ def test_masks_are_the_mean_of_the_views() -> None:
     np.testing.assert_allclose(present(found.box_masks), total, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["soft_linear", "soft_gaussian"])
+def test_soft_nms_is_refused(kind: str) -> None:
+    detector = tiny("faster_rcnn_compact", f"box.selection.nms={kind}")
+    with pytest.raises(ValueError, match=f"box.selection.nms is {kind}, .* set box.selection.nms=hard"):
+        AugmentedPredictor(detector, classes=names_of(detector))
+
+
 def test_an_invalid_scale_is_refused() -> None:
     detector = tiny("faster_rcnn_compact")
     with pytest.raises(ValueError, match="shorter sides"):

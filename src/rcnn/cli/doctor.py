@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import queue
@@ -144,7 +145,9 @@ def _codecs(missing: list[str]) -> None:
     formats = {"jpg": "JPEG", "zlib": "PNG", "webp": "WebP", "libtiff": "TIFF", "jpg_2000": "JPEG 2000", "avif": "AVIF"}
     known = set(features.get_supported_codecs()) | set(features.get_supported_modules())
     absent = [name for key, name in formats.items() if key not in known]
-    _row("image formats", ", ".join(name for key, name in formats.items() if key in known), "GIF and BMP too")
+    readable = [name for key, name in formats.items() if key in known]
+    readable += ["HEIC"] if importlib.util.find_spec("pillow_heif") else []
+    _row("image formats", ", ".join(readable), "GIF and BMP too")
     if absent:
         _row("", f"not {', '.join(absent)}")
         missing.append("pip install --upgrade --force-reinstall pillow")

@@ -27,6 +27,11 @@ def is_one_of_several() -> bool:
     return os.environ.get("WORLD_SIZE", "").strip() not in ("", "1")
 
 
+def has_launcher() -> bool:
+    """Whether a launcher started this process, alone (`--max-restarts` on one device) or together with others."""
+    return is_one_of_several() or os.environ.get(LAUNCHED) == "1"
+
+
 def quiet_unless_first() -> None:
     """Print nothing but errors in all processes except the first, because their messages are the same."""
     if is_one_of_several() and os.environ.get("RANK", "0") != "0":
@@ -49,7 +54,7 @@ def report_failure(error: BaseException, text: str, *, expected: bool) -> None:
         details = {"message": text, "extraInfo": {"py_callstack": trace, "timestamp": str(int(time.time()))}}
         with open(file, "w", encoding="utf-8") as written:
             json.dump({"message": details, "lost": lost, "expected": expected}, written)
-    if not is_one_of_several():
+    if not has_launcher():
         print(f"rcnn: {text}", file=sys.stderr)
     elif os.environ.get(LAUNCHED) != "1" and not lost:
         where = f"process {os.environ.get('RANK', '?')} of {os.environ['WORLD_SIZE']}"

@@ -105,7 +105,7 @@ def files_of_image(
         elif name in ("yolo", "yolo-boxes"):
             files[path] = "".join(f"{line}\n" for line in result.to_yolo(polygons=name == "yolo")).encode()
         else:
-            files[path] = _mask_png(result)
+            files[path] = mask_png(result)
     return files
 
 
@@ -236,13 +236,18 @@ def _table(images: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _mask_png(result: ImageDetections) -> bytes:
+def mask_png(result: ImageDetections) -> bytes:
     """The masks as a PNG of ids: a palette image for up to 255 objects, else a 16-bit greyscale image."""
     file, ids = io.BytesIO(), result.to_id_mask()
     if len(result) < COLOURS:
         picture = Image.fromarray(ids.astype("uint8"))
         picture.putpalette([0, 0, 0, *(value for row in range(COLOURS - 1) for value in object_colour(row))])
-    else:
+    elif len(result) < 1 << 16:
         picture = Image.fromarray(ids)
+    else:
+        raise ValueError(
+            f"{len(result):,} objects, but the 16-bit PNG of --format masks has numbers for 65,535; set a higher "
+            "--score, or a lower box.selection.max_detections"
+        )
     picture.save(file, "PNG")
     return file.getvalue()

@@ -16,7 +16,7 @@ from rcnn import __version__
 from rcnn.cli.failures import (
     COMMAND_LINE,
     discard_output,
-    is_one_of_several,
+    has_launcher,
     note_process,
     quiet_unless_first,
     report_failure,
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ended.append(CLOSED_PIPE)
             sys.exit(CLOSED_PIPE)
         text = _lost_output(error) or _message(error)
-        if (debug or text is None) and not is_one_of_several():
+        if (debug or text is None) and not has_launcher():
             raise
         with suppress(OSError):  # stderr is full or closed, too
             report_failure(error, text or f"{type(error).__name__}: {error}", expected=not debug and text is not None)
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ended.append(2)
         sys.exit(2)
     except Exception as error:  # a bug in rcnn
-        if not is_one_of_several():
+        if not has_launcher():
             raise
         report_failure(error, f"{type(error).__name__}: {error}", expected=False)
         sys.exit(2)

@@ -48,15 +48,12 @@ def list_models(
     typer.echo(f"{'name':{width}}    params   GFLOPs   box  mask  kpts  weights")
     for name in MODELS:
         row, files = known[name], detectors_of(name)
-        more = f" +{len(files) - 1}" if len(files) > 1 else ""
-        scores = _scores(files[0]) if files else "    -     -     -"
-        typer.echo(
-            f"{name:{width}}  {row.parameters / 1e6:6.1f} M  {row.gflops:7.1f} {scores}  "
-            f"{files[0].tag + more if files else '-'}"
-        )
+        scores = _scores(files[0]) if files else _columns(None, None, None)
+        typer.echo(f"{name:{width}}  {row.parameters / 1e6:6.1f} M  {row.gflops:7.1f} {scores}  {_weights_of(name)}")
     typer.echo(
         "box, mask, kpts: AP in percent of these weights on COCO val2017 (minival), as published.\n"
-        "weights: the default weights, and the number of others: rcnn models weights NAME lists all.\n"
+        "weights: the default weights (ImageNet: only the backbone has some), and the number of others:\n"
+        "rcnn models weights NAME lists all.\n"
         "GFLOPs: one image of 800 x 1333 with all proposals and detections; a multiply-add counts as two."
     )
 
@@ -94,6 +91,17 @@ def list_weights(
         rows |= {"by hand": f"put {entry.file} into {downloads_folder(entry)}"} if not entry.package else {}
         for key, value in rows.items():
             typer.echo(f"{key:12}{value}")
+
+
+def _weights_of(model: str) -> str:
+    """The tag of the weights that `rcnn train` and `rcnn predict` take for a model, and the number of others."""
+    from rcnn.models import model_config
+    from rcnn.weights.catalogue.names import default_entry, files_of, imagenet_entry
+
+    default, files = default_entry(model), files_of(model)
+    backbone = "ImageNet" if imagenet_entry(model_config(model)) else "-"
+    others = len(files) - 1 if default else len(files)
+    return (default.tag if default else backbone) + (f" +{others}" if others else "")
 
 
 def _scores(entry: Entry) -> str:

@@ -15,9 +15,9 @@ import typer
 from rcnn.cli.early import require_places, require_run_folder
 from rcnn.cli.failures import discard_output
 from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Images, Offline, RelativeBoxes, Strict
-from rcnn.cli.workers import Devices, MaxRestarts, is_restarted, launch, require_devices
+from rcnn.cli.workers import Devices, MaxRestarts, launch, require_devices
 from rcnn.new_outputs import output_or_new
-from rcnn.training.found_run import start_of_run
+from rcnn.training.found_run import is_restarted, start_of_run
 
 if TYPE_CHECKING:
     from rcnn.training.plan import RunPlan

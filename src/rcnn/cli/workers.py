@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -36,15 +35,16 @@ def launch(devices: int, device: str, *, max_restarts: int = 0, more: Sequence[s
     from rcnn.runtime.launch import launch_command
 
     require_devices(devices, device)
-    words = [*_own_words(), *more]
+    options, arguments = _own_words()
+    options = [*options, *more]
     for restarts in range(max_restarts + 1):
-        ended = launch_command(words, devices=devices, typed=COMMAND_LINE.get())
+        ended = launch_command([*options, *arguments], devices=devices, typed=COMMAND_LINE.get())
         if ended.message:
             typer.echo(f"rcnn: {ended.message}", err=True)
         if not ended.failed or restarts == max_restarts:
             break
         typer.echo(f"rcnn: starting all processes again ({restarts + 1} of {max_restarts})", err=True)
-        words = [*words, *(["--resume"] if "--resume" not in words else [])]
+        options = [*options, *(["--resume"] if "--resume" not in options else [])]
     if ended.status:
         raise typer.Exit(ended.status)
 
@@ -56,18 +56,15 @@ def require_devices(devices: int, device: str) -> None:
     launch.require_devices(devices, device)
 
 
-def is_restarted() -> bool:
-    """Whether torchrun started this process again after a failure."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
-
-
-def _own_words() -> list[str]:
-    """The words of the command line without those of OPTIONS."""
-    words, kept = list(COMMAND_LINE.get()), list[str]()
+def _own_words() -> tuple[list[str], list[str]]:
+    """The words of the command line without those of OPTIONS, and those from `--` on, which are no options."""
+    line = list(COMMAND_LINE.get())
+    end = line.index("--") if "--" in line else len(line)
+    words, kept = line[:end], list[str]()
     while words:
         word = words.pop(0)
         if word in OPTIONS:
             words.pop(0)
         elif word.partition("=")[0] not in OPTIONS:
             kept.append(word)
-    return kept
+    return kept, line[end:]

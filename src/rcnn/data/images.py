@@ -269,7 +269,8 @@ def _head(source: Source) -> bytes:
         return source[:16]
     path = Path(source)
     if "\0" in str(path) or not path.exists():
-        raise FileNotFoundError(f"{path} {missing_text(Path(path))}: check the path")
+        advice = "a pattern is not expanded here, glob.glob lists its files" if "*" in str(path) else "check the path"
+        raise FileNotFoundError(f"{path} {missing_text(Path(path))}: {advice}")
     if path.is_dir():
         raise ImageError(f"{path} is a folder; expected an image file: give the files in it")
     if not path.is_file():  # a pipe or device could block for ever

@@ -5,8 +5,8 @@ Read `run_demo` first. It calls the same functions as `rcnn train`, `rcnn eval` 
 
 from __future__ import annotations
 
+import shlex
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +20,7 @@ from PIL import Image
 
 from rcnn import __version__
 from rcnn.data import open_dataset
+from rcnn.data.messages import counted
 from rcnn.demo.synthetic import SPLITS, make_shapes
 from rcnn.drawing.report import Example, write_report
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
@@ -74,7 +75,7 @@ def run_demo(
 
     `images`: number of images per split. The number of steps is fixed, not the time, so that a slow computer gets the
     same model as a fast one. Raises FileExistsError for files in `output` that rcnn did not write, Stopped if a signal
-    stops the training.
+    stops the training, ValueError if train.time_limit does.
     """
     with OutputFolder(output) as folder:
         folder.require_free(RUN, RESULTS, PREDICTIONS, REPORT, OVERVIEW)
@@ -96,7 +97,12 @@ def run_demo(
         )
         outcome = run_training(request, log=log)
         if not outcome.finished:
-            raise Stopped(outcome.signal or signal.SIGINT)
+            if outcome.signal is None:
+                raise ValueError(
+                    f"train.time_limit stopped the training after {counted(outcome.step, 'step')}; the demo needs all "
+                    "steps of its training: leave train.time_limit out, or lower train.steps"
+                )
+            raise Stopped(outcome.signal)
         log(f"trained {outcome.step} steps in {timer.lap('training'):.0f} s")
 
         predictor = Predictor(run, device=device)
@@ -119,7 +125,7 @@ def run_demo(
                 metrics=evaluation.to_dict(),
                 examples=examples,
                 log=read_log(run / LOG),
-                details=_details(output, seed, outcome.step, timer.seconds),
+                details=_details(command_of(output, seed, overrides, device), outcome.step, timer.seconds),
             )
     return Demo(
         metrics=evaluation.metrics,
@@ -139,9 +145,15 @@ def _lead(images: Mapping[str, int], seconds: float, device: str) -> str:
     )
 
 
-def _details(output: Path, seed: int, steps: int, seconds: Mapping[str, float]) -> dict[str, str]:
+def command_of(output: Path, seed: int, overrides: Sequence[str], device: str) -> str:
+    """The command that runs this demo again."""
+    options = ["--output", str(output), "--seed", str(seed), "--device", device]
+    return shlex.join(["rcnn", "demo", *options, "--threads", str(torch.get_num_threads()), *overrides])
+
+
+def _details(command: str, steps: int, seconds: Mapping[str, float]) -> dict[str, str]:
     return {
-        "Command": f"rcnn demo --output {output} --seed {seed}",
+        "Command": command,
         "Seconds": ", ".join(f"{part} {value:.0f}" for part, value in seconds.items()),
         "Training": f"{steps} steps, {torch.get_num_threads()} threads",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),

@@ -33,7 +33,8 @@ def dataset_svg(info: DatasetInfo) -> str:
         _draw_classes(figure.add_subplot(grid[:, 0]), info)
         _draw_objects(figure.add_subplot(grid[0, 1]), info)
         _draw_images(figure.add_subplot(grid[1, 1]), info)
-        figure.suptitle(info.root.resolve().name, x=0.01, ha="left", color=INK, fontweight="bold")
+        title = info.root.resolve().name
+        figure.suptitle(title, x=0.01, ha="left", color=INK, fontweight="bold", parse_math=False)
         file = io.StringIO()
         nothing: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(file, format="svg", metadata=nothing)
@@ -84,7 +85,9 @@ def _draw_images(axes: Axes, info: DatasetInfo) -> None:
 
 def _finish(axes: Axes, title: str, below: str) -> None:
     set_style(axes, title, below)
-    axes.legend(fontsize=8, labelcolor=SOFT, framealpha=0.6, loc="best")
+    legend = axes.legend(fontsize=8, labelcolor=SOFT, framealpha=0.6, loc="best")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _colour(number: int) -> str:

@@ -110,10 +110,12 @@ def draw_dashed_boxes(picture: Image.Image, boxes: npt.NDArray[np.floating]) -> 
         pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=(0, 0, 0), width=width)
         for start in np.arange(x0, x1, 2 * dash).tolist():
             for y in (y0, y1 - width):
-                pen.rectangle((start, y, min(start + dash, x1) - 1, max(y, y + width - 1)), fill=(255, 255, 255))
+                end = max(start, min(start + dash, x1) - 1)
+                pen.rectangle((start, y, end, y + width - 1), fill=(255, 255, 255))
         for start in np.arange(y0, y1, 2 * dash).tolist():
             for x in (x0, x1 - width):
-                pen.rectangle((x, start, max(x, x + width - 1), min(start + dash, y1) - 1), fill=(255, 255, 255))
+                end = max(start, min(start + dash, y1) - 1)
+                pen.rectangle((x, start, x + width - 1, end), fill=(255, 255, 255))
 
 
 def region_of(mask: npt.NDArray[np.bool_]) -> Region | None:

@@ -32,12 +32,12 @@ _TITLES = {kind: title.capitalize() for kind, title in KIND_TITLES.items()}
 _VOC = "AP is VOC's average precision {year}. Difficult objects are ignored."
 _AP70 = " AP70: at IoU .70."
 _MEANINGS = {  # metric -> the meaning of its numbers
-    "coco": "AP is COCO's average precision, the mean over IoU thresholds .50 to .95; AP50 and AP75 are at one "
-    "threshold. s, m and l: objects under 32 x 32 pixels, up to 96 x 96, and larger. AR1, AR10 and AR100: average "
-    "recall of the best 1, 10 and 100 detections per image and class.",
+    "coco": "AP is COCO's average precision, the mean over IoU (keypoints: OKS) thresholds .50 to .95; AP50 and AP75 "
+    "are at one threshold. s, m and l: objects under 32 x 32 pixels, up to 96 x 96, and larger. AR is average recall; "
+    "a number N after it: of the best N detections per image and class (proposals: per image).",
     "lvis": "AP is LVIS' average precision, the mean over IoU thresholds .50 to .95; AP50 and AP75 are at one "
     "threshold. APr, APc and APf: rare, common and frequent classes. s, m and l: objects under 32 x 32 pixels, up to "
-    "96 x 96, and larger. AR300: average recall of the best 300 detections per image.",
+    "96 x 96, and larger. AR is average recall; a number N after it: of the best N detections per image.",
     "voc2007": _VOC.format(year="of 2007, at IoU .50, the mean over 11 recalls"),
     "voc2012": _VOC.format(year="of 2010 to 2012, at IoU .50, the area under the curve"),
 }

@@ -108,7 +108,11 @@ def check_masks(data: GroundTruth, results: Mapping[int, Entry], source: str) ->
 
     Keys of `results` are their rows.
     """
-    sizes = {image["id"]: [image["height"], image["width"]] for image in data["images"] if "height" in image}
+    sizes = {
+        image["id"]: [image["height"], image["width"]]
+        for image in data["images"]
+        if {"height", "width"} <= image.keys()
+    }
     masks = [(row, result["segmentation"]) for row, result in results.items() if _is_rle(result)]
     expected = [sizes.get(results[row]["image_id"], list(mask["size"])) for row, mask in masks]
     fit = rles_fit([mask for _, mask in masks], np.array(expected, np.int64).reshape(-1, 2))

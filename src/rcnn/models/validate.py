@@ -14,7 +14,7 @@ from rcnn.models.setting_ranges import LARGEST, numbers_of, require_range
 # counts and sizes that must be at least 1; parts that are None are skipped
 AT_LEAST_ONE = {
     "input": ("min_size", "max_size"),
-    "backbone": ("channels", "depth", "groups", "image_size", "stem_width", "width_per_group", "widths", "window"),
+    "backbone": ("channels", "depth", "groups", "image_size", "stem_width", "width_per_group", "widths"),
     "fpn": ("channels",),
     "rpn.sampling": ("batch_size",),
     "rpn.proposals": ("pre_nms_train", "pre_nms", "post_nms_train", "post_nms"),

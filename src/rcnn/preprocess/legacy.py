@@ -65,7 +65,8 @@ class CanvasPreprocessor(FactorPreprocessor):
     def frame(self, original: tuple[int, int]) -> Frame:
         """The frame of an image of size `original`; scales compare distances between the outermost pixel centres."""
         resized, canvas = self.resized_size(original), self.config.canvas
-        y, x = [(side - 1) / max(1, new - 1) for side, new in zip(original, resized, strict=True)]
+        # a side of one pixel counts as half: boxes are rounded to that pixel, and the scale is not 0
+        y, x = [max(0.5, side - 1) / max(1, new - 1) for side, new in zip(original, resized, strict=True)]
         return CanvasFrame(
             original=original,
             size=(canvas, canvas),

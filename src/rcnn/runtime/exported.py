@@ -147,13 +147,14 @@ def _onnx_session(path: Path, device: torch.device, *, optimize: bool = True) ->
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.type, "")
     if provider not in onnxruntime.get_available_providers():
         raise ValueError(f"{path}: onnxruntime cannot use {device} here; use cpu, or install onnxruntime-gpu")
+    place: dict[str, int] = {} if device.index is None or device.type == "cpu" else {"device_id": device.index}
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = torch.get_num_threads()
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        session = onnxruntime.InferenceSession(str(path), options, providers=[(provider, place)])
     except Exception as error:  # its errors have no common class
         raise ValueError(
             f"{path} cannot be read as ONNX ({_first_line(error)}): copy it again, or {EXPORT_AGAIN}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
@@ -97,6 +98,8 @@ def launch_command(words: Sequence[str], *, devices: int, typed: Sequence[str] =
             with _environment(devices, typed or words), _stopped_once(Path(logs)), _failures_reported_soon():
                 elastic_launch(_config(devices, logs), sys.executable)("-P", "-m", "rcnn", *words)
         except SignalException as stop:
+            if message := _error_while_stopping(devices, Path(logs)):
+                return Ended(status=2, message=message)
             return Ended(status=128 + int(stop.sigval))
         except ChildFailedError as error:
             return _ended(error.failures, devices, Path(logs))
@@ -108,7 +111,7 @@ def launch_function(function: Callable[..., T], *arguments: object, devices: int
 
     These are new Python processes, so a script has to call this below `if __name__ == "__main__":`. A signal is passed
     on to them; if the first one then returns a result, this is returned, else KeyboardInterrupt (Ctrl-C) or SystemExit
-    is raised. Raises ProcessFailedError with the message of the process that failed first.
+    is raised. Raises ProcessFailedError with the message of the process that failed first, also while stopping.
     """
     with (
         tempfile.TemporaryDirectory(prefix="rcnn-") as logs,
@@ -119,6 +122,8 @@ def launch_function(function: Callable[..., T], *arguments: object, devices: int
         try:
             return elastic_launch(_config(devices, logs), _apart)(function, *arguments)[0]
         except SignalException as stop:
+            if message := _error_while_stopping(devices, Path(logs)):
+                raise ProcessFailedError(message) from stop
             return _result_after(stop, Path(logs))
         except ChildFailedError as error:
             raise ProcessFailedError(_ended(error.failures, devices, Path(logs)).message) from error
@@ -269,11 +274,32 @@ def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> 
     details = failure.error_file_data.get("message")
     if not isinstance(details, Mapping):  # it has ended as intended, with its own exit status
         return Ended(status=failure.exitcode)
-    text = str(details.get("message", ""))
-    if not failure.error_file_data.get("expected", False):
-        text += "\n" + str(details.get("extraInfo", {}).get("py_callstack", ""))
-    message = f"{text.rstrip()}\n({where}{_in_flight(logs, failure.local_rank)})"
+    message = f"{_text(failure.error_file_data)}\n({where}{_in_flight(logs, failure.local_rank)})"
     return Ended(status=failure.exitcode, failed=True, message=message)
+
+
+def _text(data: Mapping[str, Any]) -> str:
+    """The message in the content of an error file, with the traceback of an unexpected error."""
+    text = str(data["message"].get("message", ""))
+    if not data.get("expected", False):
+        text += "\n" + str(data["message"].get("extraInfo", {}).get("py_callstack", ""))
+    return text.rstrip()
+
+
+def _error_while_stopping(devices: int, logs: Path) -> str:
+    """The error of a process that could not stop as asked, e.g. last/ on a full disk; "" if there is none.
+
+    After a signal, torch's launcher does not read the error files. A process that only lost the connection to another
+    one has no error of its own: the others may have stopped first.
+    """
+    for path in sorted(logs.glob("**/error.json"), key=lambda path: path.stat().st_mtime):
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # cut short
+            continue
+        if isinstance(data.get("message"), Mapping) and not data.get(LOST, False):
+            return f"{_text(data)}\n(process {path.parent.name} of {devices}, while stopping)"
+    return ""
 
 
 def _caused_by_another(failure: ProcessFailure) -> int:

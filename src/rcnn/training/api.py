@@ -13,6 +13,7 @@ from rcnn.models.overrides import Overrides, as_overrides, as_strings
 from rcnn.new_outputs import output_or_new
 from rcnn.runtime.launch import ProcessFailedError, launch_function, require_devices
 from rcnn.runtime.processes import process_numbers
+from rcnn.training.found_run import is_restarted
 from rcnn.training.own_steps import Given, as_steps
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
@@ -70,7 +71,8 @@ def train(
     there are at least 10 images. `annotations`, `images` and `relative_boxes` as in `open_dataset`. `weights`, only for
     the name of a model: "imagenet", "none" (random), a name of `list_weights`, or the folder of a backbone; default:
     the model's COCO weights where they exist, else ImageNet weights of its backbone. `resume`: continue the run in
-    `output`; otherwise `output` must not contain a run. `strict` and `allow_empty` as in `open_dataset`.
+    `output`; otherwise `output` must not contain a run. Processes that torchrun starts again after a failure always
+    resume. `strict` and `allow_empty` as in `open_dataset`.
     `allow`: the user's code that a checkpoint, or a run that is resumed, may run, see `rcnn.load`.
     `devices`: number of processes to start on this machine, one per GPU, or on the CPU if there is none.
     `max_restarts`: if one of them fails, all are started again up to this number of times, and continue from last/;
@@ -99,7 +101,7 @@ def train(
         relative_boxes=relative_boxes,
         weights=str(weights),
         device=device,
-        resume=resume,
+        resume=resume or is_restarted(),
         strict=strict,
         allow_empty=allow_empty,
         allow=as_strings(allow),

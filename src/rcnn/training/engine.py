@@ -126,11 +126,12 @@ def optimize(
     """
     detector, optimizer, device = state.detector, state.optimizer, state.detector.pixel_mean.device
     set_learning_rate(optimizer, rate)
-    means, losses, seed = dict[str, Tensor](), dict[str, Tensor](), torch.tensor(0)
+    means, losses, done = dict[str, Tensor](), dict[str, Tensor](), list[tuple[TrainingBatch, Tensor]]()
     with unchanged_statistics(detector):
         for number, batch in enumerate(batches, start=1):
             batch = batch.to(device)
             seed = torch.tensor([(settings.seed << 32) + state.step, batch.first], device=device)
+            done.append((batch, seed))
             with nullcontext() if number == len(batches) else without_averaging(state.model):
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
                     losses = state.model(batch.images, batch.targets, seed)
@@ -139,11 +140,11 @@ def optimize(
             for name, value in zip(losses, state.processes.mean(torch.stack(list(losses.values()))), strict=True):
                 means[name] = means.get(name, 0) + value.detach() / len(batches)
             if not torch.isfinite(torch.stack(list(means.values())).sum()):
-                raise NonFiniteError(batch, seed, losses)
+                raise NonFiniteError(done[-1:], losses)
         gradients = [parameter.grad for parameter in detector.parameters() if parameter.grad is not None]
         norm = whole(nn.utils.get_total_norm(gradients))
         if not torch.isfinite(norm):
-            raise NonFiniteError(batch, seed, losses)
+            raise NonFiniteError(done, losses)
     if settings.clip_norm:
         nn.utils.clip_grads_with_norm_(detector.parameters(), settings.clip_norm, norm)
     optimizer.step()

@@ -40,20 +40,21 @@ class DivergedError(ValueError):
 class NonFiniteError(Exception):
     """A loss or a gradient of a step is not finite, in one or more of the processes."""
 
-    def __init__(self, batch: TrainingBatch, seed: Tensor, losses: Mapping[str, Tensor]) -> None:
-        """`losses` are those of this process."""
+    def __init__(self, batches: Sequence[tuple[TrainingBatch, Tensor]], losses: Mapping[str, Tensor]) -> None:
+        """`batches`: those that may be the cause, with their seeds. `losses` are those of this process."""
         super().__init__("a loss or a gradient is not finite")
-        self.batch, self.seed, self.losses = batch, seed, losses
+        self.batches, self.losses = batches, losses
 
 
 def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run: RunFolder) -> str:
     """What was not finite in a step, on which images; writes the batch to REPLAY. All processes call it together."""
-    detector, batch, seed = state.detector, error.batch, error.seed
-    order, where = trace_nonfinite(detector, batch, seed, bf16=settings.bf16, compiled=settings.compile != "none")
+    detector, own = state.detector, list[tuple[float, str, TrainingBatch, Tensor]]()
     values = ", ".join(f"{k} is {v.item()}" for k, v in error.losses.items() if not _finite(v))
-    text = "; ".join(part for part in (values, where) if part)
+    for batch, seed in error.batches:
+        order, where = trace_nonfinite(detector, batch, seed, bf16=settings.bf16, compiled=settings.compile != "none")
+        own.append((order, "; ".join(part for part in (values, where) if part), batch.to("cpu"), seed.cpu()))
     # synchronized batch norms spread NaN to all processes: those where it came first have the images that caused it
-    reports = state.processes.gather((order, text, batch.to("cpu"), seed.cpu())) or [(order, text, batch, seed)]
+    reports = list(itertools.chain.from_iterable(state.processes.gather(own))) or own
     first = [report for report in reports if report[0] == min(order for order, *_ in reports)]
     _, text, batch, seed = first[0]
     write = partial(

@@ -20,6 +20,7 @@ This module does not import torch, so that a command can check the folder quickl
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,3 +175,8 @@ def _problem(record: Any) -> str:
     if repeated := sorted({name for name in record["classes"] if record["classes"].count(name) > 1}):
         return f"expected each class once, got {repeated[0]!r} twice or more"
     return ""
+
+
+def is_restarted() -> bool:
+    """Whether torchrun started this process again after a failure, so that it continues its run."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")

@@ -213,11 +213,16 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def log_gap(path: Path, *, first_step: int, log_every: int) -> str:
-    """What the log at `path` lacks of the steps before `first_step`; empty if it lacks nothing."""
+def log_gap(path: Path, *, first_step: int, log_every: int, skips: bool = False) -> str:
+    """What the log at `path` lacks of the steps before `first_step`; empty if it lacks nothing.
+
+    `skips`: steps without finite losses have no line (train.nonfinite=skip), so only a missing file is a gap.
+    """
     steps = [line["step"] for line in read_log(path) if "loss" in line and line["step"] < first_step]
     last = max(steps, default=-1)
     if last >= (first_step - 1) // log_every * log_every:
+        return ""
+    if skips and path.exists():
         return ""
     reason = "is missing" if not path.exists() else "is damaged"
     return f"{path} {reason}: its steps {last + 1} to {first_step - 1} are not in the curves"

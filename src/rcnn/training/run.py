@@ -212,8 +212,10 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
             f"{run.path} is already at step {state.step}, but train.steps={steps}: set train.steps to more than "
             f"{state.step} to continue"
         )
-    same_lines = not any(change.startswith(f"{PREFIX}log_every:") for change in plan.changed)
-    if same_lines and (gap := log_gap(run.path / LOG, first_step=state.step, log_every=plan.settings.log_every)):
+    settings, skips = plan.settings, plan.settings.nonfinite == "skip"
+    same_lines = not any(change.startswith((f"{PREFIX}log_every:", f"{PREFIX}nonfinite:")) for change in plan.changed)
+    gap = log_gap(run.path / LOG, first_step=state.step, log_every=settings.log_every, skips=skips)
+    if same_lines and gap:
         log(f"warning: {gap}")
     for change in identity_changes(provenance.get("data_identity"), plan.identity):
         log(f"warning: {change}. Training continues on the current data")
@@ -310,6 +312,7 @@ def _evaluation(plan: RunPlan, log: SilentLog, state: TrainState, output: Path) 
         )
         if settings.pictures and processes.is_first and not plan.config.proposals_only:
             write_pictures(detector, first, plan, output / PICTURES, state.step)
+        processes.wait()  # for the pictures of the first process, which may take longer than a step
         return metrics | loss
 
     return evaluate

@@ -89,6 +89,7 @@ def _measure(
     metrics = evaluation.metrics.to_dict()
     if processes.is_first and new_best(metrics):
         metrics[THRESHOLDS] = measure_thresholds(evaluation, validation)
+    processes.wait()  # for the thresholds of the first process, which may take longer than a step
     return metrics
 
 

@@ -212,6 +212,8 @@ class TestNoImage:
     def test_missing(self, tmp_path: Path, read: Read) -> None:
         with pytest.raises(FileNotFoundError, match=r"none\.jpg does not exist: check the path"):
             read(tmp_path / "none.jpg")
+        with pytest.raises(FileNotFoundError, match=r"\*\.jpg does not exist: a pattern is not expanded here, glob"):
+            read(tmp_path / "*.jpg")
 
     def test_folder(self, tmp_path: Path, read: Read) -> None:
         with pytest.raises(ImageError, match="is a folder; expected an image file"):

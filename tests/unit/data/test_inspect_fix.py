@@ -8,10 +8,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rcnn.data import open_dataset
 from rcnn.data.inspect.fix import FixReport, fix_dataset
+from rcnn.ops.coco_backend import as_rle, rle_mask
 from tests.command import rcnn
 from tests.tiny_data import write_tiny_coco
 from tests.unit.data.coco_folders import annotation, coco_tables, write_images
@@ -258,3 +260,28 @@ def test_boxes_that_are_probably_corners_remain_a_fault_of_the_copy(tmp_path: Pa
     [finding] = [one for one in report.after.findings if one.kind == "box-form"]
     assert "probably [x1, y1, x2, y2] and must then be converted" in finding.action
     assert finding in report.after.errors
+
+
+@pytest.mark.parametrize(
+    ("parts", "left", "box", "area"),
+    [
+        ([[100, 100, 190, 100, 190, 150, 100, 150]], 1, [100, 100, 60, 20], 1200),
+        # a triangle with its right angle at (100, 60), cut at x = 160: a trapezium of heights 60 and 30
+        ([[100, 0, 220, 60, 100, 60]], 1, [100, 0, 60, 60], 60 * (60 + 30) / 2),
+        ([[-40, 10, 20, 10, 20, 30, -40, 30], [-40, 50, -10, 50, -10, 70]], 1, [0, 10, 20, 20], 400),
+    ],
+)
+def test_the_outline_of_a_box_that_was_clipped_is_clipped_too(
+    tmp_path: Path, parts: list[list[float]], left: int, box: list[float], area: float
+) -> None:
+    image = {"id": 1, "file_name": "1.png", "height": 120, "width": 160}
+    points = np.concatenate([np.reshape(part, (-1, 2)) for part in parts])
+    around = [*points.min(axis=0).tolist(), *(points.max(axis=0) - points.min(axis=0)).tolist()]
+    entry = annotation(1, bbox=around, segmentation=parts, area=9999)
+    write_tables(tmp_path, {"train": coco_tables([entry]) | {"images": [image]}})
+    write_images(tmp_path / "train", ["1.png"], size=(160, 120))
+    assert not fix_dataset(tmp_path, tmp_path / "out").after.errors
+    written = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())["annotations"][0]
+    assert (written["bbox"], written["area"], len(written["segmentation"])) == (box, area, left)
+    before, after = (rle_mask(as_rle(one, 120, 160)) for one in (parts, written["segmentation"]))
+    assert (before == after).all()

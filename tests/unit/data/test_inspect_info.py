@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +13,7 @@ import pytest
 
 from rcnn.data import open_dataset
 from rcnn.data.inspect.info import covered, describe_dataset, k_means, suggest
+from rcnn.drawing.dataset_chart import dataset_svg
 from rcnn.models import model_config
 from rcnn.models.overrides import override
 from tests.command import rcnn
@@ -98,6 +100,15 @@ def test_small_objects_of_one_shape_get_anchors_of_their_own(tmp_path: Path) -> 
     assert suggestion.covered > suggestion.covered_by_default + 0.2
     assert len(suggestion.anchor_sizes) == 5
     assert all(ratio < 0.3 for ratio in suggestion.anchor_ratios)
+
+
+def test_names_with_dollars_are_no_formulas(tmp_path: Path) -> None:
+    root = write_tiny_coco(tmp_path / "$x^2$", {"train": 2, "val": 2})
+    info = describe_dataset(root)
+    splits = tuple(replace(one, name=f"${one.name}_1$") for one in info.splits)
+    elements = ElementTree.fromstring(dataset_svg(replace(info, splits=splits))).iter()
+    texts = {"".join(element.itertext()) for element in elements}
+    assert {"$x^2$", *(one.name for one in splits)} <= texts
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

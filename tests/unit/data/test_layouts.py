@@ -287,6 +287,15 @@ def test_images_without_ground_truth(tmp_path: Path) -> None:
         ({"data/train.parquet": "PAR1"}, r"train\.parquet is a table of a data set: write its images to files, and"),
         ({"my.json": ""}, r"my.json is empty \(0 bytes\): export it again"),
         ({"my.JSON": "{}"}, "my.JSON is not searched for, because its suffix is not .json: rename it, or give --anno"),
+        (
+            {"a.jpg": "x", "a.JSON": '{"shapes": []}'},
+            r"a\.JSON is not searched for, .* suffix is not \.json: rename it\. ",
+        ),
+        ({"a.jpg": "x", "a.XML": "<annotation/>"}, r"a\.XML is not searched for, .* suffix is not \.xml: rename it\. "),
+        (
+            {"classes.txt": "kite", "Images/a.jpg": "x", "Labels/a.txt": "0 .5 .5 .5 .5"},
+            r"YOLO's folders must be named images and labels, in lower case: rename Images, Labels\. ",
+        ),
         ({"my.json": "[1, 2"}, "my.json is not valid JSON: it may be cut short"),
         ({}, "contains no files. Give the folder that contains the images"),
     ],

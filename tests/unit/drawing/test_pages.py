@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing_extensions import override
 from rcnn.drawing.charts import Chart, Curve, chart_svg, curve_page, training_charts, training_svgs, write_plot
 from rcnn.drawing.pages import write_page
 from rcnn.drawing.report import Example, write_report
+from rcnn.metrics.analysis import analyse
 
 SVG = ""  # elements in an HTML page need no name space
 VOID = {"meta", "img"}
@@ -246,6 +248,30 @@ def test_the_report_contains_its_inputs(tmp_path: Path) -> None:
     assert re.findall(r"width:([\d.]+)%", html) == ["51.2", "25.0"]
     assert html.count("<svg") == len(training_charts(LOG))
     assert text["li"] == ["1 image < 2"]
+
+
+def test_a_filter_has_the_whole_name_of_its_class(tmp_path: Path) -> None:
+    """Without `value`, a browser takes the text without its outer and double spaces."""
+    picture = Image.new("L", (40, 30), 90)
+    example = Example(name="a.jpg", detections=picture, errors=(("missed", 'red  "cup" '),))
+    box = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}
+    truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "cup"}], "annotations": [{"id": 1, **box}]}
+    found = analyse("coco", truth, [{**box, "score": 0.9}], "bbox").to_dict()
+    path = write_report(
+        tmp_path / "r.html", title="t", lead="s", metrics=METRICS, analysis=found, examples=[example], details={}
+    )
+    [name] = re.findall(r'<option value="(red[^"]*)"', path.read_text())
+    assert unescape(name) == 'red  "cup" '
+
+
+@pytest.mark.parametrize("metric", ["coco", "lvis"])
+def test_the_note_on_recall_holds_for_every_limit(tmp_path: Path, metric: str) -> None:
+    metrics = METRICS | {"metric": metric, "bbox": {"AP": 0.5, "AP50": 0.75, "AR150": 0.6}}
+    path = write_report(tmp_path / "report.html", title="t", lead="s", metrics=metrics, details={})
+    [note] = [text for text in Reader(path.read_text()).text["p"] if text.startswith("AP is")]
+    assert "AR is average recall; a number N after it: of the best N detections per image" in note
+    assert not re.search(r"AR\d", note)
+    assert ("keypoints: OKS" in note) == (metric == "coco")
 
 
 def test_the_pictures_of_a_report_are_inside_it(tmp_path: Path) -> None:

@@ -252,6 +252,16 @@ def test_ignored_objects_are_dashed_boxes() -> None:
     assert (pixels == 90).all()
 
 
+@pytest.mark.parametrize("box", [[0, 0, 8.5, 5], [0, 0, 5, 8.5], [3.25, 3.25, 11.5, 11.5]])
+def test_dashed_boxes_may_have_fractional_sides(box: list[float]) -> None:
+    picture = Image.new("RGB", (80, 60), (90, 90, 90))
+    draw_dashed_boxes(picture, np.array([box]))
+    rows, columns = (np.asarray(picture) != 90).any(axis=2).nonzero()
+    assert (columns.min(), rows.min()) == (int(box[0]), int(box[1]))
+    assert columns.max() <= box[2]
+    assert rows.max() <= box[3]
+
+
 def test_without_names_and_with_wider_lines() -> None:
     image = np.full((60, 80, 3), 128, dtype=np.uint8)
     box = [[20, 20, 60, 50]]

@@ -23,6 +23,7 @@ from rcnn.models.config import (
     SelectionConfig,
 )
 from rcnn.models.heads.box import BoxHead
+from rcnn.models.heads.mask import MaskHead
 from rcnn.models.inference import prepare_for_inference
 from rcnn.structures import ImageBatch
 from tests.narrow import instance, present, total
@@ -125,6 +126,20 @@ def test_losses_and_gradients_are_finite_for_any_number_of_objects(config: Detec
         for name in ("rpn_box", "box_delta", "mask"):
             assert losses[name].item() == 0, name
     assert losses["box_class"].item() > 0
+
+
+def test_a_mask_head_of_its_own_pools_although_the_box_trunk_outputs_maps() -> None:
+    """Its loss is that of the same head when the box head hands on no maps."""
+    config = replace(tiny_c4(), mask=MaskHeadConfig(convs=1, width=8))
+    detector, images = built(config), random_images([(64, 96)])
+    box, mask = instance(detector.box_head, BoxHead), instance(detector.mask_head, MaskHead)
+    targets, features = random_targets([(64, 96)], [3], config.num_classes), detector.features(images)
+    proposals = detector.rpn.predict(features, images)
+    regions, _ = box.losses(features, proposals, images, targets, SEED)
+    assert present(regions.maps).shape[2] == 2048
+    without = mask.losses(features, replace(regions, maps=None), images, targets, SEED)["mask"]
+    assert torch.equal(mask.losses(features, regions, images, targets, SEED)["mask"], without)
+    assert without > 0
 
 
 def test_the_capacity_of_the_targets_changes_no_loss() -> None:

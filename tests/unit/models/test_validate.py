@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rcnn.models import build_detector, model_config
+from rcnn.models.config import ViTConfig
 from rcnn.models.overrides import override
+from rcnn.models.validate import validate
 
 
 @pytest.mark.parametrize(
@@ -94,3 +98,7 @@ def test_contradictory_settings_are_refused(name: str, changes: list[str], words
     config = override(model_config(name), changes)
     with pytest.raises(ValueError, match=words):
         build_detector(config)
+
+
+def test_a_vit_without_windows_is_accepted() -> None:
+    validate(replace(model_config("mask_rcnn_compact"), backbone=ViTConfig(window=0), fpn=None))

@@ -168,3 +168,15 @@ def test_a_frame_on_a_canvas_by_hand() -> None:
     with pytest.raises(ValueError, match=r"does not fit on input\.canvas=10"):
         place_on_canvas(image, 10)
     assert canvas_corner((5, 10), 10) == (2, 0)
+
+
+@pytest.mark.parametrize("size", [(1, 40), (40, 1), (1, 1)])
+def test_one_pixel_on_a_canvas(size: Size) -> None:
+    config = InputConfig(min_size=50, max_size=64, size_rounding="factor_up", resize="opencv_float", canvas=64)
+    frame = build_preprocessor(config).frame(size)
+    assert np.isfinite(frame.scale)
+    assert frame.scale > 0
+    (top, left), (height, width) = frame.corner, frame.resized
+    whole = np.array([[left, top, left + width - 1, top + height - 1]], np.float32)
+    np.testing.assert_array_equal(frame.to_original(whole), [[0, 0, size[1], size[0]]])
+    assert np.isfinite(frame.from_original(np.array([[0, 0, size[1], size[0]]], np.float32))).all()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.launcher.api import LaunchConfig
 
+from rcnn.runtime import launch
 from rcnn.runtime.in_flight import ERROR_FILE, PID
-from rcnn.runtime.launch import _apart, _result_after, _signal_processes
+from rcnn.runtime.launch import ProcessFailedError, _apart, _result_after, _signal_processes
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -59,3 +63,41 @@ def test_the_launcher_signals_the_processes_that_noted_their_ids(
         (tmp_path / "run" / rank / PID).write_text(f"400{rank}")
     _signal_processes(tmp_path, 2)
     assert sorted(sent) == [(4000, 2), (4001, 2)]
+
+
+def stopped_with(monkeypatch: pytest.MonkeyPatch, errors: Sequence[Mapping[str, object]]) -> None:
+    """Replace torch's launcher by one that a signal stops; process N then wrote the N-th of `errors`."""
+
+    def fake(config: LaunchConfig, program: object) -> Callable[..., None]:
+        specs = config.logs_specs
+        assert specs is not None
+        assert specs.root_log_dir is not None
+
+        def stopped(*arguments: object) -> None:
+            for rank, error in enumerate(errors):
+                folder = Path(str(specs.root_log_dir)) / "run" / "attempt_0" / str(rank)
+                folder.mkdir(parents=True)
+                (folder / "error.json").write_text(json.dumps(error))
+            raise SignalException("stopped", signal.SIGINT)
+
+        return stopped
+
+    monkeypatch.setattr(launch, "elastic_launch", fake)
+
+
+def test_an_error_while_stopping_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = {"message": {"message": "last/ cannot be written: disk full"}, "lost": False, "expected": True}
+    lost = {"message": {"message": "lost the connection"}, "lost": True, "expected": True}
+    stopped_with(monkeypatch, [lost, full])
+    expected = "last/ cannot be written: disk full\n(process 1 of 2, while stopping)"
+    ended = launch.launch_command(["train"], devices=2)
+    assert (ended.status, ended.failed, ended.message) == (2, False, expected)
+    with pytest.raises(ProcessFailedError) as error:
+        launch.launch_function(print, devices=2)
+    assert str(error.value) == expected
+
+
+def test_a_process_that_only_lost_another_one_while_stopping_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_with(monkeypatch, [{"message": {"message": "lost the connection"}, "lost": True}, {"message": "<NONE>"}])
+    ended = launch.launch_command(["train"], devices=2)
+    assert (ended.status, ended.message) == (128 + signal.SIGINT, "")

@@ -176,3 +176,18 @@ def test_an_error_in_a_step_is_reported_at_its_images(tmp_path: Path, monkeypatc
     with pytest.raises(RuntimeError, match="a bug"):
         rcnn.train("mask_rcnn_compact", data, tmp_path / "run", overrides=words, device="cpu", weights="none")
     assert (tmp_path / IN_FLIGHT).read_text() == "step 0 with image 1\n"
+
+
+def test_a_script_that_torchrun_starts_again_continues_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = list[RunRequest]()
+
+    def stopped(request: RunRequest, **_: object) -> None:
+        requests.append(request)
+        raise ValueError("not in this test")
+
+    monkeypatch.setattr("rcnn.training.api.run_training", stopped)
+    for count in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        with pytest.raises(ValueError, match="not in this test"):
+            rcnn.train("mask_rcnn_compact", "data", "run")
+    assert [request.resume for request in requests] == [False, True]

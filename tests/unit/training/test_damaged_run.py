@@ -131,7 +131,11 @@ def test_a_log_with_a_gap_is_reported(tmp_path: Path) -> None:
     assert log_gap(path, first_step=50, log_every=20) == ""  # later lines will be written again
     path.write_text("\n".join([*lines[:2], lines[2][:9]]))  # cut in the middle of a line
     assert log_gap(path, first_step=61, log_every=20) == f"{path} is damaged: its steps 21 to 60 are not in the curves"
+    assert log_gap(path, first_step=61, log_every=20, skips=True) == ""  # step 40 and 60 may have been skipped
     path.unlink()
+    assert log_gap(path, first_step=2, log_every=1, skips=True).endswith(
+        "is missing: its steps 0 to 1 are not in the curves"
+    )
     assert log_gap(path, first_step=2, log_every=1) == f"{path} is missing: its steps 0 to 1 are not in the curves"
     assert log_gap(path, first_step=0, log_every=1) == ""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -375,3 +376,13 @@ def test_a_recipe_that_fits_another_model_has_no_warning() -> None:
 def test_a_recipe_names_the_depth_that_its_model_does_not() -> None:
     assert find_recipe("lsj/R101-FPN-100ep").network == ("mask_rcnn_r50_fpn_syncbn_caffe", "backbone.depth=101")
     assert find_recipe("lsj/R50-FPN-100ep").network == ("mask_rcnn_r50_fpn_syncbn_caffe",)
+
+
+def test_a_batch_that_cannot_be_that_of_the_recipe_says_so() -> None:
+    recipe = replace(next(iter(RECIPES.values())), name="a/b", images_per_step=8)
+    for processes, accumulate, reason in (
+        (2, 4, "for the 8 images per step of recipe a/b"),
+        (3, 2, "6 images per step, in place of the 8 images per step of recipe a/b"),
+    ):
+        settings, reasons = recipe.with_published_batch(TrainConfig(batch_size=1), processes, given=())
+        assert (settings.accumulate, reasons) == (accumulate, {"accumulate": reason})

@@ -13,6 +13,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from typing_extensions import override as override_method
 
 from rcnn.data import open_dataset
 from rcnn.models import Detector, build_detector, model_config
@@ -79,3 +80,25 @@ def test_metrics_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> Non
     assert 0.1 < (expected["AP"] or 0) < 0.9
     first, second = in_processes(2, tmp_path / "two", partial(metrics_of, data=data))
     assert first == second == metrics_of(ALONE, data) == pytest.approx(expected, abs=1e-6)
+
+
+EVENTS = list[str]()
+
+
+class Recording(Processes):
+    """One process that notes its waits for others."""
+
+    @override_method
+    def wait(self) -> None:
+        """Note the wait."""
+        EVENTS.append("wait")
+
+
+def test_the_processes_wait_for_the_thresholds_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def thresholds(*_: object) -> None:
+        EVENTS.append("thresholds")
+
+    monkeypatch.setattr("rcnn.training.validation.measure_thresholds", thresholds)
+    EVENTS.clear()
+    metrics_of(Recording(), write_tiny_coco(tmp_path, {"val": 1}))
+    assert EVENTS[-2:] == ["thresholds", "wait"]

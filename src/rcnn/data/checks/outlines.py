@@ -220,3 +220,33 @@ def polygon_area(part: Sequence[float]) -> float:
     """Area of one polygon [x, y, x, y, ...] in pixels (shoelace formula, like COCO's own areas)."""
     x, y = np.asarray(part, dtype=np.float64).reshape(-1, 2).T
     return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
+
+
+def clip_polygons(parts: Polygons, size: tuple[int, int]) -> Polygons:
+    """The parts [x, y, x, y, ...] of an outline, clipped to an image of `size` (height, width).
+
+    Parts of which no area is inside are left out (Sutherland and Hodgman, 1974).
+    """
+    height, width = size
+    kept: Polygons = []
+    for part in parts:
+        clipped = part
+        for axis, limit, sign in ((0, 0, 1), (1, 0, 1), (0, width, -1), (1, height, -1)):
+            clipped = _clip_at_line(clipped, axis, float(limit), sign)
+        if clipped == part or (len(clipped) >= MIN_NUMBERS and polygon_area(clipped) > 0):
+            kept.append(clipped)
+    return kept
+
+
+def _clip_at_line(part: Sequence[float], axis: int, limit: float, sign: int) -> list[float]:
+    """The part of a polygon where sign * (coordinate - limit) >= 0."""
+    points = [part[place : place + 2] for place in range(0, len(part), 2)]
+    kept: list[float] = []
+    for before, point in zip([*points[-1:], *points[:-1]], points, strict=True):
+        first, second = sign * (before[axis] - limit), sign * (point[axis] - limit)
+        if (first >= 0) != (second >= 0):
+            across = before[1 - axis] + first / (first - second) * (point[1 - axis] - before[1 - axis])
+            kept += [limit, across] if axis == 0 else [across, limit]
+        if second >= 0:
+            kept += point
+    return kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
@@ -12,6 +13,7 @@ from pathlib import Path, PurePath
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import close_to, counted, few
 
+YOLO_FOLDERS = {"images", "labels"}
 LOOKED_AT = 20_000  # files; further files are not counted
 VIA_COLUMN = "region_shape_attributes"  # a column of VIA's CSV export
 MAX_START = 4096  # characters at the start of a file, which are read
@@ -133,14 +135,19 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
         if path.name.startswith(("instances_", "person_keypoints_")) and path.suffix == ".json":
             return f"{name} is a COCO file: give that file, or the folder that contains annotations/ and the images."
         if path.suffix.lower() == ".json" and path.suffix != ".json":
-            return (
-                f"{name} is not searched for, because its suffix is not .json: rename it, or give --annotations {name}."
-            )
+            one_image = '"shapes"' in _start(path)  # labelme's, which --annotations refuses
+            other = "" if one_image else f", or give --annotations {shlex.quote(name)}"
+            return f"{name} is not searched for, because its suffix is not .json: rename it{other}."
         if path.suffix.lower() == ".json":
             return f"{name} is {_json_kind(path)}."
     for name in files:
         if hint := hint_for(folder / name):
             return f"{name} is {hint}."
+        suffix = PurePath(name).suffix
+        if suffix.lower() == ".xml" and suffix != ".xml":
+            return f"{name} is not searched for, because its suffix is not .xml: rename it."
+    if wrong := _wrong_case(files):
+        return f"YOLO's folders must be named images and labels, in lower case: rename {few(wrong)}."
     if any(PurePath(name).suffix.lower() == ".txt" and "labels" in PurePath(name).parts for name in files):
         return (
             "The files in labels/ look like YOLO's, but no file has the names of the classes: add classes.txt, with a "
@@ -162,6 +169,15 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
             "There are images, but no annotations: outline the objects with a labelling tool and export them as COCO."
         )
     return "Give the folder that contains the images and their annotations."
+
+
+def _wrong_case(files: Sequence[str]) -> list[str]:
+    """The folders of YOLO's images and labels with upper-case letters in their names; none without label files."""
+    parents = [PurePath(name).parent.parts for name in files]
+    texts = [parts for name, parts in zip(files, parents, strict=True) if PurePath(name).suffix.lower() == ".txt"]
+    if not any(part.lower() == "labels" for parts in texts for part in parts):
+        return []
+    return sorted({part for parts in parents for part in parts if part.lower() in YOLO_FOLDERS} - YOLO_FOLDERS)
 
 
 def _mask_of_an_image(images: Sequence[str]) -> tuple[str, str] | None:

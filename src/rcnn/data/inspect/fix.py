@@ -17,6 +17,7 @@ import numpy as np
 from rcnn.data.assemble import object_rows
 from rcnn.data.checks.boxes import CONTRADICTS, UNPROVEN, box_agreement
 from rcnn.data.checks.kinds import REPAIRED
+from rcnn.data.checks.outlines import clip_polygons, outline_area, outline_boxes
 from rcnn.data.checks.tables import Annotation, Category, Id, Image
 from rcnn.data.formats.layouts import locate
 from rcnn.data.inspect.check import (
@@ -183,16 +184,15 @@ def _clean_annotations(
         if row not in usable:
             unused += 1
             continue
-        box = _inside(corrected.get(row, entry["bbox"]), sizes[image])
-        key = (image, entry["category_id"], entry["iscrowd"], *box)
+        clean = _inside(entry, corrected.get(row, entry["bbox"]), sizes[image])
+        if clean is None:
+            unused += 1
+            continue
+        key = (image, entry["category_id"], entry["iscrowd"], *clean["bbox"])
         if key in seen:
             repeated += 1
             continue
         seen.add(key)
-        clean = entry.copy()
-        clean["bbox"], clean["image_id"] = box, image
-        if box != entry["bbox"] and "segmentation" not in entry:
-            clean["area"] = box[2] * box[3]
         kept.append(clean)
     if unused:
         actions.append(f"{file}: removed {counted(unused, 'object')} of zero size or outside the image")
@@ -227,11 +227,27 @@ def _boxes_of_outlines(one: CheckedSplit, rows: Sequence[int]) -> dict[int, list
     }
 
 
-def _inside(box: Sequence[float], image: Image) -> list[float]:
-    """A box x, y, width, height clipped to its image."""
+def _inside(entry: Annotation, box: Sequence[float], image: Image) -> Annotation | None:
+    """An annotation of `image` with `box` x, y, width, height, clipped to the image.
+
+    If the box reaches beyond the image, so do its polygons, which are clipped too, and the box is then that around what
+    is left of them; None if nothing is left.
+    """
     x1, y1 = max(0.0, box[0]), max(0.0, box[1])
     x2, y2 = min(float(image["width"]), box[0] + box[2]), min(float(image["height"]), box[1] + box[3])
-    return [x1, y1, x2 - x1, y2 - y1]
+    clean = entry.copy()
+    clean["bbox"], clean["image_id"] = [x1, y1, x2 - x1, y2 - y1], image["id"]
+    outline = entry.get("segmentation")
+    if clean["bbox"] != entry["bbox"] and outline is None:
+        clean["area"] = clean["bbox"][2] * clean["bbox"][3]
+    elif clean["bbox"] != box and isinstance(outline, list):
+        clipped = clip_polygons(outline, (image["height"], image["width"]))
+        if not clipped:
+            return None
+        if clipped != outline:
+            clean["bbox"], clean["area"] = outline_boxes([clipped])[0].tolist(), outline_area(clipped)
+            clean["segmentation"] = clipped
+    return clean
 
 
 def _with_same_categories(splits: Sequence[CocoSplit], actions: list[str]) -> list[CocoSplit]:

@@ -67,10 +67,10 @@ class MaskHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Binary cross-entropy of the mask of each positive region's class (section 3)."""
         positives = regions.positives()
-        if positives.maps is None:
-            maps = self.pooler(features, positives.boxes, positives.positive).flatten(0, 1)
-        else:
+        if self.shared[0] is not None and positives.maps is not None:
             maps = positives.maps.flatten(0, 1)
+        else:
+            maps = self.pooler(features, positives.boxes, positives.positive).flatten(0, 1)
         logits = self.class_logits(maps, positives.labels, positives.positive)  # (B, R, m, m)
         with torch.no_grad():
             masks = self.targets(positives, targets, logits.shape[-1], images).to(logits.dtype)

@@ -34,7 +34,9 @@ class Regions:
     positive: Tensor  # (B, R) bool
     valid: Tensor  # (B, R) bool
     max_positives: int  # upper limit of positive regions per image
-    maps: Tensor | None = None  # (B, R, C, h, w), the output of res5, which the mask head shares (C4)
+    maps: Tensor | None = (
+        None  # (B, R, C, h, w), the output of a box trunk that outputs maps: a C4 mask head shares res5
+    )
     appended: Tensor | None = None  # (B, R) bool: the region is an appended ground-truth box, not a proposal
     later: tuple[Regions, ...] = ()  # the regions of a cascade's later stages
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from rcnn.data.messages import counted
 from rcnn.training.settings import TrainConfig, split_overrides
 
 
@@ -60,12 +61,15 @@ class Recipe:
     def with_published_batch(
         self, settings: TrainConfig, processes: int, given: Collection[str]
     ) -> tuple[TrainConfig, dict[str, str]]:
-        """`settings` with `accumulate` set for the published images per step, and the reason for it.
+        """`settings` with `accumulate` set for the published images per step, or the next smaller number; the reason.
 
         `given`: names of the settings that the user gave; `accumulate` does not change if it is one of them.
         """
         if "accumulate" in given:
             return settings, {}
-        accumulate = max(1, self.images_per_step // (settings.batch_size * processes))
-        reason = f"for the {self.images_per_step} images per step of recipe {self.name}"
+        each = settings.batch_size * processes
+        accumulate = max(1, self.images_per_step // each)
+        reached = counted(accumulate * each, "image")
+        how = "for" if accumulate * each == self.images_per_step else f"{reached} per step, in place of"
+        reason = f"{how} the {counted(self.images_per_step, 'image')} per step of recipe {self.name}"
         return replace(settings, accumulate=accumulate), {"accumulate": reason}

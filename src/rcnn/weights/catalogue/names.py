@@ -103,17 +103,20 @@ def detectors_of(model: str) -> list[Entry]:
     )
 
 
+def files_of(model: str) -> list[Entry]:
+    """All files of a model and of the model with `_caffe`; those trained on COCO come first (`detectors_of`)."""
+    first = detectors_of(model)
+    known = [entry for name in (model, model + CAFFE) for entry in entries().values() if entry.model == name]
+    return first + [entry for entry in known if entry not in first]
+
+
 def matching_entries(name: str) -> list[Entry]:
     """The files that `name` may refer to. Raises ValueError with similar names if there are none.
 
-    For a model: all its files and those of the model with `_caffe`; files trained on COCO come first (`detectors_of`).
-    For MODEL@TAG: that file. Otherwise: all files with `name` as part of their names.
+    For a model: its files (`files_of`). For MODEL@TAG: that file. Otherwise: all files with `name` in their names.
     """
-    first = detectors_of(name)
-    models = (name, name + CAFFE)
-    others = [entry for model in models for entry in entries().values() if entry.model == model and entry not in first]
-    if first or others:
-        return first + others
+    if files := files_of(name):
+        return files
     if "@" not in name and (with_part := [entry for entry in entries().values() if name in entry.name]):
         return with_part
     return [find_entry(name)]

@@ -1,0 +1,40 @@
+"""A gradient that is not finite in a step of several batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rcnn.structures import ImageBatch
+from rcnn.training.finite import DivergedError, replay
+from tests.unit.training.runs import train
+from tests.unit.training.test_engine import SETTINGS, stream, tiny, two_images
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_gradient_that_is_not_finite_names_the_images_of_its_batch(tmp_path: Path, at: int) -> None:
+    """With two batches per step, all losses of which are finite."""
+    detector = tiny()
+    wrong, _ = two_images(at)
+
+    def spoil(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        if output.requires_grad and torch.equal(seen[-1], wrong.pixels):
+            output.register_hook(spoilt)
+
+    def spoilt(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * float("nan")
+
+    def note(module: torch.nn.Module, inputs: tuple[ImageBatch]) -> None:
+        seen.append(inputs[0].pixels)
+
+    seen = list[torch.Tensor]()
+    detector.register_forward_pre_hook(note)
+    detector.backbone.get_submodule("res3").register_forward_hook(spoil)
+    settings = replace(SETTINGS, steps=1, accumulate=2, diagnostics=False)
+    with pytest.raises(DivergedError, match=rf"step 0: the gradient of .* on images {2 * at}, {2 * at + 1}\."):
+        train(detector, stream, settings, tmp_path)
+    lines = list(replay(tmp_path / "nonfinite.pt", torch.device("cpu")))
+    assert lines[0] == f"step 0 with the images {2 * at}, {2 * at + 1}"
