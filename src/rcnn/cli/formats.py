@@ -162,6 +162,17 @@ def remove_stale(folder: OutputFolder, formats: Sequence[str], kept: Collection[
     return removed
 
 
+def outputs_of_others(folder: OutputFolder, formats: Sequence[str]) -> list[str]:
+    """The files and folders that an earlier call wrote for other formats than `formats` and that still exist."""
+    existing = [PurePosixPath(name) for name in sorted(folder.names()) if (folder.path / name).is_file()]
+    outputs = list[str]()
+    for name in (one for one in FORMATS if one not in formats):
+        outputs += [table for table in TABLES.get(name, ()) if PurePosixPath(table) in existing]
+        if any(path.is_relative_to(LABELS[name]) for path in existing if name in LABELS):
+            outputs.append(f"{LABELS[name]}/")
+    return outputs
+
+
 def missing_images(output: Path, formats: Sequence[str]) -> list[str]:
     """Where YOLO's images must be, if they are not copied, a line per format: its labels do not name them."""
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -52,6 +52,27 @@ def keep_given(sources: Sources, given: BoxFile) -> list[str]:
     sources.images = [source for source in sources.images if given.has(source.name)]
     given.require_one_each([source.name for source in sources.images])
     return without
+
+
+def print_warnings(given: BoxFile, images: Sequence[dict[str, Any]]) -> None:
+    """Warn of boxes that were clipped, and of entries that were not used; `images`: the entries of predictions.json."""
+    from rcnn.data.given_boxes import count_reaching_outside
+    from rcnn.data.messages import counted, few
+
+    counts = {
+        entry["file"]: count_reaching_outside(given.of(entry["file"]), (entry["height"], entry["width"]))
+        for entry in images
+    }
+    if names := [name for name, count in counts.items() if count]:
+        total = sum(counts.values())
+        verbs = ("reaches", "was") if total == 1 else ("reach", "were")
+        typer.echo(
+            f"warning: {counted(total, 'box')} of {given.path} {verbs[0]} more than a pixel outside the image, and "
+            f"{verbs[1]} clipped to it: {few(names)}",
+            err=True,
+        )
+    if unused := given.unused():
+        typer.echo(f"warning: {given.path} has boxes for images that were not predicted on: {few(unused)}", err=True)
 
 
 def require_free(features: Path, output: OutputFolder) -> None:

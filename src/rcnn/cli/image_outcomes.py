@@ -162,6 +162,8 @@ def _finish(output: Path, options: ImageOptions, image: DetectedImage) -> Outcom
     try:
         result = options.keep.apply(image.found) if options.given is None else image.found
         entry: dict[str, Any] = {"file": source.name, "height": result.height, "width": result.width}
+        if options.pictures:
+            entry["picture"] = source.picture
         copied = options.copies and any(name in WITH_IMAGES for name in options.formats)
         return Outcome(
             entry=entry | {"detections": result.to_json()},

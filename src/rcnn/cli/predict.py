@@ -158,8 +158,8 @@ def predict(
 
     --format labelme and yolo write data sets that rcnn and other tools read: correct the labels, and train on them.
 
-    With --boxes, each image has one entry per box of the file, in the same order: the box as given, the most probable
-    class, its score and mask.
+    With --boxes, each image has one entry per box of the file, in the same order: the box as given, clipped to the
+    image, the most probable class, its score and mask.
 
     With --data alone, only results files in COCO's format are written, as its evaluation server accepts them. With
     --format, --pictures or --json too, the images of the split are predicted on like files; COCO's formats have the ids

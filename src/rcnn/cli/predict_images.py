@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,11 @@ from rcnn.cli.formats import (
     copy_image,
     missing_images,
     names_of_outputs,
+    outputs_of_others,
     remove_stale,
     write_tables,
 )
-from rcnn.cli.given import keep_given, require_free, write_features
+from rcnn.cli.given import keep_given, print_warnings, require_free, write_features
 from rcnn.cli.image_outcomes import ImageOptions, Outcome, outcomes
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import Source, Sources, SplitImages, expand, sources_of_split
@@ -91,24 +92,32 @@ def predict_images(
             with suppress(OSError):  # the terminal is gone (SIGHUP)
                 typer.echo(f"the results so far are in {path / PARTIAL}", err=True)
             raise
+        earlier = _earlier_pictures(folder)
         text = _write_results(folder, images, sources.failed)
+        done = {entry["file"] for entry in images}
+        succeeded = [source for source in sources.images if source.name in done]
         if images and options.formats:
             keypoint = predictor.config.keypoint
             names = () if keypoint is None else keypoint.names
-            done = {entry["file"] for entry in images}
-            succeeded = [source for source in sources.images if source.name in done]
             copied = succeeded if options.copies else ()
             split = inputs if isinstance(inputs, SplitImages) else None
             write_tables(folder, options.formats, images, predictor.classes, names, copied, split)
-            remove_stale_files(folder, options.formats, succeeded, copies=options.copies)
             for line in [] if options.copies else missing_images(path, options.formats):
                 typer.echo(line, err=True)
+        if images:
+            others = outputs_of_others(folder, options.formats)
+            if options.pictures:
+                earlier -= {source.picture for source in succeeded}
+            else:
+                others += sorted(earlier)
+                earlier = set[str]()
+            remove_stale_files(folder, options.formats, succeeded, earlier, copies=options.copies)
+            if others:
+                typer.echo(f"{path}: of an earlier prediction, not written again: {few(others)}", err=True)
         if images and options.features is not None:
             write_features(options.features, folder, run.features)
-    if options.given is not None and (unused := options.given.unused()):
-        typer.echo(
-            f"warning: {options.given.path} has boxes for images that were not predicted on: {few(unused)}", err=True
-        )
+    if options.given is not None:
+        print_warnings(options.given, images)
     return Predictions(text=text, images=images, failed=sources.failed, folder=path)
 
 
@@ -185,14 +194,29 @@ class ImageRun:
 
 
 def remove_stale_files(
-    folder: OutputFolder, formats: Sequence[str], sources: Sequence[Source], *, copies: bool
+    folder: OutputFolder,
+    formats: Sequence[str],
+    sources: Sequence[Source],
+    pictures: Collection[str] = (),
+    *,
+    copies: bool,
 ) -> None:
-    """Remove the files of the formats that an earlier call wrote for other images than `sources`; prints how many."""
+    """Remove the files of the formats that an earlier call wrote for other images than `sources`, and its `pictures`.
+
+    Files that the user has changed stay. Prints how many were removed.
+    """
     kept = {*names_of_outputs(formats, sources, copies=copies)}
-    if removed := remove_stale(folder, formats, kept):
+    if removed := remove_stale(folder, formats, kept) + sum(map(folder.remove, pictures)):
         typer.echo(
             f"{folder.path}: removed {counted(removed, 'file')} of an earlier prediction on other images", err=True
         )
+
+
+def _earlier_pictures(folder: OutputFolder) -> set[str]:
+    """The pictures in the predictions.json that an earlier call wrote to the folder, and that still exist."""
+    path = folder.path / RESULTS
+    images = json.loads(path.read_bytes())["images"] if path.exists() else []
+    return {entry["picture"] for entry in images if "picture" in entry and (folder.path / entry["picture"]).is_file()}
 
 
 def _write_results(folder: OutputFolder, images: Sequence[dict[str, Any]], failed: Sequence[tuple[str, str]]) -> str:

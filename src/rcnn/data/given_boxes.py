@@ -121,6 +121,12 @@ def checked_boxes(boxes: object, size: tuple[int, int]) -> npt.NDArray[np.float3
     return clipped.astype(np.float32)
 
 
+def count_reaching_outside(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> int:
+    """How many of `boxes` (N, 4) reach more than a pixel outside an image of `size` (height, width)."""
+    height, width = size
+    return sum(x1 < -1 or y1 < -1 or x2 > width + 1 or y2 > height + 1 for x1, y1, x2, y2 in boxes)
+
+
 @dataclass(kw_only=True)
 class BoxFile:
     """The boxes of a file, by image."""

@@ -49,18 +49,22 @@ def metrics_table(metrics: Metrics, width: int = 80, *, per_class: bool = False)
 
 
 def per_class_table(metrics: Metrics) -> str:
-    """One line per class and kind: name, AP, AP50, AP75, small, medium, large, AR, as `0.123` or `-`."""
+    """One line per class and kind: name, AP, AP50, AP75, small, medium, large, AR, as `0.123` or `-`.
+
+    Classes without objects are counted, but not listed.
+    """
+    names = _with_objects(metrics)
     tables: list[str] = []
     for kind, title in KIND_TITLES.items():
-        if "AP" not in metrics.kinds.get(kind, {}):
+        if "AP" not in metrics.kinds.get(kind, {}) or not names:
             continue
         head = [f"class ({title})", *(_column(name) for name in CLASS_METRICS)]
         rows = [
-            [cut(name, 60), *(number(kinds[kind].get(metric)) for metric in CLASS_METRICS)]
-            for name, kinds in metrics.per_class.items()
+            [cut(name, 60), *(number(metrics.per_class[name][kind].get(metric)) for metric in CLASS_METRICS)]
+            for name in names
         ]
         tables.append("\n".join(aligned([head, *rows], left=(0,))))
-    return "\n\n".join(tables)
+    return "\n\n".join([*tables, *_not_listed(metrics)])
 
 
 def per_class_csv(metrics: Metrics) -> str:
@@ -113,11 +117,20 @@ def _overall(metrics: Metrics) -> list[str]:
 
 
 def _by_class(metrics: Metrics, width: int) -> list[str]:
-    names = [name for name in metrics.per_class if metrics.objects[name]]
-    empty = len(metrics.per_class) - len(names)
-    lines = _table_of_classes(metrics, names, width) if names else []
+    names = _with_objects(metrics)
+    return [*(_table_of_classes(metrics, names, width) if names else []), *_not_listed(metrics)]
+
+
+def _with_objects(metrics: Metrics) -> list[str]:
+    """The classes that have objects."""
+    return [name for name in metrics.per_class if metrics.objects[name]]
+
+
+def _not_listed(metrics: Metrics) -> list[str]:
+    """A line with the number of classes without objects, if there are any."""
+    empty = len(metrics.per_class) - len(_with_objects(metrics))
     noun = "class without objects is" if empty == 1 else "classes without objects are"
-    return [*lines, f"{empty} {noun} not listed"] if empty else lines
+    return [f"{empty} {noun} not listed"] if empty else []
 
 
 def _table_of_classes(metrics: Metrics, names: Sequence[str], width: int) -> list[str]:

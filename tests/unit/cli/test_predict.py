@@ -189,6 +189,50 @@ def test_boxes_of_a_folder_go_to_its_own_images(predictor: Predictor, photos: li
     assert not (tmp_path / "new").exists()
 
 
+def test_boxes_that_reach_outside_are_clipped_with_a_warning(
+    predictor: Predictor, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = {"0.png": [[-0.5, 0, 96.5, 64], [-1.5, 2, 30, 40]], "1.png": [[1, 2, 30, 65.5]], "2.png": [[0, 0, 9, 9]]}
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    options = ImageOptions(pictures=False, given=read_boxes(tmp_path / "boxes.json"))
+    done = predict_images(predictor, photos, tmp_path / "out", Path("run"), options, ALONE)
+    [warning] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: 2 boxes of ")
+    assert warning.endswith(
+        f"reach more than a pixel outside the image, and were clipped to it: {photos[0]}, {photos[1]}"
+    )
+    assert done.images[0]["detections"][1]["box"] == [0, 2, 30, 40]
+
+
+def test_pictures_of_an_earlier_call_are_removed_and_files_of_other_formats_are_named(
+    predictor: Predictor, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    deep = tmp_path / "photos" / "sub" / "0.png"
+    deep.parent.mkdir()
+    shutil.copyfile(photos[0], deep)
+    with OutputFolder(out) as folder:
+        folder.write_text("pictures/0.jpg", "of another command")
+
+    def predict(*images: str, pictures: bool = True, formats: tuple[str, ...] = ()) -> tuple[list[str], str]:
+        options = ImageOptions(keep=Filter(score=0.0), pictures=pictures, formats=formats)
+        predict_images(predictor, images, out, Path("run"), options, ALONE)
+        names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.jpg"))
+        return names, capsys.readouterr().err
+
+    assert predict(str(tmp_path / "photos"), str(deep), formats=("coco", "yolo"))[0] == [
+        "0-2.jpg", "0.jpg", "1.jpg", "2.jpg", "pictures/0.jpg", "sub/0.jpg",
+    ]  # fmt: skip
+    (out / "1.jpg").write_bytes(b"changed")
+    names, error = predict(photos[2], formats=("coco",))
+    assert names == ["1.jpg", "2.jpg", "pictures/0.jpg"]
+    assert f"{out}: removed 7 files of an earlier prediction on other images" in error  # 3 pictures, 4 copies
+    assert f"{out}: of an earlier prediction, not written again: yolo/data.yaml, yolo/labels/\n" in error
+    names, error = predict(photos[0], pictures=False, formats=("coco", "yolo"))
+    assert names == ["1.jpg", "2.jpg", "pictures/0.jpg"]
+    assert f"{out}: of an earlier prediction, not written again: 2.jpg\n" in error
+
+
 @pytest.mark.parametrize("copies", [True, False])
 def test_a_labelme_file_without_an_image_is_failed_only(
     predictor: Predictor, photos: list[str], tmp_path: Path, copies: bool

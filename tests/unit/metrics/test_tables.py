@@ -91,6 +91,13 @@ def test_one_line_per_class_has_all_metrics() -> None:
         'a "b", c           -      -      -      -       -      -      -',
     ]
     assert metrics_table(metrics, per_class=True).endswith(per_class_table(metrics))
+    without = replace(metrics, objects=metrics.objects | {'a "b", c': 0})
+    assert per_class_table(without).splitlines()[3:] == [
+        "class (mask)      AP   AP50   AP75  small  medium  large     AR",
+        "traffic light  0.123  1.000  0.500  0.000       -  0.250  0.750",
+        "",
+        "1 class without objects is not listed",
+    ]
     assert list(csv.reader(per_class_csv(metrics).splitlines()))[3:] == [
         ["segm", "traffic light", "1234", "0.123400", "1.000000", "0.500000", "0.000000", "", "0.250000", "0.750000"],
         ["segm", 'a "b", c', "1234", *[""] * 7],
