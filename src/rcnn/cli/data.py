@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,11 @@ import typer
 from rcnn.cli.options import Images, RelativeBoxes
 from rcnn.download.catalogue import DOWNLOADS
 
-data = typer.Typer(help="Check, describe, divide and download data sets.", no_args_is_help=True)
+data = typer.Typer(
+    help="Check, describe, divide and download data sets.\n\n"
+    "To convert a data set from any format to COCO's, use split or check --fix.",
+    no_args_is_help=True,
+)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.")]
 Annotations = Annotated[
@@ -132,7 +137,7 @@ def split_command(
     )
     for line in done.lines():
         typer.echo(line)
-    typer.echo(f"wrote {output}: use it with --data {output}")
+    typer.echo(f"wrote {output}: use it with --data {shlex.quote(str(output))}")
     _report_failed(done.failed)
 
 
@@ -162,7 +167,7 @@ def download(
     folder = download_dataset(
         name, output or "", split=split.split(",") if split else (), progress=byte_bar, log=typer.echo
     )
-    typer.echo(f"{name} is complete: use it with --data {folder}")
+    typer.echo(f"{name} is complete: use it with --data {shlex.quote(str(folder))}")
 
 
 @data.command("info")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -43,4 +44,6 @@ def demo(
     typer.echo(f"report:   {done.report}  (open it in a browser)")
     typer.echo(f"pictures: {done.overview}; each one in {done.pictures[0].parent}")
     typer.echo(f"results:  {done.results}")
-    typer.echo(f"model:    {output / 'run'}  (rcnn predict {output / 'run'} YOUR_IMAGES --output found)")
+    typer.echo(
+        f"model:    {output / 'run'}  (rcnn predict {shlex.quote(str(output / 'run'))} YOUR_IMAGES --output found)"
+    )

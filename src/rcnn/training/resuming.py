@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,12 @@ def record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | N
         raise ValueError(
             f"{output}/last is missing, so the run cannot be resumed: {listed(found.checkpoints)} does not contain "
             f"the state of the optimizer. Start a new run from its weights: rcnn train "
-            f"{output}/{found.checkpoints[0]} --data {data} --output NEW_RUN"
+            f"{shlex.quote(f'{output}/{found.checkpoints[0]}')} --data {shlex.quote(str(data))} --output NEW_RUN"
         )
     if found.record is None:
         raise ValueError(
             f"{output}/config.json, the record of the run, is missing: restore it, or start a new run from its "
-            f"weights: rcnn train {output}/last --data {data} --output NEW_RUN"
+            f"weights: rcnn train {shlex.quote(f'{output}/last')} --data {shlex.quote(str(data))} --output NEW_RUN"
         )
     return found.record
 

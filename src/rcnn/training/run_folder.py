@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -135,4 +136,5 @@ class RunFolder:
 
 
 def _new_run(checkpoint: Path) -> str:
-    return f"restore it from a copy, or start a new run: rcnn train {checkpoint} --data DATA --output NEW_RUN"
+    start = f"rcnn train {shlex.quote(str(checkpoint))}"
+    return f"restore it from a copy, or start a new run: {start} --data DATA --output NEW_RUN"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise ValueError(
             f"{path} is missing: {folder} contains weights, but not the state of the optimizer. "
-            f"Start a new run from the weights: rcnn train {folder} --data DATA --output NEW_RUN"
+            f"Start a new run from the weights: rcnn train {shlex.quote(str(folder))} --data DATA --output NEW_RUN"
         )
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
@@ -170,7 +171,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
             f"{path} cannot be read as a training state ({reason[0]}). "
-            f"Start a new run from the weights: rcnn train {folder} --data DATA --output NEW_RUN"
+            f"Start a new run from the weights: rcnn train {shlex.quote(str(folder))} --data DATA --output NEW_RUN"
         ) from error
     return values
 

@@ -26,11 +26,11 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_the_parts_are_those_of_divide(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
+    out = tmp_path / "my parts"
     assert rcnn("data", "split", root, "--fractions", ".8,.2", "--output", out) == 0
     printed = capsys.readouterr().out
     assert "images" in printed
-    assert f"use it with --data {out}" in printed
+    assert f"use it with --data '{out}'" in printed
     whole = open_dataset(root, "train")
     assert splits(out) == ["train", "val"]
     for name, places in zip(("train", "val"), divide(whole, (0.8, 0.2)), strict=True):

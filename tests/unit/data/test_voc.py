@@ -176,8 +176,8 @@ def test_objects_and_files_that_cannot_be_used_are_skipped_and_counted(tmp_path:
     for expected in (
         "1 annotation has no name (id a:2): skipped",
         "no bndbox of finite numbers xmin <= xmax, ymin <= ymax (id a:3): skipped",
-        "an XML file that is damaged, too large, not VOC's, or with a document type (id b): not used",
-        "2 images have no readable XML file in Annotations (id b, d): skipped",
+        "an XML file that is damaged, too large, not VOC's, or with a document type (id b): skipped",
+        "1 image has no readable XML file in Annotations (id d): skipped",
         "1 image has more than one line (id a): used once",
     ):
         assert expected in text, text
@@ -321,3 +321,10 @@ def test_names_with_spaces_in_lists(tmp_path: Path) -> None:
     lists = {"Main/default.txt": '"my photo"\nphoto 1\nphoto 2\nlast 1\n'}
     write_voc_folder(tmp_path, ["my photo", "photo 1", "photo 2", "last"], lists)
     assert open_dataset(tmp_path, "default").image_ids == ("my photo", "photo 1", "photo 2", "last")
+
+
+def test_an_image_with_the_name_of_another_one_is_named(tmp_path: Path) -> None:
+    root = write_voc_folder(tmp_path, ["a"], {"Main/train.txt": "a\n"})
+    Image.new("L", SIZE[::-1]).save(root / "JPEGImages" / "a.png")
+    notes = open_dataset(tmp_path, "train").notes
+    assert any("1 image with the name of another image apart from the suffix: a.png: not used" in one for one in notes)

@@ -332,3 +332,26 @@ def test_images_that_are_missing_or_cannot_be_read_are_skipped_if_they_are_few(t
     (tmp_path / "images" / "d.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"b\.png is empty \(0 bytes\).* \(1 more cannot be read either\)"):
         open_dataset(tmp_path, "train")
+
+
+def test_two_images_that_share_a_label_file_are_reported_as_such(tmp_path: Path) -> None:
+    place(tmp_path, "images/a.png", "labels/a.txt")
+    write_images(tmp_path / "images", ["a.jpg"])
+    (tmp_path / "classes.txt").write_text("kite\ncup\n")
+    dataset = open_dataset(tmp_path)
+    assert [record.annotation_ids for record in dataset] == [("images/a.jpg:1",), ("images/a.png:1",)]
+    assert [(one.kind, one.ids) for one in dataset.findings] == [("format", ("images/a.jpg", "images/a.png"))]
+    assert "2 images have the label file of another image: their names differ only in the suffix" in dataset.warnings[0]
+
+
+def test_labelimgs_class_names_in_a_folder_of_labels_are_no_labels(tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt")
+    (tmp_path / "labels" / "train" / "classes.txt").write_text("kite\ncup\n")
+    (tmp_path / "data.yaml").write_text(YAML)
+    assert all(one.noun != "label file" for one in open_dataset(tmp_path, "train").findings)
+
+
+def test_commas_between_numbers_are_named(tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt", f"{BOX}\n1,0.5,0.5,0.25,0.5\n1, 0.5, 0.5, 0.2, 0.5")
+    (tmp_path / "data.yaml").write_text(YAML)
+    assert "2 annotations have commas; expected numbers with" in open_dataset(tmp_path, "train").warnings[0]

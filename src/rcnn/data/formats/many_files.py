@@ -11,6 +11,7 @@ import numpy as np
 
 from rcnn.data.checks.tables import MetricName, RawEntry, RawTables
 from rcnn.data.images import IMAGE_SUFFIXES
+from rcnn.data.messages import Warnings, counted, few
 from rcnn.ops.coco_backend import Rle, encode_region
 
 DEFAULT_CLASS = "object"  # the class if a format names none
@@ -76,6 +77,17 @@ def images_in(folder: Path) -> dict[str, str]:
         if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
             found.setdefault(stem, name)
     return dict(sorted(found.items()))
+
+
+def note_same_names(folder: Path, warnings: Warnings) -> None:
+    """Note the images in a folder that `images_in` leaves out because another image has the same stem."""
+    first = set(images_in(folder).values())
+    names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    if repeated := [name for name in names if name not in first and not name.startswith(".")]:
+        warnings.note(
+            f"{counted(len(repeated), 'image')} with the name of another image apart from the suffix: "
+            f"{few(repeated)}: not used"
+        )
 
 
 def instances(ids: np.ndarray, background: Collection[int] = (0,)) -> Iterator[tuple[int, np.ndarray, Rle]]:

@@ -26,7 +26,15 @@ from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.images import readable_sizes
 from rcnn.data.checks.tables import RawEntry, Tables
 from rcnn.data.formats.files import ALL
-from rcnn.data.formats.many_files import DEFAULT_CLASS, images_in, instances, named_tables, pixels_mask, subfolders
+from rcnn.data.formats.many_files import (
+    DEFAULT_CLASS,
+    images_in,
+    instances,
+    named_tables,
+    note_same_names,
+    pixels_mask,
+    subfolders,
+)
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.images import IMAGE_SUFFIXES, ImageError, read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
@@ -262,13 +270,7 @@ def _note_unused(folder: Path, images: Path, masks: Path, used: Collection[Path]
     unused = [file.relative_to(folder).as_posix() for file in files if file not in used]
     what = f"no image of that name, or not in a format for masks ({', '.join(MASK_SUFFIXES)})"
     warnings.add(what, "not used", unused, "mask file", kind="missing-image")
-    first = set(images_in(images).values())
-    names = sorted(file.name for file in images.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-    if repeated := [name for name in names if name not in first and not name.startswith(".")]:
-        warnings.note(
-            f"{counted(len(repeated), 'image')} with the name of another image apart from the suffix: "
-            f"{few(repeated)}: not used"
-        )
+    note_same_names(images, warnings)
 
 
 def _note_unusual(

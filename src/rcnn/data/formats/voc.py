@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from pathlib import Path
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import MetricName, RawEntry, Tables
 from rcnn.data.formats.files import ALL
-from rcnn.data.formats.many_files import images_in, named_tables, subfolders
+from rcnn.data.formats.many_files import images_in, named_tables, note_same_names, subfolders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc_masks import (
     CLASS_MAPS,
@@ -112,10 +112,12 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     images: list[RawEntry] = []
     found: list[RawEntry] = []
     without: list[str] = []
-    damaged: list[str] = []
+    damaged: dict[str, str] = {}
     every = {one: _described(chosen, one, warnings, damaged) for one in ids}
     classes = _classes_of(chosen, {each.name for one in every.values() if one for each in one.objects}, warnings)
     _report_second(chosen, ids, warnings)
+    if names:
+        note_same_names(chosen.images, warnings)
     for one, described in every.items():
         objects = _objects(chosen, one, described, classes, warnings)
         if objects is None:
@@ -225,10 +227,10 @@ def _holds_voc(place: Path) -> bool:
         return ROOT.search(file.read(4096)) is not None
 
 
-def _described(split: _Split, image_id: str, warnings: Warnings, damaged: list[str]) -> VocImage | None:
+def _described(split: _Split, image_id: str, warnings: Warnings, damaged: dict[str, str]) -> VocImage | None:
     """The XML of an image; None if there is no file or, with a warning, if it cannot be read.
 
-    The error is added to `damaged`.
+    The error is added to `damaged`, by the id of the image.
     """
     file = split.annotations / f"{image_id}.xml"
     if not file.is_file():
@@ -236,10 +238,11 @@ def _described(split: _Split, image_id: str, warnings: Warnings, damaged: list[s
     try:
         return read_voc_image(file, from_one=split.official)
     except ValueError as error:
-        damaged.append(str(error))
+        damaged[image_id] = str(error)
         damage = "damaged, too large, not VOC's, or with a document type"
         what = f"an XML file that is {damage if file.stat().st_size else 'empty (0 bytes)'}"
-        warnings.add(what, "not used", [image_id], "image", kind="unreadable-file")
+        action = SKIPPED if split.masks is None else "not used"
+        warnings.add(what, action, [image_id], "image", kind="unreadable-file")
         return None
 
 
@@ -308,18 +311,20 @@ def _report_second(split: _Split, ids: Sequence[str], warnings: Warnings) -> Non
 
 
 def _report_missing(
-    without: Sequence[str], ids: Sequence[str], split: _Split, warnings: Warnings, damaged: Sequence[str]
+    without: Sequence[str], ids: Sequence[str], split: _Split, warnings: Warnings, damaged: Mapping[str, str]
 ) -> None:
     """Warn about images without a readable annotation file; refuse the split if no image has one."""
     kind, place = ("XML", split.annotations) if split.masks is None else ("PNG or NPY", split.masks / OBJECT_MAPS)
     if without and len(without) == len(ids) and damaged and split.masks is None:
         raise ValueError(
             f"{split.file} lists {counted(len(ids), 'image')}, none of them with a readable XML file: "
-            f"{len(ids) - len(damaged)} missing, {len(damaged)} damaged; {damaged[0]}"
+            f"{len(ids) - len(damaged)} missing, {len(damaged)} damaged; {next(iter(damaged.values()))}"
         )
     if without and len(without) == len(ids):
         raise FileNotFoundError(
             f"{split.file} lists {counted(len(ids), 'image')} ({few(ids)}), none of them with a readable {kind} file "
             f"in {place}: choose a split with annotations (VOC publishes none for test sets from 2008)"
         )
+    if split.masks is None:  # a damaged XML file is reported already
+        without = [one for one in without if one not in damaged]
     warnings.add(f"no readable {kind} file in {place.name}", SKIPPED, without, "image", kind="unreadable-file")

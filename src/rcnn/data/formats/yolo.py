@@ -36,7 +36,9 @@ MIN_POLYGON = 7  # class, x and y of three points
 class _Line:
     """A line of a label file."""
 
-    name: str  # its id: the file without suffix (without folder, too, if that is unique), and the line number
+    # its id: the label file without suffix (without folder, too, if that is unique), or the image if several have that
+    # file, and the line number
+    name: str
     words: list[str]
     size: tuple[int, int]  # height and width of the image
 
@@ -78,14 +80,22 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     listed = images_of(layout, split, warnings)
     sizes = readable_sizes({source.name: source.path for source in listed}, options.known_images, warnings)
     sources = [source for source in listed if source.name in sizes]
-    stems = Counter(source.labels.stem for source in sources if source.labels is not None)
+    uses = Counter(source.labels for source in sources if source.labels is not None)
+    stems = Counter(file.stem for file in uses)
+    shared = [source.name for source in sources if source.labels is not None and uses[source.labels] > 1]
+    what = "the label file of another image: their names differ only in the suffix"
+    warnings.add(what, "used for each of them; give each its own name and label file", shared, "image")
     images: list[RawEntry] = []
     found: list[RawEntry] = []
     for source in sources:
         size = sizes[source.name]
         images.append({"id": source.name, "file_name": source.name, "height": size[0], "width": size[1]})
-        unique = source.labels is None or stems[source.labels.stem] == 1
-        lines = list(_lines(source, size, layout.root, warnings, names, unique=unique))
+        start = ""
+        if source.labels is not None and uses[source.labels] > 1:
+            start = source.name
+        elif source.labels is not None and stems[source.labels.stem] == 1:
+            start = source.labels.stem
+        lines = list(_lines(source, size, layout.root, warnings, names, start))
         objects = list(_objects(lines, layout, warnings))
         found += [entry | {"image_id": source.name} for entry in objects]
         if lines and not objects:
@@ -117,13 +127,12 @@ def _lines(
     root: Path,
     warnings: Warnings,
     names: dict[object, str],
-    *,
-    unique: bool,
+    start: str,
 ) -> Iterator[_Line]:
     """The non-empty lines of the label file of an image; none if there is no file.
 
     A file that is not text is skipped with a warning. The name of each line in messages, e.g. labels/train/a.txt:3, is
-    added to `names`. `unique`: whether no other label file of the split has the same name in another folder.
+    added to `names`. `start` is the start of its id, by default the path of the label file without suffix.
     """
     if source.labels is None:
         return
@@ -135,7 +144,7 @@ def _lines(
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if words := line.split():
-            name = f"{source.labels.stem if unique else os.path.splitext(file)[0]}:{number}"
+            name = f"{start or os.path.splitext(file)[0]}:{number}"
             names[name] = f"{file}:{number}"
             yield _Line(name=name, words=words, size=size)
 
@@ -163,7 +172,10 @@ def _values(line: _Line, layout: Layout, warnings: Warnings) -> list[float] | No
     elif len(values) == BOX + 1:
         warnings.add("a sixth number, e.g. a confidence", "that number was not used", [line.name])
         values = values[:BOX]
-    if len(values) != BOX and (len(values) < MIN_POLYGON or len(values) % 2 == 0):
+    if any("," in word for word in line.words):
+        what = "commas; expected numbers with decimal points, separated by spaces (0 0.5 0.5 0.25 0.25)"
+        warnings.add(what, SKIPPED, [line.name], kind="bad-shape")
+    elif len(values) != BOX and (len(values) < MIN_POLYGON or len(values) % 2 == 0):
         what = f"{counted(len(values), 'number')}; expected class and 4 numbers (box), or class and 3 points or more"
         warnings.add(what, SKIPPED, [line.name], kind="bad-shape")
     elif not values[0].is_integer() or not 0 <= values[0] < len(layout.names):

@@ -10,6 +10,7 @@ from pathlib import Path
 from rcnn.data.formats.many_files import images_in, walk
 from rcnn.data.formats.yolo_layouts import NAMES_FILES, ImageSource, Layout, label_names, labels_folder
 
+LABELIMG_NAMES = "classes.txt"  # LabelImg writes it into every folder of labels
 Folders = tuple[Path, Path]  # of label files that are not read, and of those that are
 
 
@@ -76,7 +77,7 @@ def unused_labels(
         for place, names in _folders_of_labels(folder):
             files = [place / name for stem, name in names.items() if (place, stem) not in known]
             found |= {os.path.relpath(file, layout.root).replace(os.sep, "/") for file in files if file not in used}
-    return sorted(found.difference(NAMES_FILES))
+    return sorted(file for file in found.difference(NAMES_FILES) if os.path.basename(file) != LABELIMG_NAMES)
 
 
 def _folders_of_labels(labels: Path) -> Iterator[tuple[Path, dict[str, str]]]:
