@@ -170,8 +170,8 @@ def test_a_batch_size_that_is_neither_a_number_nor_auto_is_refused() -> None:
 
 
 def test_the_warm_up_follows_the_number_of_steps(data: Path) -> None:
-    """12 images x 12 epochs: 144 steps of 1 with a warm-up of 20, or 12 of 12 with one of 2."""
-    words = [*TINY_MODEL, "train.batch_size=auto", "train.epochs=12", "train.workers=0"]
+    """12 images x 60 epochs: 90 steps of 8 with a warm-up of 20, or 60 of 12 with one of 12."""
+    words = [*TINY_MODEL, "train.batch_size=auto", "train.epochs=60", "train.workers=0"]
 
     def chosen(*more: str) -> RunPlan:
         request = RunRequest(model="mask_rcnn_compact", data=data, overrides=(*words, *more), device="cpu")
@@ -180,12 +180,12 @@ def test_the_warm_up_follows_the_number_of_steps(data: Path) -> None:
         return with_batch_size(plan, BatchSize(images=12, reason=""), Processes())[0]
 
     plan = chosen()
-    assert (plan.settings.steps, plan.settings.warmup_steps) == (12, 2)
+    assert (plan.settings.steps, plan.settings.warmup_steps) == (60, 12)
     lines = list(describe_start(plan))
-    assert "chosen from the data: train.warmup_steps=2 (20% of the steps)" in lines
-    plan = chosen("train.warmup_steps=20")
-    assert (plan.settings.steps, plan.settings.warmup_steps) == (12, 20)
-    assert any("train.warmup_steps=20 is not less than train.steps=12" in line for line in plan.warnings)
+    assert "chosen from the data: train.warmup_steps=12 (20% of the steps)" in lines
+    plan = chosen("train.warmup_steps=70")
+    assert (plan.settings.steps, plan.settings.warmup_steps) == (60, 70)
+    assert any("train.warmup_steps=70 is not less than train.steps=60" in line for line in plan.warnings)
 
 
 def test_a_run_of_all_steps_was_not_stopped_early(data: Path) -> None:
