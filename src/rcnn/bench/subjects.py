@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -185,4 +185,16 @@ def photo(path: str | Path | None) -> bytes:
 def subject_names(config: DetectorConfig, precisions: Sequence[Precision], *, peer: bool) -> list[str]:
     """The names of the subjects: our model in each precision, and torchvision's if it has the architecture."""
     ours = [f"rcnn {precision}" for precision in precisions]
-    return [*ours, PEER] if peer and config.name in TORCHVISION else ours
+    return [*ours, PEER] if peer and config.name in TORCHVISION and _has_its_layers(config) else ours
+
+
+def _has_its_layers(config: DetectorConfig) -> bool:
+    """Whether `config` has the layers of the model of its name; settings may have changed them."""
+    named = replace(model_config(config.name), num_classes=config.num_classes)
+    if config.backbone.kind != named.backbone.kind:
+        return False
+    with torch.device("meta"):
+        own, expected = (
+            {name: weight.shape for name, weight in build_detector(one).state_dict().items()} for one in (config, named)
+        )
+    return own == expected

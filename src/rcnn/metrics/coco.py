@@ -168,7 +168,7 @@ class CocoEvaluation:
     ) -> None:
         """`inputs` are those of `check_truth`, or of `check_inputs` with its results; the others as in `evaluate`."""
         if "keypoints" in kinds:
-            _require_same_keypoints(inputs, keypoint_sigmas)
+            require_same_keypoints(inputs, keypoint_sigmas)
         self._inputs = inputs
         self._max_detections = max_detections
         self._kinds = {kind: _KindToMatch.of(inputs, kind, keypoint_sigmas, max_detections) for kind in kinds}
@@ -198,7 +198,7 @@ class CocoEvaluation:
 
     def _match(self, image_ids: Sequence[Id], results: Sequence[Entry]) -> None:
         if "keypoints" in self._kinds:
-            _require_same_keypoints_in_results(self._inputs, results)
+            require_same_keypoints_in_results(self._inputs, results)
         images = [self._left.pop(self._inputs.image_numbers[image_id]) for image_id in image_ids]
         for kind, matched in self._kinds.items():
             objects = [entry for image in images for entry in matched.objects.get(image["id"], ())]
@@ -314,7 +314,7 @@ def ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
     return {"images": images, "annotations": annotations, "categories": data["categories"]}
 
 
-def _require_same_keypoints(inputs: EvaluationInputs, sigmas: Sequence[float] | None) -> None:
+def require_same_keypoints(inputs: EvaluationInputs, sigmas: Sequence[float] | None) -> None:
     """Raise ValueError unless all objects and sigmas have the same number of keypoints.
 
     With different numbers, COCO's code computes wrong values without a message.
@@ -333,7 +333,7 @@ def _require_same_keypoints(inputs: EvaluationInputs, sigmas: Sequence[float] | 
             )
 
 
-def _require_same_keypoints_in_results(inputs: EvaluationInputs, results: Sequence[Entry]) -> None:
+def require_same_keypoints_in_results(inputs: EvaluationInputs, results: Sequence[Entry]) -> None:
     """Raise ValueError unless the results have as many keypoints as the objects."""
     expected = inputs.keypoint_count
     for result in results:

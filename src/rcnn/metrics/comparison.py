@@ -77,7 +77,7 @@ def compare_results(
     """Compare the results `a` and `b` (COCO results format) by COCO's, LVIS' or VOC's metrics.
 
     `samples`: number of bootstrap samples of the images, the same for both (0: no intervals). Kinds are "bbox", "segm"
-    and "keypoints"; the other arguments, and the errors, as in `metrics.coco.evaluate`.
+    and "keypoints"; the other arguments, and the errors, as in `evaluate` of metrics.coco and metrics.lvis.
     """
     found: dict[str, dict[str, Difference]] = {}
     per_class: dict[str, dict[str, Difference]] = {}
@@ -115,6 +115,11 @@ def _evaluated(
     """An evaluation that is not summarised yet, the number of images, and the names of the classes."""
     inputs = check_inputs(ground_truth, results, (kind,), image_ids, ("bbox", "segm", "keypoints"))
     is_lvis = metric == "lvis"
+    if is_lvis:
+        lvis.require_federated(inputs)
+    if kind == "keypoints":
+        coco.require_same_keypoints(inputs, sigmas)
+        coco.require_same_keypoints_in_results(inputs, inputs.results)
     own = lvis.best_of_images(inputs.results, lvis.MAX_DETECTIONS) if is_lvis else inputs.results
     truth = COCO((lvis if is_lvis else coco).ground_truth_of_kind(inputs, kind))
     evaluation = COCOeval(truth, truth.loadRes(coco.results_of_kind(inputs, own, kind)), kind, lvis_style=is_lvis)

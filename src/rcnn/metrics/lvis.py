@@ -52,7 +52,7 @@ def evaluate(
     """
     require_limit(max_detections)
     inputs = check_inputs(ground_truth, results, kinds, image_ids, KINDS)
-    _require_federated(inputs)
+    require_federated(inputs)
     limit = max_detections or MAX_DETECTIONS
     kept = best_of_images(inputs.results, limit)
     groups = {one: _categories_of(inputs, one) for one in FREQUENCIES}
@@ -93,7 +93,7 @@ def best_of_images(results: Sequence[Entry], limit: int) -> list[Entry]:
     return [results[row] for row in sorted(row for of_image in rows.values() for row in of_image[:limit])]
 
 
-def _require_federated(inputs: EvaluationInputs) -> None:
+def require_federated(inputs: EvaluationInputs) -> None:
     """Raise ValueError if an image has no `neg_category_ids`, or a class with objects has no `frequency`."""
     without = [image["id"] for image in inputs.data["images"] if "neg_category_ids" not in image]
     if without:

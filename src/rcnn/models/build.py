@@ -132,7 +132,12 @@ def build_heads(
 
 
 def build_pooler(config: PoolerConfig, legacy: LegacyConfig, maps: FeatureMaps, rules: BoxRules) -> RegionPooler:
-    """How regions are pooled from the maps."""
+    """How regions are pooled from the maps. Raises ValueError for image_affine and several maps."""
+    if config.kind == "image_affine" and len(maps.pooled_strides) > 1:
+        raise ValueError(
+            f"pooler.kind=image_affine is defined for one map, but regions are pooled from several "
+            f"({', '.join(maps.pooled_strides)}); set pooler.kind=affine"
+        )
     poolers: dict[str, type[RegionPooler]] = {
         "crop_resize": CropPooler,
         "affine": AffinePooler,
@@ -337,6 +342,12 @@ def feature_maps(backbone: Backbone, fpn: FPN | None, config: DetectorConfig) ->
         for name, stride in strides.items():
             if stride not in pooled.values():  # torchvision's MobileNet: two maps of one stride; the first is used
                 pooled[name] = stride
+        levels = [int(name[1:]) for name in pooled]
+        if levels != list(range(levels[0], levels[0] + len(levels))):
+            raise ValueError(
+                f"strides of the backbone are {backbone.strides}; expected a larger stride from each map to the next, "
+                "except for the last maps: the FPN's levels are chosen by number"
+            )
         last = fpn.numbers[-1]
         strides |= {f"p{last + 1}": 2 * strides[f"p{last}"]}
         return FeatureMaps(rpn_strides=strides, pooled_strides=pooled, channels=fpn.channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import Literal
 
 import torch
@@ -26,8 +27,7 @@ def prepare_for_inference(detector: Detector, precision: Precision = "float32", 
     for module in detector.modules():
         if isinstance(module, Conv2d):
             module.fold_norm()
-        elif isinstance(module, nn.Sequential):
-            fold_pairs(module)
+    fold_pairs(detector)
     for module in detector.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             continue  # a norm that could not be folded: its statistics stay float32
@@ -43,19 +43,27 @@ def prepare_for_inference(detector: Detector, precision: Precision = "float32", 
 
 
 @torch.no_grad()
-def fold_pairs(layers: nn.Sequential) -> None:
-    """Fold each batch norm of `layers` (torchvision's backbones) into the convolution right before it."""
-    for conv, norm in zip(list(layers), list(layers)[1:], strict=False):
-        if type(conv) is nn.Conv2d and _can_fold(norm):
-            scale, shift = affine_of(norm)
-            bias = shift if conv.bias is None else shift + conv.bias * scale
-            conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
-            conv.bias = nn.Parameter(bias, requires_grad=False)
-            attribute = next(name for name, layer in layers.named_children() if layer is norm)
-            setattr(layers, attribute, nn.Identity())
+def fold_pairs(network: nn.Module) -> None:
+    """Fold each batch norm into the convolution right before it, in each `nn.Sequential` (torchvision's backbones).
+
+    Left as they are: a convolution that several modules share, and subclasses with a `forward` of their own.
+    """
+    uses = Counter(module for _, module in network.named_modules(remove_duplicate=False))
+    for layers in list(network.modules()):
+        if not isinstance(layers, nn.Sequential) or type(layers).forward is not nn.Sequential.forward:
+            continue
+        for conv, norm in zip(list(layers), list(layers)[1:], strict=False):
+            if type(conv) is nn.Conv2d and uses[conv] == 1 and _can_fold(norm):
+                scale, shift = affine_of(norm)
+                bias = shift if conv.bias is None else shift + conv.bias * scale
+                conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
+                conv.bias = nn.Parameter(bias, requires_grad=False)
+                attribute = next(name for name, layer in layers.named_children() if layer is norm)
+                setattr(layers, attribute, nn.Identity())
 
 
 def _can_fold(norm: nn.Module) -> bool:
     """Whether `norm` is one of the known batch norms; a subclass of the user may compute something else."""
     known = type(norm) in (nn.BatchNorm2d, FrozenBatchNorm2d, AffineBatchNorm2d)
-    return known or type(norm).__name__ == "FrozenBatchNorm2d"  # that of torchvision or another library
+    known = known or type(norm).__name__ == "FrozenBatchNorm2d"  # that of torchvision or another library
+    return known and getattr(norm, "weight", None) is not None and getattr(norm, "running_mean", None) is not None

@@ -49,7 +49,7 @@ ABOVE_0 = {  # what something is divided by
     "rpn.anchors": ("sizes", "ratios"),
     "box": ("delta_weights",),
     "cascade": ("delta_weights",),
-    "fcis": ("delta_weights",),
+    "fcis": ("delta_weights", "mask_threshold"),
     "keypoint": ("sigmas",),
 }
 BETWEEN_0_AND_1 = {
@@ -188,6 +188,14 @@ def _require_heads(config: DetectorConfig) -> None:
             f"box.trunk=mobilenet_v1 continues MobileNet v1, but the backbone is {config.backbone.kind}; set "
             "box.trunk=fc"
         )
+    heads = {"rpn.head": config.rpn.head, "box.trunk": box.trunk}
+    heads |= {f"{name}.trunk": part.trunk for name, part in (("mask", mask), ("keypoint", config.keypoint)) if part}
+    for name, value in heads.items():
+        if value == "fbnet" and config.backbone.kind != "fbnet":
+            raise ValueError(
+                f"{name}=fbnet continues D2Go's FBNet, but the backbone is {config.backbone.kind}; choose another "
+                f"{name}"
+            )
     resnet = config.backbone if isinstance(config.backbone, ResNetConfig) else None
     if box.trunk == "res5" and resnet is not None and config.fpn is not None:
         raise ValueError(
@@ -197,6 +205,11 @@ def _require_heads(config: DetectorConfig) -> None:
     if box.trunk == "res5" and resnet is not None and 5 in resnet.stages:
         raise ValueError(
             "box.trunk=res5 continues a ResNet from res4, but this backbone already has res5; set "
+            "backbone.stages=[2, 3, 4], or box.trunk=fc"
+        )
+    if box.trunk == "res5" and resnet is not None and 4 not in resnet.stages:
+        raise ValueError(
+            f"box.trunk=res5 continues a ResNet from res4, but backbone.stages is {list(resnet.stages)}; set "
             "backbone.stages=[2, 3, 4], or box.trunk=fc"
         )
 

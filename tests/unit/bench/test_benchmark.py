@@ -91,6 +91,12 @@ def test_a_model_has_a_peer_only_in_torchvision() -> None:
     assert subject_names(model_config("mask_rcnn_r50_fpn"), ["float32"], peer=False) == ["rcnn float32"]
 
 
+@pytest.mark.parametrize(("setting", "same"), [("num_classes=3", True), ("backbone.depth=101", False)])
+def test_a_model_of_other_layers_has_no_peer(setting: str, same: bool) -> None:
+    config = rcnn.override(model_config("faster_rcnn_r50_fpn"), [setting])
+    assert (PEER in subject_names(config, ["float32"], peer=True)) == same
+
+
 def test_subjects_are_called_in_turn_and_warm_up_is_not_counted() -> None:
     order: list[str] = []
 

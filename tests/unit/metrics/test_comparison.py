@@ -63,6 +63,19 @@ def test_values_and_intervals() -> None:
     assert compare_results("coco", truth, a, b, ("bbox", "segm"), samples=300) == found, "the same seed"
 
 
+def test_what_evaluate_refuses_is_refused_here_too() -> None:
+    truth = random_truth(0, images=2)
+    results = random_results(truth, 1)
+    with pytest.raises(ValueError, match="has no neg_category_ids, which LVIS' metric needs"):
+        compare_results("lvis", truth, results, results, ("bbox",), samples=0)
+    truth = deepcopy(truth)
+    for annotation in truth["annotations"]:
+        annotation["keypoints"] = [1, 2, 2] * 17
+    results = [{**result, "keypoints": [1, 2, 1] * 5} for result in results]
+    with pytest.raises(ValueError, match="has 5 keypoints, but objects in the ground truth have 17"):
+        compare_results("coco", truth, results, results, ("keypoints",), samples=0)
+
+
 def test_the_same_results_do_not_differ() -> None:
     truth = random_truth(1)
     results = random_results(truth, 3)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from rcnn.models.config import Norm
 from rcnn.models.inference import fold_pairs
@@ -45,6 +46,47 @@ def test_only_known_norms_are_folded_into_a_pair(norm: Callable[[int], nn.Module
     fold_pairs(layers)
     assert isinstance(layers[1], nn.Identity) == folded
     torch.testing.assert_close(layers(images), expected)
+
+
+class Reversed(nn.Sequential):
+    """Calls its layers from the last to the first."""
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        for layer in reversed(list(self)):
+            input = layer(input)
+        return input
+
+
+class TwoNorms(nn.Module):
+    """One convolution before two norms, as in heads that share layers between levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv = nn.Conv2d(4, 4, 1)
+        self.first, self.second = nn.Sequential(conv, nn.BatchNorm2d(4)), nn.Sequential(conv, nn.BatchNorm2d(4))
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) + self.second(x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        TwoNorms,
+        lambda: Reversed(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)),
+        lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, affine=False)),
+        lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)),
+    ],
+    ids=["shared", "reversed", "no affine", "no statistics"],
+)
+def test_folding_never_changes_what_a_network_computes(make: Callable[[], nn.Module]) -> None:
+    network = disturbed(make()).eval()
+    images = torch.rand(1, 4, 5, 5)
+    expected = network(images)
+    fold_pairs(network)
+    torch.testing.assert_close(network(images), expected)
 
 
 NORMS: tuple[Norm, ...] = ("frozen_bn", "bn", "sync_bn", "gn", "ln", "none")

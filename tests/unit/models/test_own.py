@@ -236,6 +236,32 @@ def test_a_pyramid_of_its_own_and_bfloat16(folder: Path) -> None:
     assert rcnn.Predictor(detector, device="cpu", precision="bfloat16").predict(image).width == 96
 
 
+class Strided(nn.Module):
+    """Maps of the given strides."""
+
+    def __init__(self, strides: dict[str, int]) -> None:
+        super().__init__()
+        self.channels, self.strides = dict.fromkeys(strides, 4), strides
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    @override
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: self.conv(x[..., ::stride, ::stride]) for name, stride in self.strides.items()}
+
+
+def test_a_pyramid_of_maps_of_one_stride_in_its_middle_is_refused() -> None:
+    config = rcnn.override(BASE, ["rpn.anchors.sizes=[[8],[16],[32],[64],[128]]"])
+    with pytest.raises(ValueError, match=r"expected a larger stride from each map to the next"):
+        rcnn.build_detector(config, backbone=Strided({"c2": 4, "c3": 8, "c4": 8, "c5": 16}))
+    rcnn.build_detector(config, backbone=Strided({"c2": 4, "c3": 8, "c4": 16, "c5": 16}))
+
+
+def test_one_map_is_needed_for_image_affine() -> None:
+    config = rcnn.override(BASE, ["fpn=null", "box.pooler.kind=image_affine", "rpn.anchors.sizes=[[8],[16],[32]]"])
+    with pytest.raises(ValueError, match=r"image_affine is defined for one map, .* several \(p2, p3\)"):
+        rcnn.build_detector(config, backbone=Strided({"p2": 4, "p3": 8, "p4": 16}))
+
+
 def test_configs_can_be_keys() -> None:
     config = rcnn.override(BASE, [f"backbone.factory={FACTORY}", "backbone.arguments.width=20"])
     assert len({config, replace(config), BASE}) == 2

@@ -92,6 +92,10 @@ from rcnn.models.validate import validate
         ("mask_rcnn_compact", ["box.fcs=10000000"], r"box\.fcs is 10000000; expected 0 to 128"),
         ("mask_rcnn_compact", ["rpn.proposals.post_nms=10000000"], r"post_nms is 10000000; expected 0 to 1,000,000"),
         ("mask_rcnn_compact", ["rpn.anchors.sizes=[[],[],[],[],[]]"], r"expected a size or more per level"),
+        ("mask_rcnn_compact", ["box.trunk=fbnet"], r"box\.trunk=fbnet continues D2Go's FBNet, .* is compact"),
+        ("mask_rcnn_compact", ["mask.trunk=fbnet"], r"mask\.trunk=fbnet continues D2Go's FBNet"),
+        ("faster_rcnn_r50_c4", ["backbone.stages=[2, 3]"], r"from res4, but backbone\.stages is \[2, 3\]"),
+        ("fcis_compact", ["fcis.mask_threshold=0"], r"fcis\.mask_threshold is 0.*; expected more than 0"),
     ],
 )
 def test_contradictory_settings_are_refused(name: str, changes: list[str], words: str) -> None:
