@@ -213,11 +213,11 @@ def _outcome_lines(outcome: Outcome, plan: RunPlan, data: Path) -> Iterator[str]
     from rcnn.training.request import continue_command
 
     if outcome.finished:
-        early = outcome.step < plan.settings.steps
+        early = outcome.step < outcome.steps
         how = f"stopped early (train.patience={plan.settings.patience})" if early else "finished"
         yield f"{how} after {counted(outcome.step, 'step')}; the run is in {outcome.output}"
     else:
-        done = f"stopped after {outcome.step} of {counted(plan.settings.steps, 'step')}"
+        done = f"stopped after {outcome.step} of {counted(outcome.steps, 'step')}"
         yield f"{done}; to continue: {continue_command(plan.request, plan.processes.count, outcome.output)}"
     if outcome.best is not None:
         yield f"best {outcome.best_metric} {outcome.best:.4f}, in {outcome.output / 'best'}"

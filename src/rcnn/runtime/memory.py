@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -60,10 +59,14 @@ def held_memory() -> int:
     return _kilobytes(STATUS, "VmRSS")
 
 
-def most_memory(device: torch.device) -> int:
-    """The peak memory so far, bytes: of tensors on a GPU, or of this process on the CPU."""
+def most_memory(device: torch.device) -> int | None:
+    """The peak memory so far, bytes: of tensors on a GPU, or of this process on the CPU (None on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 

@@ -31,6 +31,8 @@ AVERAGED = 1 / 3  # fraction of a run that the EMA averages over
 SHORTEST_AVERAGED = 100  # steps of a run; the EMA of a shorter one would lag behind the weights
 LONGEST_EMA = 0.999
 MOST_WARMUP, SHORT_WARMUP = 0.25, 0.2  # fractions of the steps: a longer warm-up is shortened to the second
+WARMUP = PREFIX + "warmup_steps"
+WARMUP_REASON = f"{SHORT_WARMUP:.0%} of the steps"
 SMALL_OBJECTS = 20  # percentile of the object sizes: smaller objects count as small
 CELLS = 4  # cells of the finest feature map that the side of a small object should cover
 LARGEST = 2  # input size, as a multiple of the model's own
@@ -117,7 +119,7 @@ def advise_training(
             values["patience"] = PATIENCE
             reasons["patience"] = f"the run ends early after {counted(PATIENCE, 'evaluation')} without improvement"
     if start.warmup_steps > steps * MOST_WARMUP:
-        values["warmup_steps"], reasons["warmup_steps"] = int(steps * SHORT_WARMUP), f"{SHORT_WARMUP:.0%} of the steps"
+        values["warmup_steps"], reasons["warmup_steps"] = int(steps * SHORT_WARMUP), WARMUP_REASON
     if start.ema:
         values["ema"] = _ema(steps)
         averaged = f"averages about the last {AVERAGED * steps:.0f} steps"
@@ -131,6 +133,11 @@ def advise_training(
     return Advice(training=kept, reasons={PREFIX + name: reasons[name] for name in kept})
 
 
+def is_long_warmup(settings: TrainConfig) -> bool:
+    """Whether the warm-up takes so large a part of the steps that a run of this length would have a shorter one."""
+    return settings.warmup_steps > settings.steps * MOST_WARMUP
+
+
 def rescaled(settings: TrainConfig, before: int, advised: Collection[str]) -> TrainConfig:
     """`settings` with the `advised` values, which were chosen for `before` steps, adapted to its number of steps."""
     factor = settings.steps / before
@@ -138,7 +145,7 @@ def rescaled(settings: TrainConfig, before: int, advised: Collection[str]) -> Tr
         settings = replace(settings, evaluate_every=max(1, round(factor * settings.evaluate_every)))
     if PREFIX + "ema" in advised:
         settings = replace(settings, ema=_ema(settings.steps))
-    if PREFIX + "warmup_steps" in advised:
+    if WARMUP in advised:
         settings = replace(settings, warmup_steps=int(settings.steps * SHORT_WARMUP))
     return settings
 

@@ -20,13 +20,14 @@ from rcnn.data.messages import counted
 from rcnn.models import build_detector
 from rcnn.runtime.memory import free_memory, held_memory, is_out_of_memory, measures_peaks, peak_memory
 from rcnn.runtime.processes import Processes
-from rcnn.training.advice import rescaled
+from rcnn.training.advice import WARMUP, WARMUP_REASON, is_long_warmup, rescaled
 from rcnn.training.engine import optimize
 from rcnn.training.finite import NonFiniteError
 from rcnn.training.length import keys_of, with_length
 from rcnn.training.plan import RunPlan
 from rcnn.training.recipes import find_recipe
-from rcnn.training.settings import TrainConfig
+from rcnn.training.schedule import schedule_warnings
+from rcnn.training.settings import PREFIX
 from rcnn.training.state import TrainState
 from rcnn.training.targets import target_options
 
@@ -64,11 +65,11 @@ def with_batch_size(plan: RunPlan, own: BatchSize, processes: Processes) -> tupl
     images = -int(processes.most(-own.images)[0])
     fewer = "" if images == own.images else f"; another process allows {images}"
     line = f"train.batch_size=auto: {counted(images, 'image')} per process ({own.reason}{fewer})"
-    return replace(plan, settings=_with_images(plan, images, processes.count)), line
+    return _with_images(plan, images, processes.count), line
 
 
-def _with_images(plan: RunPlan, images: int, processes: int) -> TrainConfig:
-    """The settings of a run with `images` per process; those that depend on the images per step are recomputed."""
+def _with_images(plan: RunPlan, images: int, processes: int) -> RunPlan:
+    """The plan of a run with `images` per process; what depends on the images per step is decided again."""
     before, given = plan.settings.images_per_step(processes), keys_of(plan.request.overrides)
     settings = replace(plan.settings, batch_size=images)
     recipe = find_recipe(plan.request.recipe) if plan.request.recipe else None
@@ -76,8 +77,19 @@ def _with_images(plan: RunPlan, images: int, processes: int) -> TrainConfig:
         settings, _ = recipe.with_published_batch(settings, processes, given)
     chosen = "train.steps" in plan.advised  # for a total number of images, like the steps of a recipe
     published = before if recipe is not None or chosen else 0
-    settings, _ = with_length(settings, images=len(plan.dataset), processes=processes, given=given, published=published)
-    return rescaled(settings, plan.settings.steps, plan.advised)
+    settings, lengths = with_length(
+        settings, images=len(plan.dataset), processes=processes, given=given, published=published
+    )
+    advised, reasons = plan.advised, plan.reasons | {PREFIX + name: reason for name, reason in lengths.items()}
+    is_advised = not plan.request.recipe and plan.request.settings is None
+    if is_advised and "warmup_steps" not in given and is_long_warmup(settings):
+        advised = tuple(dict.fromkeys((*advised, WARMUP)))
+        reasons[WARMUP] = WARMUP_REASON
+    settings = rescaled(settings, plan.settings.steps, advised)
+    # the warnings of the plan were about the batch size before
+    earlier = set(schedule_warnings(plan.settings, given))
+    warnings = (*(one for one in plan.warnings if one not in earlier), *schedule_warnings(settings, given))
+    return replace(plan, settings=settings, advised=advised, reasons=reasons, warnings=warnings)
 
 
 class _Step:

@@ -55,6 +55,8 @@ def fit_model(start: Start, log: Callable[[str], object], *, download: bool) -> 
         base = read_weights(request.weights).config if absent is None else starting_config(absent.model)
     config = fit_to_data(base, start.model_overrides, data.training, fresh=start.is_new)
     _require_outlines(config, data.training)
+    if start.settings.validation_loss and data.validations:
+        _require_outlines_for_loss(config, data.validations[0])
     require_masks_to_copy(data.training, start.settings.augment)
     if start.is_new and absent is None:
         config = with_backbone(config, request.model, request.weights, start.typed)
@@ -97,6 +99,15 @@ def _require_outlines(config: DetectorConfig, dataset: Dataset) -> None:
             f"{dataset.annotation_file} has boxes without outlines, but {config.name} is trained on masks: "
             + (f"train {other}, or " if other else "train a model without masks (`rcnn models list`), or ")
             + "annotate outlines"
+        )
+
+
+def _require_outlines_for_loss(config: DetectorConfig, validation: Dataset) -> None:
+    """Raise ValueError if `train.validation_loss` needs masks, and the validation set has boxes only."""
+    if config.has_masks and validation.num_training_objects and not validation.has_outlines:
+        raise ValueError(
+            f"train.validation_loss=true: {validation.annotation_file} has boxes without outlines, so {config.name} "
+            "has no loss of its masks there: leave train.validation_loss out, or annotate outlines"
         )
 
 

@@ -95,7 +95,7 @@ def find_run(path: Path) -> FoundRun:
         for name in CHECKPOINTS
         if any((folder / WEIGHTS_FILE).exists() for folder in (path / name, path / f"{REPLACED}{name}"))
     )
-    record = _read_record(path / RECORD, needed=bool(checkpoints) and RECORD in files_of_rcnn(path))
+    record = read_record(path / RECORD, needed=bool(checkpoints) and RECORD in files_of_rcnn(path))
     listed = set(NAMES) if record is not None and checkpoints else files_of_rcnn(path)
     foreign = [name for name in NAMES if (path / name).exists() and name not in listed]
     if foreign:
@@ -117,7 +117,7 @@ def start_of_run(path: Path) -> tuple[str, str, Path]:
 
     ValueError if there is no run, or if its record is damaged.
     """
-    record = _read_record(path / RECORD, needed=True)
+    record = read_record(path / RECORD, needed=True)
     if record is None:
         raise ValueError(
             f"{path} contains no run to resume; to start one: rcnn train MODEL_OR_CHECKPOINT --data DIR --output {path}"
@@ -139,7 +139,7 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(f"{name}/" for name in names)
 
 
-def _read_record(path: Path, *, needed: bool) -> dict[str, Any] | None:
+def read_record(path: Path, *, needed: bool = False) -> dict[str, Any] | None:
     """The record at `path`; None if the file is missing, damaged or not of a run.
 
     ValueError instead of None for a damaged file if it is `needed`.

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from rcnn.data.messages import counted
+from torch import Tensor
+
+from rcnn.data.loading import TrainingBatch
+from rcnn.data.messages import counted, named_images
 from rcnn.runtime.memory import most_memory
 from rcnn.training.batch_size import chosen_batch_size, with_batch_size
 from rcnn.training.engine import optimize
+from rcnn.training.finite import NonFiniteError
 from rcnn.training.log import duration
 from rcnn.training.plan import RunPlan
 from rcnn.training.run import batches_of, start_state
 from rcnn.training.schedule import learning_rate
+from rcnn.training.settings import TrainConfig
+from rcnn.training.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +32,30 @@ class Measurement:
     waiting: float  # seconds per step in which the model waits for images
     images: int  # per step
     run: int  # steps of the whole run
-    memory: int  # peak, bytes: of the GPU, or of this process on the CPU
+    memory: int | None  # peak, bytes: of the GPU, or of this process on the CPU; None: not known
 
     def describe(self) -> str:
         """The line for the user."""
+        memory = "" if self.memory is None else f"peak memory {self.memory / 2**30:.1f} GiB; "
         return (
             f"measured {counted(self.steps, 'step')} of {counted(self.images, 'image')}: {self.seconds:.2f} s per step "
-            f"({self.images / self.seconds:.1f} images/s), including {self.waiting:.2f} s of waiting for images; peak "
-            f"memory {self.memory / 2**30:.1f} GiB; {counted(self.run, 'step')} take about "
-            f"{duration(self.seconds * self.run)}, without evaluations"
+            f"({self.images / self.seconds:.1f} images/s), including {self.waiting:.2f} s of waiting for images; "
+            f"{memory}{counted(self.run, 'step')} take about {duration(self.seconds * self.run)}, without evaluations"
         )
+
+
+def _optimize(
+    state: TrainState, batches: Sequence[TrainingBatch], settings: TrainConfig, step: int
+) -> dict[str, Tensor]:
+    """`optimize` in `step`. ValueError if a loss or the gradient is not finite."""
+    try:
+        return optimize(state, batches, settings, learning_rate(step, settings))
+    except NonFiniteError as error:
+        names = named_images(name for batch in batches for name in batch.image_ids)
+        raise ValueError(
+            f"step {step}: {error}, on {names}. A run (without --dry-run) names the first tensor that is not finite. "
+            "Check the annotations of these images; if they are right, try a lower train.lr"
+        ) from error
 
 
 def measure(plan: RunPlan, steps: int) -> Measurement:
@@ -50,7 +71,7 @@ def measure(plan: RunPlan, steps: int) -> Measurement:
             start = time.perf_counter()
             fetched = [next(stream) for _ in range(settings.accumulate)]
             ready = time.perf_counter()
-            losses = optimize(state, fetched, settings, learning_rate(step, settings))
+            losses = _optimize(state, fetched, settings, step)
             sum(value.item() for value in losses.values())  # waits for the device
             if step:
                 seconds += time.perf_counter() - start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rcnn.training.found_run import LOG
+from rcnn.training.found_run import LOG, RECORD, read_record
 from rcnn.training.log import read_log
 from rcnn.weights.hub import push
 
@@ -24,10 +24,15 @@ def push_to_hub(run: str | Path, repository: str, *, private: bool = False) -> s
 
 
 def best_metrics(run: Path) -> dict[str, float]:
-    """The metrics of the evaluation of `run` with the highest mask AP (without masks: box AP); empty without one."""
+    """The metrics of the evaluation that chose best/ of `run` (by its train.best); empty without one."""
     log = run / LOG
-    evaluated = [line for line in read_log(log) if "bbox_AP" in line] if log.is_file() else []
-    if not evaluated:
+    if not log.is_file():
         return {}
-    best = max(evaluated, key=lambda line: line.get("segm_AP", line["bbox_AP"]))
-    return {name: float(best[name]) for name in METRICS if name in best}
+    lines, record = read_log(log), read_record(run / RECORD)
+    chosen = "" if record is None else record["train"].get("best", "").replace(".", "_")
+    values = [(line, line.get(chosen or ("segm_AP" if "segm_AP" in line else "bbox_AP"))) for line in lines]
+    measured = [(line, value) for line, value in values if value is not None]
+    if not measured:
+        return {}
+    best, _ = max(measured, key=lambda one: one[1])
+    return {name: float(best[name]) for name in METRICS if best.get(name) is not None}

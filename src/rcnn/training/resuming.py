@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rcnn.data import Dataset
 from rcnn.data.held_out import HeldOut
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import config_from_dict
@@ -18,7 +19,7 @@ from rcnn.training.settings import TrainConfig
 from rcnn.training.starting import NO_WEIGHTS, same_weights
 
 # training settings that cannot change during a run
-FIXED_AT_RESUME = ("optimizer", "filter_empty", "lr_factors", "weight_decays", "layer_decay")
+FIXED_AT_RESUME = ("optimizer", "filter_empty", "lr_factors", "weight_decays", "layer_decay", "best", "metric")
 
 
 def record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | None:
@@ -71,9 +72,16 @@ def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
     asked = "" if request.val_fraction is None else f"{request.val_fraction:g}"
     training, *validations = record["splits"]
     weights = record.get("weights", "")
+    validation = "" if request.validation is None else request.validation.split
+    if isinstance(request.data, Dataset) and not validation and validations not in ([], [NO_SPLIT]):
+        raise ValueError(
+            f"validation is missing: the run in {request.output} is evaluated on {', '.join(validations)}. Pass the "
+            "same data set as validation="
+        )
     given = {
         "--split": (request.split, training),
         "--val-split": (", ".join(request.val_splits), ", ".join(validations)),
+        "validation": (validation, ", ".join(validations)),
         "--val-fraction": (asked, fraction),
         "--annotations": (request.annotations, record["annotations"]),
         "--images": (request.images, record.get("images", "")),
@@ -107,9 +115,13 @@ def require_fixed(before: TrainConfig, settings: TrainConfig, output: Path | Non
     for name in FIXED_AT_RESUME:
         if getattr(settings, name) != getattr(before, name):
             raise ValueError(
-                f"train.{name} cannot change when a run is resumed: it is {getattr(before, name)} in {output}, got "
-                f"{getattr(settings, name)}. Leave it out, or start a new run from {output}/last"
+                f"train.{name} cannot change when a run is resumed: it is {_shown(getattr(before, name))} in {output}, "
+                f"got {_shown(getattr(settings, name))}. Leave it out, or start a new run from {output}/last"
             )
+
+
+def _shown(value: object) -> str:
+    return "not set" if value == "" else str(value)
 
 
 def _same_path(one: str, other: str) -> bool:

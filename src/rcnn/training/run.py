@@ -160,7 +160,7 @@ def _run_log(plan: RunPlan, output: Path, state: TrainState, log: Log) -> Silent
         return SilentLog()
     settings = plan.settings
     reports = Reports([TRACKERS[name]() for name in chosen_trackers(settings.trackers)], log)
-    reports.start(output, plan.record())
+    reports.start(output, plan.record(), state.step)
     size = RunSize(
         steps=settings.steps,
         images_per_step=settings.images_per_step(state.processes.count),

@@ -40,8 +40,10 @@ class RunData:
 
     @property
     def every(self) -> dict[str, Dataset]:
-        """All data sets by the names of their splits."""
-        return {dataset.split: dataset for dataset in (self.training, *self.validations)}
+        """All data sets by the names of their splits; a validation set may have the name of the training set."""
+        name = self.training.split
+        others = {one.split if one.split != name else f"{name} (validation)": one for one in self.validations}
+        return {name: self.training} | others
 
     @property
     def record(self) -> dict[str, Any]:
@@ -83,6 +85,7 @@ def _open(
     request: RunRequest, config: DetectorConfig, record: Mapping[str, Any] | None, log: Callable[[str], object]
 ) -> RunData:
     classes = None if record is None else record["classes"]
+    _require_used(request, is_new=record is None)
     if isinstance(request.data, Dataset):
         training, validations, reasons = _given_data(request, classes)
     else:
@@ -114,6 +117,33 @@ def _open(
         training, validation = divide_held_out(training, held_out)
         validations = (validation,)
     return RunData(training=training, validations=validations, held_out=held_out, reasons=reasons, left_out=left_out)
+
+
+def _require_used(request: RunRequest, *, is_new: bool) -> None:
+    """ValueError for an argument that data of this kind would ignore; a run that is resumed has those of its record."""
+    if not isinstance(request.data, Dataset):
+        if request.validation is not None:
+            raise ValueError(
+                f"validation is a Dataset, but data is the path {request.data}: name a validation split with "
+                "val_split, or pass both as data sets, data=rcnn.open_dataset(...) and validation=..."
+            )
+        return
+    if not is_new:
+        return
+    val_split = "" if request.val_splits == (NO_SPLIT,) else ", ".join(request.val_splits)
+    if val_split:
+        raise ValueError(
+            f"val_split={val_split} names a split of a folder, but data is a Dataset: pass the validation set as "
+            "validation=rcnn.open_dataset(...)"
+        )
+    if request.val_splits and request.validation is not None:
+        raise ValueError(f"val_split={NO_SPLIT} means no evaluation, but validation is given: leave one of them out")
+    names = ("split", "annotations", "images", "relative_boxes")
+    if ignored := [name for name in names if getattr(request, name)]:
+        raise ValueError(
+            f"data is a Dataset, so {', '.join(ignored)} would have no effect: give "
+            f"{'it' if len(ignored) == 1 else 'them'} to rcnn.open_dataset, which reads the data"
+        )
 
 
 def _readable(

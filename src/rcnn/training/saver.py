@@ -34,6 +34,7 @@ class Outcome:
 
     output: Path  # the folder of the run
     step: int  # steps done
+    steps: int  # of the whole run
     finished: bool  # all steps, or ended early; False: a signal or the time limit stopped it, and it can be resumed
     best: float | None  # best value of the metric that best/ is chosen by; None: never evaluated
     best_metric: str  # its name, e.g. segm.AP
@@ -71,7 +72,7 @@ class Saver:
             return
         state.processes.rest()
         with together(state.processes, stop):
-            share_buffers(state.detector, state.processes)
+            share_buffers(state.evaluated, state.processes)
         with stop.interrupting():  # last/ is saved: the evaluation is repeated when the run is resumed
             self._metrics = self.evaluate(whole_detector(state.evaluated))
         value = choose(self._metrics, self.settings.best)
@@ -105,6 +106,7 @@ class Saver:
         return Outcome(
             output=self.run.path,
             step=self.state.step,
+            steps=self.settings.steps,
             finished=finished,
             best=self.state.best,
             best_metric=chosen_metric(self._metrics, chosen) if self._metrics else chosen or "AP",

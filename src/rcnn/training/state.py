@@ -69,13 +69,18 @@ class TrainState:
         """The detector that is evaluated and saved in best/: the EMA if there is one."""
         return self.detector if self.ema is None else self.ema.detector
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.detector.parameters()).device
+
     def contents(self) -> dict[str, Any]:
         """What `training.pt` contains: tensors, numbers and strings only. All processes call it together.
 
         In the first process, it includes the random generators of all processes; in the others, none.
         """
         # without patience: every process is to save at the same time, and does not wait longer for one that stalls
-        random_states = self.processes.gather(random_state(), patient=False)
+        random_states = self.processes.gather(random_state(self.device), patient=False)
         values: dict[str, Any] = {
             "step": self.step,
             "best": self.best,
@@ -111,7 +116,7 @@ class TrainState:
             raise ValueError(f"step is {self.step!r}; expected an integer of 0 or more")
         random_states = [values["random"], *values.get(OTHER_RANDOM, [])]
         if self.processes.rank < len(random_states):
-            _restore_random_state(random_states[self.processes.rank])
+            _restore_random_state(random_states[self.processes.rank], self.device)
 
 
 def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
@@ -120,10 +125,11 @@ def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.O
         {"params": group.parameters, "weight_decay": group.weight_decay, "lr_factor": group.lr_factor}
         for group in parameter_groups(detector, settings)
     ]
+    fused = settings.fused_optimizer or None  # None: torch's default, which is "foreach" on a GPU; False forbids both
     if settings.optimizer == "adamw":
         betas = (settings.momentum, 0.999)
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=settings.fused_optimizer)
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=settings.fused_optimizer)
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=fused)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=fused)
 
 
 def _require_shapes(optimizer: torch.optim.Optimizer) -> None:
@@ -181,21 +187,21 @@ def seed_random(seed: int, rank: int = 0) -> None:
     torch.manual_seed(seed)
 
 
-def random_state() -> RandomState:
-    """The state of the global random generators."""
+def random_state(device: torch.device) -> RandomState:
+    """The state of the global random generators; of the GPUs, only that of `device`."""
     kind, key, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "python": random.getstate(),
         "numpy": (str(kind), torch.from_numpy(np.asarray(key).astype(np.int64)), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
 
-def _restore_random_state(state: Mapping[str, Any]) -> None:
+def _restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
     random.setstate(state["python"])
     kind, key, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, key.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_initialized():
-        torch.cuda.set_rng_state(state["cuda"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

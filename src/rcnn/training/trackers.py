@@ -15,13 +15,14 @@ from rcnn.training.found_run import EVENTS, TRACKED
 
 Name = Literal["tensorboard", "wandb", "mlflow"]  # also the names of the packages and of the extras of rcnn
 AUTO: Literal["auto"] = "auto"  # in train.trackers: TensorBoard if it is installed
+STEP = "step"  # the x axis of the charts of Weights & Biases
 
 
 class Tracker(Protocol):
     """The interface of a tracker. A run calls it in the first process only."""
 
-    def start(self, folder: Path, record: Mapping[str, Any]) -> None:
-        """The run in `folder` starts or continues; `record` is the contents of its config.json."""
+    def start(self, folder: Path, record: Mapping[str, Any], first_step: int) -> None:
+        """The run in `folder` starts or continues at `first_step`; `record` is the contents of its config.json."""
         ...
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -37,10 +38,11 @@ class TensorBoard(Tracker):
     """Event files in RUN/tensorboard: `tensorboard --logdir runs`."""
 
     @override
-    def start(self, folder: Path, record: Mapping[str, Any]) -> None:
+    def start(self, folder: Path, record: Mapping[str, Any], first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / EVENTS))
+        # the steps after last/ are done again: their earlier values are hidden
+        self._writer = SummaryWriter(str(folder / EVENTS), purge_step=first_step or None)
 
     @override
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -56,16 +58,19 @@ class WandB(Tracker):
     """A run of Weights & Biases with the name of the folder; WANDB_PROJECT and wandb's other variables apply."""
 
     @override
-    def start(self, folder: Path, record: Mapping[str, Any]) -> None:
+    def start(self, folder: Path, record: Mapping[str, Any], first_step: int) -> None:
         wandb: Any = importlib.import_module("wandb")
         project = os.environ.get("WANDB_PROJECT", "rcnn")
         known = read_id(folder / TRACKED[0])
         self._run = wandb.init(project=project, name=folder.name, config=dict(record), id=known, resume="allow")
+        # a resumed run repeats steps, and wandb drops what is logged at an earlier step=: the step is a value
+        self._run.define_metric(STEP, hidden=True)
+        self._run.define_metric("*", step_metric=STEP)
         (folder / TRACKED[0]).write_text(self._run.id, encoding="utf-8")
 
     @override
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+        self._run.log({STEP: step, **values})
 
     @override
     def close(self) -> None:
@@ -76,7 +81,7 @@ class MLflow(Tracker):
     """A run of MLflow with the name of the folder; MLFLOW_TRACKING_URI and MLflow's other variables apply."""
 
     @override
-    def start(self, folder: Path, record: Mapping[str, Any]) -> None:
+    def start(self, folder: Path, record: Mapping[str, Any], first_step: int) -> None:
         self._mlflow: Any = importlib.import_module("mlflow")
         known = read_id(folder / TRACKED[1])
         run = self._mlflow.start_run(run_id=known, run_name=folder.name)
@@ -124,9 +129,9 @@ class Reports:
     def __init__(self, trackers: Sequence[Tracker], warn: Callable[[str], object]) -> None:
         self._trackers, self._warn = list(trackers), warn
 
-    def start(self, folder: Path, record: Mapping[str, Any]) -> None:
+    def start(self, folder: Path, record: Mapping[str, Any], first_step: int) -> None:
         """As `Tracker.start`."""
-        self._each(lambda tracker: tracker.start(folder, record))
+        self._each(lambda tracker: tracker.start(folder, record, first_step))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """As `Tracker.log`."""

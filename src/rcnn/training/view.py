@@ -32,7 +32,8 @@ def speed(size: RunSize, steps: int, seconds: float, waiting: float) -> str:
 def details(size: RunSize, step: int, pace: str, losses: Mapping[str, float], metrics: Mapping[str, float]) -> str:
     """The lines under the progress bar, after `step` steps. `losses` also contains `lr`."""
     parts = [f"epoch {step * size.images_per_step / max(1, size.images):.1f}", pace]
-    parts.append(f"peak memory {most_memory(size.device) / 2**30:.1f} GiB")
+    if (most := most_memory(size.device)) is not None:
+        parts.append(f"peak memory {most / 2**30:.1f} GiB")
     parts += [f"learning rate {losses['lr']:.3g}"] if "lr" in losses else []
     lines = [", ".join(part for part in parts if part)]
     named = [f"{name} {value:.3f}" for name, value in losses.items() if name not in ("lr", "loss") and "/" not in name]

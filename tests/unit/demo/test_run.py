@@ -28,7 +28,7 @@ def test_a_time_limit_is_no_signal(
 ) -> None:
     def stopped(request: RunRequest, *, log: Callable[[str], object]) -> Outcome:
         return Outcome(
-            output=tmp_path, step=7, finished=False, best=None, best_metric="AP", metrics=None, signal=signal
+            output=tmp_path, step=7, steps=9, finished=False, best=None, best_metric="AP", metrics=None, signal=signal
         )
 
     monkeypatch.setattr(run, "run_training", stopped)

@@ -144,7 +144,7 @@ def test_one_text_is_not_taken_for_its_letters(tmp_path: Path) -> None:
 def test_one_process_says_that_the_run_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, lines: int
 ) -> None:
-    outcome = Outcome(output=tmp_path, step=3, finished=False, best=None, best_metric="", metrics=None)
+    outcome = Outcome(output=tmp_path, step=3, steps=5, finished=False, best=None, best_metric="", metrics=None)
 
     def stopped(*_: object, **__: object) -> Outcome:
         return outcome

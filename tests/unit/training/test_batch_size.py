@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from typing_extensions import override
 
+from rcnn.cli.train import _outcome_lines
 from rcnn.data import open_dataset
 from rcnn.data.loading import numbered_batches
 from rcnn.data.messages import counted
@@ -21,8 +23,10 @@ from rcnn.runtime.memory import free_memory, peak_memory
 from rcnn.runtime.processes import Processes
 from rcnn.training import batch_size
 from rcnn.training.batch_size import BatchSize, chosen_batch_size, largest_fitting, with_batch_size
+from rcnn.training.describe import describe_start
 from rcnn.training.plan import RunPlan, plan_training
 from rcnn.training.request import RunRequest
+from rcnn.training.saver import Outcome
 from rcnn.training.settings import TrainConfig, without_auto
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 from tests.unit.training.process_runs import in_processes
@@ -163,3 +167,33 @@ def test_a_batch_size_that_is_neither_a_number_nor_auto_is_refused() -> None:
     with pytest.raises(ValueError, match=r"train\.batch_size: expected a number of images, or auto, got 'automatic'"):
         without_auto(["train.batch_size=automatic"])
     assert without_auto(["train.batch_size=8"]) == (["train.batch_size=8"], False)
+
+
+def test_the_warm_up_follows_the_number_of_steps(data: Path) -> None:
+    """12 images x 60 epochs: 90 steps of 8 with a warm-up of 20, or 60 of 12 with one of 12."""
+    words = [*TINY_MODEL, "train.batch_size=auto", "train.epochs=60", "train.workers=0"]
+
+    def chosen(*more: str) -> RunPlan:
+        request = RunRequest(model="mask_rcnn_compact", data=data, overrides=(*words, *more), device="cpu")
+        plan = plan_training(replace(request, val_splits=("none",)), log=lambda line: None)
+        assert not any("warmup_steps" in line for line in plan.warnings)
+        return with_batch_size(plan, BatchSize(images=12, reason=""), Processes())[0]
+
+    plan = chosen()
+    assert (plan.settings.steps, plan.settings.warmup_steps) == (60, 12)
+    lines = list(describe_start(plan))
+    assert "chosen from the data: train.warmup_steps=12 (20% of the steps)" in lines
+    plan = chosen("train.warmup_steps=70")
+    assert (plan.settings.steps, plan.settings.warmup_steps) == (60, 70)
+    assert any("train.warmup_steps=70 is not less than train.steps=60" in line for line in plan.warnings)
+
+
+def test_a_run_of_all_steps_was_not_stopped_early(data: Path) -> None:
+    """The plan of the command has the number of steps before the batch size was chosen."""
+    plan = plan_of(data, "train.steps=144")
+    outcome = Outcome(output=data, step=12, steps=12, finished=True, best=None, best_metric="", metrics=None)
+    assert list(_outcome_lines(outcome, plan, data)) == [f"finished after 12 steps; the run is in {data}"]
+    [early] = _outcome_lines(replace(outcome, step=9), plan, data)
+    assert early.startswith("stopped early (train.patience=0) after 9 steps")
+    [stopped, *_] = _outcome_lines(replace(outcome, step=9, finished=False), plan, data)
+    assert stopped.startswith("stopped after 9 of 12 steps; to continue: rcnn train mask_rcnn_compact")

@@ -70,6 +70,8 @@ def test_the_same_command_again_finds_a_finished_run(data: Path, run: Path) -> N
     [
         ("fpn.channels=32", r"fpn\.channels: 16 -> 32.*cannot change during a run"),
         ("train.optimizer=sgd", r"train\.optimizer cannot change when a run is resumed: it is adamw in"),
+        ("train.best=segm.AP", r"train\.best cannot change when a run is resumed: it is not set in .*, got segm\.AP"),
+        ("train.metric=voc2012", r"train\.metric cannot change"),
         ("mask=null", r"cannot change during a run"),
         ("train.steps=1", r"already at step 2, but train\.steps=1"),
         ("train.nonsense=1", r"train\.nonsense"),

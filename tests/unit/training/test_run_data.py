@@ -276,6 +276,18 @@ def test_data_sets_from_python(several: Path, undivided: Path) -> None:
         planned(training, validation=other)
 
 
+def test_a_validation_loss_of_masks_needs_outlines(several: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(several, tmp_path / "data")
+    file = data / "annotations" / "instances_val.json"
+    tables = json.loads(file.read_text())
+    for annotation in tables["annotations"]:
+        del annotation["segmentation"]
+    file.write_text(json.dumps(tables))
+    assert planned(data, val_splits=("val",)).validations
+    with pytest.raises(ValueError, match=r"train\.validation_loss=true: .*instances_val\.json has boxes without outl"):
+        planned(data, (*BRIEF, "train.validation_loss=true"), val_splits=("val",))
+
+
 def test_images_without_objects_can_be_left_out_of_training(tmp_path: Path) -> None:
     data = write_tiny_coco(tmp_path, {"train": 3}, size=(48, 64))
     file = data / "annotations" / "instances_train.json"

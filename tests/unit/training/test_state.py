@@ -15,7 +15,7 @@ from torch import nn
 
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.settings import TrainConfig
-from rcnn.training.state import COMPILE, TrainState, read_state, write_state
+from rcnn.training.state import COMPILE, TrainState, build_optimizer, random_state, read_state, write_state
 from tests.compiled import FORWARD
 
 SETTINGS = TrainConfig(lr=0.01, momentum=0.9, channels_last=False)
@@ -201,3 +201,22 @@ def test_settings_of_compilation_that_do_not_fit() -> None:
         TrainConfig(compile="cuda_graphs")
     with pytest.raises(ValueError, match="does not work with train"):
         TrainConfig(compile="default", shard=True)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_the_fused_optimizer_torch_chooses_the_kernels(optimizer: Literal["sgd", "adamw"]) -> None:
+    """`fused=False` would also forbid "foreach", which torch uses on GPUs."""
+    usual = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[optimizer](Layer().parameters(), lr=0.1).defaults
+    for fused, expected in ((False, usual["fused"]), (True, True)):
+        settings = replace(SETTINGS, optimizer=optimizer, fused_optimizer=fused)
+        built = build_optimizer(Layer(), settings).defaults
+        assert (built["fused"], built["foreach"]) == (expected, usual["foreach"])
+
+
+def test_the_random_state_is_that_of_the_gpu_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[object]()
+    monkeypatch.setattr("torch.cuda.get_rng_state", asked.append)
+    random_state(torch.device("cpu"))
+    assert not asked
+    random_state(torch.device("cuda:1"))
+    assert asked == [torch.device("cuda:1")]

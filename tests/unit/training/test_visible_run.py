@@ -48,7 +48,7 @@ class Recorder:
     def __init__(self) -> None:
         self.calls = list[Any]()
 
-    def start(self, folder: Path, record: Mapping[str, Any]) -> None:
+    def start(self, folder: Path, record: Mapping[str, Any], first_step: int) -> None:
         self.calls.append(("start", folder.name, record["model"]["name"]))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -109,7 +109,7 @@ def test_trackers_get_the_numbers_of_the_log_and_one_that_fails_is_left_out(tmp_
 
     good, broken, warnings = Recorder(), Broken(), list[str]()
     reports = Reports([broken, good], warnings.append)
-    reports.start(tmp_path / "run", {"model": {"name": "m"}})
+    reports.start(tmp_path / "run", {"model": {"name": "m"}}, 0)
     with RunLog(tmp_path / "log.jsonl", steps=3, reports=reports) as log:
         log.write(step=0, loss=2.0, lr=0.1)
         log.write(step=1, bbox_AP=0.5, segm_AP=None)
@@ -124,7 +124,10 @@ def test_wandb_and_mlflow_are_called_as_documented(tmp_path: Path, monkeypatch: 
 
     def init(**given: Any) -> SimpleNamespace:
         calls.append(given)
-        return SimpleNamespace(id="w1", log=log, finish=lambda: calls.append("finish"))
+        return SimpleNamespace(id="w1", log=calls.append, define_metric=define, finish=lambda: calls.append("finish"))
+
+    def define(name: str, *, hidden: bool = False, step_metric: str = "") -> None:
+        assert (name, hidden, step_metric) in {("step", True, ""), ("*", False, "step")}
 
     def log(values: Mapping[str, float], step: int) -> None:
         calls.append((values, step))
@@ -142,14 +145,14 @@ def test_wandb_and_mlflow_are_called_as_documented(tmp_path: Path, monkeypatch: 
     for kind in (WandB, MLflow):
         for _ in range(2):
             tracker = kind()
-            tracker.start(tmp_path, record)
+            tracker.start(tmp_path, record, 0)
             tracker.log(3, {"loss": 1.0})
             tracker.close()
     started = {"project": "rcnn", "name": tmp_path.name, "config": record, "resume": "allow"}
     numbers = ({"loss": 1.0}, 3)
     assert calls == [
-        *(started | {"id": None}, numbers, "finish"),
-        *(started | {"id": "w1"}, numbers, "finish"),
+        *(started | {"id": None}, {"step": 3, "loss": 1.0}, "finish"),
+        *(started | {"id": "w1"}, {"step": 3, "loss": 1.0}, "finish"),
         *((None, tmp_path.name), {"model": "m", "data": "d", "train.lr": 0.1}, numbers, "end"),
         *(("m1", tmp_path.name), numbers, "end"),
     ]
@@ -160,13 +163,28 @@ def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
         "tensorboard.backend.event_processing.event_accumulator", reason="needs rcnn[tensorboard]"
     )
     tracker = TensorBoard()
-    tracker.start(tmp_path, {})
+    tracker.start(tmp_path, {}, 0)
     for step, loss in ((3, 1.5), (4, 1.0)):
         tracker.log(step, {"loss": loss})
     tracker.close()
     found = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
     assert [(event.step, event.value) for event in found.Scalars("loss")] == [(3, 1.5), (4, 1.0)]
+
+
+def test_tensorboard_hides_the_values_of_steps_that_a_resumed_run_repeats(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs rcnn[tensorboard]"
+    )
+    for first, values in ((0, {0: 1.0, 1: 2.0, 2: 3.0}), (2, {2: 4.0})):
+        tracker = TensorBoard()
+        tracker.start(tmp_path, {}, first)
+        for step, loss in values.items():
+            tracker.log(step, {"loss": loss})
+        tracker.close()
+    found = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(0, 1.0), (1, 2.0), (2, 4.0)]
 
 
 def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ import yaml
 import rcnn
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
+from rcnn.training.found_run import FIELDS
 from rcnn.training.publish import best_metrics
 from rcnn.weights.hub import MARK, pull
 from tests.command import rcnn as command
@@ -104,6 +106,22 @@ def test_the_card_says_what_the_model_is_and_scores(hub: Hub, run: Path) -> None
     assert "2 classes: red, blue" in card
     assert f"rcnn predict hf:{REPOSITORY} photo.jpg" in card
     assert best_metrics(run / "best") == {}
+
+
+def test_the_metrics_on_the_card_are_those_of_the_best_checkpoint(tmp_path: Path) -> None:
+    record: dict[str, Any] = {name: kind() for name, kind in FIELDS.items()} | {"splits": ["train", "val"]}
+    lines = [
+        {"step": 9, "bbox_AP": 0.3, "bbox_AP50": 0.5, "segm_AP": 0.2},
+        {"step": 19, "bbox_AP": 0.2, "bbox_AP50": 0.6, "segm_AP": None},
+        {"step": 29, "bbox_AP": 0.1, "bbox_AP50": 0.6, "segm_AP": 0.25},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for best, number in (("", 2), ("segm.AP", 2), ("bbox.AP", 0), ("bbox.AP50", 1)):
+        (tmp_path / "config.json").write_text(json.dumps(record | {"train": {"best": best}}))
+        expected = {name: value for name, value in lines[number].items() if name != "step" and value is not None}
+        assert best_metrics(tmp_path) == expected
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 9, "bbox_AP": None, "bbox_AP50": None}) + "\n")
+    assert best_metrics(tmp_path) == {}
 
 
 def test_nothing_of_the_user_is_replaced(hub: Hub, run: Path) -> None:
