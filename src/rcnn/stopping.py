@@ -1,4 +1,6 @@
-"""What asks a command to stop: SIGINT (Ctrl-C), SIGTERM (kill, batch systems), SIGHUP (a lost terminal), no parent."""
+"""Requests to stop a command: SIGINT (Ctrl-C), SIGTERM (kill, batch systems), SIGHUP (a lost terminal), or the end of
+its launcher.
+"""
 
 from __future__ import annotations
 

@@ -27,17 +27,17 @@ from tests.faults.mutations import MUTANTS, RUNS, mutate
 from tests.unit.data.coco_folders import annotation, coco_tables, write_images
 
 T = TypeVar("T")
+BOX_OF_RUNS = [10, 10, 2, 20]
 KITE = {"keypoints": ["left_wing", "right_wing", "tail"], "skeleton": [[1, 3], [2, 3]], "supercategory": "toy"}
 
 
 def coco() -> dict[str, Any]:
+    counts = as_rle(RUNS, 40, 60)["counts"]
     tables = coco_tables(
         [
             annotation(1, keypoints=[12, 12, 2, 20, 14, 1, 0, 0, 0], num_keypoints=2),
-            annotation(2, image_id=2, category_id=7, segmentation=RUNS),
-            annotation(
-                3, image_id=2, iscrowd=1, segmentation=RUNS | {"counts": as_rle(RUNS, 40, 60)["counts"].decode()}
-            ),
+            annotation(2, image_id=2, category_id=7, bbox=BOX_OF_RUNS, segmentation=RUNS),
+            annotation(3, image_id=2, iscrowd=1, bbox=BOX_OF_RUNS, segmentation=RUNS | {"counts": counts.decode()}),
             annotation(4, area=None),
         ]
     )

@@ -168,7 +168,8 @@ def outputs_of_others(folder: OutputFolder, formats: Sequence[str]) -> list[str]
     outputs = list[str]()
     for name in (one for one in FORMATS if one not in formats):
         outputs += [table for table in TABLES.get(name, ()) if PurePosixPath(table) in existing]
-        if any(path.is_relative_to(LABELS[name]) for path in existing if name in LABELS):
+        labels = (path for path in existing if name in LABELS and path.is_relative_to(LABELS[name]))
+        if any(path.suffix in LABEL_SUFFIXES for path in labels):  # others are pictures of images in such a folder
             outputs.append(f"{LABELS[name]}/")
     return outputs
 

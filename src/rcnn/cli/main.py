@@ -185,8 +185,8 @@ def _warn_of_locale() -> None:
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8":
         print(
-            f"warning: the locale of this shell ({encoding}) lacks characters, and files with such names cannot be "
-            f"read or written: {UTF8_LOCALE}",
+            f"warning: the locale of this shell ({encoding}) cannot encode all characters, so files whose names "
+            f"have others cannot be read or written: {UTF8_LOCALE}",
             file=sys.stderr,
         )
 
@@ -234,9 +234,9 @@ def version_line() -> str:
 
 def _problem(words: Sequence[str]) -> str:
     """The problem of the command line that applies to every command; empty if there is none."""
-    if words and words[0].startswith("--") and words[0] not in ("--help", "--version"):
+    command = next((word for word in words if word in COMMANDS), "")
+    if command and words[0].startswith("--") and words[0] not in ("--", "--help", "--version"):
         option = words[0].partition("=")[0]
-        command = next((word for word in words if word in COMMANDS), "COMMAND")
         return f"{option} stands before the command; options follow it: rcnn {command} ... {option}"
     given = dict[str, list[str]]()
     for index, word in enumerate(words):

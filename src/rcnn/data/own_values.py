@@ -86,10 +86,10 @@ def _outline(value: Any, index: int) -> Any:
                 f"record {index} has the segmentation {excerpt(dict(value))}; expected RLE: size and counts"
             )
         return {"size": list(value["size"]), "counts": _text(value["counts"])}
-    if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] > 2:
+    if isinstance(value, np.ndarray) and value.ndim == 2 and len(value) > 1 and value.shape[1] > 2:
         raise ValueError(
-            f"record {index} has a segmentation of shape {value.shape} and type {value.dtype}; a mask must be bool or "
-            "uint8, e.g. mask > 0"
+            f"record {index} has a segmentation of shape {value.shape} and type {value.dtype}; expected a mask "
+            "of bool or uint8, e.g. mask > 0, or a list of polygons"
         )
     if isinstance(value, (str, bytes)) or not np.iterable(value):
         raise ValueError(f"record {index} has the segmentation {excerpt(value)}; expected {FORMS['segmentations']}")
@@ -124,6 +124,7 @@ def plain(value: Any, index: int = 0) -> Any:
 
 
 def _flag(value: Any, index: int) -> int:
+    value = plain(value)
     if not isinstance(value, (int, float, np.generic)):
         raise ValueError(
             f"record {index} has crowd or difficult {excerpt(value)}; expected 0 or 1 (or a bool) per object"

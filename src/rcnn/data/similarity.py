@@ -161,7 +161,7 @@ def _bit_count(values: np.ndarray) -> np.ndarray:
     return (values * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
-def faint_copies(prints: Sequence[Fingerprint]) -> Iterator[tuple[int, int]]:
+def low_contrast_copies(prints: Sequence[Fingerprint]) -> Iterator[tuple[int, int]]:
     """The pairs of indices i < j of equal files among low-contrast images, which have no perceptual hash."""
     places: dict[str, list[int]] = {}
     for index, one in enumerate(prints):
@@ -192,7 +192,7 @@ def similar_groups(prints: Sequence[Fingerprint]) -> np.ndarray:
         if one.perceptual_hash is not None
     ]
     near = near_pairs([one.perceptual_hash for one in prints]).tolist()
-    for first, second in (*pairs, *near, *faint_copies(prints)):
+    for first, second in (*pairs, *near, *low_contrast_copies(prints)):
         low, high = sorted((root(first), root(second)))
         parent[high] = low
     return np.array([root(index) for index in range(len(prints))], dtype=np.int64)

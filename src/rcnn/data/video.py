@@ -87,7 +87,7 @@ def read_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Vi
         seconds = _seconds(video, stream)
         if stream.frames and index < expected:
             raise VideoError(f"{path} ends after {index} of {expected} frames: it is cut short; {AGAIN}")
-        complete = bool(stream.frames and index >= stream.frames)  # whatever the duration is: it can be of the file
+        complete = bool(stream.frames and index >= stream.frames)  # then the duration may be that of the whole file
         if index and not complete and seconds - (end - start) > _tolerance(seconds):
             raise VideoError(f"{path} ends after {end - start:.1f} of {seconds:.1f} seconds: it is cut short; {AGAIN}")
         if not index:

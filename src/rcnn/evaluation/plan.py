@@ -23,7 +23,7 @@ class EvaluationOptions:
 
     limit: int = 0  # only this number of images, the first ones; 0: all
     batch_size: int = 1  # images per forward pass
-    workers: int = 2  # threads that read images
+    workers: int = 2  # threads that read images; 0 is 1
     max_detections: int | None = None  # per image and class that count; None: the metric's limits
     metric: str = ""  # one of metrics.choice.METRICS; empty: that of the data set's format
     pictures: int = 8  # images drawn in the report
@@ -31,7 +31,7 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a number that is out of range."""
-        for name, least in (("limit", 0), ("batch_size", 1), ("workers", 1), ("pictures", 0)):
+        for name, least in (("limit", 0), ("batch_size", 1), ("workers", 0), ("pictures", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}; expected {least} or more")
 

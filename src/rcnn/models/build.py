@@ -345,8 +345,9 @@ def feature_maps(backbone: Backbone, fpn: FPN | None, config: DetectorConfig) ->
         levels = [int(name[1:]) for name in pooled]
         if levels != list(range(levels[0], levels[0] + len(levels))):
             raise ValueError(
-                f"strides of the backbone are {backbone.strides}; expected a larger stride from each map to the next, "
-                "except for the last maps: the FPN's levels are chosen by number"
+                f"strides of the backbone are {backbone.strides}; expected maps with consecutive numbers, each "
+                "with a larger stride than the one before (only the last ones may share one): the FPN's levels are "
+                "chosen by number"
             )
         last = fpn.numbers[-1]
         strides |= {f"p{last + 1}": 2 * strides[f"p{last}"]}

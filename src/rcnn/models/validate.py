@@ -40,7 +40,7 @@ AT_MOST = {  # layers, and bins and samples of a region; a damaged config could 
     "fcis": ("roi_size", "groups"),
 }
 MOST = 128
-SIDES = {"input": ("min_size", "max_size", "divisor", "canvas")}  # of images, pixels
+SIDES = {"input": ("min_size", "divisor", "canvas")}  # of images, pixels
 LONGEST_SIDE = 65_536
 MAY_BE_NEGATIVE = ("rpn.legacy.straddle", "rpn.proposals.min_size", "box.selection.min_size", "input.pixel_mean")
 ABOVE_0 = {  # what something is divided by

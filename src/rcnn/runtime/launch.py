@@ -33,6 +33,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from rcnn import threads
 from rcnn.data.messages import counted
 from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT, PID
+from rcnn.runtime.meeting import LostProcessError
 from rcnn.stopping import LAUNCHER, STOP_SECONDS, stop_with_launcher
 
 T = TypeVar("T")
@@ -49,6 +50,10 @@ FAILURE_SECONDS = 20  # time for the other processes to end after one has failed
 
 class ProcessFailedError(ValueError):
     """One of several processes has failed. The message is its error, with its number."""
+
+
+class FailedWhileStoppingError(ProcessFailedError):
+    """A process has failed after a signal had asked it to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +129,7 @@ def launch_function(function: Callable[..., T], *arguments: object, devices: int
             return elastic_launch(_config(devices, logs), _apart)(function, *arguments)[0]
         except SignalException as stop:
             if message := _error_while_stopping(devices, Path(logs)):
-                raise ProcessFailedError(message) from stop
+                raise FailedWhileStoppingError(message) from stop
             return _result_after(stop, Path(logs))
         except ChildFailedError as error:
             raise ProcessFailedError(_ended(error.failures, devices, Path(logs)).message) from error
@@ -305,7 +310,10 @@ def _error_while_stopping(devices: int, logs: Path) -> str:
             data = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:  # cut short
             continue
-        if isinstance(data.get("message"), Mapping) and not data.get(LOST, False):
+        if not isinstance(data.get("message"), Mapping):
+            continue
+        # torch writes the errors of functions, without `LOST`, as "TypeName: message"
+        if not data.get(LOST, False) and not _text(data).startswith(LostProcessError.__name__):
             return f"{_text(data)}\n(process {path.parent.name} of {devices}, while stopping)"
     return ""
 

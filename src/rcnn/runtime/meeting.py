@@ -1,8 +1,8 @@
 """Where processes wait for each other without a time limit, as long as those that they wait for are at work.
 
 One process may work alone for hours, e.g. on the metrics. Each process writes a sign of life to a store that all of
-them share whenever it has used CPU time: a process that computes does, but not one that is stopped, or that waits for a
-lock or a disk that does not answer.
+them share whenever it has used CPU time. A process that computes writes it. A process that is stopped, or waits for a
+lock or a disk, does not.
 """
 
 from __future__ import annotations
@@ -77,12 +77,16 @@ class Meeting:
 
     def _wait_for(self, missing: set[int]) -> None:
         seen = dict.fromkeys(missing, ("", time.monotonic()))  # sign of life, and when it was new
-        look = time.monotonic() + self._period
+        last = time.monotonic()
+        look = last + self._period
         while not self._store.check([self._arrival(rank) for rank in missing]):
             time.sleep(ASK)
             if time.monotonic() < look:
                 continue
-            look = time.monotonic() + self._period
+            now = time.monotonic()
+            if now - last > 4 * self._period:  # all were suspended: the others must have time for a new sign
+                seen = {rank: (sign, now) for rank, (sign, _) in seen.items()}
+            last, look = now, now + self._period
             for rank in missing:
                 sign = self._life_of(rank)  # before the question of the arrival, which comes before the end
                 if self._store.check([self._arrival(rank)]):

@@ -67,7 +67,12 @@ class Monitor:
                 self.print_stacks(self._seconds)
 
     def print_stacks(self, seconds: float) -> None:
-        """Print the stacks of all threads, because this process has made no progress for `seconds`."""
+        """Print the stacks of all threads, because this process has made no progress for `seconds`.
+
+        Does nothing if the monitor is off (train.watchdog=0).
+        """
+        if not self._seconds:
+            return
         print(
             f"rcnn: {self._process} has made no progress for {seconds:g} seconds, while working on {self.work}"
             f"{self._setting}. Its stacks:",

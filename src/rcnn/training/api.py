@@ -11,7 +11,7 @@ from rcnn.data.messages import counted
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import Overrides, as_overrides, as_strings
 from rcnn.new_outputs import output_or_new
-from rcnn.runtime.launch import ProcessFailedError, launch_function, require_devices
+from rcnn.runtime.launch import FailedWhileStoppingError, ProcessFailedError, launch_function, require_devices
 from rcnn.runtime.processes import process_numbers
 from rcnn.training.found_run import is_restarted
 from rcnn.training.own_steps import Given, as_steps
@@ -101,7 +101,7 @@ def train(
         relative_boxes=relative_boxes,
         weights=str(weights),
         device=device,
-        resume=resume or is_restarted(),
+        resume=resume or (output is not None and is_restarted()),
         strict=strict,
         allow_empty=allow_empty,
         allow=as_strings(allow),
@@ -120,6 +120,8 @@ def _train_in_processes(
     for restarts in range(max_restarts):
         try:
             return launch_function(_train, request, log, devices=devices)
+        except FailedWhileStoppingError:
+            raise
         except ProcessFailedError as error:
             log(str(error))
             log(f"starting all processes again ({restarts + 1} of {max_restarts})")

@@ -24,7 +24,7 @@ def push_to_hub(run: str | Path, repository: str, *, private: bool = False) -> s
 
 
 def best_metrics(run: Path) -> dict[str, float]:
-    """The metrics of the evaluation that chose best/ of `run` (by its train.best); empty without one."""
+    """The metrics of the evaluation of `run` with the highest value of train.best; empty without one."""
     log = run / LOG
     if not log.is_file():
         return {}

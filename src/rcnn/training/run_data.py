@@ -261,7 +261,7 @@ def shared_images(data: RunData) -> Iterator[str]:
             yield (
                 f"{which} {counted(len(validation), 'image')} of {validation.split} {'is' if shared == 1 else 'are'} "
                 f"also in the training split {data.training.split}, so its metrics do not measure how well the model "
-                "does on new images. Choose other splits; `rcnn data check DIR --only leak` lists such images"
+                "does on new images. Choose other splits; `rcnn data check DIR` lists such images"
             )
 
 

@@ -79,7 +79,7 @@ class TrainState:
 
         In the first process, it includes the random generators of all processes; in the others, none.
         """
-        # without patience: every process is to save at the same time, and does not wait longer for one that stalls
+        # all processes save at the same time, so one that does not answer has stalled
         random_states = self.processes.gather(random_state(self.device), patient=False)
         values: dict[str, Any] = {
             "step": self.step,

@@ -88,7 +88,7 @@ def test_a_locale_that_lacks_characters_is_named_once(
         main(["doctor"])
     advice = "choose a UTF-8 locale (export LC_ALL=C.UTF-8), or set PYTHONUTF8=1"
     warning, message = capsys.readouterr().err.splitlines()
-    assert warning.startswith("warning: the locale of this shell (ascii) lacks characters, ")
+    assert warning.startswith("warning: the locale of this shell (ascii) cannot encode all characters, ")
     assert warning.endswith(advice)
     assert message == (
         "rcnn: 'b\\udcc3\\udca4ume.jpg' has characters that the locale of this shell (ascii) does not have: " + advice

@@ -75,14 +75,14 @@ def test_images_outside_the_data_set_are_not_divided_within_it(root: Path, tmp_p
 def test_later_edits_of_the_original_labels_are_reported(root: Path, tmp_path: Path) -> None:
     labels = root / "annotations" / "instances_train.json"
     division = split_dataset(root, (0.8, 0.2), root, names=("a", "b"))
-    assert f"after editing {labels}, divide again" in division.lines()[-1]
+    assert f"After editing {labels}, remove annotations" in division.lines()[-1]
     assert split_dataset(root, (0.8, 0.2), tmp_path / "copy", split="train").original is None
     assert open_dataset(root, "a").notes == ()
     later = time.time() + 10
     os.utime(labels, (later, later))
     [note] = open_dataset(root, "b").notes
     assert "1 original label file" in note
-    assert "newer than this split (annotations/instances_train.json): later edits are not in it" in note
+    assert "newer than this split (annotations/instances_train.json): edits since then are not in it" in note
 
 
 def test_later_edits_of_label_files_beside_the_images_are_reported(root: Path) -> None:

@@ -60,6 +60,13 @@ def test_images_beside_masks_are_not_used_where_a_folder_of_images_is(tmp_path: 
     assert (dataset.image_ids, dataset.notes) == (("images/a.png",), ())
 
 
+def test_a_picture_beside_folders_of_splits_is_no_split(tmp_path: Path) -> None:
+    write_images(tmp_path / "images" / "train", ["a.png"])
+    write_images(tmp_path, ["overview.png"])
+    save(masks(), tmp_path / "masks" / "train" / "a.png")
+    assert splits(tmp_path) == ["train"]
+
+
 @pytest.mark.parametrize(
     ("image", "mask"),
     [

@@ -64,6 +64,10 @@ def test_records_as_dicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     )
     assert numbered[0].labels.tolist() == [1, 0]
     assert numbered[0].ignored.tolist() == [False, True]
+    entry = {"file": "photos/1.png", "labels": ["a"], "segmentations": [np.array([SQUARE])], "crowd": [torch.tensor(1)]}
+    [record] = rcnn.Dataset.from_records([entry])
+    assert record.boxes.tolist() == dataset[0].boxes.tolist(), "an array of one polygon"
+    assert record.ignored.tolist() == [True]
     points = rcnn.Dataset.from_records(
         [{"file": "photos/1.png", "boxes": [[1, 1, 9, 9]], "labels": ["a"], "keypoints": [[[1, 2, 2], [3, 4, 1]]]}],
         keypoints=["left", "right"],
@@ -84,7 +88,10 @@ def test_faulty_outlines_and_missing_labels_are_refused_by_the_number_of_their_r
         ({"segmentations": [{"size": [20, 60], "counts": [1200]}]}, "has a mask of 20, 60"),
         ({"segmentations": [{"size": [40, 60], "counts": [1200]}]}, "has RLE that cannot be decoded"),
         ({"segmentations": [{"counts": [1200]}]}, "has the segmentation .*; expected RLE: size and counts"),
-        ({"segmentations": [mask.astype(np.int64)]}, r"has .* shape \(20, 60\) and type int64; a mask must be bool"),
+        (
+            {"segmentations": [mask.astype(np.int64)]},
+            r"has .* shape \(20, 60\) and type int64; expected a mask of bool",
+        ),
         ({"segmentations": [mask.astype(int).tolist()]}, "has a segmentation of zeros and ones; expected polygons"),
         ({"segmentations": [[[*SQUARE, float("nan"), 3]]]}, "has a polygon with numbers that are not finite"),
         ({"segmentations": [SQUARE]}, "has a segmentation of 8 numbers; expected a list of polygons"),

@@ -12,9 +12,9 @@ from PIL import Image, ImageEnhance
 from rcnn.data.similarity import (
     NEAR,
     Fingerprint,
-    faint_copies,
     fingerprint,
     fingerprints,
+    low_contrast_copies,
     near_pairs,
     similar_groups,
     without_borders,
@@ -147,5 +147,5 @@ def test_faint_images_are_copies_only_if_their_files_are_equal(tmp_path: Path) -
     prints = fingerprints(sorted(tmp_path.iterdir()))
     assert [one.perceptual_hash for one in prints] == [None] * 5
     assert [one.low_contrast for one in prints] == [True, True, True, False, False]
-    assert list(faint_copies(prints)) == [(0, 1)]
+    assert list(low_contrast_copies(prints)) == [(0, 1)]
     assert similar_groups(prints).tolist() == [0, 0, 2, 3, 4]

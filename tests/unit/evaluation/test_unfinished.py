@@ -100,7 +100,7 @@ def test_boundary_ap_of_boxes_is_refused_before_the_first_prediction(
 
 @pytest.mark.parametrize("name", ["limit", "batch_size", "workers", "pictures"])
 def test_numbers_out_of_range_are_refused(name: str, predictor: Predictor, data: Path) -> None:
-    least = {"limit": 0, "pictures": 0}.get(name, 1)
+    least = int(name == "batch_size")
     options: dict[str, Any] = {name: least - 1}
     with pytest.raises(ValueError, match=f"{name}={least - 1}; expected {least} or more"):
         evaluate(predictor, data, **options)

@@ -251,7 +251,7 @@ class Strided(nn.Module):
 
 def test_a_pyramid_of_maps_of_one_stride_in_its_middle_is_refused() -> None:
     config = rcnn.override(BASE, ["rpn.anchors.sizes=[[8],[16],[32],[64],[128]]"])
-    with pytest.raises(ValueError, match=r"expected a larger stride from each map to the next"):
+    with pytest.raises(ValueError, match=r"expected maps with consecutive numbers"):
         rcnn.build_detector(config, backbone=Strided({"c2": 4, "c3": 8, "c4": 8, "c5": 16}))
     rcnn.build_detector(config, backbone=Strided({"c2": 4, "c3": 8, "c4": 16, "c5": 16}))
 

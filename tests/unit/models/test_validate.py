@@ -88,7 +88,7 @@ from rcnn.models.validate import validate
         ),
         ("rpn_r50_fpn", ["rpn.legacy.objectness=object_logit"], r"is not a probability, .*objectness=softmax"),
         ("mask_rcnn_compact", ["num_classes=0"], r"num_classes is 0; expected 1 or more"),
-        ("mask_rcnn_compact", ["input.max_size=10000000"], r"input\.max_size is 10000000; expected 0 to 65,536"),
+        ("mask_rcnn_compact", ["input.max_size=10000000"], r"input\.max_size is 10000000; expected 0 to 1,000,000"),
         ("mask_rcnn_compact", ["box.fcs=10000000"], r"box\.fcs is 10000000; expected 0 to 128"),
         ("mask_rcnn_compact", ["rpn.proposals.post_nms=10000000"], r"post_nms is 10000000; expected 0 to 1,000,000"),
         ("mask_rcnn_compact", ["rpn.anchors.sizes=[[],[],[],[],[]]"], r"expected a size or more per level"),

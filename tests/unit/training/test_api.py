@@ -13,7 +13,7 @@ import torch
 
 import rcnn
 from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT
-from rcnn.runtime.launch import ProcessFailedError
+from rcnn.runtime.launch import FailedWhileStoppingError, ProcessFailedError
 from rcnn.runtime.processes import Processes
 from rcnn.training.request import RunRequest
 from rcnn.training.saver import Outcome
@@ -59,6 +59,17 @@ def test_processes_that_fail_are_started_again_and_continue(tmp_path: Path, monk
     folder = Path("runs/train-mask_rcnn_compact-1")
     assert calls == [(False, folder), (True, folder), (True, folder)]
     assert "starting all processes again (1 of 2)" in lines
+
+    def failing_at_a_stop(*_: object, devices: int) -> rcnn.TrainingRun:
+        raise FailedWhileStoppingError("last/ cannot be written")
+
+    monkeypatch.setattr("rcnn.training.api.launch_function", failing_at_a_stop)
+    lines.clear()
+    with pytest.raises(FailedWhileStoppingError):
+        rcnn.train(
+            "mask_rcnn_compact", data, overrides=TINY_MODEL, device="cpu", devices=3, max_restarts=2, log=lines.append
+        )
+    assert "starting all processes again (1 of 2)" not in lines, "the user asked to stop"
 
 
 def own_loop(num_classes: int, workers: int = 0) -> tuple[rcnn.Detector, rcnn.TrainingBatch]:

@@ -225,7 +225,7 @@ def polygon_area(part: Sequence[float]) -> float:
 def clip_polygons(parts: Polygons, size: tuple[int, int]) -> Polygons:
     """The parts [x, y, x, y, ...] of an outline, clipped to an image of `size` (height, width).
 
-    Parts of which no area is inside are left out (Sutherland and Hodgman, 1974).
+    Parts without area inside the image are left out (Sutherland and Hodgman, 1974).
     """
     height, width = size
     kept: Polygons = []

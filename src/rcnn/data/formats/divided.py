@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from rcnn.data.messages import counted, few
 from rcnn.outputs import MARKER, files_of_rcnn
 
+AGAIN = "remove annotations/instances_*.json of the parts, and divide again with rcnn data split"
 KEY = "divided_from"  # in `info` of an annotation file: the original file or folder, relative to the data set
 
 
@@ -32,7 +33,7 @@ def later_edits(content: object, file: Path, images: Collection[str]) -> str:
     if not newer:
         return ""
     files = f"{counted(len(newer), 'original label file')} in {folder} {'is' if len(newer) == 1 else 'are'}"
-    return f"{files} newer than this split ({few(newer)}): later edits are not in it. Divide again with rcnn data split"
+    return f"{files} newer than this split ({few(newer)}): edits since then are not in it. To include them, {AGAIN}"
 
 
 def _label_files(folder: Path, images: Collection[str]) -> Iterator[Path]:

@@ -110,7 +110,15 @@ def _within(annotations: str, folder: Path) -> str:
     """A pattern of annotation files as a path relative to the folder of the data set, with slashes."""
     if not annotations:
         return ""
-    return PurePath(os.path.relpath(annotations, folder) if os.path.isabs(annotations) else annotations).as_posix()
+    if not os.path.isabs(annotations):
+        return PurePath(annotations).as_posix()
+    try:
+        within = os.path.relpath(annotations, folder)
+        if within.startswith(os.pardir):  # the folder may be a link, which ".." does not leave
+            within = os.path.relpath(annotations, os.path.realpath(folder))
+    except ValueError:  # on another drive of Windows
+        within = annotations
+    return PurePath(within).as_posix()
 
 
 def _images_folder(images: Path | str, folder: Path) -> Path | None:

@@ -140,7 +140,8 @@ def _pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
     base = _base(folder, split)
     beside = (base, base / BESIDE)
     there = [(images, masks) for images, masks in (*places, beside) if masks.is_dir() and images_in(images)]
-    return [pair for pair in there if pair != beside or pair == there[0]]
+    has_own_folder = any((base / images).is_dir() for images, _ in PAIRS)  # then pictures beside it are others
+    return [pair for pair in there if pair != beside or not has_own_folder]
 
 
 def _is_of_one_image(folder: Path) -> bool:

@@ -165,6 +165,10 @@ def _objects(lines: Iterable[_Line], layout: Layout, warnings: Warnings) -> Iter
 
 def _values(line: _Line, layout: Layout, warnings: Warnings) -> list[float] | None:
     """The numbers of a box (5) or a polygon (7 or more) in a line; None, with a warning, for anything else."""
+    if any("," in word for word in line.words):
+        what = "commas; expected numbers with decimal points, separated by spaces (0 0.5 0.5 0.25 0.25)"
+        warnings.add(what, SKIPPED, [line.name], kind="bad-shape")
+        return None
     values = [as_number(word) for word in line.words]
     keypoints = layout.keypoints
     if keypoints and len(values) == BOX + keypoints:
@@ -172,10 +176,7 @@ def _values(line: _Line, layout: Layout, warnings: Warnings) -> list[float] | No
     elif len(values) == BOX + 1:
         warnings.add("a sixth number, e.g. a confidence", "that number was not used", [line.name])
         values = values[:BOX]
-    if any("," in word for word in line.words):
-        what = "commas; expected numbers with decimal points, separated by spaces (0 0.5 0.5 0.25 0.25)"
-        warnings.add(what, SKIPPED, [line.name], kind="bad-shape")
-    elif len(values) != BOX and (len(values) < MIN_POLYGON or len(values) % 2 == 0):
+    if len(values) != BOX and (len(values) < MIN_POLYGON or len(values) % 2 == 0):
         what = f"{counted(len(values), 'number')}; expected class and 4 numbers (box), or class and 3 points or more"
         warnings.add(what, SKIPPED, [line.name], kind="bad-shape")
     elif not values[0].is_integer() or not 0 <= values[0] < len(layout.names):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rcnn.data.formats.divided import AGAIN
 from rcnn.data.inspect.info import NAME_WIDTH
 from rcnn.data.messages import counted, cut, excerpt, few
 from rcnn.data.opening import open_dataset
@@ -52,7 +53,7 @@ class Division:
             counts = [int(objects[label]) for objects in self.objects.values()]
             rows.append((cut(name, NAME_WIDTH), [f"{count:,} ({count / max(1, sum(counts)):.0%})" for count in counts]))
         table = [f"{name:{width}}" + "".join(f"{cell:>16}" for cell in cells) for name, cells in rows]
-        later = f"the parts are copies of the labels: after editing {self.original}, divide again"
+        later = f"the parts are copies of the labels. After editing {self.original}, {AGAIN}"
         lines = [*table, *map(self._reached, self.images, self.fractions)]
         return lines if self.original is None else [*lines, later]
 

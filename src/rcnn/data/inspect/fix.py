@@ -230,8 +230,8 @@ def _boxes_of_outlines(one: CheckedSplit, rows: Sequence[int]) -> dict[int, list
 def _inside(entry: Annotation, box: Sequence[float], image: Image) -> Annotation | None:
     """An annotation of `image` with `box` x, y, width, height, clipped to the image.
 
-    If the box reaches beyond the image, so do its polygons, which are clipped too, and the box is then that around what
-    is left of them; None if nothing is left.
+    If the box reaches beyond the image, its polygons are clipped too, and the box becomes the box around the clipped
+    polygons; None if no polygon remains.
     """
     x1, y1 = max(0.0, box[0]), max(0.0, box[1])
     x2, y2 = min(float(image["width"]), box[0] + box[2]), min(float(image["height"]), box[1] + box[3])
@@ -240,7 +240,7 @@ def _inside(entry: Annotation, box: Sequence[float], image: Image) -> Annotation
     outline = entry.get("segmentation")
     if clean["bbox"] != entry["bbox"] and outline is None:
         clean["area"] = clean["bbox"][2] * clean["bbox"][3]
-    elif clean["bbox"] != box and isinstance(outline, list):
+    elif ((x1, y1) != tuple(box[:2]) or x2 < box[0] + box[2] or y2 < box[1] + box[3]) and isinstance(outline, list):
         clipped = clip_polygons(outline, (image["height"], image["width"]))
         if not clipped:
             return None

@@ -14,13 +14,13 @@ from rcnn.background import DaemonThreads
 from rcnn.data.images import ImageError, read_image
 from rcnn.data.messages import Finding, Warnings
 from rcnn.data.records import Dataset
-from rcnn.data.similarity import Fingerprint, faint_copies, fingerprint, near_pairs
+from rcnn.data.similarity import Fingerprint, fingerprint, low_contrast_copies, near_pairs
 
 TRAINING = ("train",)  # starts of the names of splits
 EVALUATION = ("val", "test", "dev", "minival", "superminival", "eval")
 SAME_PHOTOS = (  # what to do about copies in a split of LVIS and one of COCO
-    "known: LVIS annotates COCO's photos, and its val has photos of COCO's train2017. This is no fault, but do not "
-    "evaluate on this split a model that was trained on {training!r}"
+    "known: LVIS annotates COCO's photos, and its val has photos of COCO's train2017. This is not a fault, but do not "
+    "use this split to evaluate a model that was trained on {training!r}"
 )
 NO_PRINT = Fingerprint(content="", perceptual_hash=None)
 
@@ -92,7 +92,7 @@ def find_copies(datasets: Sequence[Dataset], files: Sequence[Sequence[ImageFile]
     place = np.concatenate([np.arange(len(one)) for one in paths]) if paths else np.zeros(0, dtype=np.int64)
     prints = [one.print for own in files for one in own]
     pairs = {(i, j) for i, j in near_pairs([one.perceptual_hash for one in prints]).tolist()}
-    pairs.update(faint_copies(prints))
+    pairs.update(low_contrast_copies(prints))
     seen: dict[str, list[int]] = {}
     for number, path in enumerate(path for own in paths for path in own):
         for earlier in seen.setdefault(path, []):

@@ -34,9 +34,8 @@ class Regions:
     positive: Tensor  # (B, R) bool
     valid: Tensor  # (B, R) bool
     max_positives: int  # upper limit of positive regions per image
-    maps: Tensor | None = (
-        None  # (B, R, C, h, w), the output of a box trunk that outputs maps: a C4 mask head shares res5
-    )
+    # (B, R, C, h, w), the output of the box trunk if it outputs maps; with C4, the mask head shares it
+    maps: Tensor | None = None
     appended: Tensor | None = None  # (B, R) bool: the region is an appended ground-truth box, not a proposal
     later: tuple[Regions, ...] = ()  # the regions of a cascade's later stages
 

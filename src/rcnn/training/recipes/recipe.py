@@ -61,7 +61,7 @@ class Recipe:
     def with_published_batch(
         self, settings: TrainConfig, processes: int, given: Collection[str]
     ) -> tuple[TrainConfig, dict[str, str]]:
-        """`settings` with `accumulate` set for the published images per step, or the next smaller number; the reason.
+        """`settings` with `accumulate` chosen for the published images per step or fewer, and the reason.
 
         `given`: names of the settings that the user gave; `accumulate` does not change if it is one of them.
         """
