@@ -20,6 +20,7 @@ from rcnn.training.schedule import require_one_schedule
 from rcnn.training.settings import TrainConfig, split_overrides, without_auto
 from rcnn.training.sharding import require_divisible
 from rcnn.training.starting import (
+    NO_WEIGHTS,
     choose_weights,
     size_text,
     starting_config,
@@ -92,7 +93,7 @@ def choose_start(
         weights, reason = choose_weights(request.model, request.weights, config, model_overrides)
         request = replace(request, weights=weights)
     defaults = TrainConfig() if recipe else request.settings
-    defaults = defaults or starting_settings(request.model, request.weights, train_overrides)
+    defaults = defaults or starting_settings(request.model, request.weights or NO_WEIGHTS, train_overrides)
     first = changed_by(before or defaults, () if recipe is None else recipe.training_settings)
     settings = with_steps(changed_by(first, train_overrides), request, before)
     given = keys_of(train_overrides)

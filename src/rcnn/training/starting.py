@@ -70,12 +70,13 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
 def starting_settings(model: str, weights: str = "", overrides: Sequence[str] = ()) -> TrainConfig:
     """The default training settings, before those that depend on the data; the papers' for most named models.
 
-    `overrides`: the training settings that are given, KEY=VALUE. The defaults of the compact models are for AdamW. With
-    another optimizer, or with a learning rate and no optimizer, the defaults are the papers', which are for SGD.
+    `overrides`: the training settings that are given, KEY=VALUE. The defaults of the compact models, and of the lite0
+    models without weights, are for AdamW. With another optimizer, or with a learning rate and no optimizer, the
+    defaults are the papers', which are for SGD.
     """
     if not starts_fresh(model) or is_whole(model, weights):
         return FINE_TUNING
-    if model.endswith(COMPACT):
+    if model.endswith(COMPACT) or (model in lite.MODELS and weights == NO_WEIGHTS):
         given = {key.strip(): value.strip() for key, _, value in (word.partition("=") for word in overrides)}
         optimizer = given.get(PREFIX + "optimizer", "" if PREFIX + "lr" in given else FROM_SCRATCH.optimizer)
         return FROM_SCRATCH if optimizer == FROM_SCRATCH.optimizer else TrainConfig()

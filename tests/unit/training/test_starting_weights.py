@@ -69,6 +69,7 @@ def test_a_whole_detector_is_fine_tuned_and_a_backbone_is_trained_as_in_the_pape
     assert starting_settings("mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn@torchvision") == FINE_TUNING
     assert starting_settings("mask_rcnn_r50_fpn", "resnet50@torchvision") == TrainConfig()
     assert starting_settings("mask_rcnn_lite0_fpn", "tf_efficientnet_lite0@package") == LITE
+    assert starting_settings("mask_rcnn_lite0_fpn", "none") == FROM_SCRATCH
 
 
 @pytest.mark.parametrize(
