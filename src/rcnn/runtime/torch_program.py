@@ -26,7 +26,7 @@ TENSORS = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
 VERSIONS = ("archive_format", "archive_version", "byteorder", ".data/version", ".data/serialization_id", "version")
 
 FUNCTIONS = re.compile(
-    r"torch\.ops\.(aten|rcnn)\.(?!from_file\b)\w+\.\w+"
+    r"torch\.ops\.(aten|rcnn)\.(?!from_file\b)(_?[a-z]\w*|__i?(and|or|xor|lshift|rshift)__)\.[A-Za-z]\w*"
     r"|torch\.sym_(min|max|int|float|not|ite)"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|lt|le|gt|ge|eq|ne|and_|or_|getitem)"
     r"|math\.(ceil|floor|trunc)"

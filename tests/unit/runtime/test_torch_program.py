@@ -107,6 +107,7 @@ def other_tree(graph: dict[str, Any]) -> None:
 GRAPH, WEIGHTS = "models/model.json", "data/weights/model_weights_config.json"
 ATTACKS: dict[str, tuple[str, bytes | Edit, str]] = {
     "function": (GRAPH, first_node("target", "torch.os.system"), "a call of 'torch.os.system'"),
+    "attribute of an operator": (GRAPH, first_node("target", "torch.ops.aten.__init__.__globals__"), "a call of"),
     "file": (GRAPH, first_node("target", "torch.ops.aten.from_file.default"), "a call of 'torch.ops.aten.from_file"),
     "size": (GRAPH, every_expression("__import__('os').getcwd()"), "in place of an expression of sizes"),
     "attribute": (GRAPH, every_expression("s0.__class__"), "in place of an expression of sizes"),
