@@ -104,5 +104,9 @@ def test_contradictory_settings_are_refused(name: str, changes: list[str], words
         build_detector(config)
 
 
-def test_a_vit_without_windows_is_accepted() -> None:
-    validate(replace(model_config("mask_rcnn_compact"), backbone=ViTConfig(window=0), fpn=None))
+def test_the_smallest_window_of_a_vit_is_0() -> None:
+    """0: global attention in every block."""
+    config = replace(model_config("mask_rcnn_compact"), backbone=ViTConfig(window=0), fpn=None)
+    validate(config)
+    with pytest.raises(ValueError, match=r"backbone\.window is -1; expected 0 "):
+        validate(replace(config, backbone=ViTConfig(window=-1)))
