@@ -21,20 +21,10 @@ from rcnn.evaluation.opening import validation_split
 from rcnn.evaluation.plan import EvaluationOptions, limit_overrides, plan_evaluation
 from rcnn.evaluation.results import evaluate_results, has_proposals, is_results
 from rcnn.evaluation.run import run_evaluation
-from rcnn.models import build_detector, model_config
-from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
-from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
+from tests.tiny_data import CLASSES, write_tiny_coco
 
 Entry = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def predictor() -> Predictor:
-    """A tiny Mask R-CNN with random weights that detects something in every image."""
-    torch.manual_seed(0)
-    words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.01"]
-    return Predictor(build_detector(override(model_config("mask_rcnn_compact"), words)), classes=CLASSES, device="cpu")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from rcnn.data import open_dataset
@@ -20,21 +19,11 @@ from rcnn.evaluation.opening import held_out_of
 from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import has_proposals, read_results
 from rcnn.evaluation.run import run_evaluation
-from rcnn.models import build_detector, model_config
-from rcnn.models.overrides import override
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
-from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
+from tests.tiny_data import CLASSES, write_tiny_coco
 from tests.unit.evaluation.test_evaluate import change_annotations, without_outlines
-
-
-@pytest.fixture(scope="module")
-def predictor() -> Predictor:
-    """A tiny Mask R-CNN with random weights that detects something in every image."""
-    torch.manual_seed(0)
-    words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.01"]
-    return Predictor(build_detector(override(model_config("mask_rcnn_compact"), words)), classes=CLASSES, device="cpu")
 
 
 @pytest.fixture
