@@ -101,7 +101,10 @@ def require_measured(best: str, config: DetectorConfig, plan: Plan | None = None
         near = difflib.get_close_matches(best, names, n=3) or names[:1]
         raise ValueError(f"train.best={best} is not a metric of this model; expected e.g. {' or '.join(near)}")
     if best and plan is not None and best.partition(".")[0] not in plan.kinds:
-        raise ValueError(f"train.best={best} cannot be measured: {'; '.join(plan.warnings)}. Set train.best=bbox.AP")
+        raise ValueError(
+            f"train.best={best} cannot be measured: {'; '.join(plan.warnings)}. Set train.best=bbox.AP; a run that is "
+            "resumed keeps its train.best, so restore its validation set"
+        )
 
 
 def chosen_metric(metrics: Metrics, key: str) -> str:
