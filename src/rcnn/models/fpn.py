@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
@@ -32,8 +33,17 @@ class FPN(nn.Module):
             pyramid[f"p{number}"] = getattr(self, f"output{number}")(coarser)
         last = self.numbers[-1]
         pyramid = dict(reversed(pyramid.items()))
-        pyramid[f"p{last + 1}"] = F.max_pool2d(pyramid[f"p{last}"], 1, stride=2)  # for the largest anchors only
+        pyramid[f"p{last + 1}"] = subsampled(pyramid[f"p{last}"])  # for the largest anchors only
         return pyramid
+
+
+def subsampled(x: Tensor) -> Tensor:
+    """Every second row and column of maps (B, C, H, W).
+
+    They are a copy: for convolutions of a strided view, torch.export adds a guard that refuses odd numbers of rows.
+    (On torch 2.11, the view itself has one; rcnn drops the guards of exported files.) Pooling has another guard there.
+    """
+    return x[:, :, ::2, ::2].clone(memory_format=torch.channels_last)
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, config: FPNConfig) -> Conv2d:

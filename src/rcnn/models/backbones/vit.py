@@ -15,6 +15,7 @@ from typing_extensions import override
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.backbones.timm import create
 from rcnn.models.config import ViTConfig
+from rcnn.models.fpn import subsampled
 from rcnn.models.layers import ChannelNorm, Conv2d
 
 PATCH = 16  # side of the patch that becomes one token, pixels; the stride of p4
@@ -58,7 +59,7 @@ class ViT(Backbone):
             x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
         x = x.permute(0, 3, 1, 2)
         pyramid = {name: level(x) for name, level in self.pyramid.items()}
-        pyramid["p6"] = F.max_pool2d(pyramid["p5"], 1, stride=2)  # for the largest anchors only
+        pyramid["p6"] = subsampled(pyramid["p5"])  # for the largest anchors only
         return pyramid
 
 
