@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from rcnn.data.assemble import assemble
 from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.ids import as_id
 from rcnn.data.checks.run_lengths import rles_fit
 from rcnn.data.checks.tables import Id, Image, MetricName, RawEntry, RawTables, Tables
 from rcnn.data.image_inputs import as_image
@@ -79,8 +80,11 @@ def dataset_of_records(
     metric: MetricName = "coco",
 ) -> Dataset:
     """See `Dataset.from_records`."""
-    if isinstance(records, (Mapping, str)):
-        raise ValueError(f"records is a {type(records).__name__}; expected a list of dicts, one per image")
+    if isinstance(records, (Mapping, str, bytes)) or not np.iterable(records):
+        raise ValueError(f"records is of type {type(records).__name__}; expected a list of dicts, one per image")
+    _require_names(classes, keypoints)
+    if metric not in get_args(MetricName):
+        raise ValueError(f"metric is {metric!r}; expected one of {', '.join(get_args(MetricName))}")
     for index, one in enumerate(records := list(records)):
         if not isinstance(one, (Mapping, ImageRecord)):
             raise ValueError(f"record {index} is {excerpt(one)}; expected a dict with file, boxes, labels")
@@ -92,7 +96,7 @@ def dataset_of_records(
     for index, entry in enumerate(entries):
         if unknown := [key for key in entry if key not in RECORD_KEYS]:
             raise ValueError(
-                f"record {index}: unknown key {unknown[0]!r}{close_to(unknown[0], RECORD_KEYS)}; expected "
+                f"record {index}: unknown key {unknown[0]!r}{close_to(str(unknown[0]), RECORD_KEYS)}; expected "
                 f"{', '.join(RECORD_KEYS)}"
             )
         if not isinstance(entry.get("file"), str | Path):
@@ -102,13 +106,50 @@ def dataset_of_records(
     root = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
     images: list[RawEntry] = []
     for index, (entry, file) in enumerate(zip(entries, files, strict=True)):
-        image = {"id": plain(entry.get("image_id", index + 1)), "file_name": os.path.relpath(file, root)}
+        image_id = _image_id(entry, index + 1, f"record {index}")
+        image = {"id": image_id, "file_name": os.path.relpath(file, root)}
         images.append(image | {side: plain(entry[side]) for side in ("height", "width") if entry.get(side) is not None})
+    _require_different_ids([image["id"] for image in images], "record")
     return _dataset(root, "records", images, entries, classes, keypoints, metric=metric)
 
 
+def _require_names(classes: Sequence[str] | None, keypoints: Sequence[str]) -> None:
+    """Raise ValueError for a text in the place of a list of names: its letters would be the names."""
+    for key, names in (("classes", classes or ()), ("keypoints", keypoints)):
+        if isinstance(names, (str, bytes)) or not np.iterable(names):
+            raise ValueError(f"{key} is {names!r}; expected a list of names, e.g. [{names!r}]")
+
+
+def _image_id(entry: Mapping[str, Any], default: int, where: str) -> Id:
+    """The `image_id` of a record or target, or `default` if it has none. Raises ValueError for another value."""
+    given = entry.get("image_id")
+    if given is None:
+        return default
+    found = as_id(plain(given))
+    if found is None:
+        raise ValueError(f"{where} has the image_id {excerpt(given)}; expected an integer or text, or no image_id")
+    return found
+
+
+def _require_different_ids(ids: Sequence[Id], noun: str) -> None:
+    """Raise ValueError for an id that two entries have, each of which is called `noun` and its number."""
+    first: dict[Id, int] = {}
+    for index, one in enumerate(ids):
+        if first.setdefault(one, index) != index:
+            raise ValueError(
+                f"{noun} {index} has the image_id {one!r} of {noun} {first[one]}; expected another id for each image, "
+                "or no image_id: images without one are numbered"
+            )
+
+
 def _require_files(files: Sequence[str]) -> None:
-    """Raise MissingImagesError, with the number of the first record, for files that do not exist."""
+    """Raise MissingImagesError, with the number of the first record, for files that do not exist.
+
+    Raises ValueError for a folder.
+    """
+    for index, file in enumerate(files):
+        if os.path.isdir(file):
+            raise ValueError(f"record {index}: the file {file} is a folder; expected the path of an image")
     missing = [index for index, file in enumerate(files) if not os.path.exists(file)]
     if not missing:
         return
@@ -126,18 +167,36 @@ def dataset_of_torch(
     """See `Dataset.from_torch`."""
     images: list[Image] = []
     entries: list[dict[str, Any]] = []
+    _require_names(classes, keypoints)
+    if not len(data):
+        raise ValueError(f"{type(data).__name__} is empty; expected at least one image")
     for index in range(len(data)):
-        image, target = data[index]
+        image, target = _item(data, index)
         height, width = _pixels(image, index).shape[1:]
-        one = target.get("image_id", index)
-        image_id: Id = one if isinstance(one, str) else int(one)
+        image_id = _image_id(target, index, f"image {index}")
         images.append({"id": image_id, "file_name": f"image {image_id}", "height": height, "width": width})
         entries.append(_of_target(target, len(classes), first_label, index))
+    _require_different_ids([image["id"] for image in images], "image")
     name = type(data).__name__
     known = Path(), images
     raws: list[RawEntry] = [dict(image) for image in images]
     dataset = _dataset(Path(), name, raws, entries, classes, keypoints, known=known, pixels=partial(_pixels_of, data))
     return replace(dataset, notes=(*dataset.notes, *_note_on_labels(dataset, first_label)))
+
+
+def _item(data: DetectionData, index: int) -> tuple[Any, Mapping[str, Any]]:
+    """Image `index` and its target. Raises ValueError, which says what is expected, for anything else."""
+    item: object = data[index]
+    pair = isinstance(item, (tuple, list)) and len(item) == 2
+    if pair and isinstance(item[1], Mapping):
+        return item[0], item[1]
+    got = f"a pair with a {type(item[1]).__name__}" if pair else f"a {type(item).__name__}"
+    if isinstance(item, (tuple, list)) and not pair:
+        got += f" of {counted(len(item), 'value')}"
+    raise ValueError(
+        f"image {index} of {type(data).__name__} is {got}; expected a pair: the image, and a dict with boxes and "
+        "labels. Data sets of torchvision have this form after torchvision.datasets.wrap_dataset_for_transforms_v2"
+    )
 
 
 def _note_on_labels(dataset: Dataset, first_label: int) -> tuple[str, ...]:
@@ -238,10 +297,11 @@ def _annotations(entry: Mapping[str, Any], image_id: Id, names: Sequence[str], i
 
 def _label(label: object, names: Sequence[str], index: int) -> int:
     """A label by its number or its name."""
+    label = plain(label)
     if isinstance(label, str) and label in names:
         return names.index(label)
-    if isinstance(label, int | np.integer) and 0 <= int(label) < len(names):
-        return int(label)
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
+        return label
     raise ValueError(
         f"record {index} has the label {label!r}; expected one of the classes {few(names)}, or 0 to {len(names) - 1}"
     )
@@ -249,20 +309,20 @@ def _label(label: object, names: Sequence[str], index: int) -> int:
 
 def _names_of(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """The classes of records without `classes`: their labels in alphabetical order."""
-    found = {
-        label: index for index, entry in enumerate(entries) for label in values_of("labels", entry.get("labels"), index)
-    }
+    found: set[str] = set()
+    for index, entry in enumerate(entries):
+        for label in map(plain, values_of("labels", entry.get("labels"), index)):
+            if not isinstance(label, str):
+                raise ValueError(
+                    f"record {index} has the label {label!r}, which is not a name; expected names of classes, or pass "
+                    "the names: classes=[...]"
+                )
+            found.add(label)
     if not found:
         for index, entry in enumerate(entries):
             for key in PER_OBJECT:
                 require_same_number(key, values_of(key, entry.get(key), index), (), index)
         raise ValueError("no record has objects: pass the names of the classes, classes=[...]")
-    for label, index in found.items():
-        if not isinstance(label, str):
-            raise ValueError(
-                f"record {index} has the label {label!r}, which is not a name; expected names of classes, or pass "
-                "the names: classes=[...]"
-            )
     return tuple(sorted(found))
 
 
@@ -287,7 +347,7 @@ def _of_record(record: ImageRecord) -> dict[str, Any]:
 
 def _of_target(target: Mapping[str, Any], classes: int, first_label: int, index: int) -> dict[str, Any]:
     """A target dict in torchvision's form as the dict of a record."""
-    labels = [int(label) - first_label for label in values_of("labels", target.get("labels"), index)]
+    labels = [_number(label, index) - first_label for label in values_of("labels", target.get("labels"), index)]
     if labels and not 0 <= min(labels) <= max(labels) < classes:
         largest, smallest = max(labels) + first_label, min(labels) + first_label
         other = 1 if largest == classes else 0
@@ -300,9 +360,17 @@ def _of_target(target: Mapping[str, Any], classes: int, first_label: int, index:
     return {"labels": labels, **columns}
 
 
+def _number(label: object, index: int) -> int:
+    """A label of image `index` as a number. Raises ValueError for text, booleans and fractions."""
+    number = as_id(plain(label))
+    if not isinstance(number, int):
+        raise ValueError(f"image {index} has the label {excerpt(label)}; expected the number of a class")
+    return number
+
+
 def _pixels_of(data: DetectionData, index: int) -> Tensor:
     """Image `index`, read again."""
-    return _pixels(data[index][0], index)
+    return _pixels(_item(data, index)[0], index)
 
 
 def _pixels(image: Any, index: int) -> Tensor:
