@@ -37,7 +37,6 @@ from rcnn.training.starting import (
 )
 from rcnn.weights.catalogue.entry import Entry
 
-
 DEFAULT = "default"  # the reason for a setting that has the default of training
 
 
