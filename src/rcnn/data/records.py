@@ -27,7 +27,7 @@ from rcnn.data.messages import Finding, counted, excerpt, few
 from rcnn.data.segmentations import Outlines, Segmentation, ranges
 
 if TYPE_CHECKING:
-    from rcnn.data.own import DetectionData
+    from rcnn.data.own_torch import DetectionData
 
 Reader = Callable[[KnownImages | None], Tables]
 
@@ -179,12 +179,12 @@ class Dataset:
     ) -> Dataset:
         """A torch data set in torchvision's form, where `data[i]` is an image and a dict of its objects.
 
-        See `rcnn.data.own.DetectionData` for the dict. Each image is read once now, for its objects, and again whenever
-        it is used, also by worker processes; augmentation belongs to the training settings. `first_label` is the label
-        of classes[0]: 1 as in torchvision, where 0 is the background, or 0. Raises ValueError for data in
+        See `rcnn.data.own_torch.DetectionData` for the dict. Each image is read once now, for its objects, and again
+        whenever it is used, also by worker processes; augmentation belongs to the training settings. `first_label` is
+        the label of classes[0]: 1 as in torchvision, where 0 is the background, or 0. Raises ValueError for data in
         another form.
         """
-        from rcnn.data.own import dataset_of_torch
+        from rcnn.data.own_torch import dataset_of_torch
 
         return dataset_of_torch(data, classes, first_label=first_label, keypoints=keypoints)
 

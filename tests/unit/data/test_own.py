@@ -159,8 +159,6 @@ def test_objects_in_other_forms_of_numpy_and_torch(tmp_path: Path) -> None:
         ({"boxes": torch.tensor([[1.0, 2, 30, 32]], requires_grad=True)}, plain),
         ({"segmentations": [{"size": np.array([40, 60]), "counts": np.array(counts)}]}, form),
         ({"segmentations": [{"size": (40, 60), "counts": [np.int64(one) for one in counts]}]}, form),
-        ({"keypoints": [points]}, plain | {"keypoints": [[[x, y, 2] for x, y in points]]}),
-        ({"keypoints": np.array([points])}, plain | {"keypoints": [[[x, y, 2] for x, y in points]]}),
     ]
     for fields, expected in equal:
         mine, theirs = (rcnn.Dataset.from_records([one], ["a", "b"]) for one in (plain | fields, expected))
