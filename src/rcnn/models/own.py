@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,7 +66,8 @@ def allow_factories(config: DetectorConfig, allow: str | Sequence[str], source: 
         if match is None:
             raise ValueError(
                 f"{source}: {key} is {path}, code that is not part of the checkpoint and that runs when the model is "
-                f"built. If you trust it, allow it: --allow {path} on the command line, allow=[{path!r}] in Python"
+                f"built. If you trust it, allow it: --allow {shlex.quote(path)} on the command line, "
+                f"allow=[{path!r}] in Python"
             )
         part = key.partition(".")[0]
         config = replace(config, **{part: replace(getattr(config, part), factory=match)})
