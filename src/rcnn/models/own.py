@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+from rcnn.commands import as_typed
 from rcnn.models.config import DetectorConfig, OwnBackboneConfig
 from rcnn.models.overrides import as_strings
 from rcnn.own_code import import_factory, path_of, same_factory
@@ -66,7 +66,7 @@ def allow_factories(config: DetectorConfig, allow: str | Sequence[str], source: 
         if match is None:
             raise ValueError(
                 f"{source}: {key} is {path}, code that is not part of the checkpoint and that runs when the model is "
-                f"built. If you trust it, allow it: --allow {shlex.quote(path)} on the command line, "
+                f"built. If you trust it, allow it: {as_typed('--allow', path)} on the command line, "
                 f"allow=[{path!r}] in Python"
             )
         part = key.partition(".")[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from rcnn.commands import as_typed
 from rcnn.data.loading import TrainingBatch
 from rcnn.data.messages import named_images
 from rcnn.models import Detector, DetectorConfig
@@ -69,7 +69,7 @@ def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run
     )
     try:
         run.write_file(REPLAY, write)
-        again = f"`rcnn train --replay {shlex.quote(str(run.path / REPLAY))}` computes this step again"
+        again = f"`{as_typed('rcnn', 'train', '--replay', run.path / REPLAY)}` computes this step again"
     except OSError as failure:  # e.g. a full disk, which must not hide what was not finite
         again = f"The batch could not be saved to compute this step again ({failure})"
     images = named_images(name for _, _, one, _ in first for name in one.image_ids)
