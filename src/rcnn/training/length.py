@@ -71,8 +71,9 @@ def with_rest(
 ) -> tuple[TrainConfig, dict[str, str]]:
     """`settings` of a run that is resumed with other images per step, with the steps for the images that are left.
 
-    `settings` have the new length, `before` the one until now; if both are the same length, the number of images
-    that are left does not change. `done`: steps done. `each` and `earlier`: images per step, now and until now. `images` as in `with_length`.
+    `settings` have the new length, `before` the one until now; if both are the same length, the number of images that
+    are left does not change. `done`: steps done. `each` and `earlier`: images per step, now and until now. `images` as
+    in `with_length`.
     """
     more = _images_of(settings, images, each) - _images_of(before, images, earlier)
     left = (before.steps - done) * earlier + more
