@@ -15,7 +15,6 @@ import csv
 import io
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from rcnn.cli.sources import Source, SplitImages
+from rcnn.commands import as_typed
 from rcnn.data.images import embedded_image, image_suffix, is_embedded
 from rcnn.data.messages import close_to
 from rcnn.data.writers.coco import coco_file, coco_results, image_ids
@@ -186,7 +186,7 @@ def missing_images(output: Path, formats: Sequence[str]) -> list[str]:
     return [
         f"{output / name} has labels without images; before you train on it, copy the images to "
         f"{output / WITH_IMAGES[name]}, in the same subfolders, or link their folder: "
-        f"ln -s /path/to/photos {shlex.quote(str(output / WITH_IMAGES[name]))}"
+        f"{as_typed('ln', '-s', '/path/to/photos', output / WITH_IMAGES[name])}"
         for name in formats
         if name in ("yolo", "yolo-boxes")
     ]
