@@ -11,7 +11,6 @@ from __future__ import annotations
 import mmap
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import time
@@ -249,7 +248,7 @@ def _sendable(error: Exception) -> Exception:
     """
     error = error.with_traceback(None)
     try:
-        pickle.loads(reduction.ForkingPickler.dumps(error))  # noqa: S301  our own bytes
+        reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps(error))
     except Exception:  # of any type: the classes of errors are those of the user
         text = f"{type(error).__name__}: {error}"
         kinds = (kind for kind in (OSError, ValueError) if isinstance(error, kind))
