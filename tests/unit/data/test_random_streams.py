@@ -98,6 +98,6 @@ def test_a_step_of_another_kind_changes_no_draws() -> None:
         assert numbers == runs[0]
     assert not {*runs[0]} & {*runs[4], *runs[5]}
     found = list[float]()
-    moved = OwnStep(factory="/home/me/steps.py:mine", function=own("mine", found).function)
+    moved = OwnStep(factory="elsewhere/steps.py:mine", function=own("mine", found).function)
     augment(gradient(), Settings(augment=(moved,)), MODEL, (0, 2, 0))
     assert found == runs[0][:1], "where the file of the function is does not matter"
