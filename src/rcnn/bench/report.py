@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +13,7 @@ import numpy as np
 from rcnn.bench.clock import STAGES
 from rcnn.bench.machine import SAME
 from rcnn.bench.subjects import PEER
+from rcnn.outputs import OutputFolder
 from rcnn.text_files import read_json
 
 MARGIN = 0.05  # relative changes below this are no regression, even if the noise is smaller
@@ -124,10 +125,9 @@ class Benchmark:
             ) from error
 
     def write(self, path: str | Path) -> None:
-        """Write the JSON to a file that does not exist yet, or that contains an earlier benchmark (else ValueError)."""
-        if Path(path).exists():
-            self.read(path)
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        """Write the JSON to a file. Raises the errors of `output_of_benchmark`."""
+        with output_of_benchmark(path) as folder:
+            folder.write_json(Path(path).name, self.to_dict(), indent=2)
 
     def regressions(self, old: Benchmark) -> list[str]:
         """A line for each time that is longer than in `old` by more than the noise of both, and for more memory.
@@ -179,6 +179,21 @@ def _slower(what: str, before: Sequence[float], after: Sequence[float], least: f
 def _noise(values: Sequence[float]) -> float:
     low, high = np.percentile(values, [10, 90])
     return float(high - low)
+
+
+@contextmanager
+def output_of_benchmark(path: str | Path) -> Iterator[OutputFolder]:
+    """The folder of the file `path`, which is created if needed, to write a benchmark to it.
+
+    Raises ValueError if the file exists and is not a benchmark, OSError if it is a link or cannot be written.
+    """
+    path = Path(path)
+    with OutputFolder(path.parent) as folder:
+        if path.is_file() and not path.is_symlink():
+            Benchmark.read(path)
+            folder.adopt(path.name)
+        folder.require_free(path.name)
+        yield folder
 
 
 def _median(values: Sequence[float]) -> float:

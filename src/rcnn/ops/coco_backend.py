@@ -30,6 +30,7 @@ __all__ = [
     "rle_area",
     "rle_areas",
     "rle_box",
+    "rle_boxes",
     "rle_mask",
 ]
 
@@ -94,6 +95,11 @@ def rle_area(rle: Rle) -> int:
 def rle_areas(rles: Sequence[Rle]) -> np.ndarray:
     """Numbers (R,) of set pixels of run lengths, compressed or not."""
     return np.asarray(backend.area(list(rles)))
+
+
+def rle_boxes(rles: Sequence[Rle]) -> np.ndarray:
+    """The boxes (R, 4) x, y, width, height around run lengths, in pixels; zeros for an empty one."""
+    return np.asarray(backend.toBbox(list(rles)), dtype=np.float64).reshape(-1, 4)
 
 
 def rle_box(rle: Rle) -> tuple[float, float, float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping
 
+from rcnn.commands import as_typed
 from rcnn.data import Dataset
 from rcnn.data.held_out import HELD_OUT
 from rcnn.data.messages import counted, cut, few
@@ -115,8 +116,8 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
     if plan.download is not None:
         yield (
             f"weights: a run downloads {size_text(plan.download)} first, and uses the input and backbone settings of "
-            "these weights. The settings above are the model's own. To see those of the weights, run rcnn download "
-            f"{plan.download.name}, then this command again"
+            "these weights. The settings above are the model's own. To see those of the weights, run "
+            f"{as_typed('rcnn', 'download', plan.download.name)}, then this command again"
         )
     yield "nothing was written (--dry-run)"
 

@@ -94,11 +94,14 @@ class RunPlan:
         return content | several
 
 
-def settings_of(model: str, overrides: Sequence[str]) -> tuple[TrainConfig, InputConfig]:
-    """The training settings and the input of a new run of `model` with `overrides`. ValueError if they are invalid."""
+def settings_of(model: str, overrides: Sequence[str], allow: Sequence[str] = ()) -> tuple[TrainConfig, InputConfig]:
+    """The training settings and the input of a new run of `model` with `overrides`.
+
+    `allow`: the user's code that a checkpoint may run. ValueError if the settings are invalid.
+    """
     model_overrides, train_overrides = split_overrides(overrides)
     settings = changed_by(starting_settings(model, overrides=train_overrides), train_overrides)
-    return settings, override(starting_config(model), model_overrides).input
+    return settings, override(starting_config(model, allow), model_overrides).input
 
 
 def plan_training(

@@ -208,6 +208,7 @@ def test_the_command_prints_a_table_and_finds_an_injected_slowdown(
         (["mask_rcnn_compact", "--batch", "0"], "expected different numbers of 1 or more"),
         (["mask_rcnn_compact", "--compare", "other.json"], "other.json is not a benchmark; expected the JSON"),
         (["mask_rcnn_compact", "--output", "other.json"], "other.json is not a benchmark; expected the JSON"),
+        (["mask_rcnn_compact", "--output", "other.json/new.json"], "other.json is a file; expected a folder"),
         (["mask_rcnn_compact", "--image", "other.json"], "other.json"),
     ],
 )
@@ -221,6 +222,18 @@ def test_bad_arguments_are_refused(
     assert run("benchmark", *words) == 2
     assert message in capsys.readouterr().err
     assert Path("other.json").read_text() == '{"a": 1}'
+
+
+def test_a_benchmark_replaces_only_a_benchmark(tmp_path: Path) -> None:
+    found = figures({"backbone": [100.0, 101]})
+    found.write(tmp_path / "new" / "b.json")
+    again = replace(found, image="other.jpg")
+    again.write(tmp_path / "new" / "b.json")
+    assert Benchmark.read(tmp_path / "new" / "b.json") == again
+    (tmp_path / "link.json").symlink_to("gone.json")
+    with pytest.raises(FileExistsError, match=r"link\.json is a symbolic link, which rcnn does not replace"):
+        found.write(tmp_path / "link.json")
+    assert not (tmp_path / "gone.json").exists()
 
 
 def test_the_example_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

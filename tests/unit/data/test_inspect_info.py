@@ -127,8 +127,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_suggestion_is_for_the_training_split(tmp_path: Path) -> None:
-    for split, side in (("Train", 8), ("Dev", 16)):
+    for split, side in (("Train", 32), ("Dev", 64)):
         tables = coco_tables([annotation(n, bbox=[2, 2, side, side], segmentation=None) for n in range(60)], images=1)
+        tables["images"][0] |= {"height": 400, "width": 600}
         write_coco(tmp_path, tables, split)
     info = describe_dataset(tmp_path)
     assert [one.name for one in info.splits] == ["Dev", "Train"]
