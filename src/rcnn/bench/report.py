@@ -51,10 +51,13 @@ class Measured:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The figures that `to_dict` wrote."""
-        samples = values["samples"]
+        """The figures that `to_dict` wrote. ValueError, or another error of Python, for other values."""
+        samples, peak = values["samples"], values["peak_mib"]
+        stages = [{stage: float(one) for stage, one in call.items()} for call in samples["stages"]]
         batches = {int(size): [float(one) for one in seconds] for size, seconds in samples["batches"].items()}
-        return cls(stages=samples["stages"], batches=batches, peak_mib=values["peak_mib"])
+        if not stages or not all(batches.values()):
+            raise ValueError("expected one or more samples")
+        return cls(stages=stages, batches=batches, peak_mib=None if peak is None else float(peak))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +115,13 @@ class Benchmark:
         """The benchmark in a file that `write` wrote. Raises FileNotFoundError, or ValueError for another file."""
         values = read_json(Path(path))
         try:
+            if not values["subjects"]:
+                raise ValueError("expected one or more subjects")
             return cls(
                 model=values["model"],
                 settings=tuple(values["settings"]),
                 image=values["image"],
-                machine=values["machine"],
+                machine=dict(values["machine"].items()),
                 rows={name: Measured.from_dict(row) for name, row in values["subjects"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

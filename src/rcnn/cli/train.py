@@ -72,7 +72,7 @@ def train(
         list[str] | None,
         typer.Option(
             help="Validation split; `none`: no evaluation. May be given several times: the first chooses best/. "
-            "Defaults to the split with a name that starts with `val`."
+            "Defaults to the split with a name that starts with `val` or `minival`."
         ),
     ] = None,
     val_fraction: Annotated[
@@ -220,7 +220,8 @@ def _outcome_lines(outcome: Outcome, plan: RunPlan, data: Path) -> Iterator[str]
         yield f"{how} after {counted(outcome.step, 'step')}; the run is in {outcome.output}"
     else:
         done = f"stopped after {outcome.step} of {counted(outcome.steps, 'step')}"
-        yield f"{done}; to continue: {continue_command(plan.request, plan.processes.count, outcome.output)}"
+        again = continue_command(plan.request, plan.processes.count, outcome.output, plan.own_code)
+        yield f"{done}; to continue: {again}"
     if outcome.best is not None:
         yield f"best {outcome.best_metric} {outcome.best:.4f}, in {outcome.output / 'best'}"
     if outcome.best == 0:
