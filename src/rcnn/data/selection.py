@@ -190,7 +190,7 @@ def listed_names(image_list: Path) -> list[str]:
 
 
 def skipped_names(tables: Tables) -> set[str]:
-    """What a list may call the images that were skipped, with a warning, because a file of theirs cannot be used."""
+    """The ids, names and stems of the images that were skipped, with a warning: a list of images may contain them."""
     skipped = [finding.ids for finding in tables.findings if finding.noun == "image" and finding.action == SKIPPED]
     ids = {str(one) for ids in skipped for one in ids}  # formats without ids have file names or stems as ids
     paths = [PurePosixPath(name) for name in (*ids, *(name for _, name in tables.skipped))]
