@@ -75,6 +75,8 @@ def unsupported_resize(config: DetectorConfig, inputs: tuple[str, ...]) -> str:
         return "the model puts the image on a canvas of fixed size"
     if config.input.resize.startswith("opencv"):
         return "ONNX has no resize like OpenCV's"
+    if config.input.size_rounding != "round" or config.input.rescale != "axes":
+        return "the file resizes only with input.size_rounding=round and input.rescale=axes"
     return ""
 
 

@@ -95,11 +95,18 @@ def test_pixels_and_boxes_in_openvino(resize: str, size: tuple[int, int], side: 
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
-    [("fcis_compact", "counts pixels"), ("mask_rcnn_r50_fpn", "")],
+    ("name", "words", "reason"),
+    [
+        ("fcis_compact", [], "counts pixels"),
+        ("mask_rcnn_r50_fpn", [], ""),
+        ("faster_rcnn_r50_fpn_v2", [], ""),  # torchvision's, with its own rule for levels of the pyramid
+        ("mask_rcnn_r50_fpn", ["input.rescale=width"], "counts pixels"),
+        ("mask_rcnn_r50_fpn", ["input.rescale=geometric"], "input.rescale=axes"),
+        ("mask_rcnn_r50_fpn", ["input.size_rounding=floor"], "input.size_rounding=round"),
+    ],
 )
-def test_what_has_no_resize_inside(name: str, reason: str) -> None:
-    config = model_config(name)
+def test_what_has_no_resize_inside(name: str, words: list[str], reason: str) -> None:
+    config = override(model_config(name), words)
     found = unsupported_resize(config, input_names(config))
     assert (reason in found) if reason else not found
     assert "boxes" in output_names(config)
