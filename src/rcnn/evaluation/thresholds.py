@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,10 @@ def find_thresholds(checkpoint: Path) -> Path:
     folders = [checkpoint, checkpoint.parent] if checkpoint.name in ("best", "last") else [checkpoint]
     found = [path for folder in folders for pattern in ("", "*/") for path in folder.glob(pattern + THRESHOLDS_FILE)]
     if not found:
-        command = f"rcnn eval {checkpoint} --data DIR --output"
+        command = f"rcnn eval {shlex.quote(str(checkpoint))} --data DIR --output"
         if checkpoint.is_dir():
-            advice = f"{command} {checkpoint}/eval, or give the path of the file (--score FILE, rcnn.best_scores(FILE))"
+            folder = shlex.quote(str(checkpoint / "eval"))
+            advice = f"{command} {folder}, or give the path of the file (--score FILE, rcnn.best_scores(FILE))"
         else:  # a name or a file: no folder may get its name
             advice = f"{command} FOLDER, and give that folder (--score FOLDER, rcnn.best_scores(FOLDER))"
         raise FileNotFoundError(f"{checkpoint} has no {THRESHOLDS_FILE} with the best scores; write it with: {advice}")
