@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from rcnn.commands import as_typed
 
 
 def convert(
@@ -90,7 +91,7 @@ def convert(
         allow_unused=allow_unused or (),
         allow_nonfinite=allow_nonfinite,
         overrides=overrides or (),
-        command=shlex.join(words),
+        command=as_typed(*words),
     )
     with output_or_new(output, "convert", file) as path:
         convert_to_folder(file, path, options, typer.echo)

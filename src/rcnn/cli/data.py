@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from rcnn.cli.options import Images, RelativeBoxes
+from rcnn.commands import as_typed
 from rcnn.download.catalogue import DOWNLOADS
 
 data = typer.Typer(
@@ -137,7 +137,7 @@ def split_command(
     )
     for line in done.lines():
         typer.echo(line)
-    typer.echo(f"wrote {output}: use it with --data {shlex.quote(str(output))}")
+    typer.echo(f"wrote {output}: use it with {as_typed('--data', output)}")
     _report_failed(done.failed)
 
 
@@ -167,7 +167,7 @@ def download(
     folder = download_dataset(
         name, output or "", split=split.split(",") if split else (), progress=byte_bar, log=typer.echo
     )
-    typer.echo(f"{name} is complete: use it with --data {shlex.quote(str(folder))}")
+    typer.echo(f"{name} is complete: use it with {as_typed('--data', folder)}")
 
 
 @data.command("info")

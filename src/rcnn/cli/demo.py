@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rcnn.cli.options import Device
+from rcnn.commands import as_typed
 
 
 def demo(
@@ -44,6 +44,5 @@ def demo(
     typer.echo(f"report:   {done.report}  (open it in a browser)")
     typer.echo(f"pictures: {done.overview}; each one in {done.pictures[0].parent}")
     typer.echo(f"results:  {done.results}")
-    typer.echo(
-        f"model:    {output / 'run'}  (rcnn predict {shlex.quote(str(output / 'run'))} YOUR_IMAGES --output found)"
-    )
+    command = as_typed("rcnn", "predict", output / "run", "YOUR_IMAGES", "--output", "found")
+    typer.echo(f"model:    {output / 'run'}  ({command})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -31,6 +30,7 @@ from rcnn.cli.options import (
 )
 from rcnn.cli.views import predictor_from
 from rcnn.cli.workers import Devices, launch
+from rcnn.commands import as_typed
 from rcnn.new_outputs import output_or_new
 from rcnn.stopping import Stopped
 
@@ -212,6 +212,6 @@ def _evaluate(
     except Stopped:
         if (folder / UNFINISHED).exists():
             with suppress(OSError):  # the terminal is gone (SIGHUP)
-                command = shlex.join(["rcnn", "eval", str(folder), *again])
+                command = as_typed("rcnn", "eval", folder, *again)
                 typer.echo(f"`{command}` scores the images that are done", err=True)
         raise

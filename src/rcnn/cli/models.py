@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rcnn.cli.options import Allow
+from rcnn.commands import as_typed
 
 if TYPE_CHECKING:
     from rcnn.models.setting_tables import Setting
@@ -141,7 +141,7 @@ def list_recipes(
         [one] = found
         typer.echo(f"model       {' '.join(one.network)}, weights {one.weights}\nresults     {one.describe()}")
         typer.echo(f"from        {one.source}" + (f"\ndiffers     {one.differs}" if one.differs else ""))
-        typer.echo("settings    " + " ".join(shlex.quote(word) for word in one.settings))
+        typer.echo("settings    " + as_typed(*one.settings))
     else:
         typer.echo(
             "box, mask, kpts: published AP in percent (VOC and SBD: AP50). With one name: all facts and settings."

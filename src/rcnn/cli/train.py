@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +15,7 @@ from rcnn.cli.early import require_places, require_run_folder
 from rcnn.cli.failures import discard_output
 from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Images, Offline, RelativeBoxes, Strict
 from rcnn.cli.workers import Devices, MaxRestarts, launch, require_devices
+from rcnn.commands import as_typed
 from rcnn.new_outputs import output_or_new
 from rcnn.training.found_run import is_restarted, start_of_run
 
@@ -224,7 +224,7 @@ def _outcome_lines(outcome: Outcome, plan: RunPlan, data: Path) -> Iterator[str]
     if outcome.best == 0:
         yield (
             "no object of the validation set was found: train longer (--resume train.steps=N), or look at the "
-            f"data: rcnn data browse {shlex.quote(str(data))} --output browse"
+            f"data: {as_typed('rcnn', 'data', 'browse', data, '--output', 'browse')}"
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcnn.commands import as_typed
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats.layouts import locate, splits_at
@@ -136,10 +137,10 @@ def _without_objects(dataset: Dataset) -> str:
     only = f", only {' and '.join(ignored)}" if ignored else ""
     advice = f"To use crowds, {CROWDS_AS_OBJECTS}. Else choose" if crowds else "Choose"
     if dataset.annotation_file.name.startswith("image_info_"):
+        command = as_typed("rcnn", "predict", "CHECKPOINT", "--data", "DIR", "--split", dataset.split)
         return (
             f"{dataset.annotation_file} lists {counted(len(dataset), 'image')} without ground truth, so it cannot be "
-            "used for training or evaluation. `rcnn predict CHECKPOINT --data DIR --split "
-            f"{dataset.split}` writes the results file for COCO's server"
+            f"used for training or evaluation. `{command}` writes the results file for COCO's server"
         )
     return (
         f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and no objects to train or evaluate on{only}. "

@@ -27,7 +27,7 @@ from rcnn.data.checks.run_lengths import rles_fit
 from rcnn.data.checks.tables import Id, Image, MetricName, RawEntry, RawTables, Tables
 from rcnn.data.image_inputs import as_image
 from rcnn.data.messages import MissingImagesError, Warnings, close_to, counted, excerpt, few
-from rcnn.data.own_values import object_values, plain, require_same_number, values_of
+from rcnn.data.own_values import is_torchvision_boxes, object_values, plain, require_same_number, values_of
 from rcnn.data.records import Dataset, ImageRecord
 
 RECORD_KEYS = (
@@ -58,9 +58,9 @@ class DetectionData(Protocol):
     """A torch data set in torchvision's form: image i, and a dict that describes its N objects.
 
     The image is uint8 or float 0..1 (3, H, W), a Pillow image, or an array (H, W, 3). The dict has `boxes` (N, 4) xyxy
-    in pixels, `labels` (N,) from 1 (see `first_label` of `Dataset.from_torch`), and optionally `masks` (N, H, W),
-    `keypoints` (N, J, 3: x and y of a pixel counted from 0, visibility 0, 1 or 2), `iscrowd` (N,), `area` (N,),
-    `image_id`.
+    in pixels, or torchvision's BoundingBoxes (XYXY, XYWH or CXCYWH), `labels` (N,) from 1 (see `first_label` of
+    `Dataset.from_torch`), and optionally `masks` (N, H, W), `keypoints` (N, J, 3: x and y of a pixel counted from 0,
+    visibility 0, 1 or 2), `iscrowd` (N,), `area` (N,), `image_id`.
     """
 
     def __len__(self) -> int:
@@ -183,6 +183,7 @@ def _dataset(
     tables = check_tables(raw, Warnings(raw.file), known)
     if tables.refusals:
         raise tables.refusals[0]
+    _require_canvas(images, entries, tables)
     _require_masks(of_records, tables)
     return assemble(
         tables,
@@ -193,6 +194,18 @@ def _dataset(
         reader=partial(_stored, tables),
         pixels=pixels,
     )
+
+
+def _require_canvas(images: Sequence[RawEntry], entries: Sequence[Mapping[str, Any]], tables: Tables) -> None:
+    """Raise ValueError for boxes of torchvision that belong to an image of another size, e.g. before it was resized."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in tables.images}
+    for index, (image, entry) in enumerate(zip(images, entries, strict=True)):
+        boxes, size = entry.get("boxes"), sizes.get(image["id"])
+        if is_torchvision_boxes(boxes) and size is not None and tuple(boxes.canvas_size) != size:
+            raise ValueError(
+                f"record {index} has boxes with a canvas_size of {few(boxes.canvas_size)} (height, width) for an image "
+                f"of {few(size)}; expected the size of the image: transform the image and its boxes together"
+            )
 
 
 def _require_masks(of_records: Sequence[Sequence[RawEntry]], tables: Tables) -> None:

@@ -5,15 +5,19 @@ Letters: H, W height and width of an image, J keypoints.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from torch import Tensor
 
 from rcnn.data.messages import counted, excerpt
 from rcnn.ops.coco_backend import encode_mask
+
+if TYPE_CHECKING:
+    from torchvision.tv_tensors import BoundingBoxes
 
 FORMS = {  # key of a record -> the value of each object
     "boxes": "[x1, y1, x2, y2] in pixels",
@@ -27,6 +31,8 @@ def values_of(key: str, values: Any, index: int) -> list[Any]:
     """The values of `key`, one per object, of record `index`; none for None. Raises ValueError if they are no list."""
     if values is None:
         return []
+    if is_torchvision_boxes(values):
+        values = _corners(values, index)
     if isinstance(values, Tensor):
         values = values.numpy(force=True)
     if isinstance(values, np.ndarray) and values.ndim == 1:
@@ -34,6 +40,25 @@ def values_of(key: str, values: Any, index: int) -> list[Any]:
     if isinstance(values, (str, bytes, Mapping)) or not np.iterable(values):
         raise ValueError(f"record {index} has {key} {excerpt(values)}; expected a list, {_per_object(key)}")
     return list(values)
+
+
+def is_torchvision_boxes(values: object) -> TypeGuard[BoundingBoxes]:
+    """Whether `values` are torchvision's BoundingBoxes, which know their format and the size of their image."""
+    module = sys.modules.get("torchvision.tv_tensors")  # not imported here: that takes a second
+    return module is not None and isinstance(values, module.BoundingBoxes)
+
+
+def _corners(boxes: BoundingBoxes, index: int) -> Tensor:
+    """Boxes (N, 4) in the format that they name, as float64 xyxy. Raises ValueError for rotated boxes."""
+    from torchvision.ops import box_convert
+    from torchvision.tv_tensors import is_rotated_bounding_format
+
+    if is_rotated_bounding_format(boxes.format):
+        raise ValueError(
+            f"record {index} has rotated boxes (BoundingBoxes of format {boxes.format.value}); expected XYXY, XYWH or "
+            "CXCYWH: pass the upright boxes around the objects, and their outlines as polygons or masks"
+        )
+    return box_convert(boxes.as_subclass(Tensor).double(), boxes.format.value.lower(), "xyxy")
 
 
 def require_same_number(key: str, values: Sequence[Any], labels: Sequence[Any], index: int) -> None:
@@ -115,7 +140,14 @@ def _text(counts: Any) -> Any:
 
 
 def _keypoints(value: Any, index: int) -> list[float]:
-    return _numbers(value, "keypoints", index).tolist()
+    values = _numbers(value, "keypoints", index)
+    shape = np.shape(value)
+    if len(shape) == 2 and shape[1] != 3:
+        raise ValueError(
+            f"record {index} has keypoints of shape {shape}; expected {FORMS['keypoints']}: 2 for a visible keypoint, "
+            "1 for a hidden one, 0 for one that is not labelled"
+        )
+    return values.tolist()
 
 
 def plain(value: Any, index: int = 0) -> Any:

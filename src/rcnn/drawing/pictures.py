@@ -24,6 +24,7 @@ OPACITY = 0.45  # weight of the object's colour in a masked pixel
 _MAX_NAME = 32  # characters of a name in a picture
 MAX_CAPTION = 60  # characters of a caption
 LARGE = 3000  # pixels, the square root of the area of an image; larger ones are drawn on by the size of their objects
+WIDTHS_PER_POSE = 40  # widths of a line of keypoints in the square root of the area of their box, at least
 LEGIBLE = 1150  # pixels, the same of a picture of 1333 x 1000
 _STRIP = 1 << 20  # pixels blended at a time
 
@@ -61,10 +62,10 @@ def draw_objects(
     and is the same in every run.
 
     `width`: of the lines, pixels; by default, it depends on the image size, as that of the names does
-    (`scale_for_objects`). `with_names=False` draws no names. Names stay inside the image, and no name covers another
-    one or, if there is room, a small object; a name that has no room at its box is not drawn. A warning tells if no
-    font has a character of `names`. Raises ValueError for an image of another type, or another number of labels than of
-    boxes.
+    (`scale_for_objects`); keypoints of small objects are smaller. `with_names=False` draws no names. Names stay inside
+    the image, and no name covers another one or, if there is room, a small object; a name that has no room at its box
+    is not drawn. A warning tells if no font has a character of `names`. Raises ValueError for an image of another type,
+    or another number of labels than of boxes.
     """
     canvas = _rgb(image).copy()
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
@@ -86,7 +87,9 @@ def draw_objects(
     if keypoints is not None and count:
         for row, points in enumerate(np.array(keypoints, dtype=np.float64).reshape(count, -1, 3)):
             points[:, 2] -= keypoint_score
-            _draw_keypoints(pen, points, skeleton, colours[row], width)
+            side = math.sqrt(np.prod(np.maximum(corners[row, 2:] - corners[row, :2], 0)))
+            own_width = min(width, max(1, round(side / WIDTHS_PER_POSE)))
+            _draw_keypoints(pen, points, skeleton, colours[row], own_width)
     if not with_names:
         return picture
     texts = [_short(names[int(label)]) for label in labels]

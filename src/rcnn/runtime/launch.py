@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from rcnn import threads
+from rcnn.commands import as_typed
 from rcnn.data.messages import counted
 from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT, PID
 from rcnn.runtime.meeting import LostProcessError
@@ -91,7 +91,7 @@ def typed_command() -> str:
     """The command that the user typed to start this process, or the process that launched it."""
     program = Path(sys.argv[0])
     started = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
-    return os.environ.get(TYPED, "") or shlex.join([*started, *sys.argv[1:]])
+    return os.environ.get(TYPED, "") or as_typed(*started, *sys.argv[1:])
 
 
 def launch_command(words: Sequence[str], *, devices: int, typed: Sequence[str] = ()) -> Ended:
@@ -187,7 +187,7 @@ def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
     """Within the block, environment variables for the processes; each gets a share of the CPU cores."""
     added = {LAUNCHED: "1", LAUNCHER: str(os.getpid())}
     if typed:
-        added[TYPED] = shlex.join(["rcnn", *typed])
+        added[TYPED] = as_typed("rcnn", *typed)
     if not threads.set_by_user():
         added[threads.NUMBER] = str(max(1, threads.available_cores() // devices))
     os.environ.update(added)

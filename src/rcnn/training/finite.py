@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from rcnn.commands import as_typed
 from rcnn.data.loading import TrainingBatch
 from rcnn.data.messages import named_images
 from rcnn.models import Detector, DetectorConfig
@@ -69,7 +70,7 @@ def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run
     run.write_file(REPLAY, write)
     images = named_images(name for _, _, one, _ in first for name in one.image_ids)
     what = text or "the sum of the losses, or a gradient, is not finite"
-    again = f"`rcnn train --replay {run.path / REPLAY}` computes this step again"
+    again = f"`{as_typed('rcnn', 'train', '--replay', run.path / REPLAY)}` computes this step again"
     return state.processes.share(f"step {state.step}: {what}, on {images}. {again}")
 
 

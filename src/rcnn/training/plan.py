@@ -37,6 +37,8 @@ from rcnn.training.starting import (
 )
 from rcnn.weights.catalogue.entry import Entry
 
+DEFAULT = "default"  # the reason for a setting that has the default of training
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
@@ -264,7 +266,7 @@ def _setting_reasons(start: Start) -> dict[str, str]:
         if not start.is_new:
             reason = f"as recorded in {request.record_file}"
         elif getattr(first, name) == getattr(defaults, name):
-            reason = "default"
+            reason = DEFAULT
         else:
             reason = "default of this command" if request.settings else "default for this start"
         reasons[PREFIX + name] = reason

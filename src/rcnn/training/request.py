@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcnn.commands import as_typed
 from rcnn.data import Dataset
 from rcnn.data.transforms import Step
 from rcnn.models import DetectorConfig
@@ -59,7 +59,7 @@ def continue_command(request: RunRequest, processes: int, output: Path) -> str:
     words += [word for factory in request.allow for word in ("--allow", factory)]
     words += ["--strict"] * request.strict + ["--allow-empty"] * request.allow_empty
     if processes == 1:
-        return shlex.join(words)
+        return as_typed(*words)
     if os.environ.get(LAUNCHED) == "1":
-        return shlex.join([*words, "--devices", str(processes)])
-    return f"{shlex.join(words)} (in {processes} processes, started as before)"
+        return as_typed(*words, "--devices", processes)
+    return f"{as_typed(*words)} (in {processes} processes, started as before)"

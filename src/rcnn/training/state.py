@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rcnn.commands import as_typed
 from rcnn.models import Detector
 from rcnn.runtime.processes import ALONE, Processes
 from rcnn.training.distributed import parallel, synchronize_norms
@@ -158,10 +158,11 @@ def write_state(values: Mapping[str, Any], folder: Path) -> None:
 def read_state(folder: Path) -> dict[str, Any]:
     """The contents of `training.pt` in `folder`. ValueError if it is missing or damaged."""
     path = folder / STATE_FILE
+    start = as_typed("rcnn", "train", folder, "--data", "DATA", "--output", "NEW_RUN")
     if not os.path.lexists(path):
         raise ValueError(
             f"{path} is missing: {folder} contains weights, but not the state of the optimizer. "
-            f"Start a new run from the weights: rcnn train {shlex.quote(str(folder))} --data DATA --output NEW_RUN"
+            f"Start a new run from the weights: {start}"
         )
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
@@ -170,8 +171,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"{path} cannot be read as a training state ({reason[0]}). "
-            f"Start a new run from the weights: rcnn train {shlex.quote(str(folder))} --data DATA --output NEW_RUN"
+            f"{path} cannot be read as a training state ({reason[0]}). Start a new run from the weights: {start}"
         ) from error
     return values
 

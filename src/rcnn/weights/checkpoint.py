@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from rcnn.commands import as_typed
 from rcnn.data.messages import counted, few
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
 from rcnn.models import overrides as config_overrides
@@ -32,14 +33,7 @@ from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
 from rcnn.text_files import as_given, missing_text, require_file
 from rcnn.weights.differences import different_tensors, mismatches, mismatches_text
 from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
-from rcnn.weights.record import (
-    DamagedError,
-    as_written,
-    read_record,
-    record_text,
-    require_digest,
-    warn_if_changed,
-)
+from rcnn.weights.record import DamagedError, as_written, read_record, record_text, require_digest, warn_if_changed
 
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
 Kind = Literal["detector", "backbone"]
@@ -219,7 +213,7 @@ def _require_detector(kind: Kind, path: str | Path) -> None:
     if kind == "backbone":
         raise ValueError(
             f"{path} contains only a backbone, which detects nothing: train from it, "
-            f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
+            f"`{as_typed('rcnn', 'train', 'MODEL', '--weights', path, '--data', 'DATA', '--output', 'RUN')}`"
         )
 
 
@@ -359,9 +353,7 @@ def _locate(path: Path) -> Path:
         path = _named(str(path))
     if path.is_file():
         if path.suffix.lower() in FOREIGN:
-            raise ValueError(
-                f"{path} is a file of another framework: convert it with `rcnn convert {path} --output DIR`"
-            )
+            raise ValueError(f"{path} is a file of another framework: convert it with {_conversion(path)}")
         raise ValueError(f"{path} is a file; expected the folder that contains {WEIGHTS_FILE} and {CONFIG_FILE}")
     for folder in (path, path / "best", path / "last"):
         if os.path.lexists(folder / WEIGHTS_FILE):  # also a broken link, which is then reported
@@ -369,12 +361,16 @@ def _locate(path: Path) -> Path:
                 warnings.warn(f"{path} has no best/ (no evaluation has finished): last/ is used", stacklevel=1)
             return folder
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
+    shown = few(names, 8) or "nothing"
     foreign = next((name for name in names if Path(name).suffix.lower() in FOREIGN), None)
-    cure = f"; convert that file with `rcnn convert {path / foreign} --output DIR`" if foreign else ""
+    cure = f"; convert that file with {_conversion(path / foreign)}" if foreign else ""
     raise ValueError(
         f"{path} is not a checkpoint: it has neither {WEIGHTS_FILE} nor best/ or last/ with one. Found: {shown}{cure}"
     )
+
+
+def _conversion(path: Path) -> str:
+    return f"`{as_typed('rcnn', 'convert', path, '--output', 'DIR')}`"
 
 
 def _named(name: str) -> Path:
@@ -391,8 +387,8 @@ def _named(name: str) -> Path:
     if name in MODELS:
         raise FileNotFoundError(
             f"{name} is the name of a model, which has no published weights{suggestion(name)}; expected a checkpoint "
-            "folder, the folder of a training run, or a name from `rcnn models weights`. To train one: rcnn train "
-            f"{name} --data DATA"
+            "folder, the folder of a training run, or a name from `rcnn models weights`. To train one: "
+            f"{as_typed('rcnn', 'train', name, '--data', 'DATA')}"
         )
     raise FileNotFoundError(
         f"{as_given(name)} {missing_text(Path(name))}{suggestion(name)}; expected a checkpoint folder, the folder of a "

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rcnn.commands import as_typed
 from rcnn.data.messages import counted, few
 from rcnn.models import build_detector
 from rcnn.outputs import sha256_of
@@ -65,7 +66,7 @@ def _require_file(file: str | Path) -> None:
     if is_weight_name(name):
         raise FileNotFoundError(
             f"{name} is the name of published weights, which need no conversion: other commands take the name, e.g. "
-            f"rcnn predict {name} photo.jpg"
+            f"{as_typed('rcnn', 'predict', name, 'photo.jpg')}"
         )
     raise FileNotFoundError(f"{name} does not exist{suggestion(name)}; expected a weight file of another framework")
 

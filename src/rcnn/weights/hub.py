@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rcnn.background import in_background
+from rcnn.commands import as_typed
 from rcnn.data.messages import counted, few
 from rcnn.download.fetch import NAME_PATIENCE, require_host
 from rcnn.models.config import DetectorConfig
@@ -218,7 +219,7 @@ def model_card(checkpoint: Checkpoint, repository: str, metrics: Mapping[str, fl
         f"# {repository.partition('/')[2]}", "",
         f"`{config.name}` of [rcnn](https://github.com/rcnn/rcnn), {counted(len(classes), 'class')}: "
         f"{few(classes, 20)}.", "",
-        "```", "pip install 'rcnn[hub]'", f"rcnn predict {PREFIX}{repository} photo.jpg", "```", "",
+        "```", "pip install 'rcnn[hub]'", as_typed("rcnn", "predict", f"{PREFIX}{repository}", "photo.jpg"), "```", "",
         "```python", "import rcnn", "", f'predictor = rcnn.Predictor("{PREFIX}{repository}")',
         'for found in predictor.predict("photo.jpg"):', "    print(found.name, found.score, found.box)", "```", "",
         "| | |", "|---|---|",

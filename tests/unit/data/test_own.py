@@ -12,12 +12,15 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import tv_tensors
 
 import rcnn
 from rcnn.metrics.coco import evaluate
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 from tests.unit.data.coco_folders import annotation, coco_tables, write_coco, write_images
 
+BOXES: Any = tv_tensors.BoundingBoxes  # torchvision's types lack what their constructors take
+KEYPOINTS: Any = tv_tensors.KeyPoints
 SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
 
 
@@ -268,3 +271,45 @@ def test_pillow_images_and_files(tmp_path: Path) -> None:
     for mine, theirs in zip(dataset, opened, strict=True):
         assert torch.equal(mine.read(), theirs.read())
         np.testing.assert_allclose(mine.boxes, theirs.boxes, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "box"),
+    [("XYXY", [12, 10, 41, 31]), ("XYWH", [12, 10, 29, 21]), ("CXCYWH", [26.5, 20.5, 29, 21])],
+)
+def test_boxes_of_torchvision_are_read_in_their_own_format(form: str, box: list[float], tmp_path: Path) -> None:
+    image = torch.zeros(3, 48, 64, dtype=torch.uint8)
+    boxes = BOXES([box], format=form, canvas_size=(48, 64))
+    target = {"boxes": boxes, "labels": torch.tensor([1])}
+    [record] = rcnn.Dataset.from_torch([(tv_tensors.Image(image), target)], ["a"])
+    assert record.boxes.tolist() == [[12, 10, 41, 31]]
+    assert record.areas.tolist() == [29 * 21]
+    write_images(tmp_path, ["1.png"])  # 40 x 60
+    boxes = BOXES([box], format=form, canvas_size=(40, 60))
+    [record] = rcnn.Dataset.from_records([{"file": tmp_path / "1.png", "boxes": boxes, "labels": ["a"]}])
+    assert record.boxes.tolist() == [[12, 10, 41, 31]]
+
+
+def test_boxes_of_torchvision_that_do_not_belong_to_the_image_are_refused() -> None:
+    image = torch.zeros(3, 48, 64, dtype=torch.uint8)
+    first = {"boxes": torch.tensor([[1.0, 2, 3, 4]]), "labels": torch.tensor([1])}
+    whole = {"format": "XYXY", "canvas_size": (96, 128)}
+    wrong: list[tuple[Any, str]] = [
+        (BOXES([[1.0, 2, 3, 4]], **whole), r"a canvas_size of 96, 128 .* for an image of 48, 64"),
+        (
+            BOXES([[1.0, 2, 3, 4, 30]], format="XYWHR", canvas_size=(48, 64)),
+            "rotated boxes .*XYWHR.*; expected XYXY, XYWH or CXCYWH",
+        ),
+    ]
+    for boxes, message in wrong:
+        data = [(image, first), (image, first | {"boxes": boxes})]
+        with pytest.raises(ValueError, match=f"record 1 has .*{message}"):
+            rcnn.Dataset.from_torch(data, ["a"])
+
+
+def test_keypoints_without_visibility_are_refused() -> None:
+    """Three points of two numbers are not two points of three."""
+    points = KEYPOINTS([[[1.0, 2], [3, 4], [5, 6]]], canvas_size=(48, 64))
+    target = {"boxes": torch.tensor([[1.0, 2, 30, 40]]), "labels": torch.tensor([1]), "keypoints": points}
+    with pytest.raises(ValueError, match=r"record 0 has keypoints of shape \(3, 2\); expected \(J, 3\): x, y"):
+        rcnn.Dataset.from_torch([(torch.zeros(3, 48, 64), target)], ["a"], keypoints=["left", "right"])

@@ -189,6 +189,19 @@ def test_keypoints_that_were_seen_are_dots_joined_by_lines() -> None:
     assert (drawn[40, 34:54] == 100).all()
 
 
+def test_keypoints_of_a_small_object_are_small() -> None:
+    def changed(side: int) -> int:
+        """Pixels of a dot of an object of this size, away from its box."""
+        grey = np.full((960, 1280, 3), 100, np.uint8)
+        box = [[600 - side / 2, 500 - side / 2, 600 + side / 2, 500 + side / 2]]
+        drawn = np.asarray(draw_objects(grey, box, [0], ["a"], keypoints=[[[200, 200, 1]]], with_names=False))
+        return int((drawn[150:250, 150:250] != 100).any(-1).sum())
+
+    assert line_width(960, 1280) == 4
+    assert changed(400) == changed(160) > 100
+    assert 5 <= changed(40) <= 16
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
+from rcnn.commands import as_typed
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import close_to, counted, few
 
@@ -136,7 +136,7 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
             return f"{name} is a COCO file: give that file, or the folder that contains annotations/ and the images."
         if path.suffix.lower() == ".json" and path.suffix != ".json":
             one_image = '"shapes"' in _start(path)  # labelme's, which --annotations refuses
-            other = "" if one_image else f", or give --annotations {shlex.quote(name)}"
+            other = "" if one_image else f", or give {as_typed('--annotations', name)}"
             return f"{name} is not searched for, because its suffix is not .json: rename it{other}."
         if path.suffix.lower() == ".json":
             return f"{name} is {_json_kind(path)}."

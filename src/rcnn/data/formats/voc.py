@@ -39,6 +39,7 @@ from rcnn.data.formats.voc_masks import (
     holds_instances,
     mask_ids,
     read_instances,
+    warn_of_unknown,
 )
 from rcnn.data.formats.voc_xml import VocImage, difficult, read_voc_image
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
@@ -118,8 +119,9 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     _report_second(chosen, ids, warnings)
     if names:
         note_same_names(chosen.images, warnings)
+    unknown: dict[int, list[str]] = {}
     for one, described in every.items():
-        objects = _objects(chosen, one, described, classes, warnings)
+        objects = _objects(chosen, one, described, classes, warnings, unknown)
         if objects is None:
             without.append(one)
             continue
@@ -130,6 +132,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         file_name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else written
         entry: RawEntry = {"id": one, "file_name": file_name}
         images.append(entry | ({} if size is None else {"height": size[0], "width": size[1]}))
+    warn_of_unknown(unknown, classes, warnings)
     _report_missing(without, ids, chosen, warnings, damaged)
     raw = named_tables(
         file=chosen.file,
@@ -247,11 +250,19 @@ def _described(split: _Split, image_id: str, warnings: Warnings, damaged: dict[s
 
 
 def _objects(
-    split: _Split, image_id: str, described: VocImage | None, classes: ClassNames, warnings: Warnings
+    split: _Split,
+    image_id: str,
+    described: VocImage | None,
+    classes: ClassNames,
+    warnings: Warnings,
+    unknown: dict[int, list[str]],
 ) -> list[RawEntry] | None:
-    """The objects of an image; None if its XML file, or its image of instances, is missing or damaged."""
+    """The objects of an image; None if its XML file, or its image of instances, is missing or damaged.
+
+    `unknown` is that of `read_instances`.
+    """
     if split.masks is not None:
-        return read_instances(split.masks, image_id, described, classes, warnings)
+        return read_instances(split.masks, image_id, described, classes, warnings, unknown)
     if described is None:
         return None
     found = list(_boxes(image_id, described, classes, warnings))

@@ -17,7 +17,7 @@ import numpy as np
 from rcnn.data.assemble import object_rows
 from rcnn.data.checks.boxes import CONTRADICTS, UNPROVEN, box_agreement
 from rcnn.data.checks.kinds import REPAIRED
-from rcnn.data.checks.outlines import clip_polygons, outline_area, outline_boxes
+from rcnn.data.checks.outlines import clip_polygons, outline_areas, outline_boxes
 from rcnn.data.checks.tables import Annotation, Category, Id, Image
 from rcnn.data.formats.layouts import locate
 from rcnn.data.inspect.check import (
@@ -245,7 +245,7 @@ def _inside(entry: Annotation, box: Sequence[float], image: Image) -> Annotation
         if not clipped:
             return None
         if clipped != outline:
-            clean["bbox"], clean["area"] = outline_boxes([clipped])[0].tolist(), outline_area(clipped)
+            clean["bbox"], clean["area"] = outline_boxes([clipped])[0].tolist(), outline_areas([clipped]).item()
             clean["segmentation"] = clipped
     return clean
 

@@ -9,10 +9,10 @@ splits of RefCOCO.
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcnn.commands import as_typed
 from rcnn.data.formats.refer import read_references
 from rcnn.outputs import OutputFolder
 from rcnn.text_files import read_json
@@ -49,9 +49,8 @@ def minus_refer(data: Path | str, output: Path | str = "", *, refer: Path | str 
     for file in (data / SOURCE, *(refer / name for name in EXCLUDED)):
         if not file.is_file():
             name, place = ("coco2014", data) if file == data / SOURCE else ("refcoco", refer)
-            raise FileNotFoundError(
-                f"{file} does not exist; get it with: rcnn data download {name} --output {shlex.quote(str(place))}"
-            )
+            command = as_typed("rcnn", "data", "download", name, "--output", place)
+            raise FileNotFoundError(f"{file} does not exist; get it with: {command}")
     with OutputFolder(output or data) as folder:
         folder.require_free(RESULT)
         excluded = excluded_images(refer)

@@ -25,6 +25,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from rcnn.commands import as_typed
 from rcnn.data.messages import few
 from rcnn.download.fetch import DownloadError, fetch, megabytes
 from rcnn.models.config import CONFIG_VERSION
@@ -168,7 +169,7 @@ def cached_checkpoint(entry: Entry, log: Log = to_stderr) -> Path:
         log(f"converting {file.name} to {folder}")
         options = ConvertOptions(
             settings=entry.settings or None,
-            command=f"rcnn download {entry.name}",
+            command=as_typed("rcnn", "download", entry.name),
             require=None if _has_digest(entry) else partial(require_model, entry=entry, file=file),
         )
         convert_to_folder(file, folder, options, log=lambda line: None)
