@@ -98,29 +98,6 @@ def test_masks_are_not_evaluated_where_the_data_has_only_boxes(
     assert "masks are not evaluated" in (tmp_path / "out" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("ignored", ["iscrowd", "difficult"])
-def test_masks_are_not_evaluated_where_only_ignored_objects_have_no_outline(ignored: str, data: Path) -> None:
-    def change(tables: Entry) -> None:
-        for annotation in tables["annotations"]:
-            if annotation["image_id"] == 1:
-                annotation[ignored] = 1
-                del annotation["segmentation"]
-
-    change_annotations(data, change)
-    dataset = open_dataset(data, "val", CLASSES)
-    for metric in ("coco", "voc2012"):
-        assert plan_evaluation(("bbox", "segm"), dataset, limit=1, metric=metric).kinds == ("bbox",)
-        assert plan_evaluation(("bbox", "segm"), dataset, metric=metric).kinds == ("bbox", "segm")
-
-
-def test_what_chooses_the_images_of_a_path_is_refused_for_a_data_set(predictor: Predictor, data: Path) -> None:
-    dataset = open_dataset(data, "val", CLASSES)
-    with pytest.raises(ValueError, match="data is a Dataset, so split, strict would have no effect: give them to"):
-        evaluate(predictor, dataset, split="train", strict=True)
-    with pytest.raises(ValueError, match=r"so images would have no effect: give it to rcnn\.open_dataset"):
-        evaluate(predictor, dataset, images=data)
-
-
 def test_strict_and_allow_empty_reach_the_data_set(predictor: Predictor, data: Path) -> None:
     change_annotations(data, lambda tables: tables["annotations"][0].update(iscrowd="0"))
     assert evaluate(predictor, data).metrics.images == 3
