@@ -172,7 +172,7 @@ def _given_data(request: RunRequest, classes: list[str] | None) -> tuple[Dataset
                 f"{dataset.annotation_file} has the classes {', '.join(dataset.classes)}; expected "
                 f"{', '.join(classes or training.classes)} in this order: open it with classes=..."
             )
-    reasons = {} if validation or request.val_splits else {"val-split": "no validation data given"}
+    reasons = {} if validation is not None or request.val_splits else {"val-split": "no validation data given"}
     return training, () if validation is None else (validation,), reasons
 
 
@@ -193,7 +193,8 @@ def choose_splits(request: RunRequest) -> tuple[str, tuple[str, ...], dict[str, 
     if not request.val_splits and not request.val_fraction:
         default = default_validation_split(names, training)
         validations = (default,) if default else ()
-        reasons["val-split"] = f"its name starts with '{default[:3]}'" if default else NO_VALIDATION_SPLIT
+        start = "minival" if default.startswith("minival") else "val"
+        reasons["val-split"] = f"its name starts with '{start}'" if default else NO_VALIDATION_SPLIT
         if request.val_fraction == 0 and not default:
             reasons["val-split"] += ", and --val-fraction 0 holds no images out"
     return training, validations, reasons
