@@ -36,7 +36,7 @@ def test_polygons_that_no_mask_can_be_made_of_are_refused() -> None:
     result: dict[str, Any] = {"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [0, 0, 9, 9]}
     with pytest.raises(ValueError, match=r"result 0 \(image 1\) has segmentation .*; expected RLE .* or polygons"):
         evaluate(truth, [{**result, "segmentation": [[0, 0, 9, 0, 9, 9, 0]]}], ("bbox",))
-    empty = [{**result, "segmentation": []}]
+    empty = [{**result, "segmentation": list[Any]()}]
     with pytest.raises(
         ValueError, match=r"result 0 \(image 1\) has a mask without polygons; expected RLE, or polygons"
     ):
