@@ -29,7 +29,7 @@ def evaluate(
     data: Dataset | str | Path,
     *,
     overrides: Overrides = (),
-    split: str = "",
+    split: str | Path = "",
     annotations: str = "",
     images: str | Path = "",
     relative_boxes: bool = False,
@@ -102,12 +102,12 @@ def evaluate(
     )  # fmt: skip
     changes = as_overrides(overrides)
     if isinstance(model, Predictor):
-        subject = _subject_of(model, data, split, changes, options)
+        subject = _subject_of(model, data, str(split), changes, options)
     else:
         own = device_of_process(choose_device(device), process_numbers())
         load = partial(_load, model, device=own, precision=precision, allow=allow)
         subject = open_subject(
-            Path(model), data, split, load=load, overrides=changes, options=options, evaluation=chosen
+            Path(model), data, str(split), load=load, overrides=changes, options=options, evaluation=chosen
         )
     source, dataset = subject.source, subject.dataset
     with joined(source.device if isinstance(source, Predictor) else torch.device("cpu")) as processes:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from rcnn.data import Dataset, splits
 from rcnn.data.defaults import default_training_split, default_validation_split
-from rcnn.data.held_out import HELD_OUT, HeldOut, find_held_out, held_out_part
+from rcnn.data.held_out import HELD_OUT, HeldOut, find_held_out, held_out_part, is_of_other_files
 from rcnn.data.messages import counted
 from rcnn.data.opening import DatasetOptions, open_with
 from rcnn.data.trained_images import TrainedImages
@@ -169,6 +169,8 @@ def _held_out_note(dataset: Dataset, part: Dataset, held_out: HeldOut, known: Se
         note = f"evaluating on {evaluated} that the run held out from training ({others}: not in this split)"
     else:
         note = f"evaluating on the {evaluated} that the run held out from training"
+    if is_of_other_files(part, held_out):
+        note += " (they have the names of these images, but other contents: edited, or photos of another data set)"
     choices = [f"split={dataset.split} (--split) evaluates on {_all_images(dataset)}"]
     choices += [
         f"split={name} (--split) on that split" for name in known if name.startswith("val") and name != dataset.split

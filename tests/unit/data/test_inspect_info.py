@@ -126,3 +126,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(capsys.readouterr().out)["classes"] == list(CLASSES)
     assert json.loads((tmp_path / "out" / "info.json").read_text())["classes"] == list(CLASSES)
     assert rcnn("data", "info", tmp_path / "nothing") == 2
+
+
+def test_the_suggestion_is_for_the_training_split(tmp_path: Path) -> None:
+    for split, side in (("Train", 32), ("Dev", 64)):
+        tables = coco_tables([annotation(n, bbox=[2, 2, side, side], segmentation=None) for n in range(60)], images=1)
+        tables["images"][0] |= {"height": 400, "width": 600}
+        write_coco(tmp_path, tables, split)
+    info = describe_dataset(tmp_path)
+    assert [one.name for one in info.splits] == ["Dev", "Train"]
+    assert info.suggestion == suggest(open_dataset(tmp_path, "Train")) != suggest(open_dataset(tmp_path, "Dev"))
