@@ -24,7 +24,7 @@ from rcnn.runtime.open_model import model_record
 from rcnn.weights.files import CONFIG_FILE
 
 
-def require_path_options(data: Dataset | str | Path, split: str, options: DatasetOptions) -> None:
+def require_path_options(data: Dataset | str | Path, split: str | Path, options: DatasetOptions) -> None:
     """Raise ValueError for arguments that choose what is read of a path, if `data` is a Dataset."""
     if not isinstance(data, Dataset):
         return
