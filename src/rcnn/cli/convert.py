@@ -69,7 +69,10 @@ def convert(
     if file is None:
         raise ValueError("expected a FILE, e.g. rcnn convert model_final.pkl")
     if to:
-        given = {"--config": config, "--classes": classes, "--allow-missing": allow_missing, "KEY=VALUE": overrides}
+        given = {
+            "--config": config, "--classes": classes, "--allow-missing": allow_missing, "--allow-unused": allow_unused,
+            "--allow-nonfinite": allow_nonfinite, "KEY=VALUE": overrides,
+        }  # fmt: skip
         if extra := [name for name, value in given.items() if value]:
             raise ValueError(
                 f"{', '.join(extra)} cannot be used with --to; leave {'it' if len(extra) == 1 else 'them'} out"

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Images, RelativeBoxes
+from rcnn.cli.options import Allow, Images, RelativeBoxes
 from rcnn.commands import as_typed
 from rcnn.download.catalogue import DOWNLOADS
 
@@ -236,6 +236,7 @@ def browse(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="With --augmented: settings, e.g. train.augment=\\[crop,copy_paste]."),
     ] = None,
+    allow: Allow = None,
 ) -> None:
     """Write a page with the annotated images of a data set: one self-contained HTML file.
 
@@ -250,9 +251,9 @@ def browse(
     if augmented:
         from rcnn.training.plan import settings_of
 
-        settings, input_config = settings_of(model, overrides or ())
-    elif overrides or model != DEFAULT_MODEL:
-        given = " ".join(overrides or [f"--model {model}"])
+        settings, input_config = settings_of(model, overrides or (), allow or ())
+    elif overrides or allow or model != DEFAULT_MODEL:
+        given = " ".join(overrides or [f"--allow {allow[0]}" if allow else f"--model {model}"])
         raise ValueError(f"{given} is used with --augmented only: add --augmented, or leave it out")
     page = browse_dataset(
         directory,

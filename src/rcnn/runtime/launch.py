@@ -68,9 +68,10 @@ class Ended:
 def require_devices(devices: int, device: str) -> None:
     """Raise ValueError unless `devices` processes can be started here: one per GPU, or any number on a CPU."""
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        what, option = (f"--devices {devices}", "--devices") if devices > 1 else ("--max-restarts",) * 2
         raise ValueError(
-            f"--devices {devices} starts the processes itself, but WORLD_SIZE={os.environ['WORLD_SIZE']} says that a "
-            "launcher such as torchrun did: leave --devices out"
+            f"{what} starts the processes itself, but WORLD_SIZE={os.environ['WORLD_SIZE']} says that a launcher such "
+            f"as torchrun did: leave {option} out (in Python devices=, max_restarts=)"
         )
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if device.startswith("cuda:") or device == "mps":
@@ -85,6 +86,18 @@ def require_devices(devices: int, device: str) -> None:
             f"--devices {devices}, but this machine has {counted(gpus, 'GPU')}; one process needs one GPU: set "
             f"--devices {gpus} or less"
         )
+
+
+def require_sendable(**arguments: object) -> None:
+    """Raise ValueError for an argument that cannot be sent to a process that is started, e.g. a lambda."""
+    for name, value in arguments.items():
+        try:
+            ForkingPickler.dumps(value)
+        except Exception as error:  # PicklingError, AttributeError, TypeError: it depends on the value
+            raise ValueError(
+                f"{name} cannot be sent to the processes that are started (devices=, max_restarts=): {error}. Define "
+                "functions at the top level of a module, not inside a function or as a lambda"
+            ) from error
 
 
 def typed_command() -> str:
@@ -132,7 +145,10 @@ def launch_function(function: Callable[..., T], *arguments: object, devices: int
                 raise FailedWhileStoppingError(message) from stop
             return _result_after(stop, Path(logs))
         except ChildFailedError as error:
-            raise ProcessFailedError(_ended(error.failures, devices, Path(logs)).message) from error
+            ended = _ended(error.failures, devices, Path(logs))
+            # without a message, e.g. after sys.exit in the user's code
+            text = ended.message or f"a process ended with exit status {ended.status} before it had a result"
+            raise ProcessFailedError(text) from error
 
 
 def _result_after(stop: SignalException, logs: Path) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import io
+import math
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,7 +37,7 @@ from rcnn.results import ImageDetections
 from rcnn.serving.batching import Batcher, Busy, Closed
 from rcnn.serving.metrics import Metrics
 from rcnn.serving.thread_count import limit_threads
-from rcnn.serving.wire import to_wire
+from rcnn.serving.wire import require_token, to_wire
 
 RETRY_SECONDS = 1
 SWITCH_SECONDS = 0.0002  # for which a thread keeps Python's lock while the thread of the model waits for it
@@ -84,6 +85,12 @@ class ServiceOptions:
     token: str = ""  # clients send "Authorization: Bearer TOKEN"; empty: no token
     origins: tuple[str, ...] = ()  # web pages that may call the service (CORS), e.g. https://example.org
     log_requests: bool = True  # one JSON line per request on stderr
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a token that clients cannot send, and for an infinite time."""
+        require_token(self.token)
+        if not math.isfinite(self.seconds):
+            raise ValueError(f"{self.seconds} seconds for a request (--seconds): expected a finite number, e.g. 30")
 
 
 def create_app(predictor: Predictor, options: ServiceOptions) -> FastAPI:

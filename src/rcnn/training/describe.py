@@ -19,7 +19,7 @@ from rcnn.training.parameter_groups import parameter_groups
 from rcnn.training.plan import DEFAULT, RunPlan
 from rcnn.training.recipes import find_recipe
 from rcnn.training.settings import AUTO, BATCH_SIZE, PREFIX, TrainConfig
-from rcnn.training.starting import frozen_and_random, size_text, starts_fresh
+from rcnn.training.starting import first_weights, frozen_and_random, size_text, starts_fresh
 from rcnn.weights.checkpoint import empty_detector
 
 MAIN_SETTINGS = ("steps", "batch_size", "optimizer", "lr", "seed")  # of training; printed with any value
@@ -155,7 +155,7 @@ def _recipe(plan: RunPlan) -> Iterator[str]:
 def _weights(plan: RunPlan) -> str:
     """Where the first weights come from, and why."""
     reason = plan.reasons.get("weights")
-    return (plan.request.weights or "random") + (f" ({reason})" if reason else "")
+    return first_weights(plan.request.model, plan.request.weights) + (f" ({reason})" if reason else "")
 
 
 def _data(dataset: Dataset) -> str:

@@ -72,6 +72,7 @@ def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
     fraction = "0" if held_out is None else f"{held_out.fraction:g}"
     asked = "" if request.val_fraction is None else f"{request.val_fraction:g}"
     training, *validations = record["splits"]
+    evaluated = ", ".join(validations) if held_out is None else ""  # with held-out images, no split
     weights = record.get("weights", "")
     validation = "" if request.validation is None else request.validation.split
     if isinstance(request.data, Dataset) and not validation and validations not in ([], [NO_SPLIT]):
@@ -81,7 +82,7 @@ def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
         )
     given = {
         "--split": (request.split, training),
-        "--val-split": (", ".join(request.val_splits), ", ".join(validations)),
+        "--val-split": (", ".join(request.val_splits), evaluated),
         "validation": (validation, ", ".join(validations)),
         "--val-fraction": (asked, fraction),
         "--annotations": (request.annotations, record["annotations"]),

@@ -119,7 +119,7 @@ def test_the_metrics_on_the_card_are_those_of_the_best_checkpoint(tmp_path: Path
         {"step": 29, "bbox_AP": 0.1, "bbox_AP50": 0.6, "segm_AP": 0.25},
     ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for best, number in (("", 2), ("segm.AP", 2), ("bbox.AP", 0), ("bbox.AP50", 1)):
+    for best, number in (("", 2), (None, 2), ("segm.AP", 2), ("bbox.AP", 0), ("bbox.AP50", 1)):
         (tmp_path / "config.json").write_text(json.dumps(record | {"train": {"best": best}}))
         expected = {name: value for name, value in lines[number].items() if name != "step" and value is not None}
         assert best_metrics(tmp_path) == expected
