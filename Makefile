@@ -1,6 +1,6 @@
 # make demo: install, then train, evaluate and predict on an embedded data set, on the CPU.
-# make test: install what the tests need, and run them all.
-# make test-all: also the tests that need a browser (Chromium) or a heavy extra.
+# make test: install what the tests need, check format and types, and run the tests except the heavy and exhaustive ones.
+# make test-all: all tests, also those that need a browser (Chromium) or a heavy extra.
 # make export-matrix: export every model to every target and write the table of docs/deploy.md (hours).
 # make test-portable: the parity and compile tests under six sets of vector instructions and versions of torch.
 # Needs Python 3.11 or later, make, and a package index that pip can reach. VENV=DIR puts the environment elsewhere.
@@ -9,7 +9,8 @@ PYTHON ?= python3
 # where a virtual environment keeps its programs
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SOURCES := pyproject.toml $(shell find src -name '*.py')
+# also templates and tables: pip copies them too
+SOURCES := pyproject.toml $(shell find src/rcnn -type f ! -name '*.pyc')
 
 .PHONY: demo test test-all test-portable export-matrix lint
 .DEFAULT_GOAL := demo
@@ -44,6 +45,7 @@ $(BIN)/python:
 $(VENV)/.rcnn-installed: $(SOURCES) | $(BIN)/python
 	@echo "installing rcnn into $(VENV) (PyTorch is large: this takes minutes the first time)"
 	@$(PIP) .
+	@rm -f $(VENV)/.rcnn-developed  # pip has replaced the editable package by a copy
 	@touch $@
 
 $(VENV)/.rcnn-developed: pyproject.toml | $(BIN)/python

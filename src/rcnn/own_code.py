@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import importlib
 import importlib.util
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -78,28 +81,58 @@ def same_factory(allowed: str, path: str) -> bool:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """The module of a file; the file can import other files of its folder."""
+    """The module of a file; the file can import other files of its folder, each once per process."""
     path = path.resolve()
     for name, known in list(sys.modules.items()):  # the script that is running, or a module that it imports
         file = getattr(known, "__file__", None)
         imported_here = name.startswith(OWN_PACKAGE)  # import again: the file may have been edited
         if file is not None and Path(file).name == path.name and not imported_here and Path(file).resolve() == path:
             return known
-    name = OWN_PACKAGE + path.stem
+    name = f"{OWN_PACKAGE}{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"  # unique
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        sys.path.remove(str(path.parent))
+    with _imports_from(path.parent):
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
     return module
+
+
+@contextmanager
+def _imports_from(folder: Path) -> Iterator[None]:
+    """Import the files of `folder`, also if another user's file has imported others with the same names."""
+    modules = list(sys.modules.items())
+    others = {_place(module) for name, module in modules if name.startswith(OWN_PACKAGE)} - {folder}
+    names = {name for name, module in modules if others and _has(folder, name) and _place(module) in others}
+    hidden = {name: module for name, module in modules if name.partition(".")[0] in names}
+    for name in hidden:
+        del sys.modules[name]
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the file has changed sys.path
+            sys.path.remove(str(folder))
+        sys.modules.update(hidden)
+
+
+def _place(module: ModuleType) -> Path | None:
+    """The folder that contains the file or the folder of a module; None if it has no file."""
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return None
+    path = Path(file).resolve()
+    return path.parent.parent if path.name == "__init__.py" else path.parent
+
+
+def _has(folder: Path, name: str) -> bool:
+    """Whether a folder contains the module or package `name`."""
+    return (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
 
 
 def _file_name(path: str) -> str:

@@ -19,6 +19,7 @@ SWITCHES = 1  # conditions on the config in models/rpn.py; only ever lowered
 # who may import whom: a package imports its own level's files of the same package, and lower levels
 LEVELS = {
     "background": 0,
+    "commands": 0,
     "outputs": 0,
     "new_outputs": 0,
     "own_code": 0,
@@ -252,3 +253,21 @@ def test_make_runs_no_exhaustive_tests() -> None:
     commands = [line for line in (ROOT / "Makefile").read_text().splitlines() if " -m pytest" in line]
     assert commands
     assert all("not exhaustive" in line for line in commands if line.count(" -m ") > 1)
+
+
+def test_commands_in_messages_are_quoted() -> None:
+    """A command with a value in it is made by `as_typed`: the value may be a path with a space."""
+    commands = "|".join(path.stem for path in (SOURCE / "cli").glob("*.py"))
+    value_in_command = re.compile(rf"\brcnn (?:{commands})(?: [^\s`,;()]+)* [^\s`,;()]*\0")
+    assert value_in_command.search("start a new run: rcnn train \0 --data DATA")
+    assert not value_in_command.search("or `rcnn data check DIR`, in \0")
+    seen, wrong = 0, list[str]()
+    for path in FILES:
+        for node in nodes(path):
+            if isinstance(node, ast.JoinedStr):
+                parts = [one.value if isinstance(one, ast.Constant) else "\0" for one in node.values]
+                seen += 1
+                if value_in_command.search("".join(map(str, parts))):
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert seen > 500
+    assert not wrong, f"commands with values that are not quoted; use rcnn.commands.as_typed: {wrong}"

@@ -58,6 +58,10 @@ def test_the_list_and_errors_of_one_line(tmp_path: Path, capsys: pytest.CaptureF
             ("convert", tmp_path, "--to", "detectron2", "--classes", "a", "--output", "b.pth"),
             "--classes cannot be used",
         ),
+        (
+            ("convert", tmp_path, "--to", "detectron2", "--allow-unused", "x*", "--allow-nonfinite", "--output", "b"),
+            "--allow-unused, --allow-nonfinite cannot be used with --to; leave them out",
+        ),
     ):
         assert rcnn(*words) == 2
         error = capsys.readouterr().err

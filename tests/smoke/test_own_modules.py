@@ -94,6 +94,7 @@ def test_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str])
         ("eval", "run", "--data", "data", "--output", "eval"),
         ("predict", "run", "photo.png", "--output", "found"),
         ("models", "show", "run"),
+        ("data", "browse", "data", "--augmented", "--model", "run", "--limit", "1", "--output", "browse"),
         ("train", "run", "--data", "data", "--output", "tuned", "train.steps=1", "train.workers=0"),
     ):
         capsys.readouterr()

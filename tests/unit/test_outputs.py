@@ -88,8 +88,26 @@ def test_symbolic_links_are_not_followed(tmp_path: Path) -> None:
         for name in ("photo.jpg", "dangling.jpg", "sub/new.jpg", "sub/deep/new.jpg"):
             with pytest.raises(FileExistsError, match="symbolic link"):
                 output.write_text(name, "picture")
+        assert output.free_name("photo.jpg") == "photo-2.jpg"
     assert [path.name for path in outside.iterdir()] == ["photo.jpg"]
     assert (outside / "photo.jpg").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("link/a.jpg", "out/link is a symbolic link, which rcnn does not follow"),
+        ("file/deep/a.jpg", "out/file is a file; expected a folder"),
+        ("sub/.rcnn-writing-3.jpg", "3.jpg is a name that rcnn uses itself: choose another name"),
+    ],
+)
+def test_a_name_that_no_number_makes_free_is_refused(tmp_path: Path, name: str, said: str) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path, target_is_directory=True)
+    (folder / "file").touch()
+    with OutputFolder(folder) as output, pytest.raises(FileExistsError, match=said):
+        output.free_name(name)
 
 
 def test_an_output_that_is_no_folder_is_refused(tmp_path: Path) -> None:

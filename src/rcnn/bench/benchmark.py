@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -59,8 +60,9 @@ def benchmark(
     columns = subject_names(config, names, peer=peer)
     plan = Benchmark(
         model=config.name,
-        settings=request.overrides,
-        image="generated" if image is None else Path(image).name,
+        # a checkpoint may have another number of classes than the model of its name
+        settings=request.overrides if request.is_name else (f"num_classes={config.num_classes}", *request.overrides),
+        image="generated" if image is None else f"{Path(image).name} (sha256 {hashlib.sha256(file).hexdigest()[:12]})",
         machine=machine(chosen),
         rows={name: Measured(stages=[], batches={}) for name in columns},
     )

@@ -15,6 +15,8 @@ def synchronize(device: torch.device) -> None:
     """Wait until an accelerator has finished its work; does nothing for the CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 class Clock:

@@ -29,7 +29,8 @@ def peak_memory_of(request: Request, name: str, file: bytes) -> float | None:
         image.write(file)
         image.flush()
         words = json.dumps({"request": asdict(request), "name": name, "image": image.name})
-        command = [sys.executable, "-c", "from rcnn.bench.memory import main; main()", words]
+        # -P: modules in the current folder must not be imported in place of Python's own
+        command = [sys.executable, "-P", "-c", "from rcnn.bench.memory import main; main()", words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +13,7 @@ import numpy as np
 from rcnn.bench.clock import STAGES
 from rcnn.bench.machine import SAME
 from rcnn.bench.subjects import PEER
+from rcnn.outputs import OutputFolder
 from rcnn.text_files import read_json
 
 MARGIN = 0.05  # relative changes below this are no regression, even if the noise is smaller
@@ -50,10 +51,13 @@ class Measured:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The figures that `to_dict` wrote."""
-        samples = values["samples"]
+        """The figures that `to_dict` wrote. ValueError, or another error of Python, for other values."""
+        samples, peak = values["samples"], values["peak_mib"]
+        stages = [{stage: float(one) for stage, one in call.items()} for call in samples["stages"]]
         batches = {int(size): [float(one) for one in seconds] for size, seconds in samples["batches"].items()}
-        return cls(stages=samples["stages"], batches=batches, peak_mib=values["peak_mib"])
+        if not stages or not all(batches.values()):
+            raise ValueError("expected one or more samples")
+        return cls(stages=stages, batches=batches, peak_mib=None if peak is None else float(peak))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +115,13 @@ class Benchmark:
         """The benchmark in a file that `write` wrote. Raises FileNotFoundError, or ValueError for another file."""
         values = read_json(Path(path))
         try:
+            if not values["subjects"]:
+                raise ValueError("expected one or more subjects")
             return cls(
                 model=values["model"],
                 settings=tuple(values["settings"]),
                 image=values["image"],
-                machine=values["machine"],
+                machine=dict(values["machine"].items()),
                 rows={name: Measured.from_dict(row) for name, row in values["subjects"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -124,10 +130,9 @@ class Benchmark:
             ) from error
 
     def write(self, path: str | Path) -> None:
-        """Write the JSON to a file that does not exist yet, or that contains an earlier benchmark (else ValueError)."""
-        if Path(path).exists():
-            self.read(path)
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        """Write the JSON to a file. Raises the errors of `output_of_benchmark`."""
+        with output_of_benchmark(path) as folder:
+            folder.write_json(Path(path).name, self.to_dict(), indent=2)
 
     def regressions(self, old: Benchmark) -> list[str]:
         """A line for each time that is longer than in `old` by more than the noise of both, and for more memory.
@@ -179,6 +184,21 @@ def _slower(what: str, before: Sequence[float], after: Sequence[float], least: f
 def _noise(values: Sequence[float]) -> float:
     low, high = np.percentile(values, [10, 90])
     return float(high - low)
+
+
+@contextmanager
+def output_of_benchmark(path: str | Path) -> Iterator[OutputFolder]:
+    """The folder of the file `path`, which is created if needed, to write a benchmark to it.
+
+    Raises ValueError if the file exists and is not a benchmark, OSError if it is a link or cannot be written.
+    """
+    path = Path(path)
+    with OutputFolder(path.parent) as folder:
+        if path.is_file() and not path.is_symlink():
+            Benchmark.read(path)
+            folder.adopt(path.name)
+        folder.require_free(path.name)
+        yield folder
 
 
 def _median(values: Sequence[float]) -> float:

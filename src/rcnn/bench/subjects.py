@@ -53,9 +53,14 @@ class Request:
     device: str = "cpu"
     allow: tuple[str, ...] = ()
 
+    @property
+    def is_name(self) -> bool:
+        """Whether the model is given by its name, not as a checkpoint."""
+        return self.model in MODELS and not Path(self.model).exists()
+
     def config(self) -> DetectorConfig:
         """The config of the model. ValueError for an unknown name or setting, or a damaged checkpoint."""
-        if _is_name(self.model):
+        if self.is_name:
             return override(model_config(self.model), self._overrides())
         return detector_record(self.model, self._overrides()).config
 
@@ -63,7 +68,7 @@ class Request:
         """The subject called `name`: PEER, or "rcnn " and a precision. Loads the model."""
         if name == PEER:
             return TorchvisionSubject(self.config(), torch.device(self.device))
-        if _is_name(self.model):
+        if self.is_name:
             torch.manual_seed(0)
             detector = build_detector(self.config())
         else:
@@ -73,14 +78,10 @@ class Request:
 
     def _overrides(self) -> Overrides:
         """The user's settings, after a score threshold of 0 if the model has a threshold."""
-        config = model_config(self.model) if _is_name(self.model) else detector_record(self.model).config
+        config = model_config(self.model) if self.is_name else detector_record(self.model).config
         if config.proposals_only:
             return list(self.overrides)
         return [f"{'box' if config.fcis is None else 'fcis'}.score_threshold=0", *self.overrides]
-
-
-def _is_name(model: str) -> bool:
-    return model in MODELS and not Path(model).exists()
 
 
 class OurSubject:

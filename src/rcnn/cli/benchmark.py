@@ -51,15 +51,16 @@ def benchmark(
     import json
 
     from rcnn.bench.benchmark import benchmark as measure
-    from rcnn.bench.report import Benchmark
+    from rcnn.bench.report import Benchmark, output_of_benchmark
     from rcnn.cli.progress import progress_bar
 
     sizes = batch.split(",")
     if not all(size.strip().isdecimal() for size in sizes):
         raise ValueError(f"--batch {batch}: expected batch sizes, e.g. 1,8")
     earlier = None if compare is None else Benchmark.read(compare)
-    if output is not None and output.exists():
-        Benchmark.read(output)  # ValueError if it is another file, which must not be overwritten
+    if output is not None:
+        with output_of_benchmark(output):
+            pass  # an error before the measurement, which takes minutes
     found = measure(
         model, overrides=overrides or (), image=image, precisions=() if precision is None else (precision.value,),
         batch_sizes=[int(size) for size in sizes], repeats=repeats, peer=peer, memory=memory, device=device,

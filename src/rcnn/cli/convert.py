@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from rcnn.commands import as_typed
 
 
 def convert(
@@ -68,7 +69,10 @@ def convert(
     if file is None:
         raise ValueError("expected a FILE, e.g. rcnn convert model_final.pkl")
     if to:
-        given = {"--config": config, "--classes": classes, "--allow-missing": allow_missing, "KEY=VALUE": overrides}
+        given = {
+            "--config": config, "--classes": classes, "--allow-missing": allow_missing, "--allow-unused": allow_unused,
+            "--allow-nonfinite": allow_nonfinite, "KEY=VALUE": overrides,
+        }  # fmt: skip
         if extra := [name for name, value in given.items() if value]:
             raise ValueError(
                 f"{', '.join(extra)} cannot be used with --to; leave {'it' if len(extra) == 1 else 'them'} out"
@@ -90,7 +94,7 @@ def convert(
         allow_unused=allow_unused or (),
         allow_nonfinite=allow_nonfinite,
         overrides=overrides or (),
-        command=shlex.join(words),
+        command=as_typed(*words),
     )
     with output_or_new(output, "convert", file) as path:
         convert_to_folder(file, path, options, typer.echo)

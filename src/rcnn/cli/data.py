@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Images, RelativeBoxes
+from rcnn.cli.options import Allow, Images, RelativeBoxes
+from rcnn.commands import as_typed
 from rcnn.download.catalogue import DOWNLOADS
 
 data = typer.Typer(
@@ -137,7 +137,7 @@ def split_command(
     )
     for line in done.lines():
         typer.echo(line)
-    typer.echo(f"wrote {output}: use it with --data {shlex.quote(str(output))}")
+    typer.echo(f"wrote {output}: use it with {as_typed('--data', output)}")
     _report_failed(done.failed)
 
 
@@ -167,7 +167,7 @@ def download(
     folder = download_dataset(
         name, output or "", split=split.split(",") if split else (), progress=byte_bar, log=typer.echo
     )
-    typer.echo(f"{name} is complete: use it with --data {shlex.quote(str(folder))}")
+    typer.echo(f"{name} is complete: use it with {as_typed('--data', folder)}")
 
 
 @data.command("info")
@@ -236,6 +236,7 @@ def browse(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="With --augmented: settings, e.g. train.augment=\\[crop,copy_paste]."),
     ] = None,
+    allow: Allow = None,
 ) -> None:
     """Write a page with the annotated images of a data set: one self-contained HTML file.
 
@@ -250,9 +251,9 @@ def browse(
     if augmented:
         from rcnn.training.plan import settings_of
 
-        settings, input_config = settings_of(model, overrides or ())
-    elif overrides or model != DEFAULT_MODEL:
-        given = " ".join(overrides or [f"--model {model}"])
+        settings, input_config = settings_of(model, overrides or (), allow or ())
+    elif overrides or allow or model != DEFAULT_MODEL:
+        given = " ".join(overrides or [f"--allow {allow[0]}" if allow else f"--model {model}"])
         raise ValueError(f"{given} is used with --augmented only: add --augmented, or leave it out")
     page = browse_dataset(
         directory,

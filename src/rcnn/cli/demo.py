@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rcnn.cli.options import Device
+from rcnn.commands import as_typed
 
 
 def demo(
@@ -39,11 +39,11 @@ def demo(
             output, seed=seed, overrides=overrides or [], device=device, log=typer.echo, progress=progress_bar
         )
     typer.echo(f"\n{metrics_table(done.metrics)}\n")
-    box, mask = (done.metrics.kinds[kind]["AP50"] for kind in ("bbox", "segm"))
-    typer.echo(f"box AP50 {box or 0:.3f}, mask AP50 {mask or 0:.3f}; training took {done.seconds['training']:.0f} s")
+    kinds = {"box": done.metrics.kinds.get("bbox", {}), "mask": done.metrics.kinds.get("segm", {})}
+    scores = [f"{name} AP50 {kind['AP50'] or 0:.3f}" for name, kind in kinds.items() if "AP50" in kind]
+    typer.echo("; ".join([*scores, f"training took {done.seconds['training']:.0f} s"]))
     typer.echo(f"report:   {done.report}  (open it in a browser)")
     typer.echo(f"pictures: {done.overview}; each one in {done.pictures[0].parent}")
     typer.echo(f"results:  {done.results}")
-    typer.echo(
-        f"model:    {output / 'run'}  (rcnn predict {shlex.quote(str(output / 'run'))} YOUR_IMAGES --output found)"
-    )
+    command = as_typed("rcnn", "predict", output / "run", "YOUR_IMAGES", "--output", "found")
+    typer.echo(f"model:    {output / 'run'}  ({command})")

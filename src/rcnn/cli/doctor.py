@@ -113,7 +113,11 @@ def _network() -> str:
 
 def _extras() -> list[tuple[str, str]]:
     """Each extra for users, and the package that it installs."""
-    found = [EXTRA.match(line) for line in importlib.metadata.requires("rcnn") or ()]
+    try:
+        lines = importlib.metadata.requires("rcnn") or ()
+    except importlib.metadata.PackageNotFoundError:  # run from its source, without an installation
+        return []
+    found = [EXTRA.match(line) for line in lines]
     pairs = [(match[2], match[1]) for match in found if match]
     return [(extra, package) for extra, package in pairs if extra != "dev" and package != "rcnn"]
 
@@ -128,6 +132,8 @@ def _torch(torch: ModuleType) -> None:
         for index in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(index)
             _row(f"gpu {index}", gpu.name, f"{gpu.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}")
+    elif torch.backends.mps.is_available():
+        _row("gpu", "Apple", "use it with --device mps; auto is the CPU")
     else:
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
         _row("gpu", "none", f"{built}; everything runs on the CPU")

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rcnn.cli.failures import is_one_of_several
 from rcnn.outputs import require_folder, require_not_in_use
 from rcnn.text_files import missing_text, require_data_path
+
+
+def is_setting(word: str) -> bool:
+    """Whether a word is KEY=VALUE, and not a path: runs/lr=0.1/best, or lr=0.1 if there is such a file or folder."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and "/" not in key and not os.path.exists(word)  # exists: no error for a long word
 
 
 def require_places(data: Path | None, output: Path | None) -> None:
@@ -48,4 +55,4 @@ def require_an_input(words: Sequence[str]) -> None:
 
 def _is_missing(word: str) -> bool:
     """Whether a word is a path that does not exist, and neither a URL nor a pattern."""
-    return "://" not in word and not glob.has_magic(word) and "\0" not in word and not Path(word).exists()
+    return "://" not in word and not glob.has_magic(word) and "\0" not in word and not os.path.exists(word)

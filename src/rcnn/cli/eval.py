@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -31,6 +30,7 @@ from rcnn.cli.options import (
 )
 from rcnn.cli.views import predictor_from
 from rcnn.cli.workers import Devices, launch
+from rcnn.commands import as_typed
 from rcnn.new_outputs import output_or_new
 from rcnn.stopping import Stopped
 
@@ -133,8 +133,15 @@ def evaluate(
             launch(devices, device, more=["--output", str(folder)] if output is None else [])
         return
     is_first = process_numbers().is_first
-    if is_results(checkpoint) and not is_first:
-        return  # one process is enough to score saved results
+    if is_results(checkpoint):
+        changed = {"--tta": tta, "--precision": precision != "float32", "--padding": padding != "exact"}
+        if names := [name for name, value in changed.items() if value]:
+            raise ValueError(
+                f"{', '.join(names)} cannot be used with saved results ({checkpoint}); leave "
+                f"{'it' if len(names) == 1 else 'them'} out, or give the model instead of its results"
+            )
+        if not is_first:
+            return  # one process is enough to score saved results
 
     def load(overrides: Sequence[str]) -> Predictor:
         return predictor_from(
@@ -167,7 +174,8 @@ def evaluate(
     again += ["--metric", metric.value] if metric is not None else []
     again += ["--max-detections", str(max_detections)] if max_detections is not None else []
     again += ["--relative-boxes"] if relative_boxes else []
-    again += ["--allow-empty"] if allow_empty else []
+    for option, value in (("--allow-empty", allow_empty), ("--strict", strict), ("--boundary", boundary)):
+        again += [option] if value else []
     with output_or_new(output, "eval", checkpoint) as folder:
         done = _evaluate(subject, folder, options, checkpoint, overrides or (), again)
     typer.echo(metrics_table(done.metrics, per_class=per_class))
@@ -212,6 +220,6 @@ def _evaluate(
     except Stopped:
         if (folder / UNFINISHED).exists():
             with suppress(OSError):  # the terminal is gone (SIGHUP)
-                command = shlex.join(["rcnn", "eval", str(folder), *again])
+                command = as_typed("rcnn", "eval", folder, *again)
                 typer.echo(f"`{command}` scores the images that are done", err=True)
         raise

@@ -11,6 +11,7 @@ from typing import TextIO
 LAUNCHED = "RCNN_LAUNCHED"  # as in runtime/launch.py, which would import torch
 PID = "pid"  # as in runtime/in_flight.py
 COMMAND_LINE: ContextVar[tuple[str, ...]] = ContextVar("command line")  # the words that main() runs
+DEBUG: ContextVar[bool] = ContextVar("debug", default=False)  # whether main() shows tracebacks
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torch's launcher reads the error of a process there
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from rcnn.cli.sources import Source, SplitImages
+from rcnn.commands import as_typed
 from rcnn.data.images import embedded_image, image_suffix, is_embedded
 from rcnn.data.messages import close_to
 from rcnn.data.writers.coco import coco_file, coco_results, image_ids
@@ -140,6 +141,12 @@ def names_of_outputs(formats: Sequence[str], sources: Sequence[Source], *, copie
                     yield str(copy_name(name, source))
 
 
+def folders_of(formats: Sequence[str]) -> frozenset[str]:
+    """The folders of the formats in the output folder: a picture with detections there would be part of a data set."""
+    folders = (folder for name in formats for folder in (LABELS.get(name), WITH_IMAGES.get(name)))
+    return frozenset(PurePosixPath(folder).parts[0] for folder in folders if folder is not None)
+
+
 def remove_stale(folder: OutputFolder, formats: Sequence[str], kept: Collection[str]) -> int:
     """Remove the label files and copies of images of an earlier call that are not in `kept`; returns their number.
 
@@ -179,7 +186,7 @@ def missing_images(output: Path, formats: Sequence[str]) -> list[str]:
     return [
         f"{output / name} has labels without images; before you train on it, copy the images to "
         f"{output / WITH_IMAGES[name]}, in the same subfolders, or link their folder: "
-        f"ln -s /path/to/photos {output / WITH_IMAGES[name]}"
+        f"{as_typed('ln', '-s', '/path/to/photos', output / WITH_IMAGES[name])}"
         for name in formats
         if name in ("yolo", "yolo-boxes")
     ]

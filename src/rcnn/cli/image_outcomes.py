@@ -32,6 +32,7 @@ READ_AHEAD = 2  # images decoded before they are needed
 DRAWN_BESIDE = 1  # images that are drawn while the model works on the next one
 QUALITY = 92  # of the JPEG pictures
 MAX_SIDE = 65_500  # limit of JPEG, pixels
+INPUT_ERRORS = (ValueError, OSError, ImportError)  # of an image; others are faults of rcnn, or of the user's modules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class ImageOptions:
     tile: int = 0  # side of the tiles that an image is divided into, pixels; 0: none
     overlap: float = 0.25  # of a tile's side, shared with the next one
     copies: bool = True  # images are copied beside their labels, for the formats that are data sets
+    debug: bool = False  # an error that is not one of the input stops the command, with its traceback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +152,7 @@ def _detect(predictor: Predictor, options: ImageOptions, source: Source, read: F
         else:
             found = predictor.predict(image.pixels, boxes=boxes)
     except Exception as error:  # one bad input must not stop the others
+        _require_input_error(error, options)
         return DetectedImage(source=source, found=error)
     return DetectedImage(source=source, found=found, content=image.content, features=features)
 
@@ -173,11 +176,25 @@ def _finish(output: Path, options: ImageOptions, image: DetectedImage) -> Outcom
             content=image.content if copied else None,
         )
     except Exception as error:
+        _require_input_error(error, options)
         return Outcome(error=_reason(error, source))
+
+
+def _require_input_error(error: Exception, options: ImageOptions) -> None:
+    """With --debug: raise `error` unless it is one of the input, because its traceback is needed."""
+    if options.debug and not isinstance(error, INPUT_ERRORS):
+        raise error
 
 
 def _reason(error: Exception, source: Source) -> str:
     """The message of an error in one line, without the name of the image, which is printed before it."""
+    from rcnn.runtime.memory import is_out_of_memory
+
+    if is_out_of_memory(error):
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"not enough memory ({first}): predict on tiles (--tile), or use a smaller input.max_size or model"
+    if not isinstance(error, INPUT_ERRORS):
+        return f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)"
     return " ".join(str(error).removeprefix(source.name).lstrip(": ").split()) or type(error).__name__
 
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from rcnn import __version__
 from rcnn.cli.failures import (
     COMMAND_LINE,
+    DEBUG,
     discard_output,
     has_launcher,
     note_process,
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         note_process()
         stop_with_launcher()
         COMMAND_LINE.set(tuple(words))
+        DEBUG.set(debug)
         with warnings.catch_warnings(), stopping_on_signals():
             warnings.showwarning = _show_warning
             _warn_of_locale()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rcnn.cli.options import Allow
+from rcnn.commands import as_typed
 
 if TYPE_CHECKING:
     from rcnn.models.setting_tables import Setting
@@ -141,7 +140,7 @@ def list_recipes(
         [one] = found
         typer.echo(f"model       {' '.join(one.network)}, weights {one.weights}\nresults     {one.describe()}")
         typer.echo(f"from        {one.source}" + (f"\ndiffers     {one.differs}" if one.differs else ""))
-        typer.echo("settings    " + " ".join(shlex.quote(word) for word in one.settings))
+        typer.echo("settings    " + as_typed(*one.settings))
     else:
         typer.echo(
             "box, mask, kpts: published AP in percent (VOC and SBD: AP50). With one name: all facts and settings."
@@ -190,15 +189,12 @@ def _print(settings: Iterable[Setting]) -> None:
 
 def _value(value: object) -> str:
     """A value in the form of the command line (YAML)."""
+    from rcnn.models.overrides import quoted
+
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (tuple, list)):
         return f"[{','.join(_value(part) for part in value)}]"
     if isinstance(value, Mapping):
-        return f"{{{','.join(f'{_key(key)}: {_value(part)}' for key, part in value.items())}}}"
-    return str(value)
-
-
-def _key(key: str) -> str:
-    """A key of a mapping in YAML; patterns such as *.bias need quotes."""
-    return key if re.fullmatch(r"\w+", key) else json.dumps(key)
+        return f"{{{','.join(f'{quoted(key)}: {_value(part)}' for key, part in value.items())}}}"
+    return quoted(value) if isinstance(value, str) else str(value)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcnn.cli.early import require_an_input, require_places
+from rcnn.cli.early import is_setting, require_an_input, require_places
+from rcnn.cli.failures import DEBUG
 from rcnn.cli.options import (
     TTA,
     Allow,
@@ -124,7 +125,9 @@ def predict(
     keypoint_score: Annotated[
         float, typer.Option(help="Do not draw keypoints with a lower score; 0.05 is usual for persons.", min=0)
     ] = 0.0,
-    limit: Annotated[int, typer.Option(help="Predict on the first N images only (0 = all).", min=0)] = 0,
+    limit: Annotated[
+        int, typer.Option(help="Predict on the first N images only, or N frames of each video (0 = all).", min=0)
+    ] = 0,
     max_pixels: Annotated[
         int, typer.Option(help="Refuse images with more pixels (0 = no limit).", min=0)
     ] = 180_000_000,
@@ -172,7 +175,7 @@ def predict(
         data=data, split=split, annotations=annotations, images=images, limit=limit, tile=tile, overlap=tile_overlap,
         max_pixels=max_pixels,
     )  # fmt: skip
-    require_one_input(of_split, split, inputs)
+    require_one_input(of_split, {"--split": split, "--annotations": annotations, "--images": images}, inputs)
     require_places(data, output)
     require_an_input(inputs)
     if of_split is not None and (boxes is not None or features is not None):
@@ -228,14 +231,14 @@ def predict(
         keep=keep, pictures=drawn, contour=contour, labels=labels, line_width=line_width,
         keypoint_score=keypoint_score, max_pixels=max_pixels,
         given=given, features=features, limit=limit, formats=chosen,
-        copies=copy_images, tile=tile, overlap=tile_overlap,
+        copies=copy_images, tile=tile, overlap=tile_overlap, debug=DEBUG.get(),
     )  # fmt: skip
     if videos:
         predict_videos(predictor, videos, output, checkpoint, options)
         return
     with joined(predictor.device) as processes:
         if not processes.is_first:
-            share_images(predictor, output or Path(), options, processes)
+            share_images(predictor, options, processes)
             return
         predictions = predict_images(predictor, found, output, checkpoint, options, processes)
     typer.echo(predictions.text if to_stdout else predictions.summary)
@@ -256,5 +259,5 @@ def require_tiles_fit(tile: int, overlap: float, boxes: Path | None) -> None:
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The inputs and the KEY=VALUE settings among the arguments; a word that is the name of a file is an input."""
-    overrides = [word for word in arguments if SETTING.match(word) and not Path(word).exists()]
+    overrides = [word for word in arguments if SETTING.match(word) and is_setting(word)]
     return [word for word in arguments if word not in overrides], overrides

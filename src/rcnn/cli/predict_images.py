@@ -15,6 +15,7 @@ import typer
 from rcnn.cli.formats import (
     WITH_IMAGES,
     copy_image,
+    folders_of,
     missing_images,
     names_of_outputs,
     outputs_of_others,
@@ -74,7 +75,7 @@ def predict_images(
         folder.require_free(RESULTS, PARTIAL)
         if options.features is not None:
             require_free(options.features, folder)
-        sources = _find_sources(inputs, folder)
+        sources = _find_sources(inputs, folder, folders_of(options.formats))
         if options.given is not None and (without := keep_given(sources, options.given)):
             typer.echo(
                 f"{counted(len(without), 'image')} without an entry in {options.given.path}, skipped: {few(without)}",
@@ -121,17 +122,21 @@ def predict_images(
     return Predictions(text=text, images=images, failed=sources.failed, folder=path)
 
 
-def share_images(predictor: Predictor, output: Path, options: ImageOptions, processes: Processes) -> None:
+def share_images(predictor: Predictor, options: ImageOptions, processes: Processes) -> None:
     """Predict on this process's part of the images; the first process collects the outcomes and writes them."""
-    for _ in outcomes(predictor, output, options, processes.share(list[Source]()), processes):
+    folder, shared = processes.share((Path(), list[Source]()))
+    for _ in outcomes(predictor, folder, options, shared, processes):
         raise AssertionError("only the first process gets outcomes")
 
 
-def _find_sources(inputs: Sequence[str] | SplitImages, folder: OutputFolder) -> Sources:
-    """The images of all inputs; prints the other inputs on stderr. ValueError if there is no image."""
+def _find_sources(inputs: Sequence[str] | SplitImages, folder: OutputFolder, reserved: Collection[str]) -> Sources:
+    """The images of all inputs; prints the other inputs on stderr. ValueError if there is no image.
+
+    Pictures are not written to the folders `reserved`.
+    """
     if isinstance(inputs, SplitImages):
-        return sources_of_split(inputs, folder)
-    sources = expand(inputs, folder)
+        return sources_of_split(inputs, folder, reserved)
+    sources = expand(inputs, folder, reserved)
     if not sources.images:
         reasons = [f"{name} {reason}" for name, reason in sources.failed]
         raise ValueError(f"no image to predict on: {few(reasons) or 'give files, folders or URLs'}")
@@ -154,11 +159,11 @@ class ImageRun:
     def predict_all(self, sources: Sources, processes: Processes) -> list[dict[str, Any]]:
         """The entries of predictions.json, each written to PARTIAL at once. Failures are added to `sources.failed`."""
         images: list[dict[str, Any]] = []
-        shared = processes.share(sources.images)
+        folder, shared = processes.share((self.folder.path, sources.images))
         partial_results = self.folder.claim(PARTIAL)
         with partial_results.open("w", encoding="utf-8") as lines, progress_bar("predict", len(shared)) as advance:
             for source, outcome in zip(
-                shared, outcomes(self.predictor, self.folder.path, self.options, shared, processes), strict=True
+                shared, outcomes(self.predictor, folder, self.options, shared, processes), strict=True
             ):
                 if outcome.entry is None:
                     sources.failed.append((source.name, outcome.error))

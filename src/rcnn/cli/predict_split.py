@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,10 +40,11 @@ class SplitOptions:
     max_pixels: int = 0  # larger images are refused; 0: no limit
 
 
-def require_one_input(options: SplitOptions | None, split: str, images: Sequence[str]) -> None:
-    """ValueError for images together with --data, or for --split without --data."""
-    if options is None and split:
-        raise ValueError("--split needs the folder of the data set: give it with --data")
+def require_one_input(options: SplitOptions | None, of_data: Mapping[str, str], images: Sequence[str]) -> None:
+    """ValueError for images together with --data, or for options `of_data` (name -> value) without --data."""
+    if options is None and (given := [name for name, value in of_data.items() if value]):
+        hint = "" if given[0] != "--images" else ", or give a folder of images without --images"
+        raise ValueError(f"{given[0]} needs the folder of the data set: give it with --data{hint}")
     if options is not None and images:
         raise ValueError(f"{images[0]}: give images or --data, not both")
 

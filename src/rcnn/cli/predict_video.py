@@ -83,11 +83,11 @@ def predict_videos(
             try:
                 frames, objects, problem = _predict_one(predictor, video, folder, name, options, files)
             except Stopped:
-                with suppress(OSError):  # the terminal is gone (SIGHUP)
-                    typer.echo(f"the results so far are in {path / PARTIAL}", err=True)
+                _tell_of_partial(path)
                 raise
             except (ValueError, OSError) as error:  # also VideoError
-                if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
+                if isinstance(error, OSError) and (error.errno in OUTPUT_ERRORS or (path / PARTIAL).exists()):
+                    _tell_of_partial(path)
                     raise
                 failed += 1
                 typer.echo(_named(video, str(error)), err=True)
@@ -104,6 +104,12 @@ def predict_videos(
     if failed:
         typer.echo(f"{counted(failed, 'video')} failed", err=True)
         raise typer.Exit(1)
+
+
+def _tell_of_partial(output: Path) -> None:
+    with suppress(OSError):  # the terminal is gone (SIGHUP)
+        if (output / PARTIAL).exists():
+            typer.echo(f"the results so far are in {output / PARTIAL}", err=True)
 
 
 def _named(video: str, problem: str) -> str:
@@ -149,12 +155,14 @@ def _predict_one(
                 advance()
                 if frames == options.limit:
                     break
-        except ValueError as error:
-            problem = error
+        except (ValueError, OSError) as error:
             if not frames:
                 lines.close()
                 partial_results.unlink()
                 raise
+            if isinstance(error, OSError):  # of the output: nothing more can be written
+                raise
+            problem = error
     with folder.writing(Path(name).with_suffix(".jsonl")) as path:
         shutil.copyfile(partial_results, path)
     partial_results.unlink()

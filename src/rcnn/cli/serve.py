@@ -65,14 +65,14 @@ def serve(
     from rcnn.predictor import Predictor
     from rcnn.serving.sockets import bind, listen, url_of
 
-    sockets = bind(host, port)
-    predictor = Predictor(
-        checkpoint, device=device, precision=precision.value, overrides=overrides or (), allow=allow or ()
-    )
     options = ServiceOptions(
         max_bytes=max_bytes, max_pixels=max_pixels, seconds=seconds, max_batch=batch, capacity=queue,
         token=token, origins=origins, log_requests=log_requests,
     )  # fmt: skip
+    sockets = bind(host, port)
+    predictor = Predictor(
+        checkpoint, device=device, precision=precision.value, overrides=overrides or (), allow=allow or ()
+    )
     config = uvicorn.Config(
         create_app(predictor, options), log_level="warning", access_log=False,
         timeout_graceful_shutdown=int(seconds) + 1, timeout_keep_alive=10,

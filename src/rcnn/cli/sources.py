@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -62,17 +62,18 @@ def is_url(word: str) -> bool:
     return "://" in word
 
 
-def expand(words: Iterable[str], output: OutputFolder) -> Sources:
+def expand(words: Iterable[str], output: OutputFolder, reserved: Collection[str] = ()) -> Sources:
     """The images of `words`, in their order: files, folders (recursively, sorted by name), patterns and URLs.
 
     A pattern is a word with *, ? or [ that is not a file: photos/*.jpg, or for folders at any depth photos/**/*.jpg. In
     folders and patterns, hidden files, files that are not images, and files that rcnn wrote are skipped. Names of
-    pictures are unique and free in `output`.
+    pictures are unique, free in `output`, and not in its folders `reserved` (lower case). Raises FileExistsError if no
+    name is free for one: a link is in the way.
     """
     sources, taken, flat = Sources(), set[str](), set[str]()
 
     def add(name: str, picture: str, url: bool = False) -> None:
-        unique = _picture(picture, taken, output)
+        unique = _picture(picture, taken, output, reserved)
         sources.images.append(Source(name=name, picture=unique, url=url, flat=_flat(unique, flat)))
 
     for word in words:
@@ -98,16 +99,18 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
             else:
                 reason = missing_text(Path(word))
                 sources.failed.append((word, f"{reason}; expected a file, a folder, a pattern, or an http(s) URL"))
+        except FileExistsError:  # of the output, not of an input
+            raise
         except (ValueError, OSError) as error:
             sources.failed.append((word, str(error)))
     return sources
 
 
-def sources_of_split(split: SplitImages, output: OutputFolder) -> Sources:
+def sources_of_split(split: SplitImages, output: OutputFolder, reserved: Collection[str] = ()) -> Sources:
     """The images of a split, in its order; names of pictures as in `expand`."""
     sources, taken, flat = Sources(), set[str](), set[str]()
     for path, name in split.names.items():
-        unique = _picture(name, taken, output)
+        unique = _picture(name, taken, output, reserved)
         sources.images.append(Source(name=path, picture=unique, flat=_flat(unique, flat)))
     return sources
 
@@ -188,19 +191,27 @@ def _may_be_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES or is_image(path)
 
 
-def _picture(name: str, taken: set[str], output: OutputFolder) -> str:
-    """`name` with the suffix .jpg, numbered if another source or a file of the user has that name."""
+def _picture(name: str, taken: set[str], output: OutputFolder, reserved: Collection[str]) -> str:
+    """`name` with the suffix .jpg, numbered if another source or a file of the user has that name.
+
+    Its first folder is numbered if it is one of `reserved`: `labelme-2/a.jpg`.
+    """
     safe = re.sub(r"[\x00-\x1f\x7f]", "_", name)
     path = PurePosixPath(safe if PurePosixPath(safe).name.strip(".") else "download")
+    if path.parts[0].lower() in reserved and len(path.parts) > 1:
+        path = PurePosixPath(f"{path.parts[0]}-2", *path.parts[1:])
     picture = output.free_name(path.with_name(path.stem + ".jpg"), taken)
     taken.add(picture.lower())
     return picture
 
 
 def _flat(picture: str, taken: set[str]) -> str:
-    """`in/deep/a.jpg` as `in-deep-a.jpg`, numbered if another source has that name."""
-    path, number = PurePosixPath(picture.replace("/", "-")), 1
-    while str(flat := numbered(path, number)).lower() in taken:
+    """`in/deep/a.jpg` as `in-deep-a.jpg`, numbered if another source has that name.
+
+    It is short enough for .json in place of .jpg.
+    """
+    path, number = PurePosixPath(picture.replace("/", "-")).with_suffix(".json"), 1
+    while str(flat := numbered(path, number).with_suffix(".jpg")).lower() in taken:
         number += 1
     taken.add(str(flat).lower())
     return str(flat)

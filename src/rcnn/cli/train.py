@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcnn.cli.early import require_places, require_run_folder
+from rcnn.cli.early import is_setting, require_places, require_run_folder
 from rcnn.cli.failures import discard_output
 from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Images, Offline, RelativeBoxes, Strict
 from rcnn.cli.workers import Devices, MaxRestarts, launch, require_devices
+from rcnn.commands import as_typed
 from rcnn.new_outputs import output_or_new
 from rcnn.training.found_run import is_restarted, start_of_run
 
@@ -72,7 +72,7 @@ def train(
         list[str] | None,
         typer.Option(
             help="Validation split; `none`: no evaluation. May be given several times: the first chooses best/. "
-            "Defaults to the split with a name that starts with `val`."
+            "Defaults to the split with a name that starts with `val` or `minival`."
         ),
     ] = None,
     val_fraction: Annotated[
@@ -134,8 +134,10 @@ def train(
             typer.echo(line)
         return
     words = list(overrides or ())
-    if (recipe or resume) and model is not None and "=" in model:  # no model is given, and this is the first setting
+    if (recipe or resume) and model is not None and is_setting(model):  # no model is given
         model, words = None, [model, *words]
+    if resume and output is None:
+        raise ValueError("--resume needs the folder of the run to continue: give it with --output")
     if resume and output is not None and not (model or recipe):
         model, recipe, recorded = start_of_run(output)
         data = data or recorded
@@ -218,13 +220,14 @@ def _outcome_lines(outcome: Outcome, plan: RunPlan, data: Path) -> Iterator[str]
         yield f"{how} after {counted(outcome.step, 'step')}; the run is in {outcome.output}"
     else:
         done = f"stopped after {outcome.step} of {counted(outcome.steps, 'step')}"
-        yield f"{done}; to continue: {continue_command(plan.request, plan.processes.count, outcome.output)}"
+        again = continue_command(plan.request, plan.processes.count, outcome.output, plan.own_code)
+        yield f"{done}; to continue: {again}"
     if outcome.best is not None:
         yield f"best {outcome.best_metric} {outcome.best:.4f}, in {outcome.output / 'best'}"
     if outcome.best == 0:
         yield (
             "no object of the validation set was found: train longer (--resume train.steps=N), or look at the "
-            f"data: rcnn data browse {shlex.quote(str(data))} --output browse"
+            f"data: {as_typed('rcnn', 'data', 'browse', data, '--output', 'browse')}"
         )
 
 

@@ -22,7 +22,7 @@ Devices = Annotated[
 MaxRestarts = Annotated[
     int,
     typer.Option(
-        help="With --devices: if a process fails, start all of them again, up to N times; training resumes.", min=0
+        help="If a process of the training fails, start all of them again, up to N times; training resumes.", min=0
     ),
 ]
 

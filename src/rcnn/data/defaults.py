@@ -11,7 +11,7 @@ def default_training_split(names: Sequence[str]) -> str:
 
 
 def default_validation_split(names: Sequence[str], training: str = "") -> str:
-    """The first split with a name that starts with "val" and is not in `training`; empty if there is none.
+    """The first split with a name that starts with "val" or "minival" and is not in `training`; empty if there is none.
 
     COCO 2014's minival is preferred to valminusminival, because papers train on the latter.
     """

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcnn.commands import as_typed
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats.layouts import locate, splits_at
@@ -31,7 +32,7 @@ class DatasetOptions:
 
 def open_dataset(
     path: Path | str,
-    split: str = "",
+    split: str | Path = "",
     classes: str | Sequence[str] | None = None,
     *,
     ignore_other_classes: bool = False,
@@ -75,7 +76,7 @@ def open_dataset(
 
 
 def open_with(
-    options: DatasetOptions, path: Path | str, split: str = "", classes: str | Sequence[str] | None = None
+    options: DatasetOptions, path: Path | str, split: str | Path = "", classes: str | Sequence[str] | None = None
 ) -> Dataset:
     """Like `open_dataset`, with its keyword arguments as one value."""
     location = locate(
@@ -87,7 +88,7 @@ def open_with(
     )
     classes = (classes,) if isinstance(classes, str) else classes
     with gc_paused():
-        selection = select(location, split)
+        selection = select(location, str(split))
         tables = selection.read()
         dataset = assemble(
             tables,
@@ -136,10 +137,10 @@ def _without_objects(dataset: Dataset) -> str:
     only = f", only {' and '.join(ignored)}" if ignored else ""
     advice = f"To use crowds, {CROWDS_AS_OBJECTS}. Else choose" if crowds else "Choose"
     if dataset.annotation_file.name.startswith("image_info_"):
+        command = as_typed("rcnn", "predict", "CHECKPOINT", "--data", "DIR", "--split", dataset.split)
         return (
             f"{dataset.annotation_file} lists {counted(len(dataset), 'image')} without ground truth, so it cannot be "
-            "used for training or evaluation. `rcnn predict CHECKPOINT --data DIR --split "
-            f"{dataset.split}` writes the results file for COCO's server"
+            f"used for training or evaluation. `{command}` writes the results file for COCO's server"
         )
     return (
         f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and no objects to train or evaluate on{only}. "

@@ -5,7 +5,6 @@ Read `run_demo` first. It calls the same functions as `rcnn train`, `rcnn eval` 
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import sys
 import time
@@ -19,6 +18,7 @@ import torch
 from PIL import Image
 
 from rcnn import __version__
+from rcnn.commands import as_typed
 from rcnn.data import open_dataset
 from rcnn.data.messages import counted
 from rcnn.demo.synthetic import SPLITS, make_shapes
@@ -147,8 +147,8 @@ def _lead(images: Mapping[str, int], seconds: float, device: str) -> str:
 
 def command_of(output: Path, seed: int, overrides: Sequence[str], device: str) -> str:
     """The command that runs this demo again."""
-    options = ["--output", str(output), "--seed", str(seed), "--device", device]
-    return shlex.join(["rcnn", "demo", *options, "--threads", str(torch.get_num_threads()), *overrides])
+    options = ("--output", output, "--seed", seed, "--device", device, "--threads", torch.get_num_threads())
+    return as_typed("rcnn", "demo", *options, *overrides)
 
 
 def _details(command: str, steps: int, seconds: Mapping[str, float]) -> dict[str, str]:

@@ -24,6 +24,7 @@ OPACITY = 0.45  # weight of the object's colour in a masked pixel
 _MAX_NAME = 32  # characters of a name in a picture
 MAX_CAPTION = 60  # characters of a caption
 LARGE = 3000  # pixels, the square root of the area of an image; larger ones are drawn on by the size of their objects
+WIDTHS_PER_POSE = 40  # widths of a line of keypoints in the square root of the area of their box, at least
 LEGIBLE = 1150  # pixels, the same of a picture of 1333 x 1000
 _STRIP = 1 << 20  # pixels blended at a time
 
@@ -61,10 +62,10 @@ def draw_objects(
     and is the same in every run.
 
     `width`: of the lines, pixels; by default, it depends on the image size, as that of the names does
-    (`scale_for_objects`). `with_names=False` draws no names. Names stay inside the image, and no name covers another
-    one or, if there is room, a small object; a name that has no room at its box is not drawn. A warning tells if no
-    font has a character of `names`. Raises ValueError for an image of another type, or another number of labels than of
-    boxes.
+    (`scale_for_objects`); keypoints of small objects are smaller. `with_names=False` draws no names. Names stay inside
+    the image, and no name covers another one or, if there is room, a small object; a name that has no room at its box
+    is not drawn. A warning tells if no font has a character of `names`. Raises ValueError for an image of another type,
+    or another number of labels than of boxes.
     """
     canvas = _rgb(image).copy()
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
@@ -82,11 +83,13 @@ def draw_objects(
     pen = ImageDraw.Draw(picture)
     largest_first = np.argsort(-(corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]), kind="stable")
     for row in largest_first:
-        _draw_box(pen, corners[row], colours[row], width)
+        _draw_box(pen, _near(picture, corners[row]), colours[row], width)
     if keypoints is not None and count:
         for row, points in enumerate(np.array(keypoints, dtype=np.float64).reshape(count, -1, 3)):
             points[:, 2] -= keypoint_score
-            _draw_keypoints(pen, points, skeleton, colours[row], width)
+            side = math.sqrt(np.prod(np.maximum(corners[row, 2:] - corners[row, :2], 0)))
+            own_width = min(width, max(1, round(side / WIDTHS_PER_POSE)))
+            _draw_keypoints(pen, points, skeleton, colours[row], own_width)
     if not with_names:
         return picture
     texts = [_short(names[int(label)]) for label in labels]
@@ -106,7 +109,8 @@ def draw_dashed_boxes(picture: Image.Image, boxes: npt.NDArray[np.floating]) -> 
     """Draw boxes (N, 4), xyxy pixels, on `picture` as dashed lines, white on black."""
     pen, width = ImageDraw.Draw(picture), line_width(picture.height, picture.width)
     dash = 4 * width
-    for x0, y0, x1, y1 in np.asarray(boxes, dtype=np.float64).tolist():
+    for box in np.asarray(boxes, dtype=np.float64):
+        x0, y0, x1, y1 = _near(picture, box).tolist()
         pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=(0, 0, 0), width=width)
         for start in np.arange(x0, x1, 2 * dash).tolist():
             for y in (y0, y1 - width):
@@ -187,6 +191,12 @@ def _eroded(mask: npt.NDArray[np.bool_], times: int) -> npt.NDArray[np.bool_]:
         framed = np.pad(mask, 1)
         mask = mask & framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]
     return mask
+
+
+def _near(picture: Image.Image, box: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The part of a box (4,) up to one image away from the image; Pillow draws whole lines, even outside."""
+    width, height = picture.size
+    return np.clip(box, [-width, -height] * 2, [2 * width, 2 * height] * 2)
 
 
 def _draw_box(pen: ImageDraw.ImageDraw, box: npt.NDArray[np.float64], ink: Colour, width: int) -> None:

@@ -123,11 +123,14 @@ def limit_warnings(
 
 
 def lacks_outlines(dataset: Dataset, limit: int) -> bool:
-    """Whether the first `limit` images (0 = all) have objects that are not ignored, but none of them an outline."""
+    """Whether the first `limit` images (0 = all) have objects, but none of them an outline.
+
+    Ignored objects count only if there are no others.
+    """
     count = _objects_of(dataset, limit)
-    objects = dataset.objects
-    evaluated = ~objects.ignored[:count]
-    return bool(evaluated.any() and not objects.outlines.given[:count][evaluated].any())
+    given, evaluated = dataset.objects.outlines.given[:count], ~dataset.objects.ignored[:count]
+    given = given[evaluated] if evaluated.any() else given
+    return bool(len(given) and not given.any())
 
 
 def _limit_warnings(dataset: Dataset, limit: int, max_detections: int, *, per_class: bool) -> list[str]:

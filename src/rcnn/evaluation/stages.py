@@ -30,6 +30,7 @@ SHORTEST, LONGEST = 480, 1000  # of the longer side of a panel, pixels
 MIN_IOU = 0.1  # a proposal is drawn for an object that it overlaps at least this much
 SAME_IOU = 0.5  # a detection has the colour of the object that it overlaps at least this much
 GAP = 4  # pixels between panels
+MANY = 12  # more proposals than these have a label only at the best one of each object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +54,15 @@ def draw_stages(
     """Four panels: ground truth, the `best` proposals of each object, their classes and scores, and the detections.
 
     The third panel shows the proposals themselves, not the boxes that the box head refines. A region proposal network
-    has no third panel. Detections with a lower score than `score` are not drawn. `classes`: the names of the record's
-    labels, `dataset.classes`; they must be those of the model (default: no check).
+    has no third panel. Of more than 12 proposals, only the best one of each object has a label. Detections with a lower
+    score than `score` are not drawn. `classes`: the names of the record's labels, `dataset.classes`; they must be those
+    of the model (default: no check).
 
     Raises ValueError for labels or `classes` that the model does not have, for an exported file or a custom box head,
-    which cannot score given boxes, and for an image that cannot be read.
+    which cannot score given boxes, for an image that cannot be read, and for `best` below 1.
     """
+    if best < 1:
+        raise ValueError(f"best={best}; expected 1 or more proposals per object")
     _require_classes(predictor, record, classes)
     pixels = record.read()
     shown = np.flatnonzero(~record.ignored)
@@ -71,11 +75,11 @@ def draw_stages(
     found = best_proposals(predictor, pixels, boxes, best)
     captions = [f"{iou:.2f}, {p:.2f}" for iou, p in zip(found.iou, found.objectness, strict=True)]
     title = f"Best {counted(best, 'proposal')} of each object: IoU, objectness"
-    panels.append((title, _panel(pixels, found, names, captions)))
+    panels.append((title, _panel(pixels, found, captions)))
     if predictor.detector.box_head is not None and len(found.boxes):
         scored = predictor.predict(pixels, boxes=found.boxes)
         captions = [f"{name} {value:.2f}" for name, value in zip(scored.names, scored.scores, strict=True)]
-        panels.append(("Class and score of these proposals", _panel(pixels, found, names, captions)))
+        panels.append(("Class and score of these proposals", _panel(pixels, found, captions)))
     result = predictor.predict(pixels, score=score)
     colours = _colours(result.boxes, boxes)
     drawn = draw_objects(
@@ -131,8 +135,13 @@ def best_proposals(
     return BestProposals(boxes=regions[rows], objectness=scores[rows], iou=iou[objects, places], objects=objects)
 
 
-def _panel(pixels: Tensor, found: BestProposals, names: list[str], captions: list[str]) -> Image.Image:
-    return draw_objects(pixels, found.boxes, found.objects, names or [""], captions=captions, colour_by="class")
+def _panel(pixels: Tensor, found: BestProposals, captions: Sequence[str]) -> Image.Image:
+    """The proposals with their captions; of many, only the best proposal of each object has its caption."""
+    _, best = np.unique(found.objects, return_index=True)
+    labelled = {*best.tolist()} if len(found.objects) > MANY else {*range(len(found.objects))}
+    shown = [caption if row in labelled else "" for row, caption in enumerate(captions)]
+    no_names = [""] * (found.objects.max(initial=0) + 1)
+    return draw_objects(pixels, found.boxes, found.objects, no_names, captions=shown, colour_by="class")
 
 
 def _colours(boxes: npt.NDArray[np.float32], objects: npt.NDArray[np.float32]) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rcnn.commands import as_typed
 from rcnn.data.messages import excerpt, few
 from rcnn.data.records import Dataset
 from rcnn.evaluation.evaluate import Evaluation
@@ -40,11 +41,12 @@ def find_thresholds(checkpoint: Path) -> Path:
     folders = [checkpoint, checkpoint.parent] if checkpoint.name in ("best", "last") else [checkpoint]
     found = [path for folder in folders for pattern in ("", "*/") for path in folder.glob(pattern + THRESHOLDS_FILE)]
     if not found:
-        command = f"rcnn eval {checkpoint} --data DIR --output"
+        command = ("rcnn", "eval", checkpoint, "--data", "DIR", "--output")
         if checkpoint.is_dir():
-            advice = f"{command} {checkpoint}/eval, or give the path of the file (--score FILE, rcnn.best_scores(FILE))"
+            again = as_typed(*command, checkpoint / "eval")
+            advice = f"{again}, or give the path of the file (--score FILE, rcnn.best_scores(FILE))"
         else:  # a name or a file: no folder may get its name
-            advice = f"{command} FOLDER, and give that folder (--score FOLDER, rcnn.best_scores(FOLDER))"
+            advice = f"{as_typed(*command, 'FOLDER')}, and give that folder (--score FOLDER, rcnn.best_scores(FOLDER))"
         raise FileNotFoundError(f"{checkpoint} has no {THRESHOLDS_FILE} with the best scores; write it with: {advice}")
     return max(found, key=lambda path: path.stat().st_mtime)
 

@@ -49,7 +49,7 @@ from rcnn.models.heads.trunks import Convs, Res5, Trunk, build_box_trunk
 from rcnn.models.legacy.anchors import DetectronAnchors, TorchvisionAnchors
 from rcnn.models.legacy.boxes import build_box_rules
 from rcnn.models.legacy.fcis import LegacyFCISHead
-from rcnn.models.legacy.file_boxes import SubpixelBoxHead, scaled_file_sizes
+from rcnn.models.legacy.file_boxes import SubpixelBoxHead, clips_to_file, scaled_file_sizes
 from rcnn.models.legacy.mask_targets import CutBitmapTargets
 from rcnn.models.legacy.pooling import AffinePooler, CropPooler, ImageAffinePooler, NormalizedPooler, SizedDetector
 from rcnn.models.legacy.rpn import LegacyRPN, ObjectLogitRPN, SoftmaxRPN
@@ -154,7 +154,6 @@ def build_pooler(config: PoolerConfig, legacy: LegacyConfig, maps: FeatureMaps, 
 
 def build_box_head(config: DetectorConfig, maps: FeatureMaps, rules: BoxRules) -> BoxHead | CascadeHead:
     """The box head, or a cascade of several."""
-    one_scale = config.input.rescale in ("width", "height", "factor")
     head = SubpixelBoxHead if config.legacy.drop_subpixel else BoxHead
 
     def stage(settings: BoxHeadConfig) -> BoxHead:
@@ -164,7 +163,7 @@ def build_box_head(config: DetectorConfig, maps: FeatureMaps, rules: BoxRules) -
             num_classes=config.num_classes,
             config=settings,
             rules=rules,
-            clip_sizes=scaled_file_sizes if one_scale else input_sizes,
+            clip_sizes=scaled_file_sizes if clips_to_file(config.input) else input_sizes,
         )
 
     box, cascade = config.box, config.cascade

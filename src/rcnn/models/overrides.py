@@ -83,11 +83,16 @@ def _as_yaml(value: object) -> str:
             return json.dumps(plain, default=_from_numpy, ensure_ascii=False)
         except TypeError as error:
             raise ValueError(f"cannot use {_short(value)} as the value of a setting: {error}") from error
+    return quoted(plain) if plain else plain
+
+
+def quoted(text: str) -> str:
+    """`text`, in quotes if a setting would read it as another value, alone or in a list: yes, 1, "a, b"."""
     try:
-        unquoted = _parse("", plain) == plain
+        is_same = _parse("", f"[{text}]") == [text]
     except ValueError:
-        unquoted = False
-    return plain if unquoted else json.dumps(plain, ensure_ascii=False)
+        is_same = False
+    return text if is_same else json.dumps(text, ensure_ascii=False)
 
 
 def _from_numpy(value: Any) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+from rcnn.commands import as_typed
 from rcnn.models.config import DetectorConfig, OwnBackboneConfig
 from rcnn.models.overrides import as_strings
 from rcnn.own_code import import_factory, path_of, same_factory
@@ -65,7 +66,8 @@ def allow_factories(config: DetectorConfig, allow: str | Sequence[str], source: 
         if match is None:
             raise ValueError(
                 f"{source}: {key} is {path}, code that is not part of the checkpoint and that runs when the model is "
-                f"built. If you trust it, allow it: --allow {path} on the command line, allow=[{path!r}] in Python"
+                f"built. If you trust it, allow it: {as_typed('--allow', path)} on the command line, "
+                f"allow=[{path!r}] in Python"
             )
         part = key.partition(".")[0]
         config = replace(config, **{part: replace(getattr(config, part), factory=match)})

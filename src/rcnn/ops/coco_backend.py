@@ -30,6 +30,7 @@ __all__ = [
     "rle_area",
     "rle_areas",
     "rle_box",
+    "rle_boxes",
     "rle_mask",
 ]
 
@@ -96,6 +97,11 @@ def rle_areas(rles: Sequence[Rle]) -> np.ndarray:
     return np.asarray(backend.area(list(rles)))
 
 
+def rle_boxes(rles: Sequence[Rle]) -> np.ndarray:
+    """The boxes (R, 4) x, y, width, height around run lengths, in pixels; zeros for an empty one."""
+    return np.asarray(backend.toBbox(list(rles)), dtype=np.float64).reshape(-1, 4)
+
+
 def rle_box(rle: Rle) -> tuple[float, float, float, float]:
     """The box x, y, width, height around a compressed RLE, in pixels; zeros if it is empty."""
     x, y, width, height = (float(value) for value in backend.toBbox(_readable(rle)))
@@ -126,10 +132,12 @@ def encode_region(x0: int, y0: int, mask: np.ndarray, size: tuple[int, int]) -> 
     if x0 < 0 or y0 < 0 or x0 + w > width or y0 + h > height:
         raise ValueError(f"a region {w}x{h} at ({x0}, {y0}) does not fit into an image of {width}x{height}")
     positions = region_changes(x0, y0, mask, height)
-    if len(positions) == 0 or positions[-1] != height * width:
-        positions = np.append(positions, height * width)
-    runs = np.diff(positions, prepend=0)
-    rle = backend.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    runs = positions.copy()
+    runs[1:] -= positions[:-1]
+    counts, end = runs.tolist(), int(positions[-1]) if len(positions) else 0
+    if not counts or end != height * width:
+        counts.append(height * width - end)
+    rle = backend.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return {"size": [int(height), int(width)], "counts": rle["counts"].decode("ascii")}
 
 

@@ -19,7 +19,7 @@ from rcnn.ops.opaque import opaque_op
 from rcnn.ops.torchvision_operators import load_operators
 
 MAX_CROP_BYTES = 64 * 2**20  # of ground-truth bitmaps converted to float32 at a time
-_PASTE_BYTES_PER_PIXEL = 24  # the grid twice (as made, and as sampled) and the result
+_PASTE_BYTES_PER_PIXEL = 12  # the grid and the result
 
 
 class Region(NamedTuple):
@@ -94,19 +94,22 @@ def paste_regions(
     if threshold <= 0:
         raise ValueError(f"threshold is {threshold}; expected more than 0, the value outside a mask")
     height, width = size
-    masks, boxes = masks.detach().float().cpu(), boxes.detach().float().cpu()
-    for mask, box in zip(masks, boxes, strict=True):
-        x0, x1 = _span(box[0].item(), box[2].item(), width, mask.shape[1], threshold)
-        y0, y1 = _span(box[1].item(), box[3].item(), height, mask.shape[0], threshold)
+    masks, corners = masks.detach().float().cpu(), boxes.detach().float().cpu().numpy()
+    centres = np.arange(max(height, width), dtype=np.float32) + np.float32(0.5)
+    for mask, box in zip(masks, corners, strict=True):
+        left, top, right, bottom = box
+        x0, x1 = _span(float(left), float(right), width, mask.shape[1], threshold)
+        y0, y1 = _span(float(top), float(bottom), height, mask.shape[0], threshold)
         pasted = np.zeros((y1 - y0, x1 - x0), dtype=np.bool_)
-        x = _to_grid(x0, x1, box[0], box[2])
+        x = _to_grid(centres[x0:x1], left, right)
         strip = max(1, max_bytes // (_PASTE_BYTES_PER_PIXEL * max(1, x1 - x0)))  # rows at a time
-        for top in range(y0, y1 if x1 > x0 else y0, strip):
-            bottom = min(top + strip, y1)
-            y = _to_grid(top, bottom, box[1], box[3])
-            grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)  # (h, w, 2)
-            value = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]  # (h, w)
-            np.greater_equal(value.numpy(), threshold, out=pasted[top - y0 : bottom - y0])
+        for start in range(y0, y1 if x1 > x0 else y0, strip):
+            end = min(start + strip, y1)
+            grid = np.empty((1, end - start, len(x), 2), dtype=np.float32)
+            grid[..., 0] = x
+            grid[..., 1] = _to_grid(centres[start:end], top, bottom)[:, None]
+            value = F.grid_sample(mask[None, None], torch.from_numpy(grid), align_corners=False)[0, 0]  # (h, w)
+            np.greater_equal(value.numpy(), threshold, out=pasted[start - y0 : end - y0])
         yield Region(x0, y0, pasted)
 
 
@@ -120,7 +123,7 @@ def _span(low: float, high: float, limit: int, side: int, threshold: float) -> t
     return first, max(first, min(math.ceil(high) + margin, limit))
 
 
-def _to_grid(first: int, last: int, low: Tensor, high: Tensor) -> Tensor:
-    """The centres of pixels [first, last) in the frame of a box's [low, high], as -1..1."""
-    centres = torch.arange(first, last, dtype=torch.float32) + 0.5
-    return (centres - low) / (high - low) * 2 - 1
+def _to_grid(centres: npt.NDArray[np.float32], low: np.float32, high: np.float32) -> npt.NDArray[np.float32]:
+    """The centres of pixels in the frame of a box's [low, high], as -1..1."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a box without area, whose values set no pixel
+        return (centres - low) / (high - low) * np.float32(2) - np.float32(1)

@@ -73,8 +73,9 @@ def roi_align(
     out = features[0].new_zeros((batch * regions, size, size, channels))  # channels last, like the maps
     for image, level, index, rois in _groups(boxes, levels, valid, len(features)):
         plane = features[level][image].permute(1, 2, 0).contiguous()  # (H, W, C)
-        for region, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
-            out[region] = _interpolate(at_least_float32(plane[y, x]), rows, columns)
+        for region, window, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
+            lines = torch.mm(rows, at_least_float32(window)).view(size, -1, channels)  # (s, w, C)
+            out[region] = torch.matmul(columns, lines)
     return out.view(batch, regions, size, size, channels).permute(0, 1, 4, 2, 3)
 
 
@@ -107,8 +108,9 @@ def roi_align_backward(
     flat = precise.permute(0, 1, 3, 4, 2).reshape(batch * regions, size, size, channels)
     for image, level, index, rois in _groups(boxes, levels, valid, len(maps)):
         plane = maps[level][image].permute(1, 2, 0)  # (H, W, C), contiguous
-        for region, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
-            _spread(flat[region], rows, columns, plane[y, x])
+        for region, window, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
+            lines = torch.matmul(columns.t(), flat[region])  # (s, w, C)
+            window.addmm_(rows.t(), lines.view(size, -1))
     return [value.to(gradient.dtype) for value in maps]
 
 
@@ -122,30 +124,35 @@ def _groups(boxes: Tensor, levels: Tensor, valid: Tensor, count: int) -> Iterato
                 yield image, level, index + image * regions, boxes[image, index].float()
 
 
-Window = tuple[int, slice, slice, Tensor, Tensor]
+Window = tuple[int, Tensor, Tensor, Tensor]
 
 
 def _windows(
     rois: Tensor, index: Tensor, plane: Tensor, scale: float, size: int, sampling_ratio: int, aligned: bool
 ) -> Iterator[Window]:
-    """For each region: its index, the rows and columns of the map that it reads, and their weights (s, h) and (s, w).
+    """For each region: its index, the window (h, w * C) of the map that it reads, and weights (s, h) and (s, w).
 
     The samples of a region form a grid and bilinear weights are separable, so pooling is two small matrix products:
-    rows x window x columns.
+    rows x window x columns. `plane` (H, W, C) is contiguous. The views are made by `as_strided`, one call for each,
+    because the calls of thousands of regions take longer than their products.
     """
-    height, width = plane.shape[:2]
+    height, width, channels = plane.shape
+    line, start = width * channels, plane.storage_offset()
+    dtype = at_least_float32(plane[:0]).dtype
     for chunk, region_indices in zip(rois.split(REGIONS_AT_A_TIME), index.split(REGIONS_AT_A_TIME), strict=True):
         y0, y1, rows = _axis_weights(chunk[:, 1], chunk[:, 3], scale, height, size, sampling_ratio, aligned)
         x0, x1, columns = _axis_weights(chunk[:, 0], chunk[:, 2], scale, width, size, sampling_ratio, aligned)
+        rows, columns = rows.to(dtype), columns.to(dtype)
+        tall, wide = rows.shape[2], columns.shape[2]
         bounds = torch.stack([region_indices, y0, y1, x0, x1], 1).tolist()
         for i, (region, top, bottom, left, right) in enumerate(bounds):
-            if bottom > top and right > left:
+            h, w = bottom - top, right - left
+            if h > 0 and w > 0:
                 yield (
                     region,
-                    slice(top, bottom),
-                    slice(left, right),
-                    rows[i, :, : bottom - top],
-                    columns[i, :, : right - left],
+                    plane.as_strided((h, w * channels), (line, 1), start + top * line + left * channels),
+                    rows.as_strided((size, h), (tall, 1), i * size * tall),
+                    columns.as_strided((size, w), (wide, 1), i * size * wide),
                 )
 
 
@@ -184,22 +191,6 @@ def _axis_weights(
     weights.scatter_add_(2, (low - base).clamp(0, span - 1), weight * (1 - share))
     weights.scatter_add_(2, (high - base).clamp(0, span - 1), weight * share)
     return first, last, weights
-
-
-def _interpolate(window: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pooled features (s, s, C) of a window (h, w, C) of the map, with weights `rows` (s, h) and `columns` (s, w)."""
-    h, w, channels = window.shape
-    rows, columns = rows.to(window.dtype), columns.to(window.dtype)
-    lines = rows @ window.as_strided((h, w * channels), (window.stride(0), 1))  # (s, w * C)
-    return torch.matmul(columns, lines.view(-1, w, channels))  # (s, s, C)
-
-
-def _spread(gradient: Tensor, rows: Tensor, columns: Tensor, window: Tensor) -> None:
-    """Add to `window` (h, w, C), a view of the maps' gradient, the contribution of a region's gradient (s, s, C)."""
-    h, w, channels = window.shape
-    rows, columns = rows.to(window.dtype), columns.to(window.dtype)
-    lines = torch.matmul(columns.T, gradient)  # (s, w, C)
-    window.as_strided((h, w * channels), (window.stride(0), 1)).addmm_(rows.T, lines.view(-1, w * channels))
 
 
 def _pool_by_torchvision(

@@ -21,15 +21,15 @@ def region_changes(x0: int, y0: int, mask: np.ndarray, height: int) -> np.ndarra
     h, w = mask.shape
     padded = np.zeros((w, h + 2), dtype=np.int8)  # columns become rows, an empty pixel before and after each
     padded[:, 1:-1] = np.asarray(mask, dtype=bool).T
-    change = np.diff(padded, axis=1)  # (w, h + 1): 1 where a run starts, -1 one past its end
+    change = padded[:, 1:] - padded[:, :-1]  # (w, h + 1): 1 where a run starts, -1 one past its end
     column, row = np.nonzero(change)  # start, end, start, end, ...: each column's runs are closed
     positions = (x0 + column) * height + y0 + row
     # a run that ends at the bottom of a column continues at the top of the next
-    joined = np.zeros(len(positions), dtype=bool)
-    same = (positions[1:] == positions[:-1]) & (change[column[1:], row[1:]] > 0)
-    joined[1:] |= same
-    joined[:-1] |= same
-    return positions[~joined]
+    single = np.ones(len(positions), dtype=bool)
+    apart = positions[1:] != positions[:-1]
+    single[1:] &= apart
+    single[:-1] &= apart
+    return positions[single]
 
 
 def run_totals(strings: Sequence[bytes]) -> np.ndarray:

@@ -103,9 +103,12 @@ class OutputFolder:
     def free_name(self, name: str | PurePath, taken: Container[str] = ()) -> str:
         """`name`, or `name-2`, `name-3`, ... if `name` may not be written, or is in `taken` (lower case).
 
-        The stem is shortened if the name is too long.
+        The stem is shortened if the name is too long. Raises FileExistsError if no number helps: a folder of the name
+        is a link or a file, or rcnn uses the name itself.
         """
         path, number = _relative(name), 1
+        if obstacle := self._obstacle_of_all_numbers(path):
+            raise FileExistsError(obstacle)
         while not self.is_free(candidate := numbered(path, number)) or str(candidate).lower() in taken:
             number += 1
         return str(candidate)
@@ -210,15 +213,9 @@ class OutputFolder:
 
     def _obstacle(self, relative: PurePosixPath) -> str | None:
         """Why `relative` may not be written, as a message; None if it may."""
-        for parent in [*relative.parents][-2::-1]:  # outermost first, without "."
-            folder = self.path / parent
-            if folder.is_symlink():
-                return f"{folder} is a symbolic link, which rcnn does not follow: {CHOOSE}"
-            if folder.exists() and not folder.is_dir():
-                return f"{folder} is a file; expected a folder: {CHOOSE}"
+        if obstacle := self._obstacle_of_all_numbers(relative):
+            return obstacle
         path, digests = self.path / relative, self._written.get(str(relative), set[str]())
-        if relative.name.startswith((TEMPORARY, COMPLETE)) or str(relative) == MARKER:
-            return f"{path} is a name that rcnn uses itself: {CHOOSE}"
         if path.is_symlink():
             return f"{path} is a symbolic link, which rcnn does not replace: {CHOOSE}"
         if not path.exists() or ANY_CONTENT in digests:
@@ -226,6 +223,18 @@ class OutputFolder:
         if not digests or not path.is_file():
             return f"{path} exists and was not written by rcnn: {CHOOSE}"
         return None if sha256_of(path) in digests else f"{path} was changed after rcnn wrote it: {CHOOSE}"
+
+    def _obstacle_of_all_numbers(self, relative: PurePosixPath) -> str | None:
+        """Why neither `relative` nor `relative` with a number may be written, as a message; None if one may."""
+        for parent in [*relative.parents][-2::-1]:  # outermost first, without "."
+            folder = self.path / parent
+            if folder.is_symlink():
+                return f"{folder} is a symbolic link, which rcnn does not follow: {CHOOSE}"
+            if folder.exists() and not folder.is_dir():
+                return f"{folder} is a file; expected a folder: {CHOOSE}"
+        if relative.name.startswith((TEMPORARY, COMPLETE)) or str(relative) == MARKER:
+            return f"{self.path / relative} is a name that rcnn uses itself: choose another name"
+        return None
 
     def _record(self, relative: PurePosixPath, digest: str) -> None:
         if self._marker is None:

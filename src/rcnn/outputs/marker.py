@@ -13,6 +13,7 @@ ENTRY = '{"file": '  # start of each line of the marker
 CHOOSE_FOLDER = "choose another output (--output)"
 CHOOSE = f"{CHOOSE_FOLDER}, or move it away"
 LOCKS = Path("/proc/locks")  # of Linux: the processes that hold locks, with the inodes of the locked files
+LOCKED_BYTE = 2**30  # position of the byte that is locked on Windows
 
 
 def locked_marker(folder: Path) -> IO[str]:
@@ -107,9 +108,7 @@ def lock_file(file: IO[str]) -> None:
     """Lock an open file until it is closed or its process ends. BlockingIOError if another process has locked it."""
     try:
         if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            _lock_byte(file.fileno())
         else:
             import fcntl
 
@@ -118,3 +117,18 @@ def lock_file(file: IO[str]) -> None:
         raise BlockingIOError(f"{file.name} is locked by another process") from error
     except OSError:
         return  # a file system without locks, e.g. some network ones
+
+
+def _lock_byte(descriptor: int) -> None:
+    """Lock the byte at LOCKED_BYTE, far beyond the end of the file. PermissionError if another process has locked it.
+
+    Windows lets no other process read locked bytes, and those of the content must stay readable.
+    """
+    import msvcrt
+
+    position = os.lseek(descriptor, 0, os.SEEK_CUR)
+    os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    finally:
+        os.lseek(descriptor, position, os.SEEK_SET)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from rcnn import threads
+from rcnn.commands import as_typed
 from rcnn.data.messages import counted
 from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT, PID
 from rcnn.runtime.meeting import LostProcessError
@@ -68,9 +68,10 @@ class Ended:
 def require_devices(devices: int, device: str) -> None:
     """Raise ValueError unless `devices` processes can be started here: one per GPU, or any number on a CPU."""
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        what, option = (f"--devices {devices}", "--devices") if devices > 1 else ("--max-restarts",) * 2
         raise ValueError(
-            f"--devices {devices} starts the processes itself, but WORLD_SIZE={os.environ['WORLD_SIZE']} says that a "
-            "launcher such as torchrun did: leave --devices out"
+            f"{what} starts the processes itself, but WORLD_SIZE={os.environ['WORLD_SIZE']} says that a launcher such "
+            f"as torchrun did: leave {option} out (in Python devices=, max_restarts=)"
         )
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if device.startswith("cuda:") or device == "mps":
@@ -87,11 +88,23 @@ def require_devices(devices: int, device: str) -> None:
         )
 
 
+def require_sendable(**arguments: object) -> None:
+    """Raise ValueError for an argument that cannot be sent to a process that is started, e.g. a lambda."""
+    for name, value in arguments.items():
+        try:
+            ForkingPickler.dumps(value)
+        except Exception as error:  # PicklingError, AttributeError, TypeError: it depends on the value
+            raise ValueError(
+                f"{name} cannot be sent to the processes that are started (devices=, max_restarts=): {error}. Define "
+                "functions at the top level of a module, not inside a function or as a lambda"
+            ) from error
+
+
 def typed_command() -> str:
     """The command that the user typed to start this process, or the process that launched it."""
     program = Path(sys.argv[0])
     started = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
-    return os.environ.get(TYPED, "") or shlex.join([*started, *sys.argv[1:]])
+    return os.environ.get(TYPED, "") or as_typed(*started, *sys.argv[1:])
 
 
 def launch_command(words: Sequence[str], *, devices: int, typed: Sequence[str] = ()) -> Ended:
@@ -132,7 +145,10 @@ def launch_function(function: Callable[..., T], *arguments: object, devices: int
                 raise FailedWhileStoppingError(message) from stop
             return _result_after(stop, Path(logs))
         except ChildFailedError as error:
-            raise ProcessFailedError(_ended(error.failures, devices, Path(logs)).message) from error
+            ended = _ended(error.failures, devices, Path(logs))
+            # without a message, e.g. after sys.exit in the user's code
+            text = ended.message or f"a process ended with exit status {ended.status} before it had a result"
+            raise ProcessFailedError(text) from error
 
 
 def _result_after(stop: SignalException, logs: Path) -> Any:
@@ -187,7 +203,7 @@ def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
     """Within the block, environment variables for the processes; each gets a share of the CPU cores."""
     added = {LAUNCHED: "1", LAUNCHER: str(os.getpid())}
     if typed:
-        added[TYPED] = shlex.join(["rcnn", *typed])
+        added[TYPED] = as_typed("rcnn", *typed)
     if not threads.set_by_user():
         added[threads.NUMBER] = str(max(1, threads.available_cores() // devices))
     os.environ.update(added)

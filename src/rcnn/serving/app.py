@@ -11,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import io
+import math
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,12 +32,16 @@ from rcnn import __version__
 from rcnn.data.image_inputs import as_image
 from rcnn.data.images import ImageError, MissingHeifError
 from rcnn.predictor import Predictor
+from rcnn.preprocess import Frame
 from rcnn.results import ImageDetections
 from rcnn.serving.batching import Batcher, Busy, Closed
 from rcnn.serving.metrics import Metrics
-from rcnn.serving.wire import to_wire
+from rcnn.serving.thread_count import limit_threads
+from rcnn.serving.wire import require_token, to_wire
 
 RETRY_SECONDS = 1
+SWITCH_SECONDS = 0.0002  # for which a thread keeps Python's lock while the thread of the model waits for it
+IMAGE_THREADS = 2  # decode and prepare images, and draw pictures: mostly in C, without Python's lock
 EXAMPLE = {
     "width": 640, "height": 480, "model": "mask_rcnn_compact",
     "detections": [
@@ -79,6 +86,12 @@ class ServiceOptions:
     origins: tuple[str, ...] = ()  # web pages that may call the service (CORS), e.g. https://example.org
     log_requests: bool = True  # one JSON line per request on stderr
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a token that clients cannot send, and for an infinite time."""
+        require_token(self.token)
+        if not math.isfinite(self.seconds):
+            raise ValueError(f"{self.seconds} seconds for a request (--seconds): expected a finite number, e.g. 30")
+
 
 def create_app(predictor: Predictor, options: ServiceOptions) -> FastAPI:
     """The service as an ASGI application."""
@@ -120,19 +133,28 @@ class Service:
         self.metrics = Metrics(lambda: len(self.batcher) if self.is_ready else 0)
         self.is_ready = False
         self.admitted = 0  # requests that are being processed
+        # Results become JSON in one thread: they are many short Python steps, and threads that compete for Python's
+        # lock in each of them need twice the time.
+        self._images = ThreadPoolExecutor(IMAGE_THREADS, thread_name_prefix="rcnn-images")
+        self._answers = ThreadPoolExecutor(1, thread_name_prefix="rcnn-answers")
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Warm up the model, serve, then finish the waiting images."""
+        black, before = torch.zeros(3, 64, 64, dtype=torch.uint8), sys.getswitchinterval()
+        await asyncio.to_thread(limit_threads, lambda: self.predictor.predict(black))
+        sys.setswitchinterval(SWITCH_SECONDS)
         self.batcher = Batcher(
             self.predictor, max_batch=self.options.max_batch, capacity=self.options.capacity,
             on_batch=self.metrics.count_batch,
         )  # fmt: skip
-        await asyncio.to_thread(self.predictor.predict, torch.zeros(3, 64, 64, dtype=torch.uint8))
         self.is_ready = True
         yield
         self.is_ready = False
         await asyncio.to_thread(self.batcher.close)
+        sys.setswitchinterval(before)
+        for pool in (self._images, self._answers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def measured(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         """Count and log a request."""
@@ -168,9 +190,13 @@ class Service:
         try:
             async with asyncio.timeout(self.options.seconds):
                 body = await self._body(request)
-                pixels = await asyncio.to_thread(self._decode, body, request.headers.get("content-type", ""))
-                found = await self._detect(pixels)
-                return await asyncio.to_thread(self._answer, found.above(score), format, pixels)
+                run = asyncio.get_running_loop().run_in_executor
+                content_type = request.headers.get("content-type", "")
+                pixels = await run(self._images, self._decode, body, content_type)
+                image, frame = await run(self._images, self.predictor.preprocessor, pixels)
+                found = (await self._detect(image, frame)).above(score)
+                threads = self._images if format == "picture" else self._answers
+                return await run(threads, self._answer, found, format, pixels)
         except TimeoutError as error:
             raise HTTPException(504, f"no answer within {self.options.seconds:g} seconds") from error
         finally:
@@ -212,9 +238,8 @@ class Service:
                 raise _form() from error
             raise HTTPException(400, error.problem) from error
 
-    async def _detect(self, pixels: Tensor) -> ImageDetections:
+    async def _detect(self, image: Tensor, frame: Frame) -> ImageDetections:
         """The detections, when the model has processed the image; 503 if the queue is full or closed."""
-        image, frame = await asyncio.to_thread(self.predictor.preprocessor, pixels)
         try:
             return await asyncio.wrap_future(self.batcher.submit(image, frame, self.options.seconds))
         except Busy as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,33 +19,56 @@ from typing import Any
 
 from PIL import Image
 
-from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image
+from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image, require_channels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.results import ImageDetections, require_score
-from rcnn.serving.wire import from_wire
+from rcnn.serving.wire import from_wire, require_token
 
 
 class Client:
     """A client of the service at `url`, e.g. http://localhost:8000; `token`: the service's token, if it has one."""
 
     def __init__(self, url: str, *, token: str = "", timeout: float = 60.0) -> None:
-        """`timeout`: seconds to wait for an answer. Raises ValueError if `url` is not an http(s) URL."""
+        """`timeout`: seconds to wait for an answer.
+
+        Raises ValueError if `url` is not an http(s) URL, `token` is not printable ASCII, or `timeout` is not above 0.
+        """
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise ValueError(f"{url!r} is not the URL of a service; expected e.g. http://localhost:8000")
+        require_token(token)
+        if not 0 < timeout < math.inf:
+            raise ValueError(f"timeout={timeout!r}; expected a number of seconds above 0, e.g. 60")
         self.url, self._token, self.timeout = url.rstrip("/"), token, timeout
 
     def predict(self, image: ImageInput, *, score: float = 0.0, channels: Channels = "rgb") -> ImageDetections:
         """The detections of one image, as `rcnn.Predictor.predict` returns them; arguments as there.
 
-        Raises ValueError if the service refuses the image, ConnectionError if it cannot be reached or is busy.
+        `score` is one number for all classes. Raises ValueError if the service refuses the image, ConnectionError if it
+        cannot be reached or is busy.
         """
         query = urllib.parse.urlencode({"format": "arrays", "score": require_score(score)})
-        answer = self._request(f"/predict?{query}", _content(image, channels))
-        return replace(from_wire(json.loads(answer)), source=ImageSource(image=image, channels=channels))
+        content, source = _content(image, channels)
+        answer = self._json(f"/predict?{query}", content)
+        try:
+            return replace(from_wire(answer), source=source)
+        except ValueError as error:
+            raise ValueError(f"{self.url}: {error}") from error
 
     def models(self) -> list[dict[str, Any]]:
         """The models of the service: name, classes, input size. Raises ConnectionError if it cannot be reached."""
-        return json.loads(self._request("/models"))["models"]
+        answer = self._json("/models")
+        if not isinstance(answer, dict) or not isinstance(answer.get("models"), list):
+            raise self._other_service()
+        return answer["models"]
+
+    def _json(self, path: str, body: bytes | None = None) -> Any:
+        try:
+            return json.loads(self._request(path, body))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise self._other_service() from error
+
+    def _other_service(self) -> ValueError:
+        return ValueError(f"{self.url} did not answer like `rcnn serve`; expected the URL that it printed")
 
     def _request(self, path: str, body: bytes | None = None) -> bytes:
         headers = {"Content-Type": "application/octet-stream"}
@@ -69,25 +93,32 @@ class Client:
             raise ConnectionError(f"{self.url} cannot be reached: {reason}. Is `rcnn serve` running?") from error
 
 
-def _content(image: ImageInput, channels: Channels) -> bytes:
-    """The bytes of an image file, unchanged, or of a PNG for an array."""
+def _content(image: ImageInput, channels: Channels) -> tuple[bytes, ImageSource]:
+    """The bytes of an image file, unchanged, or of a PNG for an array; and the image to draw on.
+
+    An open file can be read only once, so its pixels are kept.
+    """
+    require_channels(channels)
     if isinstance(image, bytes):
-        return image
+        return image, ImageSource(image=image)
     if isinstance(image, str | Path):
         try:
-            return Path(image).read_bytes()
-        except OSError:
+            return Path(image).read_bytes(), ImageSource(image=image)
+        except (OSError, ValueError):
             as_image(image)  # raises the same error as the predictor for this path
             raise
     pixels = as_image(image, channels=channels, max_pixels=MAX_PIXELS)
     file = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    return file.getvalue(), ImageSource(image=pixels)
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
-    """The message of the service."""
-    text = error.read().decode("utf-8", errors="replace")
+    """The message of the service; the standard text of the status if its answer cannot be read completely."""
+    try:
+        text = error.read().decode("utf-8", errors="replace")
+    except (OSError, HTTPException):
+        return error.reason
     try:
         return str(json.loads(text)["detail"])
     except (ValueError, KeyError, TypeError):

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -34,12 +35,13 @@ class Metrics:
         self.batch_seconds.observe(seconds)
 
     def count_request(self, method: str, path: str, status: int, seconds: float, log: bool) -> None:
-        """Count one request, and log it."""
+        """Count one request, and log it. A log that cannot be written (full disk, closed pipe) is no error."""
         self.requests.labels(path, str(status)).inc()
         self.seconds.labels(path).observe(seconds)
         if log:
             line = {"time": time.time(), "method": method, "path": path, "status": status, "seconds": round(seconds, 4)}
-            print(json.dumps(line), file=sys.stderr, flush=True)
+            with suppress(OSError, ValueError):  # raised here, it would replace the answer
+                print(json.dumps(line), file=sys.stderr, flush=True)
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -6,6 +6,9 @@ import errno
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
+
+Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]  # as `getaddrinfo` returns it
 
 WAITING_CONNECTIONS = 2048  # connections that the system queues until the service accepts them; uvicorn's default
 
@@ -13,23 +16,42 @@ WAITING_CONNECTIONS = 2048  # connections that the system queues until the servi
 def bind(host: str, port: int) -> list[socket.socket]:
     """Sockets for all addresses of `host`, which do not accept connections yet.
 
-    Raises ValueError, with the option in its message, if `--host` or `--port` cannot be used.
+    Addresses that this machine does not have are skipped if another one is left: /etc/hosts often has ::1 for
+    localhost where IPv6 is off. Raises ValueError, with the option in its message, if `--host` or `--port` cannot be
+    used.
     """
     sockets: list[socket.socket] = []
+    missing: OSError | None = None
     try:
         with _naming_options(host, port):
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             for family, kind, protocol, _, address in dict.fromkeys(found):
-                sockets.append(one := socket.socket(family, kind, protocol))
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                one.bind(address)
+                try:
+                    sockets.append(_bound(family, kind, protocol, address))
+                except OSError as error:
+                    if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                        raise
+                    missing = error
+            if missing is not None and not sockets:
+                raise missing
     except BaseException:
         for one in sockets:
             one.close()
         raise
     return sockets
+
+
+def _bound(family: int, kind: int, protocol: int, address: Address) -> socket.socket:
+    one = socket.socket(family, kind, protocol)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+    except BaseException:
+        one.close()
+        raise
+    return one
 
 
 def listen(sockets: Sequence[socket.socket], host: str, port: int) -> None:

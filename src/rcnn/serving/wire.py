@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,20 @@ import numpy.typing as npt
 from rcnn.ops.pasting import Pasting
 from rcnn.results import ImageDetections
 
+TOKEN = re.compile(r"[!-~]*")  # printable ASCII without spaces: what every HTTP client sends unchanged
 ARRAYS = ("boxes", "scores", "labels", "box_masks", "keypoints")
+
+
+def require_token(token: str) -> None:
+    """Raise ValueError if `token` is not printable ASCII without spaces; the message does not show the token."""
+    if TOKEN.fullmatch(token) is None:
+        place = next(index for index, letter in enumerate(token) if not TOKEN.fullmatch(letter))
+        kinds = {"\n": "a line end", "\r": "a line end", " ": "a space"}
+        kind = kinds.get(token[place], "a character that is not printable ASCII")
+        raise ValueError(
+            f"the token has {kind} at position {place + 1}; expected printable ASCII without spaces, and without the "
+            "line end of a file that it is read from"
+        )
 
 
 def to_wire(found: ImageDetections) -> dict[str, Any]:
@@ -43,7 +57,7 @@ def from_wire(values: Mapping[str, Any]) -> ImageDetections:
             box_masks=None if values["box_masks"] is None else _decode(values["box_masks"]),
             keypoints=None if values["keypoints"] is None else _decode(values["keypoints"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:  # ValueError: also of base64, and of a wrong shape
         raise ValueError(
             f"the answer is not from an rcnn service of this version ({error!r}); use the same version of rcnn for "
             "client and service"

@@ -11,7 +11,13 @@ from rcnn.data.messages import counted
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import Overrides, as_overrides, as_strings
 from rcnn.new_outputs import output_or_new
-from rcnn.runtime.launch import FailedWhileStoppingError, ProcessFailedError, launch_function, require_devices
+from rcnn.runtime.launch import (
+    FailedWhileStoppingError,
+    ProcessFailedError,
+    launch_function,
+    require_devices,
+    require_sendable,
+)
 from rcnn.runtime.processes import process_numbers
 from rcnn.training.found_run import is_restarted
 from rcnn.training.own_steps import Given, as_steps
@@ -72,18 +78,27 @@ def train(
     the name of a model: "imagenet", "none" (random), a name of `list_weights`, or the folder of a backbone; default:
     the model's COCO weights where they exist, else ImageNet weights of its backbone. `resume`: continue the run in
     `output`; otherwise `output` must not contain a run. Processes that torchrun starts again after a failure always
-    resume. `strict` and `allow_empty` as in `open_dataset`.
+    resume, so they need `output`. `strict` and `allow_empty` as in `open_dataset`.
     `allow`: the user's code that a checkpoint, or a run that is resumed, may run, see `rcnn.load`.
     `devices`: number of processes to start on this machine, one per GPU, or on the CPU if there is none.
     `max_restarts`: if one of them fails, all are started again up to this number of times, and continue from last/;
     with 1 or more, a process is started also for one device. A script that starts processes needs
-    `if __name__ == "__main__":`. `log` receives the progress lines; where processes are started, it must be a
-    module-level function.
+    `if __name__ == "__main__":`. `log` receives the progress lines; where processes are started, it and the functions
+    in `augment` must be module-level functions.
 
     Raises FileNotFoundError, FileExistsError or ValueError before training starts.
     """
     if not (model or recipe) or data == "":
         raise ValueError("give a model or recipe=NAME, and data: rcnn.train(model, data)")
+    if output is None and is_restarted():
+        raise ValueError(
+            "torchrun has started this process again after a failure, but without output= the run that failed cannot "
+            "be found: give rcnn.train the folder of the run as output"
+        )
+    if devices < 1:
+        raise ValueError(f"devices={devices}; expected 1 or more processes")
+    if max_restarts < 0:
+        raise ValueError(f"max_restarts={max_restarts}; expected 0 or more")
     request = RunRequest(
         model=CONFIG + model.name if isinstance(model, DetectorConfig) else str(model),
         config=model if isinstance(model, DetectorConfig) else None,
@@ -101,13 +116,14 @@ def train(
         relative_boxes=relative_boxes,
         weights=str(weights),
         device=device,
-        resume=resume or (output is not None and is_restarted()),
+        resume=resume or is_restarted(),
         strict=strict,
         allow_empty=allow_empty,
         allow=as_strings(allow),
     )
     if devices > 1 or max_restarts > 0:
         require_devices(devices, device)
+        require_sendable(augment=request.augment, log=log)
         plan = plan_training(request, log, devices=devices)  # refuses before any process is started
         with output_or_new(request.output, "train", plan.request.model.removeprefix(CONFIG)) as folder:
             return _train_in_processes(replace(request, output=folder), log, devices, max_restarts)

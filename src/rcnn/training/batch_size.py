@@ -34,6 +34,7 @@ from rcnn.training.targets import target_options
 MOST = 64  # images per process that are tried
 SHARE = 0.75  # of the free memory that a step may take; the rest is for reading images and for variation
 ALWAYS_FREE = 0.05  # of the memory of a GPU that stays free in a trial
+NO_ROOM = "reduce input.max_size, or use a smaller model"  # advice where not even one image fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +122,16 @@ class _Step:
 def _on_cpu(step: _Step, most: int, limit: str) -> BatchSize:
     """The number of images that fit in the free memory, if each further one takes as much as the second and third."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    free = free_memory() // local - step.exchanged
     room = int(SHARE * free_memory()) // local - step.exchanged
     before = held_memory()
     step(1)  # allocates the state of the optimizer
     first = max(2**20, peak_memory(partial(step, 1)) - before)
+    if free < first:
+        raise ValueError(
+            f"train.batch_size=auto: a step with one image takes {_gb(first)}, but {_gb(max(0, free))} are free for "
+            f"this process: {NO_ROOM}"
+        )
     trial = min(3, most, room // first)
     if trial < 2:
         return BatchSize(images=1, reason=f"a step takes {_gb(first)} of {_gb(room)}" if most > 1 else limit)
@@ -146,8 +153,7 @@ def _on_gpu(step: _Step, most: int, limit: str, device: torch.device) -> BatchSi
     torch.cuda.reset_peak_memory_stats(device)  # so that the run reports its own peak, not that of the trials
     if not images:
         raise ValueError(
-            f"train.batch_size=auto: the memory of {device} has no room for a step with one image: reduce "
-            "input.max_size, or use a smaller model"
+            f"train.batch_size=auto: the memory of {device} has no room for a step with one image: {NO_ROOM}"
         )
     return BatchSize(images=images, reason=limit if images == most else f"tried {', '.join(map(str, tried))}")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rcnn.commands import as_typed
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import override
 from rcnn.models.own import allow_factories, own_factories
@@ -113,10 +114,8 @@ def choose_start(
 def _announce_download(request: RunRequest, log: Callable[[str], object]) -> None:
     """Log that a plan which is only shown downloads weights, because the file contains the config."""
     if not starts_fresh(request.model) and (needed := to_download(request.model)):
-        log(
-            f"the plan needs the config in {size_text(needed)}, so it is downloaded now; without it: rcnn train "
-            f"{needed.model} --weights {needed.name}"
-        )
+        without = as_typed("rcnn", "train", needed.model, "--weights", needed.name)
+        log(f"the plan needs the config in {size_text(needed)}, so it is downloaded now; without it: {without}")
 
 
 def _config_of(request: RunRequest, record: dict[str, Any] | None) -> tuple[DetectorConfig, TrainConfig | None]:

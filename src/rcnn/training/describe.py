@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 
+from rcnn.commands import as_typed
 from rcnn.data import Dataset
 from rcnn.data.held_out import HELD_OUT
 from rcnn.data.messages import counted, cut, few
 from rcnn.data.skeletons import describe_flip
+from rcnn.models import model_config
 from rcnn.models.overrides import config_to_dict
 from rcnn.models.setting_tables import settings_table
+from rcnn.models.zoo import MODELS
 from rcnn.training.keypoints import describe_keypoints
 from rcnn.training.parameter_groups import parameter_groups
-from rcnn.training.plan import RunPlan
+from rcnn.training.plan import DEFAULT, RunPlan
 from rcnn.training.recipes import find_recipe
 from rcnn.training.settings import AUTO, BATCH_SIZE, PREFIX, TrainConfig
-from rcnn.training.starting import frozen_and_random, size_text, starts_fresh
+from rcnn.training.starting import first_weights, frozen_and_random, size_text, starts_fresh
 from rcnn.weights.checkpoint import empty_detector
 
 MAIN_SETTINGS = ("steps", "batch_size", "optimizer", "lr", "seed")  # of training; printed with any value
 SHOWN_CLASSES = 100  # listed with their number of objects; for the others, only the number of classes is printed
 LONGEST_NAME = 80  # characters of a class name in this list
+WIDTH = 120  # of the lines that list settings with their defaults
 SHOWN_WARNINGS = 10  # printed in full; of the others, only the number is printed
 
 
@@ -63,7 +68,7 @@ def _notes(plan: RunPlan) -> Iterator[str]:
 
 
 def describe_plan(plan: RunPlan) -> Iterator[str]:
-    """The whole plan, one value per line with its reason in brackets."""
+    """The whole plan: one value per line with its reason in brackets, then the settings that have their defaults."""
     yield from (f"warning: {line}" for line in plan.warnings)
     yield from _notes(plan)
     request = plan.request
@@ -86,13 +91,22 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
     }
     if plan.resumes:
         rows["resume"] = f"from {plan.output}/last"
-    rows |= _values(plan)
+    values = _values(plan)
+    usual = _usual(plan)
+    rows |= {name: value for name, value in values.items() if name not in usual}
     if plan.auto_batch_size:
         rows[BATCH_SIZE] = f"{AUTO}: the largest that fits in the memory, chosen when the run starts"
     width = max(map(len, rows))
     for name, value in rows.items():
         reason = plan.reasons.get(name)
         yield f"{name:<{width}} {value or 'not set'}" + (f"   ({reason})" if reason else "")
+    for title, is_training in (("the model", False), ("training", True)):
+        listed = " ".join(
+            f"{name}={values[name].replace(', ', ',')}" for name in usual if name.startswith(PREFIX) == is_training
+        )
+        yield from textwrap.wrap(
+            f"defaults of {title}: {listed}", WIDTH, subsequent_indent="  ", break_on_hyphens=False
+        )
     if not plan.auto_batch_size:
         yield _learning_rate(plan)
     for group in parameter_groups(empty_detector(plan.config), plan.settings):
@@ -102,8 +116,8 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
     if plan.download is not None:
         yield (
             f"weights: a run downloads {size_text(plan.download)} first, and uses the input and backbone settings of "
-            "these weights. The settings above are the model's own. To see those of the weights, run rcnn download "
-            f"{plan.download.name}, then this command again"
+            "these weights. The settings above are the model's own. To see those of the weights, run "
+            f"{as_typed('rcnn', 'download', plan.download.name)}, then this command again"
         )
     yield "nothing was written (--dry-run)"
 
@@ -120,6 +134,15 @@ def _values(plan: RunPlan) -> dict[str, str]:
     return model | {PREFIX + setting.path: str(setting.default) for setting in settings_table(plan.settings)}
 
 
+def _usual(plan: RunPlan) -> list[str]:
+    """The settings that have the values of the model that is named, or the defaults of training."""
+    name = plan.config.name
+    own = {setting.path: setting.default for setting in settings_table(model_config(name))} if name in MODELS else {}
+    model = [one.path for one in settings_table(plan.config) if own.get(one.path, one.default) == one.default]
+    training = [PREFIX + one.path for one in settings_table(plan.settings)]
+    return [path for path in (*model, *training) if plan.reasons.get(path, DEFAULT) == DEFAULT]
+
+
 def _recipe(plan: RunPlan) -> Iterator[str]:
     """What was published with the recipe, and where this run differs from it."""
     recipe = find_recipe(plan.request.recipe)
@@ -132,7 +155,7 @@ def _recipe(plan: RunPlan) -> Iterator[str]:
 def _weights(plan: RunPlan) -> str:
     """Where the first weights come from, and why."""
     reason = plan.reasons.get("weights")
-    return (plan.request.weights or "random") + (f" ({reason})" if reason else "")
+    return first_weights(plan.request.model, plan.request.weights) + (f" ({reason})" if reason else "")
 
 
 def _data(dataset: Dataset) -> str:

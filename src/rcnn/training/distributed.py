@@ -26,6 +26,7 @@ from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import shard, without_reducing
 from rcnn.training.signals import StopRequested, StopRequests
 
+WITH_ACTIVATION = "BatchNormAct2d"  # timm's class; timm is not always installed
 BUCKET_MB = 25  # gradients averaged in one exchange: torch's default; docs/results.md compares it on CPUs
 
 
@@ -54,12 +55,15 @@ def without_averaging(model: nn.Module) -> AbstractContextManager[None]:
 
 
 def synchronize_norms(detector: nn.Module) -> None:
-    """Replace batch norms by those that compute their statistics over all processes, in place, weights included."""
+    """Replace batch norms by those that compute their statistics over all processes, in place, weights included.
+
+    Only torch's BatchNorm2d and timm's BatchNormAct2d: a class of the user may compute something else.
+    """
     for module in detector.modules():
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
                 setattr(module, name, _synchronized(child))
-            elif isinstance(child, nn.BatchNorm2d):  # timm's, with its activation
+            elif isinstance(child, nn.BatchNorm2d) and type(child).__name__ == WITH_ACTIVATION:
                 setattr(module, name, _SynchronizedAct(child))
 
 
@@ -102,6 +106,14 @@ def batch_norm_warnings(detector: nn.Module, settings: TrainConfig, processes: P
             f"train.sync_bn=false: batch norm uses the {counted(settings.batch_size, 'image')} of its own process; "
             "checkpoints contain the statistics of the first process"
         )
+    if processes.count > 1 and settings.sync_bn:
+        synchronized = SyncBatchNorm2d, nn.SyncBatchNorm
+        kinds = sorted({type(norm).__name__ for norm in norms if not isinstance(norm, synchronized)})
+        if kinds:
+            yield (
+                f"{', '.join(kinds)}: train.sync_bn=true does not apply to this batch norm, which uses the images of "
+                "its own process; checkpoints contain the statistics of the first process"
+            )
 
 
 def share_buffers(detector: nn.Module, processes: Processes) -> None:

@@ -54,6 +54,7 @@ def train(
     ):
         try:
             processes.doing("the start")
+            saver.keep_missing()
             saver.evaluate_if_due(stop)
             for step in range(state.step, settings.steps):
                 if saver.ends_early():  # at once in a run that ended early and is resumed
@@ -94,7 +95,7 @@ def train(
 
 def diagnose(state: TrainState, batch: TrainingBatch, settings: TrainConfig, step: int) -> dict[str, float]:
     """`diagnostics` of the batch of all processes after `step`; empty where the weights are divided."""
-    if not settings.diagnostics or settings.shard:
+    if not settings.diagnostics or (settings.shard and state.processes.count > 1):
         return {}
     seed = torch.tensor([(settings.seed << 32) + step, batch.first], device=state.detector.pixel_mean.device)
     return diagnostics(state.detector, batch, seed, bf16=settings.bf16, processes=state.processes)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from rcnn.commands import as_typed
 from rcnn.data.loading import TrainingBatch
 from rcnn.data.messages import named_images
 from rcnn.models import Detector, DetectorConfig
@@ -27,7 +28,7 @@ from rcnn.training.log import SilentLog
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import whole_state
-from rcnn.training.state import TrainState
+from rcnn.training.state import TrainState, save_values
 
 REPLAY = "nonfinite.pt"  # in the folder of the run
 KEYS = {"step", "seed", "bf16", "model", "weights", "images", "targets", "image_ids", "first"}
@@ -66,10 +67,13 @@ def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run
         step=state.step,
         bf16=settings.bf16,
     )
-    run.write_file(REPLAY, write)
+    try:
+        run.write_file(REPLAY, write)
+        again = f"`{as_typed('rcnn', 'train', '--replay', run.path / REPLAY)}` computes this step again"
+    except OSError as failure:  # e.g. a full disk, which must not hide what was not finite
+        again = f"The batch could not be saved to compute this step again ({failure})"
     images = named_images(name for _, _, one, _ in first for name in one.image_ids)
     what = text or "the sum of the losses, or a gradient, is not finite"
-    again = f"`rcnn train --replay {run.path / REPLAY}` computes this step again"
     return state.processes.share(f"step {state.step}: {what}, on {images}. {again}")
 
 
@@ -204,7 +208,7 @@ def write_replay(
         "image_ids": list(batch.image_ids),
         "first": batch.first,
     }
-    torch.save(values, path)
+    save_values(values, path)
 
 
 def _fields(value: ImageBatch | Targets) -> dict[str, Any]:

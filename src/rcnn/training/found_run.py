@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rcnn.commands import as_typed
 from rcnn.outputs import REPLACED, files_of_rcnn, require_folder, require_not_in_use
 from rcnn.weights.files import WEIGHTS_FILE
 
@@ -119,9 +120,8 @@ def start_of_run(path: Path) -> tuple[str, str, Path]:
     """
     record = read_record(path / RECORD, needed=True)
     if record is None:
-        raise ValueError(
-            f"{path} contains no run to resume; to start one: rcnn train MODEL_OR_CHECKPOINT --data DIR --output {path}"
-        )
+        start = as_typed("rcnn", "train", "MODEL_OR_CHECKPOINT", "--data", "DIR", "--output", path)
+        raise ValueError(f"{path} contains no run to resume; to start one: {start}")
     return record["started_from"], record.get("recipe", ""), Path(record["data"])
 
 

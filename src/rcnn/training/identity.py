@@ -73,8 +73,13 @@ def require_same_data(own: Mapping[str, Mapping[str, Any]], processes: Processes
     Their batches would not be parts of one batch. All processes call it together.
     """
     first, keys = processes.share(own), ("images", "objects", "sha256")
+    if own.keys() != first.keys():
+        raise ValueError(
+            f"process {processes.rank} has the splits {', '.join(own)}, but process 0 has {', '.join(first)}. Copy the "
+            "same annotation and image files to all machines, and give all processes the same options."
+        )
     for split, values in own.items():
-        other = first.get(split, values)
+        other = first[split]
         if all(values[key] == other[key] for key in keys):
             continue
         ours, theirs = (

@@ -66,6 +66,28 @@ def with_length(
     return settings, {}
 
 
+def with_rest(
+    settings: TrainConfig, before: TrainConfig, *, done: int, images: int, each: int, earlier: int
+) -> tuple[TrainConfig, dict[str, str]]:
+    """`settings` of a run that is resumed with other images per step, with the steps for the images that are left.
+
+    `settings` have the new length, `before` the one until now; if both are the same length, the number of images that
+    are left does not change. `done`: steps done. `each` and `earlier`: images per step, now and until now. `images` as
+    in `with_length`.
+    """
+    more = _images_of(settings, images, each) - _images_of(before, images, earlier)
+    left = (before.steps - done) * earlier + more
+    reason = f"{counted(done, 'step')} done, then the images that are left, {each} per step"
+    return replace(settings, steps=max(1, done + max(0, round(left / each)))), {"steps": reason}
+
+
+def _images_of(settings: TrainConfig, images: int, each: int) -> float:
+    """The number of images in a whole run with `each` images per step; `images` as in `with_length`."""
+    if settings.schedule:
+        return int(settings.schedule.removesuffix("x")) * IMAGES_OF_1X
+    return settings.epochs * images or settings.steps * each
+
+
 def _scheduled(settings: TrainConfig, each: int, *, keep_milestones: bool) -> tuple[TrainConfig, dict[str, str]]:
     """`settings` with the steps and milestones of its schedule, for `each` images per step."""
     factor = int(settings.schedule.removesuffix("x"))

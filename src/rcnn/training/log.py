@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -118,8 +119,12 @@ class RunLog(SilentLog):
 
     @override
     def write(self, *, step: int, **values: object) -> None:
-        """One line: the step, the seconds that the run has taken so far (also before it was resumed), and `values`."""
+        """One line: the step, the seconds that the run has taken so far (also before it was resumed), and `values`.
+
+        Values that are not finite become null.
+        """
         seconds = self._before + time.perf_counter() - self._started
+        values = {name: None if _is_nonfinite(value) else value for name, value in values.items()}
         line = {"step": step, "seconds": round(seconds, 3), **values}
         with naming(self.path):
             self._file.write(json.dumps(line) + "\n")
@@ -196,6 +201,11 @@ class RunLog(SilentLog):
     def _plain(self, text: str) -> None:
         if not self.console.is_terminal:
             self.log(text)
+
+
+def _is_nonfinite(value: object) -> bool:
+    """Whether a value is NaN or infinity, which JSON does not have."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from rcnn.data.loading import TrainingBatch
 from rcnn.data.messages import counted, named_images
 from rcnn.runtime.memory import most_memory
 from rcnn.training.batch_size import chosen_batch_size, with_batch_size
+from rcnn.training.determinism import deterministic
 from rcnn.training.engine import optimize
 from rcnn.training.finite import NonFiniteError
 from rcnn.training.log import duration
@@ -59,9 +60,22 @@ def _optimize(
 
 
 def measure(plan: RunPlan, steps: int) -> Measurement:
-    """Run `steps` steps of a new run as planned, after one that is not measured, in this process."""
-    if plan.auto_batch_size:
-        plan, _ = with_batch_size(plan, chosen_batch_size(plan), plan.processes)
+    """Run `steps` steps of a new run as planned, after one that is not measured, in this process.
+
+    ValueError for a plan with several processes, which are not connected.
+    """
+    if plan.processes.count > 1:
+        raise ValueError(
+            f"--measure measures one process, but a launcher such as torchrun started {plan.processes.count}: run it "
+            "without the launcher"
+        )
+    with deterministic(plan.settings.deterministic):
+        if plan.auto_batch_size:
+            plan, _ = with_batch_size(plan, chosen_batch_size(plan), plan.processes)
+        return _measured(plan, steps)
+
+
+def _measured(plan: RunPlan, steps: int) -> Measurement:
     settings = plan.settings
     state = start_state(plan, plan.processes, lambda line: None)
     state.detector.train()

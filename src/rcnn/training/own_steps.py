@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+from rcnn.commands import as_typed
 from rcnn.data.transforms import OwnStep, Step
 from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.own_code import require_file, same_factory
@@ -73,6 +74,6 @@ def _allowed(step: Step, request: RunRequest) -> Step:
     if match is None:
         raise ValueError(
             f"{request.record_file}: {KEY} names {step.factory}, code that is not part of the run. If you trust it, "
-            f"allow it: --allow {step.factory} on the command line, allow=[{step.factory!r}] in Python"
+            f"allow it: {as_typed('--allow', step.factory)} on the command line, allow=[{step.factory!r}] in Python"
         )
     return replace(step, factory=match)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from PIL import Image
 
 from rcnn.data import Dataset
 from rcnn.data.messages import printable
+from rcnn.data.targets import require_size
 from rcnn.evaluation.examples import chosen_records, draw_example
 from rcnn.models import Detector
 from rcnn.predictor import Predictor
@@ -22,14 +24,15 @@ SHOWN_STEPS = 6  # pictures of each image on the page of the run
 def write_pictures(detector: Detector, validation: Dataset, plan: RunPlan, folder: Path, step: int) -> None:
     """Write `folder`/IMAGE/step-N.jpg for `train.pictures` images: detections on the left, ground truth on the right.
 
-    The images are spread evenly over those with objects. An image that cannot be read is skipped; the evaluation
-    reports it.
+    The images are spread evenly over those with objects. An image that cannot be read, or that has not the
+    annotated size, is skipped; the evaluation reports it.
     """
     settings, classes = plan.settings, validation.classes
     predictor = Predictor(detector, classes=classes, device=str(plan.device), padding=settings.padding)
     for number, record in enumerate(chosen_records(validation, settings.pictures), start=1):
         try:
             pixels = record.read()
+            require_size(record, (pixels.shape[1], pixels.shape[2]))
         except (OSError, ValueError):
             continue
         example = draw_example(predictor, record, pixels, predictor.predict(pixels).above(SCORE))
@@ -55,7 +58,8 @@ def pictures_of(folder: Path) -> dict[str, list[tuple[int, str]]]:
     """The latest pictures of each image, in the order of the steps: name -> [(step, path relative to the run)]."""
     found: dict[str, list[tuple[int, str]]] = {}
     for own in sorted(folder.iterdir()) if folder.is_dir() else []:
-        steps = sorted(int(path.stem.removeprefix("step-")) for path in own.glob("step-*.jpg"))
+        names = (re.fullmatch(r"step-(\d+)\.jpg", path.name) for path in own.glob("step-*.jpg"))
+        steps = sorted(int(name[1]) for name in names if name is not None)  # not e.g. the user's copies
         if steps:
             found[own.name] = [(step, f"{folder.name}/{own.name}/step-{step}.jpg") for step in steps[-SHOWN_STEPS:]]
     return found

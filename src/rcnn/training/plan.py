@@ -13,8 +13,10 @@ from rcnn.data import Dataset
 from rcnn.data.held_out import HeldOut
 from rcnn.data.messages import counted
 from rcnn.data.trained_images import TrainedImages
+from rcnn.data.transforms import OwnStep
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import config_to_dict, override
+from rcnn.models.own import own_factories
 from rcnn.models.setting_tables import settings_table
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
@@ -25,7 +27,7 @@ from rcnn.training.disk_space import DiskSpace, disk_space, require_space
 from rcnn.training.fitted_model import FittedModel, fit_model, fit_to_data
 from rcnn.training.found_run import FoundRun, find_run
 from rcnn.training.identity import data_identity
-from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length
+from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
 from rcnn.training.request import RunRequest
 from rcnn.training.resuming import record_to_resume, require_fixed
 from rcnn.training.run_data import RunData, shared_images
@@ -35,7 +37,10 @@ from rcnn.training.starting import (
     starting_config,
     starting_settings,
 )
+from rcnn.training.state import steps_done
 from rcnn.weights.catalogue.entry import Entry
+
+DEFAULT = "default"  # the reason for a setting that has the default of training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,12 @@ class RunPlan:
         """Which images of the training split are the validation set."""
         return self.data.held_out
 
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """The user's code that the run imports, FILE.py:NAME or PACKAGE.MODULE:NAME: of the model, of train.augment."""
+        steps = [step.factory for step in self.settings.augment if isinstance(step, OwnStep)]
+        return (*own_factories(self.config).values(), *(step for step in steps if ":" in step))
+
     def about(self) -> dict[str, Any]:
         """Where the run comes from, for config.json and for the provenance of its checkpoints."""
         request = self.request
@@ -92,11 +103,14 @@ class RunPlan:
         return content | several
 
 
-def settings_of(model: str, overrides: Sequence[str]) -> tuple[TrainConfig, InputConfig]:
-    """The training settings and the input of a new run of `model` with `overrides`. ValueError if they are invalid."""
+def settings_of(model: str, overrides: Sequence[str], allow: Sequence[str] = ()) -> tuple[TrainConfig, InputConfig]:
+    """The training settings and the input of a new run of `model` with `overrides`.
+
+    `allow`: the user's code that a checkpoint may run. ValueError if the settings are invalid.
+    """
     model_overrides, train_overrides = split_overrides(overrides)
     settings = changed_by(starting_settings(model, overrides=train_overrides), train_overrides)
-    return settings, override(starting_config(model), model_overrides).input
+    return settings, override(starting_config(model, allow), model_overrides).input
 
 
 def plan_training(
@@ -116,7 +130,7 @@ def plan_training(
     device = device_of_process(choose_device(request.device), processes)
     start = choose_start(request, record, log, download=download)
     model = fit_model(start, log, download=download)
-    chosen = _choose_length(start, model, processes)
+    chosen = _choose_length(start, model, processes, found)
     space = disk_space(model.detector, chosen.settings, start.request.output)
     return RunPlan(
         output=start.request.output,
@@ -153,7 +167,7 @@ class _Length:
     advice: Advice  # on the settings of model and training
 
 
-def _choose_length(start: Start, model: FittedModel, processes: Processes) -> _Length:
+def _choose_length(start: Start, model: FittedModel, processes: Processes, found: FoundRun) -> _Length:
     """The length of a run, its learning rate, and what is advised for its data.
 
     ValueError for a setting that the run that is resumed fixes.
@@ -171,6 +185,15 @@ def _choose_length(start: Start, model: FittedModel, processes: Processes) -> _L
             published=recipe.images_per_step if recipe is not None else 0,
         )
         reasons |= more
+        if before is not None and start.record is not None and not given.isdisjoint(("epochs", "schedule")):
+            earlier = before.images_per_step(start.record.get("processes", 1))
+            each = settings.images_per_step(processes.count)
+            if each != earlier and "last" in found.checkpoints:  # else all steps have the present images per step
+                done = steps_done(start.request.output or Path())
+                settings, more = with_rest(
+                    settings, before, done=done, images=len(training), each=each, earlier=earlier
+                )
+                reasons |= more
     advice = model.advice
     if start.is_advised:
         advice = advice.and_also(
@@ -264,7 +287,7 @@ def _setting_reasons(start: Start) -> dict[str, str]:
         if not start.is_new:
             reason = f"as recorded in {request.record_file}"
         elif getattr(first, name) == getattr(defaults, name):
-            reason = "default"
+            reason = DEFAULT
         else:
             reason = "default of this command" if request.settings else "default for this start"
         reasons[PREFIX + name] = reason

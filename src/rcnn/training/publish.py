@@ -29,7 +29,7 @@ def best_metrics(run: Path) -> dict[str, float]:
     if not log.is_file():
         return {}
     lines, record = read_log(log), read_record(run / RECORD)
-    chosen = "" if record is None else record["train"].get("best", "").replace(".", "_")
+    chosen = "" if record is None else str(record["train"].get("best") or "").replace(".", "_")
     values = [(line, line.get(chosen or ("segm_AP" if "segm_AP" in line else "bbox_AP"))) for line in lines]
     measured = [(line, value) for line, value in values if value is not None]
     if not measured:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcnn.commands import as_typed
 from rcnn.data import Dataset
 from rcnn.data.transforms import Step
 from rcnn.models import DetectorConfig
@@ -52,14 +53,17 @@ class RunRequest:
         return f"{self.output}/config.json"
 
 
-def continue_command(request: RunRequest, processes: int, output: Path) -> str:
-    """The command that continues the run in `output`, which was stopped, with the same number of processes."""
+def continue_command(request: RunRequest, processes: int, output: Path, own_code: Sequence[str] = ()) -> str:
+    """The command that continues the run in `output`, which was stopped, with the same number of processes.
+
+    `own_code`: the user's code that the run imports. A run that is resumed imports only what --allow names.
+    """
     words = ["rcnn", "train", request.model, "--data", str(request.data_name), "--output", str(output), "--resume"]
     words += [] if request.device == "auto" else ["--device", request.device]
-    words += [word for factory in request.allow for word in ("--allow", factory)]
+    words += [word for factory in dict.fromkeys((*request.allow, *own_code)) for word in ("--allow", factory)]
     words += ["--strict"] * request.strict + ["--allow-empty"] * request.allow_empty
     if processes == 1:
-        return shlex.join(words)
+        return as_typed(*words)
     if os.environ.get(LAUNCHED) == "1":
-        return shlex.join([*words, "--devices", str(processes)])
-    return f"{shlex.join(words)} (in {processes} processes, started as before)"
+        return as_typed(*words, "--devices", processes)
+    return f"{as_typed(*words)} (in {processes} processes, started as before)"

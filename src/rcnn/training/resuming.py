@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rcnn.commands import as_typed
 from rcnn.data import Dataset
 from rcnn.data.held_out import HeldOut
 from rcnn.models import DetectorConfig
@@ -24,23 +24,24 @@ FIXED_AT_RESUME = ("optimizer", "filter_empty", "lr_factors", "weight_decays", "
 
 def record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | None:
     """The record of the run that is resumed, or None for a new run. ValueError if neither is possible in the folder."""
-    output, data = request.output, request.data_name
+    output = request.output
     if request.resume and output is None:
         raise ValueError("resume=True (--resume) needs the folder of the run to continue: give it as output (--output)")
     if not found.checkpoints:  # nothing yet, or killed before the first checkpoint: start again
         return found.record if request.resume else None
     if not request.resume:
         require_no_run(request.output or Path(), found.checkpoints)
+    weights = "last" if "last" in found.checkpoints else found.checkpoints[0]
+    start = as_typed("rcnn", "train", f"{output}/{weights}", "--data", request.data_name, "--output", "NEW_RUN")
     if "last" not in found.checkpoints:
         raise ValueError(
             f"{output}/last is missing, so the run cannot be resumed: {listed(found.checkpoints)} does not contain "
-            f"the state of the optimizer. Start a new run from its weights: rcnn train "
-            f"{shlex.quote(f'{output}/{found.checkpoints[0]}')} --data {shlex.quote(str(data))} --output NEW_RUN"
+            f"the state of the optimizer. Start a new run from its weights: {start}"
         )
     if found.record is None:
         raise ValueError(
             f"{output}/config.json, the record of the run, is missing: restore it, or start a new run from its "
-            f"weights: rcnn train {shlex.quote(f'{output}/last')} --data {shlex.quote(str(data))} --output NEW_RUN"
+            f"weights: {start}"
         )
     return found.record
 
@@ -71,6 +72,7 @@ def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
     fraction = "0" if held_out is None else f"{held_out.fraction:g}"
     asked = "" if request.val_fraction is None else f"{request.val_fraction:g}"
     training, *validations = record["splits"]
+    evaluated = ", ".join(validations) if held_out is None else ""  # with held-out images, no split
     weights = record.get("weights", "")
     validation = "" if request.validation is None else request.validation.split
     if isinstance(request.data, Dataset) and not validation and validations not in ([], [NO_SPLIT]):
@@ -80,7 +82,7 @@ def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
         )
     given = {
         "--split": (request.split, training),
-        "--val-split": (", ".join(request.val_splits), ", ".join(validations)),
+        "--val-split": (", ".join(request.val_splits), evaluated),
         "validation": (validation, ", ".join(validations)),
         "--val-fraction": (asked, fraction),
         "--annotations": (request.annotations, record["annotations"]),

@@ -33,7 +33,7 @@ from rcnn.training.run_folder import RunFolder
 from rcnn.training.saver import Outcome
 from rcnn.training.schedule import learning_rate
 from rcnn.training.settings import PREFIX
-from rcnn.training.starting import CONFIG, build_start
+from rcnn.training.starting import CONFIG, build_start, first_weights
 from rcnn.training.state import TrainState, seed_random
 from rcnn.training.surroundings import surroundings
 from rcnn.training.targets import target_options
@@ -120,7 +120,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
             if processes.is_first:
                 lead = f"{state.step} of {counted(plan.settings.steps, 'step')}, {ending}."
                 # after a failure, e.g. a full disk, an error of the charts must not hide the error of the run
-                with suppress(OSError) if ending == "failed" else nullcontext():
+                with suppress(OSError, ValueError) if ending == "failed" else nullcontext():
                     _draw_curve(run, plan, lead, unchanged=(state.step, state.evaluation_due) == before)
     return outcome
 
@@ -248,7 +248,8 @@ def _draw_curve(run: RunFolder, plan: RunPlan, lead: str, *, unchanged: bool) ->
 
 def _tables(plan: RunPlan) -> dict[str, dict[str, str]]:
     """What the page of the run says about how it was started."""
-    run = {"model": plan.config.name, "started from": plan.request.model, "weights": plan.request.weights or "random"}
+    weights = first_weights(plan.request.model, plan.request.weights)
+    run = {"model": plan.config.name, "started from": plan.request.model, "weights": weights}
     run |= {"recipe": plan.request.recipe} if plan.request.recipe else {}
     run |= {"processes": str(plan.processes.count)}
     data = {

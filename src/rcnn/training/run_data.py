@@ -14,6 +14,7 @@ import numpy as np
 from rcnn.data import Dataset, open_dataset, splits
 from rcnn.data.checks.tables import Id
 from rcnn.data.defaults import default_training_split, default_validation_split
+from rcnn.data.formats.files import is_one_file
 from rcnn.data.held_out import DEFAULT_FRACTION, HeldOut, divide_held_out, hold_out, indices_of, require_fraction
 from rcnn.data.messages import counted
 from rcnn.data.readable import report_unreadable, without_unreadable
@@ -172,7 +173,7 @@ def _given_data(request: RunRequest, classes: list[str] | None) -> tuple[Dataset
                 f"{dataset.annotation_file} has the classes {', '.join(dataset.classes)}; expected "
                 f"{', '.join(classes or training.classes)} in this order: open it with classes=..."
             )
-    reasons = {} if validation or request.val_splits else {"val-split": "no validation data given"}
+    reasons = {} if validation is not None or request.val_splits else {"val-split": "no validation data given"}
     return training, () if validation is None else (validation,), reasons
 
 
@@ -180,7 +181,9 @@ def choose_splits(request: RunRequest) -> tuple[str, tuple[str, ...], dict[str, 
     """The training split and the validation splits (none: ()), and the reasons for those that were not given."""
     assert not isinstance(request.data, Dataset)
     _require_different(request.val_splits)
-    names, reasons = splits(request.data, request.annotations), dict[str, str]()
+    one_file = bool(request.split) and is_one_file(request.annotations)  # it has no other splits
+    names = list[str]() if one_file else splits(request.data, request.annotations)
+    reasons: dict[str, str] = {}
     training, validations = request.split, tuple(name for name in request.val_splits if name != NO_SPLIT)
     if not training:
         training = default_training_split(names)
@@ -193,7 +196,8 @@ def choose_splits(request: RunRequest) -> tuple[str, tuple[str, ...], dict[str, 
     if not request.val_splits and not request.val_fraction:
         default = default_validation_split(names, training)
         validations = (default,) if default else ()
-        reasons["val-split"] = f"its name starts with '{default[:3]}'" if default else NO_VALIDATION_SPLIT
+        start = "minival" if default.startswith("minival") else "val"
+        reasons["val-split"] = f"its name starts with '{start}'" if default else NO_VALIDATION_SPLIT
         if request.val_fraction == 0 and not default:
             reasons["val-split"] += ", and --val-fraction 0 holds no images out"
     return training, validations, reasons

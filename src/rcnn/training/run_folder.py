@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from rcnn.commands import as_typed
 from rcnn.evaluation.folder import THRESHOLDS_FILE
 from rcnn.models import Detector, DetectorConfig
 from rcnn.outputs import OutputFolder, recover_folder, replace_folder
@@ -136,5 +136,5 @@ class RunFolder:
 
 
 def _new_run(checkpoint: Path) -> str:
-    start = f"rcnn train {shlex.quote(str(checkpoint))}"
-    return f"restore it from a copy, or start a new run: {start} --data DATA --output NEW_RUN"
+    start = as_typed("rcnn", "train", checkpoint, "--data", "DATA", "--output", "NEW_RUN")
+    return f"restore it from a copy, or start a new run: {start}"

@@ -53,7 +53,9 @@ def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in FIELDS.items()):
+        if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in FIELDS.items()):
+            continue
+        if all(type(record["train"].get(name, 0)) is int for name in ("steps", "patience")):
             yield path.parent, record
 
 
@@ -83,7 +85,7 @@ def _row(run: Path, folder: Path, record: dict[str, Any]) -> RunRow:
         model=str(record["model"].get("name", "?")),
         data=record["data"],
         step=max((line["step"] + 1 for line in lines), default=0),
-        steps=int(record["train"].get("steps", 0)),
+        steps=record["train"].get("steps", 0),
         hours=max(seconds, default=0.0) / 3600,
         stopped_early=ends_run(since_best, patience),
         running=_is_running(run),

@@ -55,15 +55,26 @@ class Saver:
     ) -> None:
         self.state, self.settings, self.run, self.log, self.evaluate = state, settings, run, log, evaluate
         self.saved = state.step  # the step of last/
+        self._kept = 0  # the step of the last step-N/ that was written
         self._metrics: Metrics | None = None
 
     def save_last(self) -> None:
         """Replace last/ by the present state, and write step-N/ if it is due. All processes call it together."""
         self.log.sync()
         self.run.save_state("last", self.state)
-        if self.settings.keeps_at(self.state.step):
-            self.run.save(f"step-{self.state.step}", self.state.evaluated)
         self.saved = self.state.step
+        if self.settings.keeps_at(self.state.step) and self._kept != self.state.step:
+            self._keep()
+
+    def keep_missing(self) -> None:
+        """Write the step-N/ of the present step if a killed process wrote last/, but not step-N/."""
+        step, folder = self.state.step, self.run.path / f"step-{self.state.step}"
+        if step and self.settings.keeps_at(step) and self.state.processes.from_first(lambda: not folder.exists()):
+            self._keep()
+
+    def _keep(self) -> None:
+        self.run.save(f"step-{self.state.step}", self.state.evaluated)
+        self._kept = self.state.step
 
     def evaluate_if_due(self, stop: StopRequests) -> None:
         """Evaluate if an evaluation is due, log the metrics, and replace best/ if this is the best value so far."""
@@ -73,7 +84,9 @@ class Saver:
         state.processes.rest()
         with together(state.processes, stop):
             share_buffers(state.evaluated, state.processes)
-        with stop.interrupting():  # last/ is saved: the evaluation is repeated when the run is resumed
+        # last/ is saved: the evaluation is repeated when the run is resumed. The clocks of several processes differ, so
+        # one that stops at its time limit would be lost to the others: they complete the evaluation
+        with stop.interrupting(at_limit=state.processes.count == 1):
             self._metrics = self.evaluate(whole_detector(state.evaluated))
         value = choose(self._metrics, self.settings.best)
         if is_better(value, state.best):

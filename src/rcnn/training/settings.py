@@ -27,7 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value of number
     "weight_decay": FRACTION, "norm_weight_decay": FRACTION, "clip_norm": (0, math.inf),
     "seed": (0, 2**31 - 1), "workers": (0, MAX_WORKERS),
     "repeat_threshold": FRACTION, "flip": FRACTION, "scales": SIDE, "scale_range": SIDE, "jitter": FRACTION,
-    "watchdog": (0, math.inf), "log_every": (1, math.inf), "pictures": (0, math.inf),
+    "watchdog": (0, 10**9), "log_every": (1, math.inf), "pictures": (0, math.inf),
     "checkpoint_every": (1, math.inf), "keep": (0, math.inf), "time_limit": (0, math.inf),
     "evaluate_every": (0, math.inf), "patience": (0, math.inf),
 }  # fmt: skip

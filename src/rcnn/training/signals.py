@@ -1,6 +1,7 @@
 """Requests to stop a run: Ctrl-C (SIGINT), SIGTERM (kill, batch systems), SIGHUP (a lost terminal), the time limit.
 
 SIGUSR1 and SIGUSR2 stop it too: with `sbatch --signal=USR1@120`, SLURM sends USR1 120 seconds before its time limit.
+At the time limit, the system sends SIGALRM (not on Windows), so that a process that waits for data is woken.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+LONGEST = 1e8  # seconds, three years; longer time limits are none
+
 
 class StopRequested(BaseException):
-    """A signal asked the run to stop. Not an Exception, so that code between the signal and the loop lets it pass."""
+    """A signal or the time limit asked the run to stop.
+
+    Not an Exception, so that code between the signal and the loop lets it pass.
+    """
 
 
 class StopRequests:
@@ -25,6 +31,7 @@ class StopRequests:
         self.signal: int | None = None
         self._deadline = time.monotonic() + seconds if seconds else None
         self._interrupting = False
+        self._at_limit = False  # whether the time limit interrupts, too
         self._interrupts = 0  # Ctrl-C so far
 
     @property
@@ -38,15 +45,18 @@ class StopRequests:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     @contextmanager
-    def interrupting(self) -> Iterator[None]:
-        """Within this block a stop request raises StopRequested at once, even while the process waits for data."""
-        self._interrupting = True
+    def interrupting(self, *, at_limit: bool = True) -> Iterator[None]:
+        """Within this block a stop request raises StopRequested at once, even while the process waits for data.
+
+        `at_limit`: the end of the time limit does so, too.
+        """
+        self._interrupting, self._at_limit = True, at_limit
         try:
-            if self.requested:
+            if self.requested or (at_limit and self.expired):
                 raise StopRequested
             yield
         finally:
-            self._interrupting = False
+            self._interrupting = self._at_limit = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler. The second Ctrl-C raises KeyboardInterrupt, which ends the run without saving."""
@@ -56,6 +66,11 @@ class StopRequests:
             if self._interrupts > 1:
                 raise KeyboardInterrupt
         if self._interrupting:
+            raise StopRequested
+
+    def expire(self, number: int, frame: FrameType | None) -> None:
+        """The handler of the signal at the end of the time limit."""
+        if self._at_limit:
             raise StopRequested
 
 
@@ -78,7 +93,25 @@ def stop_requests(seconds: float = 0.0) -> Iterator[StopRequests]:
     for number in before:
         signal.signal(number, requests.handle)
     try:
-        yield requests
+        with _alarm(requests, seconds):
+            yield requests
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _alarm(requests: StopRequests, seconds: float) -> Iterator[None]:
+    """Within the block, SIGALRM arrives at the end of the time limit."""
+    if not 0 < seconds < LONGEST or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before, started = signal.signal(signal.SIGALRM, requests.expire), time.monotonic()
+    left, interval = signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+        if left:  # a timer of the program that trains
+            signal.setitimer(signal.ITIMER_REAL, max(1e-6, left - (time.monotonic() - started)), interval)

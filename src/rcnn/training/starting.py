@@ -45,6 +45,11 @@ def starts_fresh(model: str) -> bool:
     return model in MODELS or model.startswith(CONFIG)
 
 
+def first_weights(model: str, weights: str) -> str:
+    """The weights before the first step, in words; `model` and `weights` as the record of the run names them."""
+    return weights or ("random" if starts_fresh(model) else model)
+
+
 def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConfig:
     """The config of a named model or of a checkpoint folder. ValueError if `model` is neither.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rcnn.commands import as_typed
 from rcnn.models import Detector
+from rcnn.outputs import REPLACED
 from rcnn.runtime.processes import ALONE, Processes
 from rcnn.training.distributed import parallel, synchronize_norms
 from rcnn.training.ema import EMA
@@ -146,8 +147,13 @@ def _require_shapes(optimizer: torch.optim.Optimizer) -> None:
 
 def write_state(values: Mapping[str, Any], folder: Path) -> None:
     """Write what `TrainState.contents` returned to `training.pt` in `folder`. No code runs when the file is read."""
+    save_values(values, folder / STATE_FILE)
+
+
+def save_values(values: Mapping[str, Any], path: Path) -> None:
+    """`torch.save` that raises OSError for an error of the disk."""
     try:
-        with (folder / STATE_FILE).open("wb") as file:  # torch hides the number of an error if it opens the file itself
+        with path.open("wb") as file:  # torch hides the number of an error if it opens the file itself
             torch.save(values, file)
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):  # e.g. of a full disk
@@ -158,10 +164,11 @@ def write_state(values: Mapping[str, Any], folder: Path) -> None:
 def read_state(folder: Path) -> dict[str, Any]:
     """The contents of `training.pt` in `folder`. ValueError if it is missing or damaged."""
     path = folder / STATE_FILE
+    start = as_typed("rcnn", "train", folder, "--data", "DATA", "--output", "NEW_RUN")
     if not os.path.lexists(path):
         raise ValueError(
             f"{path} is missing: {folder} contains weights, but not the state of the optimizer. "
-            f"Start a new run from the weights: rcnn train {shlex.quote(str(folder))} --data DATA --output NEW_RUN"
+            f"Start a new run from the weights: {start}"
         )
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
@@ -170,10 +177,18 @@ def read_state(folder: Path) -> dict[str, Any]:
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"{path} cannot be read as a training state ({reason[0]}). "
-            f"Start a new run from the weights: rcnn train {shlex.quote(str(folder))} --data DATA --output NEW_RUN"
+            f"{path} cannot be read as a training state ({reason[0]}). Start a new run from the weights: {start}"
         ) from error
     return values
+
+
+def steps_done(run: Path) -> int:
+    """The number of steps that last/ of `run` has done. ValueError if its state is damaged."""
+    last = run / "last" if (run / "last").exists() else run / f"{REPLACED}last"  # of a process that was killed
+    step = read_state(last)["step"]
+    if type(step) is not int or step < 0:
+        raise ValueError(f"{last / STATE_FILE}: step is {step!r}; expected an integer of 0 or more")
+    return step
 
 
 def seed_random(seed: int, rank: int = 0) -> None:

@@ -56,6 +56,6 @@ def _git(folder: Path, *words: str) -> str:
     """What git prints; empty if there is no git, no repository, or no answer in time."""
     command = ["git", "-C", str(folder), *words]
     with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=True)
         return done.stdout.strip()
     return ""

@@ -120,7 +120,8 @@ def chosen_trackers(names: Sequence[Name | Literal["auto"]]) -> list[Name]:
 
 
 def _is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None  # a mere folder, e.g. wandb/ of earlier runs, has no origin
 
 
 class Reports:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rcnn.commands import as_typed
 from rcnn.models import Detector, DetectorConfig
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
@@ -42,7 +43,7 @@ def adopt_backbone(
     if kind not in CARRIED and theirs.backbone.kind == kind:
         raise ValueError(
             f"{source}: --weights takes no backbone of kind {kind} alone. To start from all weights of the checkpoint, "
-            f"train it: rcnn train {source} --data DIR"
+            f"train it: {as_typed('rcnn', 'train', source, '--data', 'DIR')}"
         )
     if kind not in CARRIED or theirs.backbone.kind != kind:
         raise ValueError(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from rcnn.commands import as_typed
 from rcnn.data.messages import counted, few
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
 from rcnn.models.overrides import Overrides, as_overrides, config_from_dict, config_to_dict
@@ -30,16 +31,10 @@ from rcnn.models.unused_settings import override_used
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
 from rcnn.text_files import as_given, missing_text, require_file
+from rcnn.weights.class_names import require_class_names
 from rcnn.weights.differences import different_tensors, mismatches, mismatches_text
 from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
-from rcnn.weights.record import (
-    DamagedError,
-    as_written,
-    read_record,
-    record_text,
-    require_digest,
-    warn_if_changed,
-)
+from rcnn.weights.record import DamagedError, as_written, read_record, record_text, require_digest, warn_if_changed
 
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
 Kind = Literal["detector", "backbone"]
@@ -84,6 +79,8 @@ def save_checkpoint(
     FileExistsError if a file of that name is not from rcnn, OSError if the folder cannot be written; then nothing
     changes.
     """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind={kind!r}; expected {' or '.join(get_args(Kind))}")
     if config is None:
         if not isinstance(detector, Detector):
             given = type(detector).__name__
@@ -91,6 +88,8 @@ def save_checkpoint(
         config = detector.config
     if classes is None:
         classes = [] if kind == "backbone" else [str(label) for label in range(config.num_classes)]
+    if kind == "detector":
+        require_class_names(classes, config.num_classes, str(directory))
     with writing_checkpoint(directory) as folder:
         write_checkpoint(folder, detector, config, classes, provenance or {}, kind=kind)
 
@@ -125,9 +124,8 @@ def write_checkpoint(
         require_class_names(classes, config.num_classes, str(folder))
         require_named(config, detector.config if isinstance(detector, Detector) else None)
     values = detector.state_dict() if isinstance(detector, nn.Module) else detector
-    state = {name: _contiguous(value.detach().cpu()) for name, value in values.items()}
     try:
-        save_file(state, folder / WEIGHTS_FILE)
+        save_file(_contiguous(values), folder / WEIGHTS_FILE)
     except SafetensorError as error:
         if (number := re.search(r"os error (\d+)", str(error))) is None:
             raise
@@ -219,7 +217,7 @@ def _require_detector(kind: Kind, path: str | Path) -> None:
     if kind == "backbone":
         raise ValueError(
             f"{path} contains only a backbone, which detects nothing: train from it, "
-            f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
+            f"`{as_typed('rcnn', 'train', 'MODEL', '--weights', path, '--data', 'DATA', '--output', 'RUN')}`"
         )
 
 
@@ -335,22 +333,17 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
     detector.load_state_dict(dict(state))
 
 
-def require_class_names(classes: Sequence[str], count: int, source: str) -> None:
-    """Raise ValueError unless `classes` are `count` different, non-empty names."""
-    if isinstance(classes, str):
-        raise ValueError(f"{source}: classes is the text {classes!r}; expected a list of names")
-    if len(classes) != count:
-        raise ValueError(f"{source}: got {counted(len(classes), 'class name')}, expected {count} (num_classes)")
-    repeated = sorted({name for name in classes if list(classes).count(name) > 1})
-    if repeated or not all(classes):
-        found = f"{few(repeated)} twice or more" if any(repeated) else "an empty one"
-        raise ValueError(f"{source}: expected different class names that are not empty, got {found}")
-
-
-def _contiguous(value: Tensor) -> Tensor:
-    """`value` as safetensors requires it: contiguous, and without shared memory."""
-    whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
-    return value if whole else value.clone(memory_format=torch.contiguous_format)
+def _contiguous(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`values` as safetensors requires them: on the CPU, contiguous, and without shared memory."""
+    state: dict[str, Tensor] = {}
+    used: set[int] = set()  # addresses: two names may have one tensor
+    for name, value in values.items():
+        value = value.detach().cpu()
+        whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
+        alone = whole and value.data_ptr() not in used
+        state[name] = value if alone else value.clone(memory_format=torch.contiguous_format)
+        used.add(value.data_ptr())
+    return state
 
 
 def _locate(path: Path) -> Path:
@@ -359,9 +352,7 @@ def _locate(path: Path) -> Path:
         path = _named(str(path))
     if path.is_file():
         if path.suffix.lower() in FOREIGN:
-            raise ValueError(
-                f"{path} is a file of another framework: convert it with `rcnn convert {path} --output DIR`"
-            )
+            raise ValueError(f"{path} is a file of another framework: convert it with {_conversion(path)}")
         raise ValueError(f"{path} is a file; expected the folder that contains {WEIGHTS_FILE} and {CONFIG_FILE}")
     for folder in (path, path / "best", path / "last"):
         if os.path.lexists(folder / WEIGHTS_FILE):  # also a broken link, which is then reported
@@ -369,12 +360,16 @@ def _locate(path: Path) -> Path:
                 warnings.warn(f"{path} has no best/ (no evaluation has finished): last/ is used", stacklevel=1)
             return folder
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
+    shown = few(names, 8) or "nothing"
     foreign = next((name for name in names if Path(name).suffix.lower() in FOREIGN), None)
-    cure = f"; convert that file with `rcnn convert {path / foreign} --output DIR`" if foreign else ""
+    cure = f"; convert that file with {_conversion(path / foreign)}" if foreign else ""
     raise ValueError(
         f"{path} is not a checkpoint: it has neither {WEIGHTS_FILE} nor best/ or last/ with one. Found: {shown}{cure}"
     )
+
+
+def _conversion(path: Path) -> str:
+    return f"`{as_typed('rcnn', 'convert', path, '--output', 'DIR')}`"
 
 
 def _named(name: str) -> Path:
@@ -391,8 +386,8 @@ def _named(name: str) -> Path:
     if name in MODELS:
         raise FileNotFoundError(
             f"{name} is the name of a model, which has no published weights{suggestion(name)}; expected a checkpoint "
-            "folder, the folder of a training run, or a name from `rcnn models weights`. To train one: rcnn train "
-            f"{name} --data DATA"
+            "folder, the folder of a training run, or a name from `rcnn models weights`. To train one: "
+            f"{as_typed('rcnn', 'train', name, '--data', 'DATA')}"
         )
     raise FileNotFoundError(
         f"{as_given(name)} {missing_text(Path(name))}{suggestion(name)}; expected a checkpoint folder, the folder of a "

@@ -8,10 +8,12 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import rcnn
 from rcnn.bench import benchmark as module
@@ -21,6 +23,7 @@ from rcnn.bench.report import Benchmark, Measured
 from rcnn.bench.subjects import PEER, OurSubject, Request, TorchvisionSubject, photo, subject_names
 from rcnn.models import model_config
 from tests.command import rcnn as run
+from tests.tiny_data import TINY_MODEL
 
 CPU = torch.device("cpu")
 MODEL = ["mask_rcnn_compact", "input.min_size=64", "input.max_size=96"]
@@ -144,6 +147,42 @@ def test_figures_of_another_machine_or_model_are_not_compared() -> None:
         old.regressions(replace(old, model="n"))
 
 
+def test_another_photo_of_the_same_name_or_other_classes_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "alternate", None)  # nothing is measured
+    old = figures({"backbone": [100.0, 101]})
+    images = list[str]()
+    for colour in ("red", "blue"):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / "photo.png")
+        earlier = replace(old, model=MODEL[0])
+        with pytest.raises(ValueError, match="image is") as refused:
+            module.benchmark(MODEL[0], image=tmp_path / "photo.png", earlier=earlier)
+        images += re.findall(r"image is '(photo\.png \(sha256 [0-9a-f]{12}\))' here", str(refused.value))
+    assert len(set(images)) == 2
+    detector = rcnn.build_detector(rcnn.override(model_config(MODEL[0]), [*TINY_MODEL, "num_classes=2"]))
+    rcnn.save_checkpoint(tmp_path / "saved", detector, detector.config, ["a", "b"], {})
+    with pytest.raises(ValueError, match=r"settings is \('num_classes=2',\) here and \(\) in the earlier one"):
+        module.benchmark(tmp_path / "saved", earlier=replace(old, model=MODEL[0]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"machine": []},
+        {"subjects": {}},
+        {"subjects": {"rcnn float32": {"peak_mib": None, "samples": {"stages": ["x"], "batches": {"1": [0.1]}}}}},
+        {"subjects": {"rcnn float32": {"peak_mib": None, "samples": {"stages": [], "batches": {"1": [0.1]}}}}},
+        {"subjects": {"rcnn float32": {"peak_mib": None, "samples": {"stages": [{"whole": 1}], "batches": {"1": []}}}}},
+    ],
+)
+def test_a_file_with_other_values_is_not_a_benchmark(tmp_path: Path, changes: dict[str, object]) -> None:
+    values = figures({"backbone": [100.0, 101]}).to_dict()
+    (tmp_path / "b.json").write_text(json.dumps(values | changes))
+    with pytest.raises(ValueError, match=r"b\.json is not a benchmark; expected the JSON"):
+        Benchmark.read(tmp_path / "b.json")
+
+
 def test_memory_that_cannot_be_measured_keeps_the_other_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess[str]([], 1, "", "Traceback\nMemoryError: out of memory\n")
 
@@ -153,6 +192,36 @@ def test_memory_that_cannot_be_measured_keeps_the_other_figures(monkeypatch: pyt
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.warns(UserWarning, match="peak memory of rcnn float32 was not measured: MemoryError: out of memory"):
         assert peak_memory_of(Request(model="m"), "rcnn float32", b"") is None
+
+
+def test_the_process_for_the_memory_does_not_import_files_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command, with a program that is quick to run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "json.py").write_text("raise SystemExit('the json.py of the folder')")
+    run_command = subprocess.run
+
+    def quick(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        place = command.index("-c") + 1
+        return run_command([*command[:place], "import json; print(7)"], **options)
+
+    monkeypatch.setattr(subprocess, "run", quick)
+    assert peak_memory_of(Request(model="m"), "rcnn float32", b"") == 7
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_a_clock_waits_for_the_gpu(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = list[str]()
+
+    def synchronize_cuda(device: torch.device) -> None:
+        waited.append(str(device))
+
+    monkeypatch.setattr("torch.cuda.synchronize", synchronize_cuda)
+    monkeypatch.setattr("torch.mps.synchronize", lambda: waited.append("mps"))
+    with Clock(torch.device(kind))("backbone"):
+        pass
+    assert waited == [kind]
 
 
 @pytest.mark.parametrize("model", ["mask_rcnn_compact", "fcis_compact", "rpn_r50_fpn"])
@@ -208,6 +277,7 @@ def test_the_command_prints_a_table_and_finds_an_injected_slowdown(
         (["mask_rcnn_compact", "--batch", "0"], "expected different numbers of 1 or more"),
         (["mask_rcnn_compact", "--compare", "other.json"], "other.json is not a benchmark; expected the JSON"),
         (["mask_rcnn_compact", "--output", "other.json"], "other.json is not a benchmark; expected the JSON"),
+        (["mask_rcnn_compact", "--output", "other.json/new.json"], "other.json is a file; expected a folder"),
         (["mask_rcnn_compact", "--image", "other.json"], "other.json"),
     ],
 )
@@ -221,6 +291,18 @@ def test_bad_arguments_are_refused(
     assert run("benchmark", *words) == 2
     assert message in capsys.readouterr().err
     assert Path("other.json").read_text() == '{"a": 1}'
+
+
+def test_a_benchmark_replaces_only_a_benchmark(tmp_path: Path) -> None:
+    found = figures({"backbone": [100.0, 101]})
+    found.write(tmp_path / "new" / "b.json")
+    again = replace(found, image="other.jpg")
+    again.write(tmp_path / "new" / "b.json")
+    assert Benchmark.read(tmp_path / "new" / "b.json") == again
+    (tmp_path / "link.json").symlink_to("gone.json")
+    with pytest.raises(FileExistsError, match=r"link\.json is a symbolic link, which rcnn does not replace"):
+        found.write(tmp_path / "link.json")
+    assert not (tmp_path / "gone.json").exists()
 
 
 def test_the_example_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

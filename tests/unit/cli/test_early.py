@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rcnn.cli.early import require_an_input
+from rcnn.cli.early import is_setting, require_an_input
 from rcnn.outputs import OutputFolder
 
 CASES = (  # words, what the message contains
@@ -23,6 +23,10 @@ CASES = (  # words, what the message contains
     ("predict m {0}/gone.jpg", "no image to predict on: {0}/gone.jpg does not exist; expected a file, a folder, a"),
     ("predict m {0}/file --output {0}/file", "file is a file; expected a folder"),
     ("predict m --data {0}/gone", "gone does not exist"),
+    ("predict m {0}/file --images {0}", "--images needs the folder of the data set: give it with --data, or give a"),
+    ("predict m {0}/file --annotations a.json", "--annotations needs the folder of the data set"),
+    ("train runs/lr=0.1/best --output {0}/new --resume", "give a model or a checkpoint, and its data"),
+    ("train --resume --data {0}", "--resume needs the folder of the run to continue: give it with --output"),
 )
 CODE = """
 import contextlib, io, json, sys
@@ -60,3 +64,10 @@ def test_one_input_that_exists_is_enough(tmp_path: Path) -> None:
     require_an_input(["gone.jpg", "https://example.org/photo.jpg"])
     with pytest.raises(FileNotFoundError, match=r"gone.jpg does not exist \(1 more do not exist\)"):
         require_an_input(["gone.jpg", "lost.jpg"])
+
+
+def test_a_path_with_an_equals_sign_is_no_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lr=0.1").mkdir()
+    assert not any(map(is_setting, ("lr=0.1", "runs/lr=0.1/best", "photo.jpg", "https://host/a?size=1")))
+    assert all(map(is_setting, ("train.lr=0.1", "keypoint.names=[" + "nose," * 99 + "]")))

@@ -280,6 +280,22 @@ def test_names_that_are_not_utf_8_and_one_name_in_two_folders(predictor: Predict
         assert not [line for line in dataset.warnings if "another" in line], place
 
 
+def test_a_folder_named_like_a_format_does_not_get_pictures_into_its_data_set(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    for name in ("x.png", "labelme/x.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SIZE[::-1], (9, 120, 80)).save(tmp_path / "photos" / name)
+    options = ImageOptions(keep=Filter(score=0.0), formats=("labelme",))
+    done = predict_images(predictor, [str(tmp_path / "photos")], tmp_path / "out", Path("run"), options, ALONE)
+    assert [entry["picture"] for entry in done.images] == ["x.jpg", "labelme-2/x.jpg"]
+    assert all((tmp_path / "out" / entry["picture"]).is_file() for entry in done.images)
+    files = sorted(path.name for path in (tmp_path / "out" / "labelme").iterdir())
+    assert files == ["labelme-2-x.json", "labelme-2-x.png", "x.json", "x.png"]
+    copy = tmp_path / "out" / "labelme" / "x.png"
+    assert copy.read_bytes() == (tmp_path / "photos" / "x.png").read_bytes()
+
+
 def test_drawn_pictures_are_not_taken_for_the_images() -> None:
     with pytest.raises(ValueError, match="add --no-pictures, or leave --no-copy-images out"):
         require_originals(("coco",), copies=False, pictures=True)

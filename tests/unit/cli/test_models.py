@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from rcnn.models import DetectorConfig, model_config
+from rcnn.models.overrides import override
 from rcnn.models.zoo import MODELS
 from tests.command import rcnn
 
@@ -41,3 +43,18 @@ def test_models_without_coco_weights(rows: dict[str, list[str]], model: str, wei
 def test_the_default_weights_and_the_number_of_others(rows: dict[str, list[str]]) -> None:
     assert rows["mask_rcnn_r50_fpn"][7] == "torchvision"
     assert int(rows["mask_rcnn_r50_fpn"][8]) > 0
+
+
+def test_what_show_prints_is_read_back(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    base = model_config("keypoint_rcnn_r50_fpn")
+    names = ["yes", "1", "a: b", "c, d", "e #f", " g ", "null", "*.h", "left eye"]
+    config = override(base, {"keypoint.names": names, "keypoint.flip_pairs": []})
+
+    def changed(model: str, allow: object) -> DetectorConfig:
+        return config
+
+    monkeypatch.setattr("rcnn.training.starting.starting_config", changed)
+    assert rcnn("models", "show", "keypoint_rcnn_r50_fpn") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("keypoint.")]
+    assert any("left eye" in line for line in lines)
+    assert override(base, lines).keypoint == config.keypoint

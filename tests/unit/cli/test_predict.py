@@ -94,6 +94,28 @@ def test_an_image_that_cannot_be_drawn_is_failed_only(
     assert {path.name for path in (tmp_path / "out").glob("*.jpg")} == {"0.jpg", "2.jpg"}
 
 
+def test_a_fault_is_named_and_raised_with_debug(
+    predictor: Predictor, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(result: ImageDetections, **options: object) -> Image.Image:
+        raise KeyError("x") if result.width == 50 else MemoryError("9 GiB")
+
+    monkeypatch.setattr(ImageDetections, "draw", fail)
+    with OutputFolder(tmp_path / "out") as folder:
+        sources = expand(photos[:2], folder)
+        run_of(predictor, folder).predict_all(sources, ALONE)
+        assert sources.failed == [
+            (
+                photos[0],
+                "not enough memory (9 GiB): predict on tiles (--tile), or use a smaller input.max_size or model",
+            ),
+            (photos[1], "KeyError: 'x' (--debug shows where)"),
+        ]
+        options = ImageOptions(keep=Filter(score=0.0), debug=True)
+        with pytest.raises(KeyError, match="x"):
+            ImageRun(predictor=predictor, folder=folder, options=options).predict_all(expand(photos[1:], folder), ALONE)
+
+
 def test_an_image_without_features_is_failed_only(
     predictor: Predictor, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

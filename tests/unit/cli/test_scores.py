@@ -81,6 +81,11 @@ def test_unknown_classes_and_files_are_refused(tmp_path: Path) -> None:
         chosen_filter("dog=0.5,dog=0.6", "", MODEL, CLASSES)
     with pytest.raises(FileNotFoundError, match=r"has no thresholds\.json with the best scores; write it with: rcnn"):
         chosen_filter("best", "", tmp_path, CLASSES)
+    (tmp_path / "my run").mkdir()
+    with pytest.raises(
+        FileNotFoundError, match=f"rcnn eval '{tmp_path}/my run' --data DIR --output '{tmp_path}/my run/e"
+    ):
+        chosen_filter("best", "", tmp_path / "my run", CLASSES)
     advice = r"rcnn eval mask_rcnn --data DIR --output FOLDER, and give that folder \(--score FOLDER"
     with pytest.raises(FileNotFoundError, match=advice):  # not the name: a folder would hide the weights
         chosen_filter("best", "", Path("mask_rcnn"), CLASSES)

@@ -185,6 +185,20 @@ def test_no_two_pictures_have_one_name(tmp_path: Path) -> None:
     assert [source.url for source in sources] == [False, False, False, True]
 
 
+def test_a_link_in_the_way_of_a_picture_is_an_error_of_the_output(tmp_path: Path) -> None:
+    touch(tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "day1" / "b.jpg", tmp_path / "out" / "mine.txt")
+    (tmp_path / "out" / "day1").symlink_to(tmp_path / "photos", target_is_directory=True)
+    with pytest.raises(FileExistsError, match="day1 is a symbolic link, which rcnn does not follow: choose another"):
+        expand([str(tmp_path / "photos")], tmp_path / "out")
+
+
+def test_a_name_without_folders_has_room_for_the_suffix_of_a_label_file(tmp_path: Path) -> None:
+    touch(tmp_path / "photos" / ("d" * 150) / ("e" * 120 + ".png"))
+    [source] = expand([str(tmp_path / "photos")], tmp_path / "out").images
+    assert len(source.flat) == 254
+    assert source.flat.startswith("d" * 150 + "-eee")
+
+
 def test_a_url_cannot_leave_the_output_folder(tmp_path: Path) -> None:
     sources = expand(["http://host/..%2F..%2Fetc%2Fpasswd.jpg", "http://host/", "https://host/.."], tmp_path).images
     for source in sources:

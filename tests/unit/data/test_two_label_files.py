@@ -109,6 +109,41 @@ def test_a_yolo_label_file_of_another_split_is_no_second_one(tmp_path: Path) -> 
         assert (finding.kind, finding.ids) == ("missing-image", (f"labels/{split}/{other}.txt",))
 
 
+@pytest.mark.parametrize(
+    ("split", "config"),
+    [
+        ("val", ""),
+        ("test-dev2017", ""),
+        ("holdout", "train: images/train\nval: images/holdout\nnames: [kite, cup]\n"),
+        ("old", ""),  # no split: second label files
+        ("val_old", ""),
+        ("train_more/val", ""),  # a part of no split
+    ],
+)
+def test_label_files_of_a_split_without_images_are_counted_in_one_line(split: str, config: str, tmp_path: Path) -> None:
+    write_images(tmp_path / "images" / "train", ["a.png", "b.png"])
+    (tmp_path / "classes.txt").write_text("kite\ncup\n")
+    if config:
+        (tmp_path / "data.yaml").write_text(config)
+    for folder, names in (("train", "ab"), (split, "abc")):
+        (tmp_path / "labels" / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "labels" / folder / f"{name}.txt").write_text("0 .5 .5 .2 .2\n")
+    dataset = open_dataset(tmp_path, "train")
+    findings = [one for one in dataset.findings if one.kind != "missing-split"]
+    if split in ("old", "val_old", "train_more/val"):
+        [finding] = findings
+        assert (finding.kind, finding.ids) == ("two-label-files", ("images/train/a.png", "images/train/b.png"))
+        return
+    assert findings == []
+    [note] = dataset.notes
+    assert f"labels/{split} has label files with the names of 2 images of train, but belongs to another split" in note
+    assert f"({tmp_path / 'images' / split} has none): not used" in note
+    write_images(tmp_path / "images" / split / "part", ["z.png"])  # part of the split is there
+    [finding] = [one for one in open_dataset(tmp_path, "train").findings if one.kind != "missing-split"]
+    assert finding.kind == "two-label-files"
+
+
 def test_two_coco_files_about_the_same_photos(tmp_path: Path) -> None:
     tables = coco_tables([annotation(1), annotation(2, image_id=2)])
     write_images(tmp_path, ["1.png", "2.png"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from rcnn.data import Dataset, open_dataset, splits
+from rcnn.data.formats import many_files, voc_masks
 from tests.unit.data.coco_folders import write_images
 from tests.unit.data.format_folders import drawn
 
@@ -84,21 +87,64 @@ def test_numbers_of_classes_in_a_labelmap_count_without_the_background(tmp_path:
     assert has_the_drawn_instances(open_dataset(tmp_path), ("stem", "a:b", "none"), [0, 1, 0])
 
 
-def test_a_colour_that_the_labelmap_does_not_have_is_named_with_those_that_it_has(tmp_path: Path) -> None:
+def test_colours_that_the_labelmap_does_not_have_are_one_finding_with_those_that_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids, _ = drawn()
-    write_images(tmp_path / "JPEGImages", ["a.jpg", "b.jpg"])
-    for name, colour in (("a", (10, 20, 30)), ("b", (250, 50, 83))):
-        classes = np.where(ids[..., None] > 0, np.array(colour, np.uint8), np.uint8(0))
+    write_images(tmp_path / "JPEGImages", [f"{name}.jpg" for name in "abc"])
+    read = list[np.ndarray]()
+
+    def instances(ids: np.ndarray, background: Collection[int]) -> Iterator[Any]:
+        read.append(ids)
+        return many_files.instances(ids, background)
+
+    monkeypatch.setattr(voc_masks, "instances", instances)
+    for name, shades in (("a", [10, 40, 10]), ("b", [250, 250, 250]), ("c", [70, 10, 10])):
+        classes = np.zeros((*SIZE, 3), np.uint8)
+        for number, shade in enumerate(shades, start=1):  # 250,50,83 is a class, the others are not
+            classes[ids == number] = (shade, 50 if shade == 250 else 0, 83 if shade == 250 else 0)
         for folder, values in (("SegmentationObject", COLOURS[ids]), ("SegmentationClass", classes)):
             (tmp_path / folder).mkdir(exist_ok=True)
             Image.fromarray(values).save(tmp_path / folder / f"{name}.png")
     (tmp_path / "labelmap.txt").write_text(LABELS)
-    unknown, skipped = open_dataset(tmp_path).findings
-    listed = "(stem: 250,50,83, a:b: 255,0,0, none: 9,9,9)"
-    assert unknown.what == f"the colour 10,20,30 in SegmentationClass, which labelmap.txt does not have {listed}"
-    assert len(unknown.ids) == 3
-    assert (skipped.kind, skipped.ids) == ("all-skipped", ("a",))
+    dataset = open_dataset(tmp_path)
+    assert len(read) == 3, "each image is sorted once"
+    assert len(dataset[1].labels) == 3
+    found = {one.kind: one for one in dataset.findings}
+    assert (len(dataset.findings), found["all-skipped"].ids) == (2, ("a", "c"))
+    unknown = found["no-class"]
+    colours, listed = "10,0,0, 40,0,0, 70,0,0", "(it has stem: 250,50,83, a:b: 255,0,0, none: 9,9,9)"
+    assert unknown.what == f"a colour in SegmentationClass that labelmap.txt does not have: {colours} {listed}"
+    assert (len(unknown.ids), {name[0] for name in map(str, unknown.ids)}) == (6, {"a", "c"})
     (tmp_path / "labelmap.txt").unlink()
     (tmp_path / "class_names.txt").write_text("_background_\nstem\n")
-    first, *_ = open_dataset(tmp_path, allow_empty=True).findings
-    assert first.what == "the number 1971210 in SegmentationClass, which class_names.txt does not have"
+    found = {one.kind: one for one in open_dataset(tmp_path, allow_empty=True).findings}
+    numbers = f"10, 40, {250 + 256 * 50 + 65536 * 83}, 70"
+    assert found["no-class"].what == f"a number in SegmentationClass that class_names.txt does not have: {numbers}"
+
+
+def test_lists_may_name_images_that_end_in_a_number(tmp_path: Path) -> None:
+    (tmp_path / "class_names.txt").write_text("_background_\nleaf\nstem")
+    write_images(tmp_path / "JPEGImages", ["photo 1.jpg", "photo.jpg"])
+    for kind, values in zip(("SegmentationObject", "SegmentationClass"), drawn(), strict=True):
+        (tmp_path / kind).mkdir()
+        for name in ("photo 1", "photo"):
+            Image.fromarray(values).save(tmp_path / kind / f"{name}.png")
+    (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text("photo 1\n")
+    assert open_dataset(tmp_path, "val").image_ids == ("photo 1",)
+    (tmp_path / "SegmentationObject" / "photo 1.png").unlink()
+    assert open_dataset(tmp_path, "val").image_ids == ("photo",)  # with a second column, as in VOC's lists of a class
+
+
+@pytest.mark.parametrize(("first", "noted"), [("cat", True), ("_background_", False), ("Background", False)])
+def test_a_first_class_name_that_is_no_background_is_noted(tmp_path: Path, first: str, noted: bool) -> None:
+    (tmp_path / "class_names.txt").write_text(f"{first}\nleaf\nstem\n")
+    write_images(tmp_path / "JPEGImages", ["a.jpg"])
+    for kind, values in zip(("SegmentationObject", "SegmentationClass"), drawn(), strict=True):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(values).save(tmp_path / kind / "a.png")
+    dataset = open_dataset(tmp_path)
+    assert dataset.classes == ("leaf", "stem")
+    expected = ["'cat', the first line of class_names.txt, is the background; if it is a class, add the line"]
+    assert [line.split(": ", 1)[1].startswith(expected[0]) for line in dataset.notes] == [True] * noted

@@ -189,6 +189,19 @@ def test_keypoints_that_were_seen_are_dots_joined_by_lines() -> None:
     assert (drawn[40, 34:54] == 100).all()
 
 
+def test_keypoints_of_a_small_object_are_small() -> None:
+    def changed(side: int) -> int:
+        """Pixels of a dot of an object of this size, away from its box."""
+        grey = np.full((960, 1280, 3), 100, np.uint8)
+        box = [[600 - side / 2, 500 - side / 2, 600 + side / 2, 500 + side / 2]]
+        drawn = np.asarray(draw_objects(grey, box, [0], ["a"], keypoints=[[[200, 200, 1]]], with_names=False))
+        return int((drawn[150:250, 150:250] != 100).any(-1).sum())
+
+    assert line_width(960, 1280) == 4
+    assert changed(400) == changed(160) > 100
+    assert 5 <= changed(40) <= 16
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -250,6 +263,17 @@ def test_ignored_objects_are_dashed_boxes() -> None:
         assert {tuple(one) for one in edge.tolist()} == {(0, 0, 0), (255, 255, 255)}
     pixels = np.delete(np.delete(pixels, [5, 29], axis=0), [10, 49], axis=1)
     assert (pixels == 90).all()
+
+
+def test_boxes_far_outside_the_image_are_drawn_at_once() -> None:
+    """Pillow draws each pixel of a line, even outside the picture: a side of 1e12 pixels would take minutes."""
+    image = np.full((40, 60, 3), 90, np.uint8)
+    far, near = [[-1e12, 5.0, 1e12, 1e12]], [[-70.0, 5.0, 70.0, 70.0]]
+    pictures = [draw_objects(image, box, [0], ["cup"], with_names=False) for box in (far, near)]
+    assert pictures[0].tobytes() == pictures[1].tobytes() != image.tobytes()
+    dashed = Image.fromarray(image)
+    draw_dashed_boxes(dashed, np.array(far))
+    assert (np.asarray(dashed)[5] != 90).all()
 
 
 @pytest.mark.parametrize("box", [[0, 0, 8.5, 5], [0, 0, 5, 8.5], [3.25, 3.25, 11.5, 11.5]])

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torch import Tensor
 
 from rcnn.data.loading import pad_images
 from rcnn.data.opening import open_dataset
@@ -69,6 +70,29 @@ def test_a_picture_has_four_panels_and_that_of_a_proposal_network_three(predicto
     assert (pixels[corner] == 255).all()
 
 
+def test_of_many_proposals_only_the_best_of_each_object_is_labelled(
+    predictor: Predictor, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = list[list[str]]()
+
+    def draw(pixels: Tensor, *rest: object, captions: Sequence[str] = (), **settings: object) -> Image.Image:
+        written.append([*captions])
+        return Image.new("RGB", (pixels.shape[2], pixels.shape[1]))
+
+    monkeypatch.setattr("rcnn.evaluation.stages.draw_objects", draw)
+    monkeypatch.setattr("rcnn.evaluation.stages.MANY", 3)
+    record = open_dataset(data)[0]
+    found = best_proposals(predictor, record.read(), record.boxes.astype(np.float32), 20)
+    assert len(found.objects) > 3
+    draw_stages(predictor, record, best=20)
+    first = [row for row, index in enumerate(found.objects.tolist()) if index not in found.objects[:row]]
+    for captions in written[1:3]:
+        assert [row for row, caption in enumerate(captions) if caption] == first
+    written.clear()
+    draw_stages(predictor, record, best=1)
+    assert all(written[1])
+
+
 def test_the_command_reports_an_image_that_cannot_be_read(
     predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,6 +105,12 @@ def test_the_command_reports_an_image_that_cannot_be_read(
     assert str(broken) in shown.err
     assert "1 image failed" in shown.err
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 1
+
+
+def test_a_number_of_proposals_below_one_is_refused(predictor: Predictor, data: Path) -> None:
+    for best in (0, -1):
+        with pytest.raises(ValueError, match=f"best={best}; expected 1 or more proposals per object"):
+            draw_stages(predictor, open_dataset(data)[0], best=best)
 
 
 def test_a_record_with_other_classes_is_refused(predictor: Predictor, data: Path) -> None:

@@ -22,6 +22,7 @@ from rcnn.models.config import OwnBackboneConfig
 from rcnn.models.inference import fold_pairs
 from rcnn.models.own import allow_factories, own_factories
 from rcnn.models.pooler import RegionPooler
+from rcnn.own_code import import_factory, path_of
 from rcnn.structures import ImageBatch
 from tests.narrow import instance, present
 from tests.own_modules import write_own_modules
@@ -128,6 +129,27 @@ def test_the_allowed_path_wins_when_a_file_has_moved(folder: Path) -> None:
     assert torch.equal(detections(again), detections(detector))
     moved = allow_factories(detector.config, [f"C:\\code\\{FACTORY}"], "file")
     assert own_factories(moved) == {"backbone.factory": f"C:\\code\\{FACTORY}"}
+
+
+def test_files_with_one_name_in_two_folders_have_their_own_imports(folder: Path) -> None:
+    for place, number in (("a", 1), ("b", 2)):
+        (folder / place / "parts").mkdir(parents=True)
+        (folder / place / "blocks.py").write_text(f"NUMBER = {number}")
+        (folder / place / "parts" / "__init__.py").write_text(f"PART = {number}")
+        (folder / place / "net.py").write_text(
+            "import blocks\nimport parts\ndef make(): return blocks.NUMBER, parts.PART"
+        )
+    first, second = import_factory("a/net.py:make"), import_factory("b/net.py:make")
+    assert (first(), second()) == ((1, 1), (2, 2))
+    assert (path_of(first), path_of(second)) == ("a/net.py:make", "b/net.py:make")
+    for name in ("blocks", "parts"):
+        del sys.modules[name]
+
+
+def test_a_file_may_replace_sys_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (folder / "net.py").write_text("import sys\nsys.path = []\ndef make(): return 3")
+    assert import_factory("net.py:make")() == 3
 
 
 @pytest.mark.parametrize(

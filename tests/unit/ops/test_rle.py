@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rcnn.ops.coco_backend import as_rle, encode_mask, encode_region, rle_area, rle_box, rle_mask
+from rcnn.ops.coco_backend import as_rle, encode_mask, encode_region, rle_area, rle_areas, rle_box, rle_boxes, rle_mask
 from rcnn.ops.polygons import crop_polygons
 from rcnn.ops.rle import mask_outline
 
@@ -112,3 +112,15 @@ def test_straight_edges_are_not_cut() -> None:
     edges = {tuple(edge) for edge in mask_outline(mask).tolist()}
     assert edges == {(4, 3, 25, 3), (4, 9, 25, 9), (4, 3, 4, 9), (25, 3, 25, 9)}
     assert mask_outline(np.zeros((5, 5), dtype=bool)).shape == (0, 4)
+
+
+def test_many_masks_are_measured_as_one_by_one() -> None:
+    random = np.random.default_rng(2)
+    masks = [
+        random.random(random.integers(1, 12, size=2)) < chance for chance in (0.0, 0.05, 0.3, 1.0) for _ in range(8)
+    ]
+    expected = [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    rles = [encode_mask(mask) for mask in masks]
+    assert rle_areas(rles).tolist() == [int(mask.sum()) for mask in masks]
+    assert rle_boxes(rles).tolist() == coco_mask.toBbox(expected).tolist()
+    assert rle_boxes([]).shape == (0, 4)

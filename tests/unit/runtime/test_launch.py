@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig
 
 from rcnn.runtime import launch
@@ -101,3 +102,18 @@ def test_a_process_that_only_lost_another_one_while_stopping_is_no_error(monkeyp
     stopped_with(monkeypatch, [{"message": {"message": "lost the connection"}, "lost": True}, {"message": "<NONE>"}])
     ended = launch.launch_command(["train"], devices=2)
     assert (ended.status, ended.message) == (128 + signal.SIGINT, "")
+
+
+def test_a_process_that_ends_itself_has_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """sys.exit(3) in the user's code, which leaves no error file."""
+
+    def fake(config: LaunchConfig, program: object) -> Callable[..., None]:
+        def ended(*arguments: object) -> None:
+            failure = ProcessFailure(local_rank=0, pid=1, exitcode=3, error_file="<N/A>")
+            raise ChildFailedError("", {0: failure})
+
+        return ended
+
+    monkeypatch.setattr(launch, "elastic_launch", fake)
+    with pytest.raises(ProcessFailedError, match=r"^a process ended with exit status 3 before it had a result$"):
+        launch.launch_function(print, devices=2)

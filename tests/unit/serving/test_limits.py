@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import re
 import socket
+import sys
 import threading
 import time
 import urllib.error
@@ -16,6 +19,7 @@ from contextlib import contextmanager
 
 import pytest
 from torch import Tensor
+from typing_extensions import override
 
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame
@@ -171,6 +175,20 @@ def test_an_origin_that_no_page_has_is_refused(origin: str, capsys: pytest.Captu
         f"rcnn: --allow-origin {origin}: expected scheme, host and port alone, e.g. https://example.org or "
         "http://localhost:3000, or * for all pages\n"
     )
+
+
+def test_a_log_that_cannot_be_written_does_not_replace_the_answer(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ClosedPipe(io.StringIO):
+        @override
+        def write(self, text: str, /) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with running(predictor, ServiceOptions()) as url, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", ClosedPipe())
+        assert request(f"{url}/health") == (200, b'{"status":"ok"}')
+        assert 'rcnn_requests_total{path="/health",status="200"} 1.0' in request(f"{url}/metrics")[1].decode()
 
 
 def test_each_request_is_one_line_of_json(predictor: Predictor, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,20 +7,25 @@ import json
 import re
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from email.message import Message
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from typing_extensions import override
 
 import rcnn
-from rcnn.models import build_detector, model_config
-from rcnn.models.overrides import override
+from rcnn.models import build_detector, model_config, overrides
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame
 from rcnn.results import ImageDetections
@@ -32,7 +37,9 @@ OPTIONS = ServiceOptions(max_bytes=200_000, max_pixels=250_000, seconds=20, capa
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     torch.manual_seed(0)
-    config = override(model_config("mask_rcnn_compact"), ["input.min_size=96", "box.selection.max_detections=5"])
+    config = overrides.override(
+        model_config("mask_rcnn_compact"), ["input.min_size=96", "box.selection.max_detections=5"]
+    )
     return Predictor(build_detector(config), classes=["cat", "dog", "cow", "pig", "hen", "fox"])
 
 
@@ -215,6 +222,53 @@ def test_a_token_is_required(predictor: Predictor) -> None:
             rcnn.Client(url, token="other").predict(picture())
 
 
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [("secret\n", "a line end at position 7"), ("se cret", "a space"), ("clé", "not printable ASCII")],
+)
+def test_a_token_that_http_changes_is_refused_and_not_shown(token: str, said: str) -> None:
+    for use in (partial(rcnn.Client, "http://127.0.0.1:9"), ServiceOptions):
+        with pytest.raises(ValueError, match=said) as refused:
+            use(token=token)
+        assert token.strip() not in str(refused.value)
+
+
+def test_an_open_file_can_be_drawn_after_the_request(url: str) -> None:
+    found = rcnn.Client(url).predict(io.BytesIO(picture()))
+    np.testing.assert_array_equal(found.draw(), rcnn.Client(url).predict(picture()).draw())
+
+
+def test_another_service_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, answers = rcnn.Client("http://host:80"), list[bytes]()
+
+    def answer(path: str, body: bytes | None = None) -> bytes:
+        return answers.pop()
+
+    monkeypatch.setattr(client, "_request", answer)
+    for text in (b"<html>", b"[1]", b'{"models": 1}', b"\xff"):
+        answers.append(text)
+        with pytest.raises(ValueError, match="http://host:80 did not answer like `rcnn serve`"):
+            client.models()
+    for text in (b"[]", b'{"boxes": {"dtype": "float32", "shape": [2], "data": "!"}}'):
+        answers.append(text)
+        with pytest.raises(ValueError, match="http://host:80: the answer is not from an rcnn service of this version"):
+            client.predict(picture())
+
+
+def test_an_answer_that_breaks_off_is_named_by_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reset(io.BytesIO):
+        @override
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise ConnectionResetError("reset by peer")
+
+    def fail(*words: object, **options: object) -> None:
+        raise urllib.error.HTTPError("http://host:80/models", 500, "Internal Server Error", Message(), Reset())
+
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    with pytest.raises(ValueError, match=r"refused the request \(500\): Internal Server Error"):
+        rcnn.Client("http://host:80").models()
+
+
 def test_the_client_says_what_a_closed_connection_means(url: str) -> None:
     """A body that the service refuses before it has read it."""
     with pytest.raises(
@@ -231,6 +285,8 @@ def test_the_client_names_paths_that_are_no_images(tmp_path: Path) -> None:
         client.predict(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"nothing\.jpg does not exist"):
         client.predict("nothing.jpg")
+    with pytest.raises(ValueError, match="channels='gbr' is not known"):
+        client.predict(picture(), channels=cast("Any", "gbr"))
 
 
 def test_no_service_is_a_connection_error() -> None:
@@ -238,3 +294,5 @@ def test_no_service_is_a_connection_error() -> None:
         rcnn.Client("http://127.0.0.1:9").predict(picture())
     with pytest.raises(ValueError, match="is not the URL of a service"):
         rcnn.Client("localhost:8000")
+    with pytest.raises(ValueError, match=r"timeout=-1; expected a number of seconds above 0"):
+        rcnn.Client("http://127.0.0.1:9", timeout=-1)

@@ -35,6 +35,11 @@ def test_a_bad_host_is_one_line(host: str, message: str, capsys: pytest.CaptureF
     assert printed.count("\n") == 1
 
 
+def test_an_infinite_time_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("serve", "no_such_model", "--seconds", "inf") == 2
+    assert capsys.readouterr().err == "rcnn: inf seconds for a request (--seconds): expected a finite number, e.g. 30\n"
+
+
 def test_a_privileged_port_says_which_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: socket.socket, address: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -42,6 +47,23 @@ def test_a_privileged_port_says_which_are_not(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(socket.socket, "bind", refuse)
     with pytest.raises(ValueError, match=r"port 80 needs more permissions: choose one from 1024 to 65535 \(--port\)"):
         bind("127.0.0.1", 80)
+
+
+def test_an_address_that_this_machine_lacks_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """localhost, with ::1 in /etc/hosts, where IPv6 is off; the address here is for documentation."""
+    lacking = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0))
+    found = [lacking, (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    def resolve(*words: object, **options: object) -> list[object]:
+        return [*found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    [bound] = bind("localhost", 0)
+    with bound:
+        assert bound.getsockname()[0] == "127.0.0.1"
+    found.pop()
+    with pytest.raises(ValueError, match=r"--host localhost is not an address of this machine|cannot be used"):
+        bind("localhost", 0)
 
 
 def test_two_processes_cannot_listen_on_one_port() -> None:

@@ -202,3 +202,26 @@ def test_a_script_that_torchrun_starts_again_continues_its_run(monkeypatch: pyte
         with pytest.raises(ValueError, match="not in this test"):
             rcnn.train("mask_rcnn_compact", "data", "run")
     assert [request.resume for request in requests] == [False, True]
+    with pytest.raises(ValueError, match="has started this process again after a failure, but without output="):
+        rcnn.train("mask_rcnn_compact", "data")
+
+
+def test_functions_that_cannot_be_sent_to_processes_are_refused(tmp_path: Path) -> None:
+    cases: dict[str, Any] = {"log": lambda line: None, "augment": [lambda sample, random: sample]}
+    for name, value in cases.items():
+        given: dict[str, Any] = {name: value}
+        with pytest.raises(ValueError, match=f"{name} cannot be sent to the processes that are started"):
+            rcnn.train("mask_rcnn_compact", tmp_path, tmp_path / "run", devices=2, device="cpu", **given)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("given", [{"devices": 0}, {"devices": -2}, {"max_restarts": -1}])
+def test_numbers_of_processes_that_cannot_be_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(given))}=.*; expected [01] or more"):
+        rcnn.train("mask_rcnn_compact", "data", **given)
+
+
+def test_restarts_in_a_process_of_a_launcher_are_refused_by_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"^--max-restarts starts the processes itself, .* leave --max-restarts out"):
+        rcnn.train("mask_rcnn_compact", "data", max_restarts=1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -60,6 +60,25 @@ def test_trying_finds_the_largest_number_that_fits(most: int) -> None:
         assert found == min(fitting, most)
         assert len(tried) == len(set(tried)) <= 12
         assert max(tried) <= most
+
+
+def test_a_cpu_without_room_for_one_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Step:
+        exchanged = 0
+
+        def __call__(self, images: int) -> None: ...
+
+    def peak(step: object) -> int:
+        return 9 * 10**9
+
+    monkeypatch.setattr(batch_size, "held_memory", lambda: 0)
+    monkeypatch.setattr(batch_size, "peak_memory", peak)
+    step = cast("Any", Step())
+    monkeypatch.setattr(batch_size, "free_memory", lambda: 8 * 10**9)
+    with pytest.raises(ValueError, match=r"one image takes 9\.00 GB, but 8\.00 GB are free for this process: reduce"):
+        batch_size._on_cpu(step, 1, "the 1 images allow no more")
+    monkeypatch.setattr(batch_size, "free_memory", lambda: 10 * 10**9)  # it fits, without a reserve
+    assert batch_size._on_cpu(step, 4, "").images == 1
 
 
 def test_other_errors_of_a_trial_are_raised() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,9 @@ def test_the_log_has_them_and_the_charts_do_not_take_them_for_losses(tmp_path: P
     assert all(0 <= line[DIAGNOSTICS + "class_accuracy"] <= 1 for line in lines)
     assert loss_parts(lines) == ["rpn_objectness", "rpn_box", "box_class", "box_delta", "mask"]
     assert "Diagnostics of training batches, smoothed" in [chart.title for chart in training_charts(lines)]
+
+
+def test_one_process_has_them_with_divided_weights_too(tmp_path: Path) -> None:
+    """It holds all of the weights."""
+    train(tiny(), stream, replace(SETTINGS, steps=1, shard=True), tmp_path)
+    assert DIAGNOSTICS + "class_accuracy" in read_log(tmp_path / "log.jsonl")[0]

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from rcnn.data.loading import TrainingBatch
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import ViTConfig
-from rcnn.models.layers import FrozenBatchNorm2d
+from rcnn.models.layers import FrozenBatchNorm2d, SyncBatchNorm2d
 from rcnn.models.overrides import override
 from rcnn.runtime.processes import ALONE, LostProcessError, Processes, joined
 from rcnn.structures import ImageBatch
 from rcnn.training import engine
+from rcnn.training.distributed import batch_norm_warnings, synchronize_norms
 from rcnn.training.finite import DivergedError, replay
 from rcnn.training.log import RunLog, SilentLog
 from rcnn.training.run_folder import RunFolder
@@ -67,6 +68,20 @@ def detector_of(kind: str, dtype: torch.dtype, drop_path: float = 0.0) -> Detect
             if isinstance(child, nn.BatchNorm2d):
                 setattr(module, name, FrozenBatchNorm2d(child.num_features))
     return detector.to(dtype)
+
+
+class Gated(nn.BatchNorm2d):
+    """A norm of the user, with a computation of its own."""
+
+
+def test_norms_of_the_user_stay_and_are_reported() -> None:
+    fixed = nn.BatchNorm3d(3).eval()
+    norms = nn.ModuleList([nn.BatchNorm2d(3), Gated(3), nn.BatchNorm1d(3), nn.SyncBatchNorm(3), fixed])
+    synchronize_norms(norms)
+    assert [type(norm) for norm in norms][:2] == [SyncBatchNorm2d, Gated]
+    [line] = batch_norm_warnings(norms, TrainConfig(), Processes(count=2))
+    assert line.startswith("BatchNorm1d, Gated: train.sync_bn=true does not apply to this batch norm")
+    assert not list(batch_norm_warnings(norms, TrainConfig(), ALONE))
 
 
 def stream(

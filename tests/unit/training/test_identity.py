@@ -29,6 +29,19 @@ class SameNumbers(Processes):
         return {"train": {"images": 2, "objects": 4, "sha256": "other"}}
 
 
+class WithValidation(Processes):
+    """A process; the first one also has a validation set."""
+
+    @override
+    def share(self, value: Any) -> Any:
+        return OWN | {"val": OWN["train"]}
+
+
+def test_all_processes_need_the_same_splits() -> None:
+    with pytest.raises(ValueError, match=r"process 1 has the splits train, but process 0 has train, val\. Copy"):
+        require_same_data(OWN, WithValidation(rank=1, count=2))
+
+
 def test_all_processes_need_the_same_data() -> None:
     require_same_data(OWN, Processes(rank=1, count=1))
     message = "process 1 reads 2 images and 4 objects of split train, but process 0 reads 1 image and 4 objects. Copy"

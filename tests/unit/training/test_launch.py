@@ -197,6 +197,8 @@ def test_the_command_that_continues_a_run_starts_as_many_processes(
     assert continue_command(RunRequest(model="m", data=Path("my data")), 1, tmp_path) == again
     own = f"{again} --device cpu --allow own.py:f --allow-empty"
     assert continue_command(request, 1, tmp_path) == own
+    code = ("own.py:f", "my net.py:g")  # what the run imports: the first was allowed, the second was a setting
+    assert continue_command(request, 1, tmp_path, code).count("--allow own.py:f --allow 'my net.py:g'") == 1
     assert continue_command(request, 4, tmp_path) == f"{own} (in 4 processes, started as before)"
     monkeypatch.setenv(LAUNCHED, "1")
     assert continue_command(request, 4, tmp_path) == f"{own} --devices 4"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from rcnn.training.length import changed_by, length_warning, with_length
+from rcnn.training.length import changed_by, length_warning, with_length, with_rest
 from rcnn.training.schedule import learning_rate, milestone_steps
 from rcnn.training.settings import TrainConfig
 
@@ -38,6 +40,33 @@ def test_epochs() -> None:
     settings, reasons = with_length(settings, images=100, processes=2, given={"epochs"})
     assert settings.steps == 19  # 150 images, 8 per step
     assert reasons == {"steps": "1.5 epochs of 100 images, 8 per step"}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "each", "done", "epochs", "steps"),
+    [
+        (16, 64, 400, 12, 600),  # of 19,200 images, 12,800 are left: 200 steps
+        (64, 16, 100, 12, 900),
+        (16, 64, 400, 24, 900),  # and 19,200 more
+        (16, 64, 400, 3, 400),  # nothing is left
+    ],
+)
+def test_a_run_with_other_images_per_step_goes_on_for_the_images_that_are_left(
+    earlier: int, each: int, done: int, epochs: float, steps: int
+) -> None:
+    before = TrainConfig(batch_size=earlier, epochs=12, steps=12 * 1600 // earlier)
+    now = TrainConfig(batch_size=each, epochs=epochs, steps=int(epochs) * 1600 // each)
+    settings, reasons = with_rest(now, before, done=done, images=1600, each=each, earlier=earlier)
+    assert settings == replace(now, steps=steps)
+    assert reasons == {"steps": f"{done} steps done, then the images that are left, {each} per step"}
+
+
+def test_machines_that_join_and_leave_do_not_change_the_number_of_images() -> None:
+    one = TrainConfig(batch_size=16, schedule="1x", steps=90_000)
+    four, done = replace(one, batch_size=64, steps=22_500), 30_000
+    joined, _ = with_rest(four, one, done=done, images=118_287, each=64, earlier=16)
+    left, _ = with_rest(one, joined, done=done + 5_000, images=118_287, each=16, earlier=64)
+    assert 16 * done + 64 * 5_000 + 16 * (left.steps - done - 5_000) == 90_000 * 16
 
 
 def test_steps_of_a_recipe_are_scaled_to_the_images_and_typed_steps_are_not() -> None:

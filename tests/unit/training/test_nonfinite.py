@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,3 +40,21 @@ def test_a_gradient_that_is_not_finite_names_the_images_of_its_batch(tmp_path: P
         train(detector, stream, settings, tmp_path)
     lines = list(replay(tmp_path / "nonfinite.pt", torch.device("cpu")))
     assert lines[0] == f"step 0 with the images {2 * at}, {2 * at + 1}"
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_full_disk_does_not_hide_what_was_not_finite(
+    tmp_path: Path, full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(values: object, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    if full:
+        monkeypatch.setattr("rcnn.training.finite.save_values", save)
+    detector = tiny()
+    torch.nn.init.constant_(next(detector.backbone.parameters()), float("nan"))
+    folder = tmp_path / "my run"
+    said = "could not be saved .*No space left" if full else f"`rcnn train --replay '{folder}/nonfinite.pt'` computes"
+    with pytest.raises(DivergedError, match=rf"step 0: .*the weight .* is not finite, on images 0, 1\..*{said}"):
+        train(detector, stream, replace(SETTINGS, steps=1, diagnostics=False), folder)
+    assert (folder / "nonfinite.pt").exists() != full

@@ -78,6 +78,10 @@ def test_a_run_with_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.M
     own = "{kind: own, factory: 'my_steps.py:darker', arguments: {factor: 0.25}}"
     typed = f"train.augment=[{{kind: crop, size: [0.6, 0.9]}}, affine, colour, blur, copy_paste, {own}]"
     rcnn.train("mask_rcnn_compact", data, "run", overrides=(*words, typed), val_split="none", log=str)
+    plan = plan_training(
+        RunRequest(model="mask_rcnn_compact", data=data, overrides=(*words, typed), device="cpu"), log=str
+    )
+    assert plan.own_code == ("my_steps.py:darker",)
     recorded = json.loads(Path("run/config.json").read_text())["train"]["augment"]
     assert [step["kind"] for step in recorded] == ["crop", "affine", "colour", "blur", "copy_paste", "own"]
     assert recorded[-1] == {

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from rcnn.outputs import sha256_of
 from rcnn.training.log import RunLog, read_log
+from rcnn.training.plan import plan_training
+from rcnn.training.request import RunRequest
 from rcnn.training.run_folder import RunFolder
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
@@ -99,6 +101,14 @@ def test_a_setting_that_cannot_change_is_refused_without_harm(data: Path, run: P
 def test_an_option_that_cannot_change_is_refused(data: Path, run: Path, options: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         resume(data, run, **options)
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(2, 3), (1, 4)])
+def test_epochs_of_a_run_with_other_images_per_step(data: Path, run: Path, batch_size: int, steps: int) -> None:
+    """Two epochs are 6 images; in its two steps, the run has seen 4."""
+    words = ("train.epochs=2", f"train.batch_size={batch_size}")
+    request = RunRequest(model="mask_rcnn_compact", data=data, output=run, overrides=words, resume=True, device="cpu")
+    assert plan_training(request, log=lambda line: None).settings.steps == steps
 
 
 def test_changes_are_reported(data: Path, run: Path) -> None:

@@ -22,6 +22,7 @@ from rcnn.training.describe import class_lines, describe_plan, describe_start
 from rcnn.training.log import read_log
 from rcnn.training.plan import RunPlan, plan_training
 from rcnn.training.request import RunRequest
+from rcnn.training.run_data import choose_splits
 from tests.command import rcnn as command
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 
@@ -103,6 +104,13 @@ def test_the_settings_that_differ_from_their_defaults_are_printed(several: Path)
     assert len(names) + count == len([one for one in fields(rcnn.TrainConfig) if one.metadata.get("saved", True)])
 
 
+@pytest.mark.parametrize(("split", "start"), [("val2017", "val"), ("minival2014", "minival")])
+def test_the_reason_for_a_validation_split(tmp_path: Path, split: str, start: str) -> None:
+    data = write_tiny_coco(tmp_path, {"train2014": 1, split: 1}, size=(48, 64))
+    validations, reasons = choose_splits(RunRequest(model="mask_rcnn_compact", data=data))[1:]
+    assert (validations, reasons["val-split"]) == ((split,), f"its name starts with '{start}'")
+
+
 def test_a_small_set_is_not_divided(tmp_path: Path) -> None:
     plan = planned(write_tiny_coco(tmp_path, {"train": 9}, size=(48, 64)))
     assert plan.validations == ()
@@ -124,20 +132,11 @@ def test_a_run_with_held_out_images_is_resumed_and_evaluated(
     assert set(resumed.validations[0].file_names) == set(held_out.files)
     with pytest.raises(ValueError, match=r"--val-fraction cannot change when a run is resumed: it is 0.2"):
         planned(undivided, ("train.steps=2",), output=run.folder, resume=True, val_fraction=0.3)
+    with pytest.raises(ValueError, match=r"--val-split cannot change .*: it is not set in .*, got none"):
+        planned(undivided, ("train.steps=2",), output=run.folder, resume=True, val_splits=("none",))
 
-    words = [
-        "eval",
-        run.folder,
-        "--data",
-        undivided,
-        "--output",
-        tmp_path / "eval",
-        "--device",
-        "cpu",
-        "--pictures",
-        "0",
-    ]
-    assert command(*words) == 0
+    words = ("--data", undivided, "--output", tmp_path / "eval", "--device", "cpu", "--pictures", "0")
+    assert command("eval", run.folder, *words) == 0
     assert "evaluating on the 2 images of train that the run held out from training" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert metrics["counts"]["images"] == 2

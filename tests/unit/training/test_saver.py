@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from rcnn.runtime.processes import Processes
 from rcnn.training import saver
+from rcnn.training.run_folder import RunFolder
+from rcnn.weights.checkpoint import load_checkpoint
 from tests.unit.training.runs import train
 from tests.unit.training.test_engine import SETTINGS, stream, tiny
 
@@ -31,3 +36,26 @@ def test_the_processes_evaluate_the_same_statistics(tmp_path: Path, monkeypatch:
     train(tiny(), stream, settings, tmp_path, evaluate=evaluate)
     assert shared == evaluated
     assert len(shared) == 1
+
+
+def test_a_checkpoint_that_a_killed_process_left_out_is_written_when_the_run_is_resumed(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=2, keep=2)
+    train(tiny(), stream, settings, tmp_path)
+    kept = load_checkpoint(tmp_path / "step-2").state
+    shutil.rmtree(tmp_path / "step-2")
+    train(tiny(), stream, replace(settings, steps=3), tmp_path, resume=True)
+    again = load_checkpoint(tmp_path / "step-2").state
+    assert all(torch.equal(value, again[name]) for name, value in kept.items())
+
+
+def test_a_kept_checkpoint_is_written_once_at_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, save = list[str](), RunFolder.save
+
+    def noting(run: RunFolder, name: str, *given: Any, **more: Any) -> None:
+        written.append(name)
+        save(run, name, *given, **more)
+
+    monkeypatch.setattr(RunFolder, "save", noting)
+    settings = replace(SETTINGS, steps=2, keep=1, evaluate_every=1)
+    train(tiny(), stream, settings, tmp_path, evaluate=lambda detector: {"bbox": {"AP": 0.0}})
+    assert written == ["step-1", "best", "step-2"]

@@ -185,3 +185,8 @@ def test_typed_milestones_and_a_cosine_are_refused_together() -> None:
     assert [line[:35] for line in schedule_warnings(settings, {"milestones"})] == [
         "train.milestones is not used with t"
     ]
+
+
+def test_seconds_that_no_clock_has_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.watchdog is .*; expected 0 to 1,000,000,000"):
+        TrainConfig(watchdog=1e14)

@@ -11,7 +11,14 @@ import torch
 from rcnn.models import model_config
 from rcnn.models.overrides import override
 from rcnn.training.settings import FINE_TUNING, FROM_SCRATCH, LITE, TrainConfig
-from rcnn.training.starting import choose_weights, frozen_and_random, is_whole, same_weights, starting_settings
+from rcnn.training.starting import (
+    choose_weights,
+    first_weights,
+    frozen_and_random,
+    is_whole,
+    same_weights,
+    starting_settings,
+)
 from rcnn.weights.backbone import adopt_backbone
 from rcnn.weights.checkpoint import Checkpoint, load_checkpoint
 from tests.command import rcnn as command
@@ -50,6 +57,12 @@ BRIEF = (
 )
 def test_which_weights(model: str, given: str, words: str, weights: str) -> None:
     assert choose_weights(model, given, model_config(model), words.split())[0] == weights
+
+
+def test_the_weights_of_a_run_in_words() -> None:
+    assert first_weights("mask_rcnn_compact", "") == first_weights("config:own", "") == "random"
+    assert first_weights("mask_rcnn_r50_fpn", "resnet50@torchvision") == "resnet50@torchvision"
+    assert first_weights("runs/a/best", "") == "runs/a/best"  # a checkpoint has its own
 
 
 def test_a_passed_config_starts_from_random_weights() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import pickle
 import random
 from dataclasses import replace
@@ -15,7 +17,7 @@ from torch import nn
 
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.settings import TrainConfig
-from rcnn.training.state import COMPILE, TrainState, build_optimizer, random_state, read_state, write_state
+from rcnn.training.state import COMPILE, TrainState, build_optimizer, random_state, read_state, save_values, write_state
 from tests.compiled import FORWARD
 
 SETTINGS = TrainConfig(lr=0.01, momentum=0.9, channels_last=False)
@@ -220,3 +222,18 @@ def test_the_random_state_is_that_of_the_gpu_of_the_run(monkeypatch: pytest.Monk
     assert not asked
     random_state(torch.device("cuda:1"))
     assert asked == [torch.device("cuda:1")]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_disk_is_an_error_of_the_disk() -> None:
+    with pytest.raises(OSError, match="No space left") as error:
+        save_values({"weights": torch.zeros(100_000)}, Path("/dev/full"))
+    assert error.value.errno == errno.ENOSPC
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_log(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "log.jsonl", steps=1) as log:
+        log.write(step=0, validation_loss=float("nan"), lr=float("inf"), bbox_AP=0.5)
+    [line] = (tmp_path / "log.jsonl").read_text().splitlines()
+    values = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert values | {"seconds": 0} == {"step": 0, "seconds": 0, "validation_loss": None, "lr": None, "bbox_AP": 0.5}

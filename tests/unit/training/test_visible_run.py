@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +24,12 @@ from rcnn.drawing.run_page import run_page
 from rcnn.models import build_detector
 from rcnn.outputs.marker import locked_marker
 from rcnn.runtime.launch import TYPED
+from rcnn.training import trackers
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.pictures import pictures_of, write_pictures
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
+from rcnn.training.run import _tables
 from rcnn.training.run_table import runs_in
 from rcnn.training.settings import TrainConfig
 from rcnn.training.surroundings import git_state, surroundings
@@ -199,8 +202,8 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
 def test_tensorboard_is_written_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = {"tensorboard", "mlflow"}
 
-    def find(name: str) -> str | None:
-        return name if name in installed else None
+    def find(name: str) -> SimpleNamespace | None:
+        return SimpleNamespace(origin=name) if name in installed else None
 
     monkeypatch.setattr(importlib.util, "find_spec", find)
     assert TrainConfig().trackers == ("auto",)
@@ -209,6 +212,15 @@ def test_tensorboard_is_written_where_it_is_installed(monkeypatch: pytest.Monkey
     assert chosen_trackers([]) == []
     installed.clear()
     assert chosen_trackers(["auto"]) == []
+
+
+def test_a_folder_of_earlier_runs_is_no_installed_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """wandb itself makes the folder wandb/ where a run is started."""
+    (tmp_path / "rcnn_tracker").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.util.find_spec("rcnn_tracker") is not None
+    assert not trackers._is_installed("rcnn_tracker")
+    assert trackers._is_installed("json")
 
 
 def test_the_page_of_a_run(folder: Path) -> None:
@@ -240,7 +252,7 @@ def test_the_same_validation_images_are_drawn_at_each_evaluation(folder: Path, d
     photo = np.asarray(Image.open(data / "val/val_1.png").convert("RGB"), dtype=np.float64)
     for half in (both[:, :96], both[:, 96:]):  # the photo, apart from what is drawn on it
         assert np.corrcoef(half.mean(-1).ravel(), photo.mean(-1).ravel())[0, 1] > 0.5
-    for step in (3, 10):
+    for step in ("3", "10", "best"):  # the last is a copy of the user
         (run / "pictures/1-val_1" / f"step-{step}.jpg").write_bytes(b"")
     assert [step for step, _ in pictures_of(run / "pictures")["1-val_1"]] == [2, 3, 10]
     assert pictures_of(run / "none") == {}
@@ -261,6 +273,24 @@ def test_pictures_of_images_with_names_that_are_not_utf_8(tmp_path: Path) -> Non
     assert 'src="pictures/1-image%20f%3Fr/step-1.jpg"' in page
 
 
+def test_an_image_of_another_size_than_annotated_is_not_drawn(tmp_path: Path) -> None:
+    """Its ground truth would be in the wrong place."""
+    data = write_tiny_coco(tmp_path / "data", {"train": 1, "val": 2}, size=(48, 64))
+    Image.new("RGB", (32, 24)).save(data / "val/val_1.png")
+    words = (*TINY_MODEL, *BRIEF)
+    plan = plan_training(RunRequest(model="mask_rcnn_compact", data=data, overrides=words, device="cpu"))
+    write_pictures(build_detector(plan.config), plan.validations[0], plan, tmp_path / "pictures", 1)
+    assert list(pictures_of(tmp_path / "pictures")) == ["2-val_2"]
+
+
+def test_the_page_of_a_run_names_the_checkpoint_that_it_started_from(data: Path) -> None:
+    request = RunRequest(model="mask_rcnn_compact", data=data, overrides=TINY_MODEL, device="cpu")
+    plan = plan_training(request, log=lambda line: None)
+    assert _tables(plan)["Run"]["weights"] == "random"
+    fine_tuned = replace(plan, request=replace(request, model="runs/a/best"))
+    assert _tables(fine_tuned)["Run"]["weights"] == "runs/a/best"
+
+
 def test_the_page_of_a_run_that_failed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **more: object) -> None:
         raise ValueError("no images")
@@ -269,6 +299,13 @@ def test_the_page_of_a_run_that_failed(data: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(ValueError, match="no images"):
         runs.run("mask_rcnn_compact", data, tmp_path / "run", (*TINY_MODEL, *BRIEF), charts=True)
     assert "0 of 2 steps, failed." in (tmp_path / "run/report.html").read_text(encoding="utf-8")
+
+    def fail_too(*arguments: object, **more: object) -> None:
+        raise ValueError("no charts")
+
+    monkeypatch.setattr("rcnn.training.run._draw_curve", fail_too)
+    with pytest.raises(ValueError, match="no images"):
+        runs.run("mask_rcnn_compact", data, tmp_path / "run2", (*TINY_MODEL, *BRIEF), charts=True)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +348,10 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
     assert re.search(r"^first +mask_rcnn_compact +2 +finished", capsys.readouterr().out, re.MULTILINE)
     assert rcnn("runs", folder, "--json") == 0
     assert json.loads(capsys.readouterr().out)[0]["folder"] == "first"
+    for name, value in {"steps": None, "patience": "4"}.items():  # damaged records do not hide the others
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(record | {"train": record["train"] | {name: value}}))
+    assert [row.folder for row in runs_in(tmp_path)] == ["early"]
     (tmp_path / "none").mkdir()
     assert rcnn("runs", tmp_path / "none") == 0
     assert "no runs in" in capsys.readouterr().err
@@ -319,16 +360,21 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
 
 
 def test_the_loss_on_the_validation_set(folder: Path, data: Path) -> None:
-    """It is the loss of the saved model on one batch of both images, without augmentation and with fixed norms."""
+    """It is the mean loss of the saved model on both images, without augmentation and with fixed norms."""
     [logged] = [line["validation_loss"] for line in read_log(folder / "first/log.jsonl") if "validation_loss" in line]
-    words = (*TINY_MODEL, *BRIEF, "train.flip=1", "train.jitter=0.5")  # which validation does not use
+    # which validation does not use
+    words = (*TINY_MODEL, *BRIEF, "train.flip=1", "train.jitter=0.5", "train.batch_size=3")
     plan = plan_training(RunRequest(model="mask_rcnn_compact", data=data, overrides=words, device="cpu"))
     detector = load_detector(folder / "first/last")[0]
-    plain = TrainConfig(batch_size=2, flip=0.0)
-    batch = numbered_batches(plan.validations[0], plan.config.input, plain).make(0)
-    with torch.no_grad():
-        losses = detector.eval().losses(batch.images, batch.targets, torch.tensor([0, 0]))
-    assert logged == pytest.approx(sum(value.item() for value in losses.values()), rel=1e-4)
+    plain = TrainConfig(batch_size=1, flip=0.0)
+    batches = numbered_batches(plan.validations[0], plan.config.input, plain)
+    expected = list[float]()
+    for number in range(2):
+        batch = batches.make(number)
+        with torch.no_grad():
+            losses = detector.eval().losses(batch.images, batch.targets, torch.tensor([0, number]))
+        expected.append(sum(value.item() for value in losses.values()))
+    assert logged == pytest.approx(sum(expected) / 2, rel=1e-4)
     again = validation_loss(detector.train(), plan.validations[0], plan, plan.processes)
     assert again == pytest.approx(logged, rel=1e-4)
     assert detector.training

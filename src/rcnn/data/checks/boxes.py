@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rcnn.data.checks.numbers import number_rows, numbers
-from rcnn.data.checks.outlines import Outline, fractions, outline_area, outline_boxes
+from rcnn.data.checks.outlines import Outline, fractions, outline_areas, outline_boxes
 from rcnn.data.checks.tables import Id
 from rcnn.data.messages import Warnings
 
@@ -102,9 +102,9 @@ def check_areas(
     text = [one for one, value, good in zip(ids, values, usable.tolist(), strict=True) if good and type(value) is str]
     warnings.add("an area that is text", "read as a number", text, kind="text-number")
     warnings.add("an area that is not a finite number of 0 or more", "computed from the object", wrong, kind="bad-area")
-    for place in np.flatnonzero(~usable).tolist():
-        area = outline_area(outlines[place])
-        areas[place] = boxes[place, 2] * boxes[place, 3] if np.isnan(area) else area
+    places = np.flatnonzero(~usable)
+    computed = outline_areas([outlines[place] for place in places.tolist()])
+    areas[places] = np.where(np.isnan(computed), boxes[places, 2] * boxes[places, 3], computed)
     return areas
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from rcnn.commands import as_typed
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import Id, Image, RawEntry, RawTables
 from rcnn.data.images import IMAGE_SUFFIXES, ImageError, image_size
@@ -230,7 +230,7 @@ def _missing_images(
         if folder := _folder_below(raw.root, wanted):
             return MissingImagesError(
                 f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}), none of them in {where}, but they "
-                f"are in {folder}: add --images {shlex.quote(str(folder))}"
+                f"are in {folder}: add {as_typed('--images', folder)}"
             )
         found_instead = f"; the files there are {few(there)}" if there and not similar else ""
         return MissingImagesError(

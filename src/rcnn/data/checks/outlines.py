@@ -2,7 +2,7 @@
 
 COCO's form is a list of polygons [[x, y, x, y, ...], ...], or a dict of run lengths {"size": ..., "counts": ...}.
 
-Letters: A annotations, P parts of all polygons.
+Letters: A annotations, P parts of all polygons, R run lengths.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.run_lengths import readable_rles
 from rcnn.data.checks.tables import Id
 from rcnn.data.messages import Warnings
-from rcnn.ops.coco_backend import Rle, rle_area, rle_box
+from rcnn.ops.coco_backend import Rle, rle_areas, rle_boxes
 
 Polygons = list[list[float]]
 Outline = Polygons | Rle | None
@@ -198,22 +198,30 @@ def outline_boxes(outlines: Sequence[Outline]) -> np.ndarray:
                 starts.append(len(points) // 2)
                 owners.append(place)
                 points.fromlist(part)
-        elif outline is not None:
-            boxes[place] = rle_box(outline)
     if starts:
         xy = np.frombuffer(points, dtype=np.float64).reshape(-1, 2)
         low, high = np.minimum.reduceat(xy, starts), np.maximum.reduceat(xy, starts)  # (P, 2)
         first = np.flatnonzero(np.diff(owners, prepend=-1))
         low, high = np.minimum.reduceat(low, first), np.maximum.reduceat(high, first)
         boxes[np.asarray(owners)[first]] = np.concatenate([low, high - low], axis=1)
+    places, masks = _masks(outlines)
+    boxes[places] = rle_boxes(masks)
     return boxes
 
 
-def outline_area(outline: Outline) -> float:
-    """Area of an outline in pixels; NaN without an outline."""
-    if outline is None:
-        return math.nan
-    return float(rle_area(outline)) if isinstance(outline, dict) else sum(polygon_area(part) for part in outline)
+def outline_areas(outlines: Sequence[Outline]) -> np.ndarray:
+    """Areas (A,) float64 of outlines in pixels; NaN without an outline."""
+    polygons = (sum(map(polygon_area, one)) if isinstance(one, list) else math.nan for one in outlines)
+    areas = np.fromiter(polygons, dtype=np.float64, count=len(outlines))
+    places, masks = _masks(outlines)
+    areas[places] = rle_areas(masks)
+    return areas
+
+
+def _masks(outlines: Sequence[Outline]) -> tuple[np.ndarray, list[Rle]]:
+    """The outlines that are run lengths, and their places (R,) int64: measured at once, they take half the time."""
+    places = [place for place, one in enumerate(outlines) if isinstance(one, dict)]
+    return np.array(places, dtype=np.int64), [one for one in outlines if isinstance(one, dict)]
 
 
 def polygon_area(part: Sequence[float]) -> float:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
+from rcnn.commands import as_typed
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import close_to, counted, few
 
 YOLO_FOLDERS = {"images", "labels"}
 LOOKED_AT = 20_000  # files; further files are not counted
 VIA_COLUMN = "region_shape_attributes"  # a column of VIA's CSV export
+MAX_JSON = 50_000_000  # bytes of a JSON file that is read to say what it contains
 MAX_START = 4096  # characters at the start of a file, which are read
 CVAT_XML = re.compile(r"<annotations[\s>]")  # the root element of CVAT's own format
 MASK_ENDINGS = ("_mask", "_masks", "_label", "_seg", "-mask", "_gt")  # of the names of masks
@@ -136,7 +137,7 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
             return f"{name} is a COCO file: give that file, or the folder that contains annotations/ and the images."
         if path.suffix.lower() == ".json" and path.suffix != ".json":
             one_image = '"shapes"' in _start(path)  # labelme's, which --annotations refuses
-            other = "" if one_image else f", or give --annotations {shlex.quote(name)}"
+            other = "" if one_image else f", or give {as_typed('--annotations', name)}"
             return f"{name} is not searched for, because its suffix is not .json: rename it{other}."
         if path.suffix.lower() == ".json":
             return f"{name} is {_json_kind(path)}."
@@ -200,12 +201,16 @@ def _mask_of_an_image(images: Sequence[str]) -> tuple[str, str] | None:
 
 def _json_kind(path: Path) -> str:
     """What a JSON file contains, for a message; only small files are read."""
-    if not path.stat().st_size:
-        return "empty (0 bytes): export it again"
-    if path.stat().st_size > 50_000_000:
-        return "a JSON file of another kind"
     try:
-        content = json.loads(path.read_bytes())
+        if path.stat().st_size > MAX_JSON:
+            return "a JSON file of another kind"
+        text = path.read_bytes()
+    except OSError as error:  # also a link to a file that does not exist
+        return f"a file that cannot be read ({error.strerror})"
+    if not text:
+        return "empty (0 bytes): export it again"
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError):
         return "not valid JSON: it may be cut short"
     if tool := tool_of(content):

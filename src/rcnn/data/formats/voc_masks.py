@@ -12,7 +12,7 @@ A colour is the number R + 256 G + 65536 B, as `read_ids` returns it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ OBJECT_MAPS, CLASS_MAPS = "SegmentationObject", "SegmentationClass"
 PLACES = (("", ".png"), ("PNG", ".png"), ("", ".npy"), ("Npy", ".npy"))  # end of the folder's name, suffix of a map
 CLASS_NAMES = "class_names.txt"  # of the classes by number, background first, as labelme2voc writes it
 LABELMAP = "labelmap.txt"  # NAME:R,G,B:PARTS:ACTIONS per class, as CVAT writes it
-BACKGROUND_NAMES = ("background", "_background_", "__background__")  # in labelmap.txt
+BACKGROUND_NAMES = ("background", "_background_", "__background__")
 IGNORED_NAMES = ("ignored", "__ignore__")
 BORDER = 255  # id of the border around instances, and of objects that were not annotated
 BORDER_COLOUR = 224 + 256 * 224 + 65536 * 192  # VOC's colour of BORDER
@@ -60,25 +60,8 @@ class ClassNames:
         warnings.add(f"a class that {self.listed} does not list, e.g. {name!r}", SKIPPED, [entry], kind="no-class")
         return False
 
-    def of(self, values: np.ndarray) -> str | None:
-        """The class of most of the `values` (P,) of an instance; None if they are no class."""
-        value = self._most(values)
-        return None if value is None else self.by_value.get(value)
-
-    def unknown(self, values: np.ndarray) -> str:
-        """What is wrong with an instance of `values` (P,) that have no class, for a warning."""
-        value = self._most(values)
-        if value is None:
-            return "an instance without a class in SegmentationClass"
-        listed = self.listed or "the list of VOC's classes"
-        if self.listed != LABELMAP:
-            return f"the number {value} in SegmentationClass, which {listed} does not have"
-        colours = {name: _colour(one) for one, name in self.by_value.items()}  # numbers first, then colours
-        known = few([f"{name}: {colour}" for name, colour in colours.items()])
-        return f"the colour {_colour(value)} in SegmentationClass, which {listed} does not have ({known})"
-
-    def _most(self, values: np.ndarray) -> int | None:
-        """The most frequent of `values` (P,) that is not the background; None if all are."""
+    def value_of(self, values: np.ndarray) -> int | None:
+        """The most frequent of `values` (P,) of an instance that is not the background; None if all are."""
         found, counts = np.unique(values[~np.isin(values, self.background)], return_counts=True)
         return int(found[counts.argmax()]) if len(found) else None
 
@@ -100,6 +83,11 @@ def class_names(root: Path, warnings: Warnings) -> ClassNames | None:
         listed = lines_of(root / CLASS_NAMES)
         if repeated := [name for name, uses in Counter(listed).items() if uses > 1]:
             warnings.note(f"{root / CLASS_NAMES} names {few(repeated)} more than once: these numbers are one class")
+        if listed and listed[0].lower() not in (*BACKGROUND_NAMES, *IGNORED_NAMES):
+            warnings.note(
+                f"{listed[0]!r}, the first line of {CLASS_NAMES}, is the background; if it is a class, add the line "
+                f"{BACKGROUND_NAMES[1]} before it"
+            )
         return ClassNames.numbered(listed[1:], CLASS_NAMES)
     if (root / LABELMAP).is_file():
         return _of_labelmap([_label(line) for line in lines_of(root / LABELMAP) if not line.startswith("#")])
@@ -136,15 +124,20 @@ def _label(line: str) -> tuple[str, int | None]:
     return name.strip(), red + 256 * green + 65536 * blue
 
 
+def map_file(root: Path, kind: str, image_id: str) -> Path | None:
+    """The file of an image in a folder of the given `kind` (OBJECT_MAPS or CLASS_MAPS); None if there is none."""
+    places = (root / f"{kind}{ending}" / f"{image_id}{suffix}" for ending, suffix in PLACES)
+    return next((place for place in places if place.is_file()), None)
+
+
 def read_map(root: Path, kind: str, image_id: str) -> np.ndarray:
     """The values (H, W) int64 of an image in a folder of the given `kind` (OBJECT_MAPS or CLASS_MAPS).
 
     Raises FileNotFoundError if there is no file, ValueError or OSError if it cannot be read.
     """
-    places = [root / f"{kind}{ending}" / f"{image_id}{suffix}" for ending, suffix in PLACES]
-    file = next((place for place in places if place.is_file()), None)
+    file = map_file(root, kind, image_id)
     if file is None:
-        raise FileNotFoundError(f"{places[0]} does not exist")
+        raise FileNotFoundError(f"{root / kind} has no file of {image_id}")
     if file.suffix == ".png":
         return read_ids(file)
     try:
@@ -157,51 +150,69 @@ def read_map(root: Path, kind: str, image_id: str) -> np.ndarray:
 
 
 def read_instances(
-    root: Path, image_id: str, described: VocImage | None, names: ClassNames, warnings: Warnings
+    root: Path,
+    image_id: str,
+    described: VocImage | None,
+    names: ClassNames,
+    warnings: Warnings,
+    unknown: dict[int, list[str]],
 ) -> list[RawEntry] | None:
     """The instances of an image; None if SegmentationObject has no readable file of it.
 
     The class of an instance is that of most of its pixels in SegmentationClass. Without that file, or if nothing names
     its values, it is the class of the box in the XML with the largest IoU. The best box of the class also says whether
-    the instance is difficult.
+    the instance is difficult. An instance with a value in SegmentationClass that names no class is added to `unknown`,
+    value -> instances; see `warn_of_unknown`.
     """
     try:
         ids = read_map(root, OBJECT_MAPS, image_id)
     except (ValueError, OSError):  # also ImageError
         return None
-    found = list(_instances(root, image_id, ids, described, names, warnings))
-    annotated = bool(described and described.objects) or next(_in_map(ids), None) is not None
-    warnings.all_skipped([image_id] if annotated and not found else [])
-    return found
-
-
-def _in_map(objects: np.ndarray) -> Iterator[tuple[int, np.ndarray, Rle]]:
-    """The instances in `objects` (H, W), as `instances` returns them."""
-    colours = objects.max(initial=0) > BORDER  # or more than 255 ids: 255 is one of them
-    return instances(objects, (0, BORDER_COLOUR) if colours else BACKGROUND)
-
-
-def _instances(
-    root: Path, image_id: str, objects: np.ndarray, described: VocImage | None, names: ClassNames, warnings: Warnings
-) -> Iterator[RawEntry]:
-    """The instances in `objects` (H, W)."""
-    classes = _classes(root, image_id, objects, warnings) if names.by_value else None
-    for number, pixels, mask in _in_map(objects):
-        name = f"{image_id}:{number}"
-        label = None if classes is None else names.of(classes[pixels])
-        if label is None and classes is not None:
-            warnings.add(names.unknown(classes[pixels]), SKIPPED, [name], kind="no-class")
-            continue
-        best = _best_object(pixels, objects.shape[1], described, label)
+    in_map = _in_map(ids)
+    classes = _classes(root, image_id, ids, warnings) if names.by_value else None
+    found: list[RawEntry] = []
+    for number, pixels, mask in in_map:
+        name, label = f"{image_id}:{number}", None
+        if classes is not None:
+            value = names.value_of(classes[pixels])
+            if value is None:
+                what = "an instance without a class in SegmentationClass"
+                warnings.add(what, SKIPPED, [name], kind="no-class")
+                continue
+            if value not in names.by_value:
+                unknown.setdefault(value, []).append(name)
+                continue
+            label = names.by_value[value]
+        best = _best_object(pixels, ids.shape[1], described, label)
         label = label if best is None else best.name
         if label is None:
             what = f"no named class in SegmentationClass, and no box in its XML with an IoU of at least {MIN_IOU:g}"
             warnings.add(what, SKIPPED, [name], kind="no-class")
-            continue
-        if not names.lists(label, name, warnings):
-            continue
-        entry: RawEntry = {"id": name, "image_id": image_id, "category": label, "iscrowd": 0, "segmentation": mask}
-        yield entry | {"difficult": 0 if best is None else difficult(best, name, warnings)}
+        elif names.lists(label, name, warnings):
+            entry: RawEntry = {"id": name, "image_id": image_id, "category": label, "iscrowd": 0, "segmentation": mask}
+            found.append(entry | {"difficult": 0 if best is None else difficult(best, name, warnings)})
+    annotated = bool(described and described.objects) or bool(in_map)
+    warnings.all_skipped([image_id] if annotated and not found else [])
+    return found
+
+
+def warn_of_unknown(unknown: Mapping[int, Sequence[str]], names: ClassNames, warnings: Warnings) -> None:
+    """Add one warning about the instances that `read_instances` has added to `unknown`, with their first values."""
+    listed = names.listed or "the list of VOC's classes"
+    if names.listed == LABELMAP:
+        colours = {name: _colour(one) for one, name in names.by_value.items()}  # numbers first, then colours
+        known = few([f"{name}: {colour}" for name, colour in colours.items()])
+        values = few([_colour(value) for value in unknown])
+        what = f"a colour in SegmentationClass that {listed} does not have: {values} (it has {known})"
+    else:
+        what = f"a number in SegmentationClass that {listed} does not have: {few(list(unknown))}"
+    warnings.add(what, SKIPPED, [name for found in unknown.values() for name in found], kind="no-class")
+
+
+def _in_map(objects: np.ndarray) -> list[tuple[int, np.ndarray, Rle]]:
+    """The instances in `objects` (H, W), as `instances` returns them."""
+    colours = objects.max(initial=0) > BORDER  # or more than 255 ids: 255 is one of them
+    return list(instances(objects, (0, BORDER_COLOUR) if colours else BACKGROUND))
 
 
 def _classes(root: Path, image_id: str, objects: np.ndarray, warnings: Warnings) -> np.ndarray | None:

@@ -18,8 +18,9 @@ from rcnn.data.checks.images import readable_sizes
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.options import ReadOptions
-from rcnn.data.formats.yolo_labels import second_labels, unused_labels
-from rcnn.data.formats.yolo_layouts import ImageSource, Layout, images_of, layout_of, layout_splits
+from rcnn.data.formats.yolo_images import ImageSource, images_of
+from rcnn.data.formats.yolo_labels import absent_images, second_labels, unused_labels
+from rcnn.data.formats.yolo_layouts import Layout, layout_of, layout_splits
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few
 from rcnn.text_files import read_text
 
@@ -103,7 +104,13 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     _note_unlabelled(sources, warnings)
     second = second_labels(layout, listed)
     for (other, used), own in second.items():
-        warnings.second_labels(other, used, [source.name for source in own])
+        if (absent := absent_images(layout, other, used, own)) is None:
+            warnings.second_labels(other, used, [source.name for source in own])
+        else:
+            warnings.note(
+                f"{other} has label files with the names of {counted(len(own), 'image')} of {split}, but belongs to "
+                f"another split, whose images are not here ({absent} has none): not used"
+            )
     unused = unused_labels(layout, split, listed, second)
     warnings.add(
         "no image of that name, or not in a format for images", "not used", unused, "label file", kind="missing-image"

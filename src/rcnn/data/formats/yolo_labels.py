@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rcnn.data.formats.many_files import images_in, walk
-from rcnn.data.formats.yolo_layouts import NAMES_FILES, ImageSource, Layout, label_names, labels_folder
+from rcnn.data.formats.yolo_images import ImageSource, label_names, labels_folder
+from rcnn.data.formats.yolo_layouts import NAMES_FILES, Layout
 
 LABELIMG_NAMES = "classes.txt"  # LabelImg writes it into every folder of labels
+SPLIT_NAME = re.compile(r"(train|val|valid|validation|test)(val|-dev)?(\d{4})?", re.IGNORECASE)  # e.g. val2017
 Folders = tuple[Path, Path]  # of label files that are not read, and of those that are
 
 
@@ -57,6 +60,31 @@ def _unmatched(images: Path, labels: Path) -> dict[str, list[Path]]:
             for stem in names:
                 found[stem].append(place)
     return dict(found)
+
+
+def absent_images(layout: Layout, other: Path, used: Path, sources: Sequence[ImageSource]) -> Path | None:
+    """The folder for the images of another split, if `other` has the label files of a split without any images here.
+
+    None if `other` has second label files of `sources`, the images with label files in `used`. The folders are those
+    of `second_labels`. A split is known by its name, or by a path of data.yaml.
+    """
+    tops = _tops(sources[0].path.parent, layout.root)
+    if tops is None or not (other.is_relative_to(tops[1]) and used.is_relative_to(tops[1])):
+        return None
+    images, labels = tops
+    theirs, ours = other.relative_to(labels).parts, used.relative_to(labels).parts
+    depth = next((i for i, (one, two) in enumerate(zip(theirs, ours, strict=False)) if one != two), None)
+    if depth is None:  # one of them is in the other
+        return None
+    split = theirs[: depth + 1]
+    missing = [text for texts in layout.missing.values() for text in texts]
+    folder = images.joinpath(*split)
+    listed = any(folder in places for places in layout.sources.values()) or any(
+        PurePosixPath(text.replace("\\", "/")).parts[-len(split) :] == split for text in missing
+    )
+    if not (listed or SPLIT_NAME.fullmatch(split[-1])) or any(images_in(place) for place, _ in walk(folder)):
+        return None
+    return folder
 
 
 def unused_labels(

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from pathlib import Path
 
 import yaml
 
-from rcnn.data.checks.images import may_skip
-from rcnn.data.formats.files import ALL
-from rcnn.data.formats.many_files import subfolders, walk
+from rcnn.data.formats.files import ALL, visible
+from rcnn.data.formats.many_files import subfolders
 from rcnn.data.images import IMAGE_SUFFIXES
-from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few, printable
+from rcnn.data.messages import excerpt, few, printable
 from rcnn.text_files import lines_of, read_text, yaml_value
 
 KEYS = ("train", "val", "valid", "validation", "test")  # splits in data.yaml, obj.data and names of list files
@@ -31,7 +30,6 @@ HAS_NAMES = re.compile(r"^names\s*:", re.MULTILINE)
 HAS_SPLIT = re.compile(r"^(train|val)\s*:", re.MULTILINE)
 MAX_YAML = 1 << 20  # bytes
 MAX_NAMES = 100_000
-LABELS_OF = {"images": "labels", "JPEGImages": "labels"}  # folder of images -> folder of their labels beside it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +43,7 @@ class Layout:
     count: int | None = None  # `nc` of data.yaml
     keypoints: int = 0  # numbers of an object's keypoints in a line
     missing: dict[str, list[str]] = field(default_factory=dict)  # split -> paths of data.yaml that do not exist
-    moved: dict[str, list[str]] = field(default_factory=dict)  # split -> notes about paths that were replaced
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSource:
-    """An image and its labels."""
-
-    name: str  # path within the root
-    path: Path
-    labels: Path | None  # None if there is no file
+    moved: dict[str, list[str]] = field(default_factory=dict)  # split -> notes about paths that lead elsewhere
 
 
 def layout_splits(folder: Path, annotations: str = "") -> set[str]:
@@ -80,84 +69,22 @@ def layout_of(folder: Path, annotations: str = "") -> Layout:
         raise FileNotFoundError(f"{folder / annotations} is not a YOLO data file with names and train or val")
     names_file = next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
     if names_file is None:
-        names_file = next(iter(sorted(folder.glob("*.names"))), None)
-    sources = _listed(folder) or _in_folders(folder)
+        names_file = next(iter(visible(folder.glob("*.names"))), None)
     damaged = folder / "data.yaml"
     if names_file is None and damaged.is_file() and _has_labels(folder):
         return _of_config(damaged, folder)
-    if names_file is None or not sources:
+    if names_file is None or not (sources := _listed(folder) or _in_folders(folder)):
         raise FileNotFoundError(f"{folder} has no data.yaml, and no names file (classes.txt) with images and labels")
     return Layout(file=names_file, root=folder, names=lines_of(names_file), sources=sources)
 
 
-def label_names(folder: str) -> dict[str, str]:
-    """Stem -> file name of the text files in a folder; .txt is preferred to .TXT."""
-    try:
-        names = sorted(os.listdir(folder))  # .TXT before .txt, which replaces it
-    except OSError:
-        return {}
-    return {stem: name for name in names for stem, suffix in [os.path.splitext(name)] if suffix.lower() == ".txt"}
-
-
-def labels_folder(images: Path, root: Path) -> Path | None:
-    """The folder of the labels of a folder of images; None if its path does not name one."""
-    parts = Path(os.path.relpath(images, root)).parts
-    for place in reversed(range(len(parts))):
-        if parts[place] in LABELS_OF:
-            return root.joinpath(*parts[:place], LABELS_OF[parts[place]], *parts[place + 1 :])
-    return None
-
-
-def images_of(layout: Layout, split: str, warnings: Warnings) -> list[ImageSource]:
-    """The images of a split, each once, in the order of its folders (sorted) and list files.
-
-    `warnings` receives those that a list file names and that do not exist.
-
-    Raises ValueError for an image or folder outside the data set, FileNotFoundError if there are no images.
-    """
-    folders = _Folders()
-    for source in layout.sources[split]:
-        if source.is_dir() and os.path.relpath(source, layout.root).startswith(".."):
-            raise ValueError(
-                f"{layout.file}: the folder {source} of split {split!r} is outside the data set {layout.root}; give "
-                "the folder that holds images and labels"
-            )
-    paths = [path for source in layout.sources[split] for path in _image_paths(source, layout.root, warnings)]
-    found: dict[str, ImageSource] = {}
-    for path in paths:
-        name = os.path.relpath(path, layout.root).replace(os.sep, "/")
-        if name.startswith(".."):
-            raise ValueError(
-                f"{layout.file}: the image {path} of split {split!r} is outside the data set {layout.root}; give the "
-                "folder that holds images and labels"
-            )
-        found.setdefault(name, ImageSource(name=name, path=path, labels=_labels(path, layout.root, folders)))
-    if not found:
-        raise FileNotFoundError(
-            f"{layout.file}: split {split!r} has no images in {few([str(one) for one in layout.sources[split]])}"
-        )
-    return list(found.values())
-
-
 @dataclass(frozen=True)
-class _Found:
+class FoundPath:
     """The file or folder of the data set for a path in a data file."""
 
     text: str  # the path
     path: Path
     shortened: bool  # whether leading folders that do not exist here, or the root of an absolute path, were dropped
-
-
-class _Folders:
-    """The label files in folders by their stems, with a suffix .txt in any case; each folder is listed once."""
-
-    def __init__(self) -> None:
-        self._labels: dict[str, dict[str, str]] = {}
-
-    def label(self, folder: str, stem: str) -> str | None:
-        if folder not in self._labels:
-            self._labels[folder] = label_names(folder)
-        return self._labels[folder].get(stem)
 
 
 def _config_file(folder: Path, annotations: str) -> Path | None:
@@ -191,9 +118,20 @@ def _of_config(file: Path, folder: Path) -> Layout:
     if not found:
         given = few([f"{key}: {excerpt(config[key])}" for key in KEYS if config.get(key)]) or "none"
         raise ValueError(f"{file}: no split exists in {root} ({given}); correct the paths, relative to that folder")
-    missing = {key: [text for text in _texts(config.get(key)) if _resolved(text, (base, root)) is None] for key in KEYS}
+    missing = {key: [text for text in _texts(config.get(key)) if resolved(text, (base, root)) is None] for key in KEYS}
     _require_different(found, file)
     count = config.get("nc")
+    moved = {
+        key: [f"{printable(one.text)} does not exist; {one.path} is used" for one in places if one.shortened]
+        for key, places in found.items()
+    }
+    if os.path.realpath(root) != os.path.realpath(folder):  # perhaps a copy of the data set that path names
+        for key in found:
+            moved[key] += [
+                f"{excerpt(text)} of {root} is used, which path names, not that of {folder}"
+                for text in _texts(config.get(key))
+                if "\0" not in text and _exists(folder / text)
+            ]
     return Layout(
         file=file,
         root=root,
@@ -202,10 +140,7 @@ def _of_config(file: Path, folder: Path) -> Layout:
         count=count if type(count) is int else None,
         keypoints=_keypoint_numbers(config.get("kpt_shape")),
         missing={key: texts for key, texts in missing.items() if texts},
-        moved={
-            key: [f"{printable(one.text)} does not exist; {one.path} is used" for one in places if one.shortened]
-            for key, places in found.items()
-        },
+        moved=moved,
     )
 
 
@@ -218,9 +153,9 @@ def _keypoint_numbers(shape: object) -> int:
     return points * numbers if plausible else 0
 
 
-def _found(paths: object, bases: Sequence[Path]) -> list[_Found]:
+def _found(paths: object, bases: Sequence[Path]) -> list[FoundPath]:
     """The existing files or folders for the paths of a split: a path, or a list of paths."""
-    return [place for text in _texts(paths) if (place := _resolved(text, bases)) is not None]
+    return [place for text in _texts(paths) if (place := resolved(text, bases)) is not None]
 
 
 def _texts(paths: object) -> list[str]:
@@ -228,7 +163,7 @@ def _texts(paths: object) -> list[str]:
     return [one for one in (paths if isinstance(paths, list) else [paths]) if isinstance(one, str) and one]
 
 
-def _require_different(found: Mapping[str, Sequence[_Found]], file: Path) -> None:
+def _require_different(found: Mapping[str, Sequence[FoundPath]], file: Path) -> None:
     """Raise ValueError if different paths of two splits lead to the same files only because folders were dropped."""
     for (first, ones), (second, others) in combinations(found.items(), 2):
         for one, other in product(ones, others):
@@ -262,10 +197,10 @@ def _has_labels(folder: Path) -> bool:
 def _listed(folder: Path) -> dict[str, list[Path]]:
     """darknet's list files: those that obj.data names, else train.txt, valid.txt, ... in the folder."""
     found: dict[str, list[Path]] = {}
-    for data in sorted((*folder.glob("*.data"), *folder.glob("data/*.data"))):
+    for data in visible((*folder.glob("*.data"), *folder.glob("data/*.data"))):
         for line in lines_of(data):
             key, _, value = (part.strip() for part in line.partition("="))
-            place = _resolved(value, (folder,)) if key in KEYS and value else None
+            place = resolved(value, (folder,)) if key in KEYS and value else None
             if place is not None and place.path.is_file():
                 found[key] = [place.path]
     return found or {
@@ -309,7 +244,7 @@ def _exists(path: Path) -> bool:
     return os.path.exists(path)  # False for paths that cannot exist
 
 
-def _resolved(text: str, bases: Sequence[Path]) -> _Found | None:
+def resolved(text: str, bases: Sequence[Path]) -> FoundPath | None:
     """The file or folder for a path in a data file; None if there is none.
 
     Roboflow writes ../train/images for train/images, and other tools the absolute paths of another machine, so leading
@@ -320,46 +255,10 @@ def _resolved(text: str, bases: Sequence[Path]) -> _Found | None:
         return None
     parts = [part for part in path.split("/") if part not in ("", ".")]
     tails = ["/".join(parts[start:]) for start in range(len(parts)) if parts[start] != ".."]
-    direct = [_Found(text, base / path, shortened=False) for base in bases]
+    direct = [FoundPath(text, base / path, shortened=False) for base in bases]
     dropped = [
-        _Found(text, base / tail, shortened=number > 0 or os.path.isabs(path))
+        FoundPath(text, base / tail, shortened=number > 0 or os.path.isabs(path))
         for number, tail in enumerate(tails)
         for base in bases
     ]
     return next((place for place in (*direct, *dropped) if _exists(place.path)), None)
-
-
-def _image_paths(source: Path, root: Path, warnings: Warnings) -> Iterator[Path]:
-    """The images of a folder and its subfolders, sorted, or of a list file; missing ones are added to `warnings`.
-
-    Raises FileNotFoundError if half of the listed images or more are missing.
-    """
-    if source.is_dir():
-        for place, names in walk(source):
-            for name in names:
-                if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                    yield place / name
-        return
-    missing: list[str] = []
-    lines = lines_of(source)
-    for text in lines:
-        place = _resolved(text, (source.parent, root))
-        if place is None or not place.path.is_file():
-            missing.append(text)
-        else:
-            yield place.path
-    if missing and not may_skip(len(missing), len(lines)):
-        raise FileNotFoundError(
-            f"{source}: {counted(len(missing), 'image')} that it lists {'is' if len(missing) == 1 else 'are'} not in "
-            f"{root} ({few(missing)}); copy them there, or remove these lines"
-        )
-    warnings.add(f"no file in {root}", SKIPPED, missing, "image", kind="missing-image")
-
-
-def _labels(image: Path, root: Path, folders: _Folders) -> Path | None:
-    """The label file of an image: in labels/ instead of images/ (the last folder of that name), else beside it."""
-    folder = labels_folder(image.parent, root)
-    if folder is not None and (name := folders.label(str(folder), image.stem)):
-        return folder / name
-    name = folders.label(str(image.parent), image.stem)
-    return image.parent / name if name else None

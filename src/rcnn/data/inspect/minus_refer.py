@@ -9,10 +9,10 @@ splits of RefCOCO.
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcnn.commands import as_typed
 from rcnn.data.formats.refer import read_references
 from rcnn.outputs import OutputFolder
 from rcnn.text_files import read_json
@@ -49,20 +49,23 @@ def minus_refer(data: Path | str, output: Path | str = "", *, refer: Path | str 
     for file in (data / SOURCE, *(refer / name for name in EXCLUDED)):
         if not file.is_file():
             name, place = ("coco2014", data) if file == data / SOURCE else ("refcoco", refer)
-            raise FileNotFoundError(
-                f"{file} does not exist; get it with: rcnn data download {name} --output {shlex.quote(str(place))}"
-            )
+            command = as_typed("rcnn", "data", "download", name, "--output", place)
+            raise FileNotFoundError(f"{file} does not exist; get it with: {command}")
     with OutputFolder(output or data) as folder:
         folder.require_free(RESULT)
         excluded = excluded_images(refer)
         tables = read_json(data / SOURCE)
         images = tables.get("images") if isinstance(tables, dict) else None
         entries = images if isinstance(images, list) else [None]
-        if not isinstance(tables, dict) or not all(isinstance(one, dict) and "id" in one for one in entries):
+        if not isinstance(tables, dict) or not all(map(_has_id, entries)):
             raise ValueError(f"{data / SOURCE} has no list of images with ids; download COCO's annotations again")
         kept = [image for image in entries if image["id"] not in excluded]
         folder.write_json(RESULT, {**tables, "images": kept})
         return MinusRefer(path=folder.path / RESULT, images=len(kept), removed=len(entries) - len(kept))
+
+
+def _has_id(image: object) -> bool:
+    return isinstance(image, dict) and isinstance(image.get("id"), (int, str))
 
 
 def excluded_images(refer: Path) -> set[int | str]:

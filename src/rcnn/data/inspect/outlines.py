@@ -12,7 +12,7 @@ from rcnn.data.checks.boxes import AGREES, CONTRADICTS, box_agreement
 from rcnn.data.messages import Warnings
 from rcnn.data.records import Dataset
 from rcnn.data.segmentations import Outlines
-from rcnn.ops.coco_backend import Rle, rle_area, rle_box
+from rcnn.ops.coco_backend import rle_areas, rle_boxes
 
 MIN_AREA = 4.0  # pixels of an outline; smaller ones vanish in the network's input
 MIN_DIFFERENCE = 2.0  # pixels between a side of a box and of its outline
@@ -82,10 +82,15 @@ def outline_measures(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         boxes[owners[first]] = around
     image = objects.image_index
     sizes = dataset.sizes[image]  # (A, 2)
-    for place in np.flatnonzero(np.diff(outlines.rle_starts)).tolist():
-        rle = outlines.segmentation(place, (int(sizes[place, 0]), int(sizes[place, 1])))
-        if isinstance(rle, dict):
-            areas[place], boxes[place] = rle_area(rle), _rle_corners(rle)
+    places = np.flatnonzero(np.diff(outlines.rle_starts))
+    if len(places):
+        found = [
+            outlines.segmentation(i, (h, w)) for i, (h, w) in zip(places.tolist(), sizes[places].tolist(), strict=True)
+        ]
+        masks = [one for one in found if isinstance(one, dict)]
+        around = rle_boxes(masks)
+        areas[places] = rle_areas(masks)
+        boxes[places] = np.concatenate([around[:, :2], around[:, :2] + around[:, 2:]], axis=1)
     return areas, boxes.clip(0, np.tile(sizes[:, ::-1], 2))
 
 
@@ -155,11 +160,6 @@ def _polygon_areas(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> 
     local = points - np.repeat(points[starts], ends - starts, axis=0)  # precise even far from the origin
     x, y = local.T
     return np.abs(np.add.reduceat(x * y[following] - x[following] * y, starts)) / 2
-
-
-def _rle_corners(rle: Rle) -> tuple[float, float, float, float]:
-    x, y, width, height = rle_box(rle)
-    return x, y, x + width, y + height
 
 
 def _with_sizes(boxes: np.ndarray) -> np.ndarray:

@@ -20,13 +20,14 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from rcnn.commands import as_typed
 from rcnn.data.messages import few
-from rcnn.download.fetch import DownloadError, fetch, megabytes
+from rcnn.download.fetch import DownloadError, fetch, megabytes, remove_download
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.outputs import lock_file, sha256_of
 from rcnn.progress import ByteCounter
@@ -168,13 +169,21 @@ def cached_checkpoint(entry: Entry, log: Log = to_stderr) -> Path:
         log(f"converting {file.name} to {folder}")
         options = ConvertOptions(
             settings=entry.settings or None,
-            command=f"rcnn download {entry.name}",
+            command=as_typed("rcnn", "download", entry.name),
             require=None if _has_digest(entry) else partial(require_model, entry=entry, file=file),
         )
         convert_to_folder(file, folder, options, log=lambda line: None)
         if is_ours:
-            shutil.rmtree(file.parent, ignore_errors=True)
+            _remove(file)
     return folder
+
+
+def _remove(file: Path) -> None:
+    """Delete a file that `_file` downloaded, and its folder unless the user put files there."""
+    remove_download(file)
+    file.with_name(f"{file.name}.{MD5SUM}").unlink(missing_ok=True)
+    with suppress(OSError):  # not empty
+        file.parent.rmdir()
 
 
 def copy_checkpoint(folder: Path, output: Path) -> Path:

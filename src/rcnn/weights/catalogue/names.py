@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 
+from rcnn.commands import as_typed
 from rcnn.models import MODELS, model_config
 from rcnn.models.config import DetectorConfig, MobileNetConfig, ResNetConfig, TimmConfig
 from rcnn.weights.catalogue import torchvision
@@ -47,7 +48,7 @@ def find_entry(name: str) -> Entry:
         start = f", which starts from the ImageNet weights {backbone.name} of its backbone" if backbone else ""
         raise ValueError(
             f"the model {name} has no published weights{hint}. `rcnn models weights` prints all names of weights; to "
-            f"train it{start}: rcnn train {name} --data DATA"
+            f"train it{start}: {as_typed('rcnn', 'train', name, '--data', 'DATA')}"
         )
     raise ValueError(f"no weights named {name!r}{hint}; `rcnn models weights` prints all names")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rcnn.commands import as_typed
 from rcnn.text_files import as_given, missing_text
 from rcnn.weights.readers import hdf5, mxnet_params, npz, pickles, torch_files, zips
 from rcnn.weights.readers.stored import Damaged, ForeignName, Refused, file_bytes
@@ -129,7 +130,8 @@ def _folder(path: Path) -> str:
     """Why folder `path` cannot be converted, and what to do."""
     names = {entry.name for entry in list(path.iterdir())[:1000]}
     if "model.safetensors" in names and "config.json" in names:
-        return f"{path} is an rcnn checkpoint (or a Hugging Face one): use it directly, `rcnn predict {path} IMAGES`"
+        command = as_typed("rcnn", "predict", path, "IMAGES")
+        return f"{path} is an rcnn checkpoint (or a Hugging Face one): use it directly, `{command}`"
     if "saved_model.pb" in names or any(".data-0000" in name for name in names):
         return (
             f"{path} is a TensorFlow checkpoint folder: save the variables by name with np.savez and convert that file "

@@ -1,0 +1,55 @@
+"""Videos that fail: what is left in the output folder."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+import typer
+
+from rcnn.cli import predict_video
+from rcnn.cli.image_outcomes import ImageOptions
+from rcnn.cli.predict_images import PARTIAL
+from rcnn.cli.predict_video import predict_videos
+from rcnn.cli.scores import Filter
+from rcnn.data.video import VideoFrame
+from rcnn.predictor import Predictor
+from rcnn.results import ImageDetections
+
+OPTIONS = ImageOptions(keep=Filter(score=0.0), pictures=False)
+
+
+class NoObjects:
+    """A predictor that finds nothing."""
+
+    def predict(self, pixels: torch.Tensor, max_pixels: int) -> ImageDetections:
+        none = np.zeros((0, 4), np.float32)
+        return ImageDetections(
+            height=8, width=8, boxes=none, scores=none[:, 0], labels=none[:, 0].astype(int), classes=("cat",)
+        )
+
+
+@pytest.mark.parametrize("frames", [0, 1])
+def test_an_error_of_the_system_leaves_the_frames_so_far_and_names_them(
+    frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(path: str, max_pixels: int) -> Iterator[VideoFrame]:
+        yield from [VideoFrame(index=0, time=0.0, pixels=torch.zeros(3, 8, 8, dtype=torch.uint8))] * frames
+        raise OSError(errno.EIO, "Input/output error")
+
+    def rate(path: str) -> tuple[float, int]:
+        return 25.0, 0
+
+    monkeypatch.setattr(predict_video, "read_video", read)
+    monkeypatch.setattr(predict_video, "video_rate", rate)
+    predictor = cast("Predictor", NoObjects())
+    partial = tmp_path / "out" / PARTIAL
+    with pytest.raises(OSError if frames else typer.Exit):
+        predict_videos(predictor, ["a.mp4"], tmp_path / "out", Path("run"), OPTIONS)
+    assert partial.exists() == bool(frames)
+    assert (f"the results so far are in {partial}" in capsys.readouterr().err) == bool(frames)
