@@ -6,7 +6,7 @@ import codecs
 import gc
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -137,11 +137,8 @@ def yaml_value(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
     MAX_YAML_NODES values: 500 bytes can describe a billion. The same for more than MAX_YAML_DEPTH open brackets, for
     which PyYAML's time grows with the square of their number.
     """
-    depth = deepest = 0
-    for bracket in re.findall(r"[\[\]{}]", text):
-        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
-        deepest = max(deepest, depth)
-    if deepest > MAX_YAML_DEPTH:
+    brackets = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", text))
+    if _is_deep(brackets) and _is_deep(_brackets_of_tokens(text, loader)):  # the first also counts those in comments
         raise yaml.YAMLError(
             f"more than {MAX_YAML_DEPTH} brackets are open; expected lists and mappings in a few levels"
         )
@@ -154,6 +151,25 @@ def yaml_value(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
         return reader.construct_document(node)
     finally:
         reader.dispose()
+
+
+def _brackets_of_tokens(text: str, loader: type[yaml.SafeLoader]) -> Iterator[int]:
+    """1 for each bracket that opens a list or mapping of a YAML document, -1 for each that closes one."""
+    for token in yaml.scan(text, loader):
+        if isinstance(token, yaml.FlowSequenceStartToken | yaml.FlowMappingStartToken):
+            yield 1
+        elif isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken):
+            yield -1
+
+
+def _is_deep(brackets: Iterable[int]) -> bool:
+    """Whether more than MAX_YAML_DEPTH brackets are open at a time."""
+    depth = 0
+    for change in brackets:
+        depth = max(0, depth + change)
+        if depth > MAX_YAML_DEPTH:
+            return True
+    return False
 
 
 def _count_nodes(node: yaml.Node, counts: dict[int, int]) -> int:

@@ -13,7 +13,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
-from rcnn.data.given_boxes import BoxFile, read_boxes
+from rcnn.data.given_boxes import BoxFile, check_given, read_boxes
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.heads.box import BoxHead
 from rcnn.models.overrides import override
@@ -171,6 +171,17 @@ def test_boxes_that_cannot_be_used(predictor: Predictor, boxes: list[list[float]
     assert isinstance(errors[1], ValueError)
 
 
+def test_boxes_and_labels_of_any_kind() -> None:
+    image = torch.zeros(3, 96, 128, dtype=torch.uint8)
+    boxes = torch.tensor(BOXES, dtype=torch.float32, requires_grad=True)
+    found = check_given(boxes, torch.tensor([1, 0, 1]), image, CLASSES)
+    np.testing.assert_array_equal(found.boxes, np.array(BOXES, dtype=np.float32))
+    with pytest.raises(
+        ValueError, match=r"photo: labels=\[\[1\], \[1, 2\], \[3\]\]; expected 3 integers, one for each"
+    ):
+        check_given(BOXES, [[1], [1, 2], [3]], image, CLASSES, "photo: ")
+
+
 def test_arguments_that_contradict_each_other(predictor: Predictor) -> None:
     image = noise(96, 128)
     with pytest.raises(ValueError, match="leave score out"):
@@ -190,6 +201,8 @@ def test_arguments_that_contradict_each_other(predictor: Predictor) -> None:
         predictor.predict([image, image], boxes=[BOXES, BOXES], labels=[[0, 1, 1], None])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="boxes has 3 entries for 2 images"):
         predictor.predict([image, image], boxes=[BOXES] * 3)
+    with pytest.raises(ValueError, match="labels has 3 entries for 2 images"):
+        predictor.predict([image, image], boxes=[BOXES] * 2, labels=[[0, 1, 1]] * 3)
     with pytest.raises(ValueError, match="use Predictor"):
         AugmentedPredictor(tiny(), classes=CLASSES, device="cpu").predict(image, boxes=BOXES)
     proposals = build_detector(override(model_config("rpn_r50_fpn"), ["backbone.blocks=[1,1,1,1]"]))
@@ -225,6 +238,9 @@ def test_files_of_boxes(tmp_path: Path) -> None:
         read({"images": detections})
     detections[0]["file"] = "photos/a.jpg"
     assert read({"images": detections}) == expected
+    for image in images[:2]:  # as in LVIS v1
+        image["coco_url"] = f"http://images.cocodataset.org/val2014/{image.pop('file_name')}"
+    assert read({"images": images, "annotations": annotations, "categories": []}) == expected
     with pytest.raises(FileNotFoundError, match=r"none\.json does not exist; expected"):
         read_boxes(tmp_path / "none.json")
     with pytest.raises(ValueError, match=r"is a folder; expected \{"):
@@ -271,6 +287,14 @@ def test_an_image_gets_the_boxes_of_the_longest_name_that_its_path_ends_with(tmp
         ('{"images": [{"file": "a.jpg", "detections": 3}]}', ": detections of images[0] ('a.jpg') is 3, expected"),
         ('{"images": [{"file": "a.jpg", "detections": [{}]}]}', ": detection 0 of images[0] ('a.jpg') is {}, expected"),
         ('{"annotations": [{"image_id": 9, "bbox": [1, 2, 3, 4]}], "images": []}', ": annotations[0] has the image_id"),
+        (
+            '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}], "annotations": []}',
+            ": images[1] has the file name 'a.jpg', which an entry before it has too",
+        ),
+        (
+            '{"images": [{"file": "a.jpg", "detections": []}, {"file": "a.jpg", "detections": []}]}',
+            ": images[1] has the file 'a.jpg', which an entry before it has too",
+        ),
         ('{"annotations": []}', ": images is None, expected a list"),
     ],
 )  # fmt: skip

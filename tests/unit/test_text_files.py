@@ -46,6 +46,8 @@ def test_aliases_are_bounded() -> None:
         yaml_value("a: &a [*a]")
     with pytest.raises(yaml.YAMLError, match="more than 100 brackets are open"):  # at once, not after seconds
         yaml_value("[" * 5000)
+    comments = "# x in [0, 1)\n" * 101 + 'a: "' + "[" * 101 + '"'
+    assert yaml_value(comments) == {"a": "[" * 101}, "brackets in comments and quotes are text"
     assert yaml_value("[[1], " * 90 + "2" + "]" * 90)[1][0] == [1]
     with pytest.raises(ValueError, match=r"settings.yaml is not plain YAML .*expand"):
         plain_yaml(BOMB, "settings.yaml")

@@ -77,6 +77,8 @@ def _chosen_categories(tables: Tables, classes: Sequence[str] | None) -> tuple[C
     """The categories by label; a class that is only in `classes` gets an id that the file does not use."""
     if classes is None:
         return tuple(tables.categories)
+    if not classes:
+        raise ValueError("classes is empty; expected class names, or None for those of the data set")
     if len(set(classes)) < len(classes):
         repeated = [name for name, uses in Counter(classes).items() if uses > 1]
         raise ValueError(f"classes has {few(repeated)} more than once; expected different names")

@@ -13,12 +13,14 @@ from functools import cached_property
 from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rcnn.data.checks.images import URL_FIELDS
 from rcnn.data.messages import counted, excerpt, few
 from rcnn.preprocess import Frame
 from rcnn.text_files import as_given, missing_text, read_json
@@ -52,7 +54,10 @@ def check_given(boxes: object, labels: object, image: Tensor, classes: Sequence[
         raise ValueError(f"{where}{error}") from error
     if labels is None:
         return GivenBoxes(boxes=rows)
-    values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    try:
+        values = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError(f"{where}labels={excerpt(labels)}; expected {len(rows)} integers, one for each box") from error
     if values.shape != (len(rows),) or (len(rows) and values.dtype.kind not in "iu"):
         raise ValueError(f"{where}labels={excerpt(labels)}; expected {len(rows)} integers, one for each box")
     if len(rows) and not (values.min() >= 0 and values.max() < len(classes)):
@@ -102,7 +107,7 @@ def checked_boxes(boxes: object, size: tuple[int, int]) -> npt.NDArray[np.float3
     Raises ValueError for another shape, or a box that is not finite, empty, or outside the image.
     """
     try:
-        values = np.asarray(boxes.cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)
+        values = np.asarray(boxes.detach().cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"boxes={excerpt(boxes)}; expected N rows of four numbers, x1, y1, x2, y2") from error
     if values.size == 0:
@@ -233,6 +238,8 @@ def _add_all(boxes: BoxFile, data: object) -> None:
     elif isinstance(data.get("images"), list):
         for index, entry in enumerate(data["images"]):
             file, found = _values(entry, f"images[{index}]", "file", "detections")
+            if str(file) in boxes.by_name:
+                raise EntryError(f"images[{index}] has the file {excerpt(file)}, which an entry before it has too")
             where = f"of images[{index}] ({excerpt(file)})"
             boxes.by_name[str(file)] = [
                 _numbers(_values(one, f"detection {i} {where}", "box")[0], f"the box of detection {i} {where}")
@@ -252,14 +259,25 @@ def _add_annotations(boxes: BoxFile, data: dict[str, object]) -> None:
     """Add the boxes of a COCO annotation file; images without annotations have none."""
     names: dict[object, str] = {}
     for index, image in _numbered(data.get("images"), "images"):
-        number, name = _values(image, f"images[{index}]", "id", "file_name")
-        names[str(number)] = str(name)
-    boxes.by_name = {name: [] for name in names.values()}
+        name = _name(image, f"images[{index}]")
+        if name in boxes.by_name:
+            raise EntryError(f"images[{index}] has the file name {excerpt(name)}, which an entry before it has too")
+        boxes.by_name[name] = []
+        names[str(_values(image, f"images[{index}]", "id")[0])] = name
     for index, entry in _numbered(data["annotations"], "annotations"):
         number, box = _values(entry, f"annotations[{index}]", "image_id", "bbox")
         if str(number) not in names:
             raise EntryError(f"annotations[{index}] has the image_id {excerpt(number)}, which is not in images")
         boxes.by_name[names[str(number)]].append(_corners(box, f"the bbox of annotations[{index}]"))
+
+
+def _name(image: object, where: str) -> str:
+    """The file name of an image in a COCO file; LVIS v1 has only its URL. Raises EntryError."""
+    if isinstance(image, dict) and not image.get("file_name"):
+        url = next((image[field] for field in URL_FIELDS if image.get(field)), None)
+        if url is not None:
+            return PurePosixPath(urlsplit(str(url)).path).name
+    return str(_values(image, where, "file_name")[0])
 
 
 def _add(boxes: BoxFile, image_id: object, box: list[float]) -> None:

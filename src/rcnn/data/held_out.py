@@ -17,6 +17,7 @@ from rcnn.data.writing import image_sources
 DEFAULT_FRACTION = 0.2
 HELD_OUT = " (held out)"  # after the name of the split
 HELD_OUT_FILE = "held_out.json"  # in the folder of an evaluation on held-out images
+COMPARED = 20  # files with the names of held-out images that are read to learn whether they are the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,24 +107,33 @@ def indices_of(dataset: Dataset, files: Sequence[str]) -> list[int]:
     wanted, known = set(files), set(dataset.file_names)
     missing = [name for name in files if name not in known]
     if missing:
-        raise ValueError(
-            f"{dataset.annotation_file} does not have {counted(len(missing), 'image')} that the run held out from "
-            f"training ({few(missing)}); the data set has changed, or it is another one. Use "
-            "the data set of the run"
-        )
+        raise ValueError(f"{_lacks(dataset, missing)}. Use the data set of the run")
     return [index for index, name in enumerate(dataset.file_names) if name in wanted]
+
+
+def _lacks(dataset: Dataset, missing: Sequence[str]) -> str:
+    return (
+        f"{dataset.annotation_file} does not have {counted(len(missing), 'image')} that the run held out from "
+        f"training ({few(missing)}); the data set has changed, or it is another one"
+    )
 
 
 def find_held_out(dataset: Dataset, held_out: HeldOut) -> list[int]:
     """The indices of the held-out images in a data set, which may be another export of the same photos; [] if none.
 
     Images are matched by file name, else by file name without folder and suffix, else by content. Raises ValueError if
-    the split from which they were held out has only some of the files, and OSError for a file that cannot be read.
+    the split from which they were held out has lost some of the files, and OSError for a file that cannot be read.
     """
-    if set(held_out.files) <= set(dataset.file_names):
+    known = set(dataset.file_names)
+    missing = [name for name in held_out.files if name not in known]
+    if not missing:
         return indices_of(dataset, held_out.files)
-    if dataset.split == held_out.split and set(held_out.files) & set(dataset.file_names):
-        return indices_of(dataset, held_out.files)  # raises: some are missing
+    common = indices_of(dataset, [name for name in held_out.files if name in known])
+    if dataset.split == held_out.split and common and not is_of_other_files(dataset.subset(common), held_out):
+        raise ValueError(
+            f"{_lacks(dataset, missing)}. Use the data set of the run, or name the split (--split) to evaluate on all "
+            "of its images"
+        )
     stems = [PurePosixPath(name).stem for name in dataset.file_names]
     wanted, uses = {PurePosixPath(name).stem for name in held_out.files}, Counter(stems)
     if len(wanted) == len(held_out.files) and all(uses[stem] == 1 for stem in wanted):
@@ -132,3 +142,15 @@ def find_held_out(dataset: Dataset, held_out: HeldOut) -> list[int]:
         return []
     contents = set(held_out.contents)
     return [index for index, source in enumerate(image_sources(dataset)) if content_hash(source) in contents]
+
+
+def is_of_other_files(dataset: Dataset, held_out: HeldOut) -> bool:
+    """Whether a data set has other files than those that were held out: edited, or other photos with the same names.
+
+    Up to COMPARED files are read; one that is the same suffices. False if the record has no contents.
+    """
+    if not held_out.contents or not dataset.has_files:
+        return False
+    contents = set(held_out.contents)
+    files = list(dict.fromkeys(image_sources(dataset)))[:COMPARED]
+    return not any(content_hash(file) in contents for file in files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
@@ -75,8 +76,8 @@ def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX
     if isinstance(value, bytes | bytearray | memoryview):
         return read_image(bytes(value), max_pixels=max_pixels)
     if isinstance(value, (str, os.PathLike)):
-        path = os.fspath(value)
-        if isinstance(path, str) and path.startswith(("http://", "https://")):
+        path = os.fsdecode(value)  # a path may be bytes, as in os.scandir(b"folder")
+        if path.startswith(("http://", "https://")):
             raise ValueError(f"{path} is a URL; expected a file: download it and pass its bytes, or use `rcnn predict`")
         return read_image(Path(path), max_pixels=max_pixels)
     if is_open_file(value):
@@ -145,6 +146,8 @@ def _advice(kind: str, values: npt.NDArray[Any], method: str) -> str:
     if kind not in "fiub" or not values.size:
         return ""
     low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ": some values are not finite (NaN or infinite); correct them first"
     rounded = ".round()" if kind == "f" else ""
     if kind == "b" or (kind == "f" and low >= 0 and high <= 1):
         return f": for values in 0..1, convert with (255 * image){rounded}.{method}"

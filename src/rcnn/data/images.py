@@ -308,7 +308,7 @@ def image_suffix(content: bytes) -> str:
 
 def _decoded(image: Image.Image, source: Source) -> Tensor:
     """The pixels of an image that was opened from `source`."""
-    if image.format == "JPEG" and image.mode == "RGB":
+    if image.format == "JPEG" and image.mode == "RGB" and not _is_turned_by_xmp(image):
         pixels = decode_jpeg(source if isinstance(source, bytes) else _encoded(Path(source)))
         if pixels is not None:
             return pixels
@@ -365,6 +365,18 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # broken EXIF data raises many types of errors
         return 1
+
+
+def _is_turned_by_xmp(image: Image.Image) -> bool:
+    """Whether a JPEG image has its orientation in XMP data and not in EXIF data: Pillow reads both, torchcodec EXIF."""
+    if b"tiff:Orientation" not in image.info.get("xmp", b""):
+        return False
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif", b""))
+    except Exception:  # broken EXIF data raises many types of errors
+        return True
+    return ORIENTATION not in exif
 
 
 def _has_late_exif(source: Source) -> bool:

@@ -45,7 +45,7 @@ def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
             moved = image.copy()
             moved["id"] = image_ids[image["id"]]
             moved["file_name"] = file
-            _renumber_verified(moved, numbers)
+            renumber_verified(moved, numbers)
             images.append(moved)
         for entry in one.annotations:
             renamed = entry.copy()
@@ -89,7 +89,7 @@ def _metric_of(tables: Sequence[Tables], names: Sequence[str]) -> tuple[MetricNa
     ]
 
 
-def _renumber_verified(image: Image, numbers: Mapping[int, int]) -> None:
+def renumber_verified(image: Image, numbers: Mapping[int, int]) -> None:
     """Replace the category ids in the fields that LVIS adds to images."""
     for field in VERIFIED:
         if field in image:

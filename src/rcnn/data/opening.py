@@ -32,7 +32,7 @@ class DatasetOptions:
 
 def open_dataset(
     path: Path | str,
-    split: str = "",
+    split: str | Path = "",
     classes: str | Sequence[str] | None = None,
     *,
     ignore_other_classes: bool = False,
@@ -76,7 +76,7 @@ def open_dataset(
 
 
 def open_with(
-    options: DatasetOptions, path: Path | str, split: str = "", classes: str | Sequence[str] | None = None
+    options: DatasetOptions, path: Path | str, split: str | Path = "", classes: str | Sequence[str] | None = None
 ) -> Dataset:
     """Like `open_dataset`, with its keyword arguments as one value."""
     location = locate(
@@ -88,7 +88,7 @@ def open_with(
     )
     classes = (classes,) if isinstance(classes, str) else classes
     with gc_paused():
-        selection = select(location, split)
+        selection = select(location, str(split))
         tables = selection.read()
         dataset = assemble(
             tables,

@@ -1,4 +1,4 @@
-"""Data sets made in Python: from records (one dict per image), or from a torch data set in torchvision's form.
+"""Data sets made in Python from records, one dict per image; see own_torch.py for torch data sets.
 
     dataset = rcnn.Dataset.from_records([{"file": "1.jpg", "boxes": [[10, 20, 50, 80]], "labels": ["cat"]}])
 
@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rcnn.data.assemble import assemble
 from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.ids import as_id
 from rcnn.data.checks.run_lengths import rles_fit
-from rcnn.data.checks.tables import Id, Image, MetricName, RawEntry, RawTables, Tables
-from rcnn.data.image_inputs import as_image
+from rcnn.data.checks.tables import Id, MetricName, RawEntry, RawTables, Tables
 from rcnn.data.messages import MissingImagesError, Warnings, close_to, counted, excerpt, few
 from rcnn.data.own_values import is_torchvision_boxes, object_values, plain, require_same_number, values_of
 from rcnn.data.records import Dataset, ImageRecord
@@ -44,32 +42,6 @@ PER_OBJECT = {  # key of a record with one value per object -> its name in COCO'
     "expressions": "expressions",
     "annotation_ids": "id",
 }
-OVERSHOOT = 0.5  # that float images may be outside 0..1, e.g. after resizing; these values are clipped
-TARGET_KEYS = {  # torchvision's name -> key of a record
-    "boxes": "boxes",
-    "masks": "segmentations",
-    "keypoints": "keypoints",
-    "iscrowd": "crowd",
-    "area": "areas",
-}
-
-
-class DetectionData(Protocol):
-    """A torch data set in torchvision's form: image i, and a dict that describes its N objects.
-
-    The image is uint8 or float 0..1 (3, H, W), a Pillow image, or an array (H, W, 3). The dict has `boxes` (N, 4) xyxy
-    in pixels, or torchvision's BoundingBoxes (XYXY, XYWH or CXCYWH), `labels` (N,) from 1 (see `first_label` of
-    `Dataset.from_torch`), and optionally `masks` (N, H, W), `keypoints` (N, J, 3: x and y of a pixel counted from 0,
-    visibility 0, 1 or 2), `iscrowd` (N,), `area` (N,), `image_id`.
-    """
-
-    def __len__(self) -> int:
-        """Number of images."""
-        ...
-
-    def __getitem__(self, i: int, /) -> tuple[Any, Mapping[str, Any]]:
-        """Image `i` and its objects; the same on every call, without augmentation."""
-        ...
 
 
 def dataset_of_records(
@@ -79,8 +51,11 @@ def dataset_of_records(
     metric: MetricName = "coco",
 ) -> Dataset:
     """See `Dataset.from_records`."""
-    if isinstance(records, (Mapping, str)):
-        raise ValueError(f"records is a {type(records).__name__}; expected a list of dicts, one per image")
+    if isinstance(records, (Mapping, str, bytes)) or not np.iterable(records):
+        raise ValueError(f"records is of type {type(records).__name__}; expected a list of dicts, one per image")
+    require_names(classes, keypoints)
+    if metric not in get_args(MetricName):
+        raise ValueError(f"metric is {metric!r}; expected one of {', '.join(get_args(MetricName))}")
     for index, one in enumerate(records := list(records)):
         if not isinstance(one, (Mapping, ImageRecord)):
             raise ValueError(f"record {index} is {excerpt(one)}; expected a dict with file, boxes, labels")
@@ -92,7 +67,7 @@ def dataset_of_records(
     for index, entry in enumerate(entries):
         if unknown := [key for key in entry if key not in RECORD_KEYS]:
             raise ValueError(
-                f"record {index}: unknown key {unknown[0]!r}{close_to(unknown[0], RECORD_KEYS)}; expected "
+                f"record {index}: unknown key {unknown[0]!r}{close_to(str(unknown[0]), RECORD_KEYS)}; expected "
                 f"{', '.join(RECORD_KEYS)}"
             )
         if not isinstance(entry.get("file"), str | Path):
@@ -102,13 +77,50 @@ def dataset_of_records(
     root = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
     images: list[RawEntry] = []
     for index, (entry, file) in enumerate(zip(entries, files, strict=True)):
-        image = {"id": plain(entry.get("image_id", index + 1)), "file_name": os.path.relpath(file, root)}
+        image_id = image_id_of(entry, index + 1, f"record {index}")
+        image = {"id": image_id, "file_name": os.path.relpath(file, root)}
         images.append(image | {side: plain(entry[side]) for side in ("height", "width") if entry.get(side) is not None})
-    return _dataset(root, "records", images, entries, classes, keypoints, metric=metric)
+    require_different_ids([image["id"] for image in images], "record")
+    return checked_dataset(root, "records", images, entries, classes, keypoints, metric=metric)
+
+
+def require_names(classes: Sequence[str] | None, keypoints: Sequence[str]) -> None:
+    """Raise ValueError for a text in the place of a list of names: its letters would be the names."""
+    for key, names in (("classes", classes or ()), ("keypoints", keypoints)):
+        if isinstance(names, (str, bytes)) or not np.iterable(names):
+            raise ValueError(f"{key} is {names!r}; expected a list of names, e.g. [{names!r}]")
+
+
+def image_id_of(entry: Mapping[str, Any], default: int, where: str) -> Id:
+    """The `image_id` of a record or target, or `default` if it has none. Raises ValueError for another value."""
+    given = entry.get("image_id")
+    if given is None:
+        return default
+    found = as_id(plain(given))
+    if found is None:
+        raise ValueError(f"{where} has the image_id {excerpt(given)}; expected an integer or text, or no image_id")
+    return found
+
+
+def require_different_ids(ids: Sequence[Id], noun: str) -> None:
+    """Raise ValueError for an id that two entries have, each of which is called `noun` and its number."""
+    first: dict[Id, int] = {}
+    for index, one in enumerate(ids):
+        if first.setdefault(one, index) != index:
+            raise ValueError(
+                f"{noun} {index} has the image_id {one!r} of {noun} {first[one]}; expected another id for each image, "
+                "or no image_id: images without one are numbered"
+            )
 
 
 def _require_files(files: Sequence[str]) -> None:
-    """Raise MissingImagesError, with the number of the first record, for files that do not exist."""
+    """Raise MissingImagesError, with the number of the first record, for files that do not exist.
+
+    Raises ValueError for a folder.
+    """
+    for index, file in enumerate(files):
+        if os.path.isdir(file):
+            raise ValueError(f"record {index}: the file {file} is a folder; expected the path of an image")
     missing = [index for index, file in enumerate(files) if not os.path.exists(file)]
     if not missing:
         return
@@ -120,38 +132,7 @@ def _require_files(files: Sequence[str]) -> None:
     )
 
 
-def dataset_of_torch(
-    data: DetectionData, classes: Sequence[str], *, first_label: int = 1, keypoints: Sequence[str] = ()
-) -> Dataset:
-    """See `Dataset.from_torch`."""
-    images: list[Image] = []
-    entries: list[dict[str, Any]] = []
-    for index in range(len(data)):
-        image, target = data[index]
-        height, width = _pixels(image, index).shape[1:]
-        one = target.get("image_id", index)
-        image_id: Id = one if isinstance(one, str) else int(one)
-        images.append({"id": image_id, "file_name": f"image {image_id}", "height": height, "width": width})
-        entries.append(_of_target(target, len(classes), first_label, index))
-    name = type(data).__name__
-    known = Path(), images
-    raws: list[RawEntry] = [dict(image) for image in images]
-    dataset = _dataset(Path(), name, raws, entries, classes, keypoints, known=known, pixels=partial(_pixels_of, data))
-    return replace(dataset, notes=(*dataset.notes, *_note_on_labels(dataset, first_label)))
-
-
-def _note_on_labels(dataset: Dataset, first_label: int) -> tuple[str, ...]:
-    """A note if the labels may count from 0: the last class has no objects, but another class has."""
-    *others, last = dataset.class_counts.values()
-    if first_label == 0 or last or not any(others):
-        return ()
-    return (
-        f"{dataset.annotation_file}: no object has the label {len(others) + first_label} ({dataset.classes[-1]}); if "
-        "the labels count from 0, pass first_label=0",
-    )
-
-
-def _dataset(
+def checked_dataset(
     root: Path,
     name: str,
     images: list[RawEntry],
@@ -251,10 +232,11 @@ def _annotations(entry: Mapping[str, Any], image_id: Id, names: Sequence[str], i
 
 def _label(label: object, names: Sequence[str], index: int) -> int:
     """A label by its number or its name."""
+    label = plain(label)
     if isinstance(label, str) and label in names:
         return names.index(label)
-    if isinstance(label, int | np.integer) and 0 <= int(label) < len(names):
-        return int(label)
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
+        return label
     raise ValueError(
         f"record {index} has the label {label!r}; expected one of the classes {few(names)}, or 0 to {len(names) - 1}"
     )
@@ -262,20 +244,20 @@ def _label(label: object, names: Sequence[str], index: int) -> int:
 
 def _names_of(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """The classes of records without `classes`: their labels in alphabetical order."""
-    found = {
-        label: index for index, entry in enumerate(entries) for label in values_of("labels", entry.get("labels"), index)
-    }
+    found: set[str] = set()
+    for index, entry in enumerate(entries):
+        for label in map(plain, values_of("labels", entry.get("labels"), index)):
+            if not isinstance(label, str):
+                raise ValueError(
+                    f"record {index} has the label {label!r}, which is not a name; expected names of classes, or pass "
+                    "the names: classes=[...]"
+                )
+            found.add(label)
     if not found:
         for index, entry in enumerate(entries):
             for key in PER_OBJECT:
                 require_same_number(key, values_of(key, entry.get(key), index), (), index)
         raise ValueError("no record has objects: pass the names of the classes, classes=[...]")
-    for label, index in found.items():
-        if not isinstance(label, str):
-            raise ValueError(
-                f"record {index} has the label {label!r}, which is not a name; expected names of classes, or pass "
-                "the names: classes=[...]"
-            )
     return tuple(sorted(found))
 
 
@@ -296,40 +278,3 @@ def _of_record(record: ImageRecord) -> dict[str, Any]:
         "expressions": record.expressions,
         "annotation_ids": record.annotation_ids,
     }
-
-
-def _of_target(target: Mapping[str, Any], classes: int, first_label: int, index: int) -> dict[str, Any]:
-    """A target dict in torchvision's form as the dict of a record."""
-    labels = [int(label) - first_label for label in values_of("labels", target.get("labels"), index)]
-    if labels and not 0 <= min(labels) <= max(labels) < classes:
-        largest, smallest = max(labels) + first_label, min(labels) + first_label
-        other = 1 if largest == classes else 0
-        hint = f"; labels that count from {other} need first_label={other}" if smallest >= other != first_label else ""
-        raise ValueError(
-            f"image {index} has labels {smallest} to {largest}; expected "
-            f"{first_label} to {classes - 1 + first_label} for {classes} classes{hint}"
-        )
-    columns = {ours: target[theirs] for theirs, ours in TARGET_KEYS.items() if target.get(theirs) is not None}
-    return {"labels": labels, **columns}
-
-
-def _pixels_of(data: DetectionData, index: int) -> Tensor:
-    """Image `index`, read again."""
-    return _pixels(data[index][0], index)
-
-
-def _pixels(image: Any, index: int) -> Tensor:
-    """An image as uint8 RGB (3, H, W)."""
-    if isinstance(image, Tensor) and image.is_floating_point():
-        low, high = (float(value) for value in image.aminmax()) if image.numel() else (0.0, 0.0)
-        if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # also False for NaN
-            raise ValueError(
-                f"image {index} is {str(image.dtype).removeprefix('torch.')} with values from {low:g} to {high:g}; "
-                "expected 0 to 1, or uint8: for 0..255, convert with image.to(torch.uint8); leave normalisation to the "
-                "model"
-            )
-        image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
-    try:
-        return as_image(image)
-    except ValueError as error:
-        raise ValueError(f"image {index}: {error}") from error

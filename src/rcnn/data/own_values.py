@@ -1,6 +1,6 @@
 """The values of an object in a record, as COCO's form has them. What cannot be right is refused, with the record.
 
-Letters: H, W height and width of an image, J keypoints.
+Letters: H, W height and width of an image, J keypoints, P points of a polygon.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rcnn.data.messages import counted, excerpt
@@ -33,8 +34,7 @@ def values_of(key: str, values: Any, index: int) -> list[Any]:
         return []
     if is_torchvision_boxes(values):
         values = _corners(values, index)
-    if isinstance(values, Tensor):
-        values = values.numpy(force=True)
+    values = _numpy(values)
     if isinstance(values, np.ndarray) and values.ndim == 1:
         return values.tolist()
     if isinstance(values, (str, bytes, Mapping)) or not np.iterable(values):
@@ -87,7 +87,7 @@ def object_values(given: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def _xywh(box: Any, index: int) -> list[float]:
-    values = _numbers(box, "boxes", index)
+    values = _numbers(box, "boxes", index).reshape(-1)
     if len(values) != 4:
         raise ValueError(f"record {index} has a box of {counted(len(values), 'number')}; expected x1, y1, x2, y2")
     if not np.isfinite(values).all() or (values[2:] < values[:2]).any():
@@ -100,17 +100,19 @@ def _xywh(box: Any, index: int) -> list[float]:
 
 def _outline(value: Any, index: int) -> Any:
     """A segmentation in COCO's form; a bool mask (H, W) becomes run lengths."""
-    if isinstance(value, Tensor):
-        value = value.numpy(force=True)
+    value = _numpy(value)
     if isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype in (np.bool_, np.uint8):
         rle = encode_mask(value.astype(bool))
-        return {"size": list(rle["size"]), "counts": _text(rle["counts"])}
+        return {"size": list(rle["size"]), "counts": _counts(rle["counts"], index)}
     if isinstance(value, Mapping):
         if not {"size", "counts"} <= value.keys():
             raise ValueError(
                 f"record {index} has the segmentation {excerpt(dict(value))}; expected RLE: size and counts"
             )
-        return {"size": list(value["size"]), "counts": _text(value["counts"])}
+        size = _whole_numbers(value["size"])
+        if size is None or len(size) != 2:
+            raise ValueError(f"record {index} has RLE of size {excerpt(value['size'])}; expected [height, width]")
+        return {"size": size, "counts": _counts(value["counts"], index)}
     if isinstance(value, np.ndarray) and value.ndim == 2 and len(value) > 1 and value.shape[1] > 2:
         raise ValueError(
             f"record {index} has a segmentation of shape {value.shape} and type {value.dtype}; expected a mask "
@@ -119,12 +121,12 @@ def _outline(value: Any, index: int) -> Any:
     if isinstance(value, (str, bytes)) or not np.iterable(value):
         raise ValueError(f"record {index} has the segmentation {excerpt(value)}; expected {FORMS['segmentations']}")
     parts = list(value)
-    if parts and np.ndim(parts[0]) == 0:
+    if parts and (isinstance(parts[0], str) or not np.iterable(parts[0])):
         raise ValueError(
             f"record {index} has a segmentation of {counted(len(parts), 'number')}; expected a list of polygons, "
             "[[x, y, x, y, ...], ...]: a single polygon needs brackets around it"
         )
-    polygons = [_numbers(part, "segmentations", index).tolist() for part in parts]
+    polygons = [_polygon(part, index) for part in parts]
     if not np.isfinite([*chain.from_iterable(polygons)]).all():
         raise ValueError(f"record {index} has a polygon with numbers that are not finite; expected x and y in pixels")
     if any(polygons) and {0.0, 1.0}.issuperset(chain.from_iterable(polygons)):
@@ -135,33 +137,67 @@ def _outline(value: Any, index: int) -> Any:
     return polygons
 
 
-def _text(counts: Any) -> Any:
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts
+def _polygon(part: Any, index: int) -> list[float]:
+    """x, y, x, y, ... of a polygon, which may also be a list of points (P, 2)."""
+    numbers = _numbers(part, "segmentations", index)
+    if numbers.ndim > 2 or (numbers.ndim == 2 and numbers.shape[1] != 2 and numbers.shape[0] != 1):
+        raise ValueError(
+            f"record {index} has a polygon of shape {numbers.shape}; expected x, y, x, y, ... If it is a mask, pass "
+            "one array (H, W) of bool per object, e.g. masks[:, 0] of masks (N, 1, H, W)"
+        )
+    return numbers.reshape(-1).tolist()
+
+
+def _counts(counts: Any, index: int) -> str | list[int]:
+    """The counts of RLE: compressed, or numbers in any kind of list."""
+    if isinstance(counts, (str, bytes)):
+        return counts if isinstance(counts, str) else counts.decode("ascii", "replace")
+    numbers = _whole_numbers(counts)
+    if numbers is None:
+        raise ValueError(f"record {index} has RLE with the counts {excerpt(counts)}; expected COCO's text or integers")
+    return numbers
+
+
+def _whole_numbers(values: Any) -> list[int] | None:
+    """Whole numbers in any kind of list; None for anything else."""
+    try:
+        numbers = np.asarray(_numpy(values), dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    whole = numbers.ndim == 1 and np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all()
+    return [int(number) for number in numbers] if whole else None
 
 
 def _keypoints(value: Any, index: int) -> list[float]:
-    values = _numbers(value, "keypoints", index)
-    shape = np.shape(value)
-    if len(shape) == 2 and shape[1] != 3:
+    numbers = _numbers(value, "keypoints", index)
+    if numbers.ndim > 2 or (numbers.ndim == 2 and numbers.shape[1] != 3):
         raise ValueError(
-            f"record {index} has keypoints of shape {shape}; expected {FORMS['keypoints']}: 2 for a visible keypoint, "
-            "1 for a hidden one, 0 for one that is not labelled"
+            f"record {index} has keypoints of shape {numbers.shape}; expected {FORMS['keypoints']}: 2 for a visible "
+            "keypoint, 1 for a hidden one, 0 for one that is not labelled"
         )
-    return values.tolist()
+    return numbers.reshape(-1).tolist()
 
 
 def plain(value: Any, index: int = 0) -> Any:
     """A number of numpy or torch as a Python number; anything else as it is."""
-    return value.item() if isinstance(value, np.generic | Tensor) else value
+    value = _numpy(value)
+    return value.item() if isinstance(value, np.generic | np.ndarray) and value.size == 1 else value
+
+
+def _numpy(value: Any) -> Any:
+    """A tensor as an array; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy(force=True)  # numpy has no bfloat16
 
 
 def _flag(value: Any, index: int) -> int:
-    value = plain(value)
-    if not isinstance(value, (int, float, np.generic)):
+    number = plain(value)
+    if not isinstance(number, (int, float)) or number not in (0, 1):
         raise ValueError(
             f"record {index} has crowd or difficult {excerpt(value)}; expected 0 or 1 (or a bool) per object"
         )
-    return int(value)
+    return int(number)
 
 
 def _expressions(value: Any, index: int) -> list[Any]:
@@ -171,10 +207,10 @@ def _expressions(value: Any, index: int) -> list[Any]:
 
 
 def _numbers(values: Any, key: str, index: int) -> np.ndarray:
-    """Numbers of any shape as a flat array of float64."""
+    """Numbers of any shape as an array of float64."""
     try:
-        return np.asarray(values, dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError) as error:
+        return np.asarray(_numpy(values), dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a list of tensors with gradients
         raise ValueError(f"record {index} has {key} {excerpt(values)}; expected {_per_object(key)}") from error
 
 

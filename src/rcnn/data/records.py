@@ -8,11 +8,12 @@ Letters: I images, A objects of the whole data set, N objects of one image, J ke
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +23,11 @@ from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.images import SKIPPED_IMAGES
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
 from rcnn.data.images import MAX_PIXELS, read_image, read_resized
-from rcnn.data.messages import Finding, counted, few
+from rcnn.data.messages import Finding, counted, excerpt, few
 from rcnn.data.segmentations import Outlines, Segmentation, ranges
 
 if TYPE_CHECKING:
-    from rcnn.data.own import DetectionData
+    from rcnn.data.own_torch import DetectionData
 
 Reader = Callable[[KnownImages | None], Tables]
 
@@ -178,12 +179,12 @@ class Dataset:
     ) -> Dataset:
         """A torch data set in torchvision's form, where `data[i]` is an image and a dict of its objects.
 
-        See `rcnn.data.own.DetectionData` for the dict. Each image is read once now, for its objects, and again whenever
-        it is used, also by worker processes; augmentation belongs to the training settings. `first_label` is the label
-        of classes[0]: 1 as in torchvision, where 0 is the background, or 0. Raises ValueError for data in
+        See `rcnn.data.own_torch.DetectionData` for the dict. Each image is read once now, for its objects, and again
+        whenever it is used, also by worker processes; augmentation belongs to the training settings. `first_label` is
+        the label of classes[0]: 1 as in torchvision, where 0 is the background, or 0. Raises ValueError for data in
         another form.
         """
-        from rcnn.data.own import dataset_of_torch
+        from rcnn.data.own_torch import dataset_of_torch
 
         return dataset_of_torch(data, classes, first_label=first_label, keypoints=keypoints)
 
@@ -204,17 +205,26 @@ class Dataset:
     def __iter__(self) -> Iterator[ImageRecord]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, i: int) -> ImageRecord:
-        """Image `i` in the order of the annotation file; negative from the end. Raises IndexError if there is none."""
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"there is no image {i}: {self.annotation_file} has {counted(len(self), 'image')}")
-        i %= len(self)
+    def __getitem__(self, i: SupportsIndex) -> ImageRecord:
+        """Image `i` in the order of the annotation file; negative from the end. Raises IndexError if there is none.
+
+        Raises TypeError for anything but an integer.
+        """
+        try:
+            index = operator.index(i)
+        except TypeError as error:
+            raise TypeError(
+                f"the index is {excerpt(i)}; expected an integer. For several images, use dataset.subset(range(10))"
+            ) from error
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there is no image {index}: {self.annotation_file} has {counted(len(self), 'image')}")
+        index %= len(self)
         objects = self.objects
-        first, last = (int(index) for index in objects.starts[i : i + 2])
-        height, width = self.sizes[i].tolist()
+        first, last = (int(start) for start in objects.starts[index : index + 2])
+        height, width = self.sizes[index].tolist()
         return ImageRecord(
-            path=self.folder / self.file_names[i],
-            image_id=self.image_ids[i],
+            path=self.folder / self.file_names[index],
+            image_id=self.image_ids[index],
             height=height,
             width=width,
             boxes=objects.boxes[first:last],
@@ -222,11 +232,11 @@ class Dataset:
             ignored=objects.ignored[first:last],
             difficult=objects.difficult[first:last],
             areas=objects.areas[first:last],
-            segmentations=tuple(objects.outlines.segmentation(index, (height, width)) for index in range(first, last)),
+            segmentations=tuple(objects.outlines.segmentation(place, (height, width)) for place in range(first, last)),
             keypoints=None if objects.keypoints is None else objects.keypoints[first:last],
             annotation_ids=tuple(objects.ids[first:last].tolist()),
             expressions=None if objects.expressions is None else objects.expressions[first:last],
-            pixels=None if self.pixels is None else partial(self.pixels, i),
+            pixels=None if self.pixels is None else partial(self.pixels, index),
         )
 
     @property
@@ -242,9 +252,13 @@ class Dataset:
     def subset(self, indices: Sequence[int] | np.ndarray, name: str = "") -> Dataset:
         """The images at `indices` (e.g. range(10)) in this order; `name` replaces the name of the split.
 
-        Raises ValueError for an index that occurs twice or is out of range.
+        Raises ValueError for an index that occurs twice or is out of range, and for anything but integers.
         """
-        chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
+        given = np.asarray(indices)
+        if given.size and given.dtype.kind not in "iu":
+            advice = ": np.flatnonzero(mask) gives those of a mask" if given.dtype.kind == "b" else ""
+            raise ValueError(f"indices are of type {given.dtype}; expected integers{advice}")
+        chosen = given.astype(np.int64).reshape(-1)
         if len(np.unique(chosen)) < len(chosen) or not np.isin(chosen, np.arange(len(self))).all():
             raise ValueError(f"indices {few(chosen.tolist())}: expected different numbers from 0 to {len(self) - 1}")
         objects, starts = ranges(self.objects.starts, chosen)

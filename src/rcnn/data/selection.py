@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rcnn.data.checks.check import KnownImages
-from rcnn.data.checks.tables import Image, Tables
+from rcnn.data.checks.tables import Tables
+from rcnn.data.formats.files import ALL, is_one_file
 from rcnn.data.formats.layouts import Location, read_split, splits_at
 from rcnn.data.merging import merge, select_images
-from rcnn.data.messages import few
+from rcnn.data.messages import SKIPPED, few
 from rcnn.text_files import lines_of
 
 # Names that papers use for sets of COCO 2014 (trainval35k has 35k of val2014's 40k images; Bell et al. 2016).
@@ -35,7 +36,7 @@ class SplitPart:
         """This part of the `tables` of the split. Raises ValueError for a list with images that it does not have."""
         if self.image_list is None:
             return tables
-        return select_images(tables, listed_indices(self.image_list, tables.images))
+        return select_images(tables, listed_indices(listed_names(self.image_list), tables, self.image_list))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +60,15 @@ def select(location: Location, split: str) -> Selection:
 
     Raises ValueError or OSError; the message says what is wrong and what to write.
     """
-    one_file = location.annotations.endswith(".json") and "{split}" not in location.annotations
-    if one_file and split and not location.file_split:
-        return Selection(location=location, name=split, parts=(SplitPart(split=split),))
+    if is_one_file(location.annotations) and split and not location.file_split:
+        return Selection(location=location, name=split, parts=(_part_of_file(location, split),))
     if not split:
         known = splits_at(location)
         if len(known) > 1:
             raise ValueError(f"{location.folder} has the splits {', '.join(known)}; choose one with split= (--split)")
         return Selection(location=location, name=known[0], parts=(SplitPart(split=known[0]),))
-    words = [split] if _is_one(location, split) else NAMED_SETS.get(split, split).split("+")
-    parts = tuple(_part(location, word.strip()) for word in words)
+    words = [split] if _is_one(location, split) else [word.strip() for word in split.split("+")]
+    parts = tuple(_part(location, part) for word in words for part in _expanded(location, word))
     if repeated := [part for part, uses in Counter(parts).items() if uses > 1]:
         raise ValueError(f"--split {split} has {repeated[0].split} twice; name each split once")
     whole = {part.split for part in parts if part.image_list is None}
@@ -78,6 +78,12 @@ def select(location: Location, split: str) -> Selection:
             "one out"
         )
     return Selection(location=location, name=split, parts=parts)
+
+
+def _expanded(location: Location, word: str) -> list[str]:
+    """The splits that a name of papers stands for, unless the data set has a split of that name."""
+    named = NAMED_SETS.get(word)
+    return [word] if named is None or word in splits_at(location) else named.split("+")
 
 
 def _is_one(location: Location, split: str) -> bool:
@@ -93,6 +99,28 @@ def _is_one(location: Location, split: str) -> bool:
 def _list_file(location: Location, file: str) -> Path | None:
     """A list of images that the user names, in the working directory or in the folder of the data set."""
     return next((path for path in (Path(file), location.folder / file) if path.is_file()), None)
+
+
+def _part_of_file(location: Location, word: str) -> SplitPart:
+    """The images of the only annotation file: all, with `word` as their name, or those of a list, "ids.txt"."""
+    if not word.endswith(LIST_SUFFIX):
+        return SplitPart(split=word)
+    split, colon, file = word.partition(":")
+    image_list = _list_file(location, word)
+    if image_list is None and colon:
+        image_list = _list_file(location, file)
+        return SplitPart(split=split, image_list=_require_list(location, file, image_list))
+    return SplitPart(split=ALL, image_list=_require_list(location, word, image_list))
+
+
+def _require_list(location: Location, file: str, found: Path | None) -> Path:
+    """`found`, the list of images that the user names. Raises FileNotFoundError if there is none."""
+    if found is None:
+        raise FileNotFoundError(
+            f"{file} does not exist, neither in the working directory nor in {location.folder}; expected a text file "
+            "with an image id or file name per line"
+        )
+    return found
 
 
 def _part(location: Location, word: str) -> SplitPart:
@@ -115,12 +143,7 @@ def _part(location: Location, word: str) -> SplitPart:
     known = splits_at(location)
     if not colon or split not in known:
         split, file = "", word
-    image_list = _list_file(location, file)
-    if image_list is None:
-        raise FileNotFoundError(
-            f"{file} does not exist, neither in the working directory nor in {location.folder}; expected a text file "
-            "with an image id or file name per line"
-        )
+    image_list = _require_list(location, file, _list_file(location, file))
     return SplitPart(split=split or _split_of_list(location, known, image_list), image_list=image_list)
 
 
@@ -128,63 +151,88 @@ def _split_of_list(location: Location, known: Sequence[str], image_list: Path) -
     """The only split with all of the listed images. Raises ValueError if none or several have them."""
     if len(known) == 1:
         return known[0]
+    names = listed_names(image_list)
     found: list[str] = []
+    refused: dict[str, Exception] = {}
     for split in known:
         try:
-            listed_indices(image_list, read_split(location, split).images)
-        except ValueError:
-            continue
-        found.append(split)
-    if len(found) != 1:
-        which = f"the splits {', '.join(found)} each have" if found else f"none of {', '.join(known)} has"
-        raise ValueError(
-            f"{image_list}: {which} all of its images; say which split is meant, e.g. {known[0]}:{image_list}"
-        )
-    return found[0]
+            listed_indices(names, read_split(location, split), image_list)
+        except (ValueError, OSError) as error:
+            refused[split] = error
+        else:
+            found.append(split)
+    if len(found) == 1:
+        return found[0]
+    meant = f"say which split is meant, e.g. {known[0]}:{image_list}"
+    if found:
+        raise ValueError(f"{image_list}: the splits {', '.join(found)} each have all of its images; {meant}")
+    # with the reason that is most likely of help: a fault other than unknown names, or the fewest unknown names
+    nearest = min(known, key=lambda split: getattr(refused[split], "count", 0))
+    raise ValueError(
+        f"{image_list}: none of {', '.join(known)} has all of its images; {meant} ({nearest}: {refused[nearest]})"
+    )
 
 
-def listed_indices(image_list: Path, images: Sequence[Image]) -> list[int]:
-    """The indices of the images that a text file lists, ascending. Blank lines and lines that start with # are skipped.
+class UnknownNamesError(ValueError):
+    """Names, `count` of them, that are not an id or file name of the images of a split."""
 
-    A line is an image id, a file name, or a file name without folder or without suffix. Raises ValueError for a line
-    that is none of these, or that matches more than one image.
-    """
-    wanted = [line for line in lines_of(image_list) if not line.startswith("#")]
-    if not wanted:
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count
+
+
+def listed_names(image_list: Path) -> list[str]:
+    """The lines of a list of images, without blank lines and those that start with #. Raises ValueError for none."""
+    names = [line for line in lines_of(image_list) if not line.startswith("#")]
+    if not names:
         raise ValueError(f"{image_list} lists no images; expected an image id or file name per line")
-    return indices_of_names(wanted, images, str(image_list))
+    return names
 
 
-def indices_of_names(names: Sequence[str], images: Sequence[Image], source: str) -> list[int]:
-    """The indices of images by id or file name, ascending. Raises ValueError like `listed_indices`, for `source`."""
-    tables: list[dict[str, list[int]]] = [{}, {}, {}, {}]
+def skipped_names(tables: Tables) -> set[str]:
+    """The ids, names and stems of the images that were skipped, with a warning: a list of images may contain them."""
+    skipped = [finding.ids for finding in tables.findings if finding.noun == "image" and finding.action == SKIPPED]
+    ids = {str(one) for ids in skipped for one in ids}  # formats without ids have file names or stems as ids
+    paths = [PurePosixPath(name) for name in (*ids, *(name for _, name in tables.skipped))]
+    return ids | {name for path in paths for name in (str(path), path.name, path.stem)}
+
+
+def listed_indices(names: Sequence[str], tables: Tables, image_list: Path) -> list[int]:
+    """The indices of the images with `names`, which are in the file `image_list`, ascending.
+
+    A name is an image id, a file name, or a file name without folder or without suffix. Images that were skipped when
+    `tables` were read are left out. Raises ValueError for a name that is none of these, or that matches more than one
+    image.
+    """
+    images, skipped = tables.images, skipped_names(tables)
+    known: list[dict[str, list[int]]] = [{}, {}, {}, {}]
     for index, image in enumerate(images):
         path = PurePosixPath(image["file_name"])
-        for table, name in zip(tables, (str(image["id"]), str(path), path.name, path.stem), strict=True):
+        for table, name in zip(known, (str(image["id"]), str(path), path.name, path.stem), strict=True):
             table.setdefault(name, []).append(index)
     chosen: set[int] = set()
     unknown: list[str] = []
     for name in names:
-        found = next((table[name] for table in tables[1:] if name in table), None)
-        of_id = tables[0].get(name)
+        found = next((table[name] for table in known[1:] if name in table), None)
+        of_id = known[0].get(name)
         if of_id and found and found != of_id:
             by_id, by_name = images[of_id[0]], images[found[0]]
             raise ValueError(
-                f"{source}: {name} is the id of {by_id['file_name']} and the name of {by_name['file_name']}; give file "
-                f"names with their suffix, e.g. {by_id['file_name']}"
+                f"{image_list}: {name} is the id of {by_id['file_name']} and the name of {by_name['file_name']}; give "
+                f"file names with their suffix, e.g. {by_id['file_name']}"
             )
-        found = found or of_id
+        last = PurePosixPath(name.replace("\\", "/")).name  # of a path from another computer
+        found = found or of_id or known[2].get(last)
         if found is None:
-            found = tables[2].get(PurePosixPath(name.replace("\\", "/")).name)  # a path from another computer
-        if found is None:
-            unknown.append(name)
+            unknown += [] if name in skipped or last in skipped else [name]
         elif len(found) > 1:
-            raise ValueError(f"{source}: {name} is the name of {len(found)} images; give their ids or paths")
+            raise ValueError(f"{image_list}: {name} is the name of {len(found)} images; give their ids or paths")
         else:
             chosen.update(found)
-    if unknown:
-        raise ValueError(
-            f"{source}: {few(unknown)}: not an id or file name of the {len(images)} images; expected e.g. "
-            f"{images[0]['id']} or {images[0]['file_name']}"
+    if unknown or not chosen:
+        raise UnknownNamesError(
+            f"{image_list}: {few(unknown or names)}: not an id or file name of the {len(images)} images; expected e.g. "
+            f"{images[0]['id']} or {images[0]['file_name']}",
+            len(unknown or names),
         )
     return sorted(chosen)

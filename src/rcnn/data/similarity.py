@@ -7,7 +7,7 @@ image, and copies with uniform borders (letterboxed ones) that of the image with
 (crops) have other hashes and are not found. Images with too little contrast for a hash are copies only if their files
 are equal.
 
-Letters: I images, P pairs.
+Letters: I images, N hashes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ NEAR = 6  # of 64 bits: copies differ in up to this many
 MIN_CONTRAST = 8.0  # grey levels between the darkest and the brightest pixel of the copy; below, the hash is noise
 FLAT = 12  # grey levels within a row or column of a uniform border, which compression makes uneven
 MIN_BORDER, MIN_LEFT = 0.03, 0.25  # fractions of a side: borders that count, and what remains between them
-_CHUNK = 1 << 20  # pairs compared at a time
+_CHUNK = 1 << 20  # pairs compared at a time: tens of MB, however many images are copies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,37 +119,44 @@ def perceptual_hash(grey: np.ndarray) -> int | None:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def near_pairs(perceptual_hashes: Sequence[int | None], distance: int = NEAR) -> np.ndarray:
-    """The pairs (P, 2) int64 of indices i < j of hashes that differ in up to `distance` bits, in ascending order.
-
-    Hashes that differ in up to D bits are equal in at least one of D + 1 groups of bits: only those are compared.
-    """
-    known = [(index, one) for index, one in enumerate(perceptual_hashes) if one is not None]
-    indices = np.array([index for index, _ in known], dtype=np.int64)
-    hashes = np.array([one for _, one in known], dtype=np.uint64)
-    found = [np.zeros((0, 2), dtype=np.int64)]
-    edges = np.linspace(0, BITS, distance + 2).round().astype(int)
-    for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
-        order = np.argsort(band, kind="stable")
-        starts = np.flatnonzero(np.diff(band[order], prepend=~band[order][:1]))
-        for members in np.split(order, starts[1:]):
-            found += _near_within(members, hashes, distance)
-    pairs = np.unique(np.sort(indices[np.concatenate(found)], axis=1), axis=0)
-    return pairs.reshape(-1, 2)
-
-
-def _near_within(members: np.ndarray, hashes: np.ndarray, distance: int) -> list[np.ndarray]:
-    """The near pairs (P, 2) among `members`, which are indices into `hashes`."""
-    found: list[np.ndarray] = []
-    rows = max(1, _CHUNK // max(1, len(members)))
-    for start in range(0, len(members) if len(members) > 1 else 0, rows):
-        differing = hashes[members[start : start + rows], None] ^ hashes[members]
-        row, column = np.nonzero(_bit_count(differing) <= distance)
-        row += start
-        kept = row < column
-        found.append(np.stack([members[row[kept]], members[column[kept]]], axis=1))
+def has_near(hashes: Sequence[int | None], others: Sequence[int | None], distance: int = NEAR) -> np.ndarray:
+    """Whether each of `hashes` differs in up to `distance` bits from one of `others`: (N,) bool; False for None."""
+    indices, own = _known(hashes)
+    values, place = np.unique(own, return_inverse=True)
+    known = np.unique(_known(others)[1])
+    near = np.zeros(len(values), dtype=bool)
+    for rows, columns in _compared(values, known, distance):
+        rows = rows[~near[rows]]
+        near[rows] = (_bit_count(values[rows, None] ^ known[columns]) <= distance).any(axis=1)
+    found = np.zeros(len(hashes), dtype=bool)
+    found[indices] = near[place]
     return found
+
+
+def _known(hashes: Sequence[int | None]) -> tuple[np.ndarray, np.ndarray]:
+    """The indices (N,) int64 of the hashes that are not None, and these hashes (N,) uint64."""
+    known = [(index, one) for index, one in enumerate(hashes) if one is not None]
+    return np.array([i for i, _ in known], dtype=np.int64), np.array([one for _, one in known], dtype=np.uint64)
+
+
+def _compared(values: np.ndarray, others: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Indices into `values` and into `others`, all pairs of which are to be compared; few pairs at a time.
+
+    Hashes (uint64) that differ in up to D bits are equal in at least one of D + 1 groups of bits: only those are
+    compared.
+    """
+    edges = np.linspace(0, BITS, distance + 2).round().astype(int).tolist()
+    for low, high in pairwise(edges):
+        bands = [(one >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1) for one in (values, others)]
+        orders = [np.argsort(band, kind="stable") for band in bands]
+        ordered = [band[order] for band, order in zip(bands, orders, strict=True)]
+        both = np.intersect1d(ordered[0], ordered[1])
+        starts = [np.searchsorted(one, both).tolist() for one in ordered]
+        ends = [np.searchsorted(one, both, side="right").tolist() for one in ordered]
+        for row, last_row, column, last_column in zip(starts[0], ends[0], starts[1], ends[1], strict=True):
+            step = max(1, _CHUNK // (last_column - column))
+            for start in range(row, last_row, step):
+                yield orders[0][start : min(start + step, last_row)], orders[1][column:last_column]
 
 
 def _bit_count(values: np.ndarray) -> np.ndarray:
@@ -161,14 +168,13 @@ def _bit_count(values: np.ndarray) -> np.ndarray:
     return (values * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
-def low_contrast_copies(prints: Sequence[Fingerprint]) -> Iterator[tuple[int, int]]:
-    """The pairs of indices i < j of equal files among low-contrast images, which have no perceptual hash."""
+def low_contrast_groups(prints: Sequence[Fingerprint]) -> Iterator[list[int]]:
+    """The indices, ascending, of low-contrast images with equal files; they have no perceptual hash."""
     places: dict[str, list[int]] = {}
     for index, one in enumerate(prints):
         if one.low_contrast:
             places.setdefault(one.content, []).append(index)
-    for same in places.values():
-        yield from combinations(same, 2)
+    return (same for same in places.values() if len(same) > 1)
 
 
 def similar_groups(prints: Sequence[Fingerprint]) -> np.ndarray:
@@ -177,22 +183,30 @@ def similar_groups(prints: Sequence[Fingerprint]) -> np.ndarray:
     Images of a single colour (all black, or empty tiles) are groups of their own, even if their files are equal: they
     are not copies of one scene. So are images that cannot be read, because nothing is known of them.
     """
-    parent = list(range(len(prints)))
+    group = np.arange(len(prints))
+    for same in low_contrast_groups(prints):
+        group[same] = same[0]
+    indices, hashes = _known([one.perceptual_hash for one in prints])
+    values, place = np.unique(hashes, return_inverse=True)
+    label = np.arange(len(values))  # the smallest index into `values` in the group of each value
+    for rows, columns in _compared(values, values, NEAR):
+        if (label[columns] == label[rows[0]]).all() and (label[rows] == label[rows[0]]).all():
+            continue  # frames of a still camera: most are of one group after the first rows
+        near = _bit_count(values[rows, None] ^ values[columns]) <= NEAR
+        row, column = np.nonzero(near & (label[rows, None] != label[columns]))
+        _join(label, rows[row], columns[column])
+    first = np.full(len(values), len(prints))
+    np.minimum.at(first, label[place], indices)
+    group[indices] = first[label[place]]
+    return group
 
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
 
-    same: dict[str, int] = {}
-    pairs = [
-        (same.setdefault(one.content, index), index)
-        for index, one in enumerate(prints)
-        if one.perceptual_hash is not None
-    ]
-    near = near_pairs([one.perceptual_hash for one in prints]).tolist()
-    for first, second in (*pairs, *near, *low_contrast_copies(prints)):
-        low, high = sorted((root(first), root(second)))
-        parent[high] = low
-    return np.array([root(index) for index in range(len(prints))], dtype=np.int64)
+def _join(label: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
+    """Join the groups of `first[i]` and `second[i]` in `label` (N,), which has the smallest member of each group."""
+    while len(first):
+        low, high = np.minimum(label[first], label[second]), np.maximum(label[first], label[second])
+        np.minimum.at(label, high, low)
+        while ((shorter := label[label]) != label).any():
+            label[:] = shorter
+        differ = label[first] != label[second]
+        first, second = first[differ], second[differ]

@@ -101,13 +101,18 @@ def copied_images(dataset: Dataset, training: Dataset) -> int:
 
 def _number_shared(files: Sequence[Path], others: Sequence[Path], size: int) -> int:
     """The number of `files` with the content of one of the `others`; all are `size` bytes long."""
-    blocks: dict[bytes, list[Path]] = {}
+    own: dict[bytes, list[Path]] = {}
+    known: dict[bytes, set[Path]] = {}
+    for file in files:
+        own.setdefault(_middle(file, size), []).append(file)
     for other in others:
-        blocks.setdefault(_middle(other, size), []).append(other)
-    return sum(
-        any(file == other or _content(file) == _content(other) for other in blocks.get(_middle(file, size), ()))
-        for file in files
-    )
+        known.setdefault(_middle(other, size), set()).add(other)
+    shared = 0
+    for block in own.keys() & known.keys():
+        left = [file for file in own[block] if file not in known[block]]
+        contents = {_content(other) for other in known[block]} if left else set[str]()  # each file is read once
+        shared += len(own[block]) - len(left) + sum(_content(file) in contents for file in left)
+    return shared
 
 
 def _content(file: Path) -> str:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from rcnn.data.images import MAX_PIXELS
-from rcnn.outputs import TEMPORARY, naming
+from rcnn.outputs import naming
 from rcnn.text_files import missing_text
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
@@ -109,8 +110,8 @@ def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: float |
 
     `pictures` may be a generator, so that one picture is in memory at a time; it may read the video at `path`, which is
     replaced only after the last picture. After an error, an existing file is unchanged. `rate`: frames per second, or
-    the path of a video that has it. Raises ValueError if there is no picture, ImportError without PyAV, and the errors
-    of `VideoWriter.write`.
+    the path of a video that has it. Raises ValueError if there is no picture, VideoError for a picture of another type
+    or size, ImportError without PyAV, and the errors of `VideoWriter.write`.
     """
     frequency = _frequency(rate)
     waiting = iter(pictures)
@@ -122,10 +123,12 @@ def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: float |
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file, e.g. {Path(path) / 'video.mp4'}")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {target.parent} {missing_text(target.parent)}; create it first")
-    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+    # not a name of rcnn.outputs: a command that opens the folder for its output would remove the file
+    temporary = target.with_name(f".{target.name}-{os.getpid()}.part")
     try:
         with naming(Path(path)), VideoWriter(temporary, frequency) as writer:
             for picture in chain([first], waiting):
+                _require_picture(picture, count, first.size if isinstance(first, Image.Image) else None)
                 writer.write(picture)
                 count += 1
         os.replace(temporary, target)
@@ -134,18 +137,33 @@ def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: float |
     return count
 
 
+def _require_picture(picture: object, index: int, size: tuple[int, int] | None) -> None:
+    """Raise VideoError unless picture `index` is a Pillow image of `size`, that of the first one (width, height)."""
+    if not isinstance(picture, Image.Image):
+        raise VideoError(
+            f"picture {index} is of type {type(picture).__name__}; expected a Pillow image, e.g. Image.fromarray(array)"
+        )
+    if size is not None and picture.size != size:
+        raise VideoError(
+            f"picture {index} has {picture.width} x {picture.height} pixels, picture 0 has {size[0]} x {size[1]}; "
+            "expected pictures of one size: resize them first"
+        )
+
+
 def _frequency(rate: float | Fraction | str | Path) -> Fraction:
-    """Frames per second as a fraction. Raises ValueError for a number that is not positive and finite."""
+    """Frames per second as a fraction. Raises ValueError for anything but a positive and finite number."""
     if isinstance(rate, str | Path):
         return video_rate(rate)[0]
-    frequency = Fraction(rate).limit_denominator(1001) if math.isfinite(rate) else Fraction(0)
+    frequency = Fraction(0)
+    if isinstance(rate, Real) and not isinstance(rate, bool) and math.isfinite(rate):
+        frequency = Fraction(float(rate)).limit_denominator(1001)
     if frequency <= 0:
         raise ValueError(f"rate={rate}; expected the number of frames per second, e.g. 25, or the path of a video")
     return frequency
 
 
 class VideoWriter:
-    """Writes pictures of one size to an MP4 file (H.264, no sound). Use as a context manager."""
+    """Writes pictures to an MP4 file (H.264, no sound), scaled to the size of the first. Use as a context manager."""
 
     def __init__(self, path: Path, rate: Fraction) -> None:
         """`rate`: frames per second. Raises ImportError without PyAV."""
@@ -198,7 +216,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} {missing_text(Path(path))}: check the path")
     try:
-        video = av.open(str(path))
+        video = av.open(os.path.abspath(path))  # FFmpeg takes a relative path with a colon for a URL
     except av.FFmpegError as error:
         raise VideoError(f"{path} cannot be read as a video ({_reason(error)}): {AGAIN}") from error
     with video:

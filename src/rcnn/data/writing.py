@@ -34,14 +34,14 @@ def require_free(output: OutputFolder, names: Sequence[str]) -> None:
     output.require_free(*(FILE.replace("{split}", name) for name in names))
 
 
-def require_no_other_splits(output: OutputFolder, names: Sequence[str]) -> None:
+def require_no_other_splits(output: Path, names: Sequence[str]) -> None:
     """Raise FileExistsError if an earlier command of rcnn wrote a split that is not one of `names` to the folder."""
     own = {FILE.replace("{split}", name) for name in names}
     before, after = FILE.split("{split}")
-    for file in sorted(files_of_rcnn(output.path) - own):
-        if file.startswith(before) and file.endswith(after) and (output.path / file).exists():
+    for file in sorted(files_of_rcnn(output) - own):
+        if file.startswith(before) and file.endswith(after) and (output / file).exists():
             raise FileExistsError(
-                f"{output.path / file} was written by an earlier command and would be an additional split of the new "
+                f"{output / file} was written by an earlier command and would be an additional split of the new "
                 "data set: remove it, or choose another output folder"
             )
 

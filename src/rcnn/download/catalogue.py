@@ -26,6 +26,8 @@ class Archive:
     urls: tuple[str, ...]  # mirrors of the file, tried in this order
     creates: tuple[str, ...]  # files and folders that unpacking creates in the folder of the data set
     source: str  # where the URLs, the hash and the size were published
+    # files of this archive alone, by which a later run finds that it is unpacked; empty: `creates`, which are its alone
+    contains: tuple[str, ...] = ()
     digest: str = ""  # "sha256:..." or "md5:..."; empty: none is published
     size: int | None = None  # bytes
 
@@ -44,8 +46,15 @@ class Download:
     data: str = ""  # path for --data, relative to the folder of the data set; empty: that folder
 
 
-def _coco(path: str, creates: str, size: int, sha256: str) -> Archive:
-    return Archive(urls=(f"{COCO}/{path}",), creates=(creates,), source=TFDS_COCO, digest=f"sha256:{sha256}", size=size)
+def _coco(path: str, creates: str, size: int, sha256: str, contains: tuple[str, ...] = ()) -> Archive:
+    return Archive(
+        urls=(f"{COCO}/{path}",),
+        creates=(creates,),
+        source=TFDS_COCO,
+        contains=contains,
+        digest=f"sha256:{sha256}",
+        size=size,
+    )
 
 
 TRAIN2017 = _coco(
@@ -68,18 +77,21 @@ ANNOTATIONS2017 = _coco(
     "annotations",
     252907541,
     "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+    ("annotations/instances_train2017.json", "annotations/instances_val2017.json"),
 )
 ANNOTATIONS2014 = _coco(
     "annotations/annotations_trainval2014.zip",
     "annotations",
     252872794,
     "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+    ("annotations/instances_train2014.json", "annotations/instances_val2014.json"),
 )
 TEST_INFO2017 = _coco(
     "annotations/image_info_test2017.zip",
     "annotations",
     1144034,
     "e52f412dd7195ac8f98d782b44c6dd30ea10241e9f42521f67610fbe055a74f8",
+    ("annotations/image_info_test2017.json",),
 )
 
 
@@ -93,15 +105,21 @@ def _lvis(split: str, size: int, sha256: str) -> Archive:
     )
 
 
-def _voc(path: str, size: int, md5: str) -> Archive:
+def _voc(path: str, split: str, size: int, md5: str) -> Archive:
+    year = path[3:7]
     return Archive(
-        urls=(f"{VOC}/{path}",), creates=("VOCdevkit",), source=TORCHVISION_VOC, digest=f"md5:{md5}", size=size
+        urls=(f"{VOC}/{path}",),
+        creates=("VOCdevkit",),
+        source=TORCHVISION_VOC,
+        contains=(f"VOCdevkit/VOC{year}/ImageSets/Main/{split}.txt",),
+        digest=f"md5:{md5}",
+        size=size,
     )
 
 
-VOC2007 = _voc("voc2007/VOCtrainval_06-Nov-2007.tar", 460032000, "c52e279531787c972589f7e41ab4ae64")
-VOC2007_TEST = _voc("voc2007/VOCtest_06-Nov-2007.tar", 451020800, "b6e924de25625d8de591ea690078ad9f")
-VOC2012 = _voc("voc2012/VOCtrainval_11-May-2012.tar", 1999639040, "6cd6e144f989b92b3379bac3b3de84fd")
+VOC2007 = _voc("voc2007/VOCtrainval_06-Nov-2007.tar", "trainval", 460032000, "c52e279531787c972589f7e41ab4ae64")
+VOC2007_TEST = _voc("voc2007/VOCtest_06-Nov-2007.tar", "test", 451020800, "b6e924de25625d8de591ea690078ad9f")
+VOC2012 = _voc("voc2012/VOCtrainval_11-May-2012.tar", "trainval", 1999639040, "6cd6e144f989b92b3379bac3b3de84fd")
 SBD = Archive(
     urls=("https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",),
     creates=("benchmark_RELEASE",),

@@ -38,7 +38,7 @@ def download_dataset(
     if name not in DOWNLOADS:
         raise ValueError(f"no data set is called {name!r}; expected one of {', '.join(DOWNLOADS)}")
     known = DOWNLOADS[name]
-    chosen = (split,) if isinstance(split, str) else tuple(split)
+    chosen = ((split,) if split else ()) if isinstance(split, str) else tuple(split)
     for one in chosen:
         if one not in known.splits:
             raise ValueError(f"{name} has no split {one!r}; expected one of {', '.join(known.splits)}")
@@ -119,8 +119,8 @@ def _recorded(folder: Path) -> list[str]:
 
 
 def _is_there(folder: Path, archive: Archive) -> bool:
-    """Whether everything that an archive creates exists, e.g. has not been removed by the user."""
-    return all((folder / entry).exists() for entry in archive.creates)
+    """Whether the content of an archive exists, e.g. has not been removed by the user."""
+    return all((folder / entry).exists() for entry in archive.contains or archive.creates)
 
 
 def _require_space(folder: Path, archives: Sequence[Archive]) -> None:

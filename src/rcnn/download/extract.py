@@ -52,7 +52,9 @@ def extract(archive: Path, folder: Path, *, advance: Callable[[], None] | None =
                 total += _copy(source, file, limit - total, archive)
             if advance is not None:
                 advance()
-    except _DAMAGE as error:
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk; damaged bz2 data has no number
+            raise
         raise ArchiveError(f"{archive} is damaged ({error}): delete it and download it again") from error
     if not seen:
         raise ArchiveError(f"{archive} contains no files: delete it and download it again")
@@ -70,7 +72,14 @@ def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 if kind not in (0, stat.S_IFREG) or entry.flag_bits & 1:
                     what = "an encrypted file" if entry.flag_bits & 1 else "a link or device"
                     raise ArchiveError(f"{archive} contains {what}, {entry.filename!r}, which is not unpacked")
-                with packed.open(entry) as source:
+                try:
+                    source = packed.open(entry)
+                except NotImplementedError as error:
+                    raise ArchiveError(
+                        f"{archive}: {entry.filename!r} cannot be unpacked ({error}): pack the files again, with a "
+                        "common compression (deflate)"
+                    ) from error
+                with source:
                     yield entry.filename, source
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive) as tar:
@@ -88,10 +97,18 @@ def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def _safe(name: str, archive: Path) -> PurePosixPath:
-    """`name` as a path relative to the folder. Raises ArchiveError if that would be outside the folder."""
+    """`name` as a path relative to the folder. Raises ArchiveError if that would be outside the folder.
+
+    The same for names that are not names of one file on every system.
+    """
+    if any(mark in name for mark in ("\\", ":", "\0")):
+        raise ArchiveError(
+            f"{archive} contains the name {name!r}, which has a backslash, colon or null character: it is not "
+            "unpacked. Rename the file and pack the files again"
+        )
     path = PurePosixPath(name)
     parts = [part for part in path.parts if part != "."]
-    if path.is_absolute() or ".." in parts or not parts or any(mark in name for mark in ("\\", ":", "\0")):
+    if path.is_absolute() or ".." in parts or not parts:
         raise ArchiveError(f"{archive} contains the name {name!r}, which is outside its folder: it is not unpacked")
     return PurePosixPath(*parts)
 

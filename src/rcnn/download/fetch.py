@@ -112,10 +112,16 @@ class _Transfer:
         self.last = time.monotonic()
 
     def require_no_folders(self) -> None:
-        """Raise IsADirectoryError unless the file can be written, before anything is downloaded."""
+        """Raise IsADirectoryError unless the file can be written, before anything is downloaded.
+
+        Links in the place of the incomplete file and its note are removed: their targets are files of the user.
+        """
         for path in (self.target, self.part, self.note):
             if path.is_dir():
                 raise IsADirectoryError(f"{path} is a folder; expected the downloaded file or nothing: remove it")
+        for path in (self.part, self.note):
+            if path.is_symlink():
+                path.unlink()
 
     def idle(self) -> float:
         """Seconds since the last MIN_BYTES arrived."""
@@ -131,8 +137,11 @@ class _Transfer:
         scheme = urlsplit(url).scheme
         if scheme not in ("http", "https"):
             raise RefusedError(f"the URL starts with {scheme}:, expected https: or http:")
-        require_host(url, self.timeout)
         start = self._resumable(url)
+        if start and start == self.size:  # complete: a run was stopped while it computed the hash
+            self._finish(resumed=True)
+            return
+        require_host(url, self.timeout)
         headers = {"User-Agent": "rcnn (https://github.com/rcnn/rcnn)", "Accept-Encoding": "identity"}
         if start:
             headers |= {"Range": f"bytes={start}-", "If-Range": self._noted()["validator"]}
@@ -141,7 +150,10 @@ class _Transfer:
             response = open_url(request, self.timeout, 2 * self.timeout)
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == 416:  # the file on the server is shorter than the part
+            if error.code == 416:  # there are no more bytes: the part is complete, or longer than the file
+                if _range(error.headers.get("Content-Range", ""))[1] == start:
+                    self._finish(resumed=True)
+                    return
                 self._forget()
                 raise ConnectionError("the incomplete file does not match the file on the server") from error
             if error.code in TEMPORARY_STATUS:
@@ -225,9 +237,9 @@ class _Transfer:
 
     def _resumable(self, url: str) -> int:
         """The number of downloaded bytes that can be kept; 0 if the download must start again."""
-        received = self.part.stat().st_size if self.part.is_file() and not self.part.is_symlink() else 0
+        received = self.part.stat().st_size if self.part.is_file() else 0
         noted = self._noted()
-        known = noted["url"] == url and noted["validator"] and (self.size is None or received < self.size)
+        known = noted["url"] == url and noted["validator"] and (self.size is None or received <= self.size)
         return received if known else 0
 
     def _noted(self) -> dict[str, str]:
@@ -298,7 +310,10 @@ def _through(url: str) -> str:
 
 
 def _range(header: str) -> tuple[int, int | None]:
-    """The start and the size of the whole file in a Content-Range header, "bytes 100-299/300"; start -1: not given."""
+    """The start and the size of the whole file in a Content-Range header, "bytes 100-299/300" or "bytes */300".
+
+    The start is -1 if it is not given.
+    """
     unit, _, rest = header.partition(" ")
     byte_range, _, whole = rest.partition("/")
     start = byte_range.partition("-")[0]

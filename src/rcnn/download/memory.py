@@ -39,8 +39,8 @@ def download(url: str, *, longest: int = MAX_DOWNLOAD, timeout: float = TIMEOUT,
         try:
             return future.result(timeout=min(timeout, deadline, 1.0))
         except TimeoutError:
-            if future.done():
-                raise
+            if future.done():  # since the wait ended; or this is an error of the download itself
+                return future.result()
         now, size = time.monotonic(), len(content)
         if now - started > deadline:
             raise DownloadError(

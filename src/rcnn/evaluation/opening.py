@@ -11,7 +11,7 @@ from typing import Protocol
 
 from rcnn.data import Dataset, splits
 from rcnn.data.defaults import default_training_split, default_validation_split
-from rcnn.data.held_out import HELD_OUT, HeldOut, find_held_out, held_out_part
+from rcnn.data.held_out import HELD_OUT, HeldOut, find_held_out, held_out_part, is_of_other_files
 from rcnn.data.messages import counted
 from rcnn.data.opening import DatasetOptions, open_with
 from rcnn.data.trained_images import TrainedImages
@@ -22,6 +22,19 @@ from rcnn.predictor import Predictor
 from rcnn.runtime.exported import is_exported
 from rcnn.runtime.open_model import model_record
 from rcnn.weights.files import CONFIG_FILE
+
+
+def require_path_options(data: Dataset | str | Path, split: str | Path, options: DatasetOptions) -> None:
+    """Raise ValueError for arguments that choose what is read of a path, if `data` is a Dataset."""
+    if not isinstance(data, Dataset):
+        return
+    names = ("annotations", "images", "relative_boxes", "ignore_other_classes", "strict", "allow_empty")
+    ignored = [*(["split"] if split else []), *(name for name in names if getattr(options, name))]
+    if ignored:
+        raise ValueError(
+            f"data is a Dataset, so {', '.join(ignored)} would have no effect: give "
+            f"{'it' if len(ignored) == 1 else 'them'} to rcnn.open_dataset, which reads the data"
+        )
 
 
 class Model(Protocol):
@@ -72,7 +85,8 @@ def open_subject(
         record = None
         options = replace(options, one_class=has_proposals(source))
     if isinstance(data, Dataset):
-        dataset, split, held_out = data, data.split, None
+        dataset = data.as_one_class("object") if options.one_class else data
+        split, held_out = data.split, None
     else:
         held_out = held_out_of(source)
         dataset = dataset_for(record, data, split, held_out=held_out, options=options)
@@ -155,6 +169,8 @@ def _held_out_note(dataset: Dataset, part: Dataset, held_out: HeldOut, known: Se
         note = f"evaluating on {evaluated} that the run held out from training ({others}: not in this split)"
     else:
         note = f"evaluating on the {evaluated} that the run held out from training"
+    if is_of_other_files(part, held_out):
+        note += " (they have the names of these images, but other contents: edited, or photos of another data set)"
     choices = [f"split={dataset.split} (--split) evaluates on {_all_images(dataset)}"]
     choices += [
         f"split={name} (--split) on that split" for name in known if name.startswith("val") and name != dataset.split

@@ -14,6 +14,7 @@ import numpy as np
 from rcnn.data import Dataset, open_dataset, splits
 from rcnn.data.checks.tables import Id
 from rcnn.data.defaults import default_training_split, default_validation_split
+from rcnn.data.formats.files import is_one_file
 from rcnn.data.held_out import DEFAULT_FRACTION, HeldOut, divide_held_out, hold_out, indices_of, require_fraction
 from rcnn.data.messages import counted
 from rcnn.data.readable import report_unreadable, without_unreadable
@@ -180,7 +181,9 @@ def choose_splits(request: RunRequest) -> tuple[str, tuple[str, ...], dict[str, 
     """The training split and the validation splits (none: ()), and the reasons for those that were not given."""
     assert not isinstance(request.data, Dataset)
     _require_different(request.val_splits)
-    names, reasons = splits(request.data, request.annotations), dict[str, str]()
+    one_file = bool(request.split) and is_one_file(request.annotations)  # it has no other splits
+    names = list[str]() if one_file else splits(request.data, request.annotations)
+    reasons: dict[str, str] = {}
     training, validations = request.split, tuple(name for name in request.val_splits if name != NO_SPLIT)
     if not training:
         training = default_training_split(names)

@@ -212,7 +212,7 @@ def test_objects_that_are_not_cut_keep_their_annotated_boxes() -> None:
         outlines=(square, square + np.array([15, 0, 15, 0, 0]), np.zeros((0, 5)), np.zeros((0, 5))),
         keypoints=torch.tensor([[[5.0, 5, 2]], [[21.0, 5, 2]], [[19.9, 4, 1]], [[0.0, 0, 0]]]),
     )
-    after = cut(one)
+    after = cut(one, before=None)
     assert after.labels.tolist() == [0, 1, 2]
     assert after.boxes.tolist() == [[1.5, 1.5, 8.5, 8.5], [17, 2, 20, 8], [3, 3, 20, 9]]
     assert present(after.keypoints)[:, 0].tolist() == [[5, 5, 2], [0, 0, 0], [pytest.approx(19.9), 4, 1]]

@@ -15,7 +15,7 @@ from rcnn.data import Dataset, open_dataset
 from rcnn.data.checks.outlines import polygon_area
 from rcnn.metrics.coco import evaluate
 from rcnn.ops.run_lengths import run_totals
-from tests.unit.data.coco_folders import SQUARE, annotation, coco_tables, write_coco
+from tests.unit.data.coco_folders import SQUARE, annotation, coco_tables, write_annotations, write_coco
 
 FILE = "instances_val.json"
 
@@ -327,3 +327,23 @@ def test_a_file_that_changes_between_opening_and_evaluation_is_refused(tmp_path:
     write_coco(tmp_path, coco_tables([annotation(1)], images=3))
     with pytest.raises(ValueError, match="was changed after it was opened"):
         dataset.to_coco()
+
+
+def test_no_classes_are_refused(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, coco_tables([annotation(1)]))
+    with pytest.raises(ValueError, match="classes is empty; expected class names, or None"):
+        open_dataset(root, classes=[])
+
+
+def test_a_pruned_file_without_annotations_of_other_images_has_no_note(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, coco_tables([annotation(1)]), "superminival2014")
+    assert open_dataset(root).notes == ()
+    write_annotations(root, coco_tables([annotation(1), annotation(2, image_id=9)]), "superminival2014")
+    assert open_dataset(root).notes[0].endswith("1 annotation of images that were removed is not used")
+
+
+def test_a_json_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c" / "labels.json").symlink_to(tmp_path / "gone.json")
+    with pytest.raises(FileNotFoundError, match=r"labels\.json is a file that cannot be read \(No such file or dir"):
+        open_dataset(tmp_path)

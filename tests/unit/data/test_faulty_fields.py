@@ -34,6 +34,8 @@ def opened(root: Path, annotations: list[dict[str, Any]], **options: Any) -> Dat
         ("0", False, True),
         ("1", True, True),
         ("true", True, True),
+        ("1.0", True, True),
+        ("0.0", False, True),
         ("no", False, True),
         (None, False, True),
         ([], False, True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,38 @@ def test_images_with_one_file_are_held_out_together(tmp_path: Path, plain: bool)
     assert again is not None
     assert (again.split, sorted(again.files)) == ("train", sorted(held_out.files))
     assert "not in this split" not in evaluated.notes[-1]
+
+
+@pytest.fixture
+def numbered(tmp_path: Path) -> tuple[Path, HeldOut]:
+    """A data set, and its images 1 and 12 as those that a run held out."""
+    data = write_tiny_coco(tmp_path / "data", {"train": 12}, size=(40, 48))
+    files = ("train_1.png", "train_12.png")
+    contents = tuple(sha256((data / "train" / name).read_bytes()).hexdigest() for name in files)
+    return data, HeldOut(split="train", fraction=0.2, files=files, contents=contents)
+
+
+def test_photos_of_another_data_set_with_the_same_names_are_noted(
+    numbered: tuple[Path, HeldOut], tmp_path: Path
+) -> None:
+    data, held_out = numbered
+    assert "other contents" not in dataset_for(None, data, held_out=held_out).notes[-1]
+    other = write_tiny_coco(tmp_path / "other", {"new": 12}, size=(48, 48))
+    for image in (other / "new").iterdir():
+        image.rename(image.with_name(image.name.replace("new", "train")))
+    file = other / "annotations/instances_new.json"
+    file.write_text(file.read_text().replace("new_", "train_"))
+    note = dataset_for(None, other, held_out=held_out).notes[-1]
+    assert "they have the names of these images, but other contents: edited, or photos of another data set" in note
+    assert "split=new (--split) evaluates on all 12 images" in note
+
+
+def test_another_data_set_with_some_of_the_names_is_evaluated_as_a_whole(
+    numbered: tuple[Path, HeldOut], tmp_path: Path
+) -> None:
+    data, held_out = numbered
+    other = write_tiny_coco(tmp_path / "other", {"train": 6}, size=(48, 48))
+    assert len(dataset_for(None, other, held_out=held_out)) == 6
+    (data / "train" / "train_12.png").unlink()  # the data set itself, which has lost an image
+    with pytest.raises(ValueError, match=r"does not have 1 image .*train_12.png.* name the split \(--split\) to eval"):
+        dataset_for(None, data, held_out=held_out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_sixteen_bits_and_orientation_of_pillow_images() -> None:
             r"of uint16; expected uint8 .*the values are 5\d\d to 7\d\d; scale them to 0\.\.255",
         ),
         (RGB - 300.0, r"the values are -\d+ to -\d+; scale them to 0\.\.255"),
-        (np.full((2, 2), np.nan), r"the values are nan to nan; scale them"),
+        (np.full((2, 2), np.nan), "some values are not finite"),
         (np.zeros((0, 4)), r"of float64; expected uint8 .* with values 0\.\.255$"),
         (RGB > 9, r"of bool; expected uint8 .*convert with \(255 \* image\)\.astype\(np\.uint8\)"),
         (np.array([None, 1]), "of object; expected uint8"),
@@ -148,6 +149,13 @@ def test_a_missing_file() -> None:
     for path in ("gone.jpg", "a\0b.jpg"):
         with pytest.raises(FileNotFoundError, match="does not exist"):
             as_image(path)
+
+
+def test_a_path_of_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(Image.fromarray(RGB)))
+    with os.scandir(os.fsencode(tmp_path)) as entries:
+        (entry,) = entries
+    assert torch.equal(as_image(entry), as_image(RGB))
 
 
 def test_a_text_file_is_refused_by_name(tmp_path: Path) -> None:

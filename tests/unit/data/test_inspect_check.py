@@ -238,3 +238,28 @@ def test_a_link_that_leads_to_itself_is_one_unreadable_image(clean: tuple[Path, 
     image.unlink()
     image.symlink_to(image.name)
     assert [(one.kind, len(one.ids)) for one in check_dataset(root).errors] == [("unreadable-image", 1)]
+
+
+def test_an_annotation_id_that_is_a_list_is_named_in_the_report(tmp_path: Path) -> None:
+    tables = coco_tables([annotation([1], image_id="1"), annotation(2)])
+    report = check_dataset(write_coco(tmp_path, tables), no_images=True)
+    [finding] = [one for one in report.findings if one.kind == "id-type"]
+    assert finding.ids == ("[1]",)
+    json.dumps(report.to_dict())
+
+
+def test_empty_categories_of_every_split_are_reported_once(tmp_path: Path) -> None:
+    for split, extra in (("train", "cup"), ("val", "pan")):
+        tables = coco_tables([annotation(1), annotation(2, category_id=4)])
+        names = ("kite", "boat", extra, "pot")
+        tables["categories"] = [{"id": number, "name": name} for number, name in zip((3, 4, 5, 6), names, strict=True)]
+        write_coco(tmp_path, tables, split)
+    found = check_dataset(tmp_path, no_images=True, only=["empty-category"]).findings
+    assert not found  # 2 of 5 classes have objects: a fixed list
+    for split, extra in (("train", "cup"), ("val", "pan")):
+        tables = coco_tables([annotation(1), annotation(2, category_id=4)])
+        names = ("kite", "boat", extra) if split == "val" else ("kite", "boat")
+        tables["categories"] = [{"id": number, "name": name} for number, name in enumerate(names, start=3)]
+        write_coco(tmp_path, tables, split)
+    found = check_dataset(tmp_path, no_images=True, only=["empty-category"]).findings
+    assert [(one.file.name, one.ids) for one in found] == [("instances_val.json", (5,))]

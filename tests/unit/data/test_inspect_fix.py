@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rcnn.data import open_dataset
+from rcnn.data.inspect import fix
 from rcnn.data.inspect.fix import FixReport, fix_dataset
 from rcnn.ops.coco_backend import as_rle, rle_mask
 from tests.command import rcnn
 from tests.tiny_data import write_tiny_coco
-from tests.unit.data.coco_folders import annotation, coco_tables, write_images
+from tests.unit.data.coco_folders import annotation, coco_tables, write_coco, write_images
 from tests.unit.data.inspect_faults import FAULTS, Data, Fault, changed, write_clean, write_tables
 
 BEYOND_REPAIR = ("no-objects", "no-images", "no-categories")  # of a whole split
@@ -285,3 +287,57 @@ def test_the_outline_of_a_box_that_was_clipped_is_clipped_too(
     assert (written["bbox"], written["area"], len(written["segmentation"])) == (box, area, left)
     before, after = (rle_mask(as_rle(one, 120, 160)) for one in (parts, written["segmentation"]))
     assert (before == after).all()
+
+
+def test_boxes_inside_their_images_and_their_areas_are_kept(tmp_path: Path) -> None:
+    """x + width - x differs from width for half of the boxes with decimals; areas may be smaller than the boxes."""
+    generator = np.random.default_rng(0)
+    starts, sides = generator.uniform(0, 15, (40, 2)).round(2), generator.uniform(2, 25, (40, 2)).round(2)
+    boxes = np.concatenate([starts, sides], axis=1).tolist()
+    assert sum(x + width - x != width for x, _, width, _ in boxes) > 10
+    entries = [annotation(n, bbox=box, area=1.5 + n, segmentation=None) for n, box in enumerate(boxes)]
+    entries.append(annotation(40, bbox=[50.5, 30.25, 20, 5], area=7, segmentation=None))  # 60 pixels wide
+    root = write_coco(tmp_path / "data", coco_tables(entries, images=1), "train")
+    fix_dataset(root, tmp_path / "out")
+    tables = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
+    found = {one["id"]: (one["bbox"], one["area"]) for one in tables["annotations"]}
+    assert found == {n: (box, 1.5 + n) for n, box in enumerate(boxes)} | {40: ([50.5, 30.25, 9.5, 5], 47.5)}
+
+
+def test_categories_keep_their_keypoints_and_verified_images_their_classes(tmp_path: Path) -> None:
+    skeleton = {"keypoints": ["left", "right"], "skeleton": [[1, 2]]}
+    points = {"keypoints": [12, 12, 2, 20, 20, 2], "num_keypoints": 2}
+    test = coco_tables([annotation(1, category_id=1)], images=2)
+    test["categories"] = [{"id": 1, "name": "kite"}]
+    train = coco_tables([annotation(1, category_id=2, **points), annotation(2, image_id=2, category_id=1)], images=2)
+    train["categories"] = [{"id": 1, "name": "cup"}, {"id": 2, "name": "kite"} | skeleton]
+    for place, image in enumerate(train["images"]):
+        image |= {"neg_category_ids": [1 + place], "not_exhaustive_category_ids": [1]}
+    for split, tables in (("test", test), ("train", train)):
+        write_coco(tmp_path / "data", tables, split)
+        for number in (1, 2):  # not copies of each other
+            noise = np.random.default_rng([number, len(split)]).integers(0, 256, (40, 60), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / "data" / split / f"{number}.png")
+    fix_dataset(tmp_path / "data", tmp_path / "out")
+    for split in ("test", "train"):
+        written = json.loads((tmp_path / "out" / "annotations" / f"instances_{split}.json").read_text())
+        assert written["categories"] == [{"id": 1, "name": "kite"} | skeleton, {"id": 2, "name": "cup"}]
+    assert [image["neg_category_ids"] for image in written["images"]] == [[2], [1]]
+    assert [image["not_exhaustive_category_ids"] for image in written["images"]] == [[2], [2]]
+    assert [one["category_id"] for one in written["annotations"]] == [1, 2]
+    assert written["annotations"][0]["keypoints"] == points["keypoints"]
+
+
+def test_a_folder_with_another_split_is_refused_before_images_are_read(
+    clean: tuple[Path, Data], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = write_coco(tmp_path / "old", coco_tables([annotation(1)]), "old")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".DS_Store").write_bytes(b"of macOS")
+    fix_dataset(old, tmp_path / "out")
+    monkeypatch.setattr(fix, "read_splits", None)
+    for split in ("", "train+val"):
+        with pytest.raises(
+            FileExistsError, match=r"instances_old\.json was written by an earlier command and would be"
+        ):
+            fix_dataset(clean[0], tmp_path / "out", split=split)

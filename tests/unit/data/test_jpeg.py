@@ -7,10 +7,10 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rcnn.data import images
-from rcnn.data.images import ImageError, read_image
+from rcnn.data.images import ImageError, image_size, read_image
 from rcnn.data.jpeg import decode_jpeg
 
 pytest.importorskip("torchcodec", reason="needs the extra `fast` (torchcodec)")
@@ -40,6 +40,23 @@ def test_pixels_are_those_of_pillow(orientation: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr(images, "decode_jpeg", not_installed)
     assert torch.equal(read_image(content), pixels)
     assert pixels.permute(1, 2, 0).is_contiguous()
+
+
+@pytest.mark.parametrize("exif", [None, 1, 6])
+def test_an_orientation_in_xmp_is_applied_unless_exif_has_one(
+    exif: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
+    picture, file, tags = Image.open(io.BytesIO(jpeg())), io.BytesIO(), Image.Exif()
+    if exif:
+        tags[0x0112] = exif
+    picture.save(file, "jpeg", exif=tags, xmp=xmp)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file.getvalue()))))
+    pixels = read_image(file.getvalue())
+    np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), expected)
+    assert image_size(file.getvalue()) == pixels.shape[1:] == ((26, 37) if exif == 1 else (37, 26))
+    monkeypatch.setattr(images, "decode_jpeg", not_installed)
+    assert torch.equal(read_image(file.getvalue()), pixels)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])

@@ -200,3 +200,32 @@ def test_damaged_and_other_files_are_skipped_and_unlabelled_images_noted(tmp_pat
     assert "1 file has content that is not JSON (id b.json): skipped with its image" in text
     assert "1 file has no list of shapes, so it is not a labelme file (id settings.json): skipped" in text
     assert "2 images without a JSON file are not used" in dataset.notes[0]
+
+
+def test_files_and_images_of_a_split_in_two_folders(tmp_path: Path) -> None:
+    """As imagePath names the photo without a folder."""
+    write(tmp_path / "train" / "annotations", "a", [labelme_shape("kite", TRIANGLE)], image=False)
+    write_images(tmp_path / "train" / "images", ["a.png"])
+    assert open_dataset(tmp_path, "train")[0].path == tmp_path / "train" / "images" / "a.png"
+
+
+def test_image_path_comes_before_other_images_of_that_name(tmp_path: Path) -> None:
+    fields = {"imagePath": "../images/a.png", "imageData": png(np.zeros(SIZE, np.uint8))}
+    file = write(tmp_path / "annotations", "a", [labelme_shape("kite", TRIANGLE)], image=False) / "a.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    assert open_dataset(tmp_path / "annotations")[0].path == file  # embedded
+    write_images(tmp_path / "annotations", ["a.jpg"])  # e.g. a thumbnail
+    assert open_dataset(tmp_path / "annotations")[0].path == tmp_path / "annotations" / "a.jpg"
+    write_images(tmp_path / "images", ["a.png"])
+    assert open_dataset(tmp_path / "annotations")[0].path.resolve() == (tmp_path / "images" / "a.png").resolve()
+
+
+def test_an_image_path_that_no_file_can_have_is_not_used(tmp_path: Path) -> None:
+    shapes = [labelme_shape("kite", TRIANGLE)]
+    write(tmp_path, "a", shapes)
+    file = write(tmp_path, "b", shapes, image=False) / "b.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"imagePath": "b\0.png", "imageData": None}))
+    write(tmp_path, "c", shapes)
+    dataset = open_dataset(tmp_path)
+    assert dataset.image_ids == ("a", "c")
+    assert "no imagePath in b.json" in dataset.warnings[0]

@@ -95,3 +95,12 @@ def test_a_damaged_annotation_file_is_refused(folder: Path, tables: object) -> N
     with pytest.raises(ValueError, match=r"instances_train2014\.json has no list of images with ids; download"):
         minus_refer(folder)
     assert not (folder / RESULT).exists()
+
+
+def test_images_with_ids_that_are_no_ids_are_refused(folder: Path) -> None:
+    file = folder / "annotations" / "instances_train2014.json"
+    tables = json.loads(file.read_text())
+    tables["images"][3]["id"] = [1]
+    file.write_text(json.dumps(tables))
+    with pytest.raises(ValueError, match="has no list of images with ids; download COCO's annotations again"):
+        minus_refer(folder)

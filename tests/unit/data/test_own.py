@@ -131,6 +131,90 @@ def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
     assert dataset.warnings == ()
 
 
+def test_text_in_the_place_of_a_list_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path, ["1.png"])
+    records = [{"file": tmp_path / "1.png", "boxes": [[1, 2, 3, 4]], "labels": [0]}]
+    pairs = [(torch.zeros(3, 8, 8), {"boxes": [[1, 2, 3, 4]], "labels": [1]})]
+    for key, value in (("classes", "cat"), ("keypoints", "nose")):
+        arguments: dict[str, Any] = {"classes": ["cat"]} | {key: value}
+        message = rf"{key} is '{value}'; expected a list of names, e\.g\. \['{value}'\]"
+        with pytest.raises(ValueError, match=message):
+            rcnn.Dataset.from_records(records, **arguments)
+        with pytest.raises(ValueError, match=message):
+            rcnn.Dataset.from_torch(pairs, **arguments)
+    with pytest.raises(ValueError, match="metric is 'coca'; expected one of coco, "):
+        rcnn.Dataset.from_records(records, ["cat"], metric="coca")  # type: ignore[arg-type]
+
+
+def test_objects_in_other_forms_of_numpy_and_torch(tmp_path: Path) -> None:
+    """The same objects, written in plain lists."""
+    write_images(tmp_path, ["1.png"])  # 40 x 60
+    plain = {"file": tmp_path / "1.png", "boxes": [[1, 2, 30, 32]], "labels": [1], "crowd": [0]}
+    counts = [100, 20, 2280]
+    form = plain | {"segmentations": [{"size": [40, 60], "counts": counts}]}
+    equal: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"labels": [torch.tensor(1)]}, plain),
+        ({"labels": torch.tensor([[1]])}, plain),
+        ({"boxes": torch.tensor([[1, 2, 30, 32]], dtype=torch.bfloat16)}, plain),
+        ({"boxes": torch.tensor([[1.0, 2, 30, 32]], requires_grad=True)}, plain),
+        ({"segmentations": [{"size": np.array([40, 60]), "counts": np.array(counts)}]}, form),
+        ({"segmentations": [{"size": (40, 60), "counts": [np.int64(one) for one in counts]}]}, form),
+    ]
+    for fields, expected in equal:
+        mine, theirs = (rcnn.Dataset.from_records([one], ["a", "b"]) for one in (plain | fields, expected))
+        assert mine.to_coco() == theirs.to_coco(), fields
+
+
+def test_objects_that_are_no_objects(tmp_path: Path) -> None:
+    write_images(tmp_path, ["1.png", "2.png"])
+    first, second = ({"file": tmp_path / f"{n}.png", "boxes": [[1, 2, 3, 4]], "labels": ["a"]} for n in (1, 2))
+    masks = np.zeros((1, 40, 60), dtype=np.uint8)
+    wrong: list[tuple[dict[Any, Any], str]] = [
+        ({"labels": [True]}, "has the label True; expected one of the classes a, b, or 0 to 1"),
+        ({"labels": [0.5]}, "has the label 0.5; expected one of the classes"),
+        ({"segmentations": [masks]}, r"has a polygon of shape \(40, 60\); expected x, y.* masks\[:, 0\]"),
+        ({"segmentations": [[[[1, 2], [3]]]]}, r"has segmentations \[\[1, 2\], \[3\]\]; expected one per object"),
+        ({"segmentations": [{"size": 5, "counts": [1]}]}, r"has RLE of size 5; expected \[height, width\]"),
+        ({"segmentations": [{"size": [40, 60], "counts": [0.5]}]}, r"has RLE with the counts \[0.5\]; expected COCO's"),
+        ({"keypoints": [np.zeros((3, 4))]}, r"has keypoints of shape \(3, 4\); expected \(J, 3\): x, y, visibility"),
+        ({"crowd": [float("nan")]}, "has crowd or difficult nan; expected 0 or 1"),
+        ({"crowd": [0.5]}, "has crowd or difficult 0.5; expected 0 or 1"),
+        ({"image_id": torch.tensor([1, 2])}, r"has the image_id tensor\(\[1, 2\]\); expected an integer or text"),
+        ({"image_id": 1}, "has the image_id 1 of record 0; expected another id for each image"),
+        ({"file": str(tmp_path)}, r"the file /.* is a folder; expected the path of an image"),
+        ({1: 2}, "unknown key 1; expected file, image_id"),
+    ]
+    for fields, message in wrong:
+        with pytest.raises(ValueError, match=f"record 1:? {message}"):
+            rcnn.Dataset.from_records([first, second | fields], ["a", "b"])
+    with pytest.raises(ValueError, match=r"record 1 has the label \['a'\], which is not a name"):
+        rcnn.Dataset.from_records([first, second | {"labels": [["a"]]}])
+    with pytest.raises(ValueError, match="records is of type int; expected a list of dicts"):
+        rcnn.Dataset.from_records(5)  # type: ignore[arg-type]
+
+
+def test_a_torch_data_set_of_another_form_is_refused() -> None:
+    image, target = torch.zeros(3, 8, 8), {"boxes": [[1, 2, 3, 4]], "labels": [1]}
+    wrong: list[tuple[list[Any], str]] = [
+        (
+            [(image, [{"bbox": [1, 2, 3, 4]}])],
+            "image 0 of list is a pair with a list; .*wrap_dataset_for_transforms_v2",
+        ),
+        ([(image, target), (image, target, 3)], "image 1 of list is a tuple of 3 values; expected a pair"),
+        ([{"image": image, "target": target}], "image 0 of list is a dict; expected a pair: the image, and a dict"),
+        ([(image, target | {"labels": ["cat"]})], "image 0 has the label 'cat'; expected the number of a class"),
+        ([(image, target | {"labels": [1.7]})], r"image 0 has the label 1\.7; expected the number of a class"),
+        ([(image, target | {"image_id": 0.5})], r"image 0 has the image_id 0\.5; expected an integer or text"),
+        ([(image, target | {"image_id": 0})] * 3, "image 1 has the image_id 0 of image 0; expected another id"),
+        ([], "list is empty; expected at least one image"),
+    ]
+    for data, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            rcnn.Dataset.from_torch(data, ["cat", "dog"])
+    unnumbered: list[Any] = [(image, target | {"image_id": None})] * 2
+    assert rcnn.Dataset.from_torch(unnumbered, ["cat"]).image_ids == (0, 1)
+
+
 @pytest.mark.parametrize("values", [(0.0, 255.0), (-2.1, 2.6), (0.0, float("nan"))])
 def test_float_images_of_a_torch_data_set_are_0_to_1(values: tuple[float, float]) -> None:
     target = {"boxes": torch.tensor([[1.0, 2, 30, 40]]), "labels": torch.tensor([1])}
@@ -145,7 +229,7 @@ def test_faulty_records_are_refused_by_their_number(tmp_path: Path) -> None:
     sound = {"file": tmp_path / "1.png", "boxes": [[1, 2, 3, 4]], "labels": ["a"]}
     wrong: list[tuple[Any, str]] = [
         ([], "records is empty"),
-        ({"file": "1.png"}, "records is a dict; expected a list of dicts, one per image"),
+        ({"file": "1.png"}, "records is of type dict; expected a list of dicts, one per image"),
         ([sound, "1.png"], "record 1 is '1.png'; expected a dict with file, boxes, labels"),
         ([sound | {"labels": "a"}], "record 0 has labels 'a'; expected a list, one label per object"),
         ([sound, {"labels": []}], "record 1 has file None; expected the path of an image"),

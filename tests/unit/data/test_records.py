@@ -68,6 +68,18 @@ def test_negative_indices_and_the_end(small: Dataset) -> None:
         small[3]
 
 
+def test_slices_masks_and_fractions_are_no_indices(small: Dataset) -> None:
+    assert small[np.int64(1)].image_id == 2
+    for wrong in (slice(0, 2), 1.0, "1"):
+        with pytest.raises(TypeError, match=r"the index is .*; expected an integer\. .* dataset\.subset\(range"):
+            small[wrong]  # type: ignore[index]
+    with pytest.raises(ValueError, match=r"indices are of type bool; expected integers: np\.flatnonzero\(mask\)"):
+        small.subset(np.array([True, False, True]))
+    with pytest.raises(ValueError, match="indices are of type float64; expected integers"):
+        small.subset([0.5])  # type: ignore[list-item]
+    assert len(small.subset([])) == 0
+
+
 def test_a_record_checks_itself(small: Dataset) -> None:
     with pytest.raises(ValueError, match="image 2: labels has length 1; expected 3"):
         replace(small[1], labels=np.zeros(1, dtype=np.int64))

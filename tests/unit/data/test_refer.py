@@ -119,3 +119,15 @@ def test_pickles_that_could_do_harm_are_refused(tmp_path: Path, content: bytes, 
     (tmp_path / "refs.p").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_plain_pickle(tmp_path / "refs.p")
+
+
+@pytest.mark.parametrize("length", [*range(140, 160), 114, 255])
+def test_texts_of_python_2_may_have_any_length(tmp_path: Path, length: int) -> None:
+    """Python 2 writes str as SHORT_BINSTRING: the length in a byte, which may equal an instruction."""
+    content = b"\x80\x02U" + bytes([length]) + b"x" * length + b"q\x00."
+    assert pickle.loads(content) == "x" * length  # noqa: S301
+    (tmp_path / "a.p").write_bytes(content)
+    assert read_plain_pickle(tmp_path / "a.p") == "x" * length
+    (tmp_path / "b.p").write_bytes(pickle.dumps("x" * length, protocol=4))
+    with pytest.raises(ValueError, match="it has protocol 4 or later"):
+        read_plain_pickle(tmp_path / "b.p")

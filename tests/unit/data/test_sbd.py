@@ -41,6 +41,15 @@ def test_sbd_files_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -
     assert "no class from 1 to 20 in Categories (id a:2): skipped" in text
 
 
+def test_a_split_of_damaged_files_is_refused_with_the_reason(tmp_path: Path) -> None:
+    place = write_sbd(tmp_path, ["a", "b"]) / "benchmark_RELEASE" / "dataset"
+    for name in ("a", "b"):
+        (place / "inst" / f"{name}.mat").write_bytes(b"nothing")
+    (place / "train.txt").write_text("a\nb\nc\n")
+    with pytest.raises(ValueError, match=r"lists 3 images, none of them with a \.mat file .* 1 missing, 2 damaged"):
+        open_dataset(tmp_path, "train")
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])
 def test_structs_equal_those_that_scipy_reads(dtype: str, compressed: bool, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,68 @@ def test_a_list_of_images_must_be_a_txt_file(tmp_path: Path) -> None:
     root = write_tiny_coco(tmp_path, {"train": 2, "val": 1})
     with pytest.raises(ValueError, match=r"--split train:ids1: .* ends in \.txt, got ids1; rename it"):
         open_dataset(root, "train:ids1")
+
+
+def test_a_list_of_the_images_of_one_annotation_file(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, coco_tables([annotation(n, image_id=n) for n in (1, 2, 3)], images=3), "train")
+    (root / "labels.json").write_text((root / "annotations" / "instances_train.json").read_text())
+    (root / "ids.txt").write_text("3\n1\n")
+    for split in ("ids.txt", "some:ids.txt", root / "ids.txt"):
+        dataset = open_dataset(root, split, annotations="labels.json", images="train")
+        assert dataset.image_ids == (1, 3)
+        assert [entry["id"] for entry in dataset.to_coco()["annotations"]] == [1, 3]
+    assert open_dataset(root, "some", annotations="labels.json", images="train").image_ids == (1, 2, 3)
+    for split in ("absent.txt", "some:absent.txt"):
+        with pytest.raises(
+            FileNotFoundError, match=r"absent\.txt does not exist, neither in the working directory nor"
+        ):
+            open_dataset(root, split, annotations="labels.json", images="train")
+
+
+def test_a_listed_image_with_a_missing_file_is_left_out(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, coco_tables([annotation(n, image_id=n) for n in range(1, 6)], images=5), "train")
+    (root / "train" / "3.png").unlink()
+    for lines in ("2\n3\n5\n", "2.png\n3.png\n5.png\n", "old/folder/2.png\nold/folder/3.png\n5"):
+        (root / "ids.txt").write_text(lines)
+        dataset = open_dataset(root, "ids.txt")
+        assert dataset.image_ids == (2, 5)
+        assert any("1 image has no file" in line and "(id 3): skipped" in line for line in dataset.warnings)
+    (root / "ids.txt").write_text("2\n3\n6\n")
+    with pytest.raises(ValueError, match=r"ids\.txt: 6: not an id or file name of the 4 images"):
+        open_dataset(root, "ids.txt")
+    (root / "ids.txt").write_text("3\n")
+    with pytest.raises(ValueError, match=r"ids\.txt: 3: not an id or file name"):
+        open_dataset(root, "ids.txt")
+
+
+def test_the_split_of_a_list_is_found_though_another_one_cannot_be_read(tmp_path: Path) -> None:
+    tables = coco_tables([annotation(1, image_id=9)])
+    tables["images"] = [{"id": 9, "file_name": "9.png", "height": 40, "width": 60}]
+    root = two_splits(tmp_path, tables)
+    (root / "one.txt").write_text("9")
+    shutil.rmtree(root / "train")  # its photos are not downloaded
+    assert open_dataset(root, "one.txt").image_ids == (9,)
+    (root / "one.txt").write_text("1")
+    with pytest.raises(ValueError, match=r"none of train, val has .* \(train: .*lists 2 images .* none of them in"):
+        open_dataset(root, "one.txt")
+    (root / "one.txt").write_text("# none\n")
+    with pytest.raises(ValueError, match="lists no images"):
+        open_dataset(root, "one.txt")
+
+
+def test_the_nearest_split_says_which_names_it_lacks(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, coco_tables([annotation(1)], images=2), "train")
+    write_coco(root, coco_tables([annotation(1)], images=9), "val")
+    (root / "ids.txt").write_text("7\n8\n77\n")
+    with pytest.raises(ValueError, match=r"\(val: .*ids\.txt: 77: not an id or file name of the 9 images"):
+        open_dataset(root, "ids.txt")
+
+
+def test_a_split_may_have_the_name_of_a_set_of_papers(tmp_path: Path) -> None:
+    root = write_coco(two_splits(tmp_path), coco_tables([annotation(1)], images=5), "trainval35k")
+    assert len(open_dataset(root, "trainval35k")) == 5
+    assert len(open_dataset(root, "val+trainval35k")) == 7
+    (root / "annotations" / "instances_trainval35k.json").unlink()
+    for split in ("train2014", "valminusminival2014"):
+        write_coco(root, coco_tables([annotation(1)], images=3), split)
+    assert len(open_dataset(root, "trainval35k+val")) == 8

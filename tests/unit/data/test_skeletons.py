@@ -212,7 +212,7 @@ READ = [[12, 12, 2], [20, 14, 1], [0, 0, 0]]
     ("keypoints", "expected", "warning"),
     [
         ([[12, 12, 2], [20, 14, 1], [0, 0, 0]], READ, "keypoints as a list of points (id 2): read as x, y"),
-        ([[12, 12], [20, 14], [5, 5]], [[12, 12, 2], [20, 14, 2], [5, 5, 2]], "keypoints as a list of points"),
+        ([[12, 12], [20, 14], [5, 5]], [[12, 12, 2], [20, 14, 2], [5, 5, 2]], "keypoints without visibility"),
         (["12", "12", "2", 20, 14, 1, 0, 0, 0], READ, "keypoints with numbers that are text (id 2)"),
         ([12, 12, 2, 20, 14, 1], [[0, 0, 0]] * 3, "keypoints that are not 9 numbers (x, y, visibility of 3 points)"),
         (

@@ -7,11 +7,15 @@ from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from rcnn.data import Dataset, open_dataset, trained_images
-from rcnn.data.trained_images import TrainedImages
+from rcnn.data.similarity import content_hash
+from rcnn.data.trained_images import TrainedImages, copied_images
 from tests.tiny_data import write_tiny_coco
+from tests.unit.data.coco_folders import annotation, coco_tables, write_coco
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +91,25 @@ def test_a_damaged_record_is_refused() -> None:
     assert TrainedImages.from_dict(None) is None
     with pytest.raises(ValueError, match="trained_images: expected an object with split, count and hashes"):
         TrainedImages.from_dict({"split": "train", "count": 2, "hashes": ["a"]})
+
+
+def test_files_with_equal_middles_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans with a white line in the middle: each is compared with all others, but not read for each of them."""
+    for split, first in (("train", 0), ("val", 8)):
+        tables = coco_tables([annotation(1)], images=10)
+        for image in tables["images"]:
+            image["file_name"] = f"{split}_{image['id']}.bmp"
+        write_coco(tmp_path, tables, split)
+        for image in tables["images"]:
+            pixels = np.full((120, 200), 255, np.uint8)  # more than the bytes that are compared first
+            pixels[-1, 0] = first + image["id"]  # the first of the file; val 1 and 2 equal train 9 and 10
+            Image.fromarray(pixels).save(tmp_path / split / image["file_name"])
+    read: list[Path] = []
+
+    def counting(file: Path) -> str:
+        read.append(file)
+        return content_hash(file)
+
+    monkeypatch.setattr(trained_images, "content_hash", counting)
+    assert copied_images(open_dataset(tmp_path, "val"), open_dataset(tmp_path, "train")) == 2
+    assert len(read) == len(set(read)) == 20

@@ -121,3 +121,30 @@ def test_colours_that_the_labelmap_does_not_have_are_one_finding_with_those_that
     found = {one.kind: one for one in open_dataset(tmp_path, allow_empty=True).findings}
     numbers = f"10, 40, {250 + 256 * 50 + 65536 * 83}, 70"
     assert found["no-class"].what == f"a number in SegmentationClass that class_names.txt does not have: {numbers}"
+
+
+def test_lists_may_name_images_that_end_in_a_number(tmp_path: Path) -> None:
+    (tmp_path / "class_names.txt").write_text("_background_\nleaf\nstem")
+    write_images(tmp_path / "JPEGImages", ["photo 1.jpg", "photo.jpg"])
+    for kind, values in zip(("SegmentationObject", "SegmentationClass"), drawn(), strict=True):
+        (tmp_path / kind).mkdir()
+        for name in ("photo 1", "photo"):
+            Image.fromarray(values).save(tmp_path / kind / f"{name}.png")
+    (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text("photo 1\n")
+    assert open_dataset(tmp_path, "val").image_ids == ("photo 1",)
+    (tmp_path / "SegmentationObject" / "photo 1.png").unlink()
+    assert open_dataset(tmp_path, "val").image_ids == ("photo",)  # with a second column, as in VOC's lists of a class
+
+
+@pytest.mark.parametrize(("first", "noted"), [("cat", True), ("_background_", False), ("Background", False)])
+def test_a_first_class_name_that_is_no_background_is_noted(tmp_path: Path, first: str, noted: bool) -> None:
+    (tmp_path / "class_names.txt").write_text(f"{first}\nleaf\nstem\n")
+    write_images(tmp_path / "JPEGImages", ["a.jpg"])
+    for kind, values in zip(("SegmentationObject", "SegmentationClass"), drawn(), strict=True):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(values).save(tmp_path / kind / "a.png")
+    dataset = open_dataset(tmp_path)
+    assert dataset.classes == ("leaf", "stem")
+    expected = ["'cat', the first line of class_names.txt, is the background; if it is a class, add the line"]
+    assert [line.split(": ", 1)[1].startswith(expected[0]) for line in dataset.notes] == [True] * noted

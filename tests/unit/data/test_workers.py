@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 import torch
@@ -114,6 +117,31 @@ def test_a_killed_worker_is_reported_within_seconds(count: int, when: int) -> No
     assert time.monotonic() - started < 10
     assert signal.getsignal(signal.SIGCHLD) is before  # torch's own would raise anywhere in the main thread
     assert not multiprocessing.active_children()
+
+
+class UnpicklableError(Exception):
+    """An error that cannot be made again from its arguments."""
+
+    def __init__(self, host: str, code: int) -> None:
+        super().__init__(f"{host} answered {code}")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (ConnectionResetError(104, "Connection reset by peer"), ConnectionError, "Connection reset by peer"),
+        (EOFError("no more data"), EOFError, "no more data"),
+        (HTTPError("http://a.org/1.jpg", 503, "Busy", Message(), io.BytesIO()), OSError, "HTTPError: .*503: Busy"),
+        (UnpicklableError("a.org", 503), RuntimeError, "UnpicklableError: a.org answered 503"),
+    ],
+)
+def test_errors_of_a_data_set_that_reads_from_a_network(error: Exception, kind: type[Exception], message: str) -> None:
+    def fail(n: int) -> None:
+        raise error
+
+    with pytest.raises(kind, match=message) as found:
+        take(batches_of_workers(Numbered(fail), 0, 1), 1)
+    assert not isinstance(found.value, WorkerError)
 
 
 def test_a_worker_killed_from_outside_is_reported() -> None:

@@ -104,6 +104,26 @@ def test_dropped_folders_of_a_path_are_noted(tmp_path: Path) -> None:
     assert f"train: /elsewhere/kites/images does not exist; {tmp_path / 'images'} is used" in note
 
 
+def test_a_path_that_names_another_copy_of_the_data_is_noted(tmp_path: Path) -> None:
+    for copy in ("old", "new"):
+        place(tmp_path / copy, "images/train/a.png", "labels/train/a.txt", BOX if copy == "old" else TRIANGLE)
+        (tmp_path / copy / "data.yaml").write_text(
+            f"path: {tmp_path / 'old'}\ntrain: images/train\nval:\nnames: [a, b]\n"
+        )
+    assert open_dataset(tmp_path / "old", "train").notes == ()
+    dataset = open_dataset(tmp_path / "new", "train")
+    assert dataset[0].labels.tolist() == [1]
+    expected = f"train: 'images/train' of {tmp_path / 'old'} is used, which path names, not that of {tmp_path / 'new'}"
+    assert [line.endswith(expected) for line in dataset.notes] == [True]
+
+
+def test_files_named_data_of_other_formats_are_not_read(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png"])
+    write_images(tmp_path / "masks", ["a.png"])
+    (tmp_path / "cache.data").write_bytes(b"\x00\xff\xfe")
+    assert splits(tmp_path) == ["all"]
+
+
 def test_two_splits_are_not_one_folder(tmp_path: Path) -> None:
     place(tmp_path, "images/a.png", "labels/a.txt")
     (tmp_path / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: [kite, cup]\n")

@@ -177,6 +177,12 @@ class Behaviour(BaseHTTPRequestHandler):
         """416 to a range, else the file."""
         return self._send(b"", 416) if self.headers.get("Range") else self.do_good(first)
 
+    def do_no_more(self, first: bool) -> None:
+        """416 to a range, with the size of the file; else the file."""
+        if self.headers.get("Range"):
+            return self._send(b"", 416, Content_Range=f"bytes */{len(CONTENT)}")
+        return self.do_good(first)
+
     def do_moved(self, first: bool) -> None:
         """To the file."""
         self._send(b"", 302, Location=f"http://127.0.0.1:{self.port}/good/a.bin")

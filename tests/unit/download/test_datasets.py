@@ -148,6 +148,26 @@ def test_an_archive_that_was_put_there_by_hand_is_used_and_kept(served: list[str
     assert len(open_dataset(tmp_path / "out", "val")) == 2
 
 
+def test_what_two_archives_share_does_not_hide_what_is_missing(
+    served: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As VOCdevkit of VOC 2007 and 2012: the folder of another archive is left, the own file is removed."""
+    tiny = DOWNLOADS["tiny"]
+    own: dict[str, tuple[Archive, ...]] = {
+        name: (replace(shared, contains=(f"annotations/instances_{name}.json",)), images)
+        for name, (shared, images) in tiny.splits.items()
+    }
+    monkeypatch.setitem(DOWNLOADS, "tiny", replace(tiny, splits=own))
+    out = tmp_path / "out"
+    download_dataset("tiny", out, split="")
+    (out / "annotations" / "instances_val.json").unlink()
+    download_dataset("tiny", out, split="train")
+    assert served == ["/annotations.zip", "/train.zip", "/val.zip"]
+    download_dataset("tiny", out, split="val")
+    assert served[3:] == ["/annotations.zip"]
+    assert len(open_dataset(out, "val")) == 2
+
+
 def test_what_is_refused(
     served: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,5 +211,8 @@ def test_every_archive_of_the_catalogue_names_its_source() -> None:
         assert all(re.match(r"https?://[\w.-]+/", address) for address in archive.urls)
         assert re.fullmatch(r"|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", archive.digest)
         assert archive.name.endswith((".zip", ".tar", ".tgz"))
+    for archive in archives:  # what tells that it is unpacked is its alone
+        others = {entry for other in archives - {archive} for entry in other.contains or other.creates}
+        assert not others & {*(archive.contains or archive.creates)}
     for name, known in DOWNLOADS.items():
         assert set(known.default) <= set(known.splits), name

@@ -9,13 +9,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from http.client import HTTPMessage
 from pathlib import Path
 from urllib.request import Request
 
 import pytest
+from typing_extensions import override
 
 from rcnn.download import fetch as module
+from rcnn.download import memory
 from rcnn.download.fetch import DownloadError, fetch
 from rcnn.download.http import Redirects, RefusedError
 from tests.unit.download.server import CONTENT, full_disk, serving
@@ -94,6 +97,51 @@ def test_a_part_that_does_not_fit_is_forgotten(server: tuple[str, list[tuple[str
     (tmp_path / "e.bin.part.json").write_text(json.dumps({"url": address, "validator": '"v1"'}))
     fetch(address, tmp_path / "e.bin", patience=PATIENCE)
     assert (tmp_path / "e.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_complete_part_is_not_downloaded_again(
+    server: tuple[str, list[tuple[str, str]]], ranges: list[tuple[str, str]], tmp_path: Path, stated: bool
+) -> None:
+    """As after a run that was stopped while it computed the hash."""
+    address = f"{server[0]}/no-more/g.bin"
+    (tmp_path / "g.bin.part").write_bytes(CONTENT)
+    (tmp_path / "g.bin.part.json").write_text(json.dumps({"url": address, "validator": '"v1"'}))
+    fetch(address, tmp_path / "g.bin", digest=DIGEST, size=len(CONTENT) if stated else None, patience=PATIENCE)
+    assert [asked for _, asked in ranges] == ([] if stated else [f"bytes={len(CONTENT)}-"])
+    assert (tmp_path / "g.bin").read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["g.bin"]
+    (tmp_path / "g.bin.part").write_bytes(CONTENT[::-1])
+    (tmp_path / "g.bin.part.json").write_text(json.dumps({"url": address, "validator": '"v1"'}))
+    fetch(address, tmp_path / "g.bin", digest=DIGEST, size=len(CONTENT) if stated else None, patience=PATIENCE)
+    assert (tmp_path / "g.bin").read_bytes() == CONTENT, "a complete part with another hash starts again"
+
+
+def test_links_in_the_place_of_the_part_are_not_followed(
+    server: tuple[str, list[tuple[str, str]]], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    for name in ("h.bin.part", "h.bin.part.json"):
+        (tmp_path / name).symlink_to(tmp_path / "mine.txt")
+    fetch(f"{server[0]}/good/h.bin", tmp_path / "h.bin", patience=PATIENCE)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "h.bin").read_bytes() == CONTENT
+
+
+def test_a_download_that_ends_when_the_wait_ends_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(Future[bytes]):
+        @override
+        def result(self, timeout: float | None = None) -> bytes:
+            if not self.done():
+                self.set_result(b"content")  # between the end of the wait and the question whether it is done
+                raise TimeoutError
+            return super().result(timeout)
+
+    def started(*arguments: object) -> Late:
+        return Late()
+
+    monkeypatch.setattr(memory, "in_background", started)
+    assert memory.download("http://example.org/a.bin") == b"content"
 
 
 def test_a_new_version_starts_again(server: tuple[str, list[tuple[str, str]]], tmp_path: Path) -> None:

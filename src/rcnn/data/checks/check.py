@@ -39,22 +39,24 @@ def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None =
     FileNotFoundError for missing images, if nothing would be left.
     """
     refusals: list[DataError | MissingImagesError] = []
-    warnings, images, skipped = warnings.copy(), len(raw.images), 0
+    warnings, images = warnings.copy(), len(raw.images)
+    skipped: list[tuple[Id, str]] = []
     while True:
         try:
             tables = _checked_tables(raw, warnings.copy(), known)
         except (DataError, MissingImagesError) as error:
             if not error.places:
                 raise refusals[0] if refusals else error from None
-            if error.kind in SKIPPED_IMAGES and may_skip(skipped + len(error.places), images):
-                skipped += len(error.places)
-                ids = [as_id(raw.images[place]["id"]) for place in error.places]
-                add_skipped(error.kind, ids, error.example, warnings)
+            if error.kind in SKIPPED_IMAGES and may_skip(len(skipped) + len(error.places), images):
+                lost = [raw.images[place] for place in error.places]
+                own = [(one, str(entry.get("file_name"))) for entry in lost if (one := as_id(entry["id"])) is not None]
+                skipped += own
+                add_skipped(error.kind, [one for one, _ in own], error.example, warnings)
             else:
                 refusals.append(error)
             raw = _without(raw, error)
         else:
-            return replace(tables, refusals=tuple(refusals))
+            return replace(tables, refusals=tuple(refusals), skipped=tuple(skipped))
 
 
 def _without(raw: RawTables, error: DataError | MissingImagesError) -> RawTables:

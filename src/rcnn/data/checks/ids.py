@@ -95,7 +95,8 @@ def places_of(field: str, known: Sequence[Id], raw: RawTables, warnings: Warning
     if (places < 0).any():
         _match_by_value(places, values, known)
         matched = np.flatnonzero(places >= 0).tolist()
-        other = [raw.annotations[i].get("id") for i in matched if as_id(values[i]) != known[int(places[i])]]
+        written = [raw.annotations[i].get("id") for i in matched if as_id(values[i]) != known[int(places[i])]]
+        other = [excerpt(one) if (number := as_id(one)) is None else number for one in written]
         warnings.add(
             f"{_article(field)} {field} that is text where the file has numbers, or the reverse",
             "matched by value",

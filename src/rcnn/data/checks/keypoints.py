@@ -36,7 +36,7 @@ def check_keypoints(
     if not given:
         return None, False
     own = [ids[place] for place in given]
-    flat, nested = _flattened([annotations[place]["keypoints"] for place in given])
+    flat, nested, unseen = _flattened([annotations[place]["keypoints"] for place in given])
     named = [len(categories[place].get("keypoints", ())) for place in given]
     warnings.add(
         "keypoints as a list of points",
@@ -46,7 +46,10 @@ def check_keypoints(
     )
     flat, pairs = _with_visibility(flat, named)
     warnings.add(
-        "keypoints without visibility", "all are treated as visible", [own[i] for i in pairs], kind="keypoint-form"
+        "keypoints without visibility",
+        "all are treated as visible",
+        [own[i] for i in sorted({*unseen, *pairs})],
+        kind="keypoint-form",
     )
     count = _count(flat, named)
     if count is None:
@@ -82,10 +85,11 @@ def check_keypoints(
     return points, False
 
 
-def _flattened(values: Sequence[object]) -> tuple[list[list[object]], list[int]]:
-    """The values as flat lists, and the indices of those that were lists of points."""
+def _flattened(values: Sequence[object]) -> tuple[list[list[object]], list[int], list[int]]:
+    """The values as flat lists; the indices of lists of points x, y, visibility, and of lists of points x, y."""
     flat: list[list[object]] = []
     nested: list[int] = []
+    unseen: list[int] = []
     for place, value in enumerate(values):
         if not isinstance(value, list):
             flat.append([])
@@ -94,10 +98,10 @@ def _flattened(values: Sequence[object]) -> tuple[list[list[object]], list[int]]
             nested.append(place)
         elif all(isinstance(point, list) and len(point) == 2 for point in value):
             flat.append([one for x, y in value for one in (x, y, SEEN)])
-            nested.append(place)
+            unseen.append(place)
         else:
             flat.append(value)
-    return flat, nested
+    return flat, nested, unseen
 
 
 def _with_visibility(flat: list[list[object]], named: Sequence[int]) -> tuple[list[list[object]], list[int]]:

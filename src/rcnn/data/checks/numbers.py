@@ -80,7 +80,7 @@ def as_flag(text: str) -> bool | None:
 
 def _flag(value: object) -> tuple[int, bool]:
     if isinstance(value, str):
-        return int(value.strip().lower() in TRUE_WORDS), True
+        return int(as_flag(value) or False), True
     if isinstance(value, (bool, int, float)) and not (isinstance(value, float) and math.isnan(value)):
         return int(value != 0), value not in (0, 1)
     return 0, True

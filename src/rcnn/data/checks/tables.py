@@ -89,3 +89,4 @@ class Tables:
     metric: MetricName = "coco"  # default metric of the split
     names: Mapping[object, str] = field(default_factory=dict)  # as in RawTables
     refusals: tuple[DataError | MissingImagesError, ...] = ()  # why the file is refused; the entries are left out
+    skipped: tuple[tuple[Id, str], ...] = ()  # id and file name of images whose files are missing or cannot be read

@@ -16,7 +16,7 @@ from rcnn.data.formats.divided import later_edits
 from rcnn.data.formats.files import PRUNED, annotation_file, find_splits, image_folders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import tool_of
-from rcnn.data.messages import Warnings, few
+from rcnn.data.messages import Warnings, counted, few
 from rcnn.text_files import read_json
 
 NAME = "COCO"
@@ -119,7 +119,9 @@ def _of_listed_images(tables: dict[str, list[RawEntry]], warnings: Warnings) -> 
     owners = [one.get("image_id") if isinstance(one, dict) else None for one in tables["annotations"]]
     pairs = zip(tables["annotations"], owners, strict=True)
     kept = [one for one, owner in pairs if not isinstance(owner, (int, str)) or owner in known]
-    warnings.note(f"{len(tables['annotations']) - len(kept):,} annotations of images that were removed are not used")
+    if left := len(tables["annotations"]) - len(kept):
+        verb = "is" if left == 1 else "are"
+        warnings.note(f"{counted(left, 'annotation')} of images that were removed {verb} not used")
     return kept
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 ALL = "all"  # name of the split of a data set that is not divided
@@ -29,12 +29,23 @@ PART_OF = re.compile(
 )
 
 
+def visible(files: Iterable[Path]) -> list[Path]:
+    """The files without hidden ones, sorted: macOS puts a hidden ._NAME beside each NAME on drives of other systems."""
+    return sorted(file for file in files if not file.name.startswith("."))
+
+
+def is_one_file(annotations: str) -> bool:
+    """Whether `annotations` is one JSON file, not a pattern with "{split}"."""
+    return annotations.endswith(".json") and "{split}" not in annotations
+
+
 def require_one_per_split(annotations: str) -> None:
     """Raise ValueError if `annotations` is one JSON file, not a pattern with "{split}"."""
-    if annotations.endswith(".json") and "{split}" not in annotations:
+    if is_one_file(annotations):
         raise ValueError(
             f"annotations {annotations!r} (--annotations) is one file; expected a file for each split, e.g. "
-            "labels/{split}.json: write {split} in place of the split's name, or choose a split (--split)"
+            "labels/{split}.json: write {split} in place of the split's name, name the split (--split), or give the "
+            f"file itself as the data set (--data DIR/{annotations})"
         )
 
 
@@ -97,7 +108,7 @@ def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], b
         damaged: set[str] = set()
         for path in sorted(folder.glob("*".join(map(glob.escape, pattern.split("{split}"))))):
             named = shape.fullmatch(path.relative_to(folder).as_posix())
-            if named is None or path.is_dir():
+            if named is None or path.is_dir() or named["split"].startswith("."):  # hidden: see `visible`
                 continue
             if pattern in BY_ENDING and (
                 path.name.startswith(NO_SPLITS) or path.relative_to(folder).as_posix() in fixed

@@ -103,14 +103,20 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     raw = named_tables(
         file=place,
         root=root,
-        folders=tuple(
-            dict.fromkeys((root, folder, place, folder / "images", folder / split, folder / "images" / split))
-        ),
+        folders=_image_folders(root, folder, place, split),
         images=images,
         annotations=found,
         names=listed,
     )
     return check_tables(raw, warnings, options.known)
+
+
+def _image_folders(root: Path, folder: Path, place: Path, split: str) -> tuple[Path, ...]:
+    """Where the images of a split with the files in `place` may be, in order."""
+    images = folder / "images"
+    return tuple(
+        dict.fromkeys((root, folder, place, images, folder / split, images / split, folder / split / "images"))
+    )
 
 
 def _place(folder: Path, split: str) -> Path | None:
@@ -169,27 +175,23 @@ def _contents(place: Path, warnings: Warnings) -> Iterator[tuple[Path, RawEntry]
 def _image_name(data: RawEntry, file: Path, root: Path, beside: dict[str, str]) -> str:
     """The path of an image within `root`: imagePath, else an image beside the file with its stem, else the file itself.
 
-    If none exists, an image outside `root` that imagePath leads to, as an absolute path: labelme's files need not be
-    beside the images. Else the path as it is written: `check_images` searches for the name elsewhere.
+    An imagePath that is relative to the file may lead to an image outside `root`; its path is then absolute. If there
+    is no image, the path as it is written: `check_images` searches for the name elsewhere.
     """
     here = os.path.relpath(file.parent, root)
     written = data.get("imagePath")
-    path = written.replace("\\", "/") if isinstance(written, str) else ""
+    path = written.replace("\\", "/") if isinstance(written, str) and "\0" not in written else ""
     joined = os.path.normpath(os.path.join(here, path)).replace(os.sep, "/")
     if path and not joined.startswith("..") and not os.path.isabs(joined) and os.path.isfile(root / joined):
         return joined
+    outside = os.path.realpath(os.path.join(file.parent, path))
+    is_image = os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+    if is_image and not os.path.isabs(path) and os.path.isfile(outside):
+        return outside
     if file.stem in beside:
         return os.path.normpath(os.path.join(here, beside[file.stem])).replace(os.sep, "/")
     if data.get("imageData"):
         return os.path.normpath(os.path.join(here, file.name)).replace(os.sep, "/")
-    outside = os.path.realpath(os.path.join(file.parent, path))
-    if (
-        path
-        and not os.path.isabs(path)
-        and os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
-        and os.path.isfile(outside)
-    ):
-        return outside
     return path or f"{file.stem} (no imagePath in {file.name})"
 
 

@@ -54,14 +54,17 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """A folder and its subfolders with the names of their files, sorted. Links are followed, each folder once."""
+    """A folder and its subfolders with the names of their files, sorted; without hidden subfolders.
+
+    Links are followed, each folder once. Hidden folders have copies of images, e.g. .ipynb_checkpoints or .thumbnails.
+    """
     seen = set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in seen:  # a link that leads back
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(one for one in folders if not one.startswith("."))
         yield Path(place), sorted(names)
 
 

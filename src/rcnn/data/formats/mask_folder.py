@@ -25,7 +25,7 @@ import numpy as np
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.images import readable_sizes
 from rcnn.data.checks.tables import RawEntry, Tables
-from rcnn.data.formats.files import ALL
+from rcnn.data.formats.files import ALL, visible
 from rcnn.data.formats.many_files import (
     DEFAULT_CLASS,
     images_in,
@@ -34,6 +34,7 @@ from rcnn.data.formats.many_files import (
     note_same_names,
     pixels_mask,
     subfolders,
+    walk,
 )
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.images import IMAGE_SUFFIXES, ImageError, read_ids
@@ -263,11 +264,8 @@ def _single_valued(values: Mapping[str, Sequence[int]]) -> list[str]:
 
 def _note_unused(folder: Path, images: Path, masks: Path, used: Collection[Path], warnings: Warnings) -> None:
     """Report masks that belong to no image, and note images with the name of another one apart from the suffix."""
-    files = (
-        file
-        for file in sorted(masks.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    )
+    names = (place / name for place, names in walk(masks) for name in names)
+    files = (file for file in visible(names) if file.suffix.lower() in IMAGE_SUFFIXES)
     unused = [file.relative_to(folder).as_posix() for file in files if file not in used]
     what = f"no image of that name, or not in a format for masks ({', '.join(MASK_SUFFIXES)})"
     warnings.add(what, "not used", unused, "mask file", kind="missing-image")

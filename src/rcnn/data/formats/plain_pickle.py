@@ -66,7 +66,7 @@ class _Watched:
             self._instruction = content
         elif self._instruction == pickle.LONG_BINPUT and count == 4:
             self._require(int.from_bytes(content, "little"))
-        elif self._instruction == pickle.FRAME:
+        elif self._instruction == pickle.FRAME and count == 8:  # else it is the length of a text of 149 bytes
             raise pickle.UnpicklingError("it has protocol 4 or later; expected protocol 2 or earlier")
         return content
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import RawEntry, Tables
+from rcnn.data.formats.files import visible
 from rcnn.data.formats.many_files import images_in, instances, named_tables
 from rcnn.data.formats.matlab import read_struct
 from rcnn.data.formats.options import ReadOptions
@@ -32,7 +33,9 @@ PLACES = ("", "dataset", "benchmark_RELEASE/dataset", "benchmark/benchmark_RELEA
 def splits(folder: Path, annotations: str = "") -> set[str]:
     """Names of the lists of images: train and val, and others that users add, e.g. train_noval."""
     place = _place(folder)
-    return set() if annotations or place is None else {file.stem for file in place.glob("*.txt") if file.is_file()}
+    if annotations or place is None:
+        return set()
+    return {file.stem for file in visible(place.glob("*.txt")) if file.is_file()}
 
 
 def recognises(folder: Path, split: str, annotations: str = "") -> bool:
@@ -69,6 +72,12 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
             path = place / "img" / names.get(one, f"{one}.jpg")
             images.append({"id": one, "file_name": path.relative_to(folder).as_posix()})
             found += _objects(one, *maps, warnings)
+    if not images:
+        raise ValueError(
+            f"{list_file} lists {counted(len(ids), 'image')}, none of them with a .mat file that can be read "
+            f"(GTinst with Segmentation and Categories): {len(missing)} missing, {len(ids) - len(missing)} damaged; "
+            "copy or download inst/ again"
+        )
     raw = named_tables(
         file=list_file,
         root=folder,

@@ -16,6 +16,7 @@ from rcnn.data.messages import close_to, counted, few
 YOLO_FOLDERS = {"images", "labels"}
 LOOKED_AT = 20_000  # files; further files are not counted
 VIA_COLUMN = "region_shape_attributes"  # a column of VIA's CSV export
+MAX_JSON = 50_000_000  # bytes of a JSON file that is read to say what it contains
 MAX_START = 4096  # characters at the start of a file, which are read
 CVAT_XML = re.compile(r"<annotations[\s>]")  # the root element of CVAT's own format
 MASK_ENDINGS = ("_mask", "_masks", "_label", "_seg", "-mask", "_gt")  # of the names of masks
@@ -200,12 +201,16 @@ def _mask_of_an_image(images: Sequence[str]) -> tuple[str, str] | None:
 
 def _json_kind(path: Path) -> str:
     """What a JSON file contains, for a message; only small files are read."""
-    if not path.stat().st_size:
-        return "empty (0 bytes): export it again"
-    if path.stat().st_size > 50_000_000:
-        return "a JSON file of another kind"
     try:
-        content = json.loads(path.read_bytes())
+        if path.stat().st_size > MAX_JSON:
+            return "a JSON file of another kind"
+        text = path.read_bytes()
+    except OSError as error:  # also a link to a file that does not exist
+        return f"a file that cannot be read ({error.strerror})"
+    if not text:
+        return "empty (0 bytes): export it again"
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError):
         return "not valid JSON: it may be cut short"
     if tool := tool_of(content):

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import MetricName, RawEntry, Tables
-from rcnn.data.formats.files import ALL
+from rcnn.data.formats.files import ALL, visible
 from rcnn.data.formats.many_files import images_in, named_tables, note_same_names, subfolders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc_masks import (
@@ -37,6 +37,7 @@ from rcnn.data.formats.voc_masks import (
     ClassNames,
     class_names,
     holds_instances,
+    map_file,
     mask_ids,
     read_instances,
     warn_of_unknown,
@@ -73,18 +74,22 @@ class _Split:
     def ids(self, warnings: Warnings) -> list[str]:
         """Names of the images, without suffix."""
         if self.file.is_dir():
-            return mask_ids(self.masks) if self.masks else sorted(file.stem for file in self.file.glob("*.xml"))
+            return mask_ids(self.masks) if self.masks else [file.stem for file in visible(self.file.glob("*.xml"))]
         names = [self._listed_name(line) for line in lines_of(self.file)]
         uses = Counter(names)
         warnings.add("more than one line", "used once", [name for name in uses if uses[name] > 1], "image")
         return list(uses)
 
     def _listed_name(self, line: str) -> str:
-        """The name of the image in a line of a list; a name of two words is one if it has an XML file."""
+        """The name of the image in a line of a list; a name of two words is one if it has an XML file or instances."""
         match = LISTED.fullmatch(line)
-        if match is None or (match[2] and (self.annotations / f"{line}.xml").is_file()):
+        if match is None or (match[2] and self._is_annotated(line)):
             return line
         return match[1] or match[2]
+
+    def _is_annotated(self, image_id: str) -> bool:
+        has_instances = self.masks is not None and map_file(self.masks, OBJECT_MAPS, image_id) is not None
+        return has_instances or (self.annotations / f"{image_id}.xml").is_file()
 
 
 def splits(folder: Path, annotations: str = "") -> set[str]:
@@ -180,7 +185,7 @@ def _lists(root: Path) -> dict[str, _Split]:
     if holds_instances(root):
         for file in _list_files(root / "ImageSets" / "Segmentation"):
             found[f"{file.stem}{ending}"] = listed(file=file, masks=root)
-    if not found and annotations is not None and next(annotations.glob("*.xml"), None) is not None:
+    if not found and annotations is not None and visible(annotations.glob("*.xml")):
         found[ALL] = listed(file=annotations)
     if not found and mask_ids(root):
         found[ALL] = listed(file=root, masks=root)
@@ -198,7 +203,7 @@ def _annotations_of(root: Path) -> Path | None:
 def _list_files(*folders: Path) -> list[Path]:
     """The lists of images in the first folder that has some; the lists of one class (cat_train.txt) are not splits."""
     for folder in folders:
-        found = [file for file in sorted(folder.glob("*.txt")) if file.is_file() and not _is_of_class(file)]
+        found = [file for file in visible(folder.glob("*.txt")) if file.is_file() and not _is_of_class(file)]
         if found:
             return found
     return []
@@ -223,7 +228,7 @@ def _beside_images(folder: Path) -> dict[str, _Split]:
 
 def _holds_voc(place: Path) -> bool:
     """Whether the first XML file in a folder has VOC's root element."""
-    first = min(place.glob("*.xml"), default=None)
+    first = next(iter(visible(place.glob("*.xml"))), None)
     if first is None or not first.is_file():
         return False
     with first.open("rb") as file:

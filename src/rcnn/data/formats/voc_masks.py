@@ -31,7 +31,7 @@ OBJECT_MAPS, CLASS_MAPS = "SegmentationObject", "SegmentationClass"
 PLACES = (("", ".png"), ("PNG", ".png"), ("", ".npy"), ("Npy", ".npy"))  # end of the folder's name, suffix of a map
 CLASS_NAMES = "class_names.txt"  # of the classes by number, background first, as labelme2voc writes it
 LABELMAP = "labelmap.txt"  # NAME:R,G,B:PARTS:ACTIONS per class, as CVAT writes it
-BACKGROUND_NAMES = ("background", "_background_", "__background__")  # in labelmap.txt
+BACKGROUND_NAMES = ("background", "_background_", "__background__")
 IGNORED_NAMES = ("ignored", "__ignore__")
 BORDER = 255  # id of the border around instances, and of objects that were not annotated
 BORDER_COLOUR = 224 + 256 * 224 + 65536 * 192  # VOC's colour of BORDER
@@ -83,6 +83,11 @@ def class_names(root: Path, warnings: Warnings) -> ClassNames | None:
         listed = lines_of(root / CLASS_NAMES)
         if repeated := [name for name, uses in Counter(listed).items() if uses > 1]:
             warnings.note(f"{root / CLASS_NAMES} names {few(repeated)} more than once: these numbers are one class")
+        if listed and listed[0].lower() not in (*BACKGROUND_NAMES, *IGNORED_NAMES):
+            warnings.note(
+                f"{listed[0]!r}, the first line of {CLASS_NAMES}, is the background; if it is a class, add the line "
+                f"{BACKGROUND_NAMES[1]} before it"
+            )
         return ClassNames.numbered(listed[1:], CLASS_NAMES)
     if (root / LABELMAP).is_file():
         return _of_labelmap([_label(line) for line in lines_of(root / LABELMAP) if not line.startswith("#")])
@@ -119,15 +124,20 @@ def _label(line: str) -> tuple[str, int | None]:
     return name.strip(), red + 256 * green + 65536 * blue
 
 
+def map_file(root: Path, kind: str, image_id: str) -> Path | None:
+    """The file of an image in a folder of the given `kind` (OBJECT_MAPS or CLASS_MAPS); None if there is none."""
+    places = (root / f"{kind}{ending}" / f"{image_id}{suffix}" for ending, suffix in PLACES)
+    return next((place for place in places if place.is_file()), None)
+
+
 def read_map(root: Path, kind: str, image_id: str) -> np.ndarray:
     """The values (H, W) int64 of an image in a folder of the given `kind` (OBJECT_MAPS or CLASS_MAPS).
 
     Raises FileNotFoundError if there is no file, ValueError or OSError if it cannot be read.
     """
-    places = [root / f"{kind}{ending}" / f"{image_id}{suffix}" for ending, suffix in PLACES]
-    file = next((place for place in places if place.is_file()), None)
+    file = map_file(root, kind, image_id)
     if file is None:
-        raise FileNotFoundError(f"{places[0]} does not exist")
+        raise FileNotFoundError(f"{root / kind} has no file of {image_id}")
     if file.suffix == ".png":
         return read_ids(file)
     try:

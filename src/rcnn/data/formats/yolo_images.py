@@ -62,7 +62,7 @@ def images_of(layout: Layout, split: str, warnings: Warnings) -> list[ImageSourc
 def label_names(folder: str) -> dict[str, str]:
     """Stem -> file name of the text files in a folder; .txt is preferred to .TXT."""
     try:
-        names = sorted(os.listdir(folder))  # .TXT before .txt, which replaces it
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))  # .txt replaces .TXT
     except OSError:
         return {}
     return {stem: name for name in names for stem, suffix in [os.path.splitext(name)] if suffix.lower() == ".txt"}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from rcnn.data.formats.files import ALL
+from rcnn.data.formats.files import ALL, visible
 from rcnn.data.formats.many_files import subfolders
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import excerpt, few, printable
@@ -43,7 +43,7 @@ class Layout:
     count: int | None = None  # `nc` of data.yaml
     keypoints: int = 0  # numbers of an object's keypoints in a line
     missing: dict[str, list[str]] = field(default_factory=dict)  # split -> paths of data.yaml that do not exist
-    moved: dict[str, list[str]] = field(default_factory=dict)  # split -> notes about paths that were replaced
+    moved: dict[str, list[str]] = field(default_factory=dict)  # split -> notes about paths that lead elsewhere
 
 
 def layout_splits(folder: Path, annotations: str = "") -> set[str]:
@@ -69,12 +69,11 @@ def layout_of(folder: Path, annotations: str = "") -> Layout:
         raise FileNotFoundError(f"{folder / annotations} is not a YOLO data file with names and train or val")
     names_file = next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
     if names_file is None:
-        names_file = next(iter(sorted(folder.glob("*.names"))), None)
-    sources = _listed(folder) or _in_folders(folder)
+        names_file = next(iter(visible(folder.glob("*.names"))), None)
     damaged = folder / "data.yaml"
     if names_file is None and damaged.is_file() and _has_labels(folder):
         return _of_config(damaged, folder)
-    if names_file is None or not sources:
+    if names_file is None or not (sources := _listed(folder) or _in_folders(folder)):
         raise FileNotFoundError(f"{folder} has no data.yaml, and no names file (classes.txt) with images and labels")
     return Layout(file=names_file, root=folder, names=lines_of(names_file), sources=sources)
 
@@ -122,6 +121,17 @@ def _of_config(file: Path, folder: Path) -> Layout:
     missing = {key: [text for text in _texts(config.get(key)) if resolved(text, (base, root)) is None] for key in KEYS}
     _require_different(found, file)
     count = config.get("nc")
+    moved = {
+        key: [f"{printable(one.text)} does not exist; {one.path} is used" for one in places if one.shortened]
+        for key, places in found.items()
+    }
+    if os.path.realpath(root) != os.path.realpath(folder):  # perhaps a copy of the data set that path names
+        for key in found:
+            moved[key] += [
+                f"{excerpt(text)} of {root} is used, which path names, not that of {folder}"
+                for text in _texts(config.get(key))
+                if "\0" not in text and _exists(folder / text)
+            ]
     return Layout(
         file=file,
         root=root,
@@ -130,10 +140,7 @@ def _of_config(file: Path, folder: Path) -> Layout:
         count=count if type(count) is int else None,
         keypoints=_keypoint_numbers(config.get("kpt_shape")),
         missing={key: texts for key, texts in missing.items() if texts},
-        moved={
-            key: [f"{printable(one.text)} does not exist; {one.path} is used" for one in places if one.shortened]
-            for key, places in found.items()
-        },
+        moved=moved,
     )
 
 
@@ -190,7 +197,7 @@ def _has_labels(folder: Path) -> bool:
 def _listed(folder: Path) -> dict[str, list[Path]]:
     """darknet's list files: those that obj.data names, else train.txt, valid.txt, ... in the folder."""
     found: dict[str, list[Path]] = {}
-    for data in sorted((*folder.glob("*.data"), *folder.glob("data/*.data"))):
+    for data in visible((*folder.glob("*.data"), *folder.glob("data/*.data"))):
         for line in lines_of(data):
             key, _, value = (part.strip() for part in line.partition("="))
             place = resolved(value, (folder,)) if key in KEYS and value else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.kinds import KINDS, Severity
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats.layouts import Location, locate, read_tables, splits_at
+from rcnn.data.inspect.classes import class_findings, new_objects
 from rcnn.data.inspect.images import (
     Copies,
     ImageFile,
@@ -26,9 +26,6 @@ from rcnn.data.inspect.images import (
     copy_findings,
     find_copies,
     image_files,
-    is_training_split,
-    leak_roles,
-    same_classes,
 )
 from rcnn.data.inspect.outlines import check_outlines
 from rcnn.data.inspect.shared import shared_findings
@@ -38,9 +35,6 @@ from rcnn.data.selection import SplitPart, select
 from rcnn.progress import Progress, no_progress
 from rcnn.text_files import gc_paused
 
-# A class name may be misspelt if it has up to FEW_OBJECTS objects and a similar name has MANY_TIMES as many.
-FEW_OBJECTS, MANY_TIMES = 3, 5
-MAX_COMPARED = 100  # classes; longer lists have similar names that are correct
 NEED_FILES = ("unreadable-image", "wrong-image-size", "leak", "changed-copy", "near-duplicate")
 
 
@@ -162,19 +156,7 @@ def check_dataset(
 def _total(datasets: Sequence[Dataset]) -> tuple[int, int]:
     """The numbers of images and objects; an image in several splits (REFER) counts once."""
     images = {dataset.folder / name for dataset in datasets for name in dataset.file_names}
-    return len(images), sum(int(new.sum()) for new in _new_objects(datasets))
-
-
-def _new_objects(datasets: Sequence[Dataset]) -> list[np.ndarray]:
-    """Per split: (A,) bool, the objects that are not ignored, in images that no earlier split has."""
-    seen: set[Path] = set()
-    found: list[np.ndarray] = []
-    for dataset in datasets:
-        files = [dataset.folder / name for name in dataset.file_names]
-        new = np.array([file not in seen for file in files], dtype=bool)
-        found.append(new[dataset.objects.image_index] & ~dataset.objects.ignored)
-        seen.update(files)
-    return found
+    return len(images), sum(int(new.sum()) for new in new_objects(datasets))
 
 
 def selected_kinds(only: Sequence[str], skip: Sequence[str]) -> set[str]:
@@ -284,65 +266,7 @@ def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
     found = copy_findings(datasets, copies)
     found += changed_copies(datasets, [one.files for one in checked], copies)
     found += shared_findings(datasets, [one.files for one in checked])
-    names = [_names_with_objects(dataset) for dataset in datasets]
-    training_names = (own for dataset, own in zip(datasets, names, strict=True) if is_training_split(dataset.split))
-    trained = set[str]().union(*training_names)
-    for i, j in combinations(range(len(datasets)), 2):
-        roles = leak_roles(datasets[i].split, datasets[j].split)
-        if roles is not None and same_classes(datasets[i], datasets[j]):
-            training, other = (i, j) if roles[0] == 0 else (j, i)
-            untrained = names[other] - trained if trained else set[str]()
-            found += _classes_not_in_training(datasets[training], datasets[other], names[other])
-            found += _untrained_classes(datasets[training], datasets[other], untrained)
-    used = set[str]().union(*names)
-    if datasets and used and 2 * len(used) > len(datasets[0].classes):  # else a fixed list, e.g. COCO's 80 classes
-        empty = [category["id"] for category in datasets[0].categories if category["name"] not in used]
-        warnings = Warnings(datasets[0].annotation_file)
-        warnings.add("no objects in any split", "the class is not learned", empty, "category", kind="empty-category")
-        found += warnings.findings()
-    if datasets:
-        found += _rare_similar(datasets)
-    return found
-
-
-def _rare_similar(datasets: Sequence[Dataset]) -> tuple[Finding, ...]:
-    """Classes with few objects and a name that may be a misspelt name of a class with many objects."""
-    uses = Counter[str]()
-    for dataset, new in zip(datasets, _new_objects(datasets), strict=True):
-        counts = np.bincount(dataset.objects.labels[new], minlength=len(dataset.classes))
-        uses.update(dict(zip(dataset.classes, counts.tolist(), strict=True)))
-    names = [name for name, count in uses.items() if count]
-    if len(names) > MAX_COMPARED:  # long lists of classes have similar names
-        return ()
-    pairs = [
-        f"{name!r} ({uses[name]}, like {many!r} with {uses[many]})"
-        for name in names
-        for many in names
-        if uses[name] <= FEW_OBJECTS and uses[many] >= MANY_TIMES * uses[name] and _misspelt(name, many)
-    ]
-    warnings = Warnings(datasets[0].annotation_file)
-    where = "in all splits together " if len(datasets) > 1 else ""
-    what = f"very few objects {where}and a name like that of a class with many"
-    action = "they are different classes; rename it if it is misspelt"
-    warnings.add(what, action, pairs, "class", kind="rare-similar-class")
-    return warnings.findings()
-
-
-def _misspelt(name: str, other: str) -> bool:
-    """Whether two names differ in one letter (names of 4 or more) or up to two (6 or more), apart from case."""
-    a, b = name.casefold(), other.casefold()
-    allowed = 2 if max(len(a), len(b)) >= 6 else 1
-    return a != b and min(len(a), len(b)) >= 4 and _edit_distance(a, b) <= allowed
-
-
-def _edit_distance(a: str, b: str) -> int:
-    """Letters to insert, remove or replace to change `a` into `b` (Levenshtein 1966)."""
-    row = list(range(len(b) + 1))
-    for i, letter in enumerate(a, start=1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(b, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (letter != other))
-    return row[-1]
+    return found + class_findings(datasets)
 
 
 def is_test_split(dataset: Dataset) -> bool:
@@ -368,26 +292,6 @@ def repeated_objects(dataset: Dataset) -> np.ndarray:
 def _check_repeated(dataset: Dataset, warnings: Warnings) -> None:
     ids = dataset.objects.ids[repeated_objects(dataset)].tolist()
     warnings.add("the image, class, box and iscrowd of another annotation", "all are used", ids, kind="repeated-object")
-
-
-def _classes_not_in_training(training: Dataset, other: Dataset, names: set[str]) -> tuple[Finding, ...]:
-    missing = sorted(names - set(training.classes))
-    warnings = Warnings(other.annotation_file)
-    what = f"objects in split {other.split!r} but no category in split {training.split!r}"
-    warnings.add(what, "these objects are ignored", missing, "class", kind="class-not-in-training")
-    return warnings.findings()
-
-
-def _untrained_classes(training: Dataset, other: Dataset, names: set[str]) -> tuple[Finding, ...]:
-    untrained = sorted(names & set(training.classes))
-    warnings = Warnings(other.annotation_file)
-    what = f"objects in split {other.split!r} but none in split {training.split!r}"
-    warnings.add(what, "they are not learned, so their AP is 0", untrained, "class", kind="untrained-class")
-    return warnings.findings()
-
-
-def _names_with_objects(dataset: Dataset) -> set[str]:
-    return {dataset.classes[label] for label in np.unique(dataset.objects.labels).tolist()}
 
 
 def _refusal(error: Exception, file: Path) -> Finding:

@@ -112,7 +112,7 @@ def split_dataset(
         original = dataset.annotation_file if inside else None
         require_free(folder, parts)
         if not inside:
-            require_no_other_splits(folder, parts)
+            require_no_other_splits(folder.path, parts)
         with (progress or no_progress)("compare images", len(dataset)) as advance:
             prints = fingerprints(image_sources(dataset), workers=workers, advance=advance)
         counts = class_counts(dataset)

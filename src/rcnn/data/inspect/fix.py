@@ -19,7 +19,8 @@ from rcnn.data.checks.boxes import CONTRADICTS, UNPROVEN, box_agreement
 from rcnn.data.checks.kinds import REPAIRED
 from rcnn.data.checks.outlines import clip_polygons, outline_areas, outline_boxes
 from rcnn.data.checks.tables import Annotation, Category, Id, Image
-from rcnn.data.formats.layouts import locate
+from rcnn.data.formats.files import visible
+from rcnn.data.formats.layouts import locate, splits_at
 from rcnn.data.inspect.check import (
     CheckedSplit,
     CheckReport,
@@ -32,11 +33,14 @@ from rcnn.data.inspect.check import (
 )
 from rcnn.data.inspect.images import leak_roles, same_classes
 from rcnn.data.inspect.outlines import outline_measures
+from rcnn.data.merging import renumber_verified
 from rcnn.data.messages import counted, few
-from rcnn.data.selection import LIST_SUFFIX
+from rcnn.data.selection import LIST_SUFFIX, select
 from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_splits
 from rcnn.outputs import MARKER, OutputFolder, files_of_rcnn
 from rcnn.progress import Progress, no_progress
+
+ROUNDING = 1e-6  # pixels: a box that reaches this far beyond its image is not clipped, because x + width is rounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,8 @@ def fix_dataset(
         raise ValueError(f"--split {split} is a list of images; expected splits for --fix, which writes whole splits")
     _require_own(Path(output))
     location = locate(Path(path), annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes)
+    parts = select(location, split).parts if split else ()
+    require_no_other_splits(Path(output), [part.name for part in parts] or splits_at(location))
     checked, refused = read_splits(location, split, decode=True, workers=workers, progress=progress or no_progress)
     before = CheckReport.of(path, checked, [*refused, *split_findings(checked), *set_findings(checked)])
     actions = [f"{one.what}: the split was not written" for one in refused]
@@ -87,7 +93,7 @@ def fix_dataset(
         cleaned = [_without_crowds(one, actions) for one in cleaned]
     with OutputFolder(output) as folder:
         require_free(folder, [one.name for one in cleaned])
-        require_no_other_splits(folder, [one.name for one in cleaned])
+        require_no_other_splits(folder.path, [one.name for one in cleaned])
         with (progress or no_progress)("copy images", sum(len(one.images) for one in cleaned)) as advance:
             write_splits(folder, cleaned, advance=advance)
     after = check_dataset(output, keypoints=keypoints, workers=workers, progress=progress)
@@ -101,7 +107,7 @@ def fix_dataset(
 def _require_own(output: Path) -> None:
     """Raise FileExistsError if `output` has files that rcnn did not write, e.g. another data set."""
     own = {MARKER, *(PurePath(name).parts[0] for name in files_of_rcnn(output))}
-    if others := sorted(path.name for path in output.glob("*") if path.name not in own):
+    if others := [path.name for path in visible(output.glob("*")) if path.name not in own]:
         raise FileExistsError(
             f"{output} has files that rcnn did not write ({few(others)}): the repaired copy would be read together "
             "with them, or instead of them. Choose a new folder for --fix"
@@ -235,12 +241,13 @@ def _inside(entry: Annotation, box: Sequence[float], image: Image) -> Annotation
     """
     x1, y1 = max(0.0, box[0]), max(0.0, box[1])
     x2, y2 = min(float(image["width"]), box[0] + box[2]), min(float(image["height"]), box[1] + box[3])
+    cut = max(x1 - box[0], y1 - box[1], box[0] + box[2] - x2, box[1] + box[3] - y2) > ROUNDING
     clean = entry.copy()
-    clean["bbox"], clean["image_id"] = [x1, y1, x2 - x1, y2 - y1], image["id"]
+    clean["bbox"], clean["image_id"] = [x1, y1, x2 - x1, y2 - y1] if cut else list(box), image["id"]
     outline = entry.get("segmentation")
-    if clean["bbox"] != entry["bbox"] and outline is None:
+    if cut and outline is None:
         clean["area"] = clean["bbox"][2] * clean["bbox"][3]
-    elif ((x1, y1) != tuple(box[:2]) or x2 < box[0] + box[2] or y2 < box[1] + box[3]) and isinstance(outline, list):
+    elif cut and isinstance(outline, list):
         clipped = clip_polygons(outline, (image["height"], image["width"]))
         if not clipped:
             return None
@@ -251,21 +258,36 @@ def _inside(entry: Annotation, box: Sequence[float], image: Image) -> Annotation
 
 
 def _with_same_categories(splits: Sequence[CocoSplit], actions: list[str]) -> list[CocoSplit]:
-    """The splits with one list of categories, by name: those of the first split, then the others."""
-    ids = {category["name"]: category["id"] for category in splits[0].categories}
-    merged = list(splits[0].categories)
+    """The splits with one list of categories, by name: those of the first split, then the others.
+
+    A category has the keypoints of its own split, if it has some there, else those of another split.
+    """
+    merged = {category["name"]: category for category in splits[0].categories}
     for category in (category for split in splits for category in split.categories):
-        if category["name"] not in ids:
-            added: Category = category.copy()
-            added["id"] = max(ids.values()) + 1
-            ids[added["name"]] = added["id"]
-            merged.append(added)
+        known = merged.get(category["name"])
+        if known is None:
+            added = _renumbered(category, max(one["id"] for one in merged.values()) + 1)
+            merged[added["name"]] = added
             actions.append(f"category {added['name']!r} was added to all splits as category {added['id']}")
+        elif "keypoints" in category and "keypoints" not in known:
+            merged[known["name"]] = _renumbered(category, known["id"])
     unified: list[CocoSplit] = []
     for split in splits:
-        new = {category["id"]: ids[category["name"]] for category in split.categories}
+        numbers = {category["id"]: merged[category["name"]]["id"] for category in split.categories}
+        own = {category["name"]: category for category in split.categories if "keypoints" in category}
         annotations = [entry.copy() for entry in split.annotations]
         for entry in annotations:
-            entry["category_id"] = new[entry["category_id"]]
-        unified.append(replace(split, annotations=annotations, categories=merged))
+            entry["category_id"] = numbers[entry["category_id"]]
+        images = [image.copy() for image in split.images]
+        for image in images:
+            renumber_verified(image, numbers)
+        categories = [_renumbered(own.get(name, known), known["id"]) for name, known in merged.items()]
+        unified.append(replace(split, images=images, annotations=annotations, categories=categories))
     return unified
+
+
+def _renumbered(category: Category, number: int) -> Category:
+    """The category with the id `number`."""
+    renumbered = category.copy()
+    renumbered["id"] = number
+    return renumbered

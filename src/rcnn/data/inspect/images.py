@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from rcnn.background import DaemonThreads
 from rcnn.data.images import ImageError, read_image
 from rcnn.data.messages import Finding, Warnings
 from rcnn.data.records import Dataset
-from rcnn.data.similarity import Fingerprint, fingerprint, low_contrast_copies, near_pairs
+from rcnn.data.similarity import NEAR, Fingerprint, fingerprint, has_near, similar_groups
 
 TRAINING = ("train",)  # starts of the names of splits
 EVALUATION = ("val", "test", "dev", "minival", "superminival", "eval")
@@ -76,38 +76,67 @@ def check_files(dataset: Dataset, files: Sequence[ImageFile], warnings: Warnings
 
 @dataclass(frozen=True, kw_only=True)
 class Copies:
-    """Pairs of images that are the same or nearly the same: `first[i]` of one split and `second[i]` of the other."""
+    """The images of two splits, or of one, that are the same or nearly the same as one in the other split."""
 
-    splits: tuple[int, int]  # indices of the splits; equal for pairs within a split
-    first: list[int]  # indices of images
-    second: list[int]
+    splits: tuple[int, int]  # indices of the splits; equal for copies within a split
+    first: list[int]  # indices of images of the first split, ascending
+    second: list[int]  # the same of the second
+    example: tuple[int, int] | None = None  # an image and its copy; None for two splits
 
 
 def find_copies(datasets: Sequence[Dataset], files: Sequence[Sequence[ImageFile]]) -> list[Copies]:
-    """The copies within each split and between splits. Without `files`, only those with the same path are found."""
-    if len(datasets) < 2 and not any(files):
-        return []
+    """The copies within each split, and between a training and an evaluation split.
+
+    `files` are those of all splits, or empty lists: then only images with the same path are found.
+    """
     paths = [[os.path.realpath(one.folder / name) for name in one.file_names] for one in datasets]
-    split = np.repeat(np.arange(len(datasets)), [len(one) for one in paths])
-    place = np.concatenate([np.arange(len(one)) for one in paths]) if paths else np.zeros(0, dtype=np.int64)
-    prints = [one.print for own in files for one in own]
-    pairs = {(i, j) for i, j in near_pairs([one.perceptual_hash for one in prints]).tolist()}
-    pairs.update(low_contrast_copies(prints))
-    seen: dict[str, list[int]] = {}
-    for number, path in enumerate(path for own in paths for path in own):
-        for earlier in seen.setdefault(path, []):
-            if split[earlier] == split[number]:
-                pairs.discard((earlier, number))  # opening the data set reports these
-            else:
-                pairs.add((earlier, number))
-        seen[path].append(number)
-    grouped: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for i, j in sorted(pairs):
-        grouped.setdefault((int(split[i]), int(split[j])), []).append((int(place[i]), int(place[j])))
-    return [
-        Copies(splits=key, first=[i for i, _ in found], second=[j for _, j in found])
-        for key, found in sorted(grouped.items())
-    ]
+    prints = [[one.print for one in own] for own in files]
+    found: list[Copies] = []
+    for i, j in combinations_with_replacement(range(len(datasets)), 2):
+        if i == j:
+            found += _copies_within(i, paths[i], prints[i])
+        elif leak_roles(datasets[i].split, datasets[j].split) is not None:
+            found += _copies_between((i, j), (paths[i], paths[j]), (prints[i], prints[j]))
+    return found
+
+
+def _copies_within(split: int, paths: Sequence[str], prints: Sequence[Fingerprint]) -> list[Copies]:
+    """The copies among the images of a split. Images with one path are not reported: opening the data set does."""
+    places = sorted({path: place for place, path in reversed([*enumerate(paths)])}.values()) if prints else []
+    group = similar_groups([prints[place] for place in places])
+    sizes = np.bincount(group, minlength=len(group))
+    copied = [place for place, own in zip(places, group.tolist(), strict=True) if sizes[own] > 1]
+    if not copied:
+        return []
+    first, *others = copied
+    example = next(place for place in others if _is_copy(prints[first], prints[place]))
+    names = {paths[place] for place in copied}
+    every = [place for place, path in enumerate(paths) if path in names]
+    return [Copies(splits=(split, split), first=every, second=every, example=(first, example))]
+
+
+def _copies_between(
+    splits: tuple[int, int], paths: tuple[Sequence[str], Sequence[str]], prints: Sequence[Sequence[Fingerprint]]
+) -> list[Copies]:
+    """The copies in two splits, each with the `paths` and `prints` of its images."""
+    hashes = [[one.perceptual_hash for one in own] for own in prints]
+    faint = [{one.content for one in own if one.low_contrast} for own in prints]
+    copied: list[list[int]] = []
+    for own, other in ((0, 1), (1, 0)):
+        known = set(paths[other])
+        same = np.array([path in known for path in paths[own]], dtype=bool)
+        if prints[own] and prints[other]:
+            same |= has_near(hashes[own], hashes[other])
+            same |= np.array([one.low_contrast and one.content in faint[other] for one in prints[own]], dtype=bool)
+        copied.append(np.flatnonzero(same).tolist())
+    return [Copies(splits=splits, first=copied[0], second=copied[1])] if copied[0] else []
+
+
+def _is_copy(one: Fingerprint, other: Fingerprint) -> bool:
+    """Whether two images are the same or nearly the same."""
+    if one.perceptual_hash is None or other.perceptual_hash is None:
+        return one.low_contrast and other.low_contrast and one.content == other.content
+    return (one.perceptual_hash ^ other.perceptual_hash).bit_count() <= NEAR
 
 
 def copy_findings(datasets: Sequence[Dataset], copies: Sequence[Copies]) -> list[Finding]:
@@ -117,17 +146,17 @@ def copy_findings(datasets: Sequence[Dataset], copies: Sequence[Copies]) -> list
     """
     found: list[Finding] = []
     for one in copies:
-        if one.splits[0] == one.splits[1]:
+        if one.example is not None:
             dataset = datasets[one.splits[0]]
             warnings = Warnings(dataset.annotation_file)
-            ids = [dataset.image_ids[place] for place in sorted({*one.first, *one.second})]
-            pair = f"{dataset.image_ids[one.first[0]]} and {dataset.image_ids[one.second[0]]}"
+            ids = [dataset.image_ids[place] for place in one.first]
+            pair = " and ".join(str(dataset.image_ids[place]) for place in one.example)
             what = f"an exact or slightly changed copy in the same split, e.g. {pair}"
             warnings.add(what, "all are used", ids, "image", kind="near-duplicate")
             found += warnings.findings()
         elif (roles := leak_roles(datasets[one.splits[0]].split, datasets[one.splits[1]].split)) is not None:
             training, evaluation = (datasets[one.splits[role]] for role in roles)
-            places = sorted(set((one.first, one.second)[roles[1]]))
+            places = (one.first, one.second)[roles[1]]
             warnings = Warnings(evaluation.annotation_file)
             what = f"an exact or slightly changed copy in split {training.split!r}"
             kind, action = "leak", "metrics of this split are too high"
@@ -146,15 +175,15 @@ def changed_copies(
     Images that are among the `copies` are not reported again.
     """
     found: list[Finding] = []
-    known = {one.splits: set(zip(one.first, one.second, strict=True)) for one in copies}
+    known = {one.splits: (one.first, one.second) for one in copies}
     for i, j in combinations(range(len(datasets)), 2):
         if (roles := leak_roles(datasets[i].split, datasets[j].split)) is None or not (files[i] and files[j]):
             continue
         if not same_classes(datasets[i], datasets[j]):
             continue
-        pairs = _changed_pairs(files[i], files[j]) - known.get((i, j), set())
         training, evaluation = (datasets[(i, j)[role]] for role in roles)
-        places = sorted({pair[roles[1]] for pair in pairs})
+        changed = _changed(*((files[i], files[j])[role] for role in roles))
+        places = sorted(set(changed) - set(known[i, j][roles[1]] if (i, j) in known else ()))
         warnings = Warnings(evaluation.annotation_file)
         what = f"a mirrored copy, or one with other borders, in split {training.split!r}"
         action = "metrics of this split may be too high"
@@ -163,14 +192,12 @@ def changed_copies(
     return found
 
 
-def _changed_pairs(first: Sequence[ImageFile], second: Sequence[ImageFile]) -> set[tuple[int, int]]:
-    """The pairs (index in `first`, index in `second`) of which one is like the other mirrored or without borders."""
-    plain = [[one.print.perceptual_hash for one in own] for own in (first, second)]
-    trimmed = [[one.print.trimmed for one in own] for own in (first, second)]
-    mirrored = [one.print.mirrored for one in second]
-    hashes = [*plain[0], *trimmed[0], *plain[1], *trimmed[1], *mirrored]
-    split = 2 * len(first)  # the hashes of `second` start here
-    return {(a % len(first), (b - split) % len(second)) for a, b in near_pairs(hashes).tolist() if a < split <= b}
+def _changed(training: Sequence[ImageFile], evaluation: Sequence[ImageFile]) -> list[int]:
+    """Indices into `evaluation` of the images that are, mirrored or without borders, like one in `training`."""
+    known = [found for one in training for found in (one.print.perceptual_hash, one.print.trimmed)]
+    own = [one.print for one in evaluation]
+    hashes = [found for one in own for found in (one.perceptual_hash, one.trimmed, one.mirrored)]
+    return np.flatnonzero(has_near(hashes, known).reshape(-1, 3).any(axis=1)).tolist()
 
 
 def is_training_split(name: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rcnn.data.inspect.check import is_test_split
+from rcnn.data.inspect.images import is_training_split
 from rcnn.data.messages import counted, cut, few
 from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset
@@ -194,7 +195,7 @@ def describe_dataset(
     )  # fmt: skip
     datasets = [opened(name) for name in ([split] if split else splits(path, annotations))]
     classes = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.classes))
-    training = next((one for one in datasets if one.split.startswith("train")), datasets[0])
+    training = next((one for one in datasets if is_training_split(one.split)), datasets[0])
     return DatasetInfo(
         root=Path(path),
         classes=classes,

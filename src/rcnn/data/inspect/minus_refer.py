@@ -57,11 +57,15 @@ def minus_refer(data: Path | str, output: Path | str = "", *, refer: Path | str 
         tables = read_json(data / SOURCE)
         images = tables.get("images") if isinstance(tables, dict) else None
         entries = images if isinstance(images, list) else [None]
-        if not isinstance(tables, dict) or not all(isinstance(one, dict) and "id" in one for one in entries):
+        if not isinstance(tables, dict) or not all(map(_has_id, entries)):
             raise ValueError(f"{data / SOURCE} has no list of images with ids; download COCO's annotations again")
         kept = [image for image in entries if image["id"] not in excluded]
         folder.write_json(RESULT, {**tables, "images": kept})
         return MinusRefer(path=folder.path / RESULT, images=len(kept), removed=len(entries) - len(kept))
+
+
+def _has_id(image: object) -> bool:
+    return isinstance(image, dict) and isinstance(image.get("id"), (int, str))
 
 
 def excluded_images(refer: Path) -> set[int | str]:

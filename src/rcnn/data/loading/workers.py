@@ -42,6 +42,10 @@ CURE = (
 )
 
 
+class _MainEndedError(Exception):
+    """The main process has ended, so a worker has nothing left to do."""
+
+
 class WorkerError(OSError):
     """A worker process ended or does not respond. The message says which process, why, and what to do."""
 
@@ -191,7 +195,7 @@ def _run_worker(
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with suppress(EOFError, OSError):  # the main process has ended
+    with suppress(_MainEndedError, EOFError, OSError):  # the last two from the channel, when the main process ends
         channel.send("ready")
         made = 0
         while True:
@@ -208,22 +212,51 @@ def _make_and_send(batches: BatchMaker, n: int, channel: Connection) -> None:
         nonlocal last_sign
         if time.monotonic() - last_sign > 1:
             last_sign = time.monotonic()
-            channel.send("alive")
+            with _sending():
+                channel.send("alive")
 
     try:
         layout, tensors = _pack(batches.make(n, after_image))
-        if MEMORY_FILES:
-            _send_memory(channel, layout, tensors)
-        else:
-            channel.send(layout)
-            channel.send_bytes(_joined(layout, tensors))
-    except (BrokenPipeError, ConnectionError):
-        raise EOFError from None  # the main process has ended
-    except (ValueError, OSError) as error:  # an image that cannot be read
-        channel.send(error.with_traceback(None))
-    except Exception as error:  # a bug: the traceback is needed to find it
-        error.add_note("".join(traceback.format_exception(error)))
-        channel.send(error.with_traceback(None))
+        with _sending():
+            if MEMORY_FILES:
+                _send_memory(channel, layout, tensors)
+            else:
+                channel.send(layout)
+                channel.send_bytes(_joined(layout, tensors))
+    except _MainEndedError:
+        raise
+    except Exception as error:
+        if not isinstance(error, (ValueError, OSError)):  # not an image that cannot be read, but a bug: how to find it
+            error.add_note("".join(traceback.format_exception(error)))
+        with _sending():
+            channel.send(_sendable(error))
+
+
+@contextmanager
+def _sending() -> Iterator[None]:
+    """Within the block, a broken connection is that to the main process, not one of the user's data set."""
+    try:
+        yield
+    except ConnectionError:
+        raise _MainEndedError from None
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error without its traceback, or, if it cannot be sent to another process, one with its text.
+
+    For example, urllib's HTTPError contains an open connection.
+    """
+    error = error.with_traceback(None)
+    try:
+        reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps(error))
+    except Exception:  # of any type: the classes of errors are those of the user
+        text = f"{type(error).__name__}: {error}"
+        kinds = (kind for kind in (OSError, ValueError) if isinstance(error, kind))
+        plain = next(kinds, RuntimeError)(text)
+        for note in getattr(error, "__notes__", ()):
+            plain.add_note(note)
+        return plain
+    return error
 
 
 @dataclass(frozen=True)

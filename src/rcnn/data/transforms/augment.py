@@ -7,6 +7,8 @@ one stage are applied in the order of the list.
 
 from __future__ import annotations
 
+import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -63,8 +65,8 @@ def augment(
 
     All random numbers depend on `seed` only (the run's seed and the position in its stream), so the result does not
     depend on the process that computes it. Every number is drawn whether it is used or not, and each step has its own
-    generator: changing one setting does not change the other draws. `other(seed)` is another image of the data set,
-    as `placed` returns it, for steps that use one.
+    generator, chosen by the kind of the step: neither another setting nor a step of another kind changes its draws.
+    `other(seed)` is another image of the data set, as `placed` returns it, for steps that use one.
     """
     generator, chosen = _drawn_size(settings, input_config, seed)
     flipped = generator.random() < settings.flip
@@ -133,11 +135,11 @@ def mean_colour(input_config: InputConfig) -> Colour:
 
 def _resized(sample: Sample, settings: Augmentation, chosen: InputConfig, seed: Seed) -> tuple[Sample, Frame]:
     """A sample in the network's input, and its frame."""
-    for place, step in enumerate(settings.augment):
+    for step, own_seed in _seeded(settings.augment, seed):
         if isinstance(step, ScaleJitter):
-            frame = step.frame(sample.size, _generator(seed, place))
+            frame = step.frame(sample.size, np.random.default_rng(own_seed))
             image = _window_of_resized(sample.image, frame, chosen)
-            return cut(to_input(sample, image, frame, chosen.resize)), frame
+            return cut(to_input(sample, image, frame, chosen.resize), before=sample.bitmaps), frame
     return preprocess(sample, build_preprocessor(chosen, resize_for_training))
 
 
@@ -165,8 +167,8 @@ def _steps(
 ) -> list[tuple[Callable[[Sample, np.random.Generator, Scene], Sample], np.random.Generator]]:
     """The steps of one stage with their random generators."""
     return [
-        (step, _generator(seed, place))
-        for place, step in enumerate(settings.augment)
+        (step, np.random.default_rng(own_seed))
+        for step, own_seed in _seeded(settings.augment, seed)
         if not isinstance(step, ScaleJitter) and _is_before_resize(step) == before_resize
     ]
 
@@ -175,15 +177,30 @@ def _is_before_resize(step: Step) -> bool:
     return isinstance(step, RandomCrop) or (isinstance(step, OwnStep) and step.before_resize)
 
 
-def _generator(seed: Seed, place: int) -> np.random.Generator:
-    """The random generator of the step at index `place` of the list."""
-    return np.random.default_rng([*(number % 2**64 for number in seed), place])
+def _seeded(steps: Sequence[Step], seed: Seed) -> list[tuple[Step, list[int]]]:
+    """The steps, each with the seed of its generator: `seed`, its kind, and how many of the kind are listed up to it.
+
+    Own steps are of one kind if their functions have the same name. The last number is never 0: numpy fills short seeds
+    with zeros, so [a, b, c] and [a, b, c, 0] are the same seed.
+    """
+    listed = Counter[str]()
+    seeded: list[tuple[Step, list[int]]] = []
+    for step in steps:
+        kind = f"own {step.factory.rpartition(':')[2]}" if isinstance(step, OwnStep) else step.kind
+        listed[kind] += 1
+        seeded.append((step, [*_nonnegative(seed), zlib.crc32(kind.encode()), listed[kind]]))
+    return seeded
 
 
 def _drawn_size(
     settings: Augmentation, input_config: InputConfig, seed: Seed
 ) -> tuple[np.random.Generator, InputConfig]:
     """The random generator of `seed` after its first draw, and the input settings with the shorter side drawn."""
-    generator = np.random.default_rng([number % 2**64 for number in seed])
+    generator = np.random.default_rng(_nonnegative(seed))
     sides = settings.drawn_scales or (input_config.min_size,)
     return generator, replace(input_config, min_size=sides[int(generator.random() * len(sides))])
+
+
+def _nonnegative(seed: Seed) -> list[int]:
+    """`seed` with numbers that numpy accepts."""
+    return [number % 2**64 for number in seed]

@@ -60,10 +60,12 @@ def _behind(sample: Sample, cover: Flags) -> Sample:
             continue
         left = mask & ~cover
         box = bitmap_bounds(torch.from_numpy(left))
+        if box is not None:
+            box = intersection(box, boxes[index])  # turned inside out if the visible pixels are outside the box
         kept[index] = box is not None and bool(large_enough(box[None])[0])
         if box is None or not kept[index]:
             continue
-        boxes[index] = intersection(box, boxes[index])
+        boxes[index] = box
         if outlines is not None:
             edges = mask_outline(left)
             outlines[index] = np.column_stack([edges, np.zeros(len(edges))]).astype(np.float64)

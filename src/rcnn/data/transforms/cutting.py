@@ -17,12 +17,13 @@ from rcnn.ops.boxes import clip_boxes
 SMALLEST = 1.0  # pixels; an object with a box that has a shorter side is removed
 
 
-def cut(sample: Sample, *, recompute: bool = False) -> Sample:
+def cut(sample: Sample, *, before: Tensor | None, recompute: bool = False) -> Sample:
     """A sample with its objects cut at the border of the image; objects that are then too small are removed.
 
     An object that the border cuts gets the box of its visible outline or bitmap, or its clipped box if it has neither;
     with `recompute`, every object does. Keypoints outside the image become absent. An object, or a crowd, is removed
-    if a side of its box is shorter than SMALLEST, or if it had a mask and no pixel of the mask is visible.
+    if a side of its box is shorter than SMALLEST, or if it had a mask and no pixel of the mask is visible. `before`
+    (N, H, W) are the bitmaps before the step that moved the objects: an object whose bitmap was empty has no mask.
     """
     height, width = sample.size
     clipped = _clipped(sample.boxes, sample.size)
@@ -40,8 +41,10 @@ def cut(sample: Sample, *, recompute: bool = False) -> Sample:
     elif sample.bitmaps is not None:
         for index in np.flatnonzero(changed).tolist():
             box = bitmap_bounds(sample.bitmaps[index])
-            # an empty bitmap may belong to an object that is annotated without a mask
-            clipped[index] = clipped[index] if box is None else intersection(clipped[index], box)
+            if box is not None:
+                clipped[index] = intersection(clipped[index], box)
+            elif before is not None:
+                empty[index] = bool(before[index].any())
     keypoints = sample.keypoints
     if keypoints is not None:
         x, y = keypoints[..., 0], keypoints[..., 1]

@@ -144,7 +144,8 @@ def crop(sample: Sample, top: int, left: int, size: tuple[int, int], fill: Colou
             else tuple(edges - (left, top, left, top, 0) for edges in sample.outlines),
             bitmaps=None if bitmaps is None else F.pad(bitmaps, _padding(sample.size, top, left, size)),
             keypoints=keypoints,
-        )
+        ),
+        before=bitmaps,
     )
 
 
@@ -207,6 +208,7 @@ def warp(sample: Sample, matrix: Matrix, fill: Colour = (0, 0, 0)) -> Sample:
             bitmaps=bitmaps,
             keypoints=keypoints,
         ),
+        before=sample.bitmaps,
         recompute=True,
     )
 

@@ -253,24 +253,24 @@ class OwnStep:
                 after = function(sample, random, **self.arguments)
             except (Exception, SystemExit) as error:
                 raise ValueError(f"train.augment: {self.factory} failed: {type(error).__name__}: {error}") from error
-        return cut(self._checked(sample, after))
+        checked = self._checked(sample, after)
+        same = len(checked.boxes) == len(sample.boxes)  # then the bitmaps before are those of the same objects
+        return cut(checked, before=sample.bitmaps if same else None)
 
     def _checked(self, before: Sample, after: object) -> Sample:
         name = f"train.augment: {self.factory}"
         if not isinstance(after, Sample):
             raise ValueError(f"{name} returned {type(after).__name__}; expected a Sample, see docs/augmentation.md")
-        if after.image.shape != before.image.shape:
-            raise ValueError(
-                f"{name} returned an image of {tuple(after.image.shape)}; expected {tuple(before.image.shape)}: a step "
-                "of your own keeps the size of the image"
-            )
-        if after.image.dtype != before.image.dtype:
-            raise ValueError(f"{name} returned an image of {after.image.dtype}; expected {before.image.dtype}")
         for part in ("outlines", "bitmaps", "keypoints", "crowds"):
             if (getattr(after, part) is None) != (getattr(before, part) is None):
                 raise ValueError(f"{name} added or removed sample.{part}; expected the same fields as before")
-        if after.boxes.shape != (len(after.labels), 4):
-            raise ValueError(f"{name} returned boxes of {tuple(after.boxes.shape)}; expected ({len(after.labels)}, 4)")
+        for part in ("image", "boxes", "labels", "bitmaps", "keypoints", "crowds"):
+            if (fault := _fault_of_tensor(part, getattr(before, part), getattr(after, part))) is not None:
+                raise ValueError(f"{name} returned sample.{part} of {fault}")
+        for number, edges in enumerate(after.outlines or ()):
+            if not isinstance(edges, np.ndarray) or edges.ndim != 2 or edges.shape[1] != 5:
+                form = edges.shape if isinstance(edges, np.ndarray) else f"type {type(edges).__name__}"
+                raise ValueError(f"{name} returned sample.outlines[{number}] of {form}; expected an array (E, 5)")
         if not after.boxes.isfinite().all():
             raise ValueError(f"{name} returned boxes with NaN or infinite numbers; expected pixels")
         return after
@@ -281,6 +281,24 @@ KINDS: Mapping[str, Callable[[], Step]] = {
     "crop": RandomCrop, "scale_jitter": ScaleJitter, "affine": Affine, "colour": ColourJitter, "blur": Blur,
     "copy_paste": CopyPaste,
 }  # fmt: skip
+
+
+def _fault_of_tensor(part: str, old: Tensor | None, new: object) -> str | None:
+    """What is wrong with a field of a sample after an own step; only the number of objects may differ from `old`."""
+    if old is None:
+        return None
+    if not isinstance(new, Tensor):
+        return f"type {type(new).__name__}; expected a tensor"
+    same_kind = (new.is_floating_point(), new.dtype == torch.bool) == (old.is_floating_point(), old.dtype == torch.bool)
+    if new.dtype != old.dtype and (part == "image" or not same_kind):
+        return f"{new.dtype}; expected {old.dtype}"
+    fixed = 0 if part == "image" else 1  # the first dimension that cannot change
+    if new.ndim != old.ndim or new.shape[fixed:] != old.shape[fixed:]:
+        sides = ["N"[:fixed], *map(str, old.shape[fixed:])]
+        expected = f"({', '.join(side for side in sides if side)}{',' if old.ndim == 1 else ''})"
+        keeps = ": a step of your own keeps the size of the image" if part in ("image", "bitmaps") else ""
+        return f"{tuple(new.shape)}; expected {expected}{keeps}"
+    return None
 
 
 def within(image: Tensor, frame: Frame | None, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -322,10 +340,9 @@ def _require_between(name: str, value: float, low: float, high: float, meaning: 
 
 
 def _require_range(name: str, value: Range, low: float, high: float, meaning: str, *, open_below: bool = False) -> None:
+    expected = f"expected [lowest, highest] {meaning}, {'above' if open_below else 'from'} {low:g} and up to {high:g}"
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ValueError(f"train.augment: {name} is {value!r}; {expected}")
     first, last = value
     if not (low < first if open_below else low <= first) or not first <= last <= high:
-        above = "above" if open_below else "from"
-        raise ValueError(
-            f"train.augment: {name} is [{first:g}, {last:g}]; expected [lowest, highest] {meaning}, {above} {low:g} "
-            f"and up to {high:g}"
-        )
+        raise ValueError(f"train.augment: {name} is [{first:g}, {last:g}]; {expected}")
