@@ -40,7 +40,7 @@ from rcnn.models.overrides import Overrides, as_strings
 from rcnn.models.pasting import pasting_of
 from rcnn.preprocess import Frame
 from rcnn.region_features import RegionFeatures
-from rcnn.results import ImageDetections, Score, require_score
+from rcnn.results import ImageDetections, Score, require_score, whole_number
 from rcnn.runtime.devices import Device, Precision, choose_device
 from rcnn.runtime.open_model import open_model
 from rcnn.structures import Detections, ImageBatch
@@ -229,10 +229,11 @@ class Predictor:
             results += [one if isinstance(one, Exception) else next(found) for one in decoded]
         if single:
             return results[0]
-        if boxes is not None and len(boxes) != len(results):
-            raise ValueError(
-                f"boxes has {len(boxes)} entries for {counted(len(results), 'image')}; expected one for each"
-            )
+        for name, values in (("boxes", boxes), ("labels", labels)):
+            if values is not None and len(values) != len(results):
+                raise ValueError(
+                    f"{name} has {len(values)} entries for {counted(len(results), 'image')}; expected one for each"
+                )
         return results
 
     def features(
@@ -364,8 +365,7 @@ def _check_arguments(
     if errors not in ("raise", "return"):
         raise ValueError(f"errors={errors!r} is not known; expected 'raise' or 'return'")
     require_channels(channels)
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; expected 1 or more")
+    whole_number("batch_size", batch_size, "1 or more")
 
 
 def to_original(

@@ -28,6 +28,7 @@ from rcnn.data.writers.coco import coco_result
 from rcnn.data.writers.labelme import labelme_file
 from rcnn.data.writers.yolo import yolo_lines
 from rcnn.drawing.pictures import draw_objects
+from rcnn.models.overrides import as_strings
 from rcnn.ops.boxes import move_ends
 from rcnn.ops.coco_backend import encode_region
 from rcnn.ops.contours import TOLERANCE
@@ -51,6 +52,13 @@ def require_score(score: float) -> float:
     if not isinstance(score, Real) or not 0 <= score <= 1:
         raise ValueError(f"score={score!r}; expected a number from 0 to 1")
     return score
+
+
+def whole_number(name: str, value: object, expected: str, least: int = 1) -> int:
+    """The argument `name` as an int; a ValueError, ending in `expected`, unless it is an integer from `least` on."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name}={value!r}; expected {expected}")
+    return int(value)
 
 
 def require_classes(names: Iterable[str], classes: Sequence[str]) -> None:
@@ -105,9 +113,9 @@ class DetectedObject:
         return None if self.detections.keypoints is None else self.detections.keypoints[self.row]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ImageDetections:
-    """The detections of one image, best first."""
+    """The detections of one image, best first. Compared by identity, because its fields are arrays."""
 
     height: int  # of the original image, pixels
     width: int
@@ -198,8 +206,9 @@ class ImageDetections:
         lowest = [require_score(score[name]) if name in score else 0.0 for name in self.names]
         return self[self.scores >= np.array(lowest, dtype=np.float32)]
 
-    def of_classes(self, names: Sequence[str]) -> ImageDetections:
-        """The detections of some classes, by name. Raises ValueError for a class that the model does not have."""
+    def of_classes(self, names: str | Sequence[str]) -> ImageDetections:
+        """The detections of one or several classes, by name. ValueError for a class that the model does not have."""
+        names = as_strings(names)
         require_classes(names, self.classes)
         return self[np.array([name in names for name in self.names], dtype=bool)]
 
@@ -290,9 +299,10 @@ class ImageDetections:
         if regions is None:
             raise ValueError("these detections have no masks; use a model with masks, e.g. Mask R-CNN or FCIS")
         ids = np.zeros((self.height, self.width), dtype=np.uint16 if len(self) < 1 << 16 else np.uint32)
+        scores = np.append(np.float32(-1), self.scores)  # by id; rows for given boxes are not sorted by score
         for number, (left, top, mask) in enumerate(regions, start=1):
             part = ids[top : top + mask.shape[0], left : left + mask.shape[1]]
-            part[mask & (part == 0)] = number
+            part[mask & (scores[part] < scores[number])] = number
         return ids
 
     def _of_classes(self, values: Sequence[T], name: str) -> list[T]:

@@ -26,7 +26,7 @@ from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image
 from rcnn.data.images import MAX_PIXELS
 from rcnn.ops.masks import Region
 from rcnn.predictor import Predictor
-from rcnn.results import ImageDetections, Score
+from rcnn.results import ImageDetections, Score, whole_number
 
 OVERLAP = 0.25  # of a tile's side, shared with the next tile
 MIN_TILE = 32  # pixels
@@ -76,9 +76,8 @@ def predict_tiled(
 
     Memory: the decoded image, `batch_size` tiles, and the masks of the detections within their boxes.
     """
-    check_tiling(tile, overlap)
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; expected a whole number of tiles, 1 or more")
+    tile = check_tiling(tile, overlap)
+    batch_size = whole_number("batch_size", batch_size, "a whole number of tiles, 1 or more")
     pixels = as_image(image, channels=channels, max_pixels=max_pixels)
     height, width = pixels.shape[1:]
     source = ImageSource(image=pixels)
@@ -110,12 +109,12 @@ def predict_tiled(
     )  # fmt: skip
 
 
-def check_tiling(tile: int, overlap: float) -> None:
-    """Raise ValueError for a side or an overlap out of range."""
-    if not isinstance(tile, int) or tile < MIN_TILE:
-        raise ValueError(f"tile={tile}; expected a side of {MIN_TILE} whole pixels or more, e.g. 1024 (--tile)")
+def check_tiling(tile: int, overlap: float) -> int:
+    """The side as an int. Raises ValueError for a side or an overlap out of range."""
+    side = whole_number("tile", tile, f"a side of {MIN_TILE} whole pixels or more, e.g. 1024 (--tile)", MIN_TILE)
     if not 0 <= overlap <= 0.9:
         raise ValueError(f"overlap={overlap}; expected a fraction of the tile from 0 to 0.9 (--tile-overlap)")
+    return side
 
 
 def tiles_of(height: int, width: int, tile: int, overlap: float) -> list[Tile]:

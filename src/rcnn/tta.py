@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Self
 
@@ -100,10 +101,10 @@ class AugmentedPredictor(Predictor):
                 f"box.selection.nms is {selection.nms}, but test-time augmentation merges the sizes and flips by hard "
                 "NMS, which would undo soft NMS; set box.selection.nms=hard, or use Predictor (without --tta)"
             )
-        scales = (scales,) if isinstance(scales, int) else tuple(scales)
-        if any(not 1 <= side <= MAX_SIDE for side in scales):
-            raise ValueError(f"scales={scales}; expected shorter sides of 1 to {MAX_SIDE} pixels, e.g. (640, 800)")
-        self.scales = scales or (self.config.input.min_size,)
+        sides = tuple(scales) if isinstance(scales, Sequence) else (scales,)
+        if any(isinstance(s, bool) or not isinstance(s, Integral) or not 1 <= s <= MAX_SIDE for s in sides):
+            raise ValueError(f"scales={scales!r}; expected shorter sides of 1 to {MAX_SIDE} pixels, e.g. (640, 800)")
+        self.scales = tuple(map(int, sides)) or (self.config.input.min_size,)
         self.flips = (False, True) if flip else (False,)
 
     @classmethod

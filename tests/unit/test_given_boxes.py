@@ -201,6 +201,8 @@ def test_arguments_that_contradict_each_other(predictor: Predictor) -> None:
         predictor.predict([image, image], boxes=[BOXES, BOXES], labels=[[0, 1, 1], None])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="boxes has 3 entries for 2 images"):
         predictor.predict([image, image], boxes=[BOXES] * 3)
+    with pytest.raises(ValueError, match="labels has 3 entries for 2 images"):
+        predictor.predict([image, image], boxes=[BOXES] * 2, labels=[[0, 1, 1]] * 3)
     with pytest.raises(ValueError, match="use Predictor"):
         AugmentedPredictor(tiny(), classes=CLASSES, device="cpu").predict(image, boxes=BOXES)
     proposals = build_detector(override(model_config("rpn_r50_fpn"), ["backbone.blocks=[1,1,1,1]"]))

@@ -193,8 +193,9 @@ def test_invalid_arguments_list_the_choices(detector: Detector) -> None:
         Predictor(detector, classes=("a", "b", "c"))
     with pytest.raises(ValueError, match="overrides and allow are for checkpoints"):
         Predictor(detector, overrides=["box.score_threshold=0.1"])
-    with pytest.raises(ValueError, match="batch_size=0; expected 1 or more"):
-        Predictor(detector, device="cpu").predict([noise(8, 8)], batch_size=0)
+    for wrong in (0, 2.5, "4", True):
+        with pytest.raises(ValueError, match=f"batch_size={wrong!r}; expected 1 or more"):
+            Predictor(detector, device="cpu").predict([noise(8, 8)], batch_size=wrong)  # type: ignore[call-overload]
     assert Predictor(detector, device="cpu").classes == ("0", "1")
 
 

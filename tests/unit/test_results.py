@@ -53,6 +53,27 @@ def test_the_ids_of_very_many_masks() -> None:
         mask_png(many)
 
 
+def test_the_best_of_overlapping_masks_is_on_top_in_any_order() -> None:
+    """Rows for given boxes are in the order of the boxes."""
+    assert RESULT[[1, 0]].to_id_mask()[10, 15] == 2
+    tied = replace(RESULT, scores=np.array([0.5, 0.5], np.float32))
+    assert tied.to_id_mask()[10, 15] == tied[[1, 0]].to_id_mask()[10, 15] == 1, "the first of equal scores"
+
+
+def test_classes_are_chosen_by_one_name_or_several() -> None:
+    assert RESULT.of_classes("square").names == ("square",)
+    numbers = replace(RESULT, classes=("0", "1"))
+    with pytest.raises(ValueError, match="the model has no class '10'"):
+        numbers.of_classes("10")
+
+
+def test_results_are_compared_by_identity() -> None:
+    other = replace(RESULT)
+    assert RESULT not in [other]
+    assert len({RESULT, other, RESULT}) == 2
+    assert RESULT[0] == RESULT[0]
+
+
 def test_names() -> None:
     assert RESULT.names == ("<disc>", "square")
     assert replace(RESULT, classes=()).names == ("1", "0")

@@ -17,7 +17,7 @@ from rcnn.models.overrides import override
 from rcnn.ops.masks import Region
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
-from rcnn.tiles import predict_tiled, tiles_of
+from rcnn.tiles import check_tiling, predict_tiled, tiles_of
 from tests.tiny_data import TINY_KEYPOINT_MODEL, TINY_MODEL
 
 # object -> the red of its pixels, and its class: red % 2
@@ -179,3 +179,4 @@ def test_wrong_settings_are_refused() -> None:
         predict_tiled(exact(), scene(), tile=33.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_size=0; expected a whole number of tiles, 1 or more"):
         predict_tiled(exact(), scene(), batch_size=0)
+    assert check_tiling(np.int64(64), 0.25) == 64  # type: ignore[arg-type]

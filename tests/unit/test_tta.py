@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,4 +131,10 @@ def test_an_invalid_scale_is_refused() -> None:
     detector = tiny("faster_rcnn_compact")
     with pytest.raises(ValueError, match="shorter sides"):
         AugmentedPredictor(detector, scales=(0,), classes=names_of(detector))
-    assert AugmentedPredictor(detector, scales=64, classes=names_of(detector)).scales == (64,)
+    for wrong in ("640,800", ["640"], (True,), 6.5e2, 4001):
+        scales: Any = [wrong] if isinstance(wrong, float) else wrong
+        with pytest.raises(ValueError, match=r"scales=.*; expected shorter sides of 1 to 4000 pixels"):
+            AugmentedPredictor(detector, scales=scales, classes=names_of(detector))
+    same: list[Any] = [64, np.int64(64), [64]]
+    for given in same:
+        assert AugmentedPredictor(detector, scales=given, classes=names_of(detector)).scales == (64,)

@@ -52,6 +52,7 @@ def compare(
 
     Example: rcnn compare runs/first runs/second
     """
+    from rcnn.data.messages import counted
     from rcnn.evaluation.compare import COMPARE_FILE
     from rcnn.evaluation.compare import compare as compare_sources
 
@@ -62,7 +63,7 @@ def compare(
     )  # fmt: skip
     for line in found.warnings:
         typer.echo(f"warning: {line}", err=True)
-    typer.echo(f"A: {a}\nB: {b}\n{found.images} images of {found.split}\n")
+    typer.echo(f"A: {a}\nB: {b}\n{counted(found.images, 'image')} of {found.split}\n")
     typer.echo(str(found))
     if output is not None:
         typer.echo(f"wrote {output / COMPARE_FILE}")

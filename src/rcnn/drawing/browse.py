@@ -83,8 +83,11 @@ def browse_dataset(
     With `augmented` (training settings, `rcnn.TrainConfig`), the page shows two versions of each training image as the
     network gets it: resized with `input_config` (default: to 800 pixels) and augmented, with the transformed objects.
 
-    Raises ValueError or OSError if the data set cannot be read, FileExistsError for a browse.html of the user.
+    Raises ValueError or OSError if the data set cannot be read, or for a negative `limit`; FileExistsError for a
+    browse.html of the user.
     """
+    if limit < 0:
+        raise ValueError(f"limit={limit}; expected 0 or more images of each split (0 = all)")
     opened = partial(
         open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, relative_boxes=relative_boxes,
         allow_empty=True,

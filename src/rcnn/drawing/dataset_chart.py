@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,9 @@ def dataset_svg(info: DatasetInfo) -> str:
         figure.suptitle(title, x=0.01, ha="left", color=INK, fontweight="bold", parse_math=False)
         file = io.StringIO()
         nothing: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(file, format="svg", metadata=nothing)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the viewer's font draws the text
+            figure.savefig(file, format="svg", metadata=nothing)
     return file.getvalue()
 
 

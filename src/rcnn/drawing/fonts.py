@@ -52,10 +52,13 @@ def font_runs(text: str, size: int) -> list[Run]:
     return [_run(piece, path, size) for piece, path in runs]
 
 
-@cache
-def missing_characters(texts: tuple[str, ...]) -> str:
+def missing_characters(texts: Iterable[str]) -> str:
     """The characters of `texts` that no font of this computer contains, each once."""
-    characters = frozenset("".join(one_line(text) for text in texts))
+    return _missing(frozenset(one_line(" ".join(texts))))
+
+
+@cache
+def _missing(characters: frozenset[str]) -> str:
     fonts = _fonts_of(characters)
     return "".join(sorted(c for c in characters if c not in fonts and unicodedata.category(c) not in _ATTACHED))
 
@@ -101,7 +104,8 @@ def _candidates() -> tuple[Path, ...]:
         name = Path(path).name.lower()
         return sum(word in name for word in _LESS_WANTED), path
 
-    return (base_font(), *map(Path, sorted(findSystemFonts(), key=rank)))
+    found = [path for path in findSystemFonts() if "lastresort" not in Path(path).name.lower()]  # macOS: boxes only
+    return (base_font(), *map(Path, sorted(found, key=rank)))
 
 
 @cache

@@ -5,10 +5,7 @@ The templates are files of this package (templates/). All text is escaped, excep
 
 from __future__ import annotations
 
-import os
-import tempfile
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,18 +29,3 @@ def _environment() -> Environment:
 def render(template: str, **values: Any) -> str:
     """The page of a template, a file of templates/, with `values`."""
     return _environment().get_template(template).render(**values)
-
-
-def write_page(path: Path, html: str) -> Path:
-    """Write a page atomically, create its folder if needed, and return `path`. See `OutputFolder.write_text`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(html)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path

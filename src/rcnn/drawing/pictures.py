@@ -26,6 +26,7 @@ MAX_CAPTION = 60  # characters of a caption
 LARGE = 3000  # pixels, the square root of the area of an image; larger ones are drawn on by the size of their objects
 WIDTHS_PER_POSE = 40  # widths of a line of keypoints in the square root of the area of their box, at least
 LEGIBLE = 1150  # pixels, the same of a picture of 1333 x 1000
+FAR = 10  # sides of the image: keypoints are drawn up to this far away, because Pillow draws whole lines
 _STRIP = 1 << 20  # pixels blended at a time
 
 # Pairs of COCO's 17 keypoints of a person that are connected by a line.
@@ -83,10 +84,11 @@ def draw_objects(
     pen = ImageDraw.Draw(picture)
     largest_first = np.argsort(-(corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]), kind="stable")
     for row in largest_first:
-        _draw_box(pen, corners[row], colours[row], width)
+        _draw_box(pen, _near(picture, corners[row]), colours[row], width)
     if keypoints is not None and count:
         for row, points in enumerate(np.array(keypoints, dtype=np.float64).reshape(count, -1, 3)):
             points[:, 2] -= keypoint_score
+            points[:, :2] = points[:, :2].clip(-FAR * max(picture.size), FAR * max(picture.size))
             side = math.sqrt(np.prod(np.maximum(corners[row, 2:] - corners[row, :2], 0)))
             own_width = min(width, max(1, round(side / WIDTHS_PER_POSE)))
             _draw_keypoints(pen, points, skeleton, colours[row], own_width)
@@ -109,7 +111,8 @@ def draw_dashed_boxes(picture: Image.Image, boxes: npt.NDArray[np.floating]) -> 
     """Draw boxes (N, 4), xyxy pixels, on `picture` as dashed lines, white on black."""
     pen, width = ImageDraw.Draw(picture), line_width(picture.height, picture.width)
     dash = 4 * width
-    for x0, y0, x1, y1 in np.asarray(boxes, dtype=np.float64).tolist():
+    for box in np.asarray(boxes, dtype=np.float64):
+        x0, y0, x1, y1 = _near(picture, box).tolist()
         pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=(0, 0, 0), width=width)
         for start in np.arange(x0, x1, 2 * dash).tolist():
             for y in (y0, y1 - width):
@@ -190,6 +193,12 @@ def _eroded(mask: npt.NDArray[np.bool_], times: int) -> npt.NDArray[np.bool_]:
         framed = np.pad(mask, 1)
         mask = mask & framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]
     return mask
+
+
+def _near(picture: Image.Image, box: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The part of a box (4,) up to one image away from the image; Pillow draws whole lines, even outside."""
+    width, height = picture.size
+    return np.clip(box, [-width, -height] * 2, [2 * width, 2 * height] * 2)
 
 
 def _draw_box(pen: ImageDraw.ImageDraw, box: npt.NDArray[np.float64], ink: Colour, width: int) -> None:

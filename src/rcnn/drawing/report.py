@@ -24,7 +24,7 @@ from rcnn.data.messages import KIND_TITLES
 from rcnn.drawing.analysis import ERRORS, chapters, metric_text, summary
 from rcnn.drawing.charts import training_svgs
 from rcnn.drawing.embedding import Figure, embedded
-from rcnn.drawing.pages import render, write_page
+from rcnn.drawing.pages import render
 
 Values = Mapping[str, float | None]  # name of a metric -> fraction 0..1; None: no object to measure on
 
@@ -90,7 +90,7 @@ def write_report(
     log: Sequence[Mapping[str, Any]] = (),
     details: Mapping[str, str],
 ) -> Path:
-    """Write the report to `path`, and return `path`.
+    """Write the report to `path` (a temporary one of `OutputFolder.writing`), and return `path`.
 
     `metrics`: the content of metrics.json (Metrics.to_dict()). `analysis`: the content of analysis.json (None: no
     sections on errors and thresholds). `log`: the lines of log.jsonl (empty: no section on training). `details`: other
@@ -115,7 +115,8 @@ def write_report(
         charts=training_svgs(log),
         details=details,
     )
-    return write_page(path, html)
+    path.write_text(html, encoding="utf-8", errors="backslashreplace")  # as `OutputFolder.write_text`
+    return path
 
 
 def _precise(metrics: Mapping[str, Any]) -> list[str]:

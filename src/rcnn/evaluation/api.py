@@ -13,7 +13,7 @@ from rcnn.data import Dataset
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.boundary import add_boundary, require_boundary
 from rcnn.evaluation.evaluate import Evaluation
-from rcnn.evaluation.opening import Subject, dataset_for, open_subject, trained_on_warning
+from rcnn.evaluation.opening import Subject, dataset_for, open_subject, require_path_options, trained_on_warning
 from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results, is_results
 from rcnn.evaluation.run import evaluate_predictor, run_evaluation
@@ -56,7 +56,7 @@ def evaluate(
     dict. `split` (as in `open_dataset`) defaults to the images that the run of the checkpoint held out from training;
     if it held out none, to the validation split. `annotations`: the annotation file within the folder, e.g.
     "labels/{split}.json"; default: found by its name. `images`, `relative_boxes` and `ignore_other_classes`
-    as in `open_dataset`.
+    as in `open_dataset`. All these, `strict` and `allow_empty` are for a path, not for a `Dataset`, which is opened.
     `limit`: evaluate only the first `limit` images (0 = all). `batch_size`: images per forward pass. `workers`: threads
     that read images. `max_detections`: detections per image and class that count; defaults to COCO's 100 (keypoints 20,
     proposals 1000) or LVIS' 300 per image. A checkpoint's own limit is raised to this number; a predictor that returns
@@ -75,6 +75,15 @@ def evaluate(
     that could not be read), and `warnings`.
     Raises FileNotFoundError or ValueError for a checkpoint or data set that cannot be used.
     """
+    options = DatasetOptions(
+        annotations=annotations,
+        images=images,
+        relative_boxes=relative_boxes,
+        ignore_other_classes=ignore_other_classes,
+        strict=strict,
+        allow_empty=allow_empty,
+    )
+    require_path_options(data, split, options)
     if devices > 1 and (isinstance(model, Predictor) or not is_results(Path(model))):
         if isinstance(model, Predictor):
             raise ValueError(f"devices={devices} needs a checkpoint: give its path instead of a predictor")
@@ -87,14 +96,6 @@ def evaluate(
             pictures=pictures, boundary=boundary,
         )  # fmt: skip
         return launch_function(_call, again, devices=devices)
-    options = DatasetOptions(
-        annotations=annotations,
-        images=images,
-        relative_boxes=relative_boxes,
-        ignore_other_classes=ignore_other_classes,
-        strict=strict,
-        allow_empty=allow_empty,
-    )
     chosen = EvaluationOptions(
         limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
         pictures=pictures, boundary=boundary,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
@@ -79,7 +80,7 @@ def draw_worst(
         record = dataset[places[image.image_id]]
         pixels = _read(record, log)
         if pixels is not None:
-            examples.append(_draw_judged(pixels, record, image, dataset, skeleton))
+            examples.append(_draw_judged(pixels, record, image, dataset, analysis, skeleton))
     return examples
 
 
@@ -95,8 +96,14 @@ def _read(record: ImageRecord, log: Log) -> Tensor | None:
 
 
 def _draw_judged(
-    pixels: Tensor, record: ImageRecord, image: ImageErrors, dataset: Dataset, skeleton: Sequence[tuple[int, int]]
+    pixels: Tensor,
+    record: ImageRecord,
+    image: ImageErrors,
+    dataset: Dataset,
+    analysis: Analysis,
+    skeleton: Sequence[tuple[int, int]],
 ) -> Example:
+    """One image with its errors; the ground truth has masks and keypoints if these are measured."""
     found = [detection.result for detection in image.detections]
     captions = [
         f"{detection.class_name}: {ERRORS[detection.error][0]}" if detection.error else ""
@@ -107,8 +114,8 @@ def _draw_judged(
         pixels,
         record,
         dataset.classes,
-        masks=any("segmentation" in result for result in found) or not found,
-        keypoints=any("keypoints" in result for result in found),
+        masks=analysis.kind == "segm",
+        keypoints=analysis.keypoint_curves is not None,
         skeleton=skeleton,
     )
     return Example(
@@ -173,8 +180,7 @@ def _draw_results(
     """The image with results in COCO's format. An empty caption is replaced by the class name."""
     labels = {category_id: label for label, category_id in enumerate(dataset.category_ids)}
     size = (record.height, record.width)
-    regions = [outline_region(result.get("segmentation"), size) for result in results]
-    points = [result["keypoints"] for result in results if "keypoints" in result]
+    regions = [_region(result, size) for result in results]
     return draw_objects(
         pixels,
         [_corners(result, region) for result, region in zip(results, regions, strict=True)],
@@ -183,10 +189,31 @@ def _draw_results(
         scores=[result["score"] for result in results],
         captions=captions,
         masks=regions,
-        keypoints=np.array(points).reshape(len(results), -1, 3) + HALF_PIXEL if points else None,
+        keypoints=_keypoints(results),
         skeleton=skeleton,
         colour_by="instance" if len(dataset.classes) == 1 else "class",
     )
+
+
+def _region(result: Result, size: tuple[int, int]) -> Region | None:
+    """The mask of a result in an image of `size` (height, width).
+
+    None: no mask, or a damaged one, which is refused only where masks are measured.
+    """
+    try:
+        return outline_region(result.get("segmentation"), size)
+    except ValueError:
+        return None
+
+
+def _keypoints(results: Sequence[Result]) -> npt.NDArray[np.float64] | None:
+    """The keypoints (D, J, 3) of the results, zeros for those without; None if there are none, or J differs."""
+    counts = {len(result["keypoints"]) for result in results if result.get("keypoints")}
+    if len(counts) != 1:
+        return None
+    [count] = counts
+    values = [result.get("keypoints") or [0.0] * count for result in results]
+    return np.array(values, dtype=np.float64).reshape(len(results), -1, 3) + HALF_PIXEL
 
 
 def _corners(result: Result, region: Region | None) -> list[float]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from rcnn.data.held_out import HELD_OUT_FILE, HeldOut
 from rcnn.drawing.report import Example, write_report
@@ -31,26 +32,29 @@ def results_as_they_come(
     """A function that appends the results of an image to results.jsonl, which `rcnn eval` can score.
 
     `held_out`, the images if they were held out from training, and `proposals`, whether the results are proposals, are
-    recorded beside it. Both files are removed at an error before the first image that can be read. FileExistsError
-    before any work if one of them, or of the `files` written at the end, may not be written.
+    recorded beside it. Both files are written from the first image that can be read on; until then, those of an earlier
+    evaluation that was stopped remain. FileExistsError before any work if one of them, or of the `files` written at the
+    end, may not be written.
     """
     require_free(folder, files)
     images = None if held_out is None else held_out.to_dict()
-    folder.write_json(UNFINISHED_RECORD, {"held_out": images, "proposals": proposals})
-    has_results = False
-    with folder.claim(UNFINISHED).open("w", encoding="utf-8") as file:
+    file: TextIO | None = None
+    unreadable = 0  # images before the first that can be read
+    with ExitStack() as opened:
 
         def write(image: ImageResults) -> None:
-            nonlocal has_results
-            has_results = has_results or not image.error
+            nonlocal file, unreadable
+            if file is None:
+                if image.error:
+                    unreadable += 1
+                    return
+                file = opened.enter_context(folder.claim(UNFINISHED).open("w", encoding="utf-8"))  # the earlier ends
+                folder.write_json(UNFINISHED_RECORD, {"held_out": images, "proposals": proposals})
+                file.write("[]\n" * unreadable)
             file.write(json.dumps(image.results) + "\n")
             file.flush()
 
-        try:
-            yield write
-        finally:
-            if not has_results:
-                remove_unfinished(folder)
+        yield write
 
 
 def require_free(folder: OutputFolder, files: Sequence[str] = FILES) -> None:

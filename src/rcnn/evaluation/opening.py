@@ -24,6 +24,19 @@ from rcnn.runtime.open_model import model_record
 from rcnn.weights.files import CONFIG_FILE
 
 
+def require_path_options(data: Dataset | str | Path, split: str | Path, options: DatasetOptions) -> None:
+    """Raise ValueError for arguments that choose what is read of a path, if `data` is a Dataset."""
+    if not isinstance(data, Dataset):
+        return
+    names = ("annotations", "images", "relative_boxes", "ignore_other_classes", "strict", "allow_empty")
+    ignored = [*(["split"] if split else []), *(name for name in names if getattr(options, name))]
+    if ignored:
+        raise ValueError(
+            f"data is a Dataset, so {', '.join(ignored)} would have no effect: give "
+            f"{'it' if len(ignored) == 1 else 'them'} to rcnn.open_dataset, which reads the data"
+        )
+
+
 class Model(Protocol):
     """The properties of a model that the data set depends on; of a predictor, or of the record of a checkpoint."""
 
@@ -72,7 +85,8 @@ def open_subject(
         record = None
         options = replace(options, one_class=has_proposals(source))
     if isinstance(data, Dataset):
-        dataset, split, held_out = data, data.split, None
+        dataset = data.as_one_class("object") if options.one_class else data
+        split, held_out = data.split, None
     else:
         held_out = held_out_of(source)
         dataset = dataset_for(record, data, split, held_out=held_out, options=options)

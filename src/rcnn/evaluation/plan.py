@@ -107,6 +107,8 @@ def limit_overrides(
     if max_detections is None and metric_for(dataset, measured_kinds(config), metric) == "lvis":
         max_detections = lvis.MAX_DETECTIONS
     limits = {row.path: row.default for row in settings_table(config) if row.path.endswith("max_detections")}
+    if not config.has_box_head:
+        limits.pop("box.selection.max_detections")
     return [f"{path}={max_detections}" for path, limit in limits.items() if limit < (max_detections or 0)]
 
 
@@ -121,11 +123,14 @@ def limit_warnings(
 
 
 def lacks_outlines(dataset: Dataset, limit: int) -> bool:
-    """Whether the first `limit` images (0 = all) have objects that are not ignored, but none of them an outline."""
+    """Whether the first `limit` images (0 = all) have objects, but none of them an outline.
+
+    Ignored objects count only if there are no others.
+    """
     count = _objects_of(dataset, limit)
-    objects = dataset.objects
-    evaluated = ~objects.ignored[:count]
-    return bool(evaluated.any() and not objects.outlines.given[:count][evaluated].any())
+    given, evaluated = dataset.objects.outlines.given[:count], ~dataset.objects.ignored[:count]
+    given = given[evaluated] if evaluated.any() else given
+    return bool(len(given) and not given.any())
 
 
 def _limit_warnings(dataset: Dataset, limit: int, max_detections: int, *, per_class: bool) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,18 @@ def is_results(path: Path) -> bool:
 
 
 def has_proposals(path: Path) -> bool:
-    """Whether the results are from a region proposal network, which has no classes."""
+    """Whether the results are from a region proposal network, which has no classes.
+
+    Its results_bbox.json, given alone, is recognised by the results_proposals.json beside it.
+    """
     files = [path] if path.is_file() else _files_below(path)
-    if [file.name for file in files] == [UNFINISHED]:
+    names = {file.name for file in files}
+    if names == {UNFINISHED}:
         return bool(unfinished_record(files[0]).get("proposals"))
-    return RESULTS["proposals"] in [file.name for file in files]
+    pair = {RESULTS["bbox"], RESULTS["proposals"]}
+    if path.name == RESULTS["bbox"] and path.with_name(RESULTS["proposals"]).is_file():
+        return pair <= files_of_rcnn(path.parent)
+    return RESULTS["proposals"] in names
 
 
 def held_out_record(path: Path) -> tuple[Path, Any]:
@@ -83,7 +91,8 @@ def unfinished_record(path: Path) -> dict[str, Any]:
 def read_results(path: Path) -> SavedResults:
     """The results in a file, or in the output folder of `rcnn eval`.
 
-    A file contains a JSON list, or one list per image and line (results.jsonl of an evaluation that was stopped).
+    A file contains a JSON list; a .jsonl file has one result per line, or one list per image and line (results.jsonl of
+    an evaluation that was stopped).
     ValueError for a file with other content, or for files of different evaluations.
     """
     files = [path] if path.is_file() else _files_below(path)
@@ -99,8 +108,7 @@ def read_results(path: Path) -> SavedResults:
                 "path of one of the files"
             )
         merged = [one | other for one, other in zip(merged, more, strict=True)]
-    images = json_lines(files[0].read_bytes()) if files[0].suffix == ".jsonl" else ()
-    limit = len(images) or _recorded_limit(files[0])
+    limit = _images_of_lines(files[0]) or _recorded_limit(files[0])
     return SavedResults(results=merged, kinds=kinds, limit=limit)
 
 
@@ -124,6 +132,15 @@ def _read_file(path: Path) -> list[Result]:
             f"{path} is not a results file; expected a list [{{'image_id': 1, 'category_id': 1, 'score': 0.9, ...}}]"
         )
     return results
+
+
+def _images_of_lines(path: Path) -> int:
+    """Number of images in the results.jsonl of an evaluation that was stopped, a list per line; 0 for other files."""
+    lines: list[Any] = []
+    if path.name == UNFINISHED:
+        with suppress(ValueError, RecursionError):  # not one JSON value per line
+            lines = json_lines(path.read_bytes())
+    return len(lines) if all(isinstance(line, list) for line in lines) else 0
 
 
 def _key(result: Any) -> Any:
@@ -158,8 +175,8 @@ def evaluate_results(
         warnings = (
             f"{path} has results for the first {counted(limit, 'image')}, so the other images are not evaluated",
         )
-    known = tuple(kind for kind in saved.kinds if _all_have(results, FIELDS[kind]))
-    kinds = known or tuple(kind for kind in ("bbox", "segm", "keypoints") if _all_have(results, FIELDS[kind]))
+    known = tuple(kind for kind in saved.kinds if all_have(results, FIELDS[kind]))
+    kinds = known or tuple(kind for kind in ("bbox", "segm", "keypoints") if all_have(results, FIELDS[kind]))
     if not kinds:
         raise ValueError(f"{path}: expected every result to have the same of the fields bbox, segmentation, keypoints")
     warnings += uncovered_images(path, results, dataset, limit)
@@ -167,6 +184,8 @@ def evaluate_results(
     plan = plan_evaluation(
         kinds, dataset, limit=limit, max_detections=max_detections, keypoint_names=names, metric=metric
     )
+    if not plan.kinds:
+        raise ValueError(f"{path} has no results that can be evaluated: {'; '.join(plan.warnings)}")
     count = min(limit, len(dataset)) if limit else len(dataset)
     metrics = evaluate(
         plan.metric,
@@ -224,15 +243,20 @@ def _listed_images(path: Path) -> set[Any] | None:
 
 
 def keypoints_of(dataset: Dataset) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
-    """Names and sigmas of the keypoints of a data set, for results without a model; ((), None) without keypoints."""
-    if dataset.objects.keypoints is None:
+    """Names and sigmas of the keypoints of a data set, for results without a model.
+
+    ((), None) without keypoints that can be evaluated; the plan of the evaluation says why.
+    """
+    try:
+        skeleton = skeleton_of(dataset)
+    except ValueError:
         return (), None
-    skeleton = skeleton_of(dataset)
     names = skeleton.names
     if not skeleton.named and len(names) == len(COCO_KEYPOINTS):  # as in training
         names = COCO_KEYPOINTS
     return names, skeleton.sigmas or default_sigmas(names)
 
 
-def _all_have(results: Sequence[Result], field: str) -> bool:
-    return all(field in result for result in results)
+def all_have(results: Sequence[Result], field: str) -> bool:
+    """Whether every result has a value of `field`; an empty list is none."""
+    return all(result.get(field) for result in results)

@@ -26,6 +26,7 @@ from rcnn.predictor import Predictor
 from rcnn.progress import Progress, no_progress
 from rcnn.runtime.processes import ALONE, Processes
 
+RUN_LOG = "log.jsonl"  # in the folder of a training run
 SCORE = 0.5  # without an analysis, results with a lower score are not drawn
 
 Log = Callable[[str], object]
@@ -47,7 +48,7 @@ def run_evaluation(
 
     `details` are lines for the report. `log` receives the warnings, if possible before the first prediction. The
     `processes` share the images of a predictor; the first one writes. ValueError or OSError if the data or the results
-    cannot be evaluated, FileExistsError for a file in `output` that rcnn did not write.
+    cannot be evaluated, FileExistsError for a file in `output` that rcnn did not write, or for the folder of a run.
     """
     if options.boundary:
         require_boundary(source, dataset, options)
@@ -55,6 +56,11 @@ def run_evaluation(
         return evaluate_predictor(source, dataset, options, processes)
     held_out = HeldOut.of(dataset)
     with OutputFolder(output) as folder:
+        if RUN_LOG in folder.names():
+            raise FileExistsError(
+                f"{output} is the folder of a training run, and report.html would replace its report; choose another "
+                f"folder, e.g. {Path(output) / 'eval'}"
+            )
         if isinstance(source, Predictor):
             proposals = source.config.proposals_only
             with results_as_they_come(folder, held_out=held_out, proposals=proposals) as keep:
@@ -138,7 +144,10 @@ def _skeleton(source: Predictor | Path, dataset: Dataset) -> Sequence[tuple[int,
     """Pairs of keypoints that are joined in pictures."""
     if isinstance(source, Predictor):
         return source.skeleton
-    return () if dataset.objects.keypoints is None else skeleton_of(dataset).lines
+    try:
+        return skeleton_of(dataset).lines
+    except ValueError:  # no keypoints, or different ones
+        return ()
 
 
 def _evaluate_predictor(

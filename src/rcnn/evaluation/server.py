@@ -32,9 +32,12 @@ PREFIX = {"bbox": "detections", "segm": "detections", "keypoints": "person_keypo
 def server_files(predictor: Predictor, split: str) -> dict[str, str]:
     """The name of the results file of each kind, without suffix.
 
-    The kind is a part of the algorithm's name, because the files of boxes and masks have the same prefix.
+    The kind is a part of the algorithm's name, because the files of boxes and masks have the same prefix. A list of
+    images, e.g. lists/ids.txt, stands there by its stem.
     """
     algorithm = re.sub(r"[^A-Za-z0-9-]+", "-", predictor.config.name)
+    parts = [Path(part).stem if part.endswith(".txt") else part for part in split.split("+")]
+    split = re.sub(r"[^\w.+-]+", "-", "+".join(parts))
     kinds = [kind for kind in measured_kinds(predictor.config) if kind in PREFIX]
     return {kind: f"{PREFIX[kind]}_{split}_{algorithm}-{kind}_results" for kind in kinds}
 

@@ -59,8 +59,10 @@ def draw_stages(
     of the model (default: no check).
 
     Raises ValueError for labels or `classes` that the model does not have, for an exported file or a custom box head,
-    which cannot score given boxes, and for an image that cannot be read.
+    which cannot score given boxes, for an image that cannot be read, and for `best` below 1.
     """
+    if best < 1:
+        raise ValueError(f"best={best}; expected 1 or more proposals per object")
     _require_classes(predictor, record, classes)
     pixels = record.read()
     shown = np.flatnonzero(~record.ignored)

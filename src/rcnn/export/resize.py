@@ -2,6 +2,7 @@
 
 The exact resize is that of `rcnn.preprocess`. ONNX's Resize rounds differently; most pixels differ by up to 1 of 255.
 
+Sizes are computed in float64, as the preprocessor does: float32 rounds every tenth side of torchvision's down by one.
 The scale is the minimum of one division of two numbers: OpenVINO 2026.4 computes the minimum of two divisions wrongly.
 """
 
@@ -20,12 +21,12 @@ resize (uint8[1, 3, "H", "W"] image)
 => ({kind}[1, 3, "h", "w"] images, int64[1, 2] sizes, float[1, 4] factors, float[1, 4] limits)
 {{
   whole = Shape <start = 2, end = 4> (image)
-  side = Cast <to = 1> (whole)
+  side = Cast <to = 11> (whole)
   shorter = ReduceMin <keepdims = 1> (side)
   longer = ReduceMax <keepdims = 1> (side)
-  limit = Constant <value = float[2] {{ {low}, {high} }}> ()
-  half = Constant <value = float[1] {{ {half} }}> ()
-  one = Constant <value = float[1] {{ 1.0 }}> ()
+  limit = Constant <value = double[2] {{ {low}, {high} }}> ()
+  half = Constant <value = double[1] {{ {half} }}> ()
+  one = Constant <value = double[1] {{ 1.0 }}> ()
   extent = Concat <axis = 0> (shorter, longer)
   scales = Div (limit, extent)
   scale = ReduceMin <keepdims = 1> (scales)
@@ -56,9 +57,11 @@ resize (uint8[1, 3, "H", "W"] image)
   sizes = Unsqueeze (size, axis)
   xy = Constant <value = int64[4] {{ 1, 0, 1, 0 }}> ()
   ratio = Div (side, resized)
-  ratios = Gather (ratio, xy)
+  single = Cast <to = 1> (ratio)
+  ratios = Gather (single, xy)
   factors = Unsqueeze (ratios, axis)
-  corners = Gather (side, xy)
+  extents = Cast <to = 1> (side)
+  corners = Gather (extents, xy)
   limits = Unsqueeze (corners, axis)
 }}
 """
@@ -75,6 +78,8 @@ def unsupported_resize(config: DetectorConfig, inputs: tuple[str, ...]) -> str:
         return "the model puts the image on a canvas of fixed size"
     if config.input.resize.startswith("opencv"):
         return "ONNX has no resize like OpenCV's"
+    if config.input.size_rounding != "round" or config.input.rescale != "axes":
+        return "the file resizes only with input.size_rounding=round and input.rescale=axes"
     return ""
 
 

@@ -13,7 +13,6 @@ from typing import Literal, get_args
 
 from torch.export import ExportedProgram
 
-from rcnn.data.messages import counted
 from rcnn.export.accuracy import Accuracy, measure_accuracy
 from rcnn.export.calibration import find_calibration_images, validation_images
 from rcnn.export.check import (
@@ -38,6 +37,7 @@ from rcnn.outputs import OutputFolder, require_space
 from rcnn.predictor import Predictor
 from rcnn.runtime.record import SUFFIXES, ExportPrecision, ExportRecord, Target, input_names, output_names
 from rcnn.weights.checkpoint import load_detector
+from rcnn.weights.class_names import require_class_names
 
 Size = Literal["dynamic"] | tuple[int, int]
 BYTES: dict[ExportPrecision, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}  # of a weight
@@ -99,7 +99,8 @@ def export_model(
         )
     if precision == "int8" and data is not None:
         raise ValueError("int8 measures AP on the data set of --calibrate (calibrate=); leave --data (data=) out")
-    require_packages(target, runs_onnx=with_resize or precision == "int8")
+    # files of torch.export have neither a resize nor int8, which is refused below
+    require_packages(target, runs_onnx=target != "torch" and (with_resize or precision == "int8"))
     detector, record = _record_of(model, target, precision, classes, overrides, allow)
     if data is not None and record.config.proposals_only:
         raise ValueError(
@@ -219,11 +220,10 @@ def _record_of(
     elif overrides or allow:
         raise ValueError("overrides and allow are for checkpoints; change a detector's config before building it")
     config = model.config
-    names = tuple(classes) or tuple(map(str, range(config.num_classes)))
-    if len(names) != config.num_classes:
-        raise ValueError(f"got {counted(len(names), 'class name')}; expected {config.num_classes}, one per class")
+    classes = classes or tuple(map(str, range(config.num_classes)))
+    require_class_names(classes, config.num_classes, "classes (classes=)")
     return model, ExportRecord(
-        config=config, classes=names, target=target, precision=precision, inputs=input_names(config),
+        config=config, classes=tuple(classes), target=target, precision=precision, inputs=input_names(config),
         outputs=output_names(config), provenance=provenance,
     )  # fmt: skip
 
@@ -243,16 +243,29 @@ def _with_resize(record: ExportRecord) -> ExportRecord:
 
 
 def _with_shape(record: ExportRecord, size: Size, batch: Literal["dynamic"] | int) -> ExportRecord:
-    """The record with the size and batch of its input."""
+    """The record with the size and batch of its input. Raises ValueError for values of another form."""
     config = record.config.input
-    if batch != "dynamic" and batch < 1:
-        raise ValueError(f"batch={batch}; expected 1 or more, or 'dynamic'")
+    if batch != "dynamic" and not (isinstance(batch, int) and batch >= 1):
+        raise ValueError(f"batch={batch!r}; expected 1 or more, or 'dynamic'")
+    if size != "dynamic" and not _is_pair(size):
+        raise ValueError(f"size={size!r}; expected (height, width), e.g. (800, 1333), or 'dynamic'")
     if size != "dynamic" and min(size) < 32:
         raise ValueError(f"size={size[0]}x{size[1]}; expected a height and width of at least 32 pixels, or 'dynamic'")
-    sides = None if size == "dynamic" else size
+    sides = None if size == "dynamic" else (size[0], size[1])
     if config.canvas:
-        sides = (config.canvas, config.canvas)
+        canvas = (config.canvas, config.canvas)
+        if sides is not None and sides != canvas:
+            raise ValueError(
+                f"size={sides[0]}x{sides[1]}; {record.config.name} puts images on a canvas of {canvas[0]}x{canvas[1]}: "
+                "leave --size (size=) out, or set input.canvas and input.max_size"
+            )
+        sides = canvas
     if sides is not None and config.divisor:
         height, width = (-(-side // config.divisor) * config.divisor for side in sides)
         sides = (height, width)
     return replace(record, size=sides, batch=None if batch == "dynamic" else batch)
+
+
+def _is_pair(size: object) -> bool:
+    """Whether `size` is two integers."""
+    return isinstance(size, Sequence) and [type(side) for side in size] == [int, int]

@@ -106,7 +106,7 @@ def analyse(
         kind=kind,
         curves=_curves(curves, limit),
         class_curves={name: _precisions(curves, limit, 0.5, index) for index, name in enumerate(inputs.names.values())},
-        confusions=_confusions(evaluation.confusion_matrix(IOU, limit, score), inputs.names),
+        confusions=matches.confusions(kind, truth, score),
         tide=_tide(evaluation.tide_errors()),
         calibration=_calibration(evaluation.calibration(iou_threshold=IOU)),
         thresholds=thresholds,
@@ -220,6 +220,19 @@ class _Matches:
             objects,
             dict(enumerate(names.values())),
         )
+
+    def confusions(self, kind: str, truth: GroundTruth, score: float) -> tuple[Confusion, ...]:
+        """The confusions of the detections of `score` or more, matched regardless of their class.
+
+        hotcoco's matrix does not know which detections are ignored, and its limit of detections is for all classes of
+        an image together; so it gets only the objects and the detections that count, and no limit.
+        """
+        objects = [shape.entry for of_image in self.objects.values() for shape in of_image]
+        kept = [s.entry for of_image in self.detections.values() for s in of_image if s.entry["score"] >= score]
+        gold = COCO({**truth, "annotations": objects})
+        evaluation = COCOeval(gold, gold.loadRes(coco.results_of_kind(self.inputs, kept, kind)), kind)
+        most = max(Counter(result["image_id"] for result in kept).values(), default=1)
+        return _confusions(evaluation.confusion_matrix(IOU, most), self.inputs.names)
 
     def worst_first(self, score: float) -> tuple[ImageErrors, ...]:
         """The errors of every image, for the detections of `score` or more; images with the most errors first."""

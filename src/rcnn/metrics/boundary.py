@@ -16,6 +16,7 @@ import numpy as np
 from rcnn.metrics import coco
 from rcnn.metrics.inputs import Entry, GroundTruth, Id, check_inputs
 from rcnn.metrics.values import Metrics
+from rcnn.ops.coco_backend import as_compressed
 
 KIND = "boundary"
 INSTALL = "boundary AP needs an extra: pip install 'rcnn[boundary]'"
@@ -45,7 +46,10 @@ def with_boundary(
 
     inputs = check_inputs(ground_truth, results, ("segm",), image_ids)
     gold = COCO(coco.ground_truth_of_kind(inputs, "segm"))
+    sizes = {image["id"]: (image["height"], image["width"]) for image in inputs.numbered_images()}
     found = coco.results_of_kind(inputs, inputs.results, "segm")
+    for result in found:  # faster-coco-eval reads no polygons and no uncompressed run lengths in results
+        result["segmentation"] = as_compressed(result["segmentation"], *sizes[result["image_id"]])
     definitions = coco.metrics_of("segm", max_detections)
     evaluation = COCOeval_faster(gold, gold.loadRes(found), KIND, boundary_cpu_count=1)
     evaluation.params.maxDets = sorted({metric.limit for metric in definitions.values()})

@@ -104,10 +104,16 @@ def _check_result(result: Entry, name: str) -> None:
 
 
 def check_masks(data: GroundTruth, results: Mapping[int, Entry], source: str) -> None:
-    """Raise ValueError for a mask that is damaged or has not the size of its image; COCO's code would give an IoU of 0.
+    """Raise ValueError for a mask that is empty, damaged, or not of its image's size: COCO's code gives it an IoU of 0.
 
     Keys of `results` are their rows.
     """
+    for row, result in results.items():
+        if result["segmentation"] == []:
+            raise ValueError(
+                f"result {row} (image {result['image_id']!r}) has a mask without polygons; expected RLE, or polygons "
+                "[[x, y, x, y, x, y, ...], ...]. Leave the kind segm out to evaluate boxes only"
+            )
     sizes = {
         image["id"]: [image["height"], image["width"]]
         for image in data["images"]
@@ -225,7 +231,7 @@ def _is_segmentation(value: Any) -> bool:
     if isinstance(value, dict):
         runs = value.get("counts")
         return _numbers(value.get("size"), 2) and (isinstance(runs, str | bytes) or _numbers(runs))
-    return isinstance(value, list) and all(_numbers(part) and len(part) >= 6 for part in value)
+    return isinstance(value, list) and all(_numbers(part) and len(part) >= 6 and len(part) % 2 == 0 for part in value)
 
 
 def _numbers(value: Any, count: int | None = None) -> bool:

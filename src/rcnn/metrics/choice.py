@@ -91,7 +91,17 @@ def measure(
     if metric == "coco":
         inputs = check_truth(ground_truth, kinds, image_ids)
         return coco.CocoEvaluation(inputs, kinds, keypoint_sigmas, max_detections)
+    require_truth(metric, ground_truth, kinds, image_ids)
     return _AtTheEnd(metric, ground_truth, kinds, image_ids, max_detections)
+
+
+def require_truth(
+    metric: MetricName, ground_truth: Path | str | GroundTruth, kinds: Sequence[str], image_ids: Sequence[Id] | None
+) -> None:
+    """Raise ValueError for ground truth that LVIS' or VOC's metric cannot be computed on; arguments as in `measure`."""
+    inputs = check_truth(ground_truth, kinds, image_ids, lvis.KINDS if metric == "lvis" else tuple(voc.THRESHOLDS))
+    if metric == "lvis":
+        lvis.require_federated(inputs)
 
 
 class _AtTheEnd:

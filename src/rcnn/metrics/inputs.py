@@ -187,10 +187,14 @@ def read_ground_truth(ground_truth: Path | str | GroundTruth) -> tuple[GroundTru
 
 
 def read_json_or_lines(path: Path) -> Any:
-    """The content of a JSON file, or the concatenated lists of a .jsonl file. ValueError for other content."""
+    """The content of a JSON file, or the entries of a .jsonl file: one per line, or a list of them per line.
+
+    ValueError for other content.
+    """
     if path.suffix == ".jsonl":
         with suppress(ValueError, RecursionError):
-            return [entry for line in json_lines(path.read_bytes()) for entry in line]
+            lines = json_lines(path.read_bytes())
+            return [entry for line in lines for entry in (line if isinstance(line, list) else [line])]
     return read_json(path, EXPECTED)
 
 

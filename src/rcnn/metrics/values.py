@@ -22,7 +22,7 @@ class Metrics:
     kinds: dict[str, dict[str, Number]]  # {"bbox": {"AP": .., "AP50": .., ...}, "segm": {...}}
     per_class: PerClass  # {"person": {"bbox": {"AP": .., "AP50": .., ...}, ...}}: CLASS_METRICS
     images: int  # evaluated, including those without detections or objects
-    objects: dict[str, int]  # ground-truth objects of each class, without crowds and difficult objects
+    objects: dict[str, int]  # ground-truth objects of each class, without crowds; VOC: without difficult objects, too
     detections: int  # results of these images, including those beyond the limit of detections
     max_detections: dict[str, int]  # limit by kind: per image and class (COCO) or per image (LVIS); VOC: empty
     metric: str = "coco"  # one of metrics.choice.METRICS

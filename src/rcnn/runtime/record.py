@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 
 from rcnn import __version__
 from rcnn.models import DetectorConfig
-from rcnn.models.config import LegacyConfig
+from rcnn.models.legacy.file_boxes import clips_to_file
 from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.models.validate import validate
 
@@ -88,7 +88,14 @@ def read_record(text: str | None, path: Path) -> ExportRecord:
 
 def input_names(config: DetectorConfig) -> tuple[str, ...]:
     """The inputs of an exported file; models with rules in pixels of the original image also need its size."""
-    uses_file = config.fcis is not None or config.rpn.legacy.min_size_original or config.legacy != LegacyConfig()
+    legacy = config.legacy
+    uses_file = (
+        config.fcis is not None
+        or config.rpn.legacy.min_size_original
+        or legacy.boxes != "half_open"
+        or legacy.drop_subpixel
+        or clips_to_file(config.input)
+    )
     return ("images", "sizes", "scales", "originals") if uses_file else ("images", "sizes")
 
 

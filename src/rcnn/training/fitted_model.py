@@ -10,6 +10,7 @@ from rcnn.data.loading import require_masks_to_copy
 from rcnn.data.messages import counted
 from rcnn.data.skeletons import require_names
 from rcnn.evaluation.plan import Plan, limit_warnings, measured_kinds, plan_evaluation
+from rcnn.metrics.choice import require_truth
 from rcnn.models import Detector, DetectorConfig
 from rcnn.models.overrides import override
 from rcnn.models.zoo import without_masks
@@ -114,7 +115,8 @@ def _require_outlines_for_loss(config: DetectorConfig, validation: Dataset) -> N
 def _evaluation_plans(config: DetectorConfig, data: RunData, settings: TrainConfig) -> list[Plan]:
     """What the evaluations of a run measure, one plan per validation set.
 
-    ValueError if the names of keypoints differ from the model's, or if train.best cannot be measured.
+    ValueError if the names of keypoints differ from the model's, if train.best cannot be measured, or if a validation
+    set lacks the fields that LVIS' metric needs.
     """
     names = () if config.keypoint is None else config.keypoint.names
     for dataset in data.every.values():
@@ -125,6 +127,9 @@ def _evaluation_plans(config: DetectorConfig, data: RunData, settings: TrainConf
         for validation in data.validations
     ]
     require_measured(settings.best, config, plans[0] if plans else None)
+    for plan, validation in zip(plans, data.validations, strict=True):
+        if plan.metric == "lvis":
+            require_truth(plan.metric, validation.to_coco(), plan.kinds, validation.image_ids)
     return [
         replace(plan, warnings=plan.warnings + limit_warnings(config, validation, metric=settings.chosen_metric))
         for plan, validation in zip(plans, data.validations, strict=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -25,12 +25,13 @@ from typing_extensions import override
 from rcnn.commands import as_typed
 from rcnn.data.messages import counted, few
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
-from rcnn.models import overrides as config_overrides
 from rcnn.models.overrides import Overrides, as_overrides, config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories, require_named
+from rcnn.models.unused_settings import override_used
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
 from rcnn.text_files import as_given, missing_text, require_file
+from rcnn.weights.class_names import require_class_names
 from rcnn.weights.differences import different_tensors, mismatches, mismatches_text
 from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
 from rcnn.weights.record import DamagedError, as_written, read_record, record_text, require_digest, warn_if_changed
@@ -78,6 +79,8 @@ def save_checkpoint(
     FileExistsError if a file of that name is not from rcnn, OSError if the folder cannot be written; then nothing
     changes.
     """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind={kind!r}; expected {' or '.join(get_args(Kind))}")
     if config is None:
         if not isinstance(detector, Detector):
             given = type(detector).__name__
@@ -85,6 +88,8 @@ def save_checkpoint(
         config = detector.config
     if classes is None:
         classes = [] if kind == "backbone" else [str(label) for label in range(config.num_classes)]
+    if kind == "detector":
+        require_class_names(classes, config.num_classes, str(directory))
     with writing_checkpoint(directory) as folder:
         write_checkpoint(folder, detector, config, classes, provenance or {}, kind=kind)
 
@@ -119,9 +124,8 @@ def write_checkpoint(
         require_class_names(classes, config.num_classes, str(folder))
         require_named(config, detector.config if isinstance(detector, Detector) else None)
     values = detector.state_dict() if isinstance(detector, nn.Module) else detector
-    state = {name: _contiguous(value.detach().cpu()) for name, value in values.items()}
     try:
-        save_file(state, folder / WEIGHTS_FILE)
+        save_file(_contiguous(values), folder / WEIGHTS_FILE)
     except SafetensorError as error:
         if (number := re.search(r"os error (\d+)", str(error))) is None:
             raise
@@ -196,7 +200,7 @@ def detector_record(path: str | Path, overrides: Overrides = ()) -> CheckpointRe
     _refuse_published_backbone(path)
     record = checkpoint_record(path)
     _require_detector(record.kind, path)
-    return replace(record, config=config_overrides.override(record.config, overrides))
+    return replace(record, config=override_used(record.config, overrides))
 
 
 def _refuse_published_backbone(path: str | Path) -> None:
@@ -247,13 +251,13 @@ def load_detector(
 ) -> tuple[Detector, Checkpoint]:
     """The detector of a checkpoint or training run, with its weights, and the checkpoint.
 
-    `overrides` are changes to its config, e.g. "box.score_threshold=0.01" (see `override`). `allow` and errors are as
-    in `load_checkpoint`; a checkpoint of only a backbone is a ValueError.
+    `overrides` are changes to its config, e.g. "box.score_threshold=0.01" (see `override_used`). `allow` and errors are
+    as in `load_checkpoint`; a checkpoint of only a backbone is a ValueError.
     """
     _refuse_published_backbone(path)
     checkpoint = load_checkpoint(path, allow=allow)
     _require_detector(checkpoint.kind, path)
-    checkpoint = replace(checkpoint, config=config_overrides.override(checkpoint.config, overrides))
+    checkpoint = replace(checkpoint, config=override_used(checkpoint.config, overrides))
     in_file = sum(value.nbytes for value in checkpoint.state.values())
     try:
         detector = empty_detector(checkpoint.config, limit=2 * in_file + SMALL)
@@ -329,22 +333,17 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
     detector.load_state_dict(dict(state))
 
 
-def require_class_names(classes: Sequence[str], count: int, source: str) -> None:
-    """Raise ValueError unless `classes` are `count` different, non-empty names."""
-    if isinstance(classes, str):
-        raise ValueError(f"{source}: classes is the text {classes!r}; expected a list of names")
-    if len(classes) != count:
-        raise ValueError(f"{source}: got {counted(len(classes), 'class name')}, expected {count} (num_classes)")
-    repeated = sorted({name for name in classes if list(classes).count(name) > 1})
-    if repeated or not all(classes):
-        found = f"{few(repeated)} twice or more" if any(repeated) else "an empty one"
-        raise ValueError(f"{source}: expected different class names that are not empty, got {found}")
-
-
-def _contiguous(value: Tensor) -> Tensor:
-    """`value` as safetensors requires it: contiguous, and without shared memory."""
-    whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
-    return value if whole else value.clone(memory_format=torch.contiguous_format)
+def _contiguous(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`values` as safetensors requires them: on the CPU, contiguous, and without shared memory."""
+    state: dict[str, Tensor] = {}
+    used: set[int] = set()  # addresses: two names may have one tensor
+    for name, value in values.items():
+        value = value.detach().cpu()
+        whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
+        alone = whole and value.data_ptr() not in used
+        state[name] = value if alone else value.clone(memory_format=torch.contiguous_format)
+        used.add(value.data_ptr())
+    return state
 
 
 def _locate(path: Path) -> Path:

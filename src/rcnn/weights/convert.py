@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from rcnn.commands import as_typed
 from rcnn.data.messages import counted, few
 from rcnn.models import build_detector
 from rcnn.outputs import sha256_of
-from rcnn.text_files import read_text
 from rcnn.weights.catalogue.names import is_weight_name, suggestion
-from rcnn.weights.checkpoint import require_class_names, write_checkpoint, writing_checkpoint
+from rcnn.weights.checkpoint import write_checkpoint, writing_checkpoint
+from rcnn.weights.class_names import read_classes, require_class_names
 from rcnn.weights.readers.state_dict import Found, find_weights
 from rcnn.weights.readers.stored import LazyState
 from rcnn.weights.selfcheck import check_backbone, check_detector, require_same
-from rcnn.weights.systems.converted import Converted
+from rcnn.weights.systems.converted import Converted, expected_state
 from rcnn.weights.systems.known import EXPORTS, SYSTEMS, convert_found
-from rcnn.weights.systems.settings import SettingsSource, existing_file
+from rcnn.weights.systems.settings import SettingsSource
 
 Log = Callable[[str], object]
 MAX_LINES = 40  # names listed on separate lines before the rest are counted
@@ -73,15 +73,22 @@ def _require_file(file: str | Path) -> None:
 
 def _write(file: Path, folder: Path, options: ConvertOptions, log: Log) -> str:
     """Convert and write; the weights are out of memory when this returns. Returns the kind of checkpoint."""
-    found = _without(find_weights(file), options.allow_unused)
+    whole = find_weights(file)
+    found = _without(whole, options.allow_unused)
     converted = _with_classes(
         convert_found(found, options.settings, overrides=options.overrides, allow_missing=options.allow_missing),
         options.classes,
     )
+    if converted.kind == "detector":
+        require_class_names(converted.classes, converted.config.num_classes, str(file))
     if options.require is not None:
         options.require(converted)
     state = _complete(converted)
-    for line in report_lines(converted, state, file, found.kind, options.overrides):
+    unmatched = [
+        *_unmatched(options.allow_unused, whole.state, "--allow-unused"),
+        *_unmatched(options.allow_missing, expected_state(converted.config), "--allow-missing"),
+    ]
+    for line in report_lines(converted, state, file, found.kind, options.overrides, unmatched):
         log(line)
     require_sound(state, str(file), options.allow_nonfinite)
     provenance = {
@@ -123,11 +130,10 @@ def _with_classes(converted: Converted, classes: str | tuple[str, ...]) -> Conve
 
 
 def _complete(converted: Converted) -> dict[str, Tensor]:
-    """The state to write: tensors of the detector that may be missing and are missing get initial values."""
-    if converted.kind == "backbone":
-        return converted.state
-    with torch.device("meta"):
-        missing = [name for name in build_detector(converted.config).state_dict() if name not in converted.state]
+    """The state to write: tensors that may be missing and are missing get initial values."""
+    part = "backbone." if converted.kind == "backbone" else ""
+    expected = [name for name in expected_state(converted.config) if name.startswith(part)]
+    missing = [name for name in expected if name not in converted.state]
     if not missing:
         return converted.state
     with torch.random.fork_rng(devices=[]):
@@ -137,9 +143,14 @@ def _complete(converted: Converted) -> dict[str, Tensor]:
 
 
 def report_lines(
-    converted: Converted, state: Mapping[str, Tensor], file: Path, kind: str, overrides: Sequence[str] = ()
+    converted: Converted,
+    state: Mapping[str, Tensor],
+    file: Path,
+    kind: str,
+    overrides: Sequence[str] = (),
+    unmatched: Sequence[str] = (),
 ) -> list[str]:
-    """The lines of the report: what was found, assumed and skipped."""
+    """The lines of the report: what was found, assumed and skipped; `unmatched` are patterns that match no tensor."""
     numbers = sum(value.numel() for value in state.values())
     names = converted.classes
     shown = f", {counted(len(names), 'class')} ({few(names, 5)})" if names else ""
@@ -153,6 +164,7 @@ def report_lines(
         ("notes", converted.notes),
         ("set on the command line", overrides),
         ("skipped", converted.skipped),
+        ("patterns that match no tensor", unmatched),
         ("missing, initial values are used", [name for name in state if name not in converted.state]),
     )
     for title, items in lists:
@@ -201,17 +213,21 @@ def _finite(value: Tensor) -> bool:
     return all(bool(part.isfinite().all()) for part in value.reshape(-1).split(1 << 22))
 
 
-def read_classes(text: str) -> tuple[str, ...]:
-    """Class names from `a,b,c`, or from a file with one name per line."""
-    path = None if "," in text else existing_file(text)
-    if path is not None:
-        return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
-    return tuple(word.strip() for word in text.split(","))
-
-
 def _without(found: Found, patterns: Sequence[str]) -> Found:
     """`found` without the tensors that match one of `patterns`."""
     unused = tuple(name for name in found.state if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
     if not unused or not isinstance(found.state, LazyState):
         return found
+    if len(unused) == len(found.state):
+        raise ValueError(
+            f"{found.source}: allow_unused (--allow-unused) {' '.join(patterns)} matches all of its "
+            f"{counted(len(unused), 'tensor')}; expected patterns of the tensors to skip"
+        )
     return replace(found, state=found.state.without(unused), skipped=(*found.skipped, *unused))
+
+
+def _unmatched(patterns: Sequence[str], names: Iterable[str], option: str) -> list[str]:
+    """Those of `patterns` that match none of `names`, with the option that they were given with."""
+    return [
+        f"{pattern} ({option})" for pattern in patterns if not any(fnmatch.fnmatchcase(name, pattern) for name in names)
+    ]

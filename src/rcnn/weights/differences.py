@@ -16,7 +16,7 @@ NORMS = {"gn": "group norm", "frozen_bn": "frozen batch norm", "bn": "batch norm
 LAYERS = (
     "backbone.kind", "backbone.depth", "backbone.blocks", "backbone.groups", "backbone.width_per_group",
     "backbone.width", "backbone.widths", "backbone.stem_width", "backbone.name", "backbone.stages", "backbone.norm",
-    "fpn", "fpn.channels", "fpn.norm", "fpn.conv_bias", "rpn.anchors.sizes", "rpn.anchors.ratios", "rpn.convs",
+    "fpn.channels", "fpn.norm", "fpn.conv_bias", "rpn.anchors.sizes", "rpn.anchors.ratios", "rpn.convs",
     "rpn.width", "rpn.legacy.objectness", "rpn.head", "box.trunk", "box.convs", "box.conv_width", "box.norm",
     "box.fcs", "box.fc_width", "box.pooler.size", "box.class_agnostic", "cascade.ious", "cascade.mask_heads",
     "mask.trunk", "mask.convs", "mask.width", "mask.norm", "mask.class_agnostic", "keypoint.names", "keypoint.convs",

@@ -100,13 +100,15 @@ def _compare(path: Path, checkpoint: Checkpoint, settings: Path | None) -> list[
             f"{path.name} was not written: reading it back gave other values of {changed}. This is a fault of rcnn: "
             "please report it with the config.json of the checkpoint"
         )
+    adjusted = eps[0] != eps[1] and any(name.endswith("running_var") for name in checkpoint.state)
+    kept = {"name", "backbone.norm_eps"} if adjusted else {"name"}
     ours, theirs = setting_values(checkpoint.config), setting_values(back.config)
     differ = [
         f"  {key}={ours.get(key)} here, {theirs.get(key)} in the file"
         for key in sorted(ours.keys() | theirs.keys())
-        if key != "name" and ours.get(key) != theirs.get(key)
+        if key not in kept and ours.get(key) != theirs.get(key)
     ]
-    same = "equal bit for bit" if eps[0] == eps[1] else "equal, with variances adjusted to the eps of its norms"
+    same = "equal, with variances adjusted to the eps of its norms" if adjusted else "equal bit for bit"
     lines = [f"self-check: read back, all {counted(len(back.state), 'tensor')} are {same}"]
     if differ:
         lines += ["settings that the file cannot contain; set them where you use it:", *differ]

@@ -25,7 +25,7 @@ from rcnn.data.messages import counted, few
 from rcnn.download.fetch import NAME_PATIENCE, require_host
 from rcnn.models.config import DetectorConfig
 from rcnn.weights.catalogue.cache import cache_folder, is_offline
-from rcnn.weights.checkpoint import Checkpoint, checkpoint_files, load_checkpoint
+from rcnn.weights.checkpoint import Checkpoint, checkpoint_files, read_checkpoint
 from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
 from rcnn.weights.record import is_record
 
@@ -67,12 +67,17 @@ def pull(name: str) -> Path:
     hub, unknown = import_hub(), _unknown_host()
     try:
         files = _downloaded(hub, repository, revision, cached=is_offline() or unknown is not None)
+    except hub.errors.GatedRepoError as error:  # also a RepositoryNotFoundError
+        address = f"{os.environ.get('HF_ENDPOINT') or HUB}/{repository}"
+        raise ConnectionError(
+            f"{name} is gated: accept its conditions at {address}, and log in (hf auth login)"
+        ) from error
     except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError) as error:
         what = f"revision {revision} of {repository}" if revision else repository
         raise ValueError(
             f"{name}: the Hub has no {what}, or it is private and you are not logged in (hf auth login)"
         ) from error
-    except (hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError, OSError) as error:
+    except (hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError, OSError, *_connection_errors()) as error:
         if is_offline():
             raise FileNotFoundError(
                 f"{name} is not in the cache, and --offline (RCNN_OFFLINE) forbids downloads. {_by_hand(repository)}"
@@ -149,14 +154,16 @@ def push(
     """Upload a checkpoint or the best one of a run, with a model card, to the repository `owner/name`; returns its URL.
 
     The repository is created if needed. `metrics` (0..1) are shown on the card. A README.md that rcnn did not write is
-    kept. Raises ValueError for a wrong name, offline mode, or a repository with a config.json that rcnn did not write,
-    ImportError without rcnn[hub], ConnectionError if the upload fails.
+    kept. Raises ValueError for a wrong name, offline mode, a checkpoint of only a backbone, or a repository with a
+    config.json that rcnn did not write, ImportError without rcnn[hub], ConnectionError if the upload fails.
     """
     if not NAME.fullmatch(f"{PREFIX}{repository}") or "@" in repository:
         raise ValueError(f"{repository} is not the name of a repository; expected owner/name")
     if is_offline():
         raise ValueError(f"{repository} cannot be written: RCNN_OFFLINE forbids the use of the network; unset it")
-    loaded = load_checkpoint(checkpoint)
+    loaded = read_checkpoint(checkpoint)
+    if loaded.kind != "detector":
+        raise ValueError(f"{checkpoint} contains only a backbone; only detectors can be pushed")
     hub = import_hub()
     api = _api(hub)
     try:

@@ -46,8 +46,11 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
         per_class = _class_rows(name, detector.config)
         if source is None:
             problems.append(f"{name} (not in the checkpoint)")
-        elif name in KEYPOINT_AXIS and points != known_points:
-            axis = KEYPOINT_AXIS[name]
+        elif (
+            (axis := KEYPOINT_AXIS.get(name)) is not None
+            and points != known_points
+            and _without_axis(source, axis) == _without_axis(value, axis)
+        ):
             for ours, theirs in _matching_rows(points, known_points):
                 value.select(axis, ours).copy_(source.select(axis, theirs))
             copied, partial_points = copied + (set(points) <= set(known_points)), True
@@ -106,6 +109,11 @@ def _class_rows(name: str, config: DetectorConfig) -> int | None:
         "mask_head.logits": config.mask is not None and config.mask.class_agnostic,
     }
     return None if shared.get(part, False) else CLASS_ROWS.get(part)
+
+
+def _without_axis(value: Tensor, axis: int) -> tuple[int, ...]:
+    """The shape of `value` without `axis`."""
+    return (*value.shape[:axis], *value.shape[axis + 1 :])
 
 
 def _keypoint_names(config: DetectorConfig) -> tuple[str, ...]:

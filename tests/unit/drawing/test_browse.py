@@ -108,6 +108,8 @@ def test_a_page_of_the_user_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "out" / "browse.html").write_text("mine")
     with pytest.raises(FileExistsError, match=r"browse\.html exists and was not written by rcnn"):
         browse_dataset(root, tmp_path / "out")
+    with pytest.raises(ValueError, match="limit=-1; expected 0 or more images"):
+        browse_dataset(root, tmp_path / "new", limit=-1)
     monkeypatch.chdir(tmp_path)
     assert browse_dataset(root).path == Path("runs/browse-data-1/browse.html")
 

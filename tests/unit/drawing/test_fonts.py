@@ -25,7 +25,7 @@ BOX = [[10.0, 60.0, 300.0, 110.0]]
 @pytest.fixture
 def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Only DejaVu Sans, as on a bare server."""
-    cached = (fonts._fonts_of, fonts.missing_characters)
+    cached = (fonts._fonts_of, fonts._missing)
     monkeypatch.setattr(fonts, "_candidates", lambda: (base_font(),))
     for function in cached:
         function.cache_clear()
@@ -54,6 +54,20 @@ def test_characters_that_no_font_has_are_named() -> None:
     assert missing_characters(("dog", "犬", "猫 cat")) == "犬猫"
     with pytest.warns(UserWarning, match=r"no font on this computer has the characters 犬 \(U\+72AC\).*Install a font"):
         draw_objects(GREY, BOX, [0], ("犬", "dog"))
+
+
+@pytest.mark.usefixtures("no_system_fonts")
+def test_captions_with_other_numbers_are_looked_up_once() -> None:
+    for number in range(100, 120):
+        assert missing_characters([f"犬 0.{number}", "0123456789"]) == "犬"
+    assert fonts._missing.cache_info().currsize == 1
+
+
+def test_the_last_resort_font_of_macos_draws_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a box for every character."""
+    found = ["/System/LastResort.otf", "/System/PingFang.ttc"]
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: found)
+    assert fonts._candidates.__wrapped__() == (base_font(), Path("/System/PingFang.ttc"))
 
 
 def test_a_system_font_draws_what_ours_lacks() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-import os
+import json
 import re
+import shutil
+import subprocess
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,8 +19,8 @@ import pytest
 from PIL import Image
 from typing_extensions import override
 
+import rcnn.drawing
 from rcnn.drawing.charts import Chart, Curve, chart_svg, curve_page, training_charts, training_svgs, write_plot
-from rcnn.drawing.pages import write_page
 from rcnn.drawing.report import Example, write_report
 from rcnn.metrics.analysis import analyse
 
@@ -197,18 +199,26 @@ def test_the_page_of_a_curve_needs_nothing_else() -> None:
     assert "prefers-color-scheme: dark" in html
 
 
-def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_page(tmp_path / "page.html", "f\udcfcr.jpg")  # from a file name that is not UTF-8
-    assert path.read_text() == "f\\udcfcr.jpg"
-    monkeypatch.setattr(os, "replace", raise_full)
-    with pytest.raises(OSError, match="full"):
-        write_page(path, "new")
-    assert path.read_text() == "f\\udcfcr.jpg"
+def test_a_report_may_name_a_file_that_is_not_utf8(tmp_path: Path) -> None:
+    path = write_report(tmp_path / "r.html", title="f\udcfcr.jpg", lead="s", metrics=METRICS, details={})
+    assert "f\\udcfcr.jpg" in path.read_text()
     assert list(tmp_path.iterdir()) == [path]
 
 
-def raise_full(source: str, target: Path) -> None:
-    raise OSError("full")
+def test_a_column_is_sorted_by_numbers_then_texts_then_missing_values() -> None:
+    """A class name that starts with a digit is a text."""
+    if not (node := shutil.which("node")):
+        pytest.skip("needs node")
+    cells = ["3 wheeler", "1,200", "–", ".5", "cup", "40"]
+    script = Path(rcnn.drawing.__file__).with_name("templates") / "report.js"
+    start = "const document = {querySelectorAll: () => [], getElementById: () => null};"
+    end = (
+        f"const values = {json.dumps(cells)}.map(textContent => valueOf({{cells: [null, {{textContent}}]}}, 1));"
+        "console.log(JSON.stringify(values.sort(compare)))"
+    )
+    text = script.read_text(encoding="utf-8").replace('"use strict";', "")
+    found = subprocess.run([node, "-e", start + text + end], capture_output=True, check=True, text=True).stdout
+    assert json.loads(found) == [0.5, 40, 1200, "3 wheeler", "cup", None]
 
 
 def report(path: Path) -> str:

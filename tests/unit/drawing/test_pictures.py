@@ -265,6 +265,31 @@ def test_ignored_objects_are_dashed_boxes() -> None:
     assert (pixels == 90).all()
 
 
+def test_boxes_far_outside_the_image_are_drawn_at_once() -> None:
+    """Pillow draws each pixel of a line, even outside the picture: a side of 1e12 pixels would take minutes."""
+    image = np.full((40, 60, 3), 90, np.uint8)
+    far, near = [[-1e12, 5.0, 1e12, 1e12]], [[-70.0, 5.0, 70.0, 70.0]]
+    pictures = [draw_objects(image, box, [0], ["cup"], with_names=False) for box in (far, near)]
+    assert pictures[0].tobytes() == pictures[1].tobytes() != image.tobytes()
+    lines = [
+        draw_objects(
+            image,
+            [[0, 0, 9, 9]],
+            [0],
+            ["cup"],
+            keypoints=[[[1, 20, 2], [x, 20, 2]]],
+            skeleton=[(0, 1)],
+            with_names=False,
+        )
+        for x in (1e12, 90)
+    ]
+    assert lines[0].tobytes() == lines[1].tobytes()
+    assert (np.asarray(lines[0])[20] != 90).any(axis=1).all()
+    dashed = Image.fromarray(image)
+    draw_dashed_boxes(dashed, np.array(far))
+    assert (np.asarray(dashed)[5] != 90).all()
+
+
 @pytest.mark.parametrize("box", [[0, 0, 8.5, 5], [0, 0, 5, 8.5], [3.25, 3.25, 11.5, 11.5]])
 def test_dashed_boxes_may_have_fractional_sides(box: list[float]) -> None:
     picture = Image.new("RGB", (80, 60), (90, 90, 90))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from rcnn.data.opening import open_dataset
 from rcnn.evaluation.compare import compare
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
+from rcnn.outputs import OutputFolder
 from rcnn.weights.checkpoint import save_checkpoint
 from tests.command import rcnn
-from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
+from tests.tiny_data import CLASSES, TINY_KEYPOINT_MODEL, TINY_MODEL, write_tiny_coco
 
 
 def results_of(data: Path, split: str) -> list[dict[str, Any]]:
@@ -48,6 +50,69 @@ def test_kinds_that_are_not_compared_are_reported(tmp_path: Path) -> None:
         f"masks are not evaluated: {annotations} has boxes without outlines"
         in compare(file, file, data, samples=0).warnings
     )
+
+
+def save_model(folder: Path, name: str = "mask_rcnn_compact", *words: str, classes: Sequence[str] = CLASSES) -> Path:
+    """A checkpoint with random weights."""
+    tiny = TINY_KEYPOINT_MODEL if name.startswith("keypoint") else TINY_MODEL
+    settings = [*tiny, f"num_classes={len(classes)}", "box.score_threshold=0.01", *words]
+    config = override(model_config(name), settings)
+    torch.manual_seed(0)
+    save_checkpoint(folder, build_detector(config), config, classes)
+    return folder
+
+
+def refuse(*_: object, **more: object) -> None:
+    raise AssertionError("evaluated")
+
+
+def test_what_is_wrong_is_found_before_a_model_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rcnn.evaluation.compare.evaluate", refuse)
+    data = write_tiny_coco(tmp_path / "data", {"val": 1}, size=(64, 96))
+    model, other = save_model(tmp_path / "a"), save_model(tmp_path / "b", classes=("square", "cup"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "compare.json").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"compare\.json exists and was not written by rcnn"):
+        compare(model, model, data, output=tmp_path / "out")
+    with pytest.raises(
+        ValueError, match=r"a has the classes square, disc, but \S+b has square, cup; .*rcnn eval MODEL"
+    ):
+        compare(model, other, data)
+    with pytest.raises(ValueError, match="data is a Dataset, so split, images would have no effect"):
+        compare(model, model, open_dataset(data), split="val", images="x")
+    with OutputFolder(tmp_path / "rpn") as folder:
+        for kind in ("bbox", "proposals"):
+            folder.write_json(f"results_{kind}.json", [])
+    with pytest.raises(ValueError, match=r"a is a detector, but \S+rpn has proposals, which have no classes"):
+        compare(model, tmp_path / "rpn", data)
+
+
+def test_a_model_predicts_on_the_images_that_are_compared(tmp_path: Path) -> None:
+    data, model = write_tiny_coco(tmp_path / "data", {"val": 2}, size=(64, 96)), save_model(tmp_path / "model")
+    saved = tmp_path / "results.jsonl"  # of an evaluation that was stopped after the first image
+    saved.write_text(json.dumps(results_of(data, "val")))
+    (data / "val" / open_dataset(data).file_names[1]).write_bytes(b"")
+    for pair in ((model, saved), (saved, model)):
+        found = compare(*pair, data, samples=0, device="cpu")
+        assert (found.images, found.failed) == (1, 0)
+
+
+def test_kinds_that_a_model_cannot_measure_are_not_compared(tmp_path: Path) -> None:
+    """Keypoints with other names than those of the data set."""
+    data = write_tiny_coco(tmp_path / "data", {"val": 1}, size=(64, 96))
+    file = data / "annotations" / "instances_val.json"
+    tables = json.loads(file.read_text())
+    for annotation in tables["annotations"]:
+        annotation["keypoints"] = [20, 20, 2, 30, 30, 2]
+    for category in tables["categories"]:
+        category["keypoints"] = ["nose", "tail"]
+    file.write_text(json.dumps(tables))
+    for names, kinds in (("[nose,tail]", ["bbox", "keypoints"]), ("[left,right]", ["bbox"])):
+        words = [f"keypoint.names={names}", "keypoint.sigmas=[0.1,0.1]", "keypoint.flip_pairs=[]"]
+        model = save_model(tmp_path / names, "keypoint_rcnn_compact", *words)
+        found = compare(model, model, data, samples=0, device="cpu")
+        assert list(found.kinds) == kinds
+        assert any("keypoints are not evaluated" in line for line in found.warnings) == (len(kinds) == 1)
 
 
 def test_the_data_set_of_a_run_is_the_default(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from rcnn.data import open_dataset
 from tests.command import rcnn
-from tests.tiny_data import TINY_MODEL
+from tests.tiny_data import TINY_MODEL, write_tiny_coco
 from tests.unit.data.coco_folders import annotation, coco_tables, write_images
 from tests.unit.data.format_folders import voc_file, voc_object
 
@@ -76,6 +76,15 @@ def test_training_on_voc_logs_and_chooses_by_its_metric(
     assert names <= evaluated.keys()
     assert ("bbox_AP75" in evaluated) == bool(words)
     assert (run / "best" / "config.json").exists()
+
+
+def test_the_metric_of_lvis_needs_its_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error comes before the first step, not at the first evaluation."""
+    data = write_tiny_coco(tmp_path / "data", {"train": 1, "val": 1}, size=SIZE)
+    words = ("--data", data, "--weights", "none", "--dry-run")
+    assert rcnn("train", "faster_rcnn_compact", *words, "train.metric=lvis") == 2
+    assert "image 1 has no neg_category_ids" in " ".join(capsys.readouterr().err.split())
+    assert rcnn("train", "faster_rcnn_compact", *words) == 0
 
 
 def test_saved_results_on_lvis(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from rcnn.drawing.pictures import draw_objects
 from rcnn.evaluation import examples
 from rcnn.evaluation.api import evaluate
 from rcnn.evaluation.compare import compare
-from rcnn.evaluation.examples import draw_spread
+from rcnn.evaluation.examples import draw_spread, draw_worst
 from rcnn.evaluation.results import evaluate_results
+from rcnn.metrics.analysis import analyse
 from rcnn.outputs import OutputFolder
-from tests.tiny_data import write_tiny_coco
+from tests.tiny_data import CLASSES, write_tiny_coco
 
 Entry = dict[str, Any]
 
@@ -76,6 +77,7 @@ def test_results_of_a_part_of_the_images_are_reported(tmp_path: Path) -> None:
     some = evaluate(mine, data, split=str(tmp_path / "ids.txt"))
     assert (some.metrics.images, some.metrics.kinds["bbox"]["AP"]) == (2, 1)
     assert not any("results for" in one for one in some.warnings)
+    assert compare(mine, mine, data, split=tmp_path / "ids.txt", samples=0).images == 2
     with pytest.raises(ValueError, match="results have image_id 2, 3, which"):
         evaluate(other, data, split=str(tmp_path / "ids.txt"))
     with OutputFolder(found) as folder:  # as `rcnn predict --format coco` writes them
@@ -90,6 +92,125 @@ def test_results_of_a_part_of_the_images_are_reported(tmp_path: Path) -> None:
     with OutputFolder(found) as folder:
         folder.write_json("coco.json", {"images": [{"id": 1 + place} for place in range(5)]})
     assert evaluate_results(found / "coco_results.json", dataset).warnings == (), "the others have no detections"
+
+
+def with_keypoints(data: Path) -> list[Entry]:
+    """Two keypoints in every object of the validation split; returns the ground truth as results of boxes."""
+    file = data / "annotations" / "instances_val.json"
+    tables = json.loads(file.read_text())
+    for annotation in tables["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        annotation["keypoints"] = [x, y, 2, x + width, y + height, 2]
+    for category in tables["categories"]:
+        category |= {"keypoints": [f"{category['name']} a", f"{category['name']} b"]}
+    file.write_text(json.dumps(tables))
+    return [one | {"keypoints": one["keypoints"]} for one in perfect(data, "bbox", "keypoints")]
+
+
+def test_fields_that_are_not_measured_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keypoints of some results, and a mask of another size: boxes are measured, and what can be drawn is drawn."""
+    data, drawn = write_tiny_coco(tmp_path / "data", {"val": 1}, size=(64, 96)), list[Any]()
+    first, second = with_keypoints(data)
+    del first["keypoints"]
+    second["segmentation"] = {"size": [9, 9], "counts": [0, 81]}
+    (tmp_path / "results.json").write_text(json.dumps([first, second]))
+
+    def draw(*arguments: Any, keypoints: Any, **more: Any) -> Image.Image:
+        drawn.append(keypoints)
+        return draw_objects(*arguments, keypoints=keypoints, **more)
+
+    monkeypatch.setattr(examples, "draw_objects", draw)
+    done = evaluate(tmp_path / "results.json", data, output=tmp_path / "out")
+    assert (list(done.metrics.kinds), done.metrics.kinds["bbox"]["AP"]) == (["bbox"], 1)
+    [points] = drawn
+    half = np.array([0.5, 0.5, 0])  # annotated keypoints count pixels, drawn ones are where these are
+    np.testing.assert_allclose(points, [[half] * 2, np.array(second["keypoints"]).reshape(2, 3) + half])
+
+
+def test_categories_with_other_keypoints_are_evaluated_by_their_boxes(tmp_path: Path) -> None:
+    """AP-10K names the keypoints of each category differently."""
+    data = write_tiny_coco(tmp_path / "data", {"val": 3}, size=(64, 96))
+    results = with_keypoints(data)
+    assert len({one["category_id"] for one in results}) == 2
+    for name, fields in (("boxes", ("bbox",)), ("all", ("bbox", "keypoints"))):
+        kept = [{key: one[key] for key in ("image_id", "category_id", "score", *fields)} for one in results]
+        (tmp_path / f"{name}.json").write_text(json.dumps(kept))
+        done = evaluate(tmp_path / f"{name}.json", data, output=None if name == "all" else tmp_path / "out")
+        assert (list(done.metrics.kinds), done.metrics.kinds["bbox"]["AP"]) == (["bbox"], 1)
+        assert any("keypoints are not evaluated: " in line for line in done.warnings) == (name == "all")
+    assert list(compare(tmp_path / "all.json", tmp_path / "all.json", data, samples=0).kinds) == ["bbox"]
+
+
+def test_results_of_which_nothing_can_be_measured_are_refused(tmp_path: Path) -> None:
+    data, file = write_tiny_coco(tmp_path / "data", {"val": 1}, size=(64, 96)), tmp_path / "results.json"
+    file.write_text(json.dumps(perfect(data, "segmentation")))
+    annotations = data / "annotations" / "instances_val.json"
+    tables = json.loads(annotations.read_text())
+    for annotation in tables["annotations"]:
+        del annotation["segmentation"]
+    annotations.write_text(json.dumps(tables))
+    with pytest.raises(
+        ValueError, match=r"results\.json has no results that can be evaluated: masks are not evaluated"
+    ):
+        evaluate(file, data, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    both = perfect(data, "bbox")
+    file.write_text(json.dumps([one | {"segmentation": []} for one in both]))  # no masks
+    assert list(evaluate(file, data).metrics.kinds) == ["bbox"]
+
+
+@pytest.mark.parametrize("form", ["a result per line", "all in one line", "indented"])
+def test_lines_of_another_program(form: str, tmp_path: Path) -> None:
+    """Only the results.jsonl of rcnn has one image per line."""
+    data, file = write_tiny_coco(tmp_path / "data", {"val": 3}, size=(64, 96)), tmp_path / "found.jsonl"
+    results = perfect(data, "bbox")
+    text = json.dumps(results, indent=1 if form == "indented" else None)
+    file.write_text("\n".join(map(json.dumps, results)) if form == "a result per line" else text)
+    done = evaluate(file, data)
+    assert (done.metrics.images, done.metrics.kinds["bbox"]["AP"], done.limit) == (3, 1, 0)
+    file.write_text("{\n")
+    with pytest.raises(ValueError, match=r"found\.jsonl is not JSON"):
+        evaluate(file, data)
+
+
+def test_ground_truth_is_drawn_as_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without masks if boxes are measured, with them otherwise, in images without detections, too."""
+    data, masks = write_tiny_coco(tmp_path / "data", {"val": 2}, size=(64, 96)), list[bool]()
+
+    def draw(image: torch.Tensor, *_: Any, **options: Any) -> Image.Image:
+        masks.append(options["masks"])
+        return Image.new("RGB", (9, 9))
+
+    monkeypatch.setattr(examples, "draw_ground_truth", draw)
+    dataset = open_dataset(data, "val")
+    found = [one for one in perfect(data, "bbox", "segmentation") if one["image_id"] == 1]
+    for kind in ("bbox", "segm"):
+        analysis = analyse("coco", dataset.to_coco(), found, kind)
+        assert len(draw_worst(dataset, analysis, 8, skeleton=(), failed=(), log=print)) == 2
+    assert masks == [False, False, True, True]
+
+
+def test_saved_proposals_have_no_classes(tmp_path: Path) -> None:
+    """COCO's first class, person, has the id 1 that proposals have."""
+    data, out = write_tiny_coco(tmp_path / "data", {"val": 2}, size=(64, 96)), tmp_path / "out"
+    file = data / "annotations" / "instances_val.json"
+    file.write_text(
+        file.read_text().replace('"id": 10,', '"id": 1,').replace('"category_id": 10,', '"category_id": 1,')
+    )
+    found = [one | {"category_id": 1} for one in perfect(data, "bbox")]
+    with OutputFolder(out) as folder:
+        for kind in ("bbox", "proposals"):
+            folder.write_json(f"results_{kind}.json", found)
+    for dataset in (data, open_dataset(data, "val")):
+        for source in (out, out / "results_bbox.json", out / "results_proposals.json"):
+            metrics = evaluate(source, dataset).metrics
+            assert list(metrics.per_class) == ["object"]
+            assert {metrics.kinds[kind]["AP" if kind == "bbox" else "AR100"] for kind in metrics.kinds} == {1}
+        compared = compare(out, out, dataset, samples=0)
+        assert compared.kinds["bbox"]["AP"].a == 1
+        assert list(compared.per_class["bbox"]) == ["object"]
+    (out / "results_proposals.json").unlink()
+    assert list(evaluate(out, data).metrics.per_class) == list(CLASSES), "boxes of a detector"
 
 
 def test_a_missing_file_of_results_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 
 import rcnn
+from rcnn.evaluation.server import server_files
 from tests.command import rcnn as command
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 
@@ -68,6 +69,18 @@ def test_results_files_for_the_server(
     assert command(*words, "--score", high) == 0
     again = json.loads((output / f"{NAME.format('bbox')}.json").read_text())
     assert again == [result for result in boxes if result["score"] >= high]
+
+
+@pytest.mark.parametrize(
+    ("split", "name"),
+    [
+        ("lists/ids.txt", "ids"), ("/data/my ids.txt", "my-ids"), ("val:lists/ids.txt", "ids"),
+        ("val+lists/ids.txt", "val+ids"), ("val_2.0", "val_2.0"), ("a b/c", "a-b-c"),
+    ],
+)  # fmt: skip
+def test_the_names_are_files_in_the_folder(split: str, name: str, checkpoint: Path) -> None:
+    names = server_files(rcnn.Predictor(checkpoint, device="cpu"), split)
+    assert names["bbox"] == f"detections_{name}_mask-rcnn-compact-bbox_results"
 
 
 def without_the_second_class(data: Path) -> Path:

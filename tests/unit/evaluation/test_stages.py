@@ -107,6 +107,12 @@ def test_the_command_reports_an_image_that_cannot_be_read(
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 1
 
 
+def test_a_number_of_proposals_below_one_is_refused(predictor: Predictor, data: Path) -> None:
+    for best in (0, -1):
+        with pytest.raises(ValueError, match=f"best={best}; expected 1 or more proposals per object"):
+            draw_stages(predictor, open_dataset(data)[0], best=best)
+
+
 def test_a_record_with_other_classes_is_refused(predictor: Predictor, data: Path) -> None:
     with pytest.raises(ValueError, match="the record has the classes cat, but the model has"):
         draw_stages(predictor, open_dataset(data)[0], classes=["cat"])

@@ -70,6 +70,35 @@ def test_a_later_evaluation_that_is_stopped_is_the_one_that_is_scored(
     assert read_results(out).results == complete
 
 
+def test_an_evaluation_that_fails_at_once_keeps_the_results_of_a_stopped_one(tmp_path: Path) -> None:
+    """Until the first image that can be read; the images before it are lines without results."""
+    image, out = partial(ImageResults, record=None), tmp_path / "out"  # type: ignore[arg-type]
+    result = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
+    with OutputFolder(out) as folder, results_as_they_come(folder, proposals=True) as keep:
+        keep(image(results=(result,)))
+    earlier = [(out / name).read_text() for name in (UNFINISHED, "unfinished.json")]
+    with OutputFolder(out) as folder, results_as_they_come(folder) as keep:
+        keep(image(error="damaged"))
+    assert [(out / name).read_text() for name in (UNFINISHED, "unfinished.json")] == earlier
+    with OutputFolder(out) as folder, results_as_they_come(folder) as keep:
+        keep(image(error="damaged"))
+        keep(image(results=(result | {"image_id": 2},)))
+    assert not has_proposals(out)
+    assert [json.loads(line) for line in (out / UNFINISHED).read_text().splitlines()] == [
+        [],
+        [result | {"image_id": 2}],
+    ]
+
+
+def test_the_folder_of_a_run_keeps_its_report(predictor: Predictor, data: Path, tmp_path: Path) -> None:
+    with OutputFolder(tmp_path / "run") as folder:
+        folder.claim("log.jsonl").write_text("{}")
+        folder.write_text("report.html", "of the run")
+    with pytest.raises(FileExistsError, match=r"run is the folder of a training run, .* e\.g\. \S+run/eval"):
+        evaluate(predictor, data, output=tmp_path / "run")
+    assert (tmp_path / "run" / "report.html").read_text() == "of the run"
+
+
 def test_proposals_of_a_stopped_evaluation_are_scored_as_proposals(tmp_path: Path) -> None:
     with OutputFolder(tmp_path / "out") as folder, results_as_they_come(folder, proposals=True) as keep:
         keep(ImageResults(record=None, results=({"image_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5},)))  # type: ignore[arg-type]

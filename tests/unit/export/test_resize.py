@@ -54,13 +54,19 @@ def smooth_noise(size: tuple[int, int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("resize", "most", "mean"), [("antialias", 12, 0.2), ("align_corners", 0.02, 1e-3), ("bilinear", 0.05, 1e-3)]
+    ("resize", "size", "most", "mean"),
+    [
+        ("antialias", (300, 253), 12, 0.2),
+        ("align_corners", (300, 253), 0.02, 1e-3),
+        ("bilinear", (300, 253), 0.05, 1e-3),
+        ("bilinear", (320, 305), 0.05, 1e-3),  # 305 * (100 / 305) is less than 100 in float64, 100 in float32
+    ],
 )
-def test_pixels_and_boxes(resize: str, most: float, mean: float, tmp_path: Path) -> None:
+def test_pixels_and_boxes(resize: str, size: tuple[int, int], most: float, mean: float, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'rcnn[onnx]'")
     config = write_resize([f"input.resize={resize}", "input.min_size=100"], tmp_path / "whole.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "whole.onnx"))
-    image = smooth_noise((300, 253))
+    image = smooth_noise(size)
     boxes, pixels = session.run(["boxes", "scores"], {"image": image[None].numpy()})
     expected, frame = build_preprocessor(config.input)(image)
     height, width = frame.size
@@ -69,7 +75,7 @@ def test_pixels_and_boxes(resize: str, most: float, mean: float, tmp_path: Path)
     assert difference.max() <= most
     assert difference.mean() <= mean
     assert not pixels[0, :, height:].any()
-    np.testing.assert_allclose(boxes[0, 0], [150, 126.5, 300, 253], rtol=1e-5)
+    np.testing.assert_allclose(boxes[0, 0], [size[0] / 2, size[1] / 2, *size], rtol=1e-5)
 
 
 @pytest.mark.heavy
@@ -95,11 +101,18 @@ def test_pixels_and_boxes_in_openvino(resize: str, size: tuple[int, int], side: 
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
-    [("fcis_compact", "counts pixels"), ("mask_rcnn_r50_fpn", "")],
+    ("name", "words", "reason"),
+    [
+        ("fcis_compact", [], "counts pixels"),
+        ("mask_rcnn_r50_fpn", [], ""),
+        ("faster_rcnn_r50_fpn_v2", [], ""),  # torchvision's, with its own rule for levels of the pyramid
+        ("mask_rcnn_r50_fpn", ["input.rescale=width"], "counts pixels"),
+        ("mask_rcnn_r50_fpn", ["input.rescale=geometric"], "input.rescale=axes"),
+        ("mask_rcnn_r50_fpn", ["input.size_rounding=floor"], "input.size_rounding=round"),
+    ],
 )
-def test_what_has_no_resize_inside(name: str, reason: str) -> None:
-    config = model_config(name)
+def test_what_has_no_resize_inside(name: str, words: list[str], reason: str) -> None:
+    config = override(model_config(name), words)
     found = unsupported_resize(config, input_names(config))
     assert (reason in found) if reason else not found
     assert "boxes" in output_names(config)

@@ -186,6 +186,50 @@ def test_a_missed_object_and_the_confusions() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_the_confusions_are_those_of_what_pycocotools_counts(kind: str) -> None:
+    """Each object and each detection once; those that pycocotools ignores, because of crowds, not at all."""
+    truth = random_truth(9)
+    results = random_results(truth, 10)
+    result = analyse("coco", truth, results, kind)
+    scores, _, positives = matches_of(reference(truth, results, kind))
+    assert (scores >= result.score).sum() < sum(one["score"] >= result.score for one in results), "some are ignored"
+    assert sum(one.count for one in result.confusions if one.predicted) == (scores >= result.score).sum()
+    assert sum(one.count for one in result.confusions if one.truth) == positives
+
+
+def test_a_detection_of_an_ignored_object_is_no_confusion() -> None:
+    """It is neither right nor wrong for AP: a crowd, a difficult object (VOC), a class nobody searched for (LVIS)."""
+    right = (Confusion(truth="cup", predicted="cup", count=1),)
+    results = [found(1, 0, 20, 0.9), found(2, 200, 20, 0.9)]
+    truth = scene((1, 0, 20), (2, 200, 20), difficult=1)
+    assert analyse("voc2012", truth, results, "bbox").confusions == right
+    crowd = {**truth, "annotations": [truth["annotations"][0], truth["annotations"][1] | {"iscrowd": 1}]}
+    assert analyse("coco", crowd, results, "bbox").confusions == right
+    bare = deepcopy(truth)
+    bare["annotations"][0]["segmentation"] = [[0, 0, 20, 0, 20, 20, 0, 20]]
+    masks = [
+        one | {"segmentation": [[x, 0, x + 20, 0, x + 20, 20, x, 20]]} for one, x in zip(results, (0, 200), strict=True)
+    ]
+    assert analyse("coco", bare, masks, "segm").confusions == right
+    lvis = scene((1, 0, 20))
+    for image in lvis["images"]:
+        image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    assert analyse("lvis", lvis, results, "bbox").confusions == right
+    assert set(analyse("coco", scene((1, 0, 20)), results, "bbox").confusions) == {
+        *right,
+        Confusion(truth="", predicted="kite", count=1),
+    }
+
+
+def test_the_limit_of_detections_of_a_class_is_not_one_for_all_classes() -> None:
+    """120 objects of two classes in an image, all found: COCO counts 100 detections of each class."""
+    boxes = [(1 + place % 2, 22.0 * place, 20.0) for place in range(120)]
+    result = analyse("coco", scene(*boxes), [found(*box, 0.9) for box in boxes], "bbox")
+    assert result.curves["AP50"] == [1] * 101
+    assert set(result.confusions) == {Confusion(truth=name, predicted=name, count=60) for name in ("cup", "kite")}
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_errors_of_all_images_add_up_to_those_of_tide(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted image by image here, over the whole data set by hotcoco."""
     truth = random_truth(7, images=30)

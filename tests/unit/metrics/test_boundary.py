@@ -67,6 +67,22 @@ def test_ap_follows_the_smaller_of_mask_and_boundary_iou() -> None:
     assert metrics.kinds["segm"]["AP75"] == pytest.approx(1)
 
 
+def test_results_may_have_polygons_or_uncompressed_run_lengths() -> None:
+    pytest.importorskip("faster_coco_eval", reason="needs rcnn[boundary]")
+    outline = [[10.0, 20.0, 60.0, 20.0, 60.0, 90.0, 10.0, 90.0]]
+    image, box = {"id": 5, "height": SIZE[0], "width": SIZE[1]}, [10.0, 20.0, 50.0, 70.0]
+    entry = {"image_id": 5, "category_id": 3, "bbox": box, "area": 3500.0, "iscrowd": 0, "segmentation": outline}
+    truth = {"images": [image], "annotations": [{"id": 1, **entry}], "categories": [{"id": 3, "name": "door"}]}
+    rows, columns = np.indices(SIZE)
+    mask = (rows >= 20) & (rows < 90) & (columns >= 10) & (columns < 60)
+    changes = np.flatnonzero(np.diff(mask.T.reshape(-1))) + 1
+    counts = np.diff([0, *changes, mask.size]).tolist()
+    for segmentation in (outline, {"size": list(SIZE), "counts": counts}, rle(mask)):
+        results = [{"image_id": 5, "category_id": 3, "score": 0.9, "segmentation": segmentation}]
+        metrics = boundary.with_boundary(coco.evaluate(truth, results, ("segm",)), truth, results)
+        assert metrics.kinds["boundary"]["AP"] == pytest.approx(1)
+
+
 def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(ImportError, match=r"pip install 'rcnn\[boundary\]'"):

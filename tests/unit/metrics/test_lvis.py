@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from rcnn.metrics.choice import names_of
+from rcnn.metrics.choice import measure, names_of
 from rcnn.metrics.lvis import best_of_images, evaluate
 from tests.unit.random_truth import HEIGHT, WIDTH, random_results, random_truth
 
@@ -160,6 +160,19 @@ def test_ground_truth_without_the_fields_of_lvis_is_refused() -> None:
     del truth["categories"][3]["frequency"]  # without objects
     truth["categories"][1]["frequency"] = "c"
     assert evaluate(truth, [], ("bbox",)).kinds["bbox"]["APc"] == 0
+
+
+def test_ground_truth_is_checked_before_there_are_results() -> None:
+    with pytest.raises(ValueError, match="image 1 has no neg_category_ids"):
+        measure("lvis", random_truth(0), ("bbox",))
+    truth, results = lvis_truth(0), random_results(lvis_truth(0), 1)
+    measurement = measure("lvis", truth, ("bbox",))
+    measurement.add([image["id"] for image in truth["images"]], results)
+    assert measurement.metrics() == evaluate(truth, results, ("bbox",))
+    truth["annotations"][0]["bbox"] = [1, 2, -3, 4]
+    for metric in ("lvis", "voc2012"):
+        with pytest.raises(ValueError, match="annotation 1 has bbox"):
+            measure(metric, truth, ("bbox",))
 
 
 @pytest.mark.parametrize("limit", [0, -2])

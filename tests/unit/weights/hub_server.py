@@ -21,6 +21,7 @@ class Hub(http.server.ThreadingHTTPServer):
     def __init__(self, name: str) -> None:
         super().__init__(("127.0.0.1", 0), _Requests)
         self.name, self.files, self.exists, self.denies = name, dict[str, bytes](), False, False
+        self.gated = False
         self.seen: list[str] = []
 
     @property
@@ -63,6 +64,8 @@ class _Requests(http.server.BaseHTTPRequestHandler):
         api = f"/api/models/{hub.name}"
         if not hub.exists or not (path.startswith((f"/{hub.name}/", api))):
             self._send(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+        elif hub.gated:
+            self._send(403, {"error": "Access to model is restricted"}, X_Error_Code="GatedRepo")
         elif "no-such" in path:
             self._send(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
         elif path.startswith(f"{api}/tree/"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from rcnn.models import DetectorConfig, model_config
 from rcnn.models.config import ResNetConfig, TimmConfig
 from rcnn.models.zoo import MODELS
 from rcnn.models.zoo.facts import facts
+from rcnn.weights.catalogue import torchvision as torchvision_files
 from rcnn.weights.catalogue.entry import Entry
 from rcnn.weights.catalogue.expected import different_parts
 from rcnn.weights.catalogue.names import default_entry, detectors_of, entries, find_entry, imagenet_entry, similar_names
@@ -45,6 +48,14 @@ COUNTS = {"torchvision": 8, "Detectron2": 47, "Detectron": 37, "tensorpack": 9, 
 def test_the_counts_are_those_of_the_public_documents() -> None:
     assert {system: len(found) for system, found in BY_SYSTEM.items()} == COUNTS
     assert len(entries()) == len({entry.url for entry in entries().values()})
+
+
+def test_files_that_a_later_torchvision_adds_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = torchvision.models.ResNet101_Weights.IMAGENET1K_V1.value
+    later = Enum("later", {"IMAGENET1K_V1": kept, "IMAGENET99K_V9": SimpleNamespace(meta={})})
+    monkeypatch.setattr(torchvision_files, "BACKBONES", {"resnet101": later})
+    monkeypatch.setattr(torchvision_files, "DETECTORS", {})
+    assert [entry.name for entry in torchvision_files.entries()] == ["resnet101@torchvision"]
 
 
 def test_the_facts_of_every_entry_are_complete() -> None:

@@ -57,6 +57,26 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     assert weights.stat().st_mode == settings.stat().st_mode, "who may read one may read the other"
 
 
+def test_tensors_that_share_memory_are_written(tmp_path: Path) -> None:
+    """Modules that are used under two names, and views."""
+    value = torch.arange(6.0)
+    state = {"first": value, "second": value, "view": value[:2], "whole": value.view(2, 3), "part": value[3:]}
+    save_checkpoint(tmp_path, state, compact().config, CLASSES)
+    found = load_file(tmp_path / "model.safetensors")
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], expected) for name, expected in state.items())
+
+
+def test_names_of_classes_are_checked_before_writing(tmp_path: Path) -> None:
+    wrong: Any = range(6)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/m: expected class names as text, got 0, 1, 2 and 3 more"):
+        save_checkpoint(tmp_path / "m", compact(), classes=wrong)
+    kind: Any = "bogus"
+    with pytest.raises(ValueError, match="kind='bogus'; expected detector or backbone"):
+        save_checkpoint(tmp_path / "m", compact(), kind=kind)
+    assert not (tmp_path / "m").exists()
+
+
 def test_only_the_detector_is_required(tmp_path: Path) -> None:
     detector = compact()
     save_checkpoint(tmp_path / "m", detector)

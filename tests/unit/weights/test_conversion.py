@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torchvision.ops import FrozenBatchNorm2d
 
 import rcnn
 from rcnn.models import build_detector, model_config
@@ -19,13 +21,16 @@ from rcnn.training.found_run import find_run
 from rcnn.weights import checkpoint as checkpoints
 from rcnn.weights import convert as conversion
 from rcnn.weights.checkpoint import load_checkpoint
-from rcnn.weights.convert import ConvertOptions, convert_to_folder, list_systems, read_classes
+from rcnn.weights.class_names import read_classes
+from rcnn.weights.convert import ConvertOptions, convert_to_folder, list_systems
 from rcnn.weights.export import export_checkpoint
 from rcnn.weights.readers.stored import LazyState
 from rcnn.weights.selfcheck import generated_image
 from rcnn.weights.systems.converted import expected_state
 from rcnn.weights.systems.detectron2.system import to_detectron2
 from rcnn.weights.systems.known import SYSTEMS
+from rcnn.weights.systems.mmdetection.system import to_mmdetection
+from rcnn.weights.systems.torchvision import to_torchvision
 from rcnn.weights.transfer import transfer
 from tests.narrow import instance
 
@@ -117,8 +122,13 @@ def test_the_python_function_takes_a_list_of_names(tmp_path: Path) -> None:
     names = ("square, left", "disc", "star")
     folder = rcnn.convert(tmp_path / "model.pth", tmp_path / "out", classes=names)
     assert rcnn.load_checkpoint(folder).classes == names
-    with pytest.raises(ValueError, match=r"got 2 class names, expected 3 \(num_classes\)"):
-        rcnn.convert(tmp_path / "model.pth", tmp_path / "out", classes=["a", "b"])
+    for wrong, message in (
+        (["a", "b"], r"got 2 class names, expected 3 \(num_classes\)"),
+        ([0, 1, 2], "expected class names as text, got 0, 1, 2"),
+    ):
+        given: Any = wrong
+        with pytest.raises(ValueError, match=message):
+            rcnn.convert(tmp_path / "model.pth", tmp_path / "out", classes=given)
 
 
 def test_allowed_differences_are_listed_and_options_are_applied(tmp_path: Path) -> None:
@@ -131,8 +141,8 @@ def test_allowed_differences_are_listed_and_options_are_applied(tmp_path: Path) 
         tmp_path / "model.pth",
         tmp_path / "out",
         ConvertOptions(
-            allow_missing=("rpn.convs.0.bias",),
-            allow_unused=("ema.*", "roi_heads.extra.*"),
+            allow_missing=("rpn.convs.0.bias", "rpn.conv.*"),
+            allow_unused=("ema.*", "roi_heads.extra.*", "emma.*"),
             classes=str(tmp_path / "names.txt"),
             overrides=("box.selection.nms_iou=0.25",),
             command="rcnn convert model.pth",
@@ -143,9 +153,12 @@ def test_allowed_differences_are_listed_and_options_are_applied(tmp_path: Path) 
         "ema.step",
         "roi_heads.extra.weight",
         "rpn.convs.0.bias",
+        "patterns that match no tensor:\n    emma.* (--allow-unused)\n    rpn.conv.* (--allow-missing)\n",
         "read back bit for bit",
     ):
         assert line in said
+    with pytest.raises(ValueError, match=r"allow_unused \(--allow-unused\) \* matches all of its \d+ tensors"):
+        run(tmp_path / "model.pth", tmp_path / "none", ConvertOptions(allow_unused=("*",)))
     written = load_checkpoint(tmp_path / "out")
     assert written.classes == ("square", "disc", "star")
     assert written.config.box.selection.nms_iou == 0.25
@@ -283,6 +296,9 @@ def test_class_names_from_text_and_files(tmp_path: Path) -> None:
     assert read_classes("a, b,c") == ("a", "b", "c")
     (tmp_path / "names").write_text("traffic light\nstop sign\n")
     assert read_classes(str(tmp_path / "names")) == ("traffic light", "stop sign")
+    assert read_classes("car/truck") == ("car/truck",)
+    with pytest.raises(FileNotFoundError, match=r"clases\.txt does not exist; expected class names a,b,c or a file"):
+        read_classes("clases.txt")
 
 
 def test_every_system_is_listed() -> None:
@@ -328,3 +344,21 @@ def test_differences_are_described(tmp_path: Path) -> None:
             export_checkpoint(tmp_path / "out", tmp_path / output, system)
     assert not (tmp_path / "other.pth").exists()
     assert json.loads((tmp_path / "out" / "config.json").read_text())["kind"] == "detector"
+
+
+def test_export_of_norms_without_eps() -> None:
+    """The exported norms, run by torchvision with its eps of 1e-5, give what ours give with 0."""
+    config = override(model_config("faster_rcnn_r50_fpn"), ["backbone.norm_eps=0.0"])
+    name = "backbone.stem.conv1.norm"
+    state = {f"{name}.{value}": torch.rand(64) for value in ("running_mean", "weight", "bias")}
+    state[f"{name}.running_var"] = torch.empty(64).uniform_(1e-4, 1e-3)
+    theirs = to_torchvision(state, config)
+    norm = FrozenBatchNorm2d(64)
+    norm.load_state_dict({value: theirs[f"backbone.body.bn1.{value}"] for value in norm.state_dict()})
+    pixels = torch.randn(1, 64, 2, 2)
+    mean, variance, weight, bias = (
+        state[f"{name}.{value}"][:, None, None] for value in ("running_mean", "running_var", "weight", "bias")
+    )
+    torch.testing.assert_close(norm(pixels), (pixels - mean) / variance.sqrt() * weight + bias)
+    other = to_mmdetection(state, config)
+    assert torch.equal(other["backbone.bn1.running_var"], norm.running_var)

@@ -14,6 +14,7 @@ from rcnn.models import model_config
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.weights.systems import torchvision as torchvision_files
+from rcnn.weights.systems.classes import given_names
 from rcnn.weights.systems.known import convert
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.narrow import instance
@@ -72,3 +73,21 @@ def test_a_file_of_no_known_system_lists_its_first_names(tmp_path: Path) -> None
     torch.save({"model": {"backbone.body.trunk0.fbnetv2_0_0.conv.weight": torch.zeros(1)}}, tmp_path / "d.pth")
     with pytest.raises(ValueError, match="D2Go, which has no settings file"):
         convert(tmp_path / "d.pth", tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("names", "used", "note"),
+    [
+        (("a", "b"), ("a", "b"), ""),
+        (("BG", "a", "b"), ("a", "b"), ""),
+        (("__background__", "a", "b"), ("a", "b"), ""),
+        ((), (), ""),
+        (("BG", "a"), ("BG", "a"), ""),
+        (("a", "b", "c"), (), "KEY has 3 names for 2 classes and is not used"),
+        (("a",), (), "KEY has 1 name for 2 classes and is not used"),
+    ],
+)
+def test_names_of_another_number_of_classes_are_reported(names: tuple[str, ...], used: object, note: str) -> None:
+    found, notes = given_names(names, 2, "KEY")
+    assert found == used
+    assert [line[: len(note)] for line in notes] == ([note] if note else [])

@@ -15,7 +15,7 @@ from rcnn.models import MODELS
 from rcnn.weights.catalogue import cache
 from rcnn.weights.catalogue.names import entries, find_entry
 from tests.command import rcnn as command
-from tests.unit.weights.published_files import NAME, accept_any_model, publish, write_published
+from tests.unit.weights.published_files import NAME, accept_any_model, publish, serving, write_published
 
 D2GO = "mask_rcnn_fbnetv3a_c4@d2go"  # no digest is published
 
@@ -126,3 +126,16 @@ def test_a_file_with_another_name_is_named() -> None:
     said = f"{folder} contains mask_rcnn_fbnetv3a_dsmask_C4.pth, but the expected name is {entry.file}: "
     with pytest.raises(FileNotFoundError, match=re.escape(said) + "if it is that file, rename it$"):
         cache.cached_checkpoint(entry)
+
+
+def test_a_download_leaves_the_files_of_the_user_beside_it(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RCNN_OFFLINE")
+    with serving(original.parent) as (address, _):
+        entry = publish(original, address, monkeypatch)
+        mine = cache.downloads_folder(entry) / "renamed.npz"
+        mine.parent.mkdir(parents=True)
+        mine.write_bytes(b"mine")
+        lines: list[str] = []
+        cache.cached_checkpoint(entry, lines.append)
+    assert "if it is that file, rename it" in lines[0]
+    assert [path.name for path in mine.parent.iterdir()] == ["renamed.npz"]

@@ -105,3 +105,10 @@ def test_a_pickle_in_an_attribute_is_never_read(tmp_path: Path) -> None:
     assert not trace.exists()
     pickle.loads(payload)  # noqa: S301  (it is a real one)
     assert trace.exists()
+
+
+def test_a_single_number_is_no_list_of_one(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["step"], file["w"] = 7, np.ones((2, 3), np.float32)
+    found = find_weights(tmp_path / "a.h5").state
+    assert (found["step"].shape, found["step"].item(), found["w"].shape) == ((), 7, (2, 3))

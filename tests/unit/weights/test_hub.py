@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import yaml
 
 import rcnn
 from rcnn.models import build_detector, model_config
+from rcnn.models.config import OwnBackboneConfig
 from rcnn.models.overrides import override
 from rcnn.training.found_run import FIELDS
 from rcnn.training.publish import best_metrics
@@ -148,7 +151,10 @@ def test_errors_say_what_to_do(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPa
         pull(f"hf:{REPOSITORY}@no-such")
     with pytest.raises(ValueError, match=r"has no config\.json and model\.safetensors: it is not a checkpoint of rcnn"):
         pull(f"hf:{REPOSITORY}")
-    hub.denies = True
+    hub.gated = True
+    with pytest.raises(ConnectionError, match=rf"is gated: accept its conditions at {hub.address}/{REPOSITORY}, and"):
+        pull(f"hf:{REPOSITORY}")
+    hub.gated, hub.denies = False, True
     with pytest.raises(ConnectionError, match="log in with `hf auth login`"):
         rcnn.push_to_hub(run, REPOSITORY)
     with pytest.raises(ValueError, match="expected owner/name"):
@@ -188,6 +194,33 @@ def test_a_hub_that_cannot_be_reached_is_named(hub: Hub, run: Path, monkeypatch:
         ConnectionError, match=r"me/balloons cannot be written: http://127\.0\.0\.1:9 cannot be reached"
     ):
         rcnn.push_to_hub(run, REPOSITORY)
+
+
+def test_a_connection_that_breaks_off_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The HTTP library of huggingface_hub has its own errors, e.g. for a proxy that refuses."""
+    hub.exists, hub.files = True, {"config.json": b"{}"}
+    with pytest.raises(ValueError, match=r"has no model\.safetensors"):  # the library is imported
+        pull(f"hf:{REPOSITORY}")
+    http = next(sys.modules[name] for name in ("httpx2", "httpx") if name in sys.modules)
+
+    def broken(*arguments: object, **options: object) -> None:
+        raise http.ProxyError("403 Forbidden")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", broken)
+    with pytest.raises(ConnectionError, match=r"me/balloons cannot be downloaded: 403 Forbidden\. If this computer"):
+        pull(f"hf:{REPOSITORY}")
+
+
+def test_what_can_be_pushed(hub: Hub, tmp_path: Path) -> None:
+    """A detector with code of the user, which is not run; no backbone."""
+    config = override(model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2"])
+    own = replace(config, backbone=OwnBackboneConfig(factory="mine.py:make"))
+    rcnn.save_checkpoint(tmp_path / "own", {"a": torch.zeros(1)}, own, ["red", "blue"])
+    rcnn.push_to_hub(tmp_path / "own", REPOSITORY)
+    assert hub.files["model.safetensors"] == (tmp_path / "own" / "model.safetensors").read_bytes()
+    rcnn.save_checkpoint(tmp_path / "backbone", {"a": torch.zeros(1)}, config, kind="backbone")
+    with pytest.raises(ValueError, match="contains only a backbone; only detectors can be pushed"):
+        rcnn.push_to_hub(tmp_path / "backbone", REPOSITORY)
 
 
 def test_what_is_in_the_cache_is_read_offline(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import pickle
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from torchvision.ops import FrozenBatchNorm2d
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
+from rcnn.weights import convert as conversion
 from rcnn.weights.backbone import adopt_backbone, load_backbone
 from rcnn.weights.checkpoint import load_checkpoint, load_detector
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
+from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.systems.known import convert_found
 from tests.narrow import instance, present, save_npz
 from tests.tiny_data import write_tiny_coco
 from tests.unit.training.runs import run
@@ -183,6 +187,28 @@ def test_detectron2s_copy_of_torchvisions_and_tensorpacks_names(tmp_path: Path) 
     assert all(torch.equal(other.state[name], value) for name, value in state.items())
 
 
+def test_norms_without_statistics_are_group_norm(tmp_path: Path) -> None:
+    net = network(norm_layer=partial(nn.GroupNorm, 32))
+    for module in net.modules():
+        if isinstance(module, nn.GroupNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+    torch_file(net, tmp_path / "resnet50_gn.pth")
+    assert "group norm: backbone.norm=gn" in convert(tmp_path / "resnet50_gn.pth", tmp_path / "backbone")
+    mean, deviation = (
+        torch.tensor(v)[None, :, None, None] for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    )
+    found = ours(tmp_path / "backbone")
+    for name, expected in features(net, (image() - mean) / deviation).items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-4)
+
+    other = Found(state=detectron2_names(net))
+    assert convert_found(other).config == load_checkpoint(tmp_path / "backbone").config
+    state = convert_found(other, overrides=["backbone.norm=frozen_bn"]).state
+    assert torch.equal(state["backbone.stem.conv1.norm.running_var"], torch.ones(64))
+    assert torch.equal(state["backbone.stem.conv1.norm.weight"], instance(net.bn1, nn.GroupNorm).weight)
+
+
 def test_resnext_is_known_by_its_groups(tmp_path: Path) -> None:
     torch_file(network(groups=32, width_per_group=8), tmp_path / "resnext.pth")
     convert(tmp_path / "resnext.pth", tmp_path / "backbone")
@@ -216,6 +242,16 @@ def test_caffes_files_with_torchvisions_names_are_known_by_their_first_norm(tmp_
     convert(tmp_path / "res101.pth", tmp_path / "corrected", "input.channel_order=rgb", "backbone.stride_in_1x1=false")
     corrected = load_checkpoint(tmp_path / "corrected").config
     assert corrected.input.channel_order == "rgb"
+
+
+def test_a_missing_tensor_that_is_allowed_is_filled() -> None:
+    whole = network().state_dict()
+    state = {name: value for name, value in whole.items() if name != "layer4.0.conv3.weight"}
+    converted = convert_found(Found(state=state), allow_missing=["backbone.res5.0.conv3.*"])
+    filled = conversion._complete(converted)
+    assert filled.keys() == convert_found(Found(state=whole)).state.keys()
+    assert filled.keys() - converted.state.keys() == {"backbone.res5.0.conv3.weight"}
+    assert 0 < float(filled["backbone.res5.0.conv3.weight"].std()) < 0.1
 
 
 def test_unsupported_backbones_are_refused(tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def test_settings_come_from_the_file() -> None:
     [("TEST.MODE=best", "'nms' or 'top'"), ("POOLING_MODE=warp", "'crop' or 'pool'"),
      ("TEST.MAX_SIZE=x", "such as 1000"),
      ("ANCHOR_SCALES=[4,8]", "rpn.anchors.sizes and rpn.anchors.ratios"),
+     ("TEST.SCALES=[]", "with config (--config) TEST.SCALES=[]: its settings"),
      ("ANCHOR_RATIOS=[1,2]", "ANCHOR_RATIOS"), ("res101.yml", "neither a file nor settings")],
 )  # fmt: skip
 def test_invalid_settings(words: str, wrong: str) -> None:

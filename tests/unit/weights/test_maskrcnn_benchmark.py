@@ -75,6 +75,42 @@ def test_it_is_detectrons_network_under_other_names(fpn: bool) -> None:
     assert converted.skipped == ("rpn.anchor_generator.cell_anchors.0",)
 
 
+def cell(sizes: tuple[int, ...], stride: int) -> Tensor:
+    """Anchors as in maskrcnn-benchmark's `generate_anchors`, for its ratios 0.5, 1, 2; a slow loop."""
+    shapes = {4: ((6, 3), (4, 4), (3, 6)), 16: ((23, 12), (16, 16), (11, 22)), 8: ((11, 6), (8, 8), (6, 12))}[stride]
+    middle = (stride - 1) / 2
+    anchors = []
+    for width, height in shapes:
+        for size in sizes:
+            w, h = width * size / stride, height * size / stride
+            anchors.append([middle - (w - 1) / 2, middle - (h - 1) / 2, middle + (w - 1) / 2, middle + (h - 1) / 2])
+    return torch.tensor(anchors)
+
+
+def test_anchors_of_settings_and_of_the_file() -> None:
+    file, _, _ = theirs(fpn=True)
+    buffers = {f"rpn.anchor_generator.cell_anchors.{i}": cell((size,), s) for i, size, s in ((0, 24, 4), (1, 48, 8))}
+    words = "MODEL.RPN.ANCHOR_SIZES=(24,48,100,200,400) INPUT.PIXEL_STD=[57,58,59] INPUT.TO_BGR255=True"
+    given = convert_state(SYSTEM, file | buffers, words)
+    assert given.config.rpn.anchors.sizes == ((24,), (48,), (100,), (200,), (400,))
+    assert given.config.input.pixel_std == (57, 58, 59)
+    assert not given.notes
+    with pytest.raises(ValueError, match=r"cell_anchors\.0 has the anchors .*: give MODEL\.RPN\.ANCHOR_SIZES"):
+        convert_state(SYSTEM, file | buffers)
+    c4, _, _ = theirs(fpn=False)
+    buffer = {"rpn.anchor_generator.cell_anchors.0": cell((32, 64, 128, 256, 512), 16)}
+    assert not any(line.startswith("anchors") for line in convert_state(SYSTEM, c4 | buffer).assumed)
+    for words, message in (
+        ("MODEL.RPN.ANCHOR_SIZES=(24,48,100,200)", "one size for each of the 5 levels"),
+        ("MODEL.RPN.ANCHOR_SIZES=64", "MODEL.RPN.ANCHOR_SIZES=64 has the wrong type"),
+        ("MODEL.RPN.ANCHOR_SIZES=[]", "one size for each of the 5 levels"),
+        ("INPUT.TO_BGR255=False", "INPUT.TO_BGR255=False is not supported; expected True"),
+        ("MODEL.RESNETS.RES5_DILATION=2", "RES5_DILATION=2 is not supported; expected 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert_state(SYSTEM, file, words)
+
+
 def test_a_training_file_with_settings(tmp_path: Path) -> None:
     file, _, _ = theirs()
     wrapped = {f"module.{name}": value for name, value in file.items()}

@@ -259,6 +259,7 @@ def test_what_the_file_and_its_config_say() -> None:
     [
         ("IMAGE_RESIZE_MODE=crop", "square"),
         ("RPN_ANCHOR_RATIOS=[1]", "anchor scores"),
+        ("RPN_ANCHOR_RATIOS=[0,1,2]", "with config (--config) RPN_ANCHOR_RATIOS=[0,1,2]: its settings"),
         ("IMAGE_MAX_DIM=big", "a value such as 1024"),
         ("BBOX_STD_DEV=[1,1,1,1]", "BBOX_STD_DEV"),
     ],
@@ -272,6 +273,11 @@ def test_a_layer_that_lacks_or_is_strange() -> None:
     state = tiny_state()
     del state["mrcnn_mask/mrcnn_mask/kernel:0"]
     with pytest.raises(ValueError, match=r"some\.h5.*mrcnn_mask"):
+        convert_state(matterport.SYSTEM, state, source="some.h5")
+    state = tiny_state()
+    norm = next(name for name in state if name.endswith("moving_variance:0"))
+    del state[norm]
+    with pytest.raises(ValueError, match=r"some\.h5: the norm of \S+ .* has no moving_variance"):
         convert_state(matterport.SYSTEM, state, source="some.h5")
     with pytest.raises(ValueError, match="strange"):
         convert_state(matterport.SYSTEM, tiny_state() | {"strange/strange/kernel:0": torch.zeros(1)})

@@ -22,6 +22,7 @@ from rcnn.models.config import (
     ResNetConfig,
 )
 from rcnn.ops.anchors import cell_anchors
+from rcnn.weights.systems.classes import COCO_CLASSES
 from rcnn.weights.systems.converted import expected_state
 from rcnn.weights.systems.layout import anchors_to_ratio_outer
 from rcnn.weights.systems.mmdetection import system as mmdetection
@@ -256,6 +257,12 @@ def test_the_config_in_a_file_and_its_class_names_are_used() -> None:
     config = mmdetection_config()
     theirs = to_mmdetection(blank_state(config), config)
     names = tuple(f"thing {i}" for i in range(80))
+    short = {"dataset_meta": {"classes": names[1:]}}
+    other = convert_state(mmdetection.SYSTEM, theirs, extras={"meta": short})
+    assert other.classes == COCO_CLASSES
+    assert other.notes == (
+        "CLASSES in its meta has 79 names for 80 classes and is not used: give the names with classes (--classes)",
+    )
     meta = {"cfg": BASE, "dataset_meta": {"classes": names}}
     converted = convert_state(mmdetection.SYSTEM, theirs, extras={"meta": meta})
     assert converted.classes == names
@@ -276,6 +283,7 @@ model = dict(
                   mask_head=dict(loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=4.0))),
     train_cfg=dict(rcnn=dict(pos_weight=-1, sampler=dict(add_gt_as_proposals=False))),
     test_cfg=dict(rpn=dict(min_bbox_size=7), rcnn=dict(mask_thr_binary=0.4)))
+test_pipeline = [dict(type='Resize', scale=(640, 640), keep_ratio=False)]
 """
     given = convert_state(mmdetection.SYSTEM, theirs, extras={"meta": {"config": text}})
     assert (given.config.rpn.loss_weights, given.config.box.delta_loss_weight) == ((2.0, 3.0), 10.0)
@@ -286,6 +294,7 @@ model = dict(
         "neck.upsample_cfg.mode",
         "roi_head.mask_head.loss_mask.loss_weight",
         "test_cfg.rcnn.mask_thr_binary",
+        "unknown, ignored: keep_ratio=False in test_pipeline; images keep their aspect ratio here",
     ]
 
 

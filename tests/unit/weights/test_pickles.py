@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections import OrderedDict
+import sys
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 import torch
 
 from rcnn.weights.readers.open_file import read_container
+from rcnn.weights.readers.state_dict import find_weights
 from tests.unit.weights.hostile_files import loaded
 
 
@@ -83,6 +87,41 @@ def test_tensors_of_both_formats_with_other_entries(tmp_path: Path, write: Calla
     got = read_pickle(path)
     assert torch.equal(got["model"]["w"], torch.arange(3.0))
     assert (got["best"], got["when"], got["curve"].tolist()) == (0.25, 3, [0, 1, 2])
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "yacs.config.CfgNode",
+        "fvcore.common.config.CfgNode",
+        "detectron2.config.config.CfgNode",
+        "easydict.EasyDict",
+        "addict.addict.Dict",
+        "mmcv.utils.config.ConfigDict",
+        "mmengine.config.config.ConfigDict",
+        "collections.defaultdict",
+    ],
+)
+def test_weights_beside_settings_in_a_dict_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, protocol: int
+) -> None:
+    """One item, several items, and one within another; the classes of other packages are stand-ins."""
+    module, _, word = name.rpartition(".")
+    if module == "collections":
+        new: Callable[..., Any] = partial(defaultdict, list)
+    else:
+        new = type(word, (dict,), {"__module__": module})
+        parts = module.split(".")
+        for end in range(1, len(parts) + 1):
+            monkeypatch.setitem(sys.modules, ".".join(parts[:end]), ModuleType(parts[end - 1]))
+        monkeypatch.setattr(sys.modules[module], word, new, raising=False)
+    path = tmp_path / "a.pkl"
+    settings = [new(a=1), new(a=1, b=[2]), new(a=new(b=1))]
+    path.write_bytes(pickle.dumps({"cfg": settings, "model": {"w": np.arange(3.0)}}, protocol=protocol))
+    got = read_pickle(path)
+    assert [str(each) for each in got["cfg"]] == [f"<{name}>"] * 3
+    assert got["model"]["w"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -191,3 +230,22 @@ def test_tensors_of_every_kind_are_what_torch_itself_reads(tmp_path: Path, write
         assert got[name].shape == value.shape, name
         assert torch.equal(got[name], value), name
     assert read_container(path).content["state_dict"]["turned"].nbytes == 144
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_long_text_that_is_no_text(tmp_path: Path, beside: bool) -> None:
+    """A long text stays in the file until it is used; it may be damaged."""
+    path = tmp_path / "a.pkl"
+    whole = {"model": {"w": np.zeros(1)}} if beside else {"w": np.zeros(1)}
+    content = pickle.dumps({**whole, "text": "x" * 70_000}, protocol=4)
+    path.write_bytes(content.replace(b"xxxx", b"xx\xff\xff", 1))
+    with pytest.raises(ValueError, match=r"a\.pkl is truncated or damaged \(a text is not UTF-8"):
+        find_weights(path)
+
+
+def test_numbers_that_pytorch_lacks_are_named(tmp_path: Path) -> None:
+    if np.dtype(np.longdouble).itemsize != 16:
+        pytest.skip("this machine has no numbers of 16 bytes")
+    np.savez(tmp_path / "a.npz", w=np.ones(2, np.longdouble))
+    with pytest.raises(ValueError, match=r"a\.npz: w has numbers of a type that PyTorch lacks"):
+        find_weights(tmp_path / "a.npz").state["w"]

@@ -54,7 +54,9 @@ def test_a_file_of_tensorpack_comes_back(variant: str, tmp_path: Path) -> None:
         ("cascade_mask_rcnn_r50_fpn", ()),
     ],
 )
-def test_models_of_rcnn_are_written_for_bgr_images(name: str, changes: tuple[str, ...], tmp_path: Path) -> None:
+def test_models_of_rcnn_are_written_for_bgr_images(
+    name: str, changes: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = model_config(name)
     known = [word for word in SMALL if getattr(config, word.split(".")[0].split("=")[0]) is not None]
     config = override(config, [*known, *changes])
@@ -62,6 +64,9 @@ def test_models_of_rcnn_are_written_for_bgr_images(name: str, changes: tuple[str
     save_checkpoint(tmp_path / "ours", build_detector(config))
     words = ("convert", tmp_path / "ours", "--to", "tensorpack", "--output", tmp_path / "model.npz")
     assert rcnn(*words) == 0
+    said = capsys.readouterr().out
+    assert ("with variances adjusted to the eps" in said) == bool(changes)
+    assert "norm_eps" not in said
     back = convert(tmp_path / "model.npz", tmp_path / "model.txt")
     assert back.config.input.channel_order == "bgr"
     state = build_detector(config).state_dict()

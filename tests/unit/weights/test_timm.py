@@ -15,6 +15,7 @@ from rcnn.models.overrides import override
 from rcnn.weights.backbone import adopt_backbone, load_backbone
 from rcnn.weights.checkpoint import load_checkpoint
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
+from rcnn.weights.systems import known
 
 timm = pytest.importorskip("timm", reason="needs rcnn[timm]")
 
@@ -72,6 +73,26 @@ def test_efficientnet_lite0_has_the_names_of_another_package(tmp_path: Path) -> 
         found = detector.backbone(image)
     for ours, theirs in zip(found.values(), maps(net, "tf_efficientnet_lite0", image), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_resnets_with_the_tensor_names_of_a_plain_one(tmp_path: Path) -> None:
+    """A blur before each stride has no weights, so that only the name of the file or the user tells them apart."""
+    net = network("resnetblur18")
+    torch.save(net.state_dict(), tmp_path / "resnetblur18-1.pth")
+    said = convert(tmp_path / "resnetblur18-1.pth", tmp_path / "out")
+    assert "the network is timm's resnetblur18 (the file name resnetblur18-1.pth)" in said
+    checkpoint = load_checkpoint(tmp_path / "out")
+    detector = build_detector(adopt_backbone(on("resnetblur18"), checkpoint, "DIR")).eval()
+    load_backbone(detector, checkpoint, "DIR")
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        found = detector.backbone(image)
+    for ours, theirs in zip(found.values(), maps(net, "resnetblur18", image), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    (tmp_path / "resnetblur18-1.pth").rename(tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=r"blocks of two convolutions .* with config \(--config\), e\.g\. resnet18"):
+        convert(tmp_path / "model.pth", tmp_path / "out")
+    assert "resnet18 of timm" in known.convert(tmp_path / "model.pth", "resnet18").summary
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet"])

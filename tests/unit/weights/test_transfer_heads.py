@@ -9,7 +9,9 @@ import torch
 
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import CascadeConfig, DetectorConfig
+from rcnn.models.overrides import override
 from rcnn.weights.checkpoint import Checkpoint
+from rcnn.weights.systems.converted import expected_state
 from rcnn.weights.transfer import transfer
 
 THEIRS = ("cat", "dog", "boat", "car", "bus", "cup")
@@ -79,3 +81,17 @@ def test_the_maps_of_fcis_are_those_of_their_class() -> None:
     assert torch.equal(ours[2], theirs[0])  # cat
     assert torch.equal(ours[3], theirs[6])  # background
     assert torch.equal(detector.state_dict()["box_head.deltas.weight"], checkpoint.state["box_head.deltas.weight"])
+
+
+def test_keypoints_of_another_width_are_refused_like_other_layers() -> None:
+    """The nose is in both, but its slice has another shape."""
+    config = override(model_config("keypoint_rcnn_compact"), ["num_classes=1", "keypoint.convs=1"])
+    assert config.keypoint is not None
+    state = dict(expected_state(config))
+    checkpoint = Checkpoint(config=config, classes=("person",), state=state, provenance={})
+    names = ("nose", "tail")
+    points = replace(config.keypoint, names=names, flip_pairs=(), sigmas=(0.1, 0.1), skeleton=(), width=32)
+    with torch.device("meta"):
+        detector = build_detector(replace(config, keypoint=points))
+    with pytest.raises(ValueError, match=r"built differently: keypoint\.names .*; keypoint\.width is .* \(add "):
+        transfer(detector, checkpoint, ("person",))

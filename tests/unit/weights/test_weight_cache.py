@@ -278,6 +278,9 @@ def test_the_download_command_and_function(
     assert rcnn.download_weights(NAME) == cache.checkpoint_folder(entry)
     assert NAME in rcnn.list_weights()
     assert rcnn.list_weights(MODEL)[0] == NAME
+    assert rcnn.list_weights("mask_rcnn_compact") == []
+    with pytest.raises(ValueError, match=r"no weights named 'mask_rcn_r50_fpn' \(did you mean .*mask_rcnn_r50_fpn"):
+        rcnn.list_weights("mask_rcn_r50_fpn")
     assert command("download", NAME, "mask_rcnn_r50_fpm") == 2
     assert "did you mean" in capsys.readouterr().err
     (tmp_path / "mine" / NAME).mkdir(parents=True)

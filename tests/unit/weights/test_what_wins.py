@@ -12,7 +12,8 @@ from torch import Tensor
 from rcnn.models import model_config
 from rcnn.models.overrides import override
 from rcnn.ops.anchors import cell_anchors
-from rcnn.weights.convert import read_classes, report_lines
+from rcnn.weights.class_names import read_classes
+from rcnn.weights.convert import report_lines
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.detectron2 import system as detectron2

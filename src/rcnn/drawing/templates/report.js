@@ -1,13 +1,14 @@
 "use strict";
-// The number in a cell, or its text; cells without a value come last.
+// The number in a cell, or its text if it is not only a number; numbers come before texts, cells without a value last.
 function valueOf(row, column) {
   const text = row.cells[column].textContent.trim();
-  const number = parseFloat(text.replace(/,/g, ""));
+  const number = Number(text.replace(/,/g, ""));
   return column === 0 ? text : text === "–" || text === "" ? null : Number.isNaN(number) ? text : number;
 }
 function compare(a, b) {
   if (a === null || b === null) return (a === null) - (b === null);
-  return typeof a === "string" ? String(a).localeCompare(String(b)) : a - b;
+  if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
+  return typeof a === "string" ? a.localeCompare(b) : a - b;
 }
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];

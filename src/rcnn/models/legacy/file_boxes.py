@@ -7,7 +7,13 @@ from typing_extensions import override
 
 from rcnn.models.heads.box import BoxHead
 from rcnn.ops.boxes import sides_longer_than
+from rcnn.preprocess.config import InputConfig
 from rcnn.structures import ImageBatch
+
+
+def clips_to_file(config: InputConfig) -> bool:
+    """Whether boxes are clipped to `scaled_file_sizes`, and not to the sizes of the input."""
+    return config.rescale in ("width", "height", "factor")
 
 
 def scaled_file_sizes(images: ImageBatch) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rcnn.models import MODELS
 from rcnn.weights.catalogue import names
 from rcnn.weights.catalogue.cache import cached_checkpoint, copy_checkpoint
 from rcnn.weights.hub import folder_name, is_hub_name, pull
@@ -12,9 +13,15 @@ from rcnn.weights.hub import folder_name, is_hub_name, pull
 def list_weights(model: str = "") -> list[str]:
     """The names of published weights; with `model`, those of that model trained on COCO, its default first.
 
-    Commands, `rcnn.Predictor`, `rcnn.load`, `rcnn.evaluate` and `rcnn.train` accept these names.
+    Commands, `rcnn.Predictor`, `rcnn.load`, `rcnn.evaluate` and `rcnn.train` accept these names. Raises ValueError with
+    similar names for an unknown model.
     """
-    return [entry.name for entry in names.detectors_of(model)] if model else list(names.entries())
+    if not model:
+        return list(names.entries())
+    found = [entry.name for entry in names.detectors_of(model)]
+    if not found and model not in MODELS:
+        names.find_entry(model)
+    return found
 
 
 def download_weights(name: str, output: str | Path | None = None) -> Path:

@@ -20,14 +20,14 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from rcnn.commands import as_typed
 from rcnn.data.messages import few
-from rcnn.download.fetch import DownloadError, fetch, megabytes
+from rcnn.download.fetch import DownloadError, fetch, megabytes, remove_download
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.outputs import lock_file, sha256_of
 from rcnn.progress import ByteCounter
@@ -174,8 +174,16 @@ def cached_checkpoint(entry: Entry, log: Log = to_stderr) -> Path:
         )
         convert_to_folder(file, folder, options, log=lambda line: None)
         if is_ours:
-            shutil.rmtree(file.parent, ignore_errors=True)
+            _remove(file)
     return folder
+
+
+def _remove(file: Path) -> None:
+    """Delete a file that `_file` downloaded, and its folder unless the user put files there."""
+    remove_download(file)
+    file.with_name(f"{file.name}.{MD5SUM}").unlink(missing_ok=True)
+    with suppress(OSError):  # not empty
+        file.parent.rmdir()
 
 
 def copy_checkpoint(folder: Path, output: Path) -> Path:

@@ -45,14 +45,19 @@ TAGS = {
 def entries() -> Iterator[Entry]:
     """An entry for each file."""
     for model, weights in DETECTORS.items():
-        for member in weights:
+        for member in _known(weights):
             metrics: Mapping[str, float] = member.value.meta["_metrics"]["COCO-val2017"]
             yield _entry(
                 model, member, box=metrics["box_map"], mask=metrics.get("mask_map"), keypoints=metrics.get("kp_map")
             )
     for model, weights in BACKBONES.items():
-        for member in weights:
+        for member in _known(weights):
             yield _entry(model, member, kind="backbone", data="ImageNet")
+
+
+def _known(weights: type[Enum]) -> list[Enum]:
+    """The members that have a name here; a later version of torchvision may have more."""
+    return [member for member in weights if member.name in TAGS]
 
 
 def _entry(model: str, member: Enum, **more: Any) -> Entry:

@@ -65,9 +65,10 @@ def _dataset(item: Any, name: str, path: Path) -> Stored:
 
         try:
             with h5py.File(path, "r") as file:
-                return np.ascontiguousarray(file[name][()], dtype=item_type.newbyteorder("="))
+                values = np.ascontiguousarray(file[name][()], dtype=item_type.newbyteorder("="))
+                return values.reshape(shape)  # a single number has become an array of one
         except (OSError, RuntimeError, KeyError) as error:
             raise Damaged(f"HDF5: {str(error)[:200]}") from error
 
-    item_type = item.dtype
-    return Stored(tuple(item.shape), numpy_kind(item_type), math.prod(item.shape) * item_type.itemsize, read)
+    item_type, shape = item.dtype, tuple(item.shape)
+    return Stored(shape, numpy_kind(item_type), math.prod(item.shape) * item_type.itemsize, read)

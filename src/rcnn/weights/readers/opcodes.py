@@ -33,6 +33,18 @@ class Name:
         return f"{self.module}.{self.name}"[:200]
 
 
+class Inert:
+    """Replaces an object that the weights do not need; items that are added to it are dropped."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
 @dataclass(frozen=True)
 class Span:
     """A long byte string that stays in its file until `read` is called."""
@@ -133,9 +145,9 @@ class _Machine:
             raise Damaged("an instruction needs a value, but the stack is empty")
         return self.stack.pop()
 
-    def top(self, kind: type) -> Any:
-        if not self.stack or not isinstance(self.stack[-1], kind):
-            raise Damaged(f"an instruction needs a {kind.__name__} on the stack")
+    def top(self, *kinds: type) -> Any:
+        if not self.stack or not isinstance(self.stack[-1], kinds):
+            raise Damaged(f"an instruction needs a {kinds[0].__name__} on the stack")
         return self.stack[-1]
 
     def marked(self) -> list[Any]:
@@ -185,6 +197,8 @@ class _Machine:
         self.stack.append(content == b"01" if content in (b"00", b"01") else int(content))
 
     def add_items(self, target: Any, items: list[Any]) -> None:
+        if isinstance(target, Inert):
+            return
         if not isinstance(target, dict) or len(items) % 2:
             raise Damaged("items are set in a value that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -256,11 +270,11 @@ class _Machine:
     def set_one(self) -> None:
         value = self.pop()
         key = self.pop()
-        self.add_items(self.top(dict), [key, value])
+        self.add_items(self.top(dict, Inert), [key, value])
 
     def set_many(self) -> None:
         items = self.marked()
-        self.add_items(self.top(dict), items)
+        self.add_items(self.top(dict, Inert), items)
 
     def pop_to_name(self) -> None:
         name = self.pop()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rcnn.weights.readers.opcodes import SCALARS, Build, Call, Name, Persistent, Source, Span, run
+from rcnn.weights.readers.opcodes import SCALARS, Build, Call, Inert, Name, Persistent, Source, Span, decoded, run
 from rcnn.weights.readers.stored import Damaged, ForeignName, Refused, Stored, numpy_kind, require_shape, stored_array
 
 FIRST = (b"\x80", b"(", b"]", b"}", b"c")  # first instructions of a pickle of weights
@@ -28,18 +28,6 @@ INERT = {
     "mmengine.logging.history_buffer.HistoryBuffer", "collections.Counter", "collections.defaultdict",
     "datetime.datetime", "datetime.timedelta", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath",
 }  # fmt: skip
-
-
-class Inert:
-    """Replaces an object of a class in INERT, which the weights do not need."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return f"<{self.name}>"
 
 
 class Dtype:
@@ -159,13 +147,21 @@ def _array(content: Any, dtype: Any, shape: Any, order: Any) -> Stored:
     if isinstance(content, Span):
         if not content.text and content.length != np.prod(shape, dtype=object) * dtype.dtype.itemsize:
             raise Damaged(f"a numpy array of {shape} {dtype.dtype} has {content.length} bytes")
-        read = (lambda: content.read().decode("utf-8").encode("latin1")) if content.text else content.read
+        read = (lambda: _latin1(bytes(content.read()))) if content.text else content.read
     elif isinstance(content, bytes | str):
         raw = content if isinstance(content, bytes) else content.encode("latin1")
         read = lambda: raw  # noqa: E731
     else:  # a list: this is how numpy pickles arrays of objects
         raise Refused("a numpy array of objects")
     return stored_array(shape, dtype.dtype, str(order), read)
+
+
+def _latin1(text: bytes) -> bytes:
+    """The bytes that a UTF-8 `text` stands for, as protocol 2 writes them. Raises Damaged for other characters."""
+    try:
+        return decoded(text).encode("latin1")
+    except UnicodeEncodeError as error:
+        raise Damaged(f"a text is not made of bytes ({error.reason})") from error
 
 
 def _scalar(dtype: Dtype, content: Any = b"") -> Any:

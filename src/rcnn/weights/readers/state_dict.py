@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from rcnn.data.messages import counted, few
-from rcnn.weights.readers.opcodes import Span
+from rcnn.weights.readers.opcodes import Span, decoded
 from rcnn.weights.readers.open_file import read_container
 from rcnn.weights.readers.stored import Damaged, LazyState, Refused, Stored, require_room, shape_of
 
@@ -42,9 +42,11 @@ def find_weights(file: str | Path) -> Found:
     container = read_container(file)
     key, inside = _weights(container.content, str(file))
     stored = _named(inside, str(file))
-    others = container.content if key is not None else {}
+    others = container.content
     try:
         require_room(sum(value.nbytes for value in stored.values()), container.size)
+        if key is None:  # text and numbers among the weights themselves
+            others = {name: value for name, value in container.content.items() if not isinstance(value, Stored)}
         extras = {name: _plain(value, {}, 0) for name, value in others.items() if name != key}
     except Refused as error:
         raise ValueError(f"{file} was refused, and no code of it was run: it contains {error}") from error
@@ -52,9 +54,6 @@ def find_weights(file: str | Path) -> Found:
         raise ValueError(f"{file} is truncated or damaged ({error}): copy or download it again") from error
     counts = {str(name): _large_arrays(value, set(), 0) for name, value in others.items() if name != key}
     skipped = tuple(f"{name} ({counted(count, 'array')})" for name, count in counts.items() if count)
-    if key is None and isinstance(container.content, Mapping):  # text and numbers among the weights themselves
-        plain = {name: value for name, value in container.content.items() if not isinstance(value, Stored)}
-        extras = {name: _plain(value, {}, 0) for name, value in plain.items()}
     state = LazyState(stored, str(file))
     return Found(state=state, source=str(file), extras=extras, skipped=skipped, kind=container.kind)
 
@@ -111,7 +110,9 @@ def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
     if isinstance(value, Stored):
         return value.read() if value.nbytes <= SMALL else None
     if isinstance(value, Span):
-        return value.read().decode("utf-8" if value.text else "latin1") if value.length <= 64 * SMALL else None
+        if value.length > 64 * SMALL:
+            return None
+        return decoded(bytes(value.read())) if value.text else value.read().decode("latin1")
     if not isinstance(value, (dict, list, tuple)):
         return value
     if id(value) in done:

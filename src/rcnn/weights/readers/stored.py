@@ -116,7 +116,10 @@ class LazyState(Mapping[str, Tensor]):
             value = stored.read()
         except (Damaged, OSError, EOFError) as error:
             raise ValueError(f"{self._source}: {name} cannot be read ({error}): copy the file again") from error
-        tensor = value if isinstance(value, Tensor) else torch.from_numpy(value)
+        try:
+            tensor = value if isinstance(value, Tensor) else torch.from_numpy(value)
+        except TypeError as error:  # e.g. float128
+            raise ValueError(f"{self._source}: {name} has numbers of a type that PyTorch lacks ({error})") from error
         if tensor.is_complex():
             raise ValueError(f"{self._source}: {name} holds complex numbers; expected real weights")
         return tensor.float() if tensor.is_floating_point() else tensor

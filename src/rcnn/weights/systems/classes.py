@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rcnn.data.messages import counted
 from rcnn.models.config import COCO_KEYPOINTS, DEFAULT_SIGMA, KeypointHeadConfig
 
 # COCO's categories in order of id: what label i of 80 means
@@ -42,6 +43,19 @@ def class_names(count: int, *known: Sequence[str]) -> tuple[str, ...]:
         if len(names) == count:
             return tuple(str(name) for name in names)
     return tuple(f"class_{i}" for i in range(count))
+
+
+def given_names(names: Sequence[str], count: int, key: str) -> tuple[Sequence[str], tuple[str, ...]]:
+    """`names`, which setting `key` gives, for `count` classes, without the background that some systems put first.
+
+    If there are more or fewer, none, and a sentence that says so.
+    """
+    if len(names) == count + 1 and names[0].strip("_").lower() in ("bg", "background"):
+        names = names[1:]
+    if len(names) in (0, count):
+        return names, ()
+    found = f"{counted(len(names), 'name')} for {counted(count, 'class')}"
+    return (), (f"{key} has {found} and is not used: give the names with classes (--classes)",)
 
 
 def unnamed_keypoints(config: KeypointHeadConfig, count: int) -> KeypointHeadConfig:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from rcnn.models import model_config
 from rcnn.models.config import DetectorConfig, InputConfig, Norm, ResNetConfig
 from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.systems import timm
 from rcnn.weights.systems.chainer.names import EPS as CHAINER_EPS
 from rcnn.weights.systems.chainer.names import VALUE as CHAINER_VALUE
 from rcnn.weights.systems.chainer.names import WORDS as CHAINER_WORDS
@@ -26,6 +28,7 @@ from rcnn.weights.systems.detectron.names import RULES as CAFFE2
 from rcnn.weights.systems.layout import fold_biases, identity_statistics, kernel_from_hwio
 from rcnn.weights.systems.renaming import Placed, Rules
 from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks, torch_blocks
+from rcnn.weights.systems.settings import SettingsSource
 from rcnn.weights.systems.system import Plan, System
 from rcnn.weights.systems.tensorpack.system import RULES as TENSORPACK_RULES
 
@@ -62,10 +65,17 @@ SKIP = r"fc\.(weight|bias)|(stem\.)?fc\.\w+|fc\d+/.*|fc\d+_[wb]|linear/.*|.*num_
 DETECTOR = re.compile(
     r"layer1\.0\.(se|attn_last|conv2\.\w+)\..+|(rpn|roi_heads|head|fpn|mask|keypoint)[._/]|(rpn|conv_rpn|cls_score|bbox_pred|fpn_)\w*|.*/rpn.*"
 )
+# timm's networks that are plain ResNets; BASIC ones have blocks of two convolutions
+PLAIN = re.compile(r"(tv_)?(resnet\d+(_gn)?|resnext\d+_\d+x\d+d|wide_resnet\d+_\d+)")
+BASIC = re.compile(r"(tv_)?resnet(18|34)")
+# timm's ResNets with a blur or an average in place of strides: the tensors have the names of a plain ResNet
+POOLED = re.compile(r"resnet(aa|blur)\d+")
 # below `features`, the names are the same
 MOBILENET = Rules(((r"features\.(\d+\..+)", "backbone.features.{1}"),), skip=r"classifier\..+")
 MOBILENET_MARK = frozenset({"features.0.0.weight", "features.4.block.2.fc1.weight", "features.16.0.weight"})
 Publisher = Literal["torchvision or timm", "Detectron2", "Caffe2 (MSRA)", "tensorpack", "Chainer"]
+TORCHVISION: Publisher = "torchvision or timm"
+TORCH_NAMES = (TORCHVISION, "Detectron2")
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ class Kind:
 
 
 KINDS = (
-    Kind("torchvision or timm", frozenset({"conv1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"}), TORCH),
+    Kind(TORCHVISION, frozenset({"conv1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"}), TORCH),
     Kind("Detectron2", frozenset({"stem.conv1.weight", "res2.0.conv1.weight", "res5.0.conv1.weight"}), DETECTRON2),
     Kind("Caffe2 (MSRA)", frozenset({"conv1_w", "res2_0_branch2a_w", "res5_0_branch2a_w"}), CAFFE2),
     Kind("tensorpack", frozenset({"conv0/W", "group0/block0/conv1/W", "group3/block0/conv1/W"}), TENSORPACK_RULES),
@@ -86,18 +96,30 @@ KINDS = (
 )
 
 
-def read(found: Found, kind: Kind) -> Plan:
-    """The ResNet in `found`, which has the names of `kind`."""
+def read(found: Found, kind: Kind, settings: SettingsSource) -> Plan:
+    """The ResNet in `found`, which has the names of `kind`; `settings` is its name in timm.
+
+    A network of timm that is no plain ResNet is read as such. Raises ValueError for blocks of two convolutions.
+    """
+    if kind.publisher == TORCHVISION and _is_variant(found, settings):
+        return timm.read(found, settings)
     rules = replace(kind.rules, skip=f"{kind.rules.skip}|{SKIP}" if kind.rules.skip else SKIP)
     placed = rules.place(found.state, found.source, f"an ImageNet ResNet of {kind.publisher}")
     shapes = {ours: found.shape(name) for name, ours in placed.ours.items()}
+    if not any(".conv3." in ours for ours in shapes):
+        raise ValueError(
+            f"{found.source} is a ResNet with blocks of two convolutions (ResNet-18, ResNet-34), which is supported "
+            "only as a network of timm: give its name with config (--config), e.g. resnet18"
+        )
     affine = not any(ours.endswith("running_mean") for ours in shapes)  # norms of scale and shift only, or group norm
-    grouped = any(name.endswith("_gn_s") or "/gn/" in name for name in found.state)
+    # batch norm that is folded into scale and shift is only known from Caffe2
+    grouped = affine and kind.publisher in TORCH_NAMES
+    grouped |= any(name.endswith("_gn_s") or "/gn/" in name for name in found.state)
     config, assumed = _config(kind, shapes, grouped, affine, found, placed)
 
     def complete(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
         fold_biases(state)
-        if affine and not grouped:
+        if affine and isinstance(config.backbone, ResNetConfig) and config.backbone.norm != "gn":
             state = identity_statistics(state)
         if kind.publisher == "Chainer":
             return {name: value + (CHAINER_EPS - 1e-5) if name.endswith("running_var") else value
@@ -153,6 +175,8 @@ def _config(
         Assumption(stride, why, ("backbone.stride_in_1x1",)),
         Assumption("pooling of the stem", why, ("backbone.stem_pool",)),
     )
+    if grouped and kind.publisher in TORCH_NAMES:
+        assumed = (*assumed, Assumption("group norm", "the norms have no means and variances", ("backbone.norm",)))
     return replace(config, input=given, backbone=backbone), assumed
 
 
@@ -175,8 +199,6 @@ def _publisher(
     spread = _spread(found.state, {our: name for name, our in placed.ours.items()})
     if not affine and spread > CAFFE_SPREAD:
         return CAFFE, True, "padded", f"Caffe's: the first norm's variance is {spread:.0f} times that of scaled pixels"
-    if affine and not grouped:
-        return FAIR, True, "padded", "MSRA's ResNets in Detectron2"
     return IMAGENET, False, "padded", "torchvision's"
 
 
@@ -191,6 +213,15 @@ def _spread(state: Mapping[str, Tensor], names: Mapping[str, str]) -> float:
     return float((state[variance] / state[kernel].flatten(1).square().sum(1).clamp(min=1e-12)).median())
 
 
+def _is_variant(found: Found, settings: SettingsSource) -> bool:
+    """Whether `settings`, or the name of the file, is a network of timm that our ResNet does not build."""
+    if settings is None:
+        names = (Path(found.source).name.lower(), timm.architecture_beside(Path(found.source)))
+        return any(POOLED.match(name) for name in names)
+    name = str(settings).partition(".")[0]
+    return PLAIN.fullmatch(name) is None or BASIC.fullmatch(name) is not None
+
+
 def _recognises(names: Collection[str], kind: Kind) -> bool:
     plain = {name.removesuffix(":0") for name in names}
     return kind.mark <= plain and not any(DETECTOR.match(name) for name in plain)
@@ -201,7 +232,8 @@ def _system(kind: Kind) -> System:
         name=f"ImageNet ResNet ({kind.publisher})",
         files="backbone only, to start training from",
         recognises=lambda names: _recognises(names, kind),
-        read=lambda found, settings: read(found, kind),
+        settings="the name of the network in timm, e.g. resnetblur50" if kind.publisher == TORCHVISION else "",
+        read=lambda found, settings: read(found, kind, settings),
         kind="backbone",
     )
 

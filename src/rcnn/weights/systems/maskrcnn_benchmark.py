@@ -7,9 +7,14 @@ first, frozen norms without eps. Its config is translated to Detectron's setting
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from rcnn.models import DetectorConfig
 from rcnn.models.config import InputConfig
+from rcnn.ops.anchors import legacy_cell_anchors
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.classes import class_names
@@ -19,11 +24,11 @@ from rcnn.weights.systems.detectron.names import in_our_layout
 from rcnn.weights.systems.detectron.tensors import settings_of_tensors
 from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.resnets import blocks_of, known_depth, torch_blocks
-from rcnn.weights.systems.settings import SettingsSource, read_settings
+from rcnn.weights.systems.settings import SettingsSource, Three, read_settings, require_only, typed
 from rcnn.weights.systems.system import Plan, System, all_of
 
 VALUE = "(weight|bias|running_mean|running_var)"
-
+CELL_ANCHORS = "rpn.anchor_generator.cell_anchors."
 
 RULES = Rules(
     (
@@ -45,8 +50,8 @@ RULES = Rules(
         (r"roi_heads\.keypoint\.feature_extractor\.conv_fcn(\d)\.(weight|bias)", "keypoint_head.trunk.conv{1}.{2}"),
         (r"roi_heads\.keypoint\.predictor\.kps_score_lowres\.(weight|bias)", "keypoint_head.logits.{1}"),
     ),
-    # anchors, and the res5 that the mask head shares with the box head
-    skip=r"rpn\.anchor_generator\.cell_anchors\.\d+|roi_heads\.mask\.feature_extractor\.head\..+",
+    # anchors, which are compared, and the res5 that the mask head shares with the box head
+    skip=rf"{CELL_ANCHORS}\d+|roi_heads\.mask\.feature_extractor\.head\..+",
 )
 # its settings -> Detectron's, which mean the same
 TRANSLATED = {
@@ -71,9 +76,16 @@ TRANSLATED = {
     "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION": "KRCNN.ROI_XFORM_RESOLUTION",
     "MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO": "KRCNN.ROI_XFORM_SAMPLING_RATIO",
 }
+# settings with one supported value: any other would change predictions
+ONLY = {
+    "INPUT.TO_BGR255": True,
+    "MODEL.RESNETS.RES5_DILATION": 1,
+    "MODEL.ROI_HEADS.BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0],
+}
+OWN = {"INPUT.PIXEL_STD", "MODEL.RPN.ANCHOR_SIZES"}  # the fields of `Settings`
 # settings that the tensors show, or that only the training has
 IDLE = re.compile(
-    r"(SOLVER|DATASETS|DATALOADER|TEST|DTYPE|OUTPUT_DIR|PATHS_CATALOG|AMP_VERBOSE)(\..*)?|INPUT\.(?!PIXEL_STD|TO_BGR).*"
+    r"(SOLVER|DATASETS|DATALOADER|TEST|DTYPE|OUTPUT_DIR|PATHS_CATALOG|AMP_VERBOSE)(\..*)?|INPUT\..*"
     r"|MODEL\.(META_ARCHITECTURE|WEIGHT|DEVICE|MASK_ON|KEYPOINT_ON|RPN_ONLY|CLS_AGNOSTIC_BBOX_REG|BACKBONE\..*|FPN\..*"
     r"|RESNETS\..*|RPN\.(USE_FPN|ANCHOR_STRIDE)|ROI_\w+\.(USE_FPN|NUM_CLASSES|POOLER_SCALES|FEATURE_EXTRACTOR|PREDICTOR"
     r"|MLP_HEAD_DIM|CONV_LAYERS|RESOLUTION|SHARE_BOX_FEATURE_EXTRACTOR|USE_GN))"
@@ -88,6 +100,14 @@ ASSUMED = {
 }
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Settings that Detectron does not have in this form."""
+
+    input_pixel_std: Three = (1.0, 1.0, 1.0)
+    model_rpn_anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)  # with FPN, one for each level
+
+
 def read(found: Found, settings: SettingsSource) -> Plan:
     """The network of a maskrcnn-benchmark file; `settings` are its YAML or KEY=VALUE."""
     given = read_settings(settings) if settings is not None else {}
@@ -97,24 +117,54 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     fpn = bool(theirs["FPN.FPN_ON"])
     theirs |= {"TEST.RPN_PRE_NMS_TOP_N": 1000 if fpn else 6000, "TEST.RPN_POST_NMS_TOP_N": 1000}
     theirs |= {"TRAIN.RPN_PRE_NMS_TOP_N": 2000 if fpn else 12000}
-    sizes = given.pop("MODEL.RPN.ANCHOR_SIZES", None)
-    if sizes is not None:
-        theirs |= {"RPN.SIZES": list(sizes), "FPN.RPN_ANCHOR_START_SIZE": sizes[0]}
+    require_only(given, ONLY, found.source)
+    own = typed(Settings, given, found.source).values
+    sizes = own.model_rpn_anchor_sizes
+    if len(sizes) != len(Settings.model_rpn_anchor_sizes) if fpn else not sizes:
+        expected = "one size for each of the 5 levels" if fpn else "at least one size"
+        raise ValueError(f"{found.source}: MODEL.RPN.ANCHOR_SIZES={sizes} is not supported; expected {expected}")
     theirs |= {TRANSLATED[key]: value for key, value in given.items() if key in TRANSLATED}
     if "RPN.ASPECT_RATIOS" in theirs:
         theirs["FPN.RPN_ASPECT_RATIOS"] = theirs["RPN.ASPECT_RATIOS"]
     depth = known_depth(blocks_of(shapes, stages=(2, 3, 4)), found.source)
-    config = _in_pytorch(config_of(theirs, depth=depth, source=found.source))
-    known = given.keys() | ({"MODEL.RPN.ANCHOR_SIZES"} if sizes is not None else set())
-    unknown = [key for key in given if key not in TRANSLATED and not IDLE.fullmatch(key)]
+    config = with_settings(
+        _in_pytorch(config_of(theirs, depth=depth, source=found.source)),
+        {"input.pixel_std": own.input_pixel_std, "rpn.anchors.sizes": [[size] for size in sizes] if fpn else [sizes]},
+    )
+    cells = {name: found.state[name] for name in found.state if name.startswith(CELL_ANCHORS)}
+    cells = {name: value for name, value in cells.items() if value.any()}
+
+    def complete(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
+        _require_anchors(cells, config)
+        return state
+
+    known = given.keys() | ({"MODEL.RPN.ANCHOR_SIZES"} if cells else set())
+    unknown = [key for key in given if key not in TRANSLATED.keys() | ONLY.keys() | OWN and not IDLE.fullmatch(key)]
     return Plan(
         config=config,
         placed=placed,
         tensor=in_our_layout,
+        complete=complete,
         classes=("person",) if config.keypoint is not None else class_names(config.num_classes),
         assumed=tuple(assumption for key, assumption in ASSUMED.items() if key not in known),
         notes=(f"settings that are not used: {', '.join(unknown)}",) if unknown else (),
     )
+
+
+def _require_anchors(cells: Mapping[str, Tensor], config: DetectorConfig) -> None:
+    """Raise ValueError unless the anchors (A, 4) of each level in the file are those of `config`."""
+    for name, theirs in cells.items():
+        level = int(name.removeprefix(CELL_ANCHORS))
+        sizes = dict(enumerate(config.rpn.anchors.sizes)).get(level, ())
+        ratios, stride = config.rpn.anchors.ratios, 4 * 2**level if config.fpn else 16
+        cell = legacy_cell_anchors(sizes, ratios, stride)
+        cell[:, 2:] -= 1  # theirs include their last pixel, and are ordered by ratio, then size
+        ours = cell.view(len(sizes), len(ratios), 4).transpose(0, 1).flatten(0, 1)
+        if theirs.shape != ours.shape or not theirs.allclose(ours):
+            raise ValueError(
+                f"{name} has the anchors {theirs.tolist()}; expected {ours.tolist()}: give MODEL.RPN.ANCHOR_SIZES and "
+                "MODEL.RPN.ASPECT_RATIOS of the training with config (--config)"
+            )
 
 
 def _in_pytorch(config: DetectorConfig) -> DetectorConfig:

@@ -49,6 +49,7 @@ RULES = Rules(  # for layers with a kernel
     ),
     words={"conv": {"2a": "conv1", "2b": "conv2", "2c": "conv3", "1": "shortcut"}},
 )
+NORM_FIELDS = ("gamma", "beta", "moving_mean", "moving_variance")
 NORM = re.compile(r"bn_conv1|bn[2-5][a-z]_branch(?:2a|2b|2c|1)|mrcnn_(?:class|mask)_bn\d")
 SKIP = re.compile(r"(?:.*/)?(?:optimizer_weights|training|anchors)(?:/.*)?|.*(?:iterations|Variable)(?::0)?")
 
@@ -166,6 +167,8 @@ def _convolution(ours: str, values: Mapping[str, Tensor], norm: Mapping[str, Ten
     """Our tensors of a layer (`kernel`, `bias`) and the norm after it (`gamma`, `beta` and statistics)."""
     weight = kernel_from_hwio(values["kernel"].float())
     bias = values["bias"].float() if "bias" in values else torch.zeros(len(weight))
+    if norm and (missing := [field for field in NORM_FIELDS if field not in norm]):
+        raise ValueError(f"the norm of {ours} (rcnn's name) has no {few(missing)}: is the file complete?")
     if ours.startswith("backbone.") and norm:
         return {
             f"{ours}.weight": weight.contiguous(),

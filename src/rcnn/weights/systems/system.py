@@ -21,6 +21,8 @@ from rcnn.weights.systems.converted import Assumption, Converted, Kind, expected
 from rcnn.weights.systems.renaming import Placed
 from rcnn.weights.systems.settings import SettingsSource
 
+# what a setting without meaning or a tensor of another shape raises in the code of a system
+WRONG = (TypeError, IndexError, ZeroDivisionError, RuntimeError)
 COUNTER = ".num_batches_tracked"  # end of the name of a step counter of batch norm
 
 
@@ -96,7 +98,9 @@ class System:
         try:
             plan = self.read(found, settings)
         except KeyError as error:
-            raise ValueError(f"{found.source} looks like a file of {self.name}, but has no tensor {error}") from error
+            raise self._incomplete(found, error) from error
+        except WRONG as error:
+            raise self._wrong(found, settings, error) from error
         config = override(plan.config, overrides)
         expected = expected_state(config)
         # frozen norms have no step counter in rcnn; in the file they may have one
@@ -107,6 +111,10 @@ class System:
             state = plan.complete(state, config)
         except ValueError as error:
             raise ValueError(str(error) if found.source in str(error) else f"{found.source}: {error}") from error
+        except KeyError as error:
+            raise self._incomplete(found, error) from error
+        except WRONG as error:
+            raise self._wrong(found, settings, error) from error
         part = "backbone." if self.kind == "backbone" else ""
         require_fit(config, expected, state, found.source, part=part, allow_missing=allow_missing)
         given = [word.partition("=")[0] for word in overrides]
@@ -127,4 +135,14 @@ class System:
             assumed=tuple(sentence for sentence in sentences if sentence),
             notes=plan.notes,
             skipped=(*plan.placed.skipped, *unused, *found.skipped),
+        )
+
+    def _incomplete(self, found: Found, error: KeyError) -> ValueError:
+        return ValueError(f"{found.source} looks like a file of {self.name}, but has no tensor {error}")
+
+    def _wrong(self, found: Found, settings: SettingsSource, error: Exception) -> ValueError:
+        given = "" if settings is None else f" with config (--config) {str(settings)[:200]}"
+        return ValueError(
+            f"{found.source} cannot be read as a file of {self.name}{given}: its settings, or the shapes of its "
+            f"tensors, are not those of such a network ({type(error).__name__}: {error})"
         )

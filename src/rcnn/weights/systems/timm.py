@@ -47,6 +47,11 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     )
 
 
+def architecture_beside(file: Path) -> str:
+    """The name of the network in timm's config.json in the folder of `file`; empty if there is none."""
+    return str(_beside(file).get("architecture", ""))
+
+
 def _beside(file: Path) -> Mapping[str, Any]:
     """The content of timm's config.json in the folder of `file`; empty if there is none."""
     try:

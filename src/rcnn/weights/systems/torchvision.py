@@ -23,6 +23,7 @@ from rcnn.outputs import sha256_of
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.classes import class_names, unnamed_keypoints
 from rcnn.weights.systems.converted import Assumption
+from rcnn.weights.systems.detectron2.export import with_trunk_eps
 from rcnn.weights.systems.layout import (
     anchors_from_ratio_outer,
     anchors_to_ratio_outer,
@@ -129,9 +130,9 @@ def to_torchvision(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
     if reason := _unsupported(config):
         raise ValueError(f"{config.name} cannot be exported to torchvision: expected {reason}")
     back = rules(2 if isinstance(config.backbone, cfg.ResNetConfig) else 4, config.box.convs).inverted()
+    theirs = {name: background_first(name, with_trunk_eps(name, value, config)) for name, value in state.items()}
     return {
-        back.required(name, SYSTEM.name): anchors_to_ratio_outer(name, background_first(name, value), config)
-        for name, value in state.items()
+        back.required(name, SYSTEM.name): anchors_to_ratio_outer(name, value, config) for name, value in theirs.items()
     }
 
 

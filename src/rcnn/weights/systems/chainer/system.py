@@ -22,7 +22,7 @@ from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.c4 import mask_rcnn_c4
 from rcnn.weights.systems.chainer.names import EPS, WORDS
 from rcnn.weights.systems.chainer.settings import TRAINING, Settings, read_chainer_settings
-from rcnn.weights.systems.classes import VOC_CLASSES, class_names
+from rcnn.weights.systems.classes import VOC_CLASSES, class_names, given_names
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.layout import (
     anchors_from_ratio_outer,
@@ -95,14 +95,15 @@ def _read(system: Literal["wkentaro", "dena"], found: Found, given: SettingsSour
         fold_biases(state)
         return state
 
+    names, unused = given_names(settings.class_names or (), config.num_classes, "class_names")
     return Plan(
         config=config,
         placed=Placed(placed.ours, tuple(name for name in found.state if name not in placed.ours)),
         tensor=in_our_layout,
         complete=complete,
-        classes=class_names(config.num_classes, settings.class_names or (), VOC_CLASSES),
+        classes=class_names(config.num_classes, names, VOC_CLASSES),
         assumed=_assumed(settings, config, system),
-        notes=(*_notes(settings, system), *theirs.notes(TRAINING)),
+        notes=(*_notes(settings, system), *theirs.notes(TRAINING), *unused),
     )
 
 

@@ -89,6 +89,13 @@ def with_eps(variance: Tensor, ours: float) -> Tensor:
     return variance if ours == EPS else (variance.double() + (ours - EPS)).to(variance.dtype)
 
 
+def with_trunk_eps(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
+    """`value` of our tensor `name`; running variances of the ResNet are those of `with_eps`."""
+    trunk = config.backbone
+    inside = name.endswith("running_var") and name.startswith(("backbone.", "box_head.trunk.res5."))
+    return with_eps(value, trunk.norm_eps) if inside and isinstance(trunk, ResNetConfig) else value
+
+
 def _flat(config: DetectorConfig) -> dict[str, Any]:
     trunk = resnet_of(config)
     fpn, rpn, last = config.fpn is not None, config.rpn, f"res{trunk.stages[-1]}"

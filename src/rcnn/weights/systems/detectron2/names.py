@@ -107,6 +107,10 @@ def _trunk(shapes: Shapes, prefix: str, last: str, short: bool, source: str, ass
     inner = _shape(shapes, f"{prefix}res2.0.conv2.weight", source)
     groups = inner[0] // inner[1]
     norm = _norm(shapes, f"{prefix}res4.0.conv1")
+    if norm == "GN" and not _norm(shapes, "backbone.fpn_output2"):
+        # the zoo's group norm is in the pyramid too; the first versions wrote no statistics of frozen norms
+        norm = "FrozenBN"
+        _assume(assumed, "norms without means and variances", ("backbone.norm",), ("MODEL.RESNETS.NORM",))
     if not norm:
         raise ValueError(
             f"{source} has no norms in its ResNet, but all networks of {ZOO} have norms; expected a file "

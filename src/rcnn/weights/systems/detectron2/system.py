@@ -17,7 +17,7 @@ from rcnn.models import DetectorConfig
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.converted import Assumption, expected_state
 from rcnn.weights.systems.detectron2.config import classes_of, config_of
-from rcnn.weights.systems.detectron2.export import resnet_of, settings_of, with_eps
+from rcnn.weights.systems.detectron2.export import resnet_of, settings_of, with_trunk_eps
 from rcnn.weights.systems.detectron2.names import BUFFERS, buffer_settings, settings_of_tensors
 from rcnn.weights.systems.detectron2.settings import not_kept, read_yaml
 from rcnn.weights.systems.detectron2.zoo import is_zoo_name, zoo_settings
@@ -111,9 +111,7 @@ def to_detectron2(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[s
     for name, value in state.items():
         if name.endswith("num_batches_tracked") and name.startswith(frozen) and not value.any():
             continue  # in Detectron2, the norms of frozen stages have no step counter
-        if name.endswith("running_var") and name.startswith(("backbone.", "box_head.trunk.res5.")):
-            value = with_eps(value, trunk.norm_eps)
-        theirs[_detectron2_name(name, config)] = value
+        theirs[_detectron2_name(name, config)] = with_trunk_eps(name, value, config)
     return theirs
 
 

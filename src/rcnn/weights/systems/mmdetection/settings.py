@@ -130,7 +130,10 @@ def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str
         if stds:
             cascade = replace(cascade, delta_weights=tuple(inverse(std) for std in stds))
         config = replace(config, cascade=cascade)
-    return config, [f"model.{path}" for path in keys.unread() if not _is_idle(path, keys.values[path])]
+    unknown = [f"model.{path}" for path in keys.unread() if not _is_idle(path, keys.values[path])]
+    if any(step.get("keep_ratio") is False for step in _steps(values.get("test_pipeline"))):
+        unknown.append("keep_ratio=False in test_pipeline; images keep their aspect ratio here")
+    return config, unknown
 
 
 def _is_idle(path: str, value: Any) -> bool:

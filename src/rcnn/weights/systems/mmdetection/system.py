@@ -18,8 +18,9 @@ from torch import Tensor
 from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
 from rcnn.weights.readers.state_dict import Found
-from rcnn.weights.systems.classes import class_names
+from rcnn.weights.systems.classes import class_names, given_names
 from rcnn.weights.systems.converted import Assumption
+from rcnn.weights.systems.detectron2.export import with_trunk_eps
 from rcnn.weights.systems.layout import anchors_from_ratio_outer, anchors_to_ratio_outer
 from rcnn.weights.systems.mmdetection.config import parse_config, read_config
 from rcnn.weights.systems.mmdetection.names import back, rules
@@ -53,13 +54,14 @@ def read(found: Found, settings: SettingsSource) -> Plan:
         notes = [f"unknown, ignored: {what}" for what in [*skipped, *unknown]]
     else:
         assumed = _assumed(config)
+    names, unused = given_names(_classes(meta), config.num_classes, "CLASSES in its meta")
     return Plan(
         config=config,
         placed=placed,
         tensor=anchors_from_ratio_outer,
-        classes=_classes(meta, config.num_classes),
+        classes=class_names(config.num_classes, names),
         assumed=assumed,
-        notes=tuple(notes),
+        notes=(*notes, *unused),
     )
 
 
@@ -80,7 +82,7 @@ def to_mmdetection(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
     theirs: dict[str, Tensor] = {}
     for name, value in state.items():
         new = names.required(name, SYSTEM.name)
-        theirs[new] = anchors_to_ratio_outer(name, value, config)
+        theirs[new] = anchors_to_ratio_outer(name, with_trunk_eps(name, value, config), config)
         if new.endswith("running_var"):  # its batch norms count their batches
             theirs.setdefault(f"{new.removesuffix('running_var')}num_batches_tracked", torch.tensor(0))
     return theirs
@@ -213,11 +215,12 @@ def _assumed(config: DetectorConfig) -> tuple[Assumption, ...]:
     return tuple(assumed)
 
 
-def _classes(meta: Mapping[str, Any], count: int) -> tuple[str, ...]:
+def _classes(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """The class names in the file; empty if there are none."""
     data = meta.get("dataset_meta")
     names = meta.get("CLASSES", data.get("classes", data.get("CLASSES")) if isinstance(data, Mapping) else None)
     known = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
-    return class_names(count, names if known else ())
+    return tuple(names) if known else ()
 
 
 SYSTEM = System(

@@ -13,7 +13,7 @@ from torch import Tensor
 from rcnn.models import DetectorConfig
 from rcnn.models.config import ResNetConfig
 from rcnn.weights.readers.state_dict import Found
-from rcnn.weights.systems.classes import class_names
+from rcnn.weights.systems.classes import class_names, given_names
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.layout import background_last, kernel_from_hwio
 from rcnn.weights.systems.renaming import Rules
@@ -92,14 +92,15 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     placed = RULES.place(found.state, found.source, SYSTEM.name)
     shapes = {name.removesuffix(":0"): found.shape(name) for name in found.state}
     config = config_of(shapes, theirs, found.source)
+    names, unused = given_names(theirs.values.data_class_names, config.num_classes, "DATA.CLASS_NAMES")
     return Plan(
         config=config,
         placed=placed if config.fpn is not None else placed.with_res5_in_the_head(),
         tensor=in_our_layout,
         complete=_complete,
-        classes=class_names(config.num_classes, theirs.values.data_class_names[1:]),
+        classes=class_names(config.num_classes, names),
         assumed=tuple(assumption for key, assumption in ASSUMED.items() if key not in theirs.given),
-        notes=theirs.notes(TRAINING),
+        notes=(*theirs.notes(TRAINING), *unused),
     )
 
 

@@ -1,0 +1,42 @@
+"""Options of an export that are refused before anything is traced."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rcnn.export.write import export_model
+from tests.unit.export.detectors import detector_of
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": "ab"}, r"classes \(classes=\): classes is the text 'ab'; expected a list of names"),
+        ({"classes": ["a", "a"]}, "got a twice or more"),
+        ({"classes": ["a"]}, r"got 1 class name, expected 2"),
+        ({"size": "800x1333"}, r"size='800x1333'; expected \(height, width\), e\.g\. \(800, 1333\), or 'dynamic'"),
+        ({"size": 800}, r"size=800; expected \(height, width\)"),
+        ({"size": (800, 1333)}, "size=800x1333; faster_rcnn_compact puts images on a canvas of 320x320: leave"),
+        ({"batch": "2"}, "batch='2'; expected 1 or more, or 'dynamic'"),
+    ],
+)
+def test_options_of_another_form_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    words = ["num_classes=2", "input.canvas=320", "input.max_size=320", "input.min_size=320"]
+    detector = detector_of("faster_rcnn_compact", *words)
+    with pytest.raises(ValueError, match=message):
+        export_model(detector, tmp_path / "a.pt2", **options)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_torch_files_do_not_have_is_refused_without_onnxruntime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match="it is a part of ONNX graphs; use --to onnx or --to openvino"):
+        export_model(detector_of("faster_rcnn_compact"), tmp_path / "a.pt2", with_resize=True)
+    with pytest.raises(ValueError, match="int8 needs the quantizers of onnxruntime and OpenVINO"):
+        export_model(detector_of("faster_rcnn_compact"), tmp_path / "a.pt2", precision="int8", calibrate=tmp_path)
