@@ -154,7 +154,7 @@ def test_what_two_archives_share_does_not_hide_what_is_missing(
     """As VOCdevkit of VOC 2007 and 2012: the folder of another archive is left, the own file is removed."""
     tiny = DOWNLOADS["tiny"]
     shared = replace(tiny.splits["val"][0], contains=("annotations/instances_val.json",))
-    splits = {name: (shared, *archives[1:]) for name, archives in tiny.splits.items()}
+    splits: dict[str, tuple[Archive, ...]] = {name: (shared, *archives[1:]) for name, archives in tiny.splits.items()}
     monkeypatch.setitem(DOWNLOADS, "tiny", replace(tiny, splits=splits))
     out = tmp_path / "out"
     download_dataset("tiny", out, split="")
