@@ -66,6 +66,14 @@ def test_an_object_without_a_visible_pixel_is_removed(outlines: bool) -> None:
 
 
 @pytest.mark.parametrize("outlines", [True, False])
+def test_a_part_that_ends_at_the_border_is_not_in_the_box(outlines: bool) -> None:
+    """The second part of the object ends where the window begins; the third begins where it ends."""
+    parts = [(5, 5, 20, 12), (5, 14, 10, 20), (18, 16, 25, 30)]
+    after = crop(sample_of(([5, 5, 25, 30], parts), outlines=outlines), 0, 10, (40, 8))
+    assert after.boxes.tolist() == [[0, 5, 8, 12]]
+
+
+@pytest.mark.parametrize("outlines", [True, False])
 def test_what_is_visible_outside_the_box_of_a_covered_object(outlines: bool) -> None:
     """The box and the mask of the first object contradict each other; what they share is covered."""
     before = sample_of(([20, 5, 35, 35], [(0, 0, 30, 10)]), ([0, 20, 10, 30], [(0, 20, 10, 30)]), outlines=outlines)

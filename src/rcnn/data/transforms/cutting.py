@@ -100,11 +100,11 @@ def clip_edges(edges: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _clip_at_line(edges: np.ndarray, axis: int, limit: float, sign: int) -> np.ndarray:
-    """The part of a closed outline where sign * (coordinate - limit) >= 0, closed along the line."""
+    """The part of a closed outline where sign * (coordinate - limit) > 0, closed along the line."""
     distance = sign * (edges[:, [axis, axis + 2]] - limit)  # (E, 2) of both ends
-    inside = distance >= 0
-    if inside.all():
+    if (distance >= 0).all():
         return edges
+    inside = distance > 0  # what only touches the line is not visible: its edge on the line would be in the box
     crossing = inside[:, 0] != inside[:, 1]  # (E,)
     crossed = edges[crossing].copy()  # (C, 5)
     fraction = distance[crossing, 0] / (distance[crossing, 0] - distance[crossing, 1])
