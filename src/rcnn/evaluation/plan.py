@@ -107,6 +107,8 @@ def limit_overrides(
     if max_detections is None and metric_for(dataset, measured_kinds(config), metric) == "lvis":
         max_detections = lvis.MAX_DETECTIONS
     limits = {row.path: row.default for row in settings_table(config) if row.path.endswith("max_detections")}
+    if not config.has_box_head:
+        limits.pop("box.selection.max_detections")
     return [f"{path}={max_detections}" for path, limit in limits.items() if limit < (max_detections or 0)]
 
 

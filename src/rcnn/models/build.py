@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from rcnn.models.anchors import AnchorGenerator
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.backbones.compact import CompactNet
-from rcnn.models.backbones.fbnet import FBNetTrunk, keypoint_blocks, keypoint_logits, mask_blocks, rpn_blocks
+from rcnn.models.backbones.fbnet import FBNetTrunk, keypoint_logits, mask_blocks, rpn_blocks, width_of
 from rcnn.models.backbones.mobilenet import MobileNet
 from rcnn.models.backbones.mobilenet_v1 import MobileNetV1
 from rcnn.models.backbones.own import checked_backbone
@@ -73,6 +73,10 @@ def build_detector(
     that makes it. The detector's config stores the name of that function or class, so that a checkpoint can be loaded
     again. Raises ValueError for settings that contradict each other, and for a module that does not fit.
     """
+    if not isinstance(config, DetectorConfig):
+        raise ValueError(
+            f"config is {config!r}; expected a DetectorConfig, e.g. rcnn.model_config('mask_rcnn_r50_fpn')"
+        )
     given = {"backbone": backbone, "box_head": box_head, "mask_head": mask_head, "keypoint_head": keypoint_head}
     config, factories = use_modules(config, given)
     validate(config)
@@ -182,7 +186,7 @@ def build_mask_head(
     def stage() -> MaskHead:
         trunk: Trunk | None = None
         if mask.trunk == "fbnet":
-            trunk = mask_blocks(fbnet_width(config.backbone))
+            trunk = mask_blocks(width_of(config.backbone))
         elif mask.trunk == "convs":
             trunk = Convs(
                 in_channels=maps.channels,
@@ -215,8 +219,8 @@ def build_keypoint_head(
     """The keypoint head."""
     require_consistent_keypoints(keypoint)
     if keypoint.trunk == "fbnet":
-        width = fbnet_width(config.backbone)
-        trunk, logits = keypoint_blocks(width), keypoint_logits(width, len(keypoint.names))
+        width = width_of(config.backbone)
+        trunk, logits = mask_blocks(width), keypoint_logits(width, len(keypoint.names))
     else:
         trunk = Convs(in_channels=maps.channels, count=keypoint.convs, width=keypoint.width)
         logits = UpsampledDeconv(trunk.channels, len(keypoint.names))
@@ -241,11 +245,6 @@ def build_fcis_head(config: DetectorConfig, backbone: Backbone, rules: BoxRules)
         config=config.fcis,
         rules=rules,
     )
-
-
-def fbnet_width(config: BackboneConfig) -> float:
-    """The width multiplier of D2Go's backbone, which its heads follow."""
-    return config.width if isinstance(config, FBNetConfig) else 1.0
 
 
 def build_backbone(config: BackboneConfig, factory: Factory | None = None) -> Backbone:
@@ -369,7 +368,9 @@ def require_consistent(config: RPNConfig, levels: list[str]) -> None:
         raise ValueError(
             f"rpn.anchors.sizes is {sizes}; expected the same number of sizes on each level, since they share layers"
         )
-    if config.head == "fbnet" and config.width:
-        raise ValueError(f"rpn.width={config.width} has no effect with rpn.head=fbnet; set rpn.width=0")
+    for name, unused in (("width", 0), ("convs", 1)):
+        value = getattr(config, name)
+        if config.head == "fbnet" and value != unused:
+            raise ValueError(f"rpn.{name}={value} has no effect with rpn.head=fbnet; set rpn.{name}={unused}")
     if config.legacy.anchors == "detectron" and config.anchors.offset:
         raise ValueError("rpn.legacy.anchors=detectron sets the centres itself; set rpn.anchors.offset=0")

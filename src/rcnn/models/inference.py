@@ -46,20 +46,26 @@ def prepare_for_inference(detector: Detector, precision: Precision = "float32", 
 def fold_pairs(network: nn.Module) -> None:
     """Fold each batch norm into the convolution right before it, in each `nn.Sequential` (torchvision's backbones).
 
-    Left as they are: a convolution that several modules share, and subclasses with a `forward` of their own.
+    Left as they are: a convolution that several modules share, subclasses with a `forward` of their own, and modules
+    with hooks, e.g. those of `torch.nn.utils.weight_norm`, which computes the weight at each call.
     """
     uses = Counter(module for _, module in network.named_modules(remove_duplicate=False))
     for layers in list(network.modules()):
         if not isinstance(layers, nn.Sequential) or type(layers).forward is not nn.Sequential.forward:
             continue
         for conv, norm in zip(list(layers), list(layers)[1:], strict=False):
-            if type(conv) is nn.Conv2d and uses[conv] == 1 and _can_fold(norm):
+            if type(conv) is nn.Conv2d and uses[conv] == 1 and _can_fold(norm) and not _hooked(conv, norm):
                 scale, shift = affine_of(norm)
                 bias = shift if conv.bias is None else shift + conv.bias * scale
                 conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
                 conv.bias = nn.Parameter(bias, requires_grad=False)
                 attribute = next(name for name, layer in layers.named_children() if layer is norm)
                 setattr(layers, attribute, nn.Identity())
+
+
+def _hooked(*modules: nn.Module) -> bool:
+    """Whether one of the modules has hooks, which see or change its inputs, outputs or weights."""
+    return any(module._forward_pre_hooks or module._forward_hooks for module in modules)
 
 
 def _can_fold(norm: nn.Module) -> bool:

@@ -48,6 +48,8 @@ def override(settings: T, overrides: Overrides) -> T:
 
     Raises ValueError for an unknown key and for a value of the wrong type; it suggests similar keys.
     """
+    if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+        raise ValueError(f"got {_short(settings)} to change; expected a config, e.g. rcnn.model_config(NAME)")
     for text in as_overrides(overrides):
         key, equals, value = text.partition("=")
         key = key.strip()
@@ -74,10 +76,13 @@ def as_overrides(value: Overrides) -> tuple[str, ...]:
 
 
 def _as_yaml(value: object) -> str:
-    """The text that `_parse` reads as `value`."""
+    """The text that `_parse` reads as `value`. ValueError for a dict with keys that are no strings or numbers."""
     plain = _plain(value)
     if not isinstance(plain, str):
-        return json.dumps(plain, default=_from_numpy, ensure_ascii=False)
+        try:
+            return json.dumps(plain, default=_from_numpy, ensure_ascii=False)
+        except TypeError as error:
+            raise ValueError(f"cannot use {_short(value)} as the value of a setting: {error}") from error
     return quoted(plain) if plain else plain
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
-from rcnn.models.config import PoolerConfig
+from rcnn.models.config import PoolerConfig, Pooling
 from rcnn.ops.roi_align import assign_levels, roi_align
 from rcnn.ops.roi_pool import roi_pool
 
@@ -17,7 +17,12 @@ CANONICAL_SIZE = 224.0  # side of the regions that are pooled from p4, pixels
 
 
 class RegionPooler:
-    """Maps and regions -> (B, R, C, s, s). models/legacy/pooling.py has the variants of old systems."""
+    """Maps and regions -> (B, R, C, s, s). models/legacy/pooling.py has the variants of old systems.
+
+    Raises ValueError for a `config.kind` that the class does not pool by.
+    """
+
+    kinds: tuple[Pooling, ...] = ("roi_align", "roi_pool")
 
     def __init__(
         self,
@@ -27,6 +32,11 @@ class RegionPooler:
         rules: BoxRules = HALF_OPEN,
         level_eps_inside: bool = True,
     ) -> None:
+        if config.kind not in self.kinds:
+            raise ValueError(
+                f"{type(self).__name__} does not pool by {config.kind}, only by {' or '.join(self.kinds)}; set "
+                "pooler.kind, or use rcnn.models.build.build_pooler, which chooses the class"
+            )
         self.config, self.strides, self.rules, self.level_eps_inside = config, strides, rules, level_eps_inside
 
     def __call__(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:

@@ -7,7 +7,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 
-from rcnn.models.config import DetectorConfig, ResNetConfig
+from rcnn.models.config import (
+    BoxHeadConfig,
+    DetectorConfig,
+    KeypointHeadConfig,
+    MaskHeadConfig,
+    ResNetConfig,
+    ViTConfig,
+)
 from rcnn.models.config.parts import SamplingConfig
 from rcnn.models.setting_ranges import LARGEST, numbers_of, require_range
 
@@ -53,11 +60,13 @@ ABOVE_0 = {  # what something is divided by
     "keypoint": ("sigmas",),
 }
 BETWEEN_0_AND_1 = {
+    "backbone": ("drop_path",),
     "rpn.sampling": ("positive_fraction", "positive_iou", "negative_iou"),
     "rpn.proposals": ("nms_iou", "score_threshold"),
     "box": ("score_threshold",),
     "box.sampling": ("positive_fraction", "positive_iou", "min_negative_iou"),
     "box.selection": ("nms_iou", "soft_nms_threshold"),
+    "cascade": ("ious",),
     "mask": ("vote_iou",),
     "fcis": ("mask_threshold", "nms_iou", "vote_iou", "score_threshold"),
     "fcis.sampling": ("positive_fraction", "positive_iou", "min_negative_iou"),
@@ -68,6 +77,7 @@ def validate(config: DetectorConfig) -> None:
     """Raise ValueError if a setting of `config` is out of range or contradicts another; it says what to change."""
     _require_numbers(config)
     _require_iou_order(config)
+    _require_positives(config)
     if not config.rpn.anchors.ratios:
         raise ValueError("rpn.anchors.ratios is empty; expected one ratio or more, e.g. [0.5, 1, 2]")
     if not all(config.rpn.anchors.sizes):
@@ -85,6 +95,11 @@ def validate(config: DetectorConfig) -> None:
         raise ValueError(
             f"input.min_size={config.input.min_size} is larger than input.max_size={config.input.max_size}, the limit "
             f"of the longer side; set input.max_size to {config.input.min_size} or more"
+        )
+    if isinstance(config.backbone, ViTConfig) and (config.input.divisor % 32 or not config.input.divisor):
+        raise ValueError(
+            f"input.divisor is {config.input.divisor}; expected a multiple of 32 with backbone.kind=vit: the map p5 "
+            "has half the rows and columns of the tokens"
         )
     if config.proposals_only:
         _require_beside_proposals(config)
@@ -118,9 +133,8 @@ def _require_numbers(config: DetectorConfig) -> None:
 
 def _settings_of(config: DetectorConfig, names: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, object]]:
     """The path and value of each setting in `names` (part -> settings); parts that are off or unused are skipped."""
-    box_unused = config.proposals_only or config.fcis is not None
     for part, own in names.items():
-        if box_unused and part.startswith("box"):
+        if not config.has_box_head and part.startswith("box"):
             continue
         settings = reduce(lambda parent, name: getattr(parent, name, None), part.split("."), config)
         for name in own if settings is not None else ():
@@ -129,17 +143,43 @@ def _settings_of(config: DetectorConfig, names: Mapping[str, Sequence[str]]) -> 
 
 def _require_iou_order(config: DetectorConfig) -> None:
     """Raise ValueError if the IoU threshold for negatives is above the IoU threshold for positives."""
-    lows: list[tuple[str, SamplingConfig, str]] = [("rpn.sampling", config.rpn.sampling, "negative_iou")]
-    if config.fcis is not None:
-        lows.append(("fcis.sampling", config.fcis.sampling, "min_negative_iou"))
-    elif not config.proposals_only:
-        lows.append(("box.sampling", config.box.sampling, "min_negative_iou"))
-    for part, sampling, name in lows:
+    if config.cascade is not None and config.cascade.ious:  # these replace box.sampling.positive_iou
+        low, ious = config.box.sampling.min_negative_iou, config.cascade.ious
+        if low > min(ious):
+            raise ValueError(
+                f"box.sampling has min_negative_iou={low} and cascade.ious is {list(ious)}; expected min_negative_iou "
+                f"<= {min(ious)}, the lowest of these"
+            )
+    for part, sampling in _samplings(config).items():
+        name = "negative_iou" if part == "rpn.sampling" else "min_negative_iou"
         low = getattr(sampling, name)
-        if low > sampling.positive_iou:
+        if low > sampling.positive_iou and (part != "box.sampling" or config.cascade is None):
             raise ValueError(
                 f"{part} has {name}={low} and positive_iou={sampling.positive_iou}; expected {name} <= positive_iou"
             )
+
+
+def _require_positives(config: DetectorConfig) -> None:
+    """Raise ValueError if a sample is too small for one positive box, although its fraction is above 0."""
+    for part, sampling in _samplings(config).items():
+        size, fraction = sampling.batch_size, sampling.positive_fraction
+        if part == "fcis.sampling" and config.fcis is not None and config.fcis.ohem:
+            continue  # every region is used, then those with the highest losses
+        if fraction > 0 and int(size * fraction) < 1:
+            raise ValueError(
+                f"{part} has batch_size={size} and positive_fraction={fraction}, so no sample has a positive box; "
+                "expected batch_size * positive_fraction >= 1: increase one of them"
+            )
+
+
+def _samplings(config: DetectorConfig) -> dict[str, SamplingConfig]:
+    """The settings of the samples that the losses of the model are computed on, by their paths."""
+    samplings: dict[str, SamplingConfig] = {"rpn.sampling": config.rpn.sampling}
+    if config.fcis is not None:
+        samplings["fcis.sampling"] = config.fcis.sampling
+    elif config.has_box_head:
+        samplings["box.sampling"] = config.box.sampling
+    return samplings
 
 
 def _require_beside_proposals(config: DetectorConfig) -> None:
@@ -177,25 +217,53 @@ def _require_heads(config: DetectorConfig) -> None:
         raise ValueError(
             f"mask.trunk=res5 shares res5 of the box head, but box.trunk is {box.trunk}; set mask.trunk=convs"
         )
+    if mask is not None and mask.trunk == "res5" and not mask.factory:
+        for name in ("size", "aligned"):  # Detectron's files may differ in kind and sampling_ratio
+            pooled, given = getattr(box.pooler, name), getattr(mask.pooler, name)
+            if pooled != given:
+                raise ValueError(
+                    f"mask.trunk=res5 trains masks on the regions that box.pooler pools, but box.pooler.{name} is "
+                    f"{pooled} and mask.pooler.{name} is {given}; set both to the same value"
+                )
     for name, part in (("box", box), ("mask", mask), ("keypoint", config.keypoint)):
         if part is not None and part.pooler.kind == "image_affine" and config.fpn is not None:
             raise ValueError(
                 f"{name}.pooler.kind=image_affine is defined for one map, but fpn gives several; set fpn=null or "
                 f"{name}.pooler.kind=affine"
             )
+    _require_trunks(config)
+
+
+def _require_trunks(config: DetectorConfig) -> None:
+    """Raise ValueError for layers of the RPN or a head that continue another backbone than that of `config`."""
+    box = config.box
     if box.trunk == "mobilenet_v1" and config.backbone.kind != "mobilenet_v1":
         raise ValueError(
             f"box.trunk=mobilenet_v1 continues MobileNet v1, but the backbone is {config.backbone.kind}; set "
             "box.trunk=fc"
         )
-    heads = {"rpn.head": config.rpn.head, "box.trunk": box.trunk}
-    heads |= {f"{name}.trunk": part.trunk for name, part in (("mask", mask), ("keypoint", config.keypoint)) if part}
-    for name, value in heads.items():
+    used: dict[str, BoxHeadConfig | MaskHeadConfig | KeypointHeadConfig | None]
+    used = {"mask": config.mask, "keypoint": config.keypoint}
+    if config.has_box_head:
+        used["box"] = box
+    trunks = {f"{name}.trunk": part.trunk for name, part in used.items() if part is not None and not part.factory}
+    for name, value in {"rpn.head": config.rpn.head, **trunks}.items():
         if value == "fbnet" and config.backbone.kind != "fbnet":
             raise ValueError(
                 f"{name}=fbnet continues D2Go's FBNet, but the backbone is {config.backbone.kind}; choose another "
                 f"{name}"
             )
+        if value in ("fbnet", "mobilenet_v1") and name != "rpn.head" and config.fpn is not None:
+            other = "fc" if name == "box.trunk" else "convs"
+            raise ValueError(
+                f"{name}={value} continues the map of the backbone, but with an FPN the heads read its maps; set "
+                f"{name}={other}, or fpn=null"
+            )
+    if config.rpn.head == "fbnet" and config.fpn is not None and config.fpn.channels % 8:
+        raise ValueError(
+            f"fpn.channels is {config.fpn.channels}; expected a multiple of 8 with rpn.head=fbnet, whose blocks have "
+            "such numbers of channels"
+        )
     resnet = config.backbone if isinstance(config.backbone, ResNetConfig) else None
     if box.trunk == "res5" and resnet is not None and config.fpn is not None:
         raise ValueError(

@@ -76,6 +76,6 @@ def in_crowds(boxes: Tensor, crowds: Tensor, ioa: float) -> Tensor:
     `crowds` (B, I, 4) is padded with empty boxes. All boxes are xyxy pixels.
     """
     inside = torch.zeros(len(crowds), boxes.shape[-2], dtype=torch.bool, device=boxes.device)
-    for crowd in crowds.split(1, 1):  # one at a time: there are few crowds and up to some 100,000 anchors
-        inside = inside | (box_ioa(boxes, crowd)[..., 0] > ioa)
+    for crowd in crowds.unbind(1):  # one at a time: there are few crowds and up to some 100,000 anchors
+        inside = inside | (box_ioa(boxes, crowd[:, None])[..., 0] > ioa)
     return inside

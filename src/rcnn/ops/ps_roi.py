@@ -78,7 +78,7 @@ def ps_roi_pool_backward(
 ) -> Tensor:
     """Gradient of the maps (B, C * k * k, H, W) from that of the pooled regions (B, R, C, s, s); see `ps_roi_pool`."""
     batch, regions, channels, size, _ = gradient.shape
-    if kernels.usable(gradient):
+    if kernels.usable(gradient) and not torch.are_deterministic_algorithms_enabled():  # its sums are atomic
         from rcnn.ops.kernels import ps_roi as kernel
 
         spread = at_least_float32(gradient).new_zeros((batch, channels * groups**2, height, width))

@@ -14,7 +14,7 @@ from torch.autograd.function import FunctionCtx
 from rcnn.ops import kernels
 from rcnn.ops.opaque import opaque_op
 from rcnn.ops.precision import at_least_float32
-from rcnn.ops.torchvision_operators import load_operators
+from rcnn.ops.torchvision_operators import load_operators, rois_of
 
 REGIONS_AT_A_TIME = 1024  # regions with their interpolation weights in memory at a time, on the CPU
 
@@ -205,7 +205,7 @@ def _pool_by_torchvision(
 ) -> Tensor:
     """`roi_align` on an accelerator, without synchronizing: pools each region from every level and selects its own."""
     load_operators()
-    rois = _rois(boxes)
+    rois = rois_of(boxes)
     out = features[0].new_zeros((len(rois), features[0].shape[1], size, size))
     for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
         values = at_least_float32(values)
@@ -230,7 +230,7 @@ def _spread_by_torchvision(
     """`roi_align_backward` on an accelerator."""
     load_operators()
     flat, size = at_least_float32(gradient.flatten(0, 1)), gradient.shape[-1]
-    rois = _rois(boxes).to(flat.dtype)
+    rois = rois_of(boxes).to(flat.dtype)
     spread = []
     for level, (like, scale) in enumerate(zip(maps, scales, strict=True)):
         at_level = ((levels == level) & valid).flatten()[:, None, None, None]
@@ -241,12 +241,6 @@ def _spread_by_torchvision(
             ).to(gradient.dtype, memory_format=torch.channels_last)
         )
     return spread
-
-
-def _rois(boxes: Tensor) -> Tensor:
-    """Boxes (B, R, 4) as torchvision's regions (B * R, 5), the image's index first."""
-    image = torch.arange(boxes.shape[0], device=boxes.device, dtype=torch.float32)
-    return torch.cat([image[:, None, None].expand(-1, boxes.shape[1], 1), boxes.float()], -1).flatten(0, 1)
 
 
 @roi_align.register_fake

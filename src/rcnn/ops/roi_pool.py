@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from rcnn.ops.opaque import opaque_op
-from rcnn.ops.torchvision_operators import load_operators
+from rcnn.ops.precision import at_least_float32
+from rcnn.ops.torchvision_operators import load_operators, rois_of
 
 
 @opaque_op
@@ -38,12 +39,12 @@ def roi_pool(
     shape = (*boxes.shape[:2], features[0].shape[1], size, size)
     pooled, argmax = features[0].new_zeros(shape), torch.full(shape, -1, dtype=torch.int32, device=boxes.device)
     flat, flat_argmax = pooled.flatten(0, 1), argmax.flatten(0, 1)
-    image = torch.arange(len(boxes), device=boxes.device, dtype=torch.float32)
-    rois = torch.cat([image[:, None, None].expand(-1, boxes.shape[1], 1), boxes.float()], -1).flatten(0, 1)
+    rois = rois_of(boxes)
     for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
         at_level = ((levels == level) & valid).flatten()
         rows = _rows(at_level)
-        maxima, index = torch.ops.torchvision.roi_pool(values.float(), rois[rows], scale, size, size)
+        values = at_least_float32(values)
+        maxima, index = torch.ops.torchvision.roi_pool(values, rois[rows].to(values.dtype), scale, size, size)
         valid_rows = at_level[rows, None, None, None]
         flat[rows] = torch.where(valid_rows, maxima.to(flat.dtype), flat[rows])
         flat_argmax[rows] = torch.where(valid_rows, index, flat_argmax[rows])
@@ -71,7 +72,7 @@ def roi_pool_backward(
     for level, (height, width) in enumerate(zip(heights, widths, strict=True)):
         at_level = ((levels == level) & valid)[:, :, None, None, None] & (argmax >= 0)
         index = torch.where(at_level, argmax, 0).to(torch.int64).transpose(1, 2).reshape(batch, channels, -1)
-        values = torch.where(at_level, gradient.float(), 0.0).transpose(1, 2).reshape(batch, channels, -1)
+        values = torch.where(at_level, at_least_float32(gradient), 0.0).transpose(1, 2).reshape(batch, channels, -1)
         spread = values.new_zeros(batch, channels, height * width).scatter_add_(2, index, values)
         maps.append(spread.view(batch, channels, height, width).to(gradient.dtype))
     return maps

@@ -9,6 +9,7 @@ from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFin
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 
 LIBRARIES = ("_C_stable", "_C")  # names of the compiled library, of new and old versions
 
@@ -21,6 +22,12 @@ def load_operators() -> None:
         import torchvision  # noqa: F401
     else:
         torch.ops.load_library(library)
+
+
+def rois_of(boxes: Tensor) -> Tensor:
+    """Boxes (B, R, 4), xyxy pixels, as torchvision's regions (B * R, 5) float32, the image's index first."""
+    image = torch.arange(len(boxes), device=boxes.device, dtype=torch.float32)
+    return torch.cat([image[:, None, None].expand(-1, boxes.shape[1], 1), boxes.float()], -1).flatten(0, 1)
 
 
 def _library() -> str | None:

@@ -26,13 +26,19 @@ class FittedPreprocessor:
         return self._fitting(original).frame(original)
 
     def _fitting(self, original: tuple[int, int]) -> Preprocessor:
-        """The preprocessor with the largest `min_size` for which an image of size `original` fits into `size`."""
+        """The preprocessor with the largest `min_size` for which an image of size `original` fits into `size`.
+
+        For an image so long that no `min_size` makes it fit, `max_size` is reduced as well.
+        """
         config = self.config
         while True:
             chosen = build_preprocessor(config)
             resized = chosen.frame(original).size
             factor = min(limit / side for limit, side in zip(self.size, resized, strict=True))
-            if factor >= 1 or config.min_size == 1:
+            if factor >= 1 or config.max_size == 1:
                 return chosen
             # again, because rounding may leave the image a pixel too large
-            config = replace(config, min_size=max(1, min(config.min_size - 1, int(min(resized) * factor))))
+            if config.min_size > 1:
+                config = replace(config, min_size=max(1, min(config.min_size - 1, int(min(resized) * factor))))
+            else:
+                config = replace(config, max_size=max(1, min(config.max_size - 1, int(max(resized) * factor))))

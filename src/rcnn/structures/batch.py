@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True, kw_only=True)
 class _Batch:
-    """Base of the four structures: copies their tensors to a device, and checks shapes."""
+    """Base of the four structures: copies their tensors to a device, and checks shapes and types."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same values on `device`."""
@@ -41,6 +41,12 @@ class _Batch:
                     f"{type(self).__name__}.{name} has shape {tuple(value.shape)}; expected a shape that starts with "
                     f"{tuple(shape)}"
                 )
+
+    def _check_types(self, **types: torch.dtype) -> None:
+        for name, expected in types.items():
+            value = getattr(self, name)
+            if value is not None and value.dtype != expected:
+                raise ValueError(f"{type(self).__name__}.{name} is of {value.dtype}; expected {expected}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +109,11 @@ class Targets(_Batch):
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
             raise ValueError(f"Targets: boxes have shape {tuple(self.boxes.shape)}; expected (B, G, 4)")
         self._check_rows(("labels", "valid", "polygons", "bitmaps", "keypoints"), self.boxes.shape[:2])
+        self._check_types(labels=torch.int64, valid=torch.bool, bitmaps=torch.bool)
+        if self.bitmaps is not None and self.bitmaps.ndim != 4:
+            raise ValueError(f"Targets: bitmaps have shape {tuple(self.bitmaps.shape)}; expected (B, G, H, W)")
+        if self.keypoints is not None and (self.keypoints.ndim != 4 or self.keypoints.shape[3] != 3):
+            raise ValueError(f"Targets: keypoints have shape {tuple(self.keypoints.shape)}; expected (B, G, J, 3)")
         if self.polygons is not None and self.polygons.shape[-1] != 5:
             raise ValueError(f"Targets: polygons have shape {tuple(self.polygons.shape)}; expected (B, G, E, 5)")
         if self.crowds is not None and (

@@ -148,5 +148,6 @@ def _train_in_processes(
 def _train(request: RunRequest, log: Callable[[str], object]) -> TrainingRun:
     outcome = run_training(request, log=log)
     if not outcome.finished and process_numbers().is_first:
-        log(f"stopped after {counted(outcome.step, 'step')}; continue with resume=True and output={outcome.output}")
+        done = f"stopped after {counted(outcome.step, 'step')}"
+        log(f"{done}; to continue, make the same call with resume=True and output={str(outcome.output)!r}")
     return TrainingRun(folder=outcome.output, step=outcome.step, finished=outcome.finished, best=outcome.best)

@@ -10,6 +10,7 @@ from rcnn.commands import as_typed
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import override
 from rcnn.models.own import allow_factories, own_factories
+from rcnn.models.unused_settings import require_used
 from rcnn.own_code import require_file
 from rcnn.training.length import changed_by, keys_of
 from rcnn.training.own_steps import with_steps
@@ -98,7 +99,9 @@ def choose_start(
     first = changed_by(before or defaults, () if recipe is None else recipe.training_settings)
     settings = with_steps(changed_by(first, train_overrides), request, before)
     given = keys_of(train_overrides)
-    require_divisible(override(config, model_overrides), settings)  # before the data is read: an error comes at once
+    changed = override(config, model_overrides)  # checked before the data is read: an error comes at once
+    require_used(changed, typed)
+    require_divisible(changed, settings)
     require_one_schedule(settings, given)
     chosen_trackers(settings.trackers)  # an error if one is not installed
     return Start(

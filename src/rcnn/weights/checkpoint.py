@@ -25,9 +25,9 @@ from typing_extensions import override
 from rcnn.commands import as_typed
 from rcnn.data.messages import counted, few
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
-from rcnn.models import overrides as config_overrides
 from rcnn.models.overrides import Overrides, as_overrides, config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories, require_named
+from rcnn.models.unused_settings import override_used
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
 from rcnn.text_files import as_given, missing_text, require_file
@@ -200,7 +200,7 @@ def detector_record(path: str | Path, overrides: Overrides = ()) -> CheckpointRe
     _refuse_published_backbone(path)
     record = checkpoint_record(path)
     _require_detector(record.kind, path)
-    return replace(record, config=config_overrides.override(record.config, overrides))
+    return replace(record, config=override_used(record.config, overrides))
 
 
 def _refuse_published_backbone(path: str | Path) -> None:
@@ -251,13 +251,13 @@ def load_detector(
 ) -> tuple[Detector, Checkpoint]:
     """The detector of a checkpoint or training run, with its weights, and the checkpoint.
 
-    `overrides` are changes to its config, e.g. "box.score_threshold=0.01" (see `override`). `allow` and errors are as
-    in `load_checkpoint`; a checkpoint of only a backbone is a ValueError.
+    `overrides` are changes to its config, e.g. "box.score_threshold=0.01" (see `override_used`). `allow` and errors are
+    as in `load_checkpoint`; a checkpoint of only a backbone is a ValueError.
     """
     _refuse_published_backbone(path)
     checkpoint = load_checkpoint(path, allow=allow)
     _require_detector(checkpoint.kind, path)
-    checkpoint = replace(checkpoint, config=config_overrides.override(checkpoint.config, overrides))
+    checkpoint = replace(checkpoint, config=override_used(checkpoint.config, overrides))
     in_file = sum(value.nbytes for value in checkpoint.state.values())
     try:
         detector = empty_detector(checkpoint.config, limit=2 * in_file + SMALL)

@@ -41,7 +41,9 @@ def numbered(events: list[str], count: int, error: Exception | None = None) -> G
             events.append(f"read {n}")
             yield TrainingBatch(
                 images=ImageBatch(pixels=torch.full((1, 3, 4, 5), n), sizes=torch.tensor([[4, 5]])),
-                targets=Targets(boxes=torch.zeros(1, 0, 4), labels=torch.zeros(1, 0), valid=torch.zeros(1, 0).bool()),
+                targets=Targets(
+                    boxes=torch.zeros(1, 0, 4), labels=torch.zeros(1, 0).long(), valid=torch.zeros(1, 0).bool()
+                ),
                 image_ids=(n,),
             )
         assert error is not None

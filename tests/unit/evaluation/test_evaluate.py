@@ -21,6 +21,7 @@ from rcnn.evaluation.opening import validation_split
 from rcnn.evaluation.plan import EvaluationOptions, limit_overrides, plan_evaluation
 from rcnn.evaluation.results import evaluate_results, has_proposals, is_results
 from rcnn.evaluation.run import run_evaluation
+from rcnn.models import model_config
 from rcnn.predictor import Predictor
 from tests.tiny_data import CLASSES, write_tiny_coco
 
@@ -313,6 +314,7 @@ def test_the_models_limit_of_detections_is_raised_or_warned_of(predictor: Predic
         "fewer detections per image than the metric counts, which lowers AP; set box.selection.max_detections=300"
         in warning
     )
+    assert limit_overrides(model_config("fcis_compact"), as_lvis) == ["fcis.max_detections=300"]  # it has no box head
     assert plan_for(predictor, as_lvis, max_detections=100).warnings == ()
     assert plan_for(predictor, as_lvis, metric="coco").warnings == ()
 

@@ -127,6 +127,10 @@ def test_targets_of_another_kind_are_refused() -> None:
             r"keypoint.flip_pairs has \(1, 17\); expected numbers from 0 to 16",
         ),
         (replace(KeypointHeadConfig(), skeleton=((-1, 2),)), r"keypoint.skeleton has \(-1, 2\)"),
+        (
+            replace(KeypointHeadConfig(), flip_pairs=((1, 2), (2, 3))),
+            r"keypoint.flip_pairs exchanges keypoint 2 with 1 and with 3; expected each keypoint in one pair",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(config: KeypointHeadConfig, message: str) -> None:

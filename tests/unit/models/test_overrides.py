@@ -259,3 +259,8 @@ def test_an_unknown_model_gets_similar_names_only() -> None:
         model_config("nope")
     with pytest.raises(ValueError, match=r"did you mean mask_rcnn_compact or \w+ or \w+\? `rcnn models list`"):
         model_config("mask_rcnn_compct")
+
+
+def test_a_dict_with_keys_that_are_no_names_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"cannot use \{\(1, 2\): 3\} as the value of a setting: keys must be str"):
+        override(model_config("mask_rcnn_compact"), {"backbone": {(1, 2): 3}})

@@ -19,7 +19,9 @@ from typing_extensions import override
 import rcnn
 from rcnn.models import Detector, DetectorConfig
 from rcnn.models.config import OwnBackboneConfig
+from rcnn.models.inference import fold_pairs
 from rcnn.models.own import allow_factories, own_factories
+from rcnn.models.pooler import RegionPooler
 from rcnn.own_code import import_factory, path_of
 from rcnn.structures import ImageBatch
 from tests.narrow import instance, present
@@ -169,6 +171,7 @@ def test_a_file_may_replace_sys_path(folder: Path, monkeypatch: pytest.MonkeyPat
         ("wrong.py:channels", r"map c2 has 16 channels; channels\['c2'\] is 64"),
         ("wrong.py:few", r"forward returned c2; expected a dict with the maps c2, c3, as in channels"),
         ("wrong.py:crash", r"failed on an image of 128 x 192 pixels: RuntimeError: no luck"),
+        ("wrong.py:numbers", r"with channels=\{2: 16\}; expected a dict, one number per map name, e.g. self.channels"),
         ("wrong.py:empty", r"has no parameters"),
         ("wrong.py:pyramid", r"is a pyramid itself \(p2, p3\); set fpn=null"),
         ("wrong.py:unequal", r"is a pyramid with p2: 16, p3: 8 channels; expected two maps or more, all with the same"),
@@ -190,6 +193,7 @@ def test_what_is_wrong_with_a_factory_is_said(folder: Path, factory: str, says: 
         "def silent(): return nn.Linear(1, 1)\n"
         "def names(): return network({'c2': 16, 'c4': 16}, {'c2': 4, 'c4': 16})\n"
         "def layers(): return network({'layer1': 16}, {'layer1': 4})\n"
+        "def numbers(): return network({2: 16}, {2: 4})\n"
         "def strides(): return network({'c2': 16}, {'c2': 8})\n"
         "def channels(): return network({'c2': 64}, {'c2': 4})\n"
         "def few(): return network({'c2': 16, 'c3': 16}, {'c2': 4, 'c3': 8})\n"
@@ -282,6 +286,44 @@ def test_one_map_is_needed_for_image_affine() -> None:
     config = rcnn.override(BASE, ["fpn=null", "box.pooler.kind=image_affine", "rpn.anchors.sizes=[[8],[16],[32]]"])
     with pytest.raises(ValueError, match=r"image_affine is defined for one map, .* several \(p2, p3\)"):
         rcnn.build_detector(config, backbone=Strided({"p2": 4, "p3": 8, "p4": 16}))
+
+
+def test_a_pooler_refuses_kinds_of_other_classes() -> None:
+    config = rcnn.override(BASE, "box.pooler.kind=affine").box.pooler
+    with pytest.raises(
+        ValueError, match=r"RegionPooler does not pool by affine, only by roi_align or roi_pool; .*build_"
+    ):
+        RegionPooler(config=config, strides={"p2": 4})
+
+
+def test_what_is_no_config_is_refused() -> None:
+    value: Any = "mask_rcnn_r50_fpn"
+    with pytest.raises(ValueError, match=rf"config is {value!r}; expected a DetectorConfig, e.g. rcnn.model_config"):
+        rcnn.build_detector(value)
+    with pytest.raises(ValueError, match=rf"got {value!r} to change; expected a config, e.g. rcnn.model_config"):
+        rcnn.override(value, "num_classes=2")
+    nothing: Any = None
+    with pytest.raises(ValueError, match=r"the name of the model is None; expected a string"):
+        rcnn.model_config(nothing)
+
+
+def test_layers_with_hooks_are_not_folded() -> None:
+    """spectral_norm computes the weight in a hook, before each call."""
+    torch.manual_seed(0)
+    hooked, plain = nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 4, 3)
+    norm, seen = nn.BatchNorm2d(4), list[int]()
+    norm.register_forward_hook(lambda *_: seen.append(1))
+    network = nn.Sequential(hooked, nn.BatchNorm2d(4), plain, norm, nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).eval()
+    for layer in network:
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(present(layer.running_mean))
+    x = torch.randn(1, 3, 9, 9)
+    expected = network(x)
+    fold_pairs(network)
+    seen.clear()
+    torch.testing.assert_close(network(x), expected)
+    assert seen == [1]
+    assert [type(layer) for layer in network[1::2]] == [nn.BatchNorm2d, nn.BatchNorm2d, nn.Identity]
 
 
 def test_configs_can_be_keys() -> None:

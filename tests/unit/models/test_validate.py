@@ -96,6 +96,48 @@ from rcnn.models.validate import validate
         ("mask_rcnn_compact", ["mask.trunk=fbnet"], r"mask\.trunk=fbnet continues D2Go's FBNet"),
         ("faster_rcnn_r50_c4", ["backbone.stages=[2, 3]"], r"from res4, but backbone\.stages is \[2, 3\]"),
         ("fcis_compact", ["fcis.mask_threshold=0"], r"fcis\.mask_threshold is 0.*; expected more than 0"),
+        (
+            "faster_rcnn_fbnetv3a_c4",
+            ["fpn={}", "rpn.anchors.sizes=[[32],[64]]"],
+            r"box\.trunk=fbnet continues the map of the backbone, but with an FPN .* set box\.trunk=fc, or fpn=null",
+        ),
+        ("mask_rcnn_fbnetv3a_c4", ["fpn={}", "box.trunk=fc"], r"mask\.trunk=fbnet .* set mask\.trunk=convs"),
+        (
+            "faster_rcnn_fbnetv3a_c4",
+            ["fpn={channels: 100}", "box.trunk=fc"],
+            r"fpn\.channels is 100; expected a multiple of 8 with rpn\.head=fbnet",
+        ),
+        (
+            "faster_rcnn_compact",
+            ["backbone.kind=mobilenet_v1", "box.trunk=mobilenet_v1"],
+            r"box\.trunk=mobilenet_v1 continues the map of the backbone, but with an FPN",
+        ),
+        ("faster_rcnn_fbnetv3a_c4", ["rpn.convs=2"], r"rpn\.convs=2 has no effect .*; set rpn\.convs=1"),
+        (
+            "mask_rcnn_r50_c4",
+            ["mask.pooler.size=28"],
+            r"mask\.trunk=res5 trains masks .* box\.pooler\.size is 14 and mask\.pooler\.size is 28; set both",
+        ),
+        ("mask_rcnn_r50_c4", ["box.pooler.aligned=false"], r"aligned is False and mask\.pooler\.aligned is True"),
+        (
+            "cascade_mask_rcnn_compact",
+            ["cascade.ious=[50,60,70]"],
+            r"cascade\.ious is \(50\.0, 60\.0, 70\.0\); expected 0 to 1",
+        ),
+        (
+            "cascade_mask_rcnn_compact",
+            ["cascade.ious=[0.4,0.5,0.6]", "box.sampling.min_negative_iou=0.45"],
+            r"min_negative_iou=0\.45 and cascade\.ious is \[0\.4, 0\.5, 0\.6\]; expected min_negative_iou <= 0\.4",
+        ),
+        ("mask_rcnn_swin_tiny_fpn", ["backbone.drop_path=20"], r"backbone\.drop_path is 20\.0; expected 0 to 1"),
+        (
+            "mask_rcnn_r50_fpn",
+            ["box.sampling.batch_size=3"],
+            r"box\.sampling has batch_size=3 and positive_fraction=0\.25, so no sample has a positive box",
+        ),
+        ("rpn_r50_fpn", ["rpn.sampling.batch_size=1"], r"rpn\.sampling has batch_size=1 and positive_fraction=0\.5"),
+        ("fcis_compact", ["fcis.ohem=false", "fcis.sampling.batch_size=3"], r"fcis\.sampling has batch_size=3"),
+        ("mask_rcnn_vit_base", ["input.divisor=0"], r"input\.divisor is 0; expected a multiple of 32"),
     ],
 )
 def test_contradictory_settings_are_refused(name: str, changes: list[str], words: str) -> None:
@@ -110,3 +152,21 @@ def test_the_smallest_window_of_a_vit_is_0() -> None:
     validate(config)
     with pytest.raises(ValueError, match=r"backbone\.window is -1; expected 0 "):
         validate(replace(config, backbone=ViTConfig(window=-1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("mask_rcnn_r50_fpn", ["box.sampling.batch_size=4", "rpn.sampling.batch_size=2"]),
+        ("mask_rcnn_r50_fpn", ["box.sampling.batch_size=1", "box.sampling.positive_fraction=0"]),
+        ("fcis_compact", ["fcis.sampling.batch_size=1"]),  # with ohem, the regions with the highest losses
+        ("fcis_compact", ["box.sampling.batch_size=1"]),  # FCIS has no box head
+        ("cascade_mask_rcnn_compact", ["box.sampling.positive_iou=0.1", "box.sampling.min_negative_iou=0.5"]),
+        ("faster_rcnn_fbnetv3a_c4", ["fpn={}", "box.trunk=fc"]),
+        ("faster_rcnn_fbnetv3a_c4", ["fpn={}", "proposals_only=true", "num_classes=1"]),
+        ("mask_rcnn_r50_c4", ["mask.pooler.kind=roi_pool", "mask.pooler.sampling_ratio=2"]),  # as in Detectron's files
+        ("mask_rcnn_swin_tiny_fpn", ["backbone.drop_path=0.2"]),
+    ],
+)
+def test_what_has_an_effect_is_accepted(name: str, changes: list[str]) -> None:
+    validate(override(model_config(name), changes))

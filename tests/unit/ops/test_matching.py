@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 
 from rcnn.ops import matching
-from rcnn.ops.matching import match
+from rcnn.ops.matching import in_crowds, match
 from tests.compiled import FORWARD
 from tests.unit.random_boxes import random_boxes
 
@@ -116,3 +116,11 @@ def test_one_graph_whatever_is_valid() -> None:
             compiled(boxes, objects, valid, 0.3, 0.7, True), match(boxes, objects, valid, 0.3, 0.7, True), strict=True
         ):
             assert torch.equal(ours, expected)
+
+
+def test_boxes_in_crowds_by_hand() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 10], [30, 30, 40, 40]])
+    crowds = torch.tensor([[[0.0, 0, 10, 10], [30, 30, 36, 40]], [[0, 0, 0, 0], [0, 0, 0, 0]]])
+    assert in_crowds(boxes, crowds, 0.55).tolist() == [[True, False, True], [False, False, False]]
+    assert in_crowds(boxes.expand(2, -1, -1), crowds, 0.45).tolist() == [[True, True, True], [False, False, False]]
+    assert in_crowds(boxes, torch.zeros(2, 0, 4), 0.5).tolist() == [[False] * 3] * 2

@@ -82,6 +82,24 @@ def test_roi_pool_takes_the_largest_of_whole_cells_and_the_last_one_belongs_to_i
     assert place.item() == 29
 
 
+def test_roi_pool_of_float64_is_computed_in_float64() -> None:
+    boxes, levels, valid = regions()
+    maps = [value.requires_grad_() for value in pyramid(torch.float64)]
+    theirs = [value.detach().clone().requires_grad_() for value in maps]
+    pooled, _ = roi_pool(maps, boxes, levels, valid, SCALES, 2)
+    fine, coarse = (
+        torchvision.ops.roi_pool(m, as_torchvision(boxes).double(), 2, s) for m, s in zip(theirs, SCALES, strict=True)
+    )
+    expected = torch.where((levels == 0).flatten()[:, None, None, None], fine, coarse)
+    expected = expected * valid.flatten()[:, None, None, None]
+    assert torch.equal(pooled.flatten(0, 1), expected)
+    share = torch.rand_like(expected)
+    (pooled.flatten(0, 1) * share).sum().backward()
+    (expected * share).sum().backward()
+    for mine, their in zip(maps, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, their.grad, atol=1e-15, rtol=1e-15)
+
+
 def test_opcheck_of_roi_pool() -> None:
     boxes, levels, valid = regions(count=3)
     maps = [value.requires_grad_() for value in pyramid()]

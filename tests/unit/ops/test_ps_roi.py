@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from rcnn.ops.ps_roi import ps_roi_pool
+from rcnn.ops import kernels
+from rcnn.ops.ps_roi import ps_roi_pool, ps_roi_pool_backward
 
 
 def slow_pool(maps: Tensor, boxes: Tensor, scale: float, groups: int, size: int, rounded: bool) -> Tensor:
@@ -108,3 +110,29 @@ def test_golden(shared: Path, name: str, rounded: bool) -> None:
     pooled.sum(0).backward(torch.from_numpy(stored["gy"]))
     assert maps.grad is not None
     np.testing.assert_allclose(maps.grad.numpy(), stored["gx"], atol=1e-5)
+
+
+def test_deterministic_gradients_do_not_come_from_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's sums are atomic, so their order changes from run to run."""
+    maps, boxes, valid = random_input(3)
+    gradient = torch.ones(2, 3, 3, 6, 6)
+
+    def spread() -> Tensor:
+        return ps_roi_pool_backward(gradient, boxes, valid, maps.shape[2], maps.shape[3], 1 / 16, 3, False)
+
+    def usable(values: Tensor) -> bool:
+        return True
+
+    def adds_nothing(*_: object) -> None:
+        pass
+
+    expected = spread()
+    assert expected.any()
+    monkeypatch.setattr(kernels, "usable", usable)
+    monkeypatch.setattr(kernels, "ps_roi", SimpleNamespace(ps_roi_pool_backward=adds_nothing), raising=False)
+    assert not spread().any()
+    torch.use_deterministic_algorithms(True)
+    try:
+        torch.testing.assert_close(spread(), expected, atol=0, rtol=0)
+    finally:
+        torch.use_deterministic_algorithms(False)

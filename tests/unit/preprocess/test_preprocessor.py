@@ -11,7 +11,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from rcnn.preprocess import InputConfig, Preprocessor, Resize, Rounding, build_preprocessor
+from rcnn.preprocess import FittedPreprocessor, InputConfig, Preprocessor, Resize, Rounding, build_preprocessor
 from rcnn.preprocess.legacy import CanvasPreprocessor, FactorPreprocessor, canvas_corner, place_on_canvas, resize_factor
 from rcnn.preprocess.resizing import resize_image
 
@@ -180,3 +180,16 @@ def test_one_pixel_on_a_canvas(size: Size) -> None:
     whole = np.array([[left, top, left + width - 1, top + height - 1]], np.float32)
     np.testing.assert_array_equal(frame.to_original(whole), [[0, 0, size[1], size[0]]])
     assert np.isfinite(frame.from_original(np.array([[0, 0, size[1], size[0]]], np.float32))).all()
+
+
+@pytest.mark.parametrize("rounding", ["round", "factor", "factor_up"])
+@pytest.mark.parametrize("original", [(2000, 1), (1, 2000), (1900, 3), (480, 640)])
+def test_a_fixed_size_is_never_exceeded(original: Size, rounding: Rounding) -> None:
+    """Also by images so long that the limit of the longer side decides, and without needless shrinking."""
+    config = InputConfig(size_rounding=rounding)
+    fitted, limits = FittedPreprocessor(config, (320, 256)), (320, 256)
+    size = fitted.frame(original).size
+    assert all(side <= limit for side, limit in zip(size, limits, strict=True))
+    assert any(side > 0.9 * limit for side, limit in zip(size, limits, strict=True))
+    image, frame = fitted(noise(*original))
+    assert (image.shape[1:], frame.size) == (size, size)

@@ -164,7 +164,8 @@ def test_one_process_says_that_the_run_was_stopped(
     monkeypatch.setattr("rcnn.training.api.process_numbers", lambda: Processes(rank=rank, count=2))
     said: list[str] = []
     rcnn.train("mask_rcnn_compact", tmp_path, tmp_path, log=said.append)
-    assert said == [f"stopped after 3 steps; continue with resume=True and output={tmp_path}"] * lines
+    again = f"to continue, make the same call with resume=True and output='{tmp_path}'"
+    assert said == [f"stopped after 3 steps; {again}"] * lines
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "mps"])

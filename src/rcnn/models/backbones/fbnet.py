@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from rcnn.models.backbones.backbone import Backbone
-from rcnn.models.config import FBNetConfig
+from rcnn.models.config import BackboneConfig, FBNetConfig
 from rcnn.models.layers import Conv2d
 
 STEM_CHANNELS = 16
@@ -81,6 +81,11 @@ class FBNetBlock(nn.Module):
             y = F.interpolate(y, scale_factor=2.0, mode="nearest")
         y = self.pwl(self.dw(y))
         return x + y if self.residual else y
+
+
+def width_of(config: BackboneConfig) -> float:
+    """The width multiplier of the backbone of `config`, which the heads follow; 1 for other backbones."""
+    return config.width if isinstance(config, FBNetConfig) else 1.0
 
 
 def scaled(channels: int, width: float) -> int:
@@ -155,12 +160,10 @@ def box_blocks(width: float) -> RegionBlocks:
 
 
 def mask_blocks(width: float) -> RegionBlocks:
-    """The mask head's features: regions (N, 112, 14, 14) -> (N, 64, 28, 28), with 7 x 7 in between."""
-    return RegionBlocks(MASK, width=width, pooled=False)
+    """The features of the mask head and the keypoint head: regions (N, 112, 14, 14) -> (N, 64, 28, 28).
 
-
-def keypoint_blocks(width: float) -> RegionBlocks:
-    """The keypoint head's features, with the blocks of the mask head: (N, 112, 14, 14) -> (N, 64, 28, 28)."""
+    The maps in between are 7 x 7.
+    """
     return RegionBlocks(MASK, width=width, pooled=False)
 
 

@@ -47,11 +47,11 @@ def checked_backbone(module: nn.Module, source: str) -> Backbone:
 def _map_table(module: nn.Module, name: str, source: str) -> dict[str, int]:
     """The attribute `channels` or `strides` of a backbone."""
     table = getattr(module, name, None)
-    if not isinstance(table, dict) or not table:
+    if not isinstance(table, dict) or not table or not all(isinstance(key, str) for key in table):
         example = '{"c2": 64, "c3": 128}' if name == "channels" else '{"c2": 4, "c3": 8}'
         raise ValueError(
-            f"{source} made a {type(module).__name__} with {name}={table!r}; expected a dict, one number for each map, "
-            f"e.g. self.{name} = {example}"
+            f"{source} made a {type(module).__name__} with {name}={table!r}; expected a dict, one number per map "
+            f"name, e.g. self.{name} = {example}"
         )
     if wrong := {key: value for key, value in table.items() if type(value) is not int or value < 1}:
         raise ValueError(f"{source}: {name} has {wrong}; expected integers of 1 or more")

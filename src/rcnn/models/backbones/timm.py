@@ -126,6 +126,15 @@ def build_features(config: TimmConfig) -> Any:
 
 def create(config: TimmConfig | ViTConfig, **options: Any) -> Any:
     """`timm.create_model` for the network that `config` names. Raises ValueError, with similar names, if unknown."""
+    pretrained_cfg(config)
+    return import_timm().create_model(config.name, **options)
+
+
+def pretrained_cfg(config: TimmConfig | ViTConfig) -> Any:
+    """timm's description of the weights that `config` names; None if timm has none for the network.
+
+    Raises ValueError, with similar names, for an unknown network or unknown weights.
+    """
     timm = import_timm()
     known = timm.list_models(pretrained=False)
     base = config.name.partition(".")[0]  # the part after the dot names a set of weights
@@ -133,12 +142,18 @@ def create(config: TimmConfig | ViTConfig, **options: Any) -> Any:
         close = difflib.get_close_matches(base, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists the names"
         raise ValueError(f"backbone.name={config.name!r} is not a network of timm {timm.__version__}; {hint}")
-    return timm.create_model(config.name, **options)
+    try:
+        return timm.get_pretrained_cfg(config.name)
+    except RuntimeError as error:
+        tagged = timm.list_pretrained(f"{base}.*")
+        close = difflib.get_close_matches(config.name, tagged, n=3) or tagged[:3]
+        hint = f"; expected {base}, or with weights, e.g. {' or '.join(close)}" if close else f"; expected {base}"
+        raise ValueError(f"backbone.name={config.name!r} names weights that timm does not have{hint}") from error
 
 
 def pixel_statistics(config: TimmConfig | ViTConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and standard deviation (RGB, 0..255) that timm's weights were trained with; None if timm has no weights."""
-    found = import_timm().get_pretrained_cfg(config.name)
+    found = pretrained_cfg(config)
     if found is None:
         return None
     return tuple(255 * value for value in found.mean), tuple(255 * value for value in found.std)

@@ -108,3 +108,8 @@ class DetectorConfig:
     def has_masks(self) -> bool:
         """Whether detections have masks."""
         return self.mask is not None or self.fcis is not None
+
+    @property
+    def has_box_head(self) -> bool:
+        """Whether the settings `box` are used: FCIS and an RPN alone have no box head."""
+        return self.fcis is None and not self.proposals_only

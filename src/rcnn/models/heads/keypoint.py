@@ -125,3 +125,11 @@ def require_consistent_keypoints(config: KeypointHeadConfig) -> None:
     for name, pairs in (("flip_pairs", config.flip_pairs), ("skeleton", config.skeleton)):
         if unknown := [pair for pair in pairs if not all(0 <= index < count for index in pair)]:
             raise ValueError(f"keypoint.{name} has {unknown[0]}; expected numbers from 0 to {count - 1}")
+    partners: dict[int, int] = {}
+    for first, second in config.flip_pairs:
+        for point, other in ((first, second), (second, first)):
+            if partners.setdefault(point, other) != other:
+                raise ValueError(
+                    f"keypoint.flip_pairs exchanges keypoint {point} with {partners[point]} and with {other}; expected "
+                    "each keypoint in one pair"
+                )

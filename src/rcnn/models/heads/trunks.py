@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from rcnn.models.backbones.fbnet import RegionBlocks, box_blocks
+from rcnn.models.backbones.fbnet import RegionBlocks, box_blocks, width_of
 from rcnn.models.backbones.mobilenet_v1 import RegionMobileNet
 from rcnn.models.backbones.resnet import build_stage
-from rcnn.models.config import BackboneConfig, BoxHeadConfig, FBNetConfig, MobileNetV1Config, Norm, ResNetConfig
+from rcnn.models.config import BackboneConfig, BoxHeadConfig, MobileNetV1Config, Norm, ResNetConfig
 from rcnn.models.layers import Conv2d
 from rcnn.ops.layout import contiguous
 
@@ -91,7 +91,7 @@ def build_box_trunk(config: BoxHeadConfig, in_channels: int, backbone: BackboneC
                 raise ValueError(f"box.trunk=res5 needs a ResNet; the backbone is {backbone.kind}. Use box.trunk=fc")
             return Res5(backbone)
         case "fbnet":
-            return box_blocks(backbone.width if isinstance(backbone, FBNetConfig) else 1.0)
+            return box_blocks(width_of(backbone))
         case "mobilenet_v1":
             return RegionMobileNet(backbone.width if isinstance(backbone, MobileNetV1Config) else 1.0)
         case "fc":

@@ -29,6 +29,7 @@ class SizedDetector(Detector):
 class CropPooler(RegionPooler):
     """Crop whole cells of the map, then resize them (chainer-mask-rcnn)."""
 
+    kinds = ("crop_resize", "affine", "normalized", "image_affine")
     kind: Literal["crop_resize", "affine", "normalized"] = "crop_resize"
 
     @override

@@ -30,6 +30,8 @@ def list_models() -> list[str]:
 
 def model_config(name: str) -> DetectorConfig:
     """The config called `name`. Raises ValueError, with similar names, for an unknown name."""
+    if not isinstance(name, str):
+        raise ValueError(f"the name of the model is {name!r}; expected a string, e.g. 'mask_rcnn_r50_fpn'")
     if name not in MODELS:
         raise ValueError(unknown_model(name))
     return MODELS[name]()

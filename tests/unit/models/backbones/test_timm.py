@@ -312,6 +312,11 @@ def test_padding_to_whole_patches_is_the_backbones_own() -> None:
     ("config", "message"),
     [
         (TimmConfig(name="resnet5d"), "did you mean resnet50d"),
+        (TimmConfig(name="resnet50d.ra_in1k"), r"names weights that timm does not have; .* e.g. resnet50d\.ra2_in1k"),
+        (
+            TimmConfig(name="resnet50d.typo", pretrained=True),
+            r"does not have; expected resnet50d, or with weights, e.g. ",
+        ),
         (TimmConfig(name="test_vit"), r"strides \[16, 16, 16\].*backbone.kind=vit"),
         (TimmConfig(name="test_maxvit"), "does not accept images of every size"),
         (TimmConfig(name="vgg11", drop_path=0.1), "set backbone.drop_path=0"),
