@@ -80,7 +80,7 @@ def test_options_of_the_command_line_are_arguments_of_the_same_name(
 ) -> None:
     options = set(inspect.signature(command).parameters) - {"directory", "checkpoint", "context"}
     if command is cli_data.browse:
-        options -= {"model", "overrides"}  # make the settings in `augmented`
+        options -= {"model", "overrides", "allow"}  # make the settings in `augmented`
     arguments = set(inspect.signature(function).parameters)
     assert len(options & arguments) >= 2
     assert options - arguments <= COMMAND_LINE_ONLY

@@ -26,6 +26,7 @@ MAX_CAPTION = 60  # characters of a caption
 LARGE = 3000  # pixels, the square root of the area of an image; larger ones are drawn on by the size of their objects
 WIDTHS_PER_POSE = 40  # widths of a line of keypoints in the square root of the area of their box, at least
 LEGIBLE = 1150  # pixels, the same of a picture of 1333 x 1000
+FAR = 10  # sides of the image: keypoints are drawn up to this far away, because Pillow draws whole lines
 _STRIP = 1 << 20  # pixels blended at a time
 
 # Pairs of COCO's 17 keypoints of a person that are connected by a line.
@@ -87,6 +88,7 @@ def draw_objects(
     if keypoints is not None and count:
         for row, points in enumerate(np.array(keypoints, dtype=np.float64).reshape(count, -1, 3)):
             points[:, 2] -= keypoint_score
+            points[:, :2] = points[:, :2].clip(-FAR * max(picture.size), FAR * max(picture.size))
             side = math.sqrt(np.prod(np.maximum(corners[row, 2:] - corners[row, :2], 0)))
             own_width = min(width, max(1, round(side / WIDTHS_PER_POSE)))
             _draw_keypoints(pen, points, skeleton, colours[row], own_width)

@@ -34,7 +34,7 @@ def compare(
     b: str | Path,
     data: Dataset | str | Path | None = None,
     *,
-    split: str = "",
+    split: str | Path = "",
     annotations: str = "",
     images: str | Path = "",
     relative_boxes: bool = False,
@@ -70,7 +70,7 @@ def compare(
     with nullcontext() if output is None else OutputFolder(output) as folder:
         if folder is not None:
             folder.require_free(COMPARE_FILE)
-        dataset = _dataset(sources, models, data, split, replace(options, one_class=one_class))
+        dataset = _dataset(sources, models, data, str(split), replace(options, one_class=one_class))
         saved = [
             _saved_side(source, dataset) if model is None else None
             for source, model in zip(sources, models, strict=True)

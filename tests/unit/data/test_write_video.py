@@ -59,10 +59,10 @@ def test_a_relative_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pyt
 
 def test_a_command_that_opens_the_folder_leaves_the_unfinished_video(tmp_path: Path) -> None:
     def pictures() -> Iterator[Image.Image]:
-        yield picture()
+        yield from [picture()] * 100  # the encoder waits for some 50 before it writes the first
         with OutputFolder(tmp_path):
             assert len([name for name in os.listdir(tmp_path) if "a.mp4" in name]) == 1
         yield picture()
 
-    assert write_video(tmp_path / "a.mp4", pictures(), 25) == 2
+    assert write_video(tmp_path / "a.mp4", pictures(), 25) == 101
     assert (tmp_path / "a.mp4").is_file()

@@ -271,6 +271,20 @@ def test_boxes_far_outside_the_image_are_drawn_at_once() -> None:
     far, near = [[-1e12, 5.0, 1e12, 1e12]], [[-70.0, 5.0, 70.0, 70.0]]
     pictures = [draw_objects(image, box, [0], ["cup"], with_names=False) for box in (far, near)]
     assert pictures[0].tobytes() == pictures[1].tobytes() != image.tobytes()
+    lines = [
+        draw_objects(
+            image,
+            [[0, 0, 9, 9]],
+            [0],
+            ["cup"],
+            keypoints=[[[1, 20, 2], [x, 20, 2]]],
+            skeleton=[(0, 1)],
+            with_names=False,
+        )
+        for x in (1e12, 90)
+    ]
+    assert lines[0].tobytes() == lines[1].tobytes()
+    assert (np.asarray(lines[0])[20] != 90).any(axis=1).all()
     dashed = Image.fromarray(image)
     draw_dashed_boxes(dashed, np.array(far))
     assert (np.asarray(dashed)[5] != 90).all()

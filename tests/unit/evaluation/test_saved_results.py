@@ -77,6 +77,7 @@ def test_results_of_a_part_of_the_images_are_reported(tmp_path: Path) -> None:
     some = evaluate(mine, data, split=str(tmp_path / "ids.txt"))
     assert (some.metrics.images, some.metrics.kinds["bbox"]["AP"]) == (2, 1)
     assert not any("results for" in one for one in some.warnings)
+    assert compare(mine, mine, data, split=tmp_path / "ids.txt", samples=0).images == 2
     with pytest.raises(ValueError, match="results have image_id 2, 3, which"):
         evaluate(other, data, split=str(tmp_path / "ids.txt"))
     with OutputFolder(found) as folder:  # as `rcnn predict --format coco` writes them
