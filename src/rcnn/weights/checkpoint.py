@@ -338,6 +338,10 @@ def _contiguous(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     used: set[int] = set()  # addresses: two names may have one tensor
     for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"the state has {name} of type {type(value).__name__}; expected tensors (torch.from_numpy)"
+            )
         value = value.detach().cpu()
         whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
         alone = whole and value.data_ptr() not in used

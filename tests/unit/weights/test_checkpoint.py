@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -67,10 +68,13 @@ def test_tensors_that_share_memory_are_written(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], expected) for name, expected in state.items())
 
 
-def test_names_of_classes_are_checked_before_writing(tmp_path: Path) -> None:
+def test_what_cannot_be_read_again_is_not_written(tmp_path: Path) -> None:
     wrong: Any = range(6)
     with pytest.raises(ValueError, match=rf"{tmp_path}/m: expected class names as text, got 0, 1, 2 and 3 more"):
         save_checkpoint(tmp_path / "m", compact(), classes=wrong)
+    arrays: Any = {"a": np.zeros(1)}
+    with pytest.raises(ValueError, match="the state has a of type ndarray; expected tensors"):
+        save_checkpoint(tmp_path / "m", arrays, compact().config, CLASSES)
     kind: Any = "bogus"
     with pytest.raises(ValueError, match="kind='bogus'; expected detector or backbone"):
         save_checkpoint(tmp_path / "m", compact(), kind=kind)
