@@ -300,11 +300,14 @@ def _unavailable(reason: str) -> HTTPException:
 
 
 async def _require_image_request(request: Request) -> None:
-    """422 for query parameters that /predict does not have, 415 for a form that contains the image."""
+    """422 for query parameters that /predict does not have or that are given twice, 415 for a form with the image."""
     unknown = [name for name in request.query_params if name not in PARAMETERS]
     if unknown:
         plural = "s" if len(unknown) > 1 else ""
         raise HTTPException(422, f"unknown parameter{plural} {', '.join(unknown)}; expected {' or '.join(PARAMETERS)}")
+    given = [name for name, _ in request.query_params.multi_items()]
+    if twice := [name for name in PARAMETERS if given.count(name) > 1]:
+        raise HTTPException(422, f"{twice[0]} is given {given.count(twice[0])} times; expected once")
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise _form()
 

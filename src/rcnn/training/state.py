@@ -151,13 +151,14 @@ def write_state(values: Mapping[str, Any], folder: Path) -> None:
 
 
 def save_values(values: Mapping[str, Any], path: Path) -> None:
-    """`torch.save` that raises OSError for an error of the disk."""
+    """`torch.save` that raises OSError for an error of the disk, and lets a second Ctrl-C through."""
     try:
         with path.open("wb") as file:  # torch hides the number of an error if it opens the file itself
             torch.save(values, file)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # e.g. of a full disk
-            raise error.__context__ from error
+        first = error.__context__  # torch ends the file in every case, which fails after another error
+        if isinstance(first, OSError) or (first is not None and not isinstance(first, Exception)):
+            raise first from error
         raise
 
 

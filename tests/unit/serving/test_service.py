@@ -97,6 +97,7 @@ def test_bad_requests_are_refused(url: str, body: bytes, query: str, status: int
     ("body", "query", "content_type", "status", "detail"),
     [
         (b"x", "?threshold=0.5&scores=1", "", 422, "unknown parameters threshold, scores; expected score or format"),
+        (b"x", "?score=.5&score=.6", "", 422, "score is given 2 times; expected once"),
         (b"x", "?score=2", "", 422, "score=2: input should be less than or equal to 1"),
         (b"x", "?format=xml", "", 422, "format=xml: input should be 'json', 'arrays' or 'picture'"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import pickle
 import random
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typing_extensions import Buffer, override
 
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.settings import TrainConfig
@@ -237,3 +239,18 @@ def test_numbers_that_are_not_finite_are_null_in_the_log(tmp_path: Path) -> None
     [line] = (tmp_path / "log.jsonl").read_text().splitlines()
     values = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert values | {"seconds": 0} == {"step": 0, "seconds": 0, "validation_loss": None, "lr": None, "bbox_AP": 0.5}
+
+
+def test_an_interrupt_of_a_write_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch ends a file that it stopped to write, and raises a RuntimeError."""
+
+    class Interrupted(io.BytesIO):
+        @override
+        def write(self, values: Buffer) -> int:
+            if self.tell() > 1000:
+                raise KeyboardInterrupt
+            return super().write(values)
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        save_values({"weights": torch.zeros(100_000)}, Path("training.pt"))
