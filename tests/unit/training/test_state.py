@@ -251,6 +251,9 @@ def test_an_interrupt_of_a_write_is_not_hidden(monkeypatch: pytest.MonkeyPatch) 
                 raise KeyboardInterrupt
             return super().write(values)
 
-    monkeypatch.setattr(Path, "open", lambda path, mode: Interrupted())
+    def opened(path: Path, mode: str) -> Interrupted:
+        return Interrupted()
+
+    monkeypatch.setattr(Path, "open", opened)
     with pytest.raises(KeyboardInterrupt):
         save_values({"weights": torch.zeros(100_000)}, Path("training.pt"))
