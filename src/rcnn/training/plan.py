@@ -26,8 +26,8 @@ from rcnn.training.chosen_start import Start, choose_start, setting_keys
 from rcnn.training.disk_space import DiskSpace, disk_space, require_space
 from rcnn.training.fitted_model import FittedModel, fit_model, fit_to_data
 from rcnn.training.found_run import FoundRun, find_run
-from rcnn.training.identity import data_identity
-from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
+from rcnn.training.identity import data_identity, images_of_run
+from rcnn.training.length import LENGTHS, Earlier, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
 from rcnn.training.request import RunRequest
 from rcnn.training.resuming import record_to_resume, require_fixed
 from rcnn.training.run_data import RunData, shared_images
@@ -186,13 +186,16 @@ def _choose_length(start: Start, model: FittedModel, processes: Processes, found
         )
         reasons |= more
         if before is not None and start.record is not None and not given.isdisjoint(("epochs", "schedule")):
-            earlier = before.images_per_step(start.record.get("processes", 1))
+            earlier = Earlier(
+                settings=before,
+                images=images_of_run(start.record) or len(training),
+                processes=start.record.get("processes", 1),
+            )
             each = settings.images_per_step(processes.count)
-            if each != earlier and "last" in found.checkpoints:  # else all steps have the present images per step
+            # a run that was resumed before may have had other images per step before that
+            if "last" in found.checkpoints and not (each == earlier.each and earlier.is_uniform):
                 done = steps_done(start.request.output or Path())
-                settings, more = with_rest(
-                    settings, before, done=done, images=len(training), each=each, earlier=earlier
-                )
+                settings, more = with_rest(settings, earlier, done=done, images=len(training), each=each)
                 reasons |= more
     advice = model.advice
     if start.is_advised:
