@@ -15,9 +15,10 @@ from rcnn.data.messages import counted
 from rcnn.data.trained_images import TrainedImages
 from rcnn.data.transforms import OwnStep
 from rcnn.models import DetectorConfig
-from rcnn.models.overrides import config_to_dict, override
+from rcnn.models.overrides import config_to_dict
 from rcnn.models.own import own_factories
 from rcnn.models.setting_tables import settings_table
+from rcnn.models.unused_settings import override_used
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers
@@ -110,7 +111,7 @@ def settings_of(model: str, overrides: Sequence[str], allow: Sequence[str] = ())
     """
     model_overrides, train_overrides = split_overrides(overrides)
     settings = changed_by(starting_settings(model, overrides=train_overrides), train_overrides)
-    return settings, override(starting_config(model, allow), model_overrides).input
+    return settings, override_used(starting_config(model, allow), model_overrides).input
 
 
 def plan_training(

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from rcnn.data.messages import counted
 from rcnn.models import DetectorConfig
-from rcnn.models.overrides import override
+from rcnn.models.unused_settings import override_used
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.converted import Assumption, Converted, Kind, expected_state, require_fit
 from rcnn.weights.systems.renaming import Placed
 from rcnn.weights.systems.settings import SettingsSource
 
 # what a setting without meaning or a tensor of another shape raises in the code of a system
-WRONG = (TypeError, IndexError, ZeroDivisionError, RuntimeError)
+WRONG = (AttributeError, TypeError, IndexError, ZeroDivisionError, RuntimeError)
 COUNTER = ".num_batches_tracked"  # end of the name of a step counter of batch norm
 
 
@@ -101,7 +101,7 @@ class System:
             raise self._incomplete(found, error) from error
         except WRONG as error:
             raise self._wrong(found, settings, error) from error
-        config = override(plan.config, overrides)
+        config = override_used(plan.config, overrides)
         expected = expected_state(config)
         # frozen norms have no step counter in rcnn; in the file they may have one
         unused = [name for name, ours in plan.placed.ours.items() if ours.endswith(COUNTER) and ours not in expected]
@@ -140,7 +140,9 @@ class System:
     def _incomplete(self, found: Found, error: KeyError) -> ValueError:
         return ValueError(f"{found.source} looks like a file of {self.name}, but has no tensor {error}")
 
-    def _wrong(self, found: Found, settings: SettingsSource, error: Exception) -> ValueError:
+    def _wrong(self, found: Found, settings: SettingsSource, error: Exception) -> Exception:
+        if isinstance(error, RuntimeError) and "memory" in str(error):  # too little memory
+            return error
         given = "" if settings is None else f" with config (--config) {str(settings)[:200]}"
         return ValueError(
             f"{found.source} cannot be read as a file of {self.name}{given}: its settings, or the shapes of its "
