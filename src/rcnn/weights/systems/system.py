@@ -100,6 +100,8 @@ class System:
         except KeyError as error:
             raise self._incomplete(found, error) from error
         except WRONG as error:
+            if _lacks_memory(error):
+                raise
             raise self._wrong(found, settings, error) from error
         config = override_used(plan.config, overrides)
         expected = expected_state(config)
@@ -114,6 +116,8 @@ class System:
         except KeyError as error:
             raise self._incomplete(found, error) from error
         except WRONG as error:
+            if _lacks_memory(error):
+                raise
             raise self._wrong(found, settings, error) from error
         part = "backbone." if self.kind == "backbone" else ""
         require_fit(config, expected, state, found.source, part=part, allow_missing=allow_missing)
@@ -140,11 +144,13 @@ class System:
     def _incomplete(self, found: Found, error: KeyError) -> ValueError:
         return ValueError(f"{found.source} looks like a file of {self.name}, but has no tensor {error}")
 
-    def _wrong(self, found: Found, settings: SettingsSource, error: Exception) -> Exception:
-        if isinstance(error, RuntimeError) and "memory" in str(error):  # too little memory
-            return error
+    def _wrong(self, found: Found, settings: SettingsSource, error: Exception) -> ValueError:
         given = "" if settings is None else f" with config (--config) {str(settings)[:200]}"
         return ValueError(
             f"{found.source} cannot be read as a file of {self.name}{given}: its settings, or the shapes of its "
             f"tensors, are not those of such a network ({type(error).__name__}: {error})"
         )
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and "memory" in str(error)
