@@ -56,6 +56,10 @@ def compare(
     from rcnn.evaluation.compare import COMPARE_FILE
     from rcnn.evaluation.compare import compare as compare_sources
 
+    if samples:
+        typer.echo(
+            f"{samples:,} bootstrap samples for each kind of result (--samples 0: none) can take minutes", err=True
+        )
     found = compare_sources(
         a, b, data, split=split, annotations=annotations, images=images, relative_boxes=relative_boxes,
         metric="" if metric is None else metric.value, samples=samples, seed=seed, device=device,

@@ -38,10 +38,10 @@ from rcnn.serving.batching import Batcher, Busy, Closed
 from rcnn.serving.metrics import Metrics
 from rcnn.serving.thread_count import limit_threads
 from rcnn.serving.wire import require_token, to_wire
+from rcnn.threads import available_cores
 
 RETRY_SECONDS = 1
 SWITCH_SECONDS = 0.0002  # for which a thread keeps Python's lock while the thread of the model waits for it
-IMAGE_THREADS = 2  # decode and prepare images, and draw pictures: mostly in C, without Python's lock
 EXAMPLE = {
     "width": 640, "height": 480, "model": "mask_rcnn_compact",
     "detections": [
@@ -133,17 +133,18 @@ class Service:
         self.metrics = Metrics(lambda: len(self.batcher) if self.is_ready else 0)
         self.is_ready = False
         self.admitted = 0  # requests that are being processed
-        # Results become JSON in one thread: they are many short Python steps, and threads that compete for Python's
-        # lock in each of them need twice the time.
-        self._images = ThreadPoolExecutor(IMAGE_THREADS, thread_name_prefix="rcnn-images")
-        self._answers = ThreadPoolExecutor(1, thread_name_prefix="rcnn-answers")
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Warm up the model, serve, then finish the waiting images."""
-        black, before = torch.zeros(3, 64, 64, dtype=torch.uint8), sys.getswitchinterval()
-        await asyncio.to_thread(limit_threads, lambda: self.predictor.predict(black))
+        before = torch.get_num_threads(), sys.getswitchinterval()
+        await asyncio.to_thread(self._warm_up)
         sys.setswitchinterval(SWITCH_SECONDS)
+        # Images are decoded and drawn mostly in C, without Python's lock. Results become JSON in one thread: threads
+        # that compete for the lock in many short steps need twice the time.
+        cores = max(2, available_cores())
+        self._images, self._pictures = ThreadPoolExecutor(cores), ThreadPoolExecutor(cores)
+        self._answers = ThreadPoolExecutor(1)
         self.batcher = Batcher(
             self.predictor, max_batch=self.options.max_batch, capacity=self.options.capacity,
             on_batch=self.metrics.count_batch,
@@ -152,9 +153,18 @@ class Service:
         yield
         self.is_ready = False
         await asyncio.to_thread(self.batcher.close)
-        sys.setswitchinterval(before)
-        for pool in (self._images, self._answers):
+        torch.set_num_threads(before[0])
+        sys.setswitchinterval(before[1])
+        for pool in (self._images, self._pictures, self._answers):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _warm_up(self) -> None:
+        """Run the model once, and on a CPU choose the number of its threads."""
+        black = torch.zeros(3, 64, 64, dtype=torch.uint8)
+        if self.predictor.device.type == "cpu":
+            limit_threads(lambda: self.predictor.predict(black))
+        else:
+            self.predictor.predict(black)
 
     async def measured(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         """Count and log a request."""
@@ -195,7 +205,7 @@ class Service:
                 pixels = await run(self._images, self._decode, body, content_type)
                 image, frame = await run(self._images, self.predictor.preprocessor, pixels)
                 found = (await self._detect(image, frame)).above(score)
-                threads = self._images if format == "picture" else self._answers
+                threads = self._pictures if format == "picture" else self._answers
                 return await run(threads, self._answer, found, format, pixels)
         except TimeoutError as error:
             raise HTTPException(504, f"no answer within {self.options.seconds:g} seconds") from error

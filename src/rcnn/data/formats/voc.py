@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from rcnn.data.checks.check import check_tables
@@ -58,6 +59,8 @@ LAST_11_POINT_YEAR = 2009  # from 2010 on, AP is the area under the curve
 SEGMENTATION = "_segmentation"  # end of the names of splits with instances, where there are splits with boxes too
 # a line of a list: a name in quotes (of CVAT, if it has spaces), or a name and whether the image has a class
 LISTED = re.compile(r'"([^"]+)".*|(\S+)\s+-?[01]')
+FLAGGED = re.compile(r".+\s-?[01]")  # the same for names with spaces, where it is less certain
+LOOKED_AT = 100  # lines of a list, to learn whether it is one of a class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,12 +213,21 @@ def _list_files(*folders: Path) -> list[Path]:
 
 
 def _is_of_class(file: Path) -> bool:
-    """Whether a list has a second column, which says whether the image has a class (1, 0 or -1)."""
+    """Whether a list CLASS_SPLIT.txt says which images have a class, in a second column (1, 0 or -1).
+
+    A name may have spaces: then every line has to end with such a number, and there has to be SPLIT.txt, as for a list
+    without lines.
+    """
     if "_" not in file.stem:
         return False
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        match = LISTED.fullmatch(next((line.strip() for line in lines if line.strip()), ""))
-    return match is not None and match[2] is not None
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        lines = [line.strip() for line in islice(opened, LOOKED_AT) if line.strip()]
+    match = LISTED.fullmatch(lines[0]) if lines else None
+    if match is not None and match[2] is not None:
+        return True
+    words = file.stem.split("_")
+    has_split = any(file.with_name("_".join(words[at:]) + ".txt").is_file() for at in range(1, len(words)))
+    return has_split and all(FLAGGED.fullmatch(line) for line in lines)
 
 
 def _beside_images(folder: Path) -> dict[str, _Split]:
