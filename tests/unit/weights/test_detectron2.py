@@ -12,7 +12,6 @@ from torch import Tensor
 from rcnn.models import DetectorConfig, model_config
 from rcnn.models.config import CascadeConfig, KeypointHeadConfig, PoolerConfig, ResNetConfig
 from rcnn.models.overrides import override
-from rcnn.weights.systems.converted import Converted
 from rcnn.weights.systems.detectron2 import system as detectron2
 from rcnn.weights.systems.detectron2.config import config_of
 from rcnn.weights.systems.detectron2.export import not_expressed, settings_of
@@ -339,39 +338,6 @@ def test_buffers_of_older_files_are_skipped() -> None:
     given = convert_state(detectron2.SYSTEM, {**c4_state(), **extra})
     assert set(given.skipped) == set(extra)
     assert given.config.num_classes == 3
-
-
-def test_norms_without_statistics_are_the_first_versions_frozen_ones(tmp_path: Path) -> None:
-    """Files of these versions contain their anchors."""
-    state = {name: value for name, value in c4_state().items() if ".running_" not in name}
-    state["proposal_generator.anchor_generator.cell_anchors.0"] = torch.zeros(15, 4)
-    for given in (
-        convert_state(detectron2.SYSTEM, state, settings(tmp_path, C4)),
-        convert_state(detectron2.SYSTEM, state),
-    ):
-        assert given.state["backbone.stem.conv1.norm.running_var"].unique().tolist() == [1.0]
-        assert given.state["backbone.stem.conv1.norm.running_mean"].unique().tolist() == [0.0]
-    assert trunk_of(given) == ("frozen_bn", True)
-    [line] = [line for line in given.assumed if "norms without means and variances: backbone.norm=frozen_bn" in line]
-    assert "if it has group norm: --config MODEL.RESNETS.NORM=GN" in line
-    assert trunk_of(convert_state(detectron2.SYSTEM, state, "MODEL.RESNETS.NORM=GN")) == ("gn", False)
-
-
-def test_norms_without_statistics_in_later_files_are_group_norms() -> None:
-    state = {name: value for name, value in c4_state().items() if ".running_" not in name}
-    given = convert_state(detectron2.SYSTEM, state)
-    assert trunk_of(given) == ("gn", False)
-    assert any("norms without means and variances: backbone.norm=gn" in line for line in given.assumed)
-    given = convert_state(detectron2.SYSTEM, state, "MODEL.RESNETS.NORM=FrozenBN")
-    assert trunk_of(given) == ("frozen_bn", True)
-    assert not any("backbone.norm" in line for line in given.assumed)
-
-
-def trunk_of(given: Converted) -> tuple[str, bool]:
-    """Norm of the ResNet, and whether its stride is in the 1x1 convolutions."""
-    trunk = given.config.backbone
-    assert isinstance(trunk, ResNetConfig)
-    return trunk.norm, trunk.stride_in_1x1
 
 
 @pytest.mark.parametrize(
