@@ -81,7 +81,12 @@ def same_factory(allowed: str, path: str) -> bool:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """The module of a file; the file can import other files of its folder, each once per process."""
+    """The module of a file; the file can import other files of its folder.
+
+    Each of these is imported once per process, except those with the name of a file that an earlier factory in another
+    folder imported: sys.modules keeps the earlier one. They are imported again with each factory, and `path_of` gives
+    the earlier file for their functions: give such files different names.
+    """
     path = path.resolve()
     for name, known in list(sys.modules.items()):  # the script that is running, or a module that it imports
         file = getattr(known, "__file__", None)

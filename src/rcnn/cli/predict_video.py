@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,13 +81,17 @@ def predict_videos(
         files = FrameFormats(folder=folder, formats=options.formats)
         for video in videos:
             name = _free_name(folder, Path(video), names)
+            started = False
             try:
-                frames, objects, problem = _predict_one(predictor, video, folder, name, options, files)
+                rate = video_rate(video)
+                started = True  # PARTIAL is of this video, not of an earlier command
+                frames, objects, problem = _predict_one(predictor, video, rate, folder, name, options, files)
             except Stopped:
                 _tell_of_partial(path)
                 raise
             except (ValueError, OSError) as error:  # also VideoError
-                if isinstance(error, OSError) and (error.errno in OUTPUT_ERRORS or (path / PARTIAL).exists()):
+                unfinished = started and (path / PARTIAL).exists()
+                if isinstance(error, OSError) and (error.errno in OUTPUT_ERRORS or unfinished):
                     _tell_of_partial(path)
                     raise
                 failed += 1
@@ -107,8 +112,8 @@ def predict_videos(
 
 
 def _tell_of_partial(output: Path) -> None:
-    with suppress(OSError):  # the terminal is gone (SIGHUP)
-        if (output / PARTIAL).exists():
+    with suppress(OSError):  # there are none, or the terminal is gone (SIGHUP)
+        if (output / PARTIAL).stat().st_size:
             typer.echo(f"the results so far are in {output / PARTIAL}", err=True)
 
 
@@ -124,13 +129,20 @@ def _free_name(folder: OutputFolder, video: Path, names: set[str]) -> str:
 
 
 def _predict_one(
-    predictor: Predictor, video: str, folder: OutputFolder, name: str, options: ImageOptions, files: FrameFormats
+    predictor: Predictor,
+    video: str,
+    timing: tuple[Fraction, int],
+    folder: OutputFolder,
+    name: str,
+    options: ImageOptions,
+    files: FrameFormats,
 ) -> tuple[int, int, str]:
     """Predict on a video; returns the numbers of frames and of objects, and what is wrong with the video, if anything.
 
-    The frames before a damaged one are written, each to PARTIAL at once. ValueError if there is none.
+    `timing` is the result of `video_rate`. The frames before a damaged one are written, each to PARTIAL at once.
+    ValueError if there is none.
     """
-    rate, count = video_rate(video)
+    rate, count = timing
     total = min(options.limit or count, count or options.limit)  # 0: not known
     frames = objects = 0
     problem: ValueError | None = None

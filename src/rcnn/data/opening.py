@@ -11,6 +11,7 @@ from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats.layouts import locate, splits_at
 from rcnn.data.messages import close_to, counted, few
+from rcnn.data.own_values import plain
 from rcnn.data.records import Dataset
 from rcnn.data.selection import select
 from rcnn.text_files import gc_paused
@@ -86,7 +87,8 @@ def open_with(
         keypoints=options.keypoints,
         relative_boxes=options.relative_boxes,
     )
-    classes = (classes,) if isinstance(classes, str) else classes
+    if classes is not None:  # also an array of numpy
+        classes = (classes,) if isinstance(classes, str) else tuple(map(plain, classes))
     with gc_paused():
         selection = select(location, str(split))
         tables = selection.read()

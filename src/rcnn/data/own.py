@@ -53,7 +53,7 @@ def dataset_of_records(
     """See `Dataset.from_records`."""
     if isinstance(records, (Mapping, str, bytes)) or not np.iterable(records):
         raise ValueError(f"records is of type {type(records).__name__}; expected a list of dicts, one per image")
-    require_names(classes, keypoints)
+    classes, keypoints = None if classes is None else names_of("classes", classes), names_of("keypoints", keypoints)
     if metric not in get_args(MetricName):
         raise ValueError(f"metric is {metric!r}; expected one of {', '.join(get_args(MetricName))}")
     for index, one in enumerate(records := list(records)):
@@ -84,11 +84,11 @@ def dataset_of_records(
     return checked_dataset(root, "records", images, entries, classes, keypoints, metric=metric)
 
 
-def require_names(classes: Sequence[str] | None, keypoints: Sequence[str]) -> None:
-    """Raise ValueError for a text in the place of a list of names: its letters would be the names."""
-    for key, names in (("classes", classes or ()), ("keypoints", keypoints)):
-        if isinstance(names, (str, bytes)) or not np.iterable(names):
-            raise ValueError(f"{key} is {names!r}; expected a list of names, e.g. [{names!r}]")
+def names_of(key: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The names of the argument `key`, which may be an array. Raises ValueError for a text, which has letters."""
+    if isinstance(names, (str, bytes)) or not np.iterable(names):
+        raise ValueError(f"{key} is {names!r}; expected a list of names, e.g. [{names!r}]")
+    return tuple(map(plain, names))
 
 
 def image_id_of(entry: Mapping[str, Any], default: int, where: str) -> Id:
@@ -108,8 +108,8 @@ def require_different_ids(ids: Sequence[Id], noun: str) -> None:
     for index, one in enumerate(ids):
         if first.setdefault(one, index) != index:
             raise ValueError(
-                f"{noun} {index} has the image_id {one!r} of {noun} {first[one]}; expected another id for each image, "
-                "or no image_id: images without one are numbered"
+                f"{noun} {index} has the image_id {one!r} of {noun} {first[one]}; expected another id for each image: "
+                "images without an image_id are numbered, so give one to all images or to none"
             )
 
 
@@ -140,16 +140,19 @@ def checked_dataset(
     classes: Sequence[str] | None,
     keypoints: Sequence[str],
     *,
+    noun: str = "record",
     metric: MetricName = "coco",
     known: KnownImages | None = None,
     pixels: Callable[[int], Tensor] | None = None,
 ) -> Dataset:
-    """The checked data set; messages use `name` instead of the annotation file."""
-    names = tuple(classes) if classes is not None else _names_of(entries)
+    """The checked data set. Messages name the annotation file `name`, and an entry by `noun` and its number."""
+    places = [f"{noun} {index}" for index in range(len(entries))]
+    names = tuple(classes) if classes is not None else _label_names(entries)
     of_records = [
-        _annotations(entry, image["id"], names, index)
-        for index, (image, entry) in enumerate(zip(images, entries, strict=True))
+        _annotations(entry, image["id"], names, where)
+        for where, image, entry in zip(places, images, entries, strict=True)
     ]
+    _require_visibility(of_records, len(keypoints), places)
     annotations = [{"id": number, **one} for number, one in enumerate(chain.from_iterable(of_records), start=1)]
     extra = {"keypoints": list(keypoints)} if keypoints else {}
     raw = RawTables(
@@ -164,8 +167,8 @@ def checked_dataset(
     tables = check_tables(raw, Warnings(raw.file), known)
     if tables.refusals:
         raise tables.refusals[0]
-    _require_canvas(images, entries, tables)
-    _require_masks(of_records, tables)
+    _require_canvas(images, entries, tables, places)
+    _require_masks(of_records, tables, places)
     return assemble(
         tables,
         root=root,
@@ -177,35 +180,45 @@ def checked_dataset(
     )
 
 
-def _require_canvas(images: Sequence[RawEntry], entries: Sequence[Mapping[str, Any]], tables: Tables) -> None:
+def _require_visibility(of_records: Sequence[Sequence[RawEntry]], joints: int, places: Sequence[str]) -> None:
+    """Raise ValueError for a flat list of x, y of `joints` keypoints, which COCO's form would take as visible."""
+    for where, entries in zip(places, of_records, strict=True):
+        if any(len(entry.get("keypoints", ())) == 2 * joints > 0 for entry in entries):
+            raise ValueError(
+                f"{where} has an object with {2 * joints} numbers as keypoints; expected {3 * joints}: x, y, "
+                f"visibility (2: visible, 1: hidden, 0: not labelled) of {counted(joints, 'keypoint')}"
+            )
+
+
+def _require_canvas(
+    images: Sequence[RawEntry], entries: Sequence[Mapping[str, Any]], tables: Tables, places: Sequence[str]
+) -> None:
     """Raise ValueError for boxes of torchvision that belong to an image of another size, e.g. before it was resized."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in tables.images}
-    for index, (image, entry) in enumerate(zip(images, entries, strict=True)):
+    for where, image, entry in zip(places, images, entries, strict=True):
         boxes, size = entry.get("boxes"), sizes.get(image["id"])
         if is_torchvision_boxes(boxes) and size is not None and tuple(boxes.canvas_size) != size:
             raise ValueError(
-                f"record {index} has boxes with a canvas_size of {few(boxes.canvas_size)} (height, width) for an image "
+                f"{where} has boxes with a canvas_size of {few(boxes.canvas_size)} (height, width) for an image "
                 f"of {few(size)}; expected the size of the image: transform the image and its boxes together"
             )
 
 
-def _require_masks(of_records: Sequence[Sequence[RawEntry]], tables: Tables) -> None:
+def _require_masks(of_records: Sequence[Sequence[RawEntry]], tables: Tables, places: Sequence[str]) -> None:
     """Raise ValueError for a mask that is not of the size of its image, or damaged."""
     sizes = {image["id"]: [image["height"], image["width"]] for image in tables.images}
-    for index, entries in enumerate(of_records):
+    for where, entries in zip(places, of_records, strict=True):
         for entry in entries:
             mask, size = entry.get("segmentation"), sizes.get(entry["image_id"])
             if not isinstance(mask, dict) or size is None:
                 continue
             if mask["size"] != size:
                 raise ValueError(
-                    f"record {index} has a mask of {few(mask['size'])} (height, width) for an image of {few(size)}; "
+                    f"{where} has a mask of {few(mask['size'])} (height, width) for an image of {few(size)}; "
                     "expected a mask of the size of the image"
                 )
             if not rles_fit([mask], np.array([size])).all():
-                raise ValueError(
-                    f"record {index} has RLE that cannot be decoded; expected COCO's counts of {few(size)}"
-                )
+                raise ValueError(f"{where} has RLE that cannot be decoded; expected COCO's counts of {few(size)}")
 
 
 def _stored(tables: Tables, known: KnownImages | None) -> Tables:
@@ -213,24 +226,24 @@ def _stored(tables: Tables, known: KnownImages | None) -> Tables:
     return tables
 
 
-def _annotations(entry: Mapping[str, Any], image_id: Id, names: Sequence[str], index: int) -> list[RawEntry]:
+def _annotations(entry: Mapping[str, Any], image_id: Id, names: Sequence[str], where: str) -> list[RawEntry]:
     """The objects of a record as annotations in COCO's form, without ids."""
-    labels = values_of("labels", entry.get("labels"), index)
+    labels = values_of("labels", entry.get("labels"), where)
     columns: dict[str, list[Any]] = {}
     for key, field in PER_OBJECT.items():
         if entry.get(key) is not None:
-            columns[field] = values_of(key, entry[key], index)
-            require_same_number(key, columns[field], labels, index)
+            columns[field] = values_of(key, entry[key], where)
+            require_same_number(key, columns[field], labels, where)
     if labels and not {"bbox", "segmentation"} & columns.keys():
-        raise ValueError(f"record {index} has labels, but neither boxes nor segmentations; expected one of them")
+        raise ValueError(f"{where} has labels, but neither boxes nor segmentations; expected one of them")
     found: list[RawEntry] = []
     for i, label in enumerate(labels):
-        values = object_values({field: column[i] for field, column in columns.items() if column[i] is not None}, index)
-        found.append({"image_id": image_id, "category_id": _label(label, names, index) + 1} | values)
+        values = object_values({field: column[i] for field, column in columns.items() if column[i] is not None}, where)
+        found.append({"image_id": image_id, "category_id": _label(label, names, where) + 1} | values)
     return found
 
 
-def _label(label: object, names: Sequence[str], index: int) -> int:
+def _label(label: object, names: Sequence[str], where: str) -> int:
     """A label by its number or its name."""
     label = plain(label)
     if isinstance(label, str) and label in names:
@@ -238,25 +251,26 @@ def _label(label: object, names: Sequence[str], index: int) -> int:
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
         return label
     raise ValueError(
-        f"record {index} has the label {label!r}; expected one of the classes {few(names)}, or 0 to {len(names) - 1}"
+        f"{where} has the label {label!r}; expected one of the classes {few(names)}, or 0 to {len(names) - 1}"
     )
 
 
-def _names_of(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def _label_names(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """The classes of records without `classes`: their labels in alphabetical order."""
     found: set[str] = set()
     for index, entry in enumerate(entries):
-        for label in map(plain, values_of("labels", entry.get("labels"), index)):
+        where = f"record {index}"
+        for label in map(plain, values_of("labels", entry.get("labels"), where)):
             if not isinstance(label, str):
                 raise ValueError(
-                    f"record {index} has the label {label!r}, which is not a name; expected names of classes, or pass "
+                    f"{where} has the label {label!r}, which is not a name; expected names of classes, or pass "
                     "the names: classes=[...]"
                 )
             found.add(label)
     if not found:
         for index, entry in enumerate(entries):
             for key in PER_OBJECT:
-                require_same_number(key, values_of(key, entry.get(key), index), (), index)
+                require_same_number(key, values_of(key, entry.get(key), f"record {index}"), (), f"record {index}")
         raise ValueError("no record has objects: pass the names of the classes, classes=[...]")
     return tuple(sorted(found))
 

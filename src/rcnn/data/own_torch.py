@@ -18,7 +18,7 @@ from rcnn.data.checks.ids import as_id
 from rcnn.data.checks.tables import Image, RawEntry
 from rcnn.data.image_inputs import as_image
 from rcnn.data.messages import counted, excerpt
-from rcnn.data.own import checked_dataset, image_id_of, require_different_ids, require_names
+from rcnn.data.own import checked_dataset, image_id_of, names_of, require_different_ids
 from rcnn.data.own_values import plain, values_of
 from rcnn.data.records import Dataset
 
@@ -56,7 +56,7 @@ def dataset_of_torch(
     """See `Dataset.from_torch`."""
     images: list[Image] = []
     entries: list[dict[str, Any]] = []
-    require_names(classes, keypoints)
+    classes, keypoints = names_of("classes", classes), names_of("keypoints", keypoints)
     if not len(data):
         raise ValueError(f"{type(data).__name__} is empty; expected at least one image")
     for index in range(len(data)):
@@ -70,7 +70,7 @@ def dataset_of_torch(
     known = Path(), images
     raws: list[RawEntry] = [dict(image) for image in images]
     dataset = checked_dataset(
-        Path(), name, raws, entries, classes, keypoints, known=known, pixels=partial(_pixels_of, data)
+        Path(), name, raws, entries, classes, keypoints, noun="image", known=known, pixels=partial(_pixels_of, data)
     )
     return replace(dataset, notes=(*dataset.notes, *_note_on_labels(dataset, first_label)))
 
@@ -103,7 +103,9 @@ def _note_on_labels(dataset: Dataset, first_label: int) -> tuple[str, ...]:
 
 def _of_target(target: Mapping[str, Any], classes: int, first_label: int, index: int) -> dict[str, Any]:
     """A target dict in torchvision's form as the dict of a record."""
-    labels = [_number(label, index) - first_label for label in values_of("labels", target.get("labels"), index)]
+    labels = [
+        _number(label, index) - first_label for label in values_of("labels", target.get("labels"), f"image {index}")
+    ]
     if labels and not 0 <= min(labels) <= max(labels) < classes:
         largest, smallest = max(labels) + first_label, min(labels) + first_label
         other = 1 if largest == classes else 0

@@ -11,6 +11,7 @@ from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats.files import ALL, is_one_file
 from rcnn.data.formats.layouts import Location, read_split, splits_at
+from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.merging import merge, select_images
 from rcnn.data.messages import SKIPPED, few
 from rcnn.text_files import lines_of
@@ -60,17 +61,18 @@ def select(location: Location, split: str) -> Selection:
 
     Raises ValueError or OSError; the message says what is wrong and what to write.
     """
-    if is_one_file(location.annotations) and split and not location.file_split:
-        return Selection(location=location, name=split, parts=(_part_of_file(location, split),))
     if not split:
         known = splits_at(location)
         if len(known) > 1:
             raise ValueError(f"{location.folder} has the splits {', '.join(known)}; choose one with split= (--split)")
         return Selection(location=location, name=known[0], parts=(SplitPart(split=known[0]),))
-    words = [split] if _is_one(location, split) else [word.strip() for word in split.split("+")]
-    parts = tuple(_part(location, part) for word in words for part in _expanded(location, word))
+    if is_one_file(location.annotations) and not location.file_split:
+        parts = _parts_of_file(location, split)
+    else:
+        words = [split] if _is_one(location, split) else [word.strip() for word in split.split("+")]
+        parts = tuple(_part(location, part) for word in words for part in _expanded(location, word))
     if repeated := [part for part, uses in Counter(parts).items() if uses > 1]:
-        raise ValueError(f"--split {split} has {repeated[0].split} twice; name each split once")
+        raise ValueError(f"--split {split} has {repeated[0].name} twice; name each split once")
     whole = {part.split for part in parts if part.image_list is None}
     if inside := [part for part in parts if part.image_list is not None and part.split in whole]:
         raise ValueError(
@@ -88,12 +90,14 @@ def _expanded(location: Location, word: str) -> list[str]:
 
 def _is_one(location: Location, split: str) -> bool:
     """Whether `split` is the name of one split, or of a list of images, although it contains a +."""
-    if "+" not in split:
-        return False
+    return "+" in split and (_is_one_list(location, split) or split in splits_at(location))
+
+
+def _is_one_list(location: Location, split: str) -> bool:
+    """Whether `split` is one list of images, "ids.txt" or "train:ids.txt"; its path may contain a +."""
     before, _, file = split.partition(":")
     lists = (split,) if "+" in before else (split, file)
-    found = split.endswith(LIST_SUFFIX) and any(_list_file(location, one) for one in lists)
-    return found or split in splits_at(location)
+    return split.endswith(LIST_SUFFIX) and any(_list_file(location, one) for one in lists)
 
 
 def _list_file(location: Location, file: str) -> Path | None:
@@ -101,16 +105,39 @@ def _list_file(location: Location, file: str) -> Path | None:
     return next((path for path in (Path(file), location.folder / file) if path.is_file()), None)
 
 
-def _part_of_file(location: Location, word: str) -> SplitPart:
-    """The images of the only annotation file: all, with `word` as their name, or those of a list, "ids.txt"."""
-    if not word.endswith(LIST_SUFFIX):
-        return SplitPart(split=word)
+def _parts_of_file(location: Location, split: str) -> tuple[SplitPart, ...]:
+    """The images of the only annotation file: all, with `split` as their name, or those of lists, "a.txt+b.txt"."""
+    words = [split] if _is_one_list(location, split) else [word.strip() for word in split.split("+")]
+    whole = [word for word in words if not word.endswith(LIST_SUFFIX)]
+    for word in whole:
+        _require_no_colon(word)
+    if len(whole) == len(words):
+        return (SplitPart(split=split),)
+    if whole:
+        raise ValueError(
+            f"--split {split}: {location.folder / location.annotations} is one file for all splits, so {whole[0]} is "
+            "all of its images; expected lists of images, e.g. a.txt+b.txt, or one name for all images"
+        )
+    return tuple(_list_of_file(location, word) for word in words)
+
+
+def _list_of_file(location: Location, word: str) -> SplitPart:
+    """The images of the only annotation file that a list names, "ids.txt", or "train:ids.txt" with a name for them."""
     split, colon, file = word.partition(":")
     image_list = _list_file(location, word)
     if image_list is None and colon:
         image_list = _list_file(location, file)
         return SplitPart(split=split, image_list=_require_list(location, file, image_list))
     return SplitPart(split=ALL, image_list=_require_list(location, word, image_list))
+
+
+def _require_no_colon(word: str) -> None:
+    """Raise ValueError for "train:ids": a list of images without the suffix of one."""
+    _, colon, file = word.partition(":")
+    if colon:
+        raise ValueError(
+            f"--split {word}: expected a list of images with a name that ends in {LIST_SUFFIX}, got {file}; rename it"
+        )
 
 
 def _require_list(location: Location, file: str, found: Path | None) -> Path:
@@ -125,12 +152,9 @@ def _require_list(location: Location, file: str, found: Path | None) -> Path:
 
 def _part(location: Location, word: str) -> SplitPart:
     if not word.endswith(LIST_SUFFIX):
-        before, colon, file = word.partition(":")
+        before, colon, _ = word.partition(":")
         if colon and before in splits_at(location):
-            raise ValueError(
-                f"--split {word}: expected a list of images with a name that ends in {LIST_SUFFIX}, got {file}; "
-                "rename it"
-            )
+            _require_no_colon(word)
         if not word:
             raise ValueError("an empty name between the + of --split; expected e.g. train+val")
         if location.file_split and word != location.file_split:
@@ -153,12 +177,17 @@ def _split_of_list(location: Location, known: Sequence[str], image_list: Path) -
         return known[0]
     names = listed_names(image_list)
     found: list[str] = []
-    refused: dict[str, Exception] = {}
+    refused: dict[str, tuple[float, Exception]] = {}  # the nearest split has the reason that is most likely of help
     for split in known:
+        distance = len(names) - 0.5  # of a split that cannot be read: it is nearer than one without any of the names
         try:
-            listed_indices(names, read_split(location, split), image_list)
+            tables = read_split(location, split)
+            distance = 0
+            listed_indices(names, tables, image_list)
+        except UnknownNamesError as error:
+            refused[split] = error.count, error
         except (ValueError, OSError) as error:
-            refused[split] = error
+            refused[split] = distance, error
         else:
             found.append(split)
     if len(found) == 1:
@@ -166,10 +195,9 @@ def _split_of_list(location: Location, known: Sequence[str], image_list: Path) -
     meant = f"say which split is meant, e.g. {known[0]}:{image_list}"
     if found:
         raise ValueError(f"{image_list}: the splits {', '.join(found)} each have all of its images; {meant}")
-    # with the reason that is most likely of help: a fault other than unknown names, or the fewest unknown names
-    nearest = min(known, key=lambda split: getattr(refused[split], "count", 0))
+    nearest = min(known, key=lambda split: refused[split][0])
     raise ValueError(
-        f"{image_list}: none of {', '.join(known)} has all of its images; {meant} ({nearest}: {refused[nearest]})"
+        f"{image_list}: none of {', '.join(known)} has all of its images; {meant} ({nearest}: {refused[nearest][1]})"
     )
 
 
@@ -221,10 +249,11 @@ def listed_indices(names: Sequence[str], tables: Tables, image_list: Path) -> li
                 f"{image_list}: {name} is the id of {by_id['file_name']} and the name of {by_name['file_name']}; give "
                 f"file names with their suffix, e.g. {by_id['file_name']}"
             )
-        last = PurePosixPath(name.replace("\\", "/")).name  # of a path from another computer
-        found = found or of_id or known[2].get(last)
+        path = PurePosixPath(name.replace("\\", "/"))  # perhaps of another computer
+        found = found or of_id or known[2].get(path.name)
         if found is None:
-            unknown += [] if name in skipped or last in skipped else [name]
+            forms = {name, path.name, path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name}
+            unknown += [] if forms & skipped else [name]
         elif len(found) > 1:
             raise ValueError(f"{image_list}: {name} is the name of {len(found)} images; give their ids or paths")
         else:

@@ -59,7 +59,7 @@ def fetch(
     """
     left = [urls] if isinstance(urls, str) else list(urls)
     transfer = _Transfer(target, digest, size, progress, patience, on_complete)
-    transfer.require_no_folders()
+    transfer.prepare_places()
     reasons: dict[str, str] = {}
     attempt = 0
     while left:
@@ -111,8 +111,8 @@ class _Transfer:
         self.patience, self.on_complete = patience, on_complete
         self.last = time.monotonic()
 
-    def require_no_folders(self) -> None:
-        """Raise IsADirectoryError unless the file can be written, before anything is downloaded.
+    def prepare_places(self) -> None:
+        """Raise IsADirectoryError if a folder is where a file is written, before anything is downloaded.
 
         Links in the place of the incomplete file and its note are removed: their targets are files of the user.
         """
@@ -151,7 +151,8 @@ class _Transfer:
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416:  # there are no more bytes: the part is complete, or longer than the file
-                if _range(error.headers.get("Content-Range", ""))[1] == start:
+                offered = _range(error.headers.get("Content-Range", ""))[1]
+                if offered == start and self.size in (None, start):
                     self._finish(resumed=True)
                     return
                 self._forget()

@@ -66,7 +66,7 @@ def browse_dataset(
     path: Path | str,
     output: Path | str | None = None,
     *,
-    split: str = "",
+    split: str | Path = "",
     limit: int = 50,
     annotations: str = "",
     keypoints: bool = False,
@@ -92,7 +92,7 @@ def browse_dataset(
         open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, relative_boxes=relative_boxes,
         allow_empty=True,
     )  # fmt: skip
-    names = [split] if split else splits(path, annotations)
+    names = [str(split)] if split else splits(path, annotations)
     if augmented is not None and not split:
         names = [default_training_split(names) or names[0]]
     datasets = [opened(name) for name in names]

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from rcnn.data import Dataset, splits
-from rcnn.data.defaults import default_training_split, default_validation_split
+from rcnn.data.defaults import default_training_split, default_validation_split, is_validation_split
+from rcnn.data.formats.files import is_one_file
 from rcnn.data.held_out import HELD_OUT, HeldOut, find_held_out, held_out_part, is_of_other_files
 from rcnn.data.messages import counted
 from rcnn.data.opening import DatasetOptions, open_with
@@ -131,7 +132,7 @@ def dataset_for(
         return opened(split)
     if held_out is None:
         return opened(validation_split(data, annotations))
-    known = splits(data, annotations)
+    known = [held_out.split] if is_one_file(annotations) else splits(data, annotations)
     its_split = all(part in known or part.endswith(".txt") for part in held_out.split.split("+"))
     usual = default_validation_split(known) or default_training_split(known) or known[0]
     dataset = opened(held_out.split if its_split else usual)
@@ -179,7 +180,7 @@ def _held_out_note(dataset: Dataset, part: Dataset, held_out: HeldOut, known: Se
         note += " (they have the names of these images, but other contents: edited, or photos of another data set)"
     choices = [f"split={dataset.split} (--split) evaluates on {_all_images(dataset)}"]
     choices += [
-        f"split={name} (--split) on that split" for name in known if name.startswith("val") and name != dataset.split
+        f"split={name} (--split) on that split" for name in known if is_validation_split(name) and name != dataset.split
     ]
     return f"{note}; {', '.join(choices)}"
 
@@ -246,7 +247,7 @@ def trained_on_warning(
         )
     if trained is not None and dataset.has_files:
         return ()
-    if split or dataset.split.startswith(("val", "minival", "test")):
+    if split or is_validation_split(dataset.split) or dataset.split.lower().startswith("test"):
         return ()
     return (
         f"{dataset.annotation_file} is the only split: if the model was trained on these images, the metrics say "

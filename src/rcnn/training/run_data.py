@@ -18,6 +18,7 @@ from rcnn.data.formats.files import is_one_file
 from rcnn.data.held_out import DEFAULT_FRACTION, HeldOut, divide_held_out, hold_out, indices_of, require_fraction
 from rcnn.data.messages import counted
 from rcnn.data.readable import report_unreadable, without_unreadable
+from rcnn.data.selection import LIST_SUFFIX
 from rcnn.data.split import MIN_IMAGES, absent_classes, class_counts, share_text
 from rcnn.data.trained_images import copied_images
 from rcnn.models import DetectorConfig
@@ -181,7 +182,9 @@ def choose_splits(request: RunRequest) -> tuple[str, tuple[str, ...], dict[str, 
     """The training split and the validation splits (none: ()), and the reasons for those that were not given."""
     assert not isinstance(request.data, Dataset)
     _require_different(request.val_splits)
-    one_file = bool(request.split) and is_one_file(request.annotations)  # it has no other splits
+    one_file = bool(request.split) and is_one_file(request.annotations)
+    if one_file:
+        _require_lists(request)
     names = list[str]() if one_file else splits(request.data, request.annotations)
     reasons: dict[str, str] = {}
     training, validations = request.split, tuple(name for name in request.val_splits if name != NO_SPLIT)
@@ -196,11 +199,21 @@ def choose_splits(request: RunRequest) -> tuple[str, tuple[str, ...], dict[str, 
     if not request.val_splits and not request.val_fraction:
         default = default_validation_split(names, training)
         validations = (default,) if default else ()
-        start = "minival" if default.startswith("minival") else "val"
+        start = "minival" if default.lower().startswith("minival") else "val"
         reasons["val-split"] = f"its name starts with '{start}'" if default else NO_VALIDATION_SPLIT
         if request.val_fraction == 0 and not default:
             reasons["val-split"] += ", and --val-fraction 0 holds no images out"
     return training, validations, reasons
+
+
+def _require_lists(request: RunRequest) -> None:
+    """ValueError for a validation split that is the whole of the only annotation file: it contains training images."""
+    whole = [name for name in request.val_splits if name != NO_SPLIT and not name.endswith(LIST_SUFFIX)]
+    if whole:
+        raise ValueError(
+            f"val_split (--val-split) is {whole[0]}, but {request.annotations} is one file for all splits, so that is "
+            "all of its images; expected a list of images, e.g. ids.txt, or no val_split, which holds images out"
+        )
 
 
 def _require_different(val_splits: Sequence[str]) -> None:

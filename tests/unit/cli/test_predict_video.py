@@ -53,3 +53,30 @@ def test_an_error_of_the_system_leaves_the_frames_so_far_and_names_them(
         predict_videos(predictor, ["a.mp4"], tmp_path / "out", Path("run"), OPTIONS)
     assert partial.exists() == bool(frames)
     assert (f"the results so far are in {partial}" in capsys.readouterr().err) == bool(frames)
+
+
+def test_results_of_an_earlier_command_do_not_stop_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(path: str, max_pixels: int) -> Iterator[VideoFrame]:
+        yield VideoFrame(index=0, time=0.0, pixels=torch.zeros(3, 8, 8, dtype=torch.uint8))
+        if path == "stopped.mp4":
+            raise OSError(errno.EIO, "Input/output error")
+
+    def rate(path: str) -> tuple[float, int]:
+        if path == "gone.mp4":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+        return 25.0, 0
+
+    monkeypatch.setattr(predict_video, "read_video", read)
+    monkeypatch.setattr(predict_video, "video_rate", rate)
+    predictor = cast("Predictor", NoObjects())
+    output = tmp_path / "out"
+    with pytest.raises(OSError, match="Input/output error"):
+        predict_videos(predictor, ["stopped.mp4"], output, Path("run"), OPTIONS)
+    assert (output / PARTIAL).exists()
+    capsys.readouterr()
+    with pytest.raises(typer.Exit):
+        predict_videos(predictor, ["gone.mp4", "good.mp4"], output, Path("run"), OPTIONS)
+    assert (output / "good.jsonl").read_text().count("\n") == 1
+    assert "results so far" not in capsys.readouterr().err

@@ -75,3 +75,16 @@ def test_masks(tmp_path: Path) -> None:
     Image.fromarray(drawn()[0]).save(tmp_path / "masks" / "a.png")
     shutil.copytree(tmp_path / "masks", tmp_path / "masks" / ".ipynb_checkpoints")
     assert opened(tmp_path, "all").image_ids == ("images/a.png",)
+
+
+def test_a_hidden_file_of_a_yolo_folder(tmp_path: Path) -> None:
+    """An editor's copy that can be read."""
+    write_images(tmp_path / "images" / "train", ["a.png"])
+    (tmp_path / "labels" / "train").mkdir(parents=True)
+    (tmp_path / "labels" / "train" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    text = "train: images/train\nnames: [kite]\n"
+    (tmp_path / "data.yaml").write_text(text)
+    (tmp_path / ".data.yaml").write_text(text.replace("kite", "cup"))
+    assert open_dataset(tmp_path).classes == ("kite",)
+    (tmp_path / "data.yaml").rename(tmp_path / "kites.yaml")
+    assert open_dataset(tmp_path).classes == ("kite",)

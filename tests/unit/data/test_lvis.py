@@ -62,3 +62,18 @@ def test_an_lvis_file_has_its_metric_whatever_its_name(lvis: Path) -> None:
     del tables["images"][0]["neg_category_ids"]
     mine.write_text(json.dumps(tables))
     assert open_dataset(lvis, "mine").metric == "coco"
+
+
+def test_a_list_may_name_a_skipped_image_by_the_name_in_its_url(lvis: Path) -> None:
+    file = lvis / "annotations" / "lvis_v1_val.json"
+    tables = json.loads(file.read_text())
+    name = "9.png"
+    tables["images"].append(
+        tables["images"][0] | {"id": 9, "coco_url": f"http://images.cocodataset.org/val2017/{name}"}
+    )
+    file.write_text(json.dumps(tables))
+    (lvis / "ids.txt").write_text(f"1.png\n{name}\n")
+    assert open_dataset(lvis, "ids.txt").image_ids == (1,)
+    (lvis / "ids.txt").write_text("1.png\nNone\n")
+    with pytest.raises(ValueError, match=r"ids\.txt: None: not an id or file name"):
+        open_dataset(lvis, "ids.txt")

@@ -387,7 +387,7 @@ def test_boxes_of_torchvision_that_do_not_belong_to_the_image_are_refused() -> N
     ]
     for boxes, message in wrong:
         data = [(image, first), (image, first | {"boxes": boxes})]
-        with pytest.raises(ValueError, match=f"record 1 has .*{message}"):
+        with pytest.raises(ValueError, match=f"image 1 has .*{message}"):
             rcnn.Dataset.from_torch(data, ["a"])
 
 
@@ -395,5 +395,5 @@ def test_keypoints_without_visibility_are_refused() -> None:
     """Three points of two numbers are not two points of three."""
     points = KEYPOINTS([[[1.0, 2], [3, 4], [5, 6]]], canvas_size=(48, 64))
     target = {"boxes": torch.tensor([[1.0, 2, 30, 40]]), "labels": torch.tensor([1]), "keypoints": points}
-    with pytest.raises(ValueError, match=r"record 0 has keypoints of shape \(3, 2\); expected \(J, 3\): x, y"):
+    with pytest.raises(ValueError, match=r"image 0 has keypoints of shape \(3, 2\); expected \(J, 3\): x, y"):
         rcnn.Dataset.from_torch([(torch.zeros(3, 48, 64), target)], ["a"], keypoints=["left", "right"])

@@ -119,3 +119,27 @@ def test_the_outlines_of_ones_own_step_have_five_columns() -> None:
 def test_a_number_in_the_place_of_a_range() -> None:
     with pytest.raises(ValueError, match=r"crop\.size is 0\.5; expected \[lowest, highest\] fractions of the image"):
         RandomCrop(size=0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["outlines", "bitmaps", "bitmaps in place"])
+def test_an_object_is_removed_if_the_function_of_a_user_empties_its_mask(form: str) -> None:
+    def erase(sample: Sample, random: np.random.Generator) -> Sample:
+        if sample.outlines is not None:
+            return replace(sample, outlines=(sample.outlines[0][:0], *sample.outlines[1:]))
+        bitmaps = present(sample.bitmaps) if form == "bitmaps in place" else present(sample.bitmaps).clone()
+        bitmaps[0] = False
+        return replace(sample, bitmaps=bitmaps)
+
+    before = sample_of(CUT, L_SHAPE, NO_MASK, outlines=form == "outlines")
+    after = OwnStep.of(erase)(before, np.random.default_rng(0), Scene(frame=None))
+    assert after.labels.tolist() == [1, 2]
+
+
+def test_the_function_of_a_user_may_reorder_objects() -> None:
+    def reverse(sample: Sample, random: np.random.Generator) -> Sample:
+        return replace(
+            sample, boxes=sample.boxes.flip(0), labels=sample.labels.flip(0), bitmaps=present(sample.bitmaps).flip(0)
+        )
+
+    after = OwnStep.of(reverse)(sample_of(L_SHAPE, NO_MASK), np.random.default_rng(0), Scene(frame=None))
+    assert after.labels.tolist() == [1, 0]

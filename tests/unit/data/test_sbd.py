@@ -48,6 +48,9 @@ def test_a_split_of_damaged_files_is_refused_with_the_reason(tmp_path: Path) -> 
     (place / "train.txt").write_text("a\nb\nc\n")
     with pytest.raises(ValueError, match=r"lists 3 images, none of them with a \.mat file .* 1 missing, 2 damaged"):
         open_dataset(tmp_path, "train")
+    (place / "train.txt").write_text("")
+    with pytest.raises(ValueError, match=r"train\.txt lists no images: export the split again"):
+        open_dataset(tmp_path, "train")
 
 
 @pytest.mark.parametrize("compressed", [False, True])

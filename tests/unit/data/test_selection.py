@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from rcnn.data import Dataset, open_dataset
 from tests.tiny_data import write_tiny_coco
 from tests.unit.data.coco_folders import annotation, coco_tables, write_annotations, write_coco, write_images
+from tests.unit.data.format_folders import write_sbd
 
 
 def two_splits(root: Path, second: dict[str, Any] | None = None) -> Path:
@@ -246,6 +248,24 @@ def test_a_list_of_the_images_of_one_annotation_file(tmp_path: Path) -> None:
             open_dataset(root, split, annotations="labels.json", images="train")
 
 
+def test_lists_of_the_images_of_one_annotation_file_are_one_set(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, coco_tables([annotation(n, image_id=n) for n in (1, 2, 3)], images=3), "train")
+    (root / "annotations" / "instances_train.json").rename(root / "labels.json")
+    for name, line in (("a.txt", "3"), ("b.txt", "1"), ("c+d.txt", "2")):
+        (root / name).write_text(line)
+    opened = partial(open_dataset, root, annotations="labels.json", images="train")
+    assert [record.path.name for record in opened("a.txt+x:b.txt")] == ["3.png", "1.png"]
+    assert opened("c+d.txt").image_ids == (2,)
+    assert opened("train+val").image_ids == (1, 2, 3)
+    for split, message in {
+        "val:ids.lst": r"--split val:ids\.lst: .* ends in \.txt, got ids\.lst; rename it",
+        "train+b.txt": r"labels\.json is one file for all splits, so train is all of its images; expected lists",
+        "a.txt+a.txt": r"has all:.*a\.txt twice",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            opened(split)
+
+
 def test_a_listed_image_with_a_missing_file_is_left_out(tmp_path: Path) -> None:
     root = write_coco(tmp_path, coco_tables([annotation(n, image_id=n) for n in range(1, 6)], images=5), "train")
     (root / "train" / "3.png").unlink()
@@ -254,6 +274,10 @@ def test_a_listed_image_with_a_missing_file_is_left_out(tmp_path: Path) -> None:
         dataset = open_dataset(root, "ids.txt")
         assert dataset.image_ids == (2, 5)
         assert any("1 image has no file" in line and "(id 3): skipped" in line for line in dataset.warnings)
+    write_sbd(tmp_path / "sbd", ["a", "b"])  # ids without the suffix of the image
+    (tmp_path / "sbd" / "benchmark_RELEASE" / "dataset" / "train.txt").write_text("a\nb\ngone\n")
+    (tmp_path / "sbd.txt").write_text("b.jpg\ngone.jpg\n")
+    assert open_dataset(tmp_path / "sbd", f"{tmp_path}/sbd.txt").image_ids == ("b",)
     (root / "ids.txt").write_text("2\n3\n6\n")
     with pytest.raises(ValueError, match=r"ids\.txt: 6: not an id or file name of the 4 images"):
         open_dataset(root, "ids.txt")
@@ -271,6 +295,9 @@ def test_the_split_of_a_list_is_found_though_another_one_cannot_be_read(tmp_path
     assert open_dataset(root, "one.txt").image_ids == (9,)
     (root / "one.txt").write_text("1")
     with pytest.raises(ValueError, match=r"none of train, val has .* \(train: .*lists 2 images .* none of them in"):
+        open_dataset(root, "one.txt")
+    (root / "one.txt").write_text("9\n9.png\n8\n")  # two names of val, and a wrong one
+    with pytest.raises(ValueError, match=r"none of train, val has .* \(val: .*one\.txt: 8: not an id or file name"):
         open_dataset(root, "one.txt")
     (root / "one.txt").write_text("# none\n")
     with pytest.raises(ValueError, match="lists no images"):

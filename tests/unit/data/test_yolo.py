@@ -115,6 +115,9 @@ def test_a_path_that_names_another_copy_of_the_data_is_noted(tmp_path: Path) -> 
     assert dataset[0].labels.tolist() == [1]
     expected = f"train: 'images/train' of {tmp_path / 'old'} is used, which path names, not that of {tmp_path / 'new'}"
     assert [line.endswith(expected) for line in dataset.notes] == [True]
+    config = tmp_path / "new" / "data.yaml"
+    config.write_text(config.read_text().replace("images/train", str(tmp_path / "old" / "images" / "train")))
+    assert open_dataset(tmp_path / "new", "train").notes == ()
 
 
 def test_files_named_data_of_other_formats_are_not_read(tmp_path: Path) -> None:

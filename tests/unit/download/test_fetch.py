@@ -117,6 +117,17 @@ def test_a_complete_part_is_not_downloaded_again(
     assert (tmp_path / "g.bin").read_bytes() == CONTENT, "a complete part with another hash starts again"
 
 
+def test_a_file_that_is_cut_short_on_the_server_is_refused(
+    server: tuple[str, list[tuple[str, str]]], tmp_path: Path
+) -> None:
+    address = f"{server[0]}/no-more/i.bin"
+    (tmp_path / "i.bin.part").write_bytes(CONTENT)
+    (tmp_path / "i.bin.part.json").write_text(json.dumps({"url": address, "validator": '"v1"'}))
+    with pytest.raises(DownloadError, match=f"offers {len(CONTENT):,} bytes, expected {len(CONTENT) + 9:,}"):
+        fetch(address, tmp_path / "i.bin", size=len(CONTENT) + 9, patience=PATIENCE)
+    assert not (tmp_path / "i.bin").exists()
+
+
 def test_links_in_the_place_of_the_part_are_not_followed(
     server: tuple[str, list[tuple[str, str]]], tmp_path: Path
 ) -> None:

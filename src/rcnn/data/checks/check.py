@@ -19,7 +19,7 @@ from rcnn.data.checks.additions import add_annotation_fields, add_category_field
 from rcnn.data.checks.boxes import check_areas, check_boxes
 from rcnn.data.checks.categories import check_categories, with_unique_names, without_placeholder
 from rcnn.data.checks.ids import annotation_ids, as_id, category_ids, image_ids, places_of
-from rcnn.data.checks.images import SKIPPED_IMAGES, add_skipped, check_images, may_skip
+from rcnn.data.checks.images import SKIPPED_IMAGES, add_skipped, check_images, may_skip, written_name
 from rcnn.data.checks.keypoints import check_keypoints
 from rcnn.data.checks.numbers import MAX_COORDINATE, flags
 from rcnn.data.checks.outlines import Outline, check_outlines
@@ -49,7 +49,7 @@ def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None =
                 raise refusals[0] if refusals else error from None
             if error.kind in SKIPPED_IMAGES and may_skip(len(skipped) + len(error.places), images):
                 lost = [raw.images[place] for place in error.places]
-                own = [(one, str(entry.get("file_name"))) for entry in lost if (one := as_id(entry["id"])) is not None]
+                own = [(one, str(written_name(entry))) for entry in lost if (one := as_id(entry["id"])) is not None]
                 skipped += own
                 add_skipped(error.kind, [one for one, _ in own], error.example, warnings)
             else:

@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from rcnn.commands import as_typed
@@ -46,14 +47,20 @@ def check_images(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> tuple
     ]
 
 
+def written_name(entry: RawEntry) -> Any:
+    """The file name of an image, or its URL if it has no file name, as LVIS' images; None if it has neither."""
+    name = entry.get("file_name")
+    if name is None or name == "":
+        return next((entry[field] for field in URL_FIELDS if entry.get(field)), None)
+    return name
+
+
 def _written_names(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> list[str]:
     names: list[str] = []
     wrong: list[int] = []
     by_url = 0
     for place, entry in enumerate(raw.images):
-        name = entry.get("file_name")
-        if name is None or name == "":
-            name = next((entry[field] for field in URL_FIELDS if entry.get(field)), None)
+        name = written_name(entry)
         if isinstance(name, str) and "\0" not in name:
             by_url += "://" in name
             names.append(name)

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from rcnn.commands import as_typed
+
 ALL = "all"  # name of the split of a data set that is not divided
 # The patterns BY_ENDING fix only the end of a name. For them, names with these prefixes are not splits.
 NO_SPLITS = (
@@ -29,9 +31,14 @@ PART_OF = re.compile(
 )
 
 
+def is_hidden(file: Path) -> bool:
+    """Whether the name of a file starts with a dot."""
+    return file.name.startswith(".")
+
+
 def visible(files: Iterable[Path]) -> list[Path]:
     """The files without hidden ones, sorted: macOS puts a hidden ._NAME beside each NAME on drives of other systems."""
-    return sorted(file for file in files if not file.name.startswith("."))
+    return sorted(file for file in files if not is_hidden(file))
 
 
 def is_one_file(annotations: str) -> bool:
@@ -39,13 +46,13 @@ def is_one_file(annotations: str) -> bool:
     return annotations.endswith(".json") and "{split}" not in annotations
 
 
-def require_one_per_split(annotations: str) -> None:
-    """Raise ValueError if `annotations` is one JSON file, not a pattern with "{split}"."""
+def require_one_per_split(folder: Path, annotations: str) -> None:
+    """Raise ValueError if `annotations`, a path within `folder`, is one JSON file, not a pattern with "{split}"."""
     if is_one_file(annotations):
         raise ValueError(
             f"annotations {annotations!r} (--annotations) is one file; expected a file for each split, e.g. "
             "labels/{split}.json: write {split} in place of the split's name, name the split (--split), or give the "
-            f"file itself as the data set (--data DIR/{annotations})"
+            f"file itself as the data set ({as_typed('--data', str(folder / annotations))})"
         )
 
 

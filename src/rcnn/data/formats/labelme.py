@@ -20,7 +20,7 @@ from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.ids import as_id
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import Id, RawEntry, Tables
-from rcnn.data.formats.files import ALL
+from rcnn.data.formats.files import ALL, visible
 from rcnn.data.formats.many_files import images_in, named_tables, subfolders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.via import ellipse_points
@@ -152,7 +152,7 @@ def _has_shapes(path: Path) -> bool:
 
 
 def _json_files(place: Path) -> list[Path]:
-    return sorted(file for file in place.glob("*.json") if file.is_file() and not file.name.startswith("."))
+    return [file for file in visible(place.glob("*.json")) if file.is_file()]
 
 
 def _contents(place: Path, warnings: Warnings) -> Iterator[tuple[Path, RawEntry]]:

@@ -144,7 +144,7 @@ def splits_at(location: Location) -> list[str]:
 
 def _offered(location: Location) -> dict[str, set[str]]:
     """SPLIT_FILES of a format -> the splits that the format has; each split is in one format only."""
-    require_one_per_split(location.annotations)
+    require_one_per_split(location.folder, location.annotations)
     folder, annotations = location.folder, location.annotations
     for group in GROUPS:
         found: dict[str, set[str]] = {}

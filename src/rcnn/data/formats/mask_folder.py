@@ -219,11 +219,7 @@ def _of_one_image(folder: Path) -> list[_Mask]:
 
 
 def _mask_files(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in MASK_SUFFIXES and file.is_file() and not file.name.startswith(".")
-    )
+    return [file for file in visible(folder.iterdir()) if file.suffix.lower() in MASK_SUFFIXES and file.is_file()]
 
 
 def _ids(file: Path, name: str, size: tuple[int, int], warnings: Warnings) -> np.ndarray | None:

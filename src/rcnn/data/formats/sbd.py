@@ -72,7 +72,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
             path = place / "img" / names.get(one, f"{one}.jpg")
             images.append({"id": one, "file_name": path.relative_to(folder).as_posix()})
             found += _objects(one, *maps, warnings)
-    if not images:
+    if ids and not images:
         raise ValueError(
             f"{list_file} lists {counted(len(ids), 'image')}, none of them with a .mat file that can be read "
             f"(GTinst with Segmentation and Categories): {len(missing)} missing, {len(ids) - len(missing)} damaged; "

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import MetricName, RawEntry, Tables
-from rcnn.data.formats.files import ALL, visible
+from rcnn.data.formats.files import ALL, is_hidden, visible
 from rcnn.data.formats.many_files import images_in, named_tables, note_same_names, subfolders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc_masks import (
@@ -188,7 +188,7 @@ def _lists(root: Path) -> dict[str, _Split]:
     if holds_instances(root):
         for file in _list_files(root / "ImageSets" / "Segmentation"):
             found[f"{file.stem}{ending}"] = listed(file=file, masks=root)
-    if not found and annotations is not None and visible(annotations.glob("*.xml")):
+    if not found and annotations is not None and _first_xml(annotations) is not None:
         found[ALL] = listed(file=annotations)
     if not found and mask_ids(root):
         found[ALL] = listed(file=root, masks=root)
@@ -238,9 +238,14 @@ def _beside_images(folder: Path) -> dict[str, _Split]:
     }
 
 
+def _first_xml(place: Path) -> Path | None:
+    """An XML file of a folder, found without sorting all of them; None if there is none."""
+    return next((file for file in place.glob("*.xml") if not is_hidden(file)), None)
+
+
 def _holds_voc(place: Path) -> bool:
-    """Whether the first XML file in a folder has VOC's root element."""
-    first = next(iter(visible(place.glob("*.xml"))), None)
+    """Whether an XML file in a folder, the first that is found, has VOC's root element."""
+    first = _first_xml(place)
     if first is None or not first.is_file():
         return False
     with first.open("rb") as file:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from rcnn.data.checks.tables import RawEntry
+from rcnn.data.formats.files import is_hidden
 from rcnn.data.formats.many_files import instances
 from rcnn.data.formats.voc_xml import VocImage, VocObject, difficult
 from rcnn.data.images import read_ids
@@ -74,7 +75,7 @@ def holds_instances(root: Path) -> bool:
 def mask_ids(root: Path) -> list[str]:
     """The names of all images with instances, without suffix, sorted."""
     files = (file for ending, suffix in PLACES for file in (root / f"{OBJECT_MAPS}{ending}").glob(f"*{suffix}"))
-    return sorted({file.stem for file in files if not file.name.startswith(".")})
+    return sorted({file.stem for file in files if not is_hidden(file)})
 
 
 def class_names(root: Path, warnings: Warnings) -> ClassNames | None:

@@ -89,7 +89,8 @@ class FoundPath:
 
 def _config_file(folder: Path, annotations: str) -> Path | None:
     """data.yaml, or another YAML file in the folder that has names and splits; only `annotations`, if it is given."""
-    found = sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")), key=lambda file: (file.stem != "data", file.name))
+    found = visible((*folder.glob("*.yaml"), *folder.glob("*.yml")))
+    found = sorted(found, key=lambda file: (file.stem != "data", file.name))
     if annotations:
         found = [folder / annotations] if annotations.lower().endswith((".yaml", ".yml")) else []
     for file in found:
@@ -130,7 +131,9 @@ def _of_config(file: Path, folder: Path) -> Layout:
             moved[key] += [
                 f"{excerpt(text)} of {root} is used, which path names, not that of {folder}"
                 for text in _texts(config.get(key))
-                if "\0" not in text and _exists(folder / text)
+                if "\0" not in text
+                and _exists(folder / text)
+                and os.path.realpath(folder / text) != os.path.realpath(root / text)
             ]
     return Layout(
         file=file,

@@ -123,7 +123,7 @@ class CheckReport:
 def check_dataset(
     path: Path | str,
     *,
-    split: str = "",
+    split: str | Path = "",
     annotations: str = "",
     keypoints: bool = False,
     images: str | Path = "",
@@ -144,7 +144,7 @@ def check_dataset(
     chosen = selected_kinds(only, skip)
     checked, refused = read_splits(
         locate(Path(path), annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes),
-        split,
+        str(split),
         decode=not no_images and not chosen.isdisjoint(NEED_FILES),
         workers=workers,
         progress=progress or no_progress,

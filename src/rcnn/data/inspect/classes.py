@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.inspect.images import is_training_split, leak_roles, same_classes
+from rcnn.data.defaults import is_training_split
+from rcnn.data.inspect.images import leak_roles, same_classes
 from rcnn.data.messages import Finding, Warnings
 from rcnn.data.records import Dataset
 

@@ -69,7 +69,7 @@ def split_dataset(
     fractions: Sequence[float],
     output: Path | str,
     *,
-    split: str = "",
+    split: str | Path = "",
     names: Sequence[str] = (),
     annotations: str = "",
     keypoints: bool = False,

@@ -57,7 +57,7 @@ def fix_dataset(
     path: Path | str,
     output: Path | str,
     *,
-    split: str = "",
+    split: str | Path = "",
     annotations: str = "",
     keypoints: bool = False,
     images: str | Path = "",
@@ -72,6 +72,7 @@ def fix_dataset(
     exports brush masks as crowds. Faults that cannot be repaired are in the report's `after`. Raises ValueError if no
     image would be left, FileExistsError if `output` has files that rcnn did not write.
     """
+    split = str(split)
     if any(part.strip().endswith(LIST_SUFFIX) for part in split.split("+")):
         raise ValueError(f"--split {split} is a list of images; expected splits for --fix, which writes whole splits")
     _require_own(Path(output))

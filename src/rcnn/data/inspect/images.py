@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.background import DaemonThreads
+from rcnn.data.defaults import is_training_split
 from rcnn.data.images import ImageError, read_image
 from rcnn.data.messages import Finding, Warnings
 from rcnn.data.records import Dataset
 from rcnn.data.similarity import NEAR, Fingerprint, fingerprint, has_near, similar_groups
 
-TRAINING = ("train",)  # starts of the names of splits
 EVALUATION = ("val", "test", "dev", "minival", "superminival", "eval")
 SAME_PHOTOS = (  # what to do about copies in a split of LVIS and one of COCO
     "known: LVIS annotates COCO's photos, and its val has photos of COCO's train2017. This is not a fault, but do not "
@@ -198,11 +198,6 @@ def _changed(training: Sequence[ImageFile], evaluation: Sequence[ImageFile]) -> 
     own = [one.print for one in evaluation]
     hashes = [found for one in own for found in (one.perceptual_hash, one.trimmed, one.mirrored)]
     return np.flatnonzero(has_near(hashes, known).reshape(-1, 3).any(axis=1)).tolist()
-
-
-def is_training_split(name: str) -> bool:
-    """Whether a split is for training, by its name."""
-    return name.lower().startswith(TRAINING)
 
 
 def same_classes(first: Dataset, second: Dataset) -> bool:

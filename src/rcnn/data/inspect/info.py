@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from rcnn.data.defaults import is_training_split
 from rcnn.data.inspect.check import is_test_split
-from rcnn.data.inspect.images import is_training_split
 from rcnn.data.messages import counted, cut, few
 from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset
@@ -179,7 +179,7 @@ class DatasetInfo:
 def describe_dataset(
     path: Path | str,
     *,
-    split: str = "",
+    split: str | Path = "",
     annotations: str = "",
     keypoints: bool = False,
     images: str | Path = "",

@@ -8,7 +8,8 @@ from itertools import combinations
 
 import numpy as np
 
-from rcnn.data.inspect.images import EVALUATION, TRAINING, ImageFile, leak_roles, same_classes
+from rcnn.data.defaults import TRAINING
+from rcnn.data.inspect.images import EVALUATION, ImageFile, leak_roles, same_classes
 from rcnn.data.messages import Finding, Warnings
 from rcnn.data.records import Dataset
 

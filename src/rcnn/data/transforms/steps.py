@@ -19,7 +19,7 @@ from rcnn.data.transforms.colour import adjust, blur
 from rcnn.data.transforms.copy_paste import paste
 from rcnn.data.transforms.cutting import cut
 from rcnn.data.transforms.geometry import Colour, crop, warp
-from rcnn.data.transforms.sample import Sample
+from rcnn.data.transforms.sample import Flags, Sample
 from rcnn.own_code import import_factory, path_of
 from rcnn.preprocess import Frame
 
@@ -213,6 +213,15 @@ class CopyPaste:
         return paste(sample, crop(other, top, left, sample.size))
 
 
+def _have_masks(sample: Sample) -> Flags:
+    """Whether each object has an outline, or a bitmap with a pixel, (N,)."""
+    if sample.outlines is not None:
+        return np.array([len(edges) > 0 for edges in sample.outlines], dtype=bool)
+    if sample.bitmaps is not None:
+        return sample.bitmaps.flatten(1).any(1).numpy()
+    return np.zeros(len(sample.boxes), dtype=bool)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OwnStep:
     """A function of the user: f(sample, random, **arguments) -> sample, see docs/augmentation.md."""
@@ -247,6 +256,7 @@ class OwnStep:
         Raises ValueError, with the name of the function, if it fails or does not return a valid sample.
         """
         function = self.resolved()
+        masked = _have_masks(sample)  # before the function, which may change the arrays in place
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(int(random.integers(2**63)))
             try:
@@ -254,8 +264,10 @@ class OwnStep:
             except (Exception, SystemExit) as error:
                 raise ValueError(f"train.augment: {self.factory} failed: {type(error).__name__}: {error}") from error
         checked = self._checked(sample, after)
-        same = len(checked.boxes) == len(sample.boxes)  # then the bitmaps before are those of the same objects
-        return cut(checked, before=sample.bitmaps if same else None)
+        now = _have_masks(checked)
+        if len(now) == len(masked) and now.sum() < masked.sum():  # the same objects, and it has emptied masks
+            checked = checked.subset(~masked | now)
+        return cut(checked, before=None)
 
     def _checked(self, before: Sample, after: object) -> Sample:
         name = f"train.augment: {self.factory}"

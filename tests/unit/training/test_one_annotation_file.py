@@ -1,0 +1,55 @@
+"""Runs on a data set with one annotation file for all splits, `--annotations labels.json`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rcnn.data import open_dataset
+from rcnn.data.opening import DatasetOptions
+from rcnn.evaluation.opening import dataset_for, trained_on_warning
+from rcnn.training.plan import RunPlan, plan_training
+from rcnn.training.request import RunRequest
+from tests.tiny_data import TINY_MODEL, write_tiny_coco
+
+FILE = "labels.json"
+BRIEF = (*TINY_MODEL, "train.steps=1", "train.batch_size=1", "train.workers=0", "train.warmup_steps=0")
+
+
+@pytest.fixture(scope="module")
+def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve images, and one annotation file."""
+    root = write_tiny_coco(tmp_path_factory.mktemp("one_file"), {"train": 12}, size=(48, 64))
+    shutil.move(root / "annotations" / "instances_train.json", root / FILE)
+    return root
+
+
+def planned(data: Path, **options: Any) -> RunPlan:
+    request = RunRequest(
+        model="mask_rcnn_compact", data=data, overrides=BRIEF, device="cpu", annotations=FILE, images="train", **options
+    )
+    return plan_training(request)
+
+
+def test_the_held_out_images_are_evaluated_on(one_file: Path) -> None:
+    plan = planned(one_file, split="all")
+    assert plan.held_out is not None
+    options = DatasetOptions(annotations=FILE, images="train")
+    dataset = dataset_for(None, one_file, held_out=plan.held_out, options=options)
+    assert set(dataset.file_names) == set(plan.held_out.files)
+    assert not set(dataset.file_names) & set(plan.dataset.file_names)
+    assert not trained_on_warning(dataset, "", held_out=plan.held_out, trained=plan.trained_images)
+
+
+def test_a_validation_split_must_be_a_list_of_images(one_file: Path) -> None:
+    with pytest.raises(ValueError, match=r"--val-split\) is val, but labels\.json is one file .*; expected a list of"):
+        planned(one_file, split="train", val_splits=("val",))
+    every = open_dataset(one_file, "all", annotations=FILE, images="train").image_ids
+    for name, ids in (("train.txt", every[:8]), ("val.txt", every[8:])):
+        (one_file / name).write_text("\n".join(map(str, ids)))
+    plan = planned(one_file, split="train.txt", val_splits=("val.txt",))
+    assert (plan.dataset.image_ids, plan.validations[0].image_ids) == (every[:8], every[8:])
+    assert planned(one_file, split="train", val_splits=("none",)).validations == ()
