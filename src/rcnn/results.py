@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -54,9 +54,14 @@ def require_score(score: float) -> float:
     return score
 
 
+def is_whole_number(value: object) -> TypeGuard[int | np.integer[Any]]:
+    """Whether `value` is an integer of Python or numpy; True and False are not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def whole_number(name: str, value: object, expected: str, least: int = 1) -> int:
     """The argument `name` as an int; a ValueError, ending in `expected`, unless it is an integer from `least` on."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+    if not is_whole_number(value) or value < least:
         raise ValueError(f"{name}={value!r}; expected {expected}")
     return int(value)
 

@@ -10,9 +10,8 @@ Letters: V views of one image, N boxes of all views, D detections, m the side of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Self
 
@@ -32,7 +31,7 @@ from rcnn.ops.nms import nms
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame, build_preprocessor
 from rcnn.region_features import RegionFeatures
-from rcnn.results import ImageDetections
+from rcnn.results import ImageDetections, is_whole_number
 from rcnn.runtime.devices import Device, Precision
 from rcnn.structures import Detections, ImageBatch
 
@@ -66,7 +65,7 @@ class AugmentedPredictor(Predictor):
         self,
         detector: Detector | str | Path,
         *,
-        scales: int | Sequence[int] = (),
+        scales: int | Iterable[int] = (),
         flip: bool = True,
         classes: str | Sequence[str] | None = None,
         device: Device = "auto",
@@ -101,8 +100,8 @@ class AugmentedPredictor(Predictor):
                 f"box.selection.nms is {selection.nms}, but test-time augmentation merges the sizes and flips by hard "
                 "NMS, which would undo soft NMS; set box.selection.nms=hard, or use Predictor (without --tta)"
             )
-        sides = tuple(scales) if isinstance(scales, Sequence) else (scales,)
-        if any(isinstance(s, bool) or not isinstance(s, Integral) or not 1 <= s <= MAX_SIDE for s in sides):
+        sides = tuple(scales) if isinstance(scales, Iterable) else (scales,)
+        if not all(is_whole_number(side) and 1 <= side <= MAX_SIDE for side in sides):
             raise ValueError(f"scales={scales!r}; expected shorter sides of 1 to {MAX_SIDE} pixels, e.g. (640, 800)")
         self.scales = tuple(map(int, sides)) or (self.config.input.min_size,)
         self.flips = (False, True) if flip else (False,)
@@ -113,7 +112,7 @@ class AugmentedPredictor(Predictor):
         cls,
         path: str | Path,
         *,
-        scales: int | Sequence[int] = (),
+        scales: int | Iterable[int] = (),
         flip: bool = True,
         device: Device = "auto",
         precision: Precision = "float32",

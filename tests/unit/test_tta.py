@@ -135,6 +135,6 @@ def test_an_invalid_scale_is_refused() -> None:
         scales: Any = [wrong] if isinstance(wrong, float) else wrong
         with pytest.raises(ValueError, match=r"scales=.*; expected shorter sides of 1 to 4000 pixels"):
             AugmentedPredictor(detector, scales=scales, classes=names_of(detector))
-    same: list[Any] = [64, np.int64(64), [64]]
+    same: list[Any] = [64, np.int64(64), [64], np.array([64]), {64}, range(64, 65)]
     for given in same:
         assert AugmentedPredictor(detector, scales=given, classes=names_of(detector)).scales == (64,)

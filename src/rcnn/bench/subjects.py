@@ -18,6 +18,7 @@ from rcnn.data.images import read_image
 from rcnn.data.loading import pad_images
 from rcnn.models import MODELS, DetectorConfig, build_detector, model_config
 from rcnn.models.overrides import Overrides, override
+from rcnn.models.unused_settings import require_used
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 from rcnn.runtime.devices import Precision
@@ -61,7 +62,9 @@ class Request:
     def config(self) -> DetectorConfig:
         """The config of the model. ValueError for an unknown name or setting, or a damaged checkpoint."""
         if self.is_name:
-            return override(model_config(self.model), self._overrides())
+            config = override(model_config(self.model), self._overrides())
+            require_used(config, self.overrides)
+            return config
         return detector_record(self.model, self._overrides()).config
 
     def subject(self, name: str) -> Subject:

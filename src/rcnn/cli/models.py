@@ -160,10 +160,10 @@ def show_cost(
     Example: rcnn models cost mask_rcnn_r50_fpn num_classes=3 box.convs=4 box.fcs=1
     """
     from rcnn.models.cost import cost
-    from rcnn.models.overrides import override
+    from rcnn.models.unused_settings import override_used
     from rcnn.training.starting import starting_config
 
-    counted = cost(override(starting_config(model, allow or ()), overrides or []), height, width)
+    counted = cost(override_used(starting_config(model, allow or ()), overrides or []), height, width)
     typer.echo(f"{counted.parameters:,} parameters, {counted.flops / 1e9:.1f} GFLOPs at {height} x {width}")
 
 

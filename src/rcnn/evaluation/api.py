@@ -13,7 +13,14 @@ from rcnn.data import Dataset
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.boundary import add_boundary, require_boundary
 from rcnn.evaluation.evaluate import Evaluation
-from rcnn.evaluation.opening import Subject, dataset_for, open_subject, require_path_options, trained_on_warning
+from rcnn.evaluation.opening import (
+    Subject,
+    dataset_for,
+    in_one_class,
+    open_subject,
+    require_path_options,
+    trained_on_warning,
+)
 from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results, is_results
 from rcnn.evaluation.run import evaluate_predictor, run_evaluation
@@ -137,7 +144,10 @@ def _subject_of(
         raise ValueError(
             f"overrides ({changes[0]}) are for a checkpoint; give them to the predictor: Predictor(overrides=)"
         )
-    dataset = data if isinstance(data, Dataset) else dataset_for(predictor, data, split, options=options)
+    if isinstance(data, Dataset):
+        dataset = in_one_class(data, predictor) if predictor.config.proposals_only else data
+    else:
+        dataset = dataset_for(predictor, data, split, options=options)
     return Subject(
         source=predictor,
         dataset=dataset,

@@ -13,9 +13,24 @@ from rcnn.data.messages import few
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.api import evaluate
 from rcnn.evaluation.evaluate import Result
-from rcnn.evaluation.opening import Model, dataset_for, held_out_of, require_path_options, trained_images_of
+from rcnn.evaluation.opening import (
+    Model,
+    dataset_for,
+    held_out_of,
+    in_one_class,
+    require_path_options,
+    trained_images_of,
+)
 from rcnn.evaluation.plan import limit_overrides, plan_evaluation
-from rcnn.evaluation.results import all_have, has_proposals, is_results, keypoints_of, read_results, uncovered_images
+from rcnn.evaluation.results import (
+    all_have,
+    has_proposals,
+    is_results,
+    keypoints_of,
+    limit_of,
+    read_results,
+    uncovered_images,
+)
 from rcnn.metrics.checks import check_results
 from rcnn.metrics.comparison import Comparison, compare_results
 from rcnn.metrics.values import FIELDS
@@ -122,7 +137,7 @@ def _dataset(
     """The data set with the classes that the first model needs, or with one class for proposals."""
     model = next((one for one in models if one is not None), None)
     if isinstance(data, Dataset):
-        return data.as_one_class("object" if model is None else model.classes[0]) if options.one_class else data
+        return in_one_class(data, model) if options.one_class else data
     if data is None:
         data, recorded, own = _recorded_data(sources)
         split = split or recorded
@@ -239,7 +254,7 @@ def _saved_side(source: Path, dataset: Dataset) -> _Side:
     except ValueError as error:
         raise ValueError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
     kinds = tuple(kind for kind in KINDS if all_have(saved.results, FIELDS[kind]))
-    return _Side(results=saved.results, kinds=kinds, limit=saved.limit if saved.limit < len(dataset) else 0)
+    return _Side(results=saved.results, kinds=kinds, limit=limit_of(saved, dataset))
 
 
 def _evaluated_side(

@@ -78,6 +78,7 @@ def open_subject(
     """
     if not is_results(source):
         record = model_record(source, overrides)
+        options = replace(options, one_class=record.config.proposals_only)
     elif overrides:
         raise ValueError(
             f"{overrides[0]}: settings apply to a model, but {source} contains results; leave the settings out"
@@ -86,7 +87,7 @@ def open_subject(
         record = None
         options = replace(options, one_class=has_proposals(source))
     if isinstance(data, Dataset):
-        dataset = data.as_one_class("object") if options.one_class else data
+        dataset = in_one_class(data, record) if options.one_class else data
         split, held_out = data.split, None
     else:
         held_out = held_out_of(source)
@@ -100,6 +101,11 @@ def open_subject(
             record.config, dataset, max_detections=evaluation.max_detections, metric=evaluation.metric
         )
     return Subject(source=load([*overrides, *limits]), dataset=dataset, warnings=warnings)
+
+
+def in_one_class(dataset: Dataset, model: Model | None) -> Dataset:
+    """`dataset` with the one class of a region proposal network; None: of its results, which do not say its name."""
+    return dataset.as_one_class("object" if model is None else model.classes[0])
 
 
 def dataset_for(

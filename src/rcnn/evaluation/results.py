@@ -91,8 +91,8 @@ def unfinished_record(path: Path) -> dict[str, Any]:
 def read_results(path: Path) -> SavedResults:
     """The results in a file, or in the output folder of `rcnn eval`.
 
-    A file contains a JSON list; a .jsonl file has one result per line, or one list per image and line (results.jsonl of
-    an evaluation that was stopped).
+    A file contains a JSON list; a .jsonl file has one result per line, or one list per image and line, as the
+    results.jsonl of an evaluation that was stopped.
     ValueError for a file with other content, or for files of different evaluations.
     """
     files = [path] if path.is_file() else _files_below(path)
@@ -135,12 +135,26 @@ def _read_file(path: Path) -> list[Result]:
 
 
 def _images_of_lines(path: Path) -> int:
-    """Number of images in the results.jsonl of an evaluation that was stopped, a list per line; 0 for other files."""
+    """Number of images in the file of an evaluation that was stopped, a list per line; 0 for other files.
+
+    A single list is the file of one image only in results.jsonl, because other programs write all results in one list.
+    """
     lines: list[Any] = []
-    if path.name == UNFINISHED:
+    if path.suffix == ".jsonl":
         with suppress(ValueError, RecursionError):  # not one JSON value per line
             lines = json_lines(path.read_bytes())
-    return len(lines) if all(isinstance(line, list) for line in lines) else 0
+    is_per_image = len(lines) > 1 or path.name == UNFINISHED
+    return len(lines) if is_per_image and all(isinstance(line, list) for line in lines) else 0
+
+
+def limit_of(saved: SavedResults, dataset: Dataset) -> int:
+    """The number of images of `dataset` that were evaluated, the first ones, if it is smaller than all; else 0.
+
+    All results must be of these images: the lines of another program may skip images without results.
+    """
+    first = set(dataset.image_ids[: saved.limit])
+    is_smaller = saved.limit < len(dataset) and all(result["image_id"] in first for result in saved.results)
+    return saved.limit if is_smaller else 0
 
 
 def _key(result: Any) -> Any:
@@ -170,8 +184,7 @@ def evaluate_results(
     results = saved.results
     check_results(ground_truth, results, str(dataset.annotation_file), f"{path}: result")
     warnings: tuple[str, ...] = ()
-    if not limit and 0 < saved.limit < len(dataset):
-        limit = saved.limit
+    if not limit and (limit := limit_of(saved, dataset)):
         warnings = (
             f"{path} has results for the first {counted(limit, 'image')}, so the other images are not evaluated",
         )

@@ -35,6 +35,7 @@ from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import Overrides
 from rcnn.outputs import OutputFolder, require_space
 from rcnn.predictor import Predictor
+from rcnn.results import is_whole_number
 from rcnn.runtime.record import SUFFIXES, ExportPrecision, ExportRecord, Target, input_names, output_names
 from rcnn.weights.checkpoint import load_detector
 from rcnn.weights.class_names import require_class_names
@@ -245,13 +246,13 @@ def _with_resize(record: ExportRecord) -> ExportRecord:
 def _with_shape(record: ExportRecord, size: Size, batch: Literal["dynamic"] | int) -> ExportRecord:
     """The record with the size and batch of its input. Raises ValueError for values of another form."""
     config = record.config.input
-    if batch != "dynamic" and not (isinstance(batch, int) and batch >= 1):
+    if batch != "dynamic" and not (is_whole_number(batch) and batch >= 1):
         raise ValueError(f"batch={batch!r}; expected 1 or more, or 'dynamic'")
     if size != "dynamic" and not _is_pair(size):
         raise ValueError(f"size={size!r}; expected (height, width), e.g. (800, 1333), or 'dynamic'")
     if size != "dynamic" and min(size) < 32:
         raise ValueError(f"size={size[0]}x{size[1]}; expected a height and width of at least 32 pixels, or 'dynamic'")
-    sides = None if size == "dynamic" else (size[0], size[1])
+    sides = None if size == "dynamic" else (int(size[0]), int(size[1]))
     if config.canvas:
         canvas = (config.canvas, config.canvas)
         if sides is not None and sides != canvas:
@@ -263,9 +264,9 @@ def _with_shape(record: ExportRecord, size: Size, batch: Literal["dynamic"] | in
     if sides is not None and config.divisor:
         height, width = (-(-side // config.divisor) * config.divisor for side in sides)
         sides = (height, width)
-    return replace(record, size=sides, batch=None if batch == "dynamic" else batch)
+    return replace(record, size=sides, batch=None if batch == "dynamic" else int(batch))
 
 
 def _is_pair(size: object) -> bool:
     """Whether `size` is two integers."""
-    return isinstance(size, Sequence) and [type(side) for side in size] == [int, int]
+    return isinstance(size, Sequence) and len(size) == 2 and all(map(is_whole_number, size))

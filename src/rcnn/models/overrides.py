@@ -55,7 +55,7 @@ def override(settings: T, overrides: Overrides) -> T:
         key = key.strip()
         if not equals or not key:
             raise ValueError(f"{text!r} is not a setting; expected KEY=VALUE, e.g. box.score_threshold=0.6")
-        settings = _set(settings, key.split("."), _parse(key, value), key, settings)
+        settings = _set(settings, key.split("."), parse_value(key, value), key, settings)
     return settings
 
 
@@ -76,7 +76,7 @@ def as_overrides(value: Overrides) -> tuple[str, ...]:
 
 
 def _as_yaml(value: object) -> str:
-    """The text that `_parse` reads as `value`. ValueError for a dict with keys that are no strings or numbers."""
+    """The text that `parse_value` reads as `value`. ValueError for a dict with keys that are no strings or numbers."""
     plain = _plain(value)
     if not isinstance(plain, str):
         try:
@@ -89,7 +89,7 @@ def _as_yaml(value: object) -> str:
 def quoted(text: str) -> str:
     """`text`, in quotes if a setting would read it as another value, alone or in a list: yes, 1, "a, b"."""
     try:
-        is_same = _parse("", f"[{text}]") == [text]
+        is_same = parse_value("", f"[{text}]") == [text]
     except ValueError:
         is_same = False
     return text if is_same else json.dumps(text, ensure_ascii=False)
@@ -123,7 +123,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _parse(key: str, value: str) -> Any:
+def parse_value(key: str, value: str) -> Any:
+    """The value of the setting `key` in its text, which is YAML. ValueError if it is not YAML."""
     if not value.strip():
         return ""
     try:

@@ -14,6 +14,7 @@ import urllib.parse
 import urllib.request
 from dataclasses import replace
 from http.client import HTTPException
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,16 @@ from rcnn.serving.wire import from_wire, require_token
 class Client:
     """A client of the service at `url`, e.g. http://localhost:8000; `token`: the service's token, if it has one."""
 
-    def __init__(self, url: str, *, token: str = "", timeout: float = 60.0) -> None:
-        """`timeout`: seconds to wait for an answer.
+    def __init__(self, url: str, *, token: str = "", timeout: float | None = 60.0) -> None:
+        """`timeout`: seconds to wait for an answer; None: without a limit.
 
         Raises ValueError if `url` is not an http(s) URL, `token` is not printable ASCII, or `timeout` is not above 0.
         """
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise ValueError(f"{url!r} is not the URL of a service; expected e.g. http://localhost:8000")
         require_token(token)
-        if not 0 < timeout < math.inf:
-            raise ValueError(f"timeout={timeout!r}; expected a number of seconds above 0, e.g. 60")
+        if timeout is not None and not (isinstance(timeout, Real) and 0 < timeout < math.inf):
+            raise ValueError(f"timeout={timeout!r}; expected a number of seconds above 0, e.g. 60, or None")
         self.url, self._token, self.timeout = url.rstrip("/"), token, timeout
 
     def predict(self, image: ImageInput, *, score: float = 0.0, channels: Channels = "rgb") -> ImageDetections:

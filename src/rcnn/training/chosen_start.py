@@ -8,7 +8,7 @@ from typing import Any
 
 from rcnn.commands import as_typed
 from rcnn.models import DetectorConfig
-from rcnn.models.overrides import override
+from rcnn.models.overrides import override, parse_value
 from rcnn.models.own import allow_factories, own_factories
 from rcnn.models.unused_settings import require_used
 from rcnn.own_code import require_file
@@ -124,7 +124,7 @@ def _config_of(request: RunRequest, record: dict[str, Any] | None) -> tuple[Dete
     The user's own code is allowed if a setting or the passed config names it.
     """
     pairs = (one.partition("=") for one in request.overrides)
-    written = [value.strip() for key, _, value in pairs if key.strip().endswith(".factory")]
+    written = [str(parse_value(key, value)) for key, _, value in pairs if key.strip().endswith(".factory")]
     for path in written:
         require_file(path)
     own = () if request.config is None else own_factories(request.config).values()

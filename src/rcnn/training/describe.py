@@ -80,7 +80,7 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
         yield from _recipe(plan)
     rows = {
         "model": f"{request.model} ({kind})",
-        "weights": request.weights or ("none" if fresh else request.model),
+        "weights": first_weights(request.model, request.weights),
         "data": str(request.data_name),
         "split": _data(plan.dataset),
         "val-split": ", ".join(map(_data, plan.validations)) or "none",
@@ -100,13 +100,12 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
     for name, value in rows.items():
         reason = plan.reasons.get(name)
         yield f"{name:<{width}} {value or 'not set'}" + (f"   ({reason})" if reason else "")
-    for title, is_training in (("the model", False), ("training", True)):
+    model = "defaults of the model" if plan.config.name in MODELS else "settings of the config"
+    for title, is_training in ((model, False), ("defaults of training", True)):
         listed = " ".join(
             f"{name}={values[name].replace(', ', ',')}" for name in usual if name.startswith(PREFIX) == is_training
         )
-        yield from textwrap.wrap(
-            f"defaults of {title}: {listed}", WIDTH, subsequent_indent="  ", break_on_hyphens=False
-        )
+        yield from textwrap.wrap(f"{title}: {listed}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     if not plan.auto_batch_size:
         yield _learning_rate(plan)
     for group in parameter_groups(empty_detector(plan.config), plan.settings):
@@ -135,10 +134,13 @@ def _values(plan: RunPlan) -> dict[str, str]:
 
 
 def _usual(plan: RunPlan) -> list[str]:
-    """The settings that have the values of the model that is named, or the defaults of training."""
-    name = plan.config.name
-    own = {setting.path: setting.default for setting in settings_table(model_config(name))} if name in MODELS else {}
-    model = [one.path for one in settings_table(plan.config) if own.get(one.path, one.default) == one.default]
+    """The settings that have the values of the model that is named, or the defaults of training.
+
+    For a config of another name, these are all settings of the model.
+    """
+    named = model_config(plan.config.name) if plan.config.name in MODELS else plan.config
+    own = {setting.path: setting.default for setting in settings_table(named)}
+    model = [one.path for one in settings_table(plan.config) if one.path in own and own[one.path] == one.default]
     training = [PREFIX + one.path for one in settings_table(plan.settings)]
     return [path for path in (*model, *training) if plan.reasons.get(path, DEFAULT) == DEFAULT]
 

@@ -124,15 +124,16 @@ def share_buffers(detector: nn.Module, processes: Processes) -> None:
 
 
 @contextmanager
-def together(processes: Processes, stop: StopRequests) -> Iterator[None]:
+def together(processes: Processes, stop: StopRequests, *, at_limit: bool = True) -> Iterator[None]:
     """A block that all processes leave together: all of them normally, or all of them with an exception.
 
     A stop request, the end of the time limit, or an error in one process ends the block in all processes, with
-    StopRequested, or with LostProcessError where another process failed.
+    StopRequested, or with LostProcessError where another process failed. `at_limit` as in `interrupting`: False for a
+    block in which the processes wait for each other, because their clocks differ.
     """
     problem: BaseException | None = None
     try:
-        with stop.interrupting():
+        with stop.interrupting(at_limit=at_limit):
             yield
     except (Exception, StopRequested) as error:
         problem = error

@@ -15,9 +15,10 @@ from rcnn.data.messages import counted
 from rcnn.data.trained_images import TrainedImages
 from rcnn.data.transforms import OwnStep
 from rcnn.models import DetectorConfig
-from rcnn.models.overrides import config_to_dict, override
+from rcnn.models.overrides import config_to_dict
 from rcnn.models.own import own_factories
 from rcnn.models.setting_tables import settings_table
+from rcnn.models.unused_settings import override_used
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers
@@ -26,8 +27,8 @@ from rcnn.training.chosen_start import Start, choose_start, setting_keys
 from rcnn.training.disk_space import DiskSpace, disk_space, require_space
 from rcnn.training.fitted_model import FittedModel, fit_model, fit_to_data
 from rcnn.training.found_run import FoundRun, find_run
-from rcnn.training.identity import data_identity
-from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
+from rcnn.training.identity import data_identity, images_of_run
+from rcnn.training.length import LENGTHS, Earlier, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
 from rcnn.training.request import RunRequest
 from rcnn.training.resuming import record_to_resume, require_fixed
 from rcnn.training.run_data import RunData, shared_images
@@ -110,7 +111,7 @@ def settings_of(model: str, overrides: Sequence[str], allow: Sequence[str] = ())
     """
     model_overrides, train_overrides = split_overrides(overrides)
     settings = changed_by(starting_settings(model, overrides=train_overrides), train_overrides)
-    return settings, override(starting_config(model, allow), model_overrides).input
+    return settings, override_used(starting_config(model, allow), model_overrides).input
 
 
 def plan_training(
@@ -186,13 +187,16 @@ def _choose_length(start: Start, model: FittedModel, processes: Processes, found
         )
         reasons |= more
         if before is not None and start.record is not None and not given.isdisjoint(("epochs", "schedule")):
-            earlier = before.images_per_step(start.record.get("processes", 1))
+            earlier = Earlier(
+                settings=before,
+                images=images_of_run(start.record) or len(training),
+                processes=start.record.get("processes", 1),
+            )
             each = settings.images_per_step(processes.count)
-            if each != earlier and "last" in found.checkpoints:  # else all steps have the present images per step
+            # a run that was resumed before may have had other images per step before that
+            if "last" in found.checkpoints and not (each == earlier.each and earlier.is_uniform):
                 done = steps_done(start.request.output or Path())
-                settings, more = with_rest(
-                    settings, before, done=done, images=len(training), each=each, earlier=earlier
-                )
+                settings, more = with_rest(settings, earlier, done=done, images=len(training), each=each)
                 reasons |= more
     advice = model.advice
     if start.is_advised:

@@ -82,10 +82,11 @@ class Saver:
         if self.evaluate is None or not state.evaluation_due:
             return
         state.processes.rest()
-        with together(state.processes, stop):
+        # The clocks of several processes differ, so one that stops at its time limit would be lost to the others, which
+        # wait for it: they complete what they do together
+        with together(state.processes, stop, at_limit=False):
             share_buffers(state.evaluated, state.processes)
-        # last/ is saved: the evaluation is repeated when the run is resumed. The clocks of several processes differ, so
-        # one that stops at its time limit would be lost to the others: they complete the evaluation
+        # last/ is saved: the evaluation is repeated when the run is resumed
         with stop.interrupting(at_limit=state.processes.count == 1):
             self._metrics = self.evaluate(whole_detector(state.evaluated))
         value = choose(self._metrics, self.settings.best)

@@ -173,6 +173,17 @@ def test_lines_of_another_program(form: str, tmp_path: Path) -> None:
         evaluate(file, data)
 
 
+@pytest.mark.parametrize(("images", "limit"), [((1, 2), 2), ((1, 3), 0)])
+def test_a_copy_of_the_file_of_a_stopped_evaluation(images: tuple[int, ...], limit: int, tmp_path: Path) -> None:
+    """Its lines are the first images; the lines of another program may skip one."""
+    data, file = write_tiny_coco(tmp_path / "data", {"val": 3}, size=(64, 96)), tmp_path / "run1.jsonl"
+    results = perfect(data, "bbox")
+    file.write_text("\n".join(json.dumps([one for one in results if one["image_id"] == image]) for image in images))
+    done = evaluate(file, data)
+    assert (done.limit, done.metrics.images) == (limit, limit or 3)
+    assert (done.metrics.kinds["bbox"]["AP"] == 1) == (limit == 2)
+
+
 def test_ground_truth_is_drawn_as_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without masks if boxes are measured, with them otherwise, in images without detections, too."""
     data, masks = write_tiny_coco(tmp_path / "data", {"val": 2}, size=(64, 96)), list[bool]()

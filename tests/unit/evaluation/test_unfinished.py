@@ -18,10 +18,11 @@ from rcnn.evaluation.folder import UNFINISHED, results_as_they_come
 from rcnn.evaluation.opening import held_out_of
 from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import has_proposals, read_results
-from rcnn.evaluation.run import run_evaluation
+from rcnn.evaluation.run import RUN_LOG, run_evaluation
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
+from rcnn.training.found_run import LOG
 from tests.tiny_data import CLASSES, write_tiny_coco
 from tests.unit.evaluation.test_evaluate import change_annotations, without_outlines
 
@@ -94,6 +95,7 @@ def test_the_folder_of_a_run_keeps_its_report(predictor: Predictor, data: Path, 
     with OutputFolder(tmp_path / "run") as folder:
         folder.claim("log.jsonl").write_text("{}")
         folder.write_text("report.html", "of the run")
+    assert RUN_LOG == LOG
     with pytest.raises(FileExistsError, match=r"run is the folder of a training run, .* e\.g\. \S+run/eval"):
         evaluate(predictor, data, output=tmp_path / "run")
     assert (tmp_path / "run" / "report.html").read_text() == "of the run"

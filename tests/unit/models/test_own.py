@@ -20,10 +20,14 @@ import rcnn
 from rcnn.models import Detector, DetectorConfig
 from rcnn.models.config import OwnBackboneConfig
 from rcnn.models.inference import fold_pairs
+from rcnn.models.legacy.pooling import AffinePooler, NormalizedPooler
+from rcnn.models.overrides import as_overrides
 from rcnn.models.own import allow_factories, own_factories
 from rcnn.models.pooler import RegionPooler
 from rcnn.own_code import import_factory, path_of
 from rcnn.structures import ImageBatch
+from rcnn.training.chosen_start import choose_start
+from rcnn.training.request import RunRequest
 from tests.narrow import instance, present
 from tests.own_modules import write_own_modules
 from tests.tiny_data import TINY_MODEL
@@ -294,6 +298,18 @@ def test_a_pooler_refuses_kinds_of_other_classes() -> None:
         ValueError, match=r"RegionPooler does not pool by affine, only by roi_align or roi_pool; .*build_"
     ):
         RegionPooler(config=config, strides={"p2": 4})
+    with pytest.raises(ValueError, match="NormalizedPooler does not pool by affine, only by normalized;"):
+        NormalizedPooler(config=config, strides={"p2": 4})
+    AffinePooler(config=config, strides={"p2": 4})
+
+
+def test_a_run_with_a_factory_in_a_folder_with_a_comma(tmp_path: Path) -> None:
+    (tmp_path / "Müller, Jan").mkdir()
+    factory = f"{write_own_modules(tmp_path / 'Müller, Jan')}/{FACTORY}"
+    words = as_overrides({"backbone.factory": factory})
+    request = RunRequest(model="mask_rcnn_compact", data=tmp_path, weights="none", overrides=words)
+    start = choose_start(request, None, str, download=False)
+    assert own_factories(rcnn.override(start.config, start.model_overrides)) == {"backbone.factory": factory}
 
 
 def test_what_is_no_config_is_refused() -> None:

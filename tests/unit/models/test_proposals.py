@@ -16,8 +16,10 @@ from pycocotools.cocoeval import COCOeval
 
 from rcnn.cli.eval import evaluate as eval_command
 from rcnn.data import open_dataset
+from rcnn.evaluation.api import evaluate as evaluate_model
 from rcnn.metrics.coco import evaluate
 from rcnn.metrics.tables import metrics_table
+from rcnn.predictor import Predictor
 from rcnn.weights.checkpoint import load_detector
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 from tests.unit.random_truth import random_results, random_truth
@@ -95,4 +97,8 @@ def test_an_rpn_trains_on_any_data_set_and_is_measured_by_recall(data: Path, tmp
     results = json.loads((tmp_path / "measured" / "results_proposals.json").read_text())
     expected = recall_without_classes(open_dataset(data, "val").to_coco(), [r | {"category_id": 10} for r in results])
     assert results
+    opened = open_dataset(data, "val")  # with its own classes
+    for model in (tmp_path / "run", Predictor(tmp_path / "run", device="cpu")):
+        measured = evaluate_model(model, opened, device="cpu").metrics.kinds["proposals"]["AR1000"]
+        assert measured == pytest.approx(metrics["proposals"]["AR1000"])
     assert metrics["proposals"]["AR1000"] == pytest.approx(float(expected[:, 0, 1].mean()))

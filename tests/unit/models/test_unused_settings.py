@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from rcnn.bench.subjects import Request
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.models.unused_settings import override_used
 from rcnn.training.chosen_start import choose_start
+from rcnn.training.plan import settings_of
 from rcnn.training.request import RunRequest
 from rcnn.weights.checkpoint import detector_record, load_detector, save_checkpoint
 
@@ -50,6 +52,15 @@ def test_settings_with_an_effect_are_accepted() -> None:
     ):
         config = model_config(name)
         assert override_used(config, words) == override(config, words)
+
+
+def test_other_commands_refuse_it() -> None:
+    words = ["box.fc_width=64"]
+    with pytest.raises(ValueError, match="has no effect in fcis_compact"):
+        settings_of("fcis_compact", words)
+    with pytest.raises(ValueError, match="has no effect in fcis_compact"):
+        Request(model="fcis_compact", overrides=tuple(words)).config()
+    assert Request(model="fcis_compact", overrides=("fcis.width=64",)).config().fcis is not None
 
 
 def test_predictions_and_training_refuse_it(tmp_path: Path) -> None:

@@ -295,5 +295,8 @@ def test_no_service_is_a_connection_error() -> None:
         rcnn.Client("http://127.0.0.1:9").predict(picture())
     with pytest.raises(ValueError, match="is not the URL of a service"):
         rcnn.Client("localhost:8000")
-    with pytest.raises(ValueError, match=r"timeout=-1; expected a number of seconds above 0"):
-        rcnn.Client("http://127.0.0.1:9", timeout=-1)
+    for timeout in (-1, "60", float("nan")):
+        with pytest.raises(ValueError, match=f"timeout={timeout!r}; expected a number of seconds above 0"):
+            rcnn.Client("http://127.0.0.1:9", timeout=cast("Any", timeout))
+    with pytest.raises(ConnectionError, match="cannot be reached"):
+        rcnn.Client("http://127.0.0.1:9", timeout=None).predict(picture())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from rcnn.runtime.processes import Processes
 from rcnn.training import saver
 from rcnn.training.run_folder import RunFolder
+from rcnn.training.signals import StopRequested, StopRequests
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.unit.training.runs import train
 from tests.unit.training.test_engine import SETTINGS, stream, tiny
@@ -36,6 +38,25 @@ def test_the_processes_evaluate_the_same_statistics(tmp_path: Path, monkeypatch:
     train(tiny(), stream, settings, tmp_path, evaluate=evaluate)
     assert shared == evaluated
     assert len(shared) == 1
+
+
+def test_a_process_at_its_time_limit_still_shares_its_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clocks of several processes differ: the others wait for the statistics of this one."""
+    shared = list[nn.Module]()
+
+    def share(detector: nn.Module, processes: Processes) -> None:
+        shared.append(detector)
+
+    monkeypatch.setattr(saver, "share_buffers", share)
+    state: Any = SimpleNamespace(processes=Processes(), evaluated=nn.Identity(), evaluation_due=True, step=1)
+    nothing: Any = None
+    stop = StopRequests(1e-9)
+    while not stop.expired:
+        pass
+    due = saver.Saver(state, SETTINGS, nothing, nothing, lambda detector: {})
+    with pytest.raises(StopRequested):
+        due.evaluate_if_due(stop)
+    assert shared == [state.evaluated]
 
 
 def test_a_checkpoint_that_a_killed_process_left_out_is_written_when_the_run_is_resumed(tmp_path: Path) -> None:

@@ -24,12 +24,15 @@ from rcnn.weights.checkpoint import load_checkpoint
 from rcnn.weights.class_names import read_classes
 from rcnn.weights.convert import ConvertOptions, convert_to_folder, list_systems
 from rcnn.weights.export import export_checkpoint
+from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.readers.stored import LazyState
 from rcnn.weights.selfcheck import generated_image
 from rcnn.weights.systems.converted import expected_state
 from rcnn.weights.systems.detectron2.system import to_detectron2
 from rcnn.weights.systems.known import SYSTEMS
 from rcnn.weights.systems.mmdetection.system import to_mmdetection
+from rcnn.weights.systems.settings import SettingsSource
+from rcnn.weights.systems.system import Plan, System
 from rcnn.weights.systems.torchvision import to_torchvision
 from rcnn.weights.transfer import transfer
 from tests.narrow import instance
@@ -362,3 +365,14 @@ def test_export_of_norms_without_eps() -> None:
     torch.testing.assert_close(norm(pixels), (pixels - mean) / variance.sqrt() * weight + bias)
     other = to_mmdetection(state, config)
     assert torch.equal(other["backbone.bn1.running_var"], norm.running_var)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't allocate memory: 8 bytes"), RuntimeError("size 3"), TypeError()])
+def test_too_little_memory_is_not_a_wrong_file(error: Exception) -> None:
+    def read(found: Found, settings: SettingsSource) -> Plan:
+        raise error
+
+    system = System(name="X", files=".pth", recognises=bool, read=read)
+    expected = RuntimeError if "memory" in str(error) else ValueError
+    with pytest.raises(expected, match="memory" if expected is RuntimeError else "cannot be read as a file of X"):
+        system.convert(Found(state={}, source="a.pth", extras={}))

@@ -340,20 +340,6 @@ def test_buffers_of_older_files_are_skipped() -> None:
     assert given.config.num_classes == 3
 
 
-def test_norms_without_statistics_are_the_first_versions_frozen_ones(tmp_path: Path) -> None:
-    state = {name: value for name, value in c4_state().items() if ".running_" not in name}
-    for given in (
-        convert_state(detectron2.SYSTEM, state, settings(tmp_path, C4)),
-        convert_state(detectron2.SYSTEM, state),
-    ):
-        assert given.state["backbone.stem.conv1.norm.running_var"].unique().tolist() == [1.0]
-        assert given.state["backbone.stem.conv1.norm.running_mean"].unique().tolist() == [0.0]
-    trunk = given.config.backbone
-    assert isinstance(trunk, ResNetConfig)
-    assert (trunk.norm, trunk.stride_in_1x1) == ("frozen_bn", True)
-    assert "norms without means and variances: backbone.norm=frozen_bn (Detectron2's model zoo)" in given.assumed
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

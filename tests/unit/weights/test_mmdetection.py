@@ -27,6 +27,7 @@ from rcnn.weights.systems.converted import expected_state
 from rcnn.weights.systems.layout import anchors_to_ratio_outer
 from rcnn.weights.systems.mmdetection import system as mmdetection
 from rcnn.weights.systems.mmdetection.config import parse_config, read_config
+from rcnn.weights.systems.mmdetection.settings import with_settings
 from rcnn.weights.systems.mmdetection.system import to_mmdetection
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.unit.weights.state_dicts import convert_state
@@ -296,6 +297,14 @@ test_pipeline = [dict(type='Resize', scale=(640, 640), keep_ratio=False)]
         "test_cfg.rcnn.mask_thr_binary",
         "unknown, ignored: keep_ratio=False in test_pipeline; images keep their aspect ratio here",
     ]
+
+
+def test_images_that_do_not_keep_their_aspect_ratio_are_reported_for_version_2() -> None:
+    train, tested = ({"pipeline": [{"type": "Resize", "keep_ratio": keep}]} for keep in (True, False))
+    config = mmdetection_config()
+    _, unknown = with_settings(config, {"model": {}, "data": {"train": train, "test": tested}}, "config.py")
+    assert unknown == ["keep_ratio=False in test_pipeline; images keep their aspect ratio here"]
+    assert with_settings(config, {"model": {}, "data": {"train": tested, "test": train}}, "config.py")[1] == []
 
 
 @pytest.mark.parametrize(("said", "divisor"), [(", pad_size_divisor=16", 16), ("", 1)])

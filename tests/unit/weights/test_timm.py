@@ -93,6 +93,8 @@ def test_resnets_with_the_tensor_names_of_a_plain_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"blocks of two convolutions .* with config \(--config\), e\.g\. resnet18"):
         convert(tmp_path / "model.pth", tmp_path / "out")
     assert "resnet18 of timm" in known.convert(tmp_path / "model.pth", "resnet18").summary
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
+    assert "resnet18 of timm" in known.convert(tmp_path / "model.pth").summary
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet"])

@@ -281,6 +281,8 @@ def test_the_download_command_and_function(
     assert rcnn.list_weights("mask_rcnn_compact") == []
     with pytest.raises(ValueError, match=r"no weights named 'mask_rcn_r50_fpn' \(did you mean .*mask_rcnn_r50_fpn"):
         rcnn.list_weights("mask_rcn_r50_fpn")
+    with pytest.raises(ValueError, match=rf"{NAME} is the name of weights; expected that of a model, e\.g\. {MODEL}"):
+        rcnn.list_weights(NAME)
     assert command("download", NAME, "mask_rcnn_r50_fpm") == 2
     assert "did you mean" in capsys.readouterr().err
     (tmp_path / "mine" / NAME).mkdir(parents=True)

@@ -29,22 +29,23 @@ class SizedDetector(Detector):
 class CropPooler(RegionPooler):
     """Crop whole cells of the map, then resize them (chainer-mask-rcnn)."""
 
-    kinds = ("crop_resize", "affine", "normalized", "image_affine")
-    kind: Literal["crop_resize", "affine", "normalized"] = "crop_resize"
+    kinds = ("crop_resize",)
+    rule: Literal["crop_resize", "affine", "normalized"] = "crop_resize"  # of the samples, see `ops.crop_resize`
 
     @override
     def pool(self, maps: list[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, scales: list[float]) -> Tensor:
         """Features (B, R, C, s, s) of regions (B, R, 4)."""
         if not self.config.max_pool:
-            return crop_resize(maps, boxes, levels, valid, scales, self.config.size, self.kind)
-        samples = crop_resize(maps, boxes, levels, valid, scales, 2 * self.config.size, self.kind)
+            return crop_resize(maps, boxes, levels, valid, scales, self.config.size, self.rule)
+        samples = crop_resize(maps, boxes, levels, valid, scales, 2 * self.config.size, self.rule)
         return F.max_pool2d(samples.flatten(0, 1), 2).unflatten(0, boxes.shape[:2])
 
 
 class AffinePooler(CropPooler):
     """Bilinear samples from border to border, both included; zeros outside the map (mask-faster-rcnn)."""
 
-    kind = "affine"
+    kinds = ("affine",)
+    rule = "affine"
 
 
 class ImageAffinePooler(AffinePooler):
@@ -52,6 +53,8 @@ class ImageAffinePooler(AffinePooler):
 
     This is mask-faster-rcnn's POOLING_ALIGN. It needs the image sizes that `SizedDetector` adds to the features.
     """
+
+    kinds = ("image_affine",)
 
     @override
     def corners(self, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
@@ -65,7 +68,8 @@ class ImageAffinePooler(AffinePooler):
 class NormalizedPooler(CropPooler):
     """Like `AffinePooler`, with coordinates from the centre of the first pixel to that of the last (matterport)."""
 
-    kind = "normalized"
+    kinds = ("normalized",)
+    rule = "normalized"
 
     @override
     def canonical_size(self, features: dict[str, Tensor]) -> float:

@@ -13,14 +13,16 @@ from rcnn.weights.hub import folder_name, is_hub_name, pull
 def list_weights(model: str = "") -> list[str]:
     """The names of published weights; with `model`, those of that model trained on COCO, its default first.
 
-    Commands, `rcnn.Predictor`, `rcnn.load`, `rcnn.evaluate` and `rcnn.train` accept these names. Raises ValueError with
-    similar names for an unknown model.
+    Commands, `rcnn.Predictor`, `rcnn.load`, `rcnn.evaluate` and `rcnn.train` accept these names. Raises ValueError for
+    the name of weights, and with similar names for an unknown model.
     """
     if not model:
         return list(names.entries())
     found = [entry.name for entry in names.detectors_of(model)]
     if not found and model not in MODELS:
-        names.find_entry(model)
+        entry = names.find_entry(model)
+        example = f", e.g. {entry.model}" if entry.model in MODELS else ""
+        raise ValueError(f"{model} is the name of weights; expected that of a model{example}")
     return found
 
 

@@ -67,7 +67,7 @@ DETECTOR = re.compile(
 )
 # timm's networks that are plain ResNets; BASIC ones have blocks of two convolutions
 PLAIN = re.compile(r"(tv_)?(resnet\d+(_gn)?|resnext\d+_\d+x\d+d|wide_resnet\d+_\d+)")
-BASIC = re.compile(r"(tv_)?resnet(18|34)")
+BASIC = re.compile(r"(tv_)?resnet(18|34)(?!\d)")
 # timm's ResNets with a blur or an average in place of strides: the tensors have the names of a plain ResNet
 POOLED = re.compile(r"resnet(aa|blur)\d+")
 # below `features`, the names are the same
@@ -107,9 +107,10 @@ def read(found: Found, kind: Kind, settings: SettingsSource) -> Plan:
     placed = rules.place(found.state, found.source, f"an ImageNet ResNet of {kind.publisher}")
     shapes = {ours: found.shape(name) for name, ours in placed.ours.items()}
     if not any(".conv3." in ours for ours in shapes):
+        name = ": give its name with config (--config), e.g. resnet18" if kind.publisher == TORCHVISION else ""
         raise ValueError(
             f"{found.source} is a ResNet with blocks of two convolutions (ResNet-18, ResNet-34), which is supported "
-            "only as a network of timm: give its name with config (--config), e.g. resnet18"
+            f"only as a network of timm{name}"
         )
     affine = not any(ours.endswith("running_mean") for ours in shapes)  # norms of scale and shift only, or group norm
     # batch norm that is folded into scale and shift is only known from Caffe2
@@ -217,7 +218,7 @@ def _is_variant(found: Found, settings: SettingsSource) -> bool:
     """Whether `settings`, or the name of the file, is a network of timm that our ResNet does not build."""
     if settings is None:
         names = (Path(found.source).name.lower(), timm.architecture_beside(Path(found.source)))
-        return any(POOLED.match(name) for name in names)
+        return any(POOLED.match(name) or BASIC.match(name) for name in names)
     name = str(settings).partition(".")[0]
     return PLAIN.fullmatch(name) is None or BASIC.fullmatch(name) is not None
 

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from rcnn.data.messages import counted
 from rcnn.models import DetectorConfig
-from rcnn.models.overrides import override
+from rcnn.models.unused_settings import override_used
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.converted import Assumption, Converted, Kind, expected_state, require_fit
 from rcnn.weights.systems.renaming import Placed
 from rcnn.weights.systems.settings import SettingsSource
 
 # what a setting without meaning or a tensor of another shape raises in the code of a system
-WRONG = (TypeError, IndexError, ZeroDivisionError, RuntimeError)
+WRONG = (AttributeError, TypeError, IndexError, ZeroDivisionError, RuntimeError)
 COUNTER = ".num_batches_tracked"  # end of the name of a step counter of batch norm
 
 
@@ -100,8 +100,10 @@ class System:
         except KeyError as error:
             raise self._incomplete(found, error) from error
         except WRONG as error:
+            if _lacks_memory(error):
+                raise
             raise self._wrong(found, settings, error) from error
-        config = override(plan.config, overrides)
+        config = override_used(plan.config, overrides)
         expected = expected_state(config)
         # frozen norms have no step counter in rcnn; in the file they may have one
         unused = [name for name, ours in plan.placed.ours.items() if ours.endswith(COUNTER) and ours not in expected]
@@ -114,6 +116,8 @@ class System:
         except KeyError as error:
             raise self._incomplete(found, error) from error
         except WRONG as error:
+            if _lacks_memory(error):
+                raise
             raise self._wrong(found, settings, error) from error
         part = "backbone." if self.kind == "backbone" else ""
         require_fit(config, expected, state, found.source, part=part, allow_missing=allow_missing)
@@ -146,3 +150,7 @@ class System:
             f"{found.source} cannot be read as a file of {self.name}{given}: its settings, or the shapes of its "
             f"tensors, are not those of such a network ({type(error).__name__}: {error})"
         )
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and "memory" in str(error)

@@ -27,9 +27,10 @@ PIXELS = (("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"), ("input.pixel_mean", "input.p
 ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
 
 
-def settings_of_tensors(shapes: Shapes, source: str) -> tuple[dict[str, Any], Choices]:
+def settings_of_tensors(shapes: Shapes, given: Mapping[str, Any], source: str) -> tuple[dict[str, Any], Choices]:
     """The settings of Detectron2's zoo for a network of such tensors, and the assumptions.
 
+    `given`: settings of Detectron2 that the user gives; a setting that follows from one of them is derived from it.
     Raises ValueError that names `source` if the tensors do not belong to such a network.
     """
     pyramid = any(name.startswith("backbone.fpn_") for name in shapes)
@@ -39,7 +40,8 @@ def settings_of_tensors(shapes: Shapes, source: str) -> tuple[dict[str, Any], Ch
     dilated = not pyramid and f"{trunk}res5.0.conv1.weight" in shapes
     settings = dict(FPN if pyramid else DC5 if dilated else C4)
     assumed: Choices = []
-    settings |= _trunk(shapes, trunk, "roi_heads." if shared else trunk, not heads, source, assumed)
+    norm = _trunk_norm(shapes, trunk, given, assumed)
+    settings |= _trunk(shapes, trunk, "roi_heads." if shared else trunk, not heads, norm, source, assumed)
     if pyramid:
         settings |= {
             "MODEL.FPN.OUT_CHANNELS": _shape(shapes, "backbone.fpn_output2.weight", source)[0],
@@ -99,18 +101,37 @@ def _assume(assumed: Choices, what: str, ours: tuple[str, ...], theirs: tuple[st
     assumed.append((theirs, Assumption(what, ZOO, ours)))
 
 
-def _trunk(shapes: Shapes, prefix: str, last: str, short: bool, source: str, assumed: Choices) -> dict[str, Any]:
+def _trunk_norm(shapes: Shapes, prefix: str, given: Mapping[str, Any], assumed: Choices) -> str:
+    """Detectron2's name for the norm of the ResNet; empty if it has none.
+
+    Group norm has no statistics, nor had the frozen batch norm of Detectron2's first versions. Files from before
+    version 0.3 contain their anchors, so a file without anchors has group norm, and so has one with other group norms.
+    """
+    norm = _norm(shapes, f"{prefix}res4.0.conv1")
+    if norm != "GN":
+        return norm
+    if "MODEL.RESNETS.NORM" in given:
+        return str(given["MODEL.RESNETS.NORM"])
+    others = "backbone.fpn_output2", "roi_heads.box_head.conv1", "roi_heads.box_head.0.conv1"
+    if any(_norm(shapes, layer) == "GN" for layer in (*others, "roi_heads.mask_head.mask_fcn1")):
+        why = "as in the other layers"
+    elif any(re.fullmatch(CELL_ANCHORS, name) for name in shapes):
+        norm, why = "FrozenBN", "a file from before version 0.3; if it has group norm: --config MODEL.RESNETS.NORM=GN"
+    else:
+        why = "no anchors in the file: version 0.3 or later; if frozen batch norm: --config MODEL.RESNETS.NORM=FrozenBN"
+    assumed.append((("MODEL.RESNETS.NORM",), Assumption("norms without means and variances", why, ("backbone.norm",))))
+    return norm
+
+
+def _trunk(
+    shapes: Shapes, prefix: str, last: str, short: bool, norm: str, source: str, assumed: Choices
+) -> dict[str, Any]:
     """Depth, norm and groups; res5 is below `last`, and may be missing if `short` (an RPN on C4)."""
     blocks = blocks_of(shapes, rf"{re.escape(prefix)}res([234])\.(\d+)\.conv3\.weight", (2, 3, 4))
     res5 = blocks_of(shapes, rf"{re.escape(last)}res(5)\.(\d+)\.conv3\.weight", (5,))
     depth = known_depth(blocks if short and res5 == (0,) else blocks + res5, source)
     inner = _shape(shapes, f"{prefix}res2.0.conv2.weight", source)
     groups = inner[0] // inner[1]
-    norm = _norm(shapes, f"{prefix}res4.0.conv1")
-    if norm == "GN" and not _norm(shapes, "backbone.fpn_output2"):
-        # the zoo's group norm is in the pyramid too; the first versions wrote no statistics of frozen norms
-        norm = "FrozenBN"
-        _assume(assumed, "norms without means and variances", ("backbone.norm",), ("MODEL.RESNETS.NORM",))
     if not norm:
         raise ValueError(
             f"{source} has no norms in its ResNet, but all networks of {ZOO} have norms; expected a file "

@@ -90,7 +90,7 @@ def _settings(found: Found, given: SettingsSource) -> tuple[dict[str, Any], str,
     words: dict[str, object] = {} if given is None or path is not None else parse_settings(str(given), "--config")
     if given is not None and not words:
         return read_yaml(given), f"settings of {path.name if path else given}", ()
-    theirs, assumed = settings_of_tensors({name: found.shape(name) for name in found.state}, found.source)
+    theirs, assumed = settings_of_tensors({name: found.shape(name) for name in found.state}, words, found.source)
     buffers, names = buffer_settings(found.state, theirs)
     summary = "; ".join(
         [f"settings of {', '.join(names)} in the file"] * bool(names) + ["settings as given"] * bool(words)

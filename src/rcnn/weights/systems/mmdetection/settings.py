@@ -131,7 +131,9 @@ def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str
             cascade = replace(cascade, delta_weights=tuple(inverse(std) for std in stds))
         config = replace(config, cascade=cascade)
     unknown = [f"model.{path}" for path in keys.unread() if not _is_idle(path, keys.values[path])]
-    if any(step.get("keep_ratio") is False for step in _steps(values.get("test_pipeline"))):
+    data = values.get("data")  # of version 2.x
+    tested = [values.get("test_pipeline"), data.get("test") if isinstance(data, Mapping) else None]
+    if any(step.get("keep_ratio") is False for part in tested for step in _steps(part)):
         unknown.append("keep_ratio=False in test_pipeline; images keep their aspect ratio here")
     return config, unknown
 
