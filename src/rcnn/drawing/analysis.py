@@ -83,6 +83,7 @@ def chapters(analysis: Mapping[str, Any]) -> Chapters:
     per_class: Mapping[str, Any] = analysis["thresholds"]["per_class"]
     counts: Mapping[str, Mapping[str, int]] = analysis["counts"]
     overall = analysis["thresholds"]["overall"]
+    names = sorted(counts, key=lambda name: not counts[name]["objects"])  # classes without objects come last
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the browser's font draws the text
         curves = _curves(analysis)
@@ -97,9 +98,9 @@ def chapters(analysis: Mapping[str, Any]) -> Chapters:
         base=metric_text(analysis["tide"]["AP50"]),
         calibration=calibration,
         calibration_error=metric_text(analysis["calibration"]["error"]),
-        thresholds=[(name, _threshold(found)) for name, found in per_class.items()],
+        thresholds=[(name, _threshold(per_class[name])) for name in names if name in per_class],
         overall=_threshold(overall) if overall else [],
-        counts=[(name, [f"{value:,}" for value in row.values()]) for name, row in counts.items()],
+        counts=[(name, [f"{value:,}" for value in counts[name].values()]) for name in names],
     )
 
 

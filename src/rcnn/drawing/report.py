@@ -146,14 +146,15 @@ def _overall(metrics: Mapping[str, Any]) -> list[_Table]:
 
 
 def _by_class(metrics: Mapping[str, Any], kind: str) -> _ClassTable:
-    """One row per class, with AP also as a bar."""
+    """One row per class, with AP also as a bar; the classes without objects come last."""
     rows: list[tuple[str, str, str | None, list[str]]] = []
-    for name, kinds in metrics["per_class"].items():
-        values: Values = kinds[kind]
+    objects: Mapping[str, int] = metrics["counts"]["objects"]
+    for name in sorted(metrics["per_class"], key=lambda name: not objects[name]):
+        values: Values = metrics["per_class"][name][kind]
         average = values["AP"]
         bar = None if average is None else f"{100 * average:.1f}"
         cells = [metric_text(values.get(metric)) for metric in _CLASS_COLUMNS.values()]
-        rows.append((name, f"{metrics['counts']['objects'][name]:,}", bar, cells))
+        rows.append((name, f"{objects[name]:,}", bar, cells))
     return _ClassTable(_TITLES[kind], rows)
 
 

@@ -22,6 +22,7 @@ from typing_extensions import override
 import rcnn.drawing
 from rcnn.drawing.charts import Chart, Curve, chart_svg, curve_page, training_charts, training_svgs, write_plot
 from rcnn.drawing.report import Example, write_report
+from rcnn.metrics import coco
 from rcnn.metrics.analysis import analyse
 
 SVG = ""  # elements in an HTML page need no name space
@@ -305,3 +306,21 @@ def test_a_report_of_boxes_alone_without_training(tmp_path: Path) -> None:
     text = Reader(path.read_text()).text
     assert text["h2"] == ["Average precision and recall", "By class", "Details"]
     assert "Mask" not in text["th"]
+
+
+def test_classes_without_objects_come_last(tmp_path: Path) -> None:
+    names = ("ant", "bee", "cat", "dog")
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": number, "bbox": [9 * number, 0, 9, 9]} for number in (1, 3)
+        ],
+    }
+    found = [{"image_id": 1, "category_id": number, "bbox": [0, 0, 9, 9], "score": 0.5} for number in (0, 1)]
+    metrics = coco.evaluate(truth, found, ["bbox"]).to_dict()
+    analysed = analyse("coco", truth, found, "bbox").to_dict()
+    path = write_report(tmp_path / "r.html", title="t", lead="s", metrics=metrics, analysis=analysed, details={})
+    tables = re.findall(r'<table class="sortable">.*?</table>', path.read_text(), flags=re.S)
+    listed = [re.findall(r'scope="row">(ant|bee|cat|dog)<', table) for table in tables]
+    assert [rows for rows in listed if len(rows) == 4] == [["bee", "dog", "ant", "cat"]] * 3
