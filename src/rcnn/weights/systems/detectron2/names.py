@@ -114,8 +114,8 @@ def _trunk_norm(shapes: Shapes, prefix: str, given: Mapping[str, Any], assumed: 
         return str(given["MODEL.RESNETS.NORM"])
     others = "backbone.fpn_output2", "roi_heads.box_head.conv1", "roi_heads.box_head.0.conv1"
     if any(_norm(shapes, layer) == "GN" for layer in (*others, "roi_heads.mask_head.mask_fcn1")):
-        why = "as in the other layers"
-    elif any(re.fullmatch(CELL_ANCHORS, name) for name in shapes):
+        return norm
+    if any(re.fullmatch(CELL_ANCHORS, name) for name in shapes):
         norm, why = "FrozenBN", "a file from before version 0.3; if it has group norm: --config MODEL.RESNETS.NORM=GN"
     else:
         why = "no anchors in the file: version 0.3 or later; if frozen batch norm: --config MODEL.RESNETS.NORM=FrozenBN"
