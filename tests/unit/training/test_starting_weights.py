@@ -161,7 +161,7 @@ def test_without_network_training_says_how_to_do_without_weights(
     assert not (tmp_path / "run").exists()
     assert command("train", "mask_rcnn_r50_fpn", "--data", data, "--weights", "none", "--dry-run") == 0
     plan = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "weights none (given)" in plan
+    assert "weights random (given)" in plan
 
 
 @pytest.mark.parametrize(
