@@ -8,7 +8,8 @@ the other system.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -95,30 +96,19 @@ class System:
                 f"config (--config) {settings}: {found.source} is a file of {self.name}, which has no settings file; "
                 "remove config"
             )
-        try:
+        with self._named_errors(found, settings):
             plan = self.read(found, settings)
-        except KeyError as error:
-            raise self._incomplete(found, error) from error
-        except WRONG as error:
-            if _lacks_memory(error):
-                raise
-            raise self._wrong(found, settings, error) from error
         config = override_used(plan.config, overrides)
         expected = expected_state(config)
         # frozen norms have no step counter in rcnn; in the file they may have one
         unused = [name for name, ours in plan.placed.ours.items() if ours.endswith(COUNTER) and ours not in expected]
         names = {name: ours for name, ours in plan.placed.ours.items() if name not in unused}
         try:
-            state = {ours: plan.tensor(ours, found.state[name], config) for name, ours in names.items()}
-            state = plan.complete(state, config)
+            with self._named_errors(found, settings):
+                state = {ours: plan.tensor(ours, found.state[name], config) for name, ours in names.items()}
+                state = plan.complete(state, config)
         except ValueError as error:
             raise ValueError(str(error) if found.source in str(error) else f"{found.source}: {error}") from error
-        except KeyError as error:
-            raise self._incomplete(found, error) from error
-        except WRONG as error:
-            if _lacks_memory(error):
-                raise
-            raise self._wrong(found, settings, error) from error
         part = "backbone." if self.kind == "backbone" else ""
         require_fit(config, expected, state, found.source, part=part, allow_missing=allow_missing)
         given = [word.partition("=")[0] for word in overrides]
@@ -141,15 +131,21 @@ class System:
             skipped=(*plan.placed.skipped, *unused, *found.skipped),
         )
 
-    def _incomplete(self, found: Found, error: KeyError) -> ValueError:
-        return ValueError(f"{found.source} looks like a file of {self.name}, but has no tensor {error}")
-
-    def _wrong(self, found: Found, settings: SettingsSource, error: Exception) -> ValueError:
-        given = "" if settings is None else f" with config (--config) {str(settings)[:200]}"
-        return ValueError(
-            f"{found.source} cannot be read as a file of {self.name}{given}: its settings, or the shapes of its "
-            f"tensors, are not those of such a network ({type(error).__name__}: {error})"
-        )
+    @contextmanager
+    def _named_errors(self, found: Found, settings: SettingsSource) -> Iterator[None]:
+        """Errors of the code that reads a file, as a ValueError that names the file and its settings."""
+        try:
+            yield
+        except KeyError as error:
+            raise ValueError(f"{found.source} looks like a file of {self.name}, but has no tensor {error}") from error
+        except WRONG as error:
+            if _lacks_memory(error):
+                raise
+            given = "" if settings is None else f" with config (--config) {str(settings)[:200]}"
+            raise ValueError(
+                f"{found.source} cannot be read as a file of {self.name}{given}: its settings, or the shapes of its "
+                f"tensors, are not those of such a network ({type(error).__name__}: {error})"
+            ) from error
 
 
 def _lacks_memory(error: Exception) -> bool:
