@@ -165,8 +165,10 @@ def test_the_smallest_window_of_a_vit_is_0() -> None:
         ("faster_rcnn_fbnetv3a_c4", ["fpn={}", "box.trunk=fc"]),
         ("faster_rcnn_fbnetv3a_c4", ["fpn={}", "proposals_only=true", "num_classes=1"]),
         ("mask_rcnn_r50_c4", ["mask.pooler.kind=roi_pool", "mask.pooler.sampling_ratio=2"]),  # as in Detectron's files
-        ("mask_rcnn_swin_tiny_fpn", ["backbone.drop_path=0.2"]),
+        ("mask_rcnn_swin_tiny_fpn", ["backbone.drop_path=1.0"]),
     ],
 )
 def test_what_has_an_effect_is_accepted(name: str, changes: list[str]) -> None:
-    validate(override(model_config(name), changes))
+    config = override(model_config(name), changes)
+    assert config != model_config(name)
+    validate(config)
