@@ -148,9 +148,11 @@ def test_folders_are_searched_in_order_for_images(tmp_path: Path) -> None:
     with OutputFolder(folder / "out") as output:
         output.write_text("a.jpg", "a picture of an earlier call")
         output.write_text("deep/b.jpg", "another")
+        touch(output.claim("pictures") / "1" / "step-2.jpg")  # a folder of a training run
     found = expand([str(folder)], folder / "out")
     sources, wrong = found.images, found.failed
     assert found.skipped == [str(folder / "notes.txt")]
+    assert found.written == [str(folder / "out" / name) for name in ("a.jpg", "deep/b.jpg", "pictures/1/step-2.jpg")]
     assert [Path(source.name).relative_to(folder).as_posix() for source in sources] == [
         "a.png",
         "b.JPG",
