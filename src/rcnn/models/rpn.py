@@ -207,7 +207,7 @@ def excluding(level: Level, excluded: Tensor) -> Level:
     return replace(level, sort_keys=level.sort_keys.masked_fill(excluded, -torch.inf))
 
 
-def _smaller(limit: int, count: int) -> int:
+def _smaller(limit: int, count: int) -> int | torch.SymInt:
     """min(limit, count). An exported program of any size has a symbol as `count`, which must not become a condition."""
     # torch 2.11 does not compile sym_min of two numbers
     return min(limit, count) if isinstance(count, int) else torch.sym_min(limit, count)
