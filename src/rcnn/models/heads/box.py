@@ -5,7 +5,7 @@ Letters: B images, R regions, K classes, C channels, D detections.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -158,10 +158,9 @@ class BoxHead(nn.Module):
         if self.class_weights is not None:
             class_loss = class_loss * self.class_weights[labels]
         positives = regions.positives()
-        source, target = box_targets(positives, targets)
-        target_deltas = encode_deltas(target, source, config.delta_weights)
-        predicted = self.of_class(outputs.deltas[:, : source.shape[1]], positives.labels)
-        box_loss = smooth_l1(predicted, target_deltas, config.smooth_l1_beta) * positives.positive[..., None]
+        predicted_deltas = self.of_class(outputs.deltas[:, : positives.boxes.shape[1]], positives.labels)
+        target_deltas = encode_targets(positives, targets, config.delta_weights)
+        box_loss = smooth_l1(predicted_deltas, target_deltas, config.smooth_l1_beta) * positives.positive[..., None]
         return {
             "box_class": config.class_loss_weight * (class_loss * regions.valid.flatten()).sum() / count,
             "box_delta": config.delta_loss_weight * box_loss.sum() / count,
@@ -175,13 +174,8 @@ class BoxHead(nn.Module):
         return deltas.gather(2, index)[:, :, 0]
 
 
-def box_targets(regions: Regions, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Regions (B, R, 4) and their ground-truth boxes (B, R, 4), xyxy pixels of the input.
-
-    Where a region is not positive, both are a unit square: the region may have no area, and then its deltas would not
-    be finite.
-    """
-    target = gather_boxes(targets.boxes, regions.matched)
-    square = torch.cat([regions.boxes[..., :2], regions.boxes[..., :2] + 1], -1)
-    positive = regions.positive[..., None]
-    return torch.where(positive, regions.boxes, square), torch.where(positive, target, square)
+def encode_targets(regions: Regions, targets: Targets, weights: Sequence[float]) -> Tensor:
+    """The deltas (B, R, 4) that transform each positive region into its ground-truth box; 0 where not positive."""
+    target_boxes = gather_boxes(targets.boxes, regions.matched)
+    deltas = encode_deltas(target_boxes, regions.boxes, weights)
+    return torch.where(regions.positive[..., None], deltas, 0.0)  # not finite for a region without area

@@ -20,13 +20,12 @@ from torch import Tensor, nn
 
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import NO_LIMIT, FCISConfig
-from rcnn.models.heads.box import box_targets
+from rcnn.models.heads.box import encode_targets
 from rcnn.models.heads.regions import Regions, sample_regions
 from rcnn.models.layers import Conv2d, init_linear
 from rcnn.ops.bitmap_targets import cut_bitmaps
 from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.capacity import live_prefix
-from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.losses import smooth_l1
 from rcnn.ops.mask_voting import vote_masks, vote_weights
 from rcnn.ops.nms import nms
@@ -109,8 +108,7 @@ class FCISHead(nn.Module):
 
     def box_losses(self, deltas: Tensor, regions: Regions, targets: Targets) -> Tensor:
         """Smooth L1 loss (B, R) of each region's box; 0 for background."""
-        source, target = box_targets(regions, targets)
-        target_deltas = encode_deltas(target, source, self.config.delta_weights)
+        target_deltas = encode_targets(regions, targets, self.config.delta_weights)
         return smooth_l1(deltas, target_deltas, 1.0).sum(-1) * regions.positive
 
     def mask_losses(

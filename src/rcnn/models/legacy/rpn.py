@@ -44,7 +44,7 @@ class LegacyRPN(RPN):
         if not self.legacy.top_without_nms:
             return super().predict(features, images)
         count = self.config.proposals.post_nms
-        return self.select(self.head(features), images, count, count, nms_iou=1.0)  # no IoU is higher
+        return self.select_proposals(self.head(features), images, count, count, nms_iou=1.0)  # no IoU is higher
 
     def too_small(self, level: Level, images: ImageBatch) -> Tensor:
         """Which anchors (B, A_l) become boxes that `proposals.min_size` removes."""
