@@ -21,7 +21,7 @@ from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.layout import contiguous
 from rcnn.ops.losses import smooth_l1
-from rcnn.ops.matching import match
+from rcnn.ops.matching import match_anchors
 from rcnn.ops.nms import nms
 from rcnn.ops.precision import at_least_float32
 from rcnn.ops.sampling import random_keys, sample
@@ -172,7 +172,7 @@ class RPN(nn.Module):
             target_boxes = gather_boxes(targets.boxes, matched.gather(1, positive_index))
             target_deltas = encode_deltas(target_boxes, anchors[positive_index], DELTA_WEIGHTS)
             target_deltas = torch.where(positive, target_deltas, 0.0)  # not finite without a ground-truth box
-            objectness_count, box_count = self.divisors(valid.to(logits.dtype))
+            objectness_count, box_count = self.normalizers(valid.to(logits.dtype))
         objectness = F.binary_cross_entropy_with_logits(
             logits.gather(1, index), is_object.to(logits.dtype), reduction="none"
         )
@@ -190,11 +190,11 @@ class RPN(nn.Module):
         Returns the index (B, A) int64 of the ground-truth box with the highest IoU, and the label (B, A) int64 of each
         anchor: 1 positive, 0 negative, -1 ignored.
         """
-        low, high = self.config.sampling.negative_iou, self.config.sampling.positive_iou
-        return match(anchors, targets.boxes, targets.valid, low, high, low_quality=True)
+        sampling = self.config.sampling
+        return match_anchors(anchors, targets.boxes, targets.valid, sampling.negative_iou, sampling.positive_iou)
 
-    def divisors(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
-        """The divisors of the objectness loss and the box loss; `valid` (B, S) is 1.0 for sampled anchors, else 0.0."""
+    def normalizers(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
+        """What the objectness and the box loss are divided by; `valid` (B, S) is 1.0 for sampled anchors, else 0.0."""
         count = len(valid) * self.config.sampling.batch_size
         return count, count
 

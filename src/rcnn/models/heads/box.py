@@ -21,11 +21,11 @@ from rcnn.models.heads.trunks import BoxTrunk
 from rcnn.models.layers import init_linear
 from rcnn.models.pooler import RegionPooler
 from rcnn.ops.boxes import gather_boxes
-from rcnn.ops.capacity import live_prefix
+from rcnn.ops.capacity import valid_prefix
 from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.losses import focal_loss, smooth_l1
 from rcnn.ops.precision import at_least_float32
-from rcnn.ops.processes import mean_count
+from rcnn.ops.processes import loss_normalizer
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
 
@@ -93,8 +93,8 @@ class BoxHead(nn.Module):
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch) -> Detections:
         """The best detections (B, D) over all classes, in pixels of the network input, clipped to the images."""
-        live = live_prefix(proposals.valid)
-        regions, valid = proposals.boxes[:, :live], proposals.valid[:, :live]
+        count = valid_prefix(proposals.valid)
+        regions, valid = proposals.boxes[:, :count], proposals.valid[:, :count]
         outputs = self.classify(features, regions, valid)
         scales = images.scales_or_one
         boxes = self.decode(outputs.deltas, self.rules.last_pixel_to_original(regions, scales), scales)
@@ -147,10 +147,10 @@ class BoxHead(nn.Module):
         return self.rules.decode(deltas, regions[:, :, None], weights, limit, pixel_size)
 
     def region_losses(self, outputs: BoxOutputs, regions: Regions, targets: Targets) -> dict[str, Tensor]:
-        """The class loss and the box loss, divided by the number of sampled regions (Girshick 2015, equation 1)."""
+        """The class loss and the box loss (Girshick 2015, equation 1), averaged over the sampled regions."""
         config = self.config
         logits, labels = outputs.logits.flatten(0, 1), regions.labels.flatten()
-        count = mean_count(regions.valid.sum(dtype=logits.dtype))
+        normalizer = loss_normalizer(regions.valid.sum(dtype=logits.dtype))
         if config.loss == "focal":
             class_loss = focal_loss(logits, labels, config.focal_gamma)
         else:
@@ -162,8 +162,8 @@ class BoxHead(nn.Module):
         target_deltas = encode_targets(positives, targets, config.delta_weights)
         box_loss = smooth_l1(predicted_deltas, target_deltas, config.smooth_l1_beta) * positives.positive[..., None]
         return {
-            "box_class": config.class_loss_weight * (class_loss * regions.valid.flatten()).sum() / count,
-            "box_delta": config.delta_loss_weight * box_loss.sum() / count,
+            "box_class": config.class_loss_weight * (class_loss * regions.valid.flatten()).sum() / normalizer,
+            "box_delta": config.delta_loss_weight * box_loss.sum() / normalizer,
         }
 
     def of_class(self, deltas: Tensor, labels: Tensor) -> Tensor:
