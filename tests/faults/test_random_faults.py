@@ -22,7 +22,7 @@ from rcnn.data.loading import TrainingBatch
 from rcnn.training import run as training_run
 from rcnn.training.log import read_log
 from rcnn.training.request import RunRequest
-from rcnn.training.run import run_training
+from rcnn.training.run import execute, plan_training
 from rcnn.training.state import read_state
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
@@ -60,7 +60,13 @@ def train(data: Path, output: Path, starved: int, rank: int) -> None:
     request = RunRequest(
         model="mask_rcnn_compact", data=data, output=output, overrides=WORDS, device="cpu", resume=True
     )
-    run_training(request, log=lambda line: None)
+    # the first line comes when all processes are connected
+    execute(plan_training(request, lambda line: None), log=lambda line: connected(output).touch())
+
+
+def connected(output: Path) -> Path:
+    """A file that exists when the processes of the run `output` are connected."""
+    return output.parent / "connected"
 
 
 def late(stream: Iterator[TrainingBatch], device: torch.device) -> Generator[TrainingBatch, None, None]:
@@ -84,13 +90,16 @@ def attempt(chance: random.Random, run: Callable[[int], Callable[[int], None]], 
     """Start the processes, and disturb them at a random moment: the kind of the fault, "" if they ended before it."""
     fault, victim = chance.choice(("kill", "stop", "starve")), chance.randrange(count)
     before = len(read_log(output / "log.jsonl"))
+    connected(output).unlink(missing_ok=True)
     processes = start(count, output.parent, run(victim if fault == "starve" else -1))
     try:
         lines = before + chance.randrange(4)
         wait(lambda: len(read_log(output / "log.jsonl")) >= lines or ended(processes), PATIENCE, "no step")
         time.sleep(chance.uniform(0, 0.2))
         if fault == "kill":
-            processes[victim].kill()
+            # before they are connected, processes cannot know of one that was killed: their launcher ends them
+            for process in [processes[victim]] if connected(output).exists() else processes:
+                process.kill()
             wait(lambda: ended(processes), REPORTED, "a process outlives one that was killed")
         elif fault == "stop" and (pid := processes[victim].pid) is not None and processes[victim].is_alive():
             os.kill(pid, signal.SIGSTOP)

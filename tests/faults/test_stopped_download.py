@@ -34,14 +34,15 @@ def test_ctrl_c_ends_a_download_of_a_byte_at_a_time(tmp_path: Path, kind: str) -
         process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
         part = output / "downloads" / "a.zip.part"
         end = time.monotonic() + 120  # the imports take long on a busy machine
-        while not (part.exists() and part.stat().st_size if kind == "drip" else asked):
+        while not (part.exists() if kind == "drip" else asked):
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.02)
+        time.sleep(1)  # ten bytes: what has arrived is still in a buffer, and the file is empty
         sent = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - sent < 4  # the server sends for 4 seconds or more
+    assert time.monotonic() - sent < 30  # the server sends for 60 seconds
     assert process.returncode == 128 + signal.SIGINT, errors
     assert errors.splitlines()[-1] == "rcnn: stopped by SIGINT"
     assert "Traceback" not in errors

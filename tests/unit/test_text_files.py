@@ -39,7 +39,7 @@ def test_other_encodings_are_refused(content: bytes, what: str, tmp_path: Path) 
 
 def test_aliases_are_bounded() -> None:
     assert yaml_value("a: &a [1, 2]\nb: [*a, *a]") == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(yaml.YAMLError, match="expand to more than 1,000,000 values"):
         yaml_value(BOMB)
     with pytest.raises(yaml.YAMLError, match="refers to the list or mapping that contains it"):
@@ -51,7 +51,7 @@ def test_aliases_are_bounded() -> None:
     assert yaml_value("[[1], " * 90 + "2" + "]" * 90)[1][0] == [1]
     with pytest.raises(ValueError, match=r"settings.yaml is not plain YAML .*expand"):
         plain_yaml(BOMB, "settings.yaml")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_why_a_file_is_missing(tmp_path: Path) -> None:

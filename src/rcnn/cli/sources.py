@@ -150,19 +150,21 @@ def _images_below(folder: Path, sources: Sources, pattern: Sequence[str] = ("**"
         sources.failed.append((str(error.filename), f"cannot be read: {error.strerror}"))
 
     recursive = "**" in pattern
-    written = set[str]()  # real paths of the files that rcnn wrote to the folders so far
+    written = set[str]()  # real paths of the files and folders that rcnn wrote to the folders so far
     for here, folders, files in os.walk(folder, onerror=unreadable, followlinks=not recursive):
         above = Path(here).relative_to(folder).parts
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if not recursive:
             folders[:] = [name for name in folders if _matches((*above, name), pattern[: len(above) + 1])]
             folders[:] = folders if len(above) + 1 < len(pattern) else []
+        real = os.path.realpath(here)
+        written |= {os.path.join(real, name) for name in folders} if real in written else set()
         written |= {os.path.realpath(Path(here) / name) for name in files_of_rcnn(here)}
         for name in sorted(files):
             path = Path(here) / name
             if name.startswith(".") or not _matches((*above, name), pattern):
                 continue
-            if os.path.realpath(path) in written:
+            if real in written or os.path.realpath(path) in written:
                 sources.written.append(str(path))
             elif _may_be_image(path):
                 yield path

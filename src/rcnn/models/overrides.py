@@ -223,6 +223,10 @@ def _checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
     expected = f"one of {type_name(hint)}" if choices else form_to_type(hint)
     if len(parts) > 1:
         expected = f"one of {', '.join(kind_of(part) for part in parts)}"
+    if type(value) is int and int in options:
+        expected = "a number of 64 bits, below 2**63"
+    elif float in options and str(value).strip("+-.").lower() in ("inf", "infinity", "nan"):
+        expected = "a finite number"
     suggestion = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(f"{path}: expected {expected}, got {_short(value)}{suggestion}")
 

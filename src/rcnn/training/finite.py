@@ -252,6 +252,8 @@ def _read_replay(path: Path) -> dict[str, Any]:
             raise ValueError(f"expected the fields {', '.join(sorted(KEYS))}")
     except FileNotFoundError:
         raise
+    except IsADirectoryError as error:
+        raise ValueError(f"{path} is a folder; expected the file of a batch, e.g. {path / REPLAY}") from error
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is not a batch that a run wrote when a loss was not finite ({reason})") from error

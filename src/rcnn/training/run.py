@@ -94,7 +94,8 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         state = _resume(plan, run, processes, log) if plan.resumes else start_state(plan, processes, log)
         processes.wait()  # until all have read last/
         run.claim(resumes=plan.resumes)
-        run.write_record(plan.record())
+        if not _is_done(state, plan):  # else the settings of this command had no effect on the run
+            run.write_record(plan.record())
         if plan.held_out is not None:
             run.write_text(HELD_OUT, "\n".join(plan.held_out.files) + "\n")
         for line in describe_start(plan):
@@ -225,25 +226,35 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
             "one, even if its value is lower"
         )
         state.best, state.since_best, state.evaluation_due = None, 0, state.evaluation_due or state.step == steps
-    done = state.step == steps and not (state.evaluation_due and plan.validations)
-    finished = f"{run.path} has already finished its {counted(steps, 'step')}"
-    log(finished if done else f"resuming {run.path} at step {state.step}")
+    if _is_done(state, plan):
+        log(f"{run.path} has already finished its {counted(steps, 'step')}")
+        if plan.changed:
+            log(f"warning: these changes have no effect on a run that has finished: {'; '.join(plan.changed)}")
+    else:
+        log(f"resuming {run.path} at step {state.step}")
     return state
+
+
+def _is_done(state: TrainState, plan: RunPlan) -> bool:
+    """Whether all steps are done, and their evaluation too."""
+    return state.step == plan.settings.steps and not (state.evaluation_due and plan.validations)
 
 
 def _draw_curve(run: RunFolder, plan: RunPlan, lead: str, *, unchanged: bool) -> None:
     """Write the charts, and the page of the run, which starts with `lead`.
 
-    `unchanged`: no step was done, so an existing page is not written again and keeps its date.
+    `unchanged`: no step was done, so the existing charts and page are not written again: the page keeps its date, and
+    the charts the learning rates of the run.
     """
+    if unchanged and all((run.path / name).exists() for name in (CURVE, PLOT, REPORT)):
+        return
     lines = read_log(run.path / LOG)
     schedule = partial(learning_rate, settings=plan.settings, processes=plan.processes.count)
     title, charts = f"Training {run.path.name}", training_svgs(lines, schedule)
     run.write_text(CURVE, curve_page(lines, charts, title))
     run.write_file(PLOT, lambda path: write_plot(path, lines, schedule))
-    if not (unchanged and (run.path / REPORT).exists()):
-        page = run_page(title, lines, charts, _tables(plan), lead=lead, pictures=pictures_of(run.path / PICTURES))
-        run.write_text(REPORT, page)
+    page = run_page(title, lines, charts, _tables(plan), lead=lead, pictures=pictures_of(run.path / PICTURES))
+    run.write_text(REPORT, page)
 
 
 def _tables(plan: RunPlan) -> dict[str, dict[str, str]]:

@@ -106,21 +106,21 @@ def test_a_download(address: str, path: str) -> None:
 )
 def test_a_failed_download_gives_the_reason(address: str, path: str, said: str) -> None:
     with pytest.raises(DownloadError, match=said):
-        download(address + path, longest=4000, timeout=0.5)
+        download(address + path, longest=4000, timeout=0.5 if path == "/slow" else 30)
 
 
 def test_a_dripping_server_does_not_get_around_the_deadline(address: str) -> None:
     start = time.monotonic()
     with pytest.raises(DownloadError, match=r"took longer than 0\.5 seconds"):
         download(address + "/dripping", timeout=5, deadline=0.5)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10  # the server sends for 20 seconds
 
 
 def test_a_server_that_sends_too_slowly_is_given_up(address: str) -> None:
     start = time.monotonic()
     with pytest.raises(DownloadError, match=r"only \d+ bytes within 0\.5 seconds"):
         download(address + "/dripping", timeout=0.5)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 10  # the server sends for 20 seconds
 
 
 def test_a_server_that_is_not_there() -> None:
@@ -148,9 +148,11 @@ def test_folders_are_searched_in_order_for_images(tmp_path: Path) -> None:
     with OutputFolder(folder / "out") as output:
         output.write_text("a.jpg", "a picture of an earlier call")
         output.write_text("deep/b.jpg", "another")
+        touch(output.claim("pictures") / "1" / "step-2.jpg")  # a folder of a training run
     found = expand([str(folder)], folder / "out")
     sources, wrong = found.images, found.failed
     assert found.skipped == [str(folder / "notes.txt")]
+    assert found.written == [str(folder / "out" / name) for name in ("a.jpg", "deep/b.jpg", "pictures/1/step-2.jpg")]
     assert [Path(source.name).relative_to(folder).as_posix() for source in sources] == [
         "a.png",
         "b.JPG",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from typing_extensions import override
 
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
+SECONDS = 60  # that a slow answer takes, in a thread that ends with the tests
 
 
 class Behaviour(BaseHTTPRequestHandler):
@@ -91,18 +92,18 @@ class Behaviour(BaseHTTPRequestHandler):
     def do_stall(self, first: bool) -> None:
         """Headers, and then nothing."""
         self._head(200, Content_Length=str(len(CONTENT)))
-        time.sleep(4)
+        time.sleep(SECONDS)
         self._close()
 
     def do_silent(self, first: bool) -> None:
         """Nothing at all."""
-        time.sleep(4)
+        time.sleep(SECONDS)
         self._close()
 
     def do_drip_headers(self, first: bool) -> None:
         """A byte of the headers at a time."""
         try:
-            for letter in b"HTTP/1.0 200 OK\r\nX-Endless: " + 60 * b"x":
+            for letter in b"HTTP/1.0 200 OK\r\nX-Endless: " + int(10 * SECONDS) * b"x":
                 self.wfile.write(bytes([letter]))
                 self.wfile.flush()
                 time.sleep(0.1)
@@ -114,7 +115,7 @@ class Behaviour(BaseHTTPRequestHandler):
         """A byte at a time."""
         self._head(200, Content_Length=str(len(CONTENT)))
         try:
-            for _ in range(40):
+            for _ in range(int(10 * SECONDS)):
                 self.wfile.write(b"x")
                 self.wfile.flush()
                 time.sleep(0.1)

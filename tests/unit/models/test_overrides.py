@@ -102,7 +102,7 @@ def test_parts_are_removed_added_and_replaced() -> None:
         ("rpn.proposals.nms_iou.more=1", ["rpn.proposals.nms_iou.more", "rpn.proposals.nms_iou"]),
         ("rpn.proposals.nms_iou=high", ["rpn.proposals.nms_iou", "float", "'high'"]),
         ("rpn.proposals.nms_iou=null", ["rpn.proposals.nms_iou", "float", "None"]),
-        ("rpn.proposals.nms_iou=.nan", ["rpn.proposals.nms_iou", "float", "nan"]),
+        ("rpn.proposals.nms_iou=.nan", ["rpn.proposals.nms_iou", "finite number", "nan"]),
         ("rpn.sampling.batch_size=2.5", ["rpn.sampling.batch_size", "int", "2.5"]),
         ("rpn.sampling.batch_size=true", ["rpn.sampling.batch_size", "int", "True"]),
         ("rpn.legacy.whole_cells=1", ["rpn.legacy.whole_cells", "bool", "1"]),
@@ -122,8 +122,9 @@ def test_parts_are_removed_added_and_replaced() -> None:
         ("rpn.proposals.nms_iou=${oc.env:HOME}", ["rpn.proposals.nms_iou", "float"]),
         ("rpn.proposals.nms_iou=2024-99-99", ["rpn.proposals.nms_iou", "cannot read"]),
         ("rpn.proposals.nms_iou=" + "[" * 5000, ["rpn.proposals.nms_iou", "cannot read"]),
-        ("rpn.proposals.nms_iou=1e400", ["rpn.proposals.nms_iou", "float", "inf"]),
+        ("rpn.proposals.nms_iou=1e400", ["rpn.proposals.nms_iou", "expected a finite number, got", "inf"]),
         ("rpn.proposals.nms_iou=", ["rpn.proposals.nms_iou", "expected float, got ''"]),
+        ("rpn.proposals.pre_nms=99999999999999999999", ["rpn.proposals.pre_nms", "below 2**63"]),
     ],
 )
 def test_what_does_not_fit_is_named(text: str, says: list[str]) -> None:

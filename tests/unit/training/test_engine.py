@@ -162,6 +162,8 @@ def test_a_nan_loss_stops_before_the_weights_change(tmp_path: Path) -> None:
     assert "rpn_objectness nan" in lines
     with pytest.raises(ValueError, match=r"log\.jsonl is not a batch that a run wrote"):
         list(replay(tmp_path / "log.jsonl", torch.device("cpu")))
+    with pytest.raises(ValueError, match=r"is a folder; expected the file of a batch, e.g. .*nonfinite\.pt"):
+        list(replay(tmp_path, torch.device("cpu")))
 
 
 def test_the_first_layer_that_is_not_finite_is_named_and_the_step_can_be_skipped(tmp_path: Path) -> None:

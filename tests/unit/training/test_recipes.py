@@ -305,7 +305,8 @@ def test_mask_faster_rcnn(name: str, words: str, steps: int, drop: int) -> None:
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
 def test_every_recipe_is_complete(recipe: Recipe) -> None:
     config = network(recipe)
-    assert recipe.name == f"{recipe.name.partition('/')[0]}/{recipe.name.partition('/')[2]}"
+    assert RECIPES[recipe.name] is recipe
+    assert all(recipe.name.partition("/"))
     assert recipe.source
     known = recipe.weights == "none" or recipe.weights in entries()
     assert known or (recipe.weights == "imagenet" and imagenet_entry(config) is not None)

@@ -67,6 +67,14 @@ def test_the_same_command_again_finds_a_finished_run(data: Path, run: Path) -> N
     assert {name for name in before if after[name] != before[name]} <= {".rcnn-files"}
 
 
+def test_a_finished_run_keeps_its_record_when_settings_are_changed(data: Path, run: Path) -> None:
+    before = contents(run)
+    lines = resume(data, run, *BRIEF, "train.lr=0.125")
+    assert any("no effect on a run that has finished: train.lr: " in line for line in lines), lines
+    after = contents(run)
+    assert {name for name in before if after[name] != before[name]} <= {".rcnn-files"}
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

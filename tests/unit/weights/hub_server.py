@@ -23,6 +23,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.name, self.files, self.exists, self.denies = name, dict[str, bytes](), False, False
         self.gated = False
         self.seen: list[str] = []
+        self.private = False  # whether the last request to create it asked for that
 
     @property
     def address(self) -> str:
@@ -92,7 +93,8 @@ class _Requests(http.server.BaseHTTPRequestHandler):
         if hub.denies:
             self._send(401, {"error": "Invalid credentials"})
         elif path == "/api/repos/create":
-            hub.exists = True
+            asked = json.loads(body)  # newer versions of the client send `visibility`, older ones `private`
+            hub.exists, hub.private = True, asked.get("visibility") == "private" or bool(asked.get("private"))
             self._send(200, {"url": f"{hub.address}/{hub.name}", "name": hub.name, "id": hub.name})
         elif "/preupload/" in path:
             files = [

@@ -70,6 +70,17 @@ def test_what_is_pushed_is_pulled_bit_for_bit(hub: Hub, run: Path, capsys: pytes
     assert rcnn.Predictor(f"hf:{REPOSITORY}@main").classes == ("red", "blue")
 
 
+def test_a_repository_is_private_only_on_request(hub: Hub, run: Path) -> None:
+    assert command("push", run, REPOSITORY, "--private") == 0
+    assert hub.private
+    hub.exists = False  # it is created again
+    assert command("push", run, REPOSITORY) == 0
+    assert not hub.private
+    hub.exists = False
+    rcnn.push_to_hub(run, REPOSITORY, private=True)
+    assert hub.private
+
+
 def test_a_checkpoint_of_the_hub_is_downloaded_for_a_machine_without_network(
     hub: Hub, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,7 +181,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(tmp_path: Path, mon
         def drip() -> None:
             connection, _ = server.accept()
             with connection, suppress(OSError):
-                for letter in b"HTTP/1.1 200 OK\r\nX-Endless: " + 100 * b"x":
+                for letter in b"HTTP/1.1 200 OK\r\nX-Endless: " + 1200 * b"x":
                     connection.sendall(bytes([letter]))
                     time.sleep(0.05)
 
@@ -185,7 +196,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(tmp_path: Path, mon
             ConnectionError, match=r"fewer than 16,384 bytes arrived in 0.5 seconds(.|\n)*into one folder"
         ):
             pull(f"hf:{REPOSITORY}")
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 30  # the server sends for 60 seconds
 
 
 def test_a_hub_that_cannot_be_reached_is_named(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
