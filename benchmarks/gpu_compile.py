@@ -19,7 +19,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from rcnn.ops.kernels import anchor_boxes, keypoints, nms, polygons, ps_roi, roi_align
+from rcnn.ops.kernels import decode_and_clip, keypoints, nms, polygons, ps_roi, roi_align
 
 INT, FLOAT = "i32", "fp32"
 LEVELS = 4
@@ -49,7 +49,7 @@ def kernels() -> list[tuple[Any, dict[str, Any], dict[str, Any], dict[str, Any]]
             {"SIDE": 56, "CELLS": 64, "SAMPLES": 4096, "COLUMNS": keypoints.COLUMNS},
             {"num_warps": 2},
         ),
-        (anchor_boxes._decode_kernel, ANCHORS, {"BLOCK": anchor_boxes.BLOCK}, exact),
+        (decode_and_clip._decode_kernel, ANCHORS, {"BLOCK": decode_and_clip.BLOCK}, exact),
     ]
 
 

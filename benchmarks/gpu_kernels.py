@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from rcnn.ops import roi_align as roi_align_module
-from rcnn.ops.anchor_boxes import anchor_boxes
+from rcnn.ops.decode_and_clip import decode_and_clip
 from rcnn.ops.keypoints import decode_keypoints
 from rcnn.ops.nms import nms
 from rcnn.ops.polygons import crop_polygons
@@ -82,8 +82,8 @@ def cases(tiny: bool) -> list[Case]:
             tolerance=1e-3,
         ),
         Case(
-            name="anchor_boxes",
-            op=anchor_boxes,
+            name="decode_and_clip",
+            op=decode_and_clip,
             arguments=(
                 torch.randn(batch, number, 4),
                 many[0],

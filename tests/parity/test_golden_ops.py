@@ -16,7 +16,7 @@ from rcnn.ops.coco_backend import as_rle, encode_mask, encode_region, rle_area, 
 from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas, encode_deltas
 from rcnn.ops.losses import smooth_l1
 from rcnn.ops.masks import crop_bitmaps, paste_regions
-from rcnn.ops.matching import match
+from rcnn.ops.matching import highest_iou, match_anchors
 from rcnn.ops.nms import nms
 from rcnn.ops.polygons import crop_polygons
 from rcnn.ops.rle import mask_outline
@@ -105,7 +105,11 @@ def test_matching(golden: Golden, tag: str, low: float, high: float, low_quality
         assert_close(box_iou(targets, anchors), expected["iou_with_zero_row"], 1e-6, 1e-6)
     elif objects == "_nogt":
         valid = ~valid
-    matched, label = match(anchors, targets[None], valid, low, high, low_quality)
+    if low_quality:
+        matched, label = match_anchors(anchors, targets[None], valid, low, high)
+    else:
+        iou, matched = highest_iou(anchors, targets[None], valid)
+        label = torch.where(iou < low, 0, torch.where(iou < high, -1, 1))
     assert np.array_equal(matched[0].numpy(), expected[f"matches_{tag}{objects}"])
     assert np.array_equal(label[0].numpy(), expected[f"labels_{tag}{objects}"])
 

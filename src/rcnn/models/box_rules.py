@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from rcnn.ops import kernels
-from rcnn.ops.anchor_boxes import anchor_boxes
 from rcnn.ops.boxes import clip_boxes, gather_boxes
+from rcnn.ops.decode_and_clip import decode_and_clip
 from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas
 from rcnn.ops.keypoints import decode_keypoints
 
@@ -49,7 +49,7 @@ class BoxRules:
         """
         return clip_boxes(boxes, sizes)
 
-    def anchor_boxes(
+    def decode_and_clip(
         self,
         deltas: Tensor,
         anchors: Tensor,
@@ -63,7 +63,7 @@ class BoxRules:
         `deltas` (B, A, 4) are those of all anchors; `sizes` (B, 2) are the images' (height, width).
         """
         if type(self) is BoxRules and kernels.usable(deltas):  # one kernel on CUDA; elsewhere, plain torch
-            return anchor_boxes(deltas, anchors, index, sizes, weights, max_log_scale)
+            return decode_and_clip(deltas, anchors, index, sizes, weights, max_log_scale)
         return self.clip(self.decode(gather_boxes(deltas, index), anchors[index], weights, max_log_scale), sizes)
 
     def large_enough(self, boxes: Tensor, min_size: float, scale: Pixel = 1.0) -> Tensor:

@@ -21,7 +21,7 @@ from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.layout import contiguous
 from rcnn.ops.losses import smooth_l1
-from rcnn.ops.matching import match
+from rcnn.ops.matching import match_anchors
 from rcnn.ops.nms import nms
 from rcnn.ops.precision import at_least_float32
 from rcnn.ops.sampling import random_keys, sample
@@ -81,13 +81,12 @@ class RPN(nn.Module):
         """Proposals for the second stage, and the losses of equation 1; `seed` selects the sample (`random_keys`)."""
         levels = self.head(features)
         losses = self.sampled_losses(levels, images, targets, seed)
-        limits = self.config.proposals
-        return self.select(levels, images, limits.pre_nms_train, limits.post_nms_train, limits.nms_iou), losses
+        return self.training_proposals(levels, images), losses
 
     def predict(self, features: dict[str, Tensor], images: ImageBatch) -> Proposals:
         """The proposals (B, P) with the highest objectness."""
-        limits = self.config.proposals
-        return self.select(self.head(features), images, limits.pre_nms, limits.post_nms, limits.nms_iou)
+        config = self.config.proposals
+        return self.select_proposals(self.head(features), images, config.pre_nms, config.post_nms, config.nms_iou)
 
     def head(self, features: dict[str, Tensor]) -> list[Level]:
         """Objectness and deltas of the anchors at each cell of each level (figure 3)."""
@@ -113,8 +112,15 @@ class RPN(nn.Module):
         """Logits (B, A_l) and sort keys (B, A_l) from the outputs of the objectness layer."""
         return outputs, outputs
 
+    def training_proposals(self, levels: list[Level], images: ImageBatch) -> Proposals:
+        """The proposals (B, P) that the second stage is trained on: more than `predict` returns, by default."""
+        config = self.config.proposals
+        return self.select_proposals(levels, images, config.pre_nms_train, config.post_nms_train, config.nms_iou)
+
     @torch.no_grad()
-    def select(self, levels: list[Level], images: ImageBatch, pre_nms: int, post_nms: int, nms_iou: float) -> Proposals:
+    def select_proposals(
+        self, levels: list[Level], images: ImageBatch, pre_nms: int, post_nms: int, nms_iou: float
+    ) -> Proposals:
         """Proposals (B, P): per level, decode and clip the `pre_nms` best anchors; then NMS within each level.
 
         The `post_nms` best boxes of all levels are kept (section 3.3).
@@ -125,7 +131,7 @@ class RPN(nn.Module):
         for group, outputs in enumerate(self.candidates(levels, images)):
             best, index = outputs.sort_keys.topk(_smaller(pre_nms, outputs.sort_keys.shape[1]), dim=1)  # (B, k)
             boxes.append(
-                self.rules.anchor_boxes(
+                self.rules.decode_and_clip(
                     outputs.deltas, outputs.anchors, index, images.sizes, DELTA_WEIGHTS, self.config.max_log_scale
                 )
             )
@@ -159,23 +165,23 @@ class RPN(nn.Module):
         with torch.no_grad():
             matched, label = self.label(anchors, images, targets)
             keys = random_keys(seed, label.shape, RANDOM_STREAM)
-            index, positive, valid = sample(label, keys, sampling.batch_size, sampling.positive_fraction)  # (B, S)
+            index, is_object, valid = sample(label, keys, sampling.batch_size, sampling.positive_fraction)  # (B, S)
             # positives come first in the sample, and only they have a target box
-            leading = index[:, : sampling.max_positives]
-            positives = positive[:, : leading.shape[1]]
-            target = gather_boxes(targets.boxes, matched.gather(1, leading))
-            target = torch.where(positives[..., None], target, anchors[leading])  # padding would give log(0)
-            target_deltas = encode_deltas(target, anchors[leading], DELTA_WEIGHTS)
-            objectness_count, box_count = self.divisors(valid.to(logits.dtype))
+            positive_index = index[:, : sampling.max_positives]
+            positive = is_object[:, : positive_index.shape[1], None]
+            target_boxes = gather_boxes(targets.boxes, matched.gather(1, positive_index))
+            target_deltas = encode_deltas(target_boxes, anchors[positive_index], DELTA_WEIGHTS)
+            target_deltas = torch.where(positive, target_deltas, 0.0)  # not finite without a ground-truth box
+            objectness_count, box_count = self.normalizers(valid.to(logits.dtype))
         objectness = F.binary_cross_entropy_with_logits(
-            logits.gather(1, index), positive.to(logits.dtype), reduction="none"
+            logits.gather(1, index), is_object.to(logits.dtype), reduction="none"
         )
-        predicted = gather_boxes(deltas, leading)
-        box = smooth_l1(predicted, target_deltas, self.config.smooth_l1_beta)
+        predicted_deltas = gather_boxes(deltas, positive_index)
+        box = smooth_l1(predicted_deltas, target_deltas, self.config.smooth_l1_beta)
         weights = self.config.loss_weights
         return {
             "rpn_objectness": weights[0] * (objectness * valid).sum() / objectness_count,
-            "rpn_box": weights[1] * (box * positives[..., None]).sum() / box_count,
+            "rpn_box": weights[1] * (box * positive).sum() / box_count,
         }
 
     def label(self, anchors: Tensor, images: ImageBatch, targets: Targets) -> tuple[Tensor, Tensor]:
@@ -184,11 +190,11 @@ class RPN(nn.Module):
         Returns the index (B, A) int64 of the ground-truth box with the highest IoU, and the label (B, A) int64 of each
         anchor: 1 positive, 0 negative, -1 ignored.
         """
-        low, high = self.config.sampling.negative_iou, self.config.sampling.positive_iou
-        return match(anchors, targets.boxes, targets.valid, low, high, low_quality=True)
+        sampling = self.config.sampling
+        return match_anchors(anchors, targets.boxes, targets.valid, sampling.negative_iou, sampling.positive_iou)
 
-    def divisors(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
-        """The divisors of the objectness loss and the box loss; `valid` (B, S) is 1.0 for sampled anchors, else 0.0."""
+    def normalizers(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
+        """What the objectness and the box loss are divided by; `valid` (B, S) is 1.0 for sampled anchors, else 0.0."""
         count = len(valid) * self.config.sampling.batch_size
         return count, count
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def live_prefix(valid: Tensor) -> int:
+def valid_prefix(valid: Tensor) -> int:
     """Number of leading columns of `valid` (B, N) bool that can contain a valid entry; the others can be skipped.
 
     This is N when compiled, exported, traced or on an accelerator, where reading a value would break the graph or wait

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def mean_count(count: Tensor) -> Tensor:
+def loss_normalizer(count: Tensor) -> Tensor:
     """The number () of samples that a loss is divided by: the mean of `count` over all processes.
 
     A sum of `count` over the processes of 0 is taken as 1. Each process divides its own loss sum by the result.

@@ -60,14 +60,15 @@ def sample(labels: Tensor, keys: Tensor, size: int, positive_fraction: float) ->
         valid: (B, S) bool, a prefix of each row.
     """
     number = labels.shape[1]
-    size, most = min(size, number), min(int(size * positive_fraction), number)
+    max_positives = min(int(size * positive_fraction), number)
+    size = min(size, number)
     never = torch.iinfo(torch.int64).max
-    positives = torch.where(labels == 1, keys, never).topk(most, largest=False)[1]  # (B, most)
+    positives = torch.where(labels == 1, keys, never).topk(max_positives, largest=False)[1]
     negatives = torch.where(labels == 0, keys, never).topk(size, largest=False)[1]  # (B, S)
-    count = (labels == 1).sum(1, keepdim=True).clamp(max=most)  # (B, 1)
+    count = (labels == 1).sum(1, keepdim=True).clamp(max=max_positives)  # (B, 1)
     total = (count + (labels == 0).sum(1, keepdim=True)).clamp(max=size)
     position = torch.arange(size, device=labels.device)[None]  # (1, S)
     positive, valid = position < count, position < total
-    source = torch.cat([positives, negatives], 1)  # (B, most + S)
-    index = source.gather(1, torch.where(positive, position, (position - count + most).clamp(min=0)))
+    source = torch.cat([positives, negatives], 1)  # (B, P + S)
+    index = source.gather(1, torch.where(positive, position, (position - count + max_positives).clamp(min=0)))
     return torch.where(valid, index, 0), positive, valid

@@ -17,7 +17,7 @@ from rcnn.training.own_steps import with_steps
 from rcnn.training.recipes import Recipe, find_recipe
 from rcnn.training.recipes.fitting import fitted
 from rcnn.training.request import RunRequest
-from rcnn.training.resuming import as_recorded, recorded_settings
+from rcnn.training.resume_checks import as_recorded, recorded_settings
 from rcnn.training.schedule import require_one_schedule
 from rcnn.training.settings import TrainConfig, split_overrides, without_auto
 from rcnn.training.sharding import require_divisible

@@ -55,8 +55,7 @@ def diagnostics(
         values = _of_anchors(detector, levels, images, targets, seed)
         head = detector.box_head.heads()[0] if isinstance(detector.box_head, CascadeHead) else detector.box_head
         if isinstance(head, BoxHead):
-            limits = detector.rpn.config.proposals
-            proposals = detector.rpn.select(levels, images, limits.pre_nms_train, limits.post_nms_train, limits.nms_iou)
+            proposals = detector.rpn.training_proposals(levels, images)
             regions = sample_regions(
                 proposals,
                 targets,

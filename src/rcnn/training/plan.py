@@ -30,7 +30,7 @@ from rcnn.training.found_run import FoundRun, find_run
 from rcnn.training.identity import data_identity, images_of_run
 from rcnn.training.length import LENGTHS, Earlier, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
 from rcnn.training.request import RunRequest
-from rcnn.training.resuming import record_to_resume, require_fixed
+from rcnn.training.resume_checks import record_to_resume, require_fixed
 from rcnn.training.run_data import RunData, shared_images
 from rcnn.training.schedule import schedule_warnings
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides

@@ -11,7 +11,7 @@ import pytest
 
 import rcnn
 from rcnn.training.request import RunRequest
-from rcnn.training.resuming import as_recorded
+from rcnn.training.resume_checks import as_recorded
 from tests.tiny_data import write_tiny_coco
 from tests.unit.training.test_run_data import planned
 

@@ -5,7 +5,7 @@ Letters: B images, R regions, K classes, C channels, D detections.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,11 +21,11 @@ from rcnn.models.heads.trunks import BoxTrunk
 from rcnn.models.layers import init_linear
 from rcnn.models.pooler import RegionPooler
 from rcnn.ops.boxes import gather_boxes
-from rcnn.ops.capacity import live_prefix
+from rcnn.ops.capacity import valid_prefix
 from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.losses import focal_loss, smooth_l1
 from rcnn.ops.precision import at_least_float32
-from rcnn.ops.processes import mean_count
+from rcnn.ops.processes import loss_normalizer
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
 
@@ -93,8 +93,8 @@ class BoxHead(nn.Module):
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch) -> Detections:
         """The best detections (B, D) over all classes, in pixels of the network input, clipped to the images."""
-        live = live_prefix(proposals.valid)
-        regions, valid = proposals.boxes[:, :live], proposals.valid[:, :live]
+        count = valid_prefix(proposals.valid)
+        regions, valid = proposals.boxes[:, :count], proposals.valid[:, :count]
         outputs = self.classify(features, regions, valid)
         scales = images.scales_or_one
         boxes = self.decode(outputs.deltas, self.rules.last_pixel_to_original(regions, scales), scales)
@@ -147,10 +147,10 @@ class BoxHead(nn.Module):
         return self.rules.decode(deltas, regions[:, :, None], weights, limit, pixel_size)
 
     def region_losses(self, outputs: BoxOutputs, regions: Regions, targets: Targets) -> dict[str, Tensor]:
-        """The class loss and the box loss, divided by the number of sampled regions (Girshick 2015, equation 1)."""
+        """The class loss and the box loss (Girshick 2015, equation 1), averaged over the sampled regions."""
         config = self.config
         logits, labels = outputs.logits.flatten(0, 1), regions.labels.flatten()
-        count = mean_count(regions.valid.sum(dtype=logits.dtype))
+        normalizer = loss_normalizer(regions.valid.sum(dtype=logits.dtype))
         if config.loss == "focal":
             class_loss = focal_loss(logits, labels, config.focal_gamma)
         else:
@@ -158,13 +158,12 @@ class BoxHead(nn.Module):
         if self.class_weights is not None:
             class_loss = class_loss * self.class_weights[labels]
         positives = regions.positives()
-        source, target = box_targets(positives, targets)
-        target_deltas = encode_deltas(target, source, config.delta_weights)
-        predicted = self.of_class(outputs.deltas[:, : source.shape[1]], positives.labels)
-        box_loss = smooth_l1(predicted, target_deltas, config.smooth_l1_beta) * positives.positive[..., None]
+        predicted_deltas = self.of_class(outputs.deltas[:, : positives.boxes.shape[1]], positives.labels)
+        target_deltas = encode_targets(positives, targets, config.delta_weights)
+        box_loss = smooth_l1(predicted_deltas, target_deltas, config.smooth_l1_beta) * positives.positive[..., None]
         return {
-            "box_class": config.class_loss_weight * (class_loss * regions.valid.flatten()).sum() / count,
-            "box_delta": config.delta_loss_weight * box_loss.sum() / count,
+            "box_class": config.class_loss_weight * (class_loss * regions.valid.flatten()).sum() / normalizer,
+            "box_delta": config.delta_loss_weight * box_loss.sum() / normalizer,
         }
 
     def of_class(self, deltas: Tensor, labels: Tensor) -> Tensor:
@@ -175,13 +174,8 @@ class BoxHead(nn.Module):
         return deltas.gather(2, index)[:, :, 0]
 
 
-def box_targets(regions: Regions, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Regions (B, R, 4) and their ground-truth boxes (B, R, 4), xyxy pixels of the input.
-
-    Where a region is not positive, both are a unit square: the region may have no area, and then its deltas would not
-    be finite.
-    """
-    target = gather_boxes(targets.boxes, regions.matched)
-    square = torch.cat([regions.boxes[..., :2], regions.boxes[..., :2] + 1], -1)
-    positive = regions.positive[..., None]
-    return torch.where(positive, regions.boxes, square), torch.where(positive, target, square)
+def encode_targets(regions: Regions, targets: Targets, weights: Sequence[float]) -> Tensor:
+    """The deltas (B, R, 4) that transform each positive region into its ground-truth box; 0 where not positive."""
+    target_boxes = gather_boxes(targets.boxes, regions.matched)
+    deltas = encode_deltas(target_boxes, regions.boxes, weights)
+    return torch.where(regions.positive[..., None], deltas, 0.0)  # not finite for a region without area

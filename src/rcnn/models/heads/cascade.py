@@ -18,7 +18,7 @@ from rcnn.models.heads.box import BoxHead, BoxOutputs, PooledRegions
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.heads.regions import RANDOM_STREAM, Regions, relabel_regions, sample_regions
 from rcnn.ops.boxes import clip_boxes, sides_longer_than
-from rcnn.ops.capacity import live_prefix
+from rcnn.ops.capacity import valid_prefix
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
 LATER_STREAMS = 16  # random stream of a later stage's sample: this plus the number of the stage
@@ -95,8 +95,8 @@ class CascadeHead(nn.Module):
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch) -> Detections:
         """The best detections (B, D): boxes of the last stage, scores averaged over the stages."""
-        live = live_prefix(proposals.valid)
-        boxes, valid = proposals.boxes[:, :live], proposals.valid[:, :live]
+        count = valid_prefix(proposals.valid)
+        boxes, valid = proposals.boxes[:, :count], proposals.valid[:, :count]
         *refining, last = self.heads()
         averaged: list[Tensor] = []
         for stage in refining:

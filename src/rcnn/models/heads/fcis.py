@@ -20,18 +20,17 @@ from torch import Tensor, nn
 
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import NO_LIMIT, FCISConfig
-from rcnn.models.heads.box import box_targets
+from rcnn.models.heads.box import encode_targets
 from rcnn.models.heads.regions import Regions, sample_regions
 from rcnn.models.layers import Conv2d, init_linear
 from rcnn.ops.bitmap_targets import cut_bitmaps
 from rcnn.ops.boxes import gather_boxes
-from rcnn.ops.capacity import live_prefix
-from rcnn.ops.deltas import encode_deltas
+from rcnn.ops.capacity import valid_prefix
 from rcnn.ops.losses import smooth_l1
 from rcnn.ops.mask_voting import vote_masks, vote_weights
 from rcnn.ops.nms import nms
 from rcnn.ops.precision import at_least_float32
-from rcnn.ops.processes import mean_count
+from rcnn.ops.processes import loss_normalizer
 from rcnn.ops.ps_roi import ps_roi_pool
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
@@ -99,18 +98,17 @@ class FCISHead(nn.Module):
             hardness = torch.where(kept, class_loss + MASK_WEIGHT * mask_loss + box_loss, -1.0).detach()
             hardest = hardness.topk(min(config.sampling.batch_size, hardness.shape[1]), dim=1)[1]
             kept = torch.zeros_like(kept).scatter(1, hardest, True) & kept
-        count = mean_count(kept.sum(dtype=class_loss.dtype))
+        normalizer = loss_normalizer(kept.sum(dtype=class_loss.dtype))
         weights = config.loss_weights
         return regions, {
-            "box_class": weights[0] * (class_loss * kept).sum() / count,
-            "box_delta": weights[1] * (box_loss * kept).sum() / count,
+            "box_class": weights[0] * (class_loss * kept).sum() / normalizer,
+            "box_delta": weights[1] * (box_loss * kept).sum() / normalizer,
             "mask": weights[2] * self.mask_loss(mask_loss, has_mask, kept),
         }
 
     def box_losses(self, deltas: Tensor, regions: Regions, targets: Targets) -> Tensor:
         """Smooth L1 loss (B, R) of each region's box; 0 for background."""
-        source, target = box_targets(regions, targets)
-        target_deltas = encode_deltas(target, source, self.config.delta_weights)
+        target_deltas = encode_targets(regions, targets, self.config.delta_weights)
         return smooth_l1(deltas, target_deltas, 1.0).sum(-1) * regions.positive
 
     def mask_losses(
@@ -150,12 +148,12 @@ class FCISHead(nn.Module):
 
     def mask_loss(self, masks: Tensor, has_mask: Tensor, kept: Tensor) -> Tensor:
         """The mask loss (): ten times the mean of the regions' losses `masks` (B, R) over the `kept` regions (B, R)."""
-        return MASK_WEIGHT * (masks * kept).sum() / mean_count(kept.sum(dtype=masks.dtype))
+        return MASK_WEIGHT * (masks * kept).sum() / loss_normalizer(kept.sum(dtype=masks.dtype))
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch) -> Detections:
         """The best detections (B, D), with masks (B, D, s, s); their boxes are fitted to the masks by voting."""
-        live = live_prefix(proposals.valid)
-        boxes, valid = proposals.boxes[:, :live], proposals.valid[:, :live]
+        count = valid_prefix(proposals.valid)
+        boxes, valid = proposals.boxes[:, :count], proposals.valid[:, :count]
         maps = self.position_maps(features)
         scores, masks, refined = self.predict_regions(maps, boxes, valid)
         if self.config.refine:

@@ -19,11 +19,11 @@ from rcnn.models.heads.regions import Regions
 from rcnn.models.heads.trunks import Convs
 from rcnn.models.layers import zero_bias
 from rcnn.models.pooler import RegionPooler
-from rcnn.ops.capacity import live_prefix
+from rcnn.ops.capacity import valid_prefix
 from rcnn.ops.keypoints import keypoint_cells
 from rcnn.ops.layout import contiguous
 from rcnn.ops.precision import at_least_float32
-from rcnn.ops.processes import mean_count
+from rcnn.ops.processes import loss_normalizer
 from rcnn.structures import Detections, ImageBatch, Targets
 
 
@@ -90,15 +90,15 @@ class KeypointHead(nn.Module):
         loss = self.config.loss_weight * (loss * annotated.flatten()).sum()
         if self.config.normalizer == "batch_size":
             return {"keypoint": loss / (len(regions.boxes) * self.positives_per_image * logits.shape[2])}
-        return {"keypoint": loss / mean_count(annotated.sum(dtype=loss.dtype))}
+        return {"keypoint": loss / loss_normalizer(annotated.sum(dtype=loss.dtype))}
 
     def predict(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with keypoints (B, D, J, 3): x, y in pixels of the network input, and score."""
-        live = live_prefix(detections.valid)
-        boxes, valid = detections.boxes[:, :live], detections.valid[:, :live]
+        count = valid_prefix(detections.valid)
+        boxes, valid = detections.boxes[:, :count], detections.valid[:, :count]
         maps = self.detection_maps(features, boxes, valid, images)
         points = self.decode(maps, boxes, images) * valid[..., None, None]
-        return replace(detections, keypoints=F.pad(points, (0, 0, 0, 0, 0, detections.valid.shape[1] - live)))
+        return replace(detections, keypoints=F.pad(points, (0, 0, 0, 0, 0, detections.valid.shape[1] - count)))
 
     def detection_maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, images: ImageBatch) -> Tensor:
         """Logits (B, D, J, m, m) float32 in the frames of detections (B, D, 4), pixels of the network input."""

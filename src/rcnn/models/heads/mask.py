@@ -19,10 +19,10 @@ from rcnn.models.heads.regions import Regions
 from rcnn.models.heads.trunks import Res5, Trunk
 from rcnn.models.layers import init_linear, zero_bias
 from rcnn.models.pooler import RegionPooler
-from rcnn.ops.capacity import live_prefix
+from rcnn.ops.capacity import valid_prefix
 from rcnn.ops.mask_voting import average_masks
 from rcnn.ops.precision import at_least_float32
-from rcnn.ops.processes import mean_count
+from rcnn.ops.processes import loss_normalizer
 from rcnn.structures import Detections, ImageBatch, Targets
 
 
@@ -77,19 +77,19 @@ class MaskHead(nn.Module):
             counted = positives.positive & self.targets.has_mask(targets).gather(1, positives.matched)
         loss = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean((2, 3))  # (B, R)
         loss = self.config.loss_weight * (loss * counted).sum()
-        return {"mask": loss / mean_count(counted.sum(dtype=loss.dtype))}
+        return {"mask": loss / loss_normalizer(counted.sum(dtype=loss.dtype))}
 
     def predict(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with masks: probabilities (B, D, m, m) in the frame of each box."""
-        live = live_prefix(detections.valid)
-        boxes, valid, labels = detections.boxes[:, :live], detections.valid[:, :live], detections.labels[:, :live]
+        count = valid_prefix(detections.valid)
+        boxes, valid, labels = detections.boxes[:, :count], detections.valid[:, :count], detections.labels[:, :count]
         maps = self.pooler(features, self.rules.last_pixel_to_input(boxes, images.scales_or_one), valid).flatten(0, 1)
         if self.shared[0] is not None:
             maps = self.shared[0](maps)
         masks = self.class_logits(maps, labels, valid).sigmoid() * valid[..., None, None]
         if self.config.vote_iou > 0:
-            masks = average_masks(masks, boxes, detections.scores[:, :live], labels, valid, self.config.vote_iou)
-        return replace(detections, masks=F.pad(masks, (0, 0, 0, 0, 0, detections.valid.shape[1] - live)))
+            masks = average_masks(masks, boxes, detections.scores[:, :count], labels, valid, self.config.vote_iou)
+        return replace(detections, masks=F.pad(masks, (0, 0, 0, 0, 0, detections.valid.shape[1] - count)))
 
     def class_logits(self, maps: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """Logits (B, R, m, m) float32 of each region's class `labels` (B, R), from maps (B * R, C, s, s).

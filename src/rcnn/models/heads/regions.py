@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rcnn.models.config import RegionSamplingConfig
 from rcnn.ops.boxes import gather_boxes
-from rcnn.ops.capacity import live_prefix
-from rcnn.ops.matching import match
+from rcnn.ops.capacity import valid_prefix
+from rcnn.ops.matching import highest_iou
 from rcnn.ops.sampling import random_keys, sample
 from rcnn.structures import Proposals, Targets
 
@@ -44,7 +44,7 @@ class Regions:
 
         These are `max_positives` rows, or fewer in eager mode on the CPU, where counting the positives is free.
         """
-        count = min(live_prefix(self.positive), self.max_positives)
+        count = min(valid_prefix(self.positive), self.max_positives)
         return Regions(
             boxes=self.boxes[:, :count],
             matched=self.matched[:, :count],
@@ -77,13 +77,10 @@ def sample_regions(
     if append:
         boxes = torch.cat([boxes, targets.boxes], 1)  # (B, P + G, 4)
         real = torch.cat([real, targets.valid], 1)
-    low, high = sampling.min_negative_iou, sampling.positive_iou
-    matched, label = match(boxes, targets.boxes, targets.valid, low, high, low_quality=False)
-    # `match` labels for the RPN: below `low` negative (0), between the thresholds ignored (-1). Regions need the
-    # opposite: ignored below `low`, negative between. With low = 0 nothing is below it: all that is left is negative.
-    below = -1 if low > 0 else 0
-    label = torch.where(label == 1, 1, torch.where(label == 0, below, 0))
-    label = torch.where(real, label, -1)
+    iou, matched = highest_iou(boxes, targets.boxes, targets.valid)
+    is_positive = real & (iou >= sampling.positive_iou)
+    is_negative = real & ~is_positive & (iou.clamp(min=0) >= sampling.min_negative_iou)  # the IoU is -1 without objects
+    label = torch.where(is_positive, 1, torch.where(is_negative, 0, -1))  # the rest is ignored
     keys = random_keys(seed, label.shape, stream)
     index, positive, valid = sample(label, keys, sampling.batch_size, sampling.positive_fraction)  # (B, R)
     matched = matched.gather(1, index)
@@ -102,8 +99,8 @@ def sample_regions(
 def relabel_regions(proposals: Proposals, targets: Targets, *, num_classes: int, positive_iou: float) -> Regions:
     """All proposals (B, R, 4) as regions, matched again, positives first; nothing is sampled or appended."""
     boxes, valid = proposals.boxes, proposals.valid
-    matched, label = match(boxes, targets.boxes, targets.valid, positive_iou, positive_iou, low_quality=False)
-    positive = (label == 1) & valid
+    iou, matched = highest_iou(boxes, targets.boxes, targets.valid)
+    positive = valid & (iou >= positive_iou)
     order = torch.where(positive, 0, torch.where(valid, 1, 2)).sort(dim=1, stable=True)[1]  # (B, R)
     matched, positive = matched.gather(1, order), positive.gather(1, order)
     return Regions(

@@ -10,7 +10,7 @@ from rcnn.models.config.legacy import LegacyFCISConfig
 from rcnn.models.heads.fcis import FCISHead
 from rcnn.models.heads.regions import Regions
 from rcnn.ops.mask_voting import vote_masks
-from rcnn.ops.processes import mean_count
+from rcnn.ops.processes import loss_normalizer
 from rcnn.structures import ImageBatch, Targets
 
 
@@ -32,7 +32,7 @@ class LegacyFCISHead(FCISHead):
         """The mask loss (); with `mask_loss="pixels"`, the mean over the regions with a mask, without the factor 10."""
         if self.legacy.mask_loss == "regions":
             return super().mask_loss(masks, has_mask, kept)
-        return (masks * kept).sum() / mean_count((has_mask & kept).sum(dtype=masks.dtype))
+        return (masks * kept).sum() / loss_normalizer((has_mask & kept).sum(dtype=masks.dtype))
 
     @override
     def is_candidate(self, boxes: Tensor) -> Tensor:

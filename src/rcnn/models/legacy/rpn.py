@@ -12,8 +12,8 @@ from rcnn.models.config import LegacyRPNConfig
 from rcnn.models.rpn import DELTA_WEIGHTS, RPN, AnchorOutputs, Level, excluding
 from rcnn.ops.anchors import whole_cells
 from rcnn.ops.boxes import inside_image
-from rcnn.ops.matching import in_crowds, match
-from rcnn.ops.processes import mean_count
+from rcnn.ops.matching import in_crowds, match_anchors
+from rcnn.ops.processes import loss_normalizer
 from rcnn.structures import ImageBatch, Proposals, Targets
 
 
@@ -44,7 +44,7 @@ class LegacyRPN(RPN):
         if not self.legacy.top_without_nms:
             return super().predict(features, images)
         count = self.config.proposals.post_nms
-        return self.select(self.head(features), images, count, count, nms_iou=1.0)  # no IoU is higher
+        return self.select_proposals(self.head(features), images, count, count, nms_iou=1.0)  # no IoU is higher
 
     def too_small(self, level: Level, images: ImageBatch) -> Tensor:
         """Which anchors (B, A_l) become boxes that `proposals.min_size` removes."""
@@ -65,15 +65,14 @@ class LegacyRPN(RPN):
         Raises ValueError if `crowd_ioa` is set and the batch has no crowds.
         """
         straddle, sampling = self.legacy.straddle, self.config.sampling
-        matched, label = match(
+        matched, label = match_anchors(
             anchors,
             targets.boxes,
             targets.valid,
             sampling.negative_iou,
             sampling.positive_iou,
-            low_quality=True,
-            usable=None if straddle < 0 else inside_image(anchors, images.sizes, straddle),
-            overruled=self.legacy.low_quality == "overruled",
+            considered=None if straddle < 0 else inside_image(anchors, images.sizes, straddle),
+            min_best_iou=sampling.negative_iou if self.legacy.low_quality == "overruled" else 0.0,
         )
         if self.legacy.crowd_ioa < 1:
             if targets.crowds is None:
@@ -85,9 +84,9 @@ class LegacyRPN(RPN):
         return matched, label
 
     @override
-    def divisors(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
-        """The divisors of the two losses: the batch size or the number of sampled anchors, see `normalizer`."""
-        count, sampled = super().divisors(valid)[0], mean_count(valid.sum())
+    def normalizers(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
+        """What the two losses are divided by: the batch size or the number of sampled anchors, see `normalizer`."""
+        count, sampled = super().normalizers(valid)[0], loss_normalizer(valid.sum())
         match self.legacy.normalizer:
             case "batch_size":
                 return count, count

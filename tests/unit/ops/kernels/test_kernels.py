@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from rcnn.ops.anchor_boxes import anchor_boxes
+from rcnn.ops.decode_and_clip import decode_and_clip
 from rcnn.ops.keypoints import decode_keypoints
 from rcnn.ops.nms import nms
 from rcnn.ops.polygons import crop_polygons
@@ -23,7 +23,7 @@ pytest.importorskip("triton", reason="triton is not installed (there is none for
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("TRITON_INTERPRET is not 1: these tests run in Triton's interpreter", allow_module_level=True)
 
-from rcnn.ops.kernels import anchor_boxes as anchor_kernel
+from rcnn.ops.kernels import decode_and_clip as decode_kernel
 from rcnn.ops.kernels import keypoints as keypoint_kernel
 from rcnn.ops.kernels import nms as nms_kernel
 from rcnn.ops.kernels import polygons as polygon_kernel
@@ -157,7 +157,7 @@ def test_decode_keypoints() -> None:
     assert keypoint_kernel.decode_keypoints(maps[:, :1], boxes[:, :1])[0, 0, 0, 3] == 0
 
 
-def test_anchor_boxes() -> None:
+def test_decode_and_clip() -> None:
     anchors = random_boxes(300, seed=7)
     deltas = torch.randn(2, 300, 4)
     deltas[0, 0, 2], deltas[0, 1, 3] = 1000.0, torch.nan
@@ -166,8 +166,8 @@ def test_anchor_boxes() -> None:
     sizes = torch.tensor([[80, 90], [60, 70]])
     weights = (10.0, 10.0, 5.0, 5.0)
     for values in (deltas, deltas.bfloat16()):
-        expected = anchor_boxes(values, anchors, index, sizes, weights, 4.0)
-        ours = anchor_kernel.anchor_boxes(values, anchors, index, sizes, weights, 4.0)
+        expected = decode_and_clip(values, anchors, index, sizes, weights, 4.0)
+        ours = decode_kernel.decode_and_clip(values, anchors, index, sizes, weights, 4.0)
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-4, equal_nan=True)
 
 
@@ -184,7 +184,7 @@ def test_nothing_to_compute() -> None:
     assert polygon_kernel.crop_polygons(torch.zeros(2, 0, 0, 5), row, boxes, valid, 7).sum() == 0
     assert ps_roi_kernel.ps_roi_pool(torch.ones(2, 4, 3, 3), *_cells(boxes, valid, 1.0, 2, False, 3, 3), 2).sum() == 0
     assert keypoint_kernel.decode_keypoints(torch.zeros(2, 0, 3, 5, 5), none).shape == (2, 0, 3, 4)
-    assert anchor_kernel.anchor_boxes(boxes, boxes[0], zero, torch.ones(2, 2), (1.0,) * 4, 4.0).shape == (2, 0, 4)
+    assert decode_kernel.decode_and_clip(boxes, boxes[0], zero, torch.ones(2, 2), (1.0,) * 4, 4.0).shape == (2, 0, 4)
 
 
 def test_launching_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,5 +212,5 @@ def test_launching_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -
         ps_roi_kernel.ps_roi_pool(maps.flatten(0, 1).new_empty((2, 9, 12, 16)), *cells, 3)
         ps_roi_kernel.ps_roi_pool_backward(pooled[:, :, :1], maps.new_empty((2, 9, 12, 16)), *cells, 3)
         keypoint_kernel.decode_keypoints(maps, boxes)
-        anchor_kernel.anchor_boxes(boxes, boxes[0], levels, boxes[:, 0, :2], (1.0,) * 4, 4.0)
+        decode_kernel.decode_and_clip(boxes, boxes[0], levels, boxes[:, 0, :2], (1.0,) * 4, 4.0)
     assert len(launched) == 8

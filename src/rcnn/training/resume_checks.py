@@ -1,4 +1,4 @@
-"""The run that a request resumes, if any: its record, and the settings that cannot change."""
+"""Checks before a run is resumed: whether it can be, and that no option or setting contradicts its record."""
 
 from __future__ import annotations
 

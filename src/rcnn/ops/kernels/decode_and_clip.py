@@ -1,4 +1,4 @@
-"""`rcnn::anchor_boxes` on CUDA: deltas and anchors are gathered, decoded and clipped in one pass.
+"""`rcnn::decode_and_clip` on CUDA: deltas and anchors are gathered, decoded and clipped in one pass.
 
 Letters: B images, A anchors, k chosen anchors per image.
 """
@@ -15,10 +15,10 @@ from torch import Tensor
 BLOCK = 256  # boxes of a program
 
 
-def anchor_boxes(
+def decode_and_clip(
     deltas: Tensor, anchors: Tensor, index: Tensor, sizes: Tensor, weights: Sequence[float], clamp: float
 ) -> Tensor:
-    """Boxes (B, k, 4) float32 of the anchors in `index` (B, k); see `rcnn.ops.anchor_boxes`."""
+    """Boxes (B, k, 4) float32 of the anchors in `index` (B, k); see `rcnn.ops.decode_and_clip`."""
     batch, chosen = index.shape
     boxes = torch.empty((batch, chosen, 4), dtype=torch.float32, device=deltas.device)
     if boxes.numel():

@@ -1,4 +1,4 @@
-"""Boxes of selected anchors: gathered, decoded and clipped to their images, as the op `rcnn::anchor_boxes`.
+"""Deltas and anchors -> boxes, decoded and clipped to their images, as the op `rcnn::decode_and_clip`.
 
 On CUDA, one kernel replaces a dozen small ones per pyramid level. Letters: B images, A anchors, k selected anchors.
 """
@@ -17,7 +17,7 @@ from rcnn.ops.opaque import opaque_op
 
 
 @opaque_op
-def anchor_boxes(
+def decode_and_clip(
     deltas: Tensor, anchors: Tensor, index: Tensor, sizes: Tensor, weights: Sequence[float], clamp: float
 ) -> Tensor:
     """Boxes (B, k, 4) float32 xyxy pixels of the anchors in the rows `index`, clipped to their images. No gradient.
@@ -31,13 +31,13 @@ def anchor_boxes(
         clamp: upper limit of dw and dh after the division.
     """
     if kernels.usable(deltas):
-        from rcnn.ops.kernels import anchor_boxes as kernel
+        from rcnn.ops.kernels import decode_and_clip as kernel
 
-        return kernel.anchor_boxes(deltas, anchors, index, sizes, weights, clamp)
+        return kernel.decode_and_clip(deltas, anchors, index, sizes, weights, clamp)
     boxes = decode_deltas(gather_boxes(deltas, index).float(), anchors[index].float(), weights, clamp)
     return clip_boxes(boxes, sizes)
 
 
-@anchor_boxes.register_fake
+@decode_and_clip.register_fake
 def _(deltas: Tensor, anchors: Tensor, index: Tensor, sizes: Tensor, weights: Sequence[float], clamp: float) -> Tensor:
     return deltas.new_empty((*index.shape, 4), dtype=torch.float32)
