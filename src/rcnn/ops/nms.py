@@ -86,7 +86,7 @@ def _overlaps(boxes: Tensor, groups: Tensor, a: Tensor, b: Tensor, iou_threshold
 def _best_by_groups(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, keep: int
 ) -> Tensor:
-    """The same indices, by torchvision's NMS of all boxes of each group: for accelerators, or if many boxes are kept."""
+    """The same indices, by torchvision's NMS of all boxes of each group: for accelerators, and if many are kept."""
     load_operators()
     candidates = valid.nonzero()[:, 0]
     group, order = groups[candidates].sort(stable=True)

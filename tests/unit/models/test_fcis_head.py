@@ -191,13 +191,15 @@ def test_masks_are_of_the_likeliest_class_and_classes_of_the_larger_map() -> Non
     pooled = head.pool(maps, boxes, valid)
     scores, masks, _ = head.predict_regions(maps, boxes, valid)
     for place in range(2):
-        pairs = pooled.outside_inside[0, place].numpy()  # (K + 1, 2, s, s)
-        logits = np.array([np.maximum(pair[0], pair[1]).mean() for pair in pairs])
+        outside_inside = pooled.outside_inside[0, place].numpy()  # (K + 1, 2, s, s)
+        logits = np.array([np.maximum(pair[0], pair[1]).mean() for pair in outside_inside])
         probabilities = np.exp(logits) / np.exp(logits).sum()
         np.testing.assert_allclose(scores[0, place].numpy(), probabilities[:-1], rtol=1e-4)
-        outside, inside = pairs[logits.argmax()]
+        outside, inside = outside_inside[logits.argmax()]
         np.testing.assert_allclose(masks[0, place], np.exp(inside) / (np.exp(inside) + np.exp(outside)), atol=1e-5)
-    torch.testing.assert_close(of_class(pooled.outside_inside, torch.tensor([[2, 3]]))[0, 1], pooled.pairs[0, 1, 3])
+    torch.testing.assert_close(
+        of_class(pooled.outside_inside, torch.tensor([[2, 3]]))[0, 1], pooled.outside_inside[0, 1, 3]
+    )
 
 
 @pytest.mark.parametrize("scaled", [False, True])

@@ -112,9 +112,8 @@ class CascadeHead(nn.Module):
 
     def score(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """Probabilities (B, R, K) of regions (B, R, 4), averaged over the stages; no stage refines the boxes."""
-        mean = torch.stack(
-            [self.class_values(stage.predict_regions(features, boxes, valid)) for stage in self.heads()]
-        ).mean(0)
+        outputs = [stage.predict_regions(features, boxes, valid) for stage in self.heads()]
+        mean = torch.stack([self.class_values(each) for each in outputs]).mean(0)
         return (mean.softmax(-1) if self.config.average == "logits" else mean)[..., :-1]
 
     def region_features(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> PooledRegions:

@@ -1,9 +1,9 @@
 """Second stage of FCIS (Li et al. 2017): boxes, classes and masks of all regions, pooled from shared maps.
 
 The position-sensitive score maps are an outside map and an inside map for each class and each of the k x k groups (the
-paper's cells) of a region. The outside map is high at pixels of the region that do not belong to the object, the inside map at pixels of
-the object. For each class, the class logit is max(inside, outside), averaged over the cells; the mask logit is their
-difference, inside - outside. No layer is applied per region.
+paper's cells) of a region. The outside map is high at pixels of the region that do not belong to the object, the inside
+map at pixels of the object. For each class, the class logit is max(inside, outside), averaged over the cells; the mask
+logit is their difference, inside - outside. No layer is applied per region.
 
 Letters: B images, P proposals, R regions, N candidates (of both passes), D detections, K classes, k groups per side,
 s cells per side.
@@ -34,8 +34,8 @@ from rcnn.ops.processes import loss_normalizer
 from rcnn.ops.ps_roi import ps_roi_pool
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
-# Factor of the mask loss (LOSS_WEIGHT of the authors' code), as their mean over the cells is a tenth of a sum. It is not
-# in `config.loss_weights`, because the Chainer ports, which use other losses, do not have it (models/legacy/fcis.py).
+# Factor of the mask loss in the authors' code (MXNet). It belongs to that loss, not to `config.loss_weights`: the mask
+# loss of a Chainer port has no factor (models/legacy/fcis.py: mask_loss).
 MASK_WEIGHT = 10.0
 
 
@@ -77,7 +77,7 @@ class FCISHead(nn.Module):
             init_linear(layer, std=0.01)
 
     def score_maps(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The position-sensitive maps: (B, (K + 1) * 2 * k * k, H, W) of the classes, (B, 4 * k * k, H, W) of the deltas."""
+        """The position-sensitive maps, (B, (K + 1) * 2 * k * k, H, W) of classes and (B, 4 * k * k, H, W) of deltas."""
         x = self.reduce(features["c5"])
         return self.maps(x), self.deltas(x)
 
@@ -257,6 +257,5 @@ class FCISHead(nn.Module):
 
 def of_class(outside_inside: Tensor, labels: Tensor) -> Tensor:
     """The outside and inside maps (B, R, 2, s, s) of the class of each region, `labels` (B, R), K for background."""
-    return outside_inside.gather(2, labels[..., None, None, None, None].expand(-1, -1, 1, *outside_inside.shape[3:]))[
-        :, :, 0
-    ]
+    index = labels[..., None, None, None, None].expand(-1, -1, 1, *outside_inside.shape[3:])
+    return outside_inside.gather(2, index)[:, :, 0]
