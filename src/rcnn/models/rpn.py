@@ -129,7 +129,7 @@ class RPN(nn.Module):
         boxes: list[Tensor] = []
         groups: list[Tensor] = []
         for group, outputs in enumerate(self.candidates(levels, images)):
-            best, index = outputs.sort_keys.topk(torch.sym_min(pre_nms, outputs.sort_keys.shape[1]), dim=1)  # (B, k)
+            best, index = outputs.sort_keys.topk(_smaller(pre_nms, outputs.sort_keys.shape[1]), dim=1)  # (B, k)
             boxes.append(
                 self.rules.decode_and_clip(
                     outputs.deltas, outputs.anchors, index, images.sizes, DELTA_WEIGHTS, self.config.max_log_scale
@@ -211,3 +211,9 @@ def rpn_convs(in_channels: int, config: RPNConfig) -> tuple[nn.Sequential, int]:
 def excluding(level: Level, excluded: Tensor) -> Level:
     """The level with a sort key of -inf where `excluded` (B, A_l)."""
     return replace(level, sort_keys=level.sort_keys.masked_fill(excluded, -torch.inf))
+
+
+def _smaller(limit: int, count: int) -> int | torch.SymInt:
+    """min(limit, count). An exported program of any size has a symbol as `count`, which must not become a condition."""
+    # torch 2.11 does not compile sym_min of two numbers
+    return min(limit, count) if isinstance(count, int) else torch.sym_min(limit, count)
