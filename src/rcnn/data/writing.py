@@ -66,7 +66,9 @@ def write_splits(
     FileExistsError for files that rcnn did not write.
     """
     tables = [_write_images(output, split, copy, advance) for split in splits]
-    origin = {} if divided_from is None else {KEY: Path(os.path.relpath(divided_from, output.path)).as_posix()}
+    origin: dict[str, str] = {}
+    if divided_from is not None:
+        origin[KEY] = Path(os.path.relpath(divided_from, output.path)).as_posix()
     for split, content in zip(splits, tables, strict=True):
         info = origin | ({METRIC: split.metric} if split.metric in VOC_METRICS else {})
         output.write_text(
