@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from rcnn.data import open_dataset
 from tests.unit.data.coco_folders import write_images
 
@@ -28,3 +30,22 @@ def test_classes_without_a_name_are_counted_once(tmp_path: Path) -> None:
     assert expected in note
     for number, names in enumerate(("{1: fig, 0: date}", "[date, fig]")):
         assert open_dataset(write_yolo(tmp_path / str(number), names), "train").notes == ()
+
+
+@pytest.mark.parametrize("folder", ["labels", "labels/Train", "labels/old/train"])
+def test_label_files_in_another_folder_are_named(folder: str, tmp_path: Path) -> None:
+    [finding] = open_dataset(write_yolo(tmp_path, "[fig]", labels=folder), "train").findings
+    assert finding.kind == "no-labels"
+    expected = (
+        "2 images have no label file; expected e.g. labels/train/0.txt for images/train/0.png, but label files of "
+    )
+    assert f"{expected}these names are in {tmp_path / folder}: move them (id 0.png, 1.png)" in finding.line()
+
+
+def test_label_files_of_other_images_are_not_named(tmp_path: Path) -> None:
+    """val has photos of its own with the names of those in train, and no labels."""
+    root = write_yolo(tmp_path, "[fig]")
+    write_images(root / "images" / "val", ["0.png"])
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [fig]\n")
+    [finding] = open_dataset(root, "val").findings
+    assert "no label file; expected e.g. labels/val/0.txt for images/val/0.png (id 0.png)" in finding.line()

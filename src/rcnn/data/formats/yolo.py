@@ -18,8 +18,8 @@ from rcnn.data.checks.images import readable_sizes
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.options import ReadOptions
-from rcnn.data.formats.yolo_images import ImageSource, images_of
-from rcnn.data.formats.yolo_labels import absent_images, second_labels, unused_labels
+from rcnn.data.formats.yolo_images import ImageSource, expected_labels, images_of
+from rcnn.data.formats.yolo_labels import absent_images, misplaced_labels, second_labels, unused_labels
 from rcnn.data.formats.yolo_layouts import Layout, layout_of, layout_splits
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few
 from rcnn.text_files import read_text
@@ -108,7 +108,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         found += [entry | {"image_id": source.name} for entry in objects]
         if lines and not objects:
             warnings.all_skipped([source.name])
-    _note_unlabelled(sources, warnings)
+    _note_unlabelled(layout, sources, warnings)
     second = second_labels(layout, listed)
     for (other, used), own in second.items():
         if (absent := absent_images(layout, other, used, own)) is None:
@@ -229,11 +229,14 @@ def _report_missing(layout: Layout, warnings: Warnings) -> None:
             )
 
 
-def _note_unlabelled(sources: Sequence[ImageSource], warnings: Warnings) -> None:
+def _note_unlabelled(layout: Layout, sources: Sequence[ImageSource], warnings: Warnings) -> None:
     """Note the images without a label file, which are images without objects in YOLO's format."""
     without = [os.path.basename(source.name) for source in sources if source.labels is None]
     if without and len(without) == len(sources):
-        what = "no label file; expected labels/NAME.txt for images/NAME.jpg, or NAME.txt beside the image"
+        expected = os.path.relpath(expected_labels(sources[0].path, layout.root), layout.root).replace(os.sep, "/")
+        what = f"no label file; expected e.g. {expected} for {sources[0].name}"
+        if places := misplaced_labels(layout, sources):
+            what += f", but label files of these names are in {few([str(place) for place in places])}: move them"
         warnings.add(what, "used as images without objects", without, "image", kind="no-labels")
     if without:
         warnings.note(f"{counted(len(without), 'image')} without a label file ({few(without)}): used as negatives")

@@ -77,6 +77,12 @@ def labels_folder(images: Path, root: Path) -> Path | None:
     return None
 
 
+def expected_labels(image: Path, root: Path) -> Path:
+    """The label file that an image should have: in labels/ instead of images/, else beside it."""
+    folder = labels_folder(image.parent, root) or image.parent
+    return folder / f"{image.stem}.txt"
+
+
 class _Folders:
     """The label files in folders by their stems, with a suffix .txt in any case; each folder is listed once."""
 

@@ -42,6 +42,22 @@ def second_labels(layout: Layout, sources: Sequence[ImageSource]) -> dict[Folder
     return dict(found)
 
 
+def misplaced_labels(layout: Layout, sources: Sequence[ImageSource]) -> list[Path]:
+    """The folders in labels/ with label files of the names of images that have none, e.g. labels/ for images/train/.
+
+    Folders that correspond to a folder of images are left out: their files belong to these.
+    """
+    of_folder: defaultdict[Path, set[str]] = defaultdict(set)
+    for source in sources:
+        if source.labels is None:
+            of_folder[source.path.parent].add(source.path.stem)
+    found: set[Path] = set()
+    for folder, stems in of_folder.items():
+        if (tops := _tops(folder, layout.root)) is not None:
+            found |= {place for stem, places in _unmatched(*tops).items() if stem in stems for place in places}
+    return sorted(found)
+
+
 def _tops(images: Path, root: Path) -> tuple[Path, Path] | None:
     """The folders named images and labels that a folder of images and that of its labels are, or are in."""
     labels = labels_folder(images, root)
