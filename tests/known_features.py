@@ -42,15 +42,15 @@ def known_outputs(detector: Detector) -> Generator[None, None, None]:
     heads = detector.box_head.heads() if isinstance(detector.box_head, CascadeHead) else [detector.box_head]
     with ExitStack() as patches:
         for head in heads:
-            patches.enter_context(patch.object(head, "classify", KnownOutputs(instance(head, BoxHead))))
+            patches.enter_context(patch.object(head, "predict_regions", KnownOutputs(instance(head, BoxHead))))
         yield
 
 
 class KnownOutputs:
-    """A box head's `classify` that keeps the outputs of its first call."""
+    """A box head's `predict_regions` that keeps the outputs of its first call."""
 
     def __init__(self, head: BoxHead) -> None:
-        self.classify = head.classify
+        self.predict_regions = head.predict_regions
         self.boxes: Tensor | None = None  # (B, R, 4), of the first call; invalid boxes are nan
 
     def __call__(
@@ -58,7 +58,7 @@ class KnownOutputs:
     ) -> BoxOutputs:
         if self.boxes is None:
             self.boxes = torch.where(valid[..., None], boxes, torch.nan)
-            self.outputs = self.classify(features, boxes, valid, feature_gradient)
+            self.outputs = self.predict_regions(features, boxes, valid, feature_gradient)
             return self.outputs
         same = (boxes[:, :, None] == self.boxes[:, None]).all(-1)  # (B, R, R')
         assert (same.any(-1) | ~valid).all(), "a region is not among those of the first batch"

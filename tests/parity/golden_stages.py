@@ -72,7 +72,7 @@ def assert_box_stage(head: BoxHead, features: dict[str, Tensor], boxes: Tensor, 
     valid = torch.ones(boxes.shape[:2], dtype=torch.bool)
     regions = head.region_features(features, boxes, valid)
     with patch.object(head, "region_features", return_value=regions):
-        logits, deltas, _ = head.classify(features, boxes, valid)
+        logits, deltas, _ = head.predict_regions(features, boxes, valid)
     for image in range(2):
         for name, ours, atol in (
             ("box_features", regions.vectors[image, :, ::16], 2e-3),

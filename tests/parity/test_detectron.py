@@ -117,7 +117,7 @@ def test_every_stage_equals_the_blobs_own(tmp_path: Path, fpn: bool) -> None:
     assert_within("proposal boxes", mine[match_sets(mine, regions, None, None)], regions, atol=0.01)
 
     boxes = torch.from_numpy(regions + np.array([0, 0, 1, 1])).float()[None]
-    outputs = instance(detector.box_head, BoxHead).classify(
+    outputs = instance(detector.box_head, BoxHead).predict_regions(
         features, boxes, torch.ones(boxes.shape[:2], dtype=torch.bool)
     )
     scores, offsets = peer.box_head(maps, regions)

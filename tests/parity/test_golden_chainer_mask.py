@@ -80,7 +80,7 @@ def test_inference_equals_the_peer_stage_by_stage(shared: Path, folder: Path, sy
     head = instance(detector.box_head, BoxHead)
     pooled = head.pooler(features, boxes[:, :2], valid[:, :2])
     assert_within("pooled features", pooled[0, :, ::16], stored["pooled_first2"], atol=5e-5)
-    outputs = head.classify(features, boxes, valid)
+    outputs = head.predict_regions(features, boxes, valid)
     assert_within("class logits", outputs.logits[0].roll(1, 1), stored["roi_score"], atol=1e-4)
     deltas = stored["roi_cls_loc_first32"].reshape(32, 81, 4)[:, 1:][..., [1, 0, 3, 2]]
     assert_within("box deltas", outputs.deltas[0, :32], deltas, atol=1e-4)

@@ -53,9 +53,9 @@ def test_inference_equals_detectron2_stage_by_stage(shared: Path, folder: Path, 
         assert len(detector.box_head.stages) == 3
         for number, stage in enumerate(detector.box_head.heads()):
             assert_box_stage(stage, features, boxes, stored, number)
-            outputs = stage.classify(features, boxes, torch.ones(boxes.shape[:2], dtype=torch.bool))
+            outputs = stage.predict_regions(features, boxes, torch.ones(boxes.shape[:2], dtype=torch.bool))
             best = outputs.logits[..., :-1].argmax(-1)
-            boxes = detector.box_head.refined_boxes(stage, outputs, boxes, best, images.sizes)
+            boxes = detector.box_head.refine(stage, outputs, boxes, best, images.sizes)
     else:
         assert_box_stage(instance(detector.box_head, BoxHead), features, boxes, stored)
     assert_detections(detector, features, images, stored, shared)

@@ -117,7 +117,7 @@ def test_maps(peer: Peer) -> None:
     stored = peer.stored
     with torch.inference_mode():
         reduced = peer.head.reduce(peer.features["c5"])
-        maps, deltas = peer.head.position_maps(peer.features)
+        maps, deltas = peer.head.score_maps(peer.features)
     assert_within("reduced features", reduced[0, ::32], stored["head_conv"], atol=3e-5)
     classes = maps[0].unflatten(0, (-1, 98)).roll(1, 0).flatten(0, 1)  # theirs: background first
     assert_within("score maps", classes[stored["cls_seg_channels"]], stored["cls_seg_maps"], atol=3e-4)
@@ -134,10 +134,10 @@ def test_regions(peer: Peer) -> None:
     boxes = xyxy(stored["rois_both"])[None]
     valid = torch.ones(boxes.shape[:2], dtype=torch.bool)
     with torch.inference_mode():
-        maps = head.position_maps(peer.features)
+        maps = head.score_maps(peer.features)
         pooled = head.pool(maps, boxes, valid)
         scores, masks, moved = head.predict_regions(maps, boxes, valid)
-    first = pooled.pairs[0, :3].roll(1, 1)[:, stored["pooled_classes"]]
+    first = pooled.outside_inside[0, :3].roll(1, 1)[:, stored["pooled_classes"]]
     assert_within("pooled maps", first, stored["pooled_cls_seg_first3"], atol=3e-4)
     expected = torch.from_numpy(stored["roi_cls_score"])
     assert_within("class logits", pooled.logits[0].roll(1, 1), expected, atol=1e-4)

@@ -67,7 +67,7 @@ def test_inference_equals_tensorpack_stage_by_stage(shared: Path, tmp_path: Path
 
     # the second stage on the stored proposals
     boxes = torch.from_numpy(stored["prop_boxes"])[None]
-    logits, deltas, *_ = instance(detector.box_head, BoxHead).classify(
+    logits, deltas, *_ = instance(detector.box_head, BoxHead).predict_regions(
         features, boxes, torch.ones(boxes.shape[:2], dtype=torch.bool)
     )
     scores = logits[0].softmax(-1).roll(1, 1)  # background first

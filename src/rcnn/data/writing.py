@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from rcnn.data.checks.tables import Annotation, Category, Id, Image
+from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName
+from rcnn.data.formats.coco import METRIC, VOC_METRICS
 from rcnn.data.formats.divided import KEY
 from rcnn.data.images import embedded_image, image_suffix, is_embedded
 from rcnn.data.records import Dataset
@@ -27,6 +28,7 @@ class CocoSplit:
     annotations: list[Annotation]
     categories: list[Category]
     sources: list[Path]
+    metric: MetricName = "coco"  # default metric of the data set
 
 
 def require_free(output: OutputFolder, names: Sequence[str]) -> None:
@@ -59,15 +61,19 @@ def write_splits(
     The images are copied to `SPLIT/` with their names. Without `copy` they stay where they are, below the output
     folder, and the annotation file has their paths relative to it; images embedded in labelme files are written in any
     case. Ids that are text are replaced by numbers. `divided_from` is the original annotation file or folder; the files
-    name it, so that its later edits are reported when they are read. `advance` is called once per image. Raises
+    name it, so that its later edits are reported when they are read. They also name VOC's metric, which thus stays the
+    default. `advance` is called once per image. Raises
     FileExistsError for files that rcnn did not write.
     """
     tables = [_write_images(output, split, copy, advance) for split in splits]
-    info: dict[str, dict[str, str]] = {}
+    origin: dict[str, str] = {}
     if divided_from is not None:
-        info["info"] = {KEY: Path(os.path.relpath(divided_from, output.path)).as_posix()}
+        origin[KEY] = Path(os.path.relpath(divided_from, output.path)).as_posix()
     for split, content in zip(splits, tables, strict=True):
-        output.write_text(FILE.replace("{split}", split.name), json.dumps(info | content) + "\n")
+        info = origin | ({METRIC: split.metric} if split.metric in VOC_METRICS else {})
+        output.write_text(
+            FILE.replace("{split}", split.name), json.dumps(({"info": info} if info else {}) | content) + "\n"
+        )
 
 
 def _write_images(

@@ -78,28 +78,37 @@ class BoxRules:
         return cell
 
     def last_pixel_to_original(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """Boxes (B, N, 4) of the RPN -> the boxes from which detections are decoded; both in pixels of the input.
+        """Identity, except for systems that count the last pixel as part of a box.
 
-        They are equal, except in systems that count the last pixel as part of a box. There, the width of that pixel is
-        1 pixel of the network input in the RPN and in training, but 1 pixel of the original image when detections are
-        decoded (models/legacy/boxes.py).
+        Maps boxes (B, N, 4) of the RPN to the boxes from which detections are decoded, both in pixels of the input. In
+        those systems, the width of the last pixel is 1 pixel of the network input in the RPN and in training, but 1
+        pixel of the original image when detections are decoded (models/legacy/boxes.py).
         """
         return boxes
 
     def last_pixel_to_input(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """The inverse of `last_pixel_to_original`."""
+        """Identity, except for the same systems: the inverse of `last_pixel_to_original`."""
         return boxes
 
     def to_inclusive(self, boxes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
-        """Boxes for pooling and ground-truth masks: x2, y2 are the last pixel in systems with inclusive boxes."""
+        """Identity, except for systems with inclusive boxes, where x2, y2 of the result are the last pixel.
+
+        The result is what pooling and ground-truth masks use.
+        """
         return boxes
 
     def raw_keypoints(self, keypoints: Tensor, scales: Tensor) -> Tensor:
-        """Ground-truth keypoints (B, N, J, 3), pixels of the input, in the coordinates of the system."""
+        """Identity, except for systems with inclusive boxes, where x, y are the column and row of a pixel.
+
+        Ground-truth keypoints (B, N, J, 3) are in pixels of the input.
+        """
         return keypoints
 
     def mask_frames(self, boxes: Tensor) -> Tensor:
-        """The boxes (B, N, 4), xyxy pixels of the input, in which ground-truth polygons are rasterized."""
+        """Identity, except for systems with inclusive boxes, which are then at least 1 pixel wide and high.
+
+        Ground-truth polygons are rasterized in these boxes (B, N, 4), xyxy pixels of the input.
+        """
         return boxes
 
     def decode_keypoints(self, maps: Tensor, boxes: Tensor, scales: Tensor) -> Tensor:

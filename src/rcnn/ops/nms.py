@@ -11,7 +11,7 @@ from rcnn.ops.boxes import box_iou
 from rcnn.ops.opaque import opaque_op
 from rcnn.ops.torchvision_operators import load_operators
 
-MANY = 20  # with this many candidates per box to keep, or more, `_best_by_walking` is faster than `_best_by_groups`
+MANY = 20  # on the CPU, with this many boxes per box to keep, or more, `_best_by_walking` is the faster of the two
 BLOCK = 256  # boxes that `_best_by_walking` compares with each other at a time
 
 
@@ -42,8 +42,8 @@ def nms(
         return kernel.nms(boxes, scores, groups, valid, iou_threshold, keep)
     index = boxes.new_zeros((boxes.shape[0], keep), dtype=torch.int64)
     kept = torch.zeros_like(index, dtype=torch.bool)
-    few = boxes.device.type == "cpu" and boxes.shape[1] >= MANY * keep
-    of_image = _best_by_walking if few else _best_by_groups
+    few_are_kept = boxes.device.type == "cpu" and boxes.shape[1] >= MANY * keep
+    of_image = _best_by_walking if few_are_kept else _best_by_groups
     for image in range(boxes.shape[0]):
         best = of_image(boxes[image].float(), scores[image].float(), groups[image], valid[image], iou_threshold, keep)
         index[image, : len(best)] = best
@@ -86,7 +86,7 @@ def _overlaps(boxes: Tensor, groups: Tensor, a: Tensor, b: Tensor, iou_threshold
 def _best_by_groups(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, keep: int
 ) -> Tensor:
-    """The same indices, by torchvision's NMS of all boxes of each group: for accelerators, and for few boxes."""
+    """The same indices, by torchvision's NMS of all boxes of each group: for accelerators, and if many are kept."""
     load_operators()
     candidates = valid.nonzero()[:, 0]
     group, order = groups[candidates].sort(stable=True)

@@ -1,7 +1,7 @@
 """Position-sensitive average pooling (Dai et al. 2016, equation 1; Li et al. 2017), as an op, `rcnn::ps_roi_pool`.
 
-There is one map per class and part of an object: part (i, j) of a region is read only from map (i, j). There are k x k
-groups and s x s cells of the pooled map. s is a multiple of k, so each group has (s / k) x (s / k) cells.
+A region is divided into k x k groups (the papers' bins). There is one map per class and group: group (i, j) is read
+only from map (i, j). The pooled map has s x s cells. s is a multiple of k, so each group has (s / k) x (s / k) cells.
 
 Letters: B images, R regions, C channels of the result, k groups per side, s cells per side, N cells of all regions.
 """

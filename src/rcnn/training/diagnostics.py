@@ -64,7 +64,7 @@ def diagnostics(
                 append=head.config.append_ground_truth,
                 seed=seed,
             )
-            outputs = head.classify(features, regions.boxes, regions.valid)
+            outputs = head.predict_regions(features, regions.boxes, regions.valid)
             values |= region_values(outputs.logits, regions)
             if isinstance(detector.mask_head, MaskHead):
                 regions = replace(regions, maps=outputs.maps)

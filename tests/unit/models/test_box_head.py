@@ -129,7 +129,7 @@ def test_losses_equal_slow_formulas(changes: list[str]) -> None:
     proposals = proposals_of(random_boxes(2, 40, seed=2, smallest=20))
     sizes = torch.tensor([[160, 160]] * 2)
     regions, losses = head.losses(features, proposals, images_of(sizes), targets, torch.tensor(3))
-    outputs = head.classify(features, regions.boxes, regions.valid)
+    outputs = head.predict_regions(features, regions.boxes, regions.valid)
     expected = slow_losses(outputs, regions, targets, config)
     assert regions.positive.any(1).all()
     assert losses["box_class"].item() == pytest.approx(expected[0], rel=1e-4)

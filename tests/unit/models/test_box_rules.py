@@ -140,7 +140,7 @@ def test_final_boxes_are_decoded_in_the_files_pixels(
     head = build_box_head(tiny(box=config), MAPS, rules)
     assert isinstance(head, BoxHead)
     outputs = BoxOutputs(torch.from_numpy(scores).float()[None], torch.from_numpy(deltas).float()[None, :, None], None)
-    monkeypatch.setattr(head, "classify", Mock(return_value=outputs))
+    monkeypatch.setattr(head, "predict_regions", Mock(return_value=outputs))
     valid = torch.ones(1, 30, dtype=torch.bool)
     detections = head.predict(
         {},

@@ -83,7 +83,7 @@ def test_prediction_equals_a_loop_over_stages_and_regions(
         for region in proposals.boxes[image][proposals.valid[image]]:
             box, boxes, said = region, region[None], list[Tensor]()
             for number, stage in enumerate(head.heads()):
-                logits, deltas, _ = stage.classify(maps, box[None, None], torch.ones(1, 1, dtype=torch.bool))
+                logits, deltas, _ = stage.predict_regions(maps, box[None, None], torch.ones(1, 1, dtype=torch.bool))
                 logits, deltas = logits[0, 0], deltas[0, 0]
                 said.append(logits if average == "logits" else logits.softmax(0))
                 weights = cascade.delta_weights[number]
@@ -119,7 +119,7 @@ def test_later_stages_take_all_boxes_of_the_one_before_and_label_them_more_stric
     before, counts = first, [int(first.positive.sum())]
     for number, regions in enumerate(first.later, start=1):
         stage = head.heads()[number - 1]
-        outputs = stage.classify(features, before.boxes, before.valid)
+        outputs = stage.predict_regions(features, before.boxes, before.valid)
         for image in range(2):
             moved = []
             for place in before.valid[image].nonzero()[:, 0].tolist():

@@ -109,8 +109,8 @@ def test_ohem_selects_the_hardest_regions() -> None:
         head.config, ohem=False, sampling=replace(FCIS_SAMPLING, batch_size=1000, positive_fraction=1.0)
     )
     regions, _ = head.losses(features, proposals, images, targets, torch.tensor(0))
-    pooled = head.pool(head.position_maps(features), regions.boxes, regions.valid)
-    masks, _ = head.mask_losses(pooled.pairs, regions, images, targets)
+    pooled = head.pool(head.score_maps(features), regions.boxes, regions.valid)
+    masks, _ = head.mask_losses(pooled.outside_inside, regions, images, targets)
     moved = head.box_losses(pooled.deltas, regions, targets)
     expected = torch.zeros(3)
     count = 0
@@ -187,17 +187,19 @@ def test_masks_are_of_the_likeliest_class_and_classes_of_the_larger_map() -> Non
     assert isinstance(head, FCISHead)
     features = {"c5": torch.randn(1, 32, 6, 7, generator=torch.Generator().manual_seed(0))}
     boxes, valid = torch.tensor([[[5.0, 8, 70, 90], [30, 20, 60, 60]]]), torch.ones(1, 2, dtype=torch.bool)
-    maps = head.position_maps(features)
+    maps = head.score_maps(features)
     pooled = head.pool(maps, boxes, valid)
     scores, masks, _ = head.predict_regions(maps, boxes, valid)
     for place in range(2):
-        pairs = pooled.pairs[0, place].numpy()  # (K + 1, 2, s, s)
-        logits = np.array([np.maximum(pair[0], pair[1]).mean() for pair in pairs])
+        outside_inside = pooled.outside_inside[0, place].numpy()  # (K + 1, 2, s, s)
+        logits = np.array([np.maximum(pair[0], pair[1]).mean() for pair in outside_inside])
         probabilities = np.exp(logits) / np.exp(logits).sum()
         np.testing.assert_allclose(scores[0, place].numpy(), probabilities[:-1], rtol=1e-4)
-        outside, inside = pairs[logits.argmax()]
+        outside, inside = outside_inside[logits.argmax()]
         np.testing.assert_allclose(masks[0, place], np.exp(inside) / (np.exp(inside) + np.exp(outside)), atol=1e-5)
-    torch.testing.assert_close(of_class(pooled.pairs, torch.tensor([[2, 3]]))[0, 1], pooled.pairs[0, 1, 3])
+    torch.testing.assert_close(
+        of_class(pooled.outside_inside, torch.tensor([[2, 3]]))[0, 1], pooled.outside_inside[0, 1, 3]
+    )
 
 
 @pytest.mark.parametrize("scaled", [False, True])

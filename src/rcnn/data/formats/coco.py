@@ -6,12 +6,12 @@ own file names. LVIS v1 names its image files by URL.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rcnn.data.checks.additions import VERIFIED
 from rcnn.data.checks.check import check_tables
-from rcnn.data.checks.tables import TABLES, RawEntry, RawTables, Tables
+from rcnn.data.checks.tables import TABLES, MetricName, RawEntry, RawTables, Tables
 from rcnn.data.formats.divided import later_edits
 from rcnn.data.formats.files import PRUNED, annotation_file, find_splits, image_folders
 from rcnn.data.formats.options import ReadOptions
@@ -38,6 +38,9 @@ PATTERNS = (
 SPLIT_FILES = ", ".join(pattern for pattern in PATTERNS if "{split}" in pattern)
 # Starts of names that only files in COCO's format have; the content of other files is checked.
 KNOWN_NAMES = ("instances_", "person_keypoints_", "lvis_v1_", "_annotations.coco", "image_info_")
+# field of `info`: the metric of the data set that `rcnn data split` or `rcnn data check --fix` copied, if it is VOC's
+METRIC = "metric"
+VOC_METRICS: Mapping[str, MetricName] = {"voc2007": "voc2007", "voc2012": "voc2012"}
 # field of the annotations in other files of COCO -> what these files contain
 OTHER_FILES = {"caption": "captions", "segments_info": "panoptic segmentations"}
 
@@ -76,9 +79,18 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         annotations=tables["annotations"],
         categories=tables["categories"],
         relative_boxes=options.relative_boxes,
-        metric="lvis" if _is_federated(tables["images"]) else "coco",
+        metric=_metric(content, tables["images"]),
     )
     return check_tables(raw, warnings, options.known)
+
+
+def _metric(content: object, images: Sequence[RawEntry]) -> MetricName:
+    """The default metric of a file: LVIS', that of the VOC data set that rcnn copied, or COCO's."""
+    if _is_federated(images):
+        return "lvis"
+    about = content.get("info") if isinstance(content, dict) else None
+    copied = about.get(METRIC) if isinstance(about, dict) else None
+    return VOC_METRICS.get(copied, "coco") if isinstance(copied, str) else "coco"
 
 
 def _is_federated(images: Sequence[RawEntry]) -> bool:

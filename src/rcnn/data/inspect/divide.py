@@ -162,6 +162,7 @@ def _parts(dataset: Dataset, names: Sequence[str], indices: Sequence[Sequence[in
                 annotations=[entry for entry in tables["annotations"] if entry["image_id"] in ids],
                 categories=tables["categories"],
                 sources=[sources[index] for index in own],
+                metric=dataset.metric,
             )
         )
     return parts

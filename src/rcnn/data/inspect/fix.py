@@ -167,6 +167,7 @@ def _clean(one: CheckedSplit, leaked: set[int], actions: list[str]) -> CocoSplit
         annotations=annotations,
         categories=tables.categories,
         sources=[sources[place] for place in kept],
+        metric=tables.metric,
     )
 
 

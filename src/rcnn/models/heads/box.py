@@ -88,14 +88,14 @@ class BoxHead(nn.Module):
             append=config.append_ground_truth,
             seed=seed,
         )
-        outputs = self.classify(features, regions.boxes, regions.valid)
+        outputs = self.predict_regions(features, regions.boxes, regions.valid)
         return replace(regions, maps=outputs.maps), self.region_losses(outputs, regions, targets)
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch) -> Detections:
         """The best detections (B, D) over all classes, in pixels of the network input, clipped to the images."""
         count = valid_prefix(proposals.valid)
         regions, valid = proposals.boxes[:, :count], proposals.valid[:, :count]
-        outputs = self.classify(features, regions, valid)
+        outputs = self.predict_regions(features, regions, valid)
         scales = images.scales_or_one
         boxes = self.decode(outputs.deltas, self.rules.last_pixel_to_original(regions, scales), scales)
         return self.select(boxes, outputs.logits.softmax(-1)[..., :-1], valid, images)
@@ -112,7 +112,7 @@ class BoxHead(nn.Module):
         """Which boxes (B, R, K, 4) can become detections, bool (B, R, K) or broadcastable to it."""
         return torch.ones_like(boxes[..., 0], dtype=torch.bool)
 
-    def classify(
+    def predict_regions(
         self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, feature_gradient: float = 1.0
     ) -> BoxOutputs:
         """Logits and deltas of regions (B, R, 4), xyxy pixels of the input. The features of regions that are
@@ -139,7 +139,7 @@ class BoxHead(nn.Module):
 
     def score(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """Probabilities (B, R, K) of regions (B, R, 4), which are not refined."""
-        return self.classify(features, boxes, valid).logits.softmax(-1)[..., :-1]
+        return self.predict_regions(features, boxes, valid).logits.softmax(-1)[..., :-1]
 
     def decode(self, deltas: Tensor, regions: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
         """Boxes (B, R, K or 1, 4) from deltas of that shape and regions (B, R, 4); not clipped."""
@@ -158,7 +158,7 @@ class BoxHead(nn.Module):
         if self.class_weights is not None:
             class_loss = class_loss * self.class_weights[labels]
         positives = regions.positives()
-        predicted_deltas = self.of_class(outputs.deltas[:, : positives.boxes.shape[1]], positives.labels)
+        predicted_deltas = self.deltas_of_class(outputs.deltas[:, : positives.boxes.shape[1]], positives.labels)
         target_deltas = encode_targets(positives, targets, config.delta_weights)
         box_loss = smooth_l1(predicted_deltas, target_deltas, config.smooth_l1_beta) * positives.positive[..., None]
         return {
@@ -166,7 +166,7 @@ class BoxHead(nn.Module):
             "box_delta": config.delta_loss_weight * box_loss.sum() / normalizer,
         }
 
-    def of_class(self, deltas: Tensor, labels: Tensor) -> Tensor:
+    def deltas_of_class(self, deltas: Tensor, labels: Tensor) -> Tensor:
         """The deltas (B, R, 4) of each region's class `labels` (B, R), from (B, R, K, 4) or (B, R, 1, 4)."""
         if self.config.class_agnostic:
             return deltas[:, :, 0]

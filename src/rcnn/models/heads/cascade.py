@@ -1,5 +1,5 @@
-"""Cascade R-CNN's second stage (Cai and Vasconcelos 2018, figure 3d): box heads in a row, each
-trained with a higher IoU threshold.
+"""Cascade R-CNN (Cai and Vasconcelos 2018, figure 3d): several box heads, the stages, in a row, each trained with a
+higher IoU threshold.
 
 Letters: B images, R regions, K classes, D detections.
 """
@@ -21,7 +21,7 @@ from rcnn.ops.boxes import clip_boxes, sides_longer_than
 from rcnn.ops.capacity import valid_prefix
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
-LATER_STREAMS = 16  # random stream of a later stage's sample: this plus the number of the stage
+LATER_STREAMS = 16  # with `resample`, stage i = 1, 2, ... uses the random stream LATER_STREAMS + i for its sample
 
 
 class CascadeHead(nn.Module):
@@ -44,12 +44,12 @@ class CascadeHead(nn.Module):
         stages: list[Regions] = []
         for number, stage in enumerate(self.heads()):
             regions = self.regions(number, stage, proposals, targets, seed)
-            outputs = stage.classify(features, regions.boxes, regions.valid, self.config.feature_gradient)
+            outputs = stage.predict_regions(features, regions.boxes, regions.valid, self.config.feature_gradient)
             for name, loss in stage.region_losses(outputs, regions, targets).items():
                 losses[f"{name}_{number}"] = self.config.loss_weights[number] * loss
             stages.append(regions)
             if number + 1 < len(self.stages):
-                proposals = self.refine(stage, outputs, regions, images)
+                proposals = self.next_proposals(stage, outputs, regions, images)
         return replace(stages[0], later=tuple(stages[1:])), losses
 
     def regions(self, number: int, stage: BoxHead, proposals: Proposals, targets: Targets, seed: Tensor) -> Regions:
@@ -69,7 +69,7 @@ class CascadeHead(nn.Module):
         )
 
     @torch.no_grad()
-    def refine(self, stage: BoxHead, outputs: BoxOutputs, regions: Regions, images: ImageBatch) -> Proposals:
+    def next_proposals(self, stage: BoxHead, outputs: BoxOutputs, regions: Regions, images: ImageBatch) -> Proposals:
         """The boxes (B, R, 4), xyxy pixels of the input, that a stage predicts for its regions: the next stage's input.
 
         Row i is region i. Boxes without area are not valid, and are set to 0. With `resample`, the same holds for
@@ -77,20 +77,18 @@ class CascadeHead(nn.Module):
         """
         predicted = outputs.logits[..., :-1].argmax(-1)  # (B, R): the class of a background region
         labels = torch.where(regions.positive, regions.labels, predicted)
-        boxes = self.refined_boxes(stage, outputs, regions.boxes, labels, images.sizes)
+        boxes = self.refine(stage, outputs, regions.boxes, labels, images.sizes)
         valid = regions.valid & sides_longer_than(boxes) & boxes.isfinite().all(-1)
         if self.config.resample and regions.appended is not None:
             valid = valid & ~regions.appended
         return Proposals(boxes=boxes * valid[..., None], objectness=torch.zeros_like(boxes[..., 0]), valid=valid)
 
-    def refined_boxes(
-        self, stage: BoxHead, outputs: BoxOutputs, boxes: Tensor, labels: Tensor, sizes: Tensor
-    ) -> Tensor:
+    def refine(self, stage: BoxHead, outputs: BoxOutputs, boxes: Tensor, labels: Tensor, sizes: Tensor) -> Tensor:
         """Boxes (B, R, 4), xyxy pixels of the input, refined by a stage's deltas for the classes `labels` (B, R).
 
         They are clipped to `sizes` (B, 2), (height, width).
         """
-        deltas = stage.of_class(outputs.deltas, labels)[:, :, None]  # (B, R, 1, 4)
+        deltas = stage.deltas_of_class(outputs.deltas, labels)[:, :, None]  # (B, R, 1, 4)
         return clip_boxes(stage.decode(deltas, boxes)[:, :, 0], sizes)
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch) -> Detections:
@@ -98,30 +96,31 @@ class CascadeHead(nn.Module):
         count = valid_prefix(proposals.valid)
         boxes, valid = proposals.boxes[:, :count], proposals.valid[:, :count]
         *refining, last = self.heads()
-        averaged: list[Tensor] = []
+        class_values: list[Tensor] = []
         for stage in refining:
-            outputs = stage.classify(features, boxes, valid)
-            averaged.append(self.averaged(outputs))
+            outputs = stage.predict_regions(features, boxes, valid)
+            class_values.append(self.class_values(outputs))
             labels = outputs.logits[..., :-1].argmax(-1)
-            boxes = self.refined_boxes(stage, outputs, boxes, labels, stage.clip_sizes(images))
+            boxes = self.refine(stage, outputs, boxes, labels, stage.clip_sizes(images))
             valid = valid & boxes.isfinite().all(-1)
             boxes = torch.where(valid[..., None], boxes, 0.0)
-        outputs = last.classify(features, boxes, valid)
-        mean = torch.stack([*averaged, self.averaged(outputs)]).mean(0)  # (B, R, K + 1)
+        outputs = last.predict_regions(features, boxes, valid)
+        mean = torch.stack([*class_values, self.class_values(outputs)]).mean(0)  # (B, R, K + 1)
         if self.config.average == "logits":
             mean = mean.softmax(-1)
         return last.select(last.decode(outputs.deltas, boxes), mean[..., :-1], valid, images)
 
     def score(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """Probabilities (B, R, K) of regions (B, R, 4), averaged over the stages; no stage refines the boxes."""
-        mean = torch.stack([self.averaged(stage.classify(features, boxes, valid)) for stage in self.heads()]).mean(0)
+        outputs = [stage.predict_regions(features, boxes, valid) for stage in self.heads()]
+        mean = torch.stack([self.class_values(each) for each in outputs]).mean(0)
         return (mean.softmax(-1) if self.config.average == "logits" else mean)[..., :-1]
 
     def region_features(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> PooledRegions:
         """The features of regions (B, R, 4) in the last stage."""
         return self.heads()[-1].region_features(features, boxes, valid)
 
-    def averaged(self, outputs: BoxOutputs) -> Tensor:
+    def class_values(self, outputs: BoxOutputs) -> Tensor:
         """The values (B, R, K + 1) that are averaged over the stages: logits or probabilities."""
         return outputs.logits if self.config.average == "logits" else outputs.logits.softmax(-1)
 

@@ -1,9 +1,9 @@
 """Second stage of FCIS (Li et al. 2017): boxes, classes and masks of all regions, pooled from shared maps.
 
-The position-sensitive maps are an outside map and an inside map for each class and each of the k x k parts of an
-object. The outside map is high at pixels of the region that do not belong to the object, the inside map at pixels of
-the object. For each class, the class logit is max(inside, outside), averaged over the cells; the mask logit is their
-difference, inside - outside. No layer is applied per region.
+The position-sensitive score maps are an outside map and an inside map for each class and each of the k x k groups (the
+paper's cells) of a region. The outside map is high at pixels of the region that do not belong to the object, the inside
+map at pixels of the object. For each class, the class logit is max(inside, outside), averaged over the cells; the mask
+logit is their difference, inside - outside. No layer is applied per region.
 
 Letters: B images, P proposals, R regions, N candidates (of both passes), D detections, K classes, k groups per side,
 s cells per side.
@@ -34,7 +34,9 @@ from rcnn.ops.processes import loss_normalizer
 from rcnn.ops.ps_roi import ps_roi_pool
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
-MASK_WEIGHT = 10.0  # factor of the mask loss relative to the class loss and the box loss
+# Factor of the mask loss in the authors' code (MXNet). It belongs to that loss, not to `config.loss_weights`: the mask
+# loss of a Chainer port has no factor (models/legacy/fcis.py: mask_loss).
+MASK_WEIGHT = 10.0
 
 
 class Pooled(NamedTuple):
@@ -42,7 +44,7 @@ class Pooled(NamedTuple):
 
     logits: Tensor  # (B, R, K + 1) float32, background last
     deltas: Tensor  # (B, R, 4) float32
-    pairs: Tensor  # (B, R, K + 1, 2, s, s) float32: the pooled outside and inside map of each class
+    outside_inside: Tensor  # (B, R, K + 1, 2, s, s) float32: the pooled outside and inside map of each class
 
 
 class FCISHead(nn.Module):
@@ -74,6 +76,21 @@ class FCISHead(nn.Module):
         for layer in (self.reduce, self.maps, self.deltas):
             init_linear(layer, std=0.01)
 
+    def score_maps(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The position-sensitive maps, (B, (K + 1) * 2 * k * k, H, W) of classes and (B, 4 * k * k, H, W) of deltas."""
+        x = self.reduce(features["c5"])
+        return self.maps(x), self.deltas(x)
+
+    def pool(self, maps: tuple[Tensor, Tensor], boxes: Tensor, valid: Tensor) -> Pooled:
+        """Predictions for regions (B, R, 4). A class logit is max(inside, outside), averaged over the cells."""
+        outside_inside, deltas = (self.pool_map(at_least_float32(each), boxes, valid) for each in maps)
+        outside_inside = outside_inside.unflatten(2, (-1, 2))  # (B, R, K + 1, 2, s, s)
+        return Pooled(torch.maximum(*outside_inside.unbind(3)).mean((3, 4)), deltas.mean((3, 4)), outside_inside)
+
+    def pool_map(self, values: Tensor, boxes: Tensor, valid: Tensor, rounded: bool = True) -> Tensor:
+        """Position-sensitive pooling (B, R, C, s, s); with `rounded`, region borders are rounded to whole pixels."""
+        return ps_roi_pool(values, boxes, valid, self.scale, self.config.groups, self.config.roi_size, rounded)
+
     def losses(
         self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch, targets: Targets, seed: Tensor
     ) -> tuple[Regions, dict[str, Tensor]]:
@@ -88,11 +105,11 @@ class FCISHead(nn.Module):
             num_regions = proposals.boxes.shape[1] + targets.boxes.shape[1]
             sampling = replace(sampling, batch_size=num_regions, positive_fraction=1.0)
         regions = sample_regions(proposals, targets, num_classes=self.num_classes, sampling=sampling, seed=seed)
-        pooled = self.pool(self.position_maps(features), regions.boxes, regions.valid)
+        pooled = self.pool(self.score_maps(features), regions.boxes, regions.valid)
         class_loss = F.cross_entropy(pooled.logits.flatten(0, 1), regions.labels.flatten(), reduction="none")
         class_loss = class_loss.view_as(regions.valid) * regions.valid  # (B, R)
         box_loss = self.box_losses(pooled.deltas, regions, targets)
-        mask_loss, has_mask = self.mask_losses(pooled.pairs, regions, images, targets)
+        mask_loss, has_mask = self.mask_losses(pooled.outside_inside, regions, images, targets)
         kept = regions.valid
         if config.ohem:
             hardness = torch.where(kept, class_loss + MASK_WEIGHT * mask_loss + box_loss, -1.0).detach()
@@ -112,7 +129,7 @@ class FCISHead(nn.Module):
         return smooth_l1(deltas, target_deltas, 1.0).sum(-1) * regions.positive
 
     def mask_losses(
-        self, pairs: Tensor, regions: Regions, images: ImageBatch, targets: Targets
+        self, outside_inside: Tensor, regions: Regions, images: ImageBatch, targets: Targets
     ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy (B, R) over the cells of each positive region's own class.
 
@@ -121,7 +138,7 @@ class FCISHead(nn.Module):
         if targets.bitmaps is None:
             raise ValueError("FCIS trains on Targets.bitmaps, but the batch has none; use a data set with masks")
         target = self.mask_targets(targets.bitmaps, regions, images, targets)
-        outside, inside = of_class(pairs, regions.labels).unbind(2)  # (B, R, s, s) each
+        outside, inside = of_class(outside_inside, regions.labels).unbind(2)  # (B, R, s, s) each
         logits, target = inside - outside, target.to(inside.dtype)
         loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3))
         not_empty = targets.bitmaps.flatten(2).any(-1).gather(1, regions.matched)
@@ -154,7 +171,7 @@ class FCISHead(nn.Module):
         """The best detections (B, D), with masks (B, D, s, s); their boxes are fitted to the masks by voting."""
         count = valid_prefix(proposals.valid)
         boxes, valid = proposals.boxes[:, :count], proposals.valid[:, :count]
-        maps = self.position_maps(features)
+        maps = self.score_maps(features)
         scores, masks, refined = self.predict_regions(maps, boxes, valid)
         if self.config.refine:
             refined = self.rules.clip(refined, images.sizes)
@@ -172,17 +189,17 @@ class FCISHead(nn.Module):
         A mask is that of the most probable class, which can be background. Boxes are xyxy pixels of the input.
         """
         pooled = self.pool(maps, boxes, valid)
-        outside, inside = of_class(pooled.pairs, pooled.logits.argmax(-1)).unbind(2)
+        outside, inside = of_class(pooled.outside_inside, pooled.logits.argmax(-1)).unbind(2)
         refined = self.rules.decode(pooled.deltas, boxes, self.config.delta_weights, NO_LIMIT)
         return pooled.logits.softmax(-1)[..., :-1], (inside - outside).sigmoid(), refined
 
     def score(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """Probabilities (B, R, K) of regions (B, R, 4), which are not refined."""
-        return self.pool(self.position_maps(features), boxes, valid).logits.softmax(-1)[..., :-1]
+        return self.pool(self.score_maps(features), boxes, valid).logits.softmax(-1)[..., :-1]
 
     def masks_of(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, labels: Tensor) -> Tensor:
         """Mask probabilities (B, R, s, s) of regions (B, R, 4) for the classes `labels` (B, R)."""
-        outside, inside = of_class(self.pool(self.position_maps(features), boxes, valid).pairs, labels).unbind(2)
+        outside, inside = of_class(self.pool(self.score_maps(features), boxes, valid).outside_inside, labels).unbind(2)
         return (inside - outside).sigmoid() * valid[..., None, None]
 
     def is_candidate(self, boxes: Tensor) -> Tensor:
@@ -237,22 +254,8 @@ class FCISHead(nn.Module):
         """Which boxes (B, D, 4), pixels of the original image, are kept after voting: here all of them."""
         return torch.ones_like(boxes[..., 0], dtype=torch.bool)
 
-    def position_maps(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The position-sensitive maps: (B, (K + 1) * 2 * k * k, H, W) of the classes and (B, 4 * k * k, H, W)."""
-        x = self.reduce(features["c5"])
-        return self.maps(x), self.deltas(x)
 
-    def pool(self, maps: tuple[Tensor, Tensor], boxes: Tensor, valid: Tensor) -> Pooled:
-        """Predictions for regions (B, R, 4). A class logit is max(inside, outside), averaged over the cells."""
-        pairs, deltas = (self.pool_map(at_least_float32(each), boxes, valid) for each in maps)
-        pairs = pairs.unflatten(2, (-1, 2))  # (B, R, K + 1, 2, s, s)
-        return Pooled(torch.maximum(*pairs.unbind(3)).mean((3, 4)), deltas.mean((3, 4)), pairs)
-
-    def pool_map(self, values: Tensor, boxes: Tensor, valid: Tensor, rounded: bool = True) -> Tensor:
-        """Position-sensitive pooling (B, R, C, s, s); with `rounded`, region borders are rounded to whole pixels."""
-        return ps_roi_pool(values, boxes, valid, self.scale, self.config.groups, self.config.roi_size, rounded)
-
-
-def of_class(pairs: Tensor, labels: Tensor) -> Tensor:
+def of_class(outside_inside: Tensor, labels: Tensor) -> Tensor:
     """The outside and inside maps (B, R, 2, s, s) of the class of each region, `labels` (B, R), K for background."""
-    return pairs.gather(2, labels[..., None, None, None, None].expand(-1, -1, 1, *pairs.shape[3:]))[:, :, 0]
+    index = labels[..., None, None, None, None].expand(-1, -1, 1, *outside_inside.shape[3:])
+    return outside_inside.gather(2, index)[:, :, 0]
