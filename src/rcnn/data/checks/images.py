@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from rcnn.commands import as_typed
+from rcnn.data.checks.missing import missing_images
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import Id, Image, RawEntry, RawTables
-from rcnn.data.images import IMAGE_SUFFIXES, ImageError, image_size
-from rcnn.data.messages import SKIPPED, DataError, MissingImagesError, Warnings, close_to, counted, excerpt, few
+from rcnn.data.images import ImageError, image_size
+from rcnn.data.messages import SKIPPED, DataError, Warnings, counted, excerpt
 
 BY_URL = "that is a URL"
 BY_FOLDER = ("in another folder than the others", "with leading folders that the data set does not have")
@@ -211,7 +211,9 @@ def _require_found(
             name,
         )
     if missing:
-        raise _missing_images(missing, found, names, raw, files)
+        used = set(found)
+        unused = {name for one in files.folders for name in files.names(one) if f"{one}{os.sep}{name}" not in used}
+        raise missing_images(found, names, raw, sorted(unused), search=not may_skip(len(missing), len(names)))
     return [path for path in found if path is not None]
 
 
@@ -219,52 +221,6 @@ def _is_outside(name: str, files: _Files) -> bool:
     """Whether a file name leads out of the data set from each of the folders that images may be in."""
     paths = [os.path.normpath(os.path.join(folder, name)) for folder in files.folders]
     return ".." in name and not any(files.inside(path) for path in paths)
-
-
-def _missing_images(
-    missing: Sequence[int], found: Sequence[str | None], names: Sequence[str], raw: RawTables, files: _Files
-) -> MissingImagesError:
-    """The error for the images at the indices `missing`, with a similar name among the files that no image uses."""
-    wanted = [names[place] for place in missing]
-    where = few([str(folder) for folder in raw.folders])
-    used = set(found)
-    there = sorted(
-        {name for folder in files.folders for name in files.names(folder) if f"{folder}{os.sep}{name}" not in used}
-    )
-    images = [name for name in there if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
-    similar = close_to(os.path.basename(wanted[0].replace("\\", "/")), images)
-    if len(missing) == len(names):
-        if folder := _folder_below(raw.root, wanted):
-            return MissingImagesError(
-                f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}), none of them in {where}, but they "
-                f"are in {folder}: add {as_typed('--images', folder)}"
-            )
-        found_instead = f"; the files there are {few(there)}" if there and not similar else ""
-        return MissingImagesError(
-            f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}{similar}), none of them in {where}"
-            f"{found_instead}: copy the images there, correct file_name in the file, or name their folder with "
-            "--images DIR (COCO's format)"
-        )
-    one = len(missing) == 1
-    is_are, them = ("is", "it") if one else ("are", "them")
-    if raw.file.is_dir() or raw.file.suffix == ".txt":  # an annotation file per image
-        remove = f"remove {'its annotation file' if one else 'their annotation files'}"
-    else:
-        remove = f"remove {them} from the file"
-    return MissingImagesError(
-        f"{raw.file}: {len(missing)} of its {counted(len(names), 'image')} {is_are} not in {where}: "
-        f"{few(wanted)}{similar}; copy {them} there, or {remove}",
-        missing,
-        f"{few(wanted[:1])}{similar} is not in {where}",
-    )
-
-
-def _folder_below(root: Path, names: Sequence[str]) -> Path | None:
-    """The folder directly below `root` that has all images `names`; None if there is none."""
-    if not root.is_dir():
-        return None
-    folders = (folder for folder in sorted(root.iterdir()) if folder.is_dir())
-    return next((folder for folder in folders if all((folder / name).is_file() for name in names)), None)
 
 
 def _key(name: str) -> str:

@@ -68,6 +68,13 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     warnings = Warnings(layout.file, names)
     if layout.keypoints:
         warnings.note("keypoints (kpt_shape) are not used, only the boxes of their objects")
+    if layout.unnamed:
+        given, last = len(layout.names) - len(layout.unnamed), len(layout.names) - 1
+        warnings.note(
+            f"{counted(given, 'name')} for the class numbers 0 to {last}: the other {len(layout.unnamed)} "
+            f"({few(layout.unnamed)}) are classes too, named 'class {layout.unnamed[0]}' etc. If there are no such "
+            "classes, number the others from 0 without gaps, here and in the labels"
+        )
     if layout.count is not None and layout.count != len(layout.names):
         what = f"an nc of {layout.count} for {counted(len(layout.names), 'name')}"
         warnings.add(what, "the names are used", [layout.file.name], "file")

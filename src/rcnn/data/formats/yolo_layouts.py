@@ -40,6 +40,7 @@ class Layout:
     root: Path
     names: list[str]
     sources: dict[str, list[Path]]  # split -> folders of images, and list files
+    unnamed: tuple[int, ...] = ()  # numbers of the classes that a mapping of names does not have: "class 1"
     count: int | None = None  # `nc` of data.yaml
     keypoints: int = 0  # numbers of an object's keypoints in a line
     missing: dict[str, list[str]] = field(default_factory=dict)  # split -> paths of data.yaml that do not exist
@@ -135,10 +136,12 @@ def _of_config(file: Path, folder: Path) -> Layout:
                 and _exists(folder / text)
                 and os.path.realpath(folder / text) != os.path.realpath(root / text)
             ]
+    names = _names(config.get("names"), file)
     return Layout(
         file=file,
         root=root,
-        names=_names(config.get("names"), file),
+        names=names,
+        unnamed=_unnamed(config["names"], len(names)),
         sources={key: [one.path for one in places] for key, places in found.items()},
         count=count if type(count) is int else None,
         keypoints=_keypoint_numbers(config.get("kpt_shape")),
@@ -190,6 +193,11 @@ def _names(value: object, file: Path) -> list[str]:
                 "yes, on, null and ~ as other values"
             )
     return [printable(str(one)) for one in value]
+
+
+def _unnamed(value: object, count: int) -> tuple[int, ...]:
+    """The numbers below `count` that a mapping {number: name} does not have."""
+    return tuple(number for number in range(count) if number not in value) if isinstance(value, Mapping) else ()
 
 
 def _has_labels(folder: Path) -> bool:

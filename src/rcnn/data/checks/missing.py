@@ -1,0 +1,96 @@
+"""The error for image files that an annotation file lists and that do not exist: says where such files are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from rcnn.commands import as_typed
+from rcnn.data.checks.tables import RawTables
+from rcnn.data.images import IMAGE_SUFFIXES
+from rcnn.data.messages import MissingImagesError, close_to, counted, few
+
+
+def missing_images(
+    found: Sequence[str | None], names: Sequence[str], raw: RawTables, unused: Sequence[str], *, search: bool
+) -> MissingImagesError:
+    """The error for images without a file; `found` has the path, and `names` the written name of each image.
+
+    `unused` are the files in `raw.folders` that are of no image: a similar name is suggested. With `search`, files of
+    the missing names are searched for in the whole data set, and their folders are named.
+    """
+    missing = [place for place, path in enumerate(found) if path is None]
+    wanted = [names[place] for place in missing]
+    where = few([str(folder) for folder in raw.folders])
+    images = [name for name in unused if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    similar = close_to(_base(wanted[0]), images)
+    whole, each = len(missing) == len(names), raw.file.is_dir() or raw.file.suffix == ".txt"  # a file per image
+    if whole and (folder := _folder_below(raw.root, wanted)):
+        elsewhere = f"but they are in {folder}: add {as_typed('--images', folder)}"
+    else:
+        elsewhere = _elsewhere(wanted, found, raw, each) if search else ""
+    if whole:
+        listed = f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}"
+        if elsewhere:
+            return MissingImagesError(f"{listed}), none of them in {where}, {elsewhere}")
+        found_instead = f"; the files there are {few(unused)}" if unused and not similar else ""
+        return MissingImagesError(
+            f"{listed}{similar}), none of them in {where}{found_instead}: copy the images there, correct file_name in "
+            "the file, or name their folder with --images DIR (COCO's format)"
+        )
+    one = len(missing) == 1
+    is_are, them = ("is", "it") if one else ("are", "them")
+    remove = (
+        f"remove {'its annotation file' if one else 'their annotation files'}"
+        if each
+        else f"remove {them} from the file"
+    )
+    more = f", {elsewhere}" if elsewhere else f"{similar}; copy {them} there, or {remove}"
+    return MissingImagesError(
+        f"{raw.file}: {len(missing)} of its {counted(len(names), 'image')} {is_are} not in {where}: "
+        f"{few(wanted)}{more}",
+        missing,
+        f"{few(wanted[:1])}{similar} is not in {where}",
+    )
+
+
+def _folder_below(root: Path, names: Sequence[str]) -> Path | None:
+    """The folder directly below `root` that has all images `names`; None if there is none."""
+    if not root.is_dir():
+        return None
+    folders = (folder for folder in sorted(root.iterdir()) if folder.is_dir())
+    return next((folder for folder in folders if all((folder / name).is_file() for name in names)), None)
+
+
+def _elsewhere(wanted: Sequence[str], used: Collection[str | None], raw: RawTables, each: bool) -> str:
+    """Where in the data set files of the names `wanted` are, and what to do; empty if there are none.
+
+    They are not used by themselves: a file of the same name may be another image, e.g. of another split. Files in
+    `used` belong to other images. `each`: every image has its own annotation file.
+    """
+    places: dict[str, list[Path]] = {name: [] for name in map(_base, wanted)}
+    for folder, subfolders, files in os.walk(os.path.abspath(raw.root)):
+        subfolders[:] = sorted(one for one in subfolders if not one.startswith("."))
+        for name in places.keys() & set(files):
+            if os.path.join(folder, name) not in used:
+                places[name].append(raw.root / os.path.relpath(folder, os.path.abspath(raw.root)))
+    there = {name: folders for name, folders in places.items() if folders}
+    if not there:
+        return ""
+    folders = sorted({folder for several in there.values() for folder in several})
+    files = "a file of this name is" if len(there) == 1 else "files of these names are"
+    text = f"but {files} in {few([str(one) for one in folders])}"
+    if several := [name for name, own in there.items() if len(own) > 1]:
+        text += f", and {few(several)} {'is' if len(several) == 1 else 'are'} in more than one of them (ambiguous)"
+    first, own = next(iter(there.items()))
+    base = next((one for one in raw.folders if own[0].is_relative_to(one)), raw.root)
+    correct = (
+        "" if each else f"write the folder into file_name, e.g. '{(own[0] / first).relative_to(base).as_posix()}', or "
+    )
+    return f"{text}: {correct}move the images into {base}"
+
+
+def _base(name: str) -> str:
+    """The name of a file without its folders."""
+    return os.path.basename(name.replace("\\", "/"))

@@ -1,0 +1,49 @@
+"""The message about image files that do not exist says where such files are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rcnn.data import open_dataset
+from tests.unit.data.coco_folders import annotation, coco_tables, write_annotations, write_images
+
+TABLES = coco_tables([annotation(1)], images=3)  # 1.png, 2.png and 3.png
+
+
+def message(root: Path, files: list[str]) -> str:
+    """What is said when only these `files` exist."""
+    write_annotations(root, TABLES)
+    write_images(root, files)
+    with pytest.raises(FileNotFoundError, match=r"instances_val\.json") as error:
+        open_dataset(root, "val")
+    return str(error.value).replace(f"{root}/", "")
+
+
+def test_the_folders_of_the_files_are_named(tmp_path: Path) -> None:
+    found = message(tmp_path, ["images/part0/1.png", "images/part0/2.png", "images/part1/3.png", "images/.old/1.png"])
+    assert "lists 3 images (1.png, 2.png, 3.png), none of them in val, images/val, val/images, images, " in found
+    assert found.endswith(
+        "but files of these names are in images/part0, images/part1: write the folder into file_name, e.g. "
+        "'part0/1.png', or move the images into images"
+    )
+    tables = coco_tables([annotation(1)], images=3)
+    for image, part in zip(tables["images"], (0, 0, 1), strict=True):
+        image["file_name"] = f"part{part}/{image['file_name']}"
+    write_annotations(tmp_path, tables)
+    assert len(open_dataset(tmp_path, "val")) == 3  # the advice
+
+
+def test_a_name_in_two_folders_is_ambiguous(tmp_path: Path) -> None:
+    found = message(tmp_path, ["images/part0/1.png", "images/part1/1.png", "images/part1/2.png"])
+    assert "are in images/part0, images/part1, and 1.png is in more than one of them (ambiguous): write" in found
+
+
+def test_files_of_other_images_are_not_named(tmp_path: Path) -> None:
+    found = message(tmp_path / "a", ["val/1.png", "images/part/3.png"])
+    assert "2 of its 3 images are not in val, " in found
+    assert ": 2.png, 3.png, but a file of this name is in images/part: write the folder into file_name" in found
+    assert message(tmp_path / "b", ["val/1.png"]).endswith(
+        "2.png, 3.png; copy them there, or remove them from the file"
+    )
