@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image, require_channels
+from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.results import ImageDetections, require_score
 from rcnn.serving.wire import from_wire, require_token
@@ -101,9 +101,9 @@ def _content(image: ImageInput, channels: Channels) -> tuple[bytes, ImageSource]
     An open file can be read only once, so its pixels are kept.
     """
     require_channels(channels)
-    if isinstance(image, list | tuple):
+    if not is_one_image(image):
         raise ValueError(
-            "Client.predict takes one image, got a list; call it for each image, e.g. from several threads"
+            "Client.predict takes one image, got several; call it for each image, e.g. from several threads"
         )
     if isinstance(image, bytes):
         return image, ImageSource(image=image)

@@ -218,7 +218,7 @@ def test_a_failure_of_the_model_is_counted_and_the_service_goes_on(
 
 
 def test_the_client_says_what_it_takes(url: str) -> None:
-    with pytest.raises(ValueError, match=r"one image, got a list; call it for each image"):
+    with pytest.raises(ValueError, match=r"one image, got several; call it for each image"):
         rcnn.Client(url).predict([picture(), picture()])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\(404\).*expected the URL that `rcnn serve` printed, without a path"):
         rcnn.Client(f"{url}/predict").predict(picture())
