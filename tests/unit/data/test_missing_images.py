@@ -47,3 +47,10 @@ def test_files_of_other_images_are_not_named(tmp_path: Path) -> None:
     assert message(tmp_path / "b", ["val/1.png"]).endswith(
         "2.png, 3.png; copy them there, or remove them from the file"
     )
+
+
+def test_only_files_that_may_be_meant_are_suggested(tmp_path: Path) -> None:
+    found = message(tmp_path / "a", ["val/1.jpg", "val/2.jpg", "val/3.jpg"])
+    assert "(1.png, 2.png, 3.png (the files have the suffix .jpg)), none of them in val" in found
+    found = message(tmp_path / "c", ["val/1.png", "val/12.png", "val/32.png"])
+    assert "did you mean" not in found  # 12.png is another image than 2.png

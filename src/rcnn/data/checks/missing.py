@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def missing_images(
     wanted = [names[place] for place in missing]
     where = few([str(folder) for folder in raw.folders])
     images = [name for name in unused if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
-    similar = close_to(_base(wanted[0]), images)
+    similar = _similar(wanted, images)
     whole, each = len(missing) == len(names), raw.file.is_dir() or raw.file.suffix == ".txt"  # a file per image
     if whole and (folder := _folder_below(raw.root, wanted)):
         elsewhere = f"but they are in {folder}: add {as_typed('--images', folder)}"
@@ -53,6 +54,25 @@ def missing_images(
         missing,
         f"{few(wanted[:1])}{similar} is not in {where}",
     )
+
+
+def _similar(wanted: Sequence[str], images: Sequence[str]) -> str:
+    """A suggestion for the first of the missing files `wanted` among the files `images`; empty if none is similar.
+
+    If all of them are there with other suffixes, it is that. Names with other numbers are other images.
+    """
+    stems = {os.path.splitext(name)[0]: os.path.splitext(name)[1] for name in images}
+    own = [os.path.splitext(_base(name))[0] for name in wanted]
+    if all(stem in stems for stem in own):
+        file = "the file has" if len(own) == 1 else "the files have"
+        return f" ({file} the suffix {few(sorted({stems[stem] for stem in own}))})"
+    numbers = _numbers(own[0])
+    return close_to(_base(wanted[0]), [name for name in images if _numbers(os.path.splitext(name)[0]) == numbers])
+
+
+def _numbers(name: str) -> list[int]:
+    """The numbers in a name, e.g. 1 and 20 in street_01_20."""
+    return [int(number) for number in re.findall(r"[0-9]+", name)]
 
 
 def _folder_below(root: Path, names: Sequence[str]) -> Path | None:
