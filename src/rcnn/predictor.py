@@ -13,25 +13,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple, Self, cast, overload
+from typing import Literal, Self, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rcnn.data.given_boxes import Boxes, GivenBoxes, Labels, check_given, one_per_image, pad_given
+from rcnn.data.given_boxes import Boxes, GivenBoxes, Labels, PredictionInput, check_given, one_per_image, pad_given
 from rcnn.data.image_inputs import (
     Channels,
     ImageInput,
-    ImageSource,
     as_image,
     image_of_list,
     is_one_image,
     require_channels,
 )
 from rcnn.data.images import MAX_PIXELS
-from rcnn.data.loading import Padding, pad_images
+from rcnn.data.loading import Padding, alike, pad_images
 from rcnn.data.messages import counted
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
@@ -44,20 +43,6 @@ from rcnn.results import ImageDetections, Score, require_score, whole_number
 from rcnn.runtime.devices import Device, Precision, choose_device
 from rcnn.runtime.open_model import open_model
 from rcnn.structures import Detections, ImageBatch
-
-
-class PredictionInput(NamedTuple):
-    """One image, and the boxes to score if some are given."""
-
-    image: object  # as the user gave it
-    pixels: Tensor  # (3, H, W) uint8 RGB
-    given: GivenBoxes | None = None  # boxes to score; None: detect
-
-    def source(self, max_pixels: int) -> ImageSource:
-        """The image for drawing. To save memory, files and bytes are not kept decoded, but decoded again."""
-        if isinstance(self.image, str | Path | bytes):
-            return ImageSource(image=self.image, max_pixels=max_pixels)
-        return ImageSource(image=self.pixels)
 
 
 class Predictor:
@@ -195,7 +180,8 @@ class Predictor:
 
         `score`: skip detections with a lower score: one number, or one per class name. The default, 0, keeps all
         detections of the model: those above its `box.score_threshold`, 0.05 in most models (the default of the command
-        `rcnn predict` is 0.5). `batch_size`: number of images per forward pass. `max_pixels`: refuse larger images; 0:
+        `rcnn predict` is 0.5). `batch_size`: number of images per forward pass, if
+        they are padded to the same shape. `max_pixels`: refuse larger images; 0:
         no limit. `errors`: "raise" raises the exception of the first image that cannot be read; "return" returns
         exceptions in place of results.
 
@@ -304,24 +290,40 @@ class Predictor:
         return self.preprocessor(as_image(source))
 
     def detect(self, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
-        """The detections in one batch of `images` from `prepare`, in pixels of the original images."""
-        batch = pad_images(images, self.config.input.divisor, self.padding, frames).to(self.device)
-        with torch.inference_mode():
-            detections = self.runner.predict(batch).to("cpu")
-        return [self.results(detections, index, frame) for index, frame in enumerate(frames)]
+        """The detections in `images` from `prepare`, in pixels of the original images.
+
+        Only images that are padded to the same shape run together, so that the others do not change the detections in
+        an image; with the padding "bucket", all do.
+        """
+        found: dict[int, ImageDetections] = {}
+        for places in alike(frames, self.config.input.divisor, self.padding):
+            chosen = [frames[place] for place in places]
+            padded = pad_images([images[place] for place in places], self.config.input.divisor, self.padding, chosen)
+            with torch.inference_mode():
+                detections = self.runner.predict(padded.to(self.device)).to("cpu")
+            found |= {place: self.results(detections, index, frames[place]) for index, place in enumerate(places)}
+        return [found[place] for place in range(len(frames))]
 
     def score_boxes(
         self, images: Sequence[Tensor], frames: Sequence[Frame], given: Sequence[GivenBoxes]
     ) -> list[ImageDetections]:
-        """Class, score, mask and keypoints of the `given` boxes of each of the prepared `images`; row i is box i."""
-        batch, boxes, valid, labels = self._batch_of_given(images, frames, given)
-        with torch.inference_mode():
-            features = self.detector.features(batch)
-            detections = self.detector.predict_boxes(features, batch, boxes, valid, labels).to("cpu")
-        return [
-            self.results(detections, index, frame, image_boxes.boxes)
-            for index, (frame, image_boxes) in enumerate(zip(frames, given, strict=True))
-        ]
+        """Class, score, mask and keypoints of the `given` boxes of each of the prepared `images`; row i is box i.
+
+        Images run together as in `detect`.
+        """
+        found: dict[int, ImageDetections] = {}
+        for places in alike(frames, self.config.input.divisor, self.padding):
+            batch, boxes, valid, labels = self._batch_of_given(
+                [images[place] for place in places],
+                [frames[place] for place in places],
+                [given[place] for place in places],
+            )
+            with torch.inference_mode():
+                features = self.detector.features(batch)
+                detections = self.detector.predict_boxes(features, batch, boxes, valid, labels).to("cpu")
+            for index, place in enumerate(places):
+                found[place] = self.results(detections, index, frames[place], given[place].boxes)
+        return [found[place] for place in range(len(frames))]
 
     def _batch_of_given(
         self, images: Sequence[Tensor], frames: Sequence[Frame], given: Sequence[GivenBoxes]

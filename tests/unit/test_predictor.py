@@ -132,6 +132,19 @@ def test_a_batch_gives_what_its_images_give_alone(detector: Detector, padding: P
         np.testing.assert_allclose(found.scores, alone.scores, atol=1e-4)
 
 
+def test_other_sizes_in_a_list_change_no_detection(detector: Detector) -> None:
+    predictor = Predictor(detector, classes=CLASSES, device="cpu")
+    images = [noise(96, 128), noise(60, 40, 1), noise(96, 128, 2), noise(1, 1, 3)]
+    boxes = [[[0, 0, image.shape[2], image.shape[1]]] for image in images]
+    for given in (None, boxes):
+        together = predictor.predict(images, boxes=given)
+        assert sum(map(len, together)) >= 4
+        for place, found in enumerate(together):
+            alone = predictor.predict(images[place], boxes=None if given is None else given[place])
+            np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-3)
+            np.testing.assert_allclose(found.scores, alone.scores, atol=1e-4)
+
+
 def test_a_file_its_bytes_and_its_pixels_give_the_same(detector: Detector, tmp_path: Path) -> None:
     image = noise(96, 128)
     path = tmp_path / "noise.png"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from rcnn.data.checks.images import URL_FIELDS
+from rcnn.data.image_inputs import ImageSource
 from rcnn.data.messages import counted, excerpt, few
 from rcnn.preprocess import Frame
 from rcnn.text_files import as_given, missing_text, read_json
@@ -40,6 +41,20 @@ class GivenBoxes:
 
     boxes: npt.NDArray[np.float32]  # (N, 4) xyxy, inside the image
     labels: npt.NDArray[np.int64] | None = None  # (N,) the classes to score; None: the most probable ones
+
+
+class PredictionInput(NamedTuple):
+    """One image, and the boxes to score if some are given."""
+
+    image: object  # as the user gave it
+    pixels: Tensor  # (3, H, W) uint8 RGB
+    given: GivenBoxes | None = None  # boxes to score; None: detect
+
+    def source(self, max_pixels: int) -> ImageSource:
+        """The image for drawing. To save memory, files and bytes are not kept decoded, but decoded again."""
+        if isinstance(self.image, str | Path | bytes):
+            return ImageSource(image=self.image, max_pixels=max_pixels)
+        return ImageSource(image=self.pixels)
 
 
 def check_given(boxes: object, labels: object, image: Tensor, classes: Sequence[str], where: str = "") -> GivenBoxes:

@@ -122,6 +122,8 @@ def create_app(predictor: Predictor, options: ServiceOptions) -> FastAPI:
     app.get("/", include_in_schema=False)(_to_docs)
     app.get("/health")(service.health)
     app.get("/ready", responses={503: ERRORS[503]})(service.ready)
+    app.head("/health", include_in_schema=False)(service.health)  # load balancers ask with HEAD
+    app.head("/ready", include_in_schema=False)(service.ready)
     return app
 
 
@@ -181,8 +183,9 @@ class Service:
 
     async def require_token(self, request: Request) -> None:
         """401 unless the request has the token."""
-        given = request.headers.get("authorization", "")
-        if self.options.token and not hmac.compare_digest(given.encode(), f"Bearer {self.options.token}".encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        known = scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), self.options.token.encode())
+        if self.options.token and not known:
             raise HTTPException(401, "the token is missing or wrong", headers={"WWW-Authenticate": "Bearer"})
 
     async def predict(

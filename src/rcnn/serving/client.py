@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image, require_channels
+from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.results import ImageDetections, require_score
 from rcnn.serving.wire import from_wire, require_token
@@ -42,7 +42,7 @@ class Client:
         self.url, self._token, self.timeout = url.rstrip("/"), token, timeout
 
     def predict(self, image: ImageInput, *, score: float = 0.0, channels: Channels = "rgb") -> ImageDetections:
-        """The detections of one image, as `rcnn.Predictor.predict` returns them; arguments as there.
+        """The detections of one image, as `rcnn.Predictor.predict` returns them; arguments as there. Not for lists.
 
         `score` is one number for all classes. Raises ValueError if the service refuses the image, ConnectionError if it
         cannot be reached or is busy.
@@ -83,7 +83,8 @@ class Client:
             reason = _reason(error)
             if error.code in (502, 503, 504):
                 raise ConnectionError(f"{self.url} cannot answer at the moment ({error.code}): {reason}") from error
-            raise ValueError(f"{self.url} refused the request ({error.code}): {reason}") from error
+            hint = "; expected the URL that `rcnn serve` printed, without a path" if error.code == 404 else ""
+            raise ValueError(f"{self.url} refused the request ({error.code}): {reason}{hint}") from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             if body and isinstance(reason, ConnectionResetError | BrokenPipeError):
@@ -100,6 +101,10 @@ def _content(image: ImageInput, channels: Channels) -> tuple[bytes, ImageSource]
     An open file can be read only once, so its pixels are kept.
     """
     require_channels(channels)
+    if not is_one_image(image):
+        raise ValueError(
+            "Client.predict takes one image, got several; call it for each image, e.g. from several threads"
+        )
     if isinstance(image, bytes):
         return image, ImageSource(image=image)
     if isinstance(image, str | Path):

@@ -143,6 +143,9 @@ def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(url: str)
 def test_health_metrics_and_description(url: str) -> None:
     assert request(f"{url}/health")[0] == 200
     assert request(f"{url}/ready")[0] == 200
+    for path in ("health", "ready"):
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/{path}", method="HEAD")) as answer:
+            assert answer.status == 200
     text = request(f"{url}/metrics")[1].decode()
     assert 'rcnn_requests_total{path="/predict",status="200"}' in text
     described = json.loads(request(f"{url}/openapi.json")[1])
@@ -214,11 +217,21 @@ def test_a_failure_of_the_model_is_counted_and_the_service_goes_on(
         assert 'rcnn_requests_total{path="/predict",status="500"} 1.0' in request(f"{url}/metrics")[1].decode()
 
 
+def test_the_client_says_what_it_takes(url: str) -> None:
+    with pytest.raises(ValueError, match=r"one image, got several; call it for each image"):
+        rcnn.Client(url).predict([picture(), picture()])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"\(404\).*expected the URL that `rcnn serve` printed, without a path"):
+        rcnn.Client(f"{url}/predict").predict(picture())
+
+
 def test_a_token_is_required(predictor: Predictor) -> None:
     with running(predictor, replace(OPTIONS, token="secret")) as url:
         assert request(f"{url}/predict", picture())[0] == 401
         assert request(f"{url}/health")[0] == 200
         assert len(rcnn.Client(url, token="secret").predict(picture())) == 5
+        lower = urllib.request.Request(f"{url}/models", headers={"Authorization": "bearer secret"})
+        with urllib.request.urlopen(lower) as answer:  # the scheme may be written in any case (RFC 9110)
+            assert answer.status == 200
         with pytest.raises(ValueError, match=r"refused the request \(401\): the token is missing or wrong"):
             rcnn.Client(url, token="other").predict(picture())
 

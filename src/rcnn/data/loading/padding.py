@@ -36,6 +36,15 @@ def padded_shape(sizes: Sequence[tuple[int, int]], divisor: int, padding: Paddin
     return (short, long) if height <= width else (long, short)
 
 
+def alike(frames: Sequence[Frame], divisor: int, padding: Padding) -> list[list[int]]:
+    """The indices of the images of each batch: those padded to the same shape, or with the padding "bucket" all."""
+    batches: dict[tuple[int, int], list[int]] = {}
+    for place, frame in enumerate(frames):
+        shape = padded_shape([frame.size], divisor, padding) if padding == "exact" else (0, 0)
+        batches.setdefault(shape, []).append(place)
+    return list(batches.values())
+
+
 def pad_images(
     images: Sequence[Tensor],
     divisor: int,

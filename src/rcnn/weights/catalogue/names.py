@@ -14,7 +14,6 @@ from functools import cache
 from rcnn.commands import as_typed
 from rcnn.models import MODELS, model_config
 from rcnn.models.config import DetectorConfig, MobileNetConfig, ResNetConfig, TimmConfig
-from rcnn.weights.catalogue import torchvision
 from rcnn.weights.catalogue.entry import Entry, read_table
 
 TABLES = (
@@ -29,6 +28,8 @@ MOBILENET = "mobilenet_v3_large"  # the network of MobileNetConfig
 @cache
 def entries() -> dict[str, Entry]:
     """All entries by name, torchvision's first."""
+    from rcnn.weights.catalogue import torchvision  # slow
+
     tables = [entry for table in TABLES for entry in read_table(table)]
     return {entry.name: entry for entry in (*torchvision.entries(), *tables)}
 
