@@ -46,7 +46,7 @@ def train(
     overrides: Overrides = (),
     augment: Given | None = None,
     split: str | Path = "",
-    val_split: str | Sequence[str] = "",
+    val_split: str | Path | Sequence[str | Path] = "",
     val_fraction: float | None = None,
     validation: Dataset | None = None,
     annotations: str = "",
@@ -109,7 +109,7 @@ def train(
         overrides=as_overrides(overrides),
         augment=None if augment is None else as_steps(augment),
         split=str(split),
-        val_splits=as_strings(val_split) if val_split else (),
+        val_splits=_names_of(val_split) if val_split else (),
         val_fraction=val_fraction,
         annotations=annotations,
         images=str(images),
@@ -128,6 +128,10 @@ def train(
         with output_or_new(request.output, "train", plan.request.model.removeprefix(CONFIG)) as folder:
             return _train_in_processes(replace(request, output=folder), log, devices, max_restarts)
     return _train(request, log)
+
+
+def _names_of(split: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    return tuple(map(str, [split] if isinstance(split, str | Path) else split))
 
 
 def _train_in_processes(

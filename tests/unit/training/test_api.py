@@ -136,6 +136,14 @@ def test_settings_as_a_dict_and_a_run_that_exists(tmp_path: Path) -> None:
         rcnn.Predictor(run.folder, overrides={"box.score_thresold": 0.25})
 
 
+@pytest.mark.parametrize("given", ["val.txt", Path("val.txt"), ["val.txt"], [Path("val.txt")]])
+def test_validation_splits_in_every_form(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[RunRequest] = []
+    monkeypatch.setattr("rcnn.training.api._train", lambda request, log: requests.append(request))
+    rcnn.train("mask_rcnn_compact", "data", val_split=given)
+    assert [one.val_splits for one in requests] == [("val.txt",)]
+
+
 def test_one_text_is_not_taken_for_its_letters(tmp_path: Path) -> None:
     data = write_tiny_coco(tmp_path / "data", {"train": 1})
     assert rcnn.open_dataset(data, "train", classes="square", ignore_other_classes=True).classes == ("square",)
