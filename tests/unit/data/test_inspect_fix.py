@@ -152,7 +152,7 @@ def test_files_of_the_user_are_kept(clean: tuple[Path, Data], tmp_path: Path) ->
             fix_dataset(clean[0], tmp_path / "out", split=split)
 
 
-def test_a_training_split_that_is_a_copy_of_the_validation_split_is_not_written(
+def test_a_training_split_that_is_a_copy_of_the_validation_split_stays(
     clean: tuple[Path, Data], tmp_path: Path
 ) -> None:
     root = tmp_path / "data"
@@ -162,8 +162,8 @@ def test_a_training_split_that_is_a_copy_of_the_validation_split_is_not_written(
     write_tables(root, {"train": clean[1]["val"], "val": clean[1]["val"]})
     report = fix_dataset(root, tmp_path / "out")
     assert [one.kind for one in report.before.errors] == ["leak"]
-    assert list(report.after.images) == ["val"]
-    assert "split 'train' has no images left and was not written" in report.actions
+    assert report.after.images == report.before.images
+    assert [one.kind for one in report.after.errors] == ["leak"]
 
 
 def fixed(clean: tuple[Path, Data], tmp_path: Path, data: Data) -> FixReport:
@@ -341,3 +341,20 @@ def test_a_folder_with_another_split_is_refused_before_images_are_read(
             FileExistsError, match=r"instances_old\.json was written by an earlier command and would be"
         ):
             fix_dataset(clean[0], tmp_path / "out", split=split)
+
+
+def test_a_training_split_of_copies_only_stays(tmp_path: Path) -> None:
+    """data.yaml with the same folder as train and val; the fault remains."""
+    write_tiny_coco(tmp_path / "drawn", {"train": 3})
+    root = tmp_path / "data"
+    shutil.copytree(tmp_path / "drawn" / "train", root / "images")
+    (root / "labels").mkdir()
+    for number in (1, 2, 3):
+        (root / "labels" / f"train_{number}.txt").write_text("0 .5 .5 .2 .2\n")
+    (root / "data.yaml").write_text("train: images\nval: images\nnames: [fig]\n")
+    report = fix_dataset(root, tmp_path / "out", workers=1)
+    assert (report.after.images, report.after.objects) == ({"train": 3, "val": 3}, {"train": 3, "val": 3})
+    assert [one.kind for one in report.after.errors] == ["leak"]
+    [action] = report.actions
+    assert action.startswith("split 'train': every image is a copy of one in an evaluation split. None was removed, ")
+    assert action.endswith(f"rcnn data split {root} --split train --fractions 0.8,0.2 --output OUT")

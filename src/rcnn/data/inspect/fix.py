@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+from rcnn.commands import as_typed
 from rcnn.data.assemble import object_rows
 from rcnn.data.checks.boxes import CONTRADICTS, UNPROVEN, box_agreement
 from rcnn.data.checks.kinds import REPAIRED
@@ -83,7 +84,7 @@ def fix_dataset(
     before = CheckReport.of(path, checked, [*refused, *split_findings(checked), *set_findings(checked)])
     actions = [f"{one.what}: the split was not written" for one in refused]
     actions += [one.line() for one in opening_findings(checked) if one.ids and one.kind in REPAIRED]
-    leaked = _leaked_places(checked)
+    leaked = _leaked_places(checked, actions)
     cleaned = [_clean(one, leaked.get(place, set()), actions) for place, one in enumerate(checked)]
     actions += [f"split {one.name!r} has no images left and was not written" for one in cleaned if not one.images]
     cleaned = [one for one in cleaned if one.images]
@@ -125,8 +126,11 @@ def _without_crowds(one: CocoSplit, actions: list[str]) -> CocoSplit:
     return replace(one, annotations=annotations)
 
 
-def _leaked_places(checked: Sequence[CheckedSplit]) -> dict[int, set[int]]:
-    """Index of a split -> indices of its training images that are copies of evaluation images."""
+def _leaked_places(checked: Sequence[CheckedSplit], actions: list[str]) -> dict[int, set[int]]:
+    """Index of a split -> indices of its training images that are copies of evaluation images.
+
+    A training split without any other usable images is left out: it stays as it is.
+    """
     leaked: dict[int, set[int]] = {}
     for one in copies_of(checked):
         first, second = (checked[place].dataset for place in one.splits)
@@ -134,6 +138,17 @@ def _leaked_places(checked: Sequence[CheckedSplit]) -> dict[int, set[int]]:
             continue
         if (roles := leak_roles(first.split, second.split)) is not None:
             leaked.setdefault(one.splits[roles[0]], set()).update((one.first, one.second)[roles[0]])
+    for place, copied in [*leaked.items()]:
+        one = checked[place]
+        sizes = one.dataset.sizes.tolist()
+        usable = {i for i, (file, size) in enumerate(zip(one.files, sizes, strict=True)) if file.size == tuple(size)}
+        if usable <= copied:
+            del leaked[place]
+            command = as_typed("rcnn", "data", "split", one.dataset.root, "--split", one.dataset.split)
+            actions.append(
+                f"split {one.dataset.split!r}: every image is a copy of one in an evaluation split. None was removed, "
+                f"because no training image would be left. To divide it: {command} --fractions 0.8,0.2 --output OUT"
+            )
     return leaked
 
 
