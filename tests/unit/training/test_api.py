@@ -139,7 +139,11 @@ def test_settings_as_a_dict_and_a_run_that_exists(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", ["val.txt", Path("val.txt"), ["val.txt"], [Path("val.txt")]])
 def test_validation_splits_in_every_form(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     requests: list[RunRequest] = []
-    monkeypatch.setattr("rcnn.training.api._train", lambda request, log: requests.append(request))
+
+    def note(request: RunRequest, log: object) -> None:
+        requests.append(request)
+
+    monkeypatch.setattr("rcnn.training.api._train", note)
     rcnn.train("mask_rcnn_compact", "data", val_split=given)
     assert [one.val_splits for one in requests] == [("val.txt",)]
 
