@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 TRAINING = ("train",)  # starts of the names of splits, in any case
 VALIDATION = ("val", "minival")
+TEST = ("test",)
 
 
 def is_training_split(name: str) -> bool:
@@ -16,6 +17,11 @@ def is_training_split(name: str) -> bool:
 def is_validation_split(name: str) -> bool:
     """Whether a split is for validation, by its name."""
     return name.lower().startswith(VALIDATION)
+
+
+def is_named_as_test(name: str) -> bool:
+    """Whether a split is for tests, by its name: its images may have no public ground truth."""
+    return name.lower().startswith(TEST)
 
 
 def default_training_split(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from rcnn.data import Dataset, splits
-from rcnn.data.defaults import default_training_split, default_validation_split, is_validation_split
+from rcnn.data.defaults import default_training_split, default_validation_split, is_named_as_test, is_validation_split
 from rcnn.data.formats.files import is_one_file
 from rcnn.data.held_out import HELD_OUT, HeldOut, find_held_out, held_out_part, is_of_other_files
 from rcnn.data.messages import counted
@@ -146,7 +146,7 @@ def dataset_for(
     if indices:
         part = held_out_part(dataset, indices)
         return replace(part, notes=(*part.notes, _held_out_note(dataset, part, held_out, known)))
-    default = validation_split(data, annotations)  # of another data set
+    default = dataset.split if is_one_file(annotations) else validation_split(data, annotations)  # of another data set
     return opened(default) if default != dataset.split else dataset
 
 
@@ -247,7 +247,7 @@ def trained_on_warning(
         )
     if trained is not None and dataset.has_files:
         return ()
-    if split or is_validation_split(dataset.split) or dataset.split.lower().startswith("test"):
+    if split or is_validation_split(dataset.split) or is_named_as_test(dataset.split):
         return ()
     return (
         f"{dataset.annotation_file} is the only split: if the model was trained on these images, the metrics say "

@@ -53,3 +53,12 @@ def test_a_validation_split_must_be_a_list_of_images(one_file: Path) -> None:
     plan = planned(one_file, split="train.txt", val_splits=("val.txt",))
     assert (plan.dataset.image_ids, plan.validations[0].image_ids) == (every[:8], every[8:])
     assert planned(one_file, split="train", val_splits=("none",)).validations == ()
+
+
+def test_another_data_set_without_the_held_out_images_is_evaluated_as_a_whole(one_file: Path, tmp_path: Path) -> None:
+    plan = planned(one_file, split="all")
+    other = write_tiny_coco(tmp_path / "other", {"new": 2}, size=(48, 64))
+    shutil.move(other / "annotations" / "instances_new.json", other / FILE)
+    options = DatasetOptions(annotations=FILE, images="new")
+    dataset = dataset_for(None, other, held_out=plan.held_out, options=options)
+    assert sorted(dataset.file_names) == ["new_1.png", "new_2.png"]

@@ -52,7 +52,7 @@ GROUPS: tuple[tuple[Format, ...], ...] = (
 )  # fmt: skip
 FILE_SUFFIXES = (".json", ".yaml", ".yml")  # of files that can be given instead of a folder
 MAX_SEARCHED = 50  # folders in which a data set is searched for, if the given folder is none
-USUAL_SPLIT = re.compile(r"all$|train|val|test")
+USUAL_SPLIT = re.compile(r"all$|train|val|test", re.IGNORECASE)
 TAKE_IMAGES: tuple[Format, ...] = (coco, lvis)  # formats for which --images and --relative-boxes have a meaning
 FORMATS = tuple(one for group in GROUPS for one in group)  # the first that recognises a split reads it
 PATTERNS = tuple(dict.fromkeys((*coco.PATTERNS, *via.PATTERNS)))  # of annotation files that hold a whole split

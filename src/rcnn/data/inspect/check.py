@@ -16,6 +16,7 @@ import numpy as np
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.kinds import KINDS, Severity
 from rcnn.data.checks.tables import Tables
+from rcnn.data.defaults import is_named_as_test
 from rcnn.data.formats.layouts import Location, locate, read_tables, splits_at
 from rcnn.data.inspect.classes import class_findings, new_objects
 from rcnn.data.inspect.images import (
@@ -271,7 +272,7 @@ def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
 
 def is_test_split(dataset: Dataset) -> bool:
     """Whether a split consists of test images without ground truth."""
-    named = dataset.annotation_file.name.startswith("image_info_") or dataset.split.startswith("test")
+    named = dataset.annotation_file.name.startswith("image_info_") or is_named_as_test(dataset.split)
     return named and not len(dataset.objects.labels)
 
 
