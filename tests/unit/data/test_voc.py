@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rcnn.data import open_dataset, splits
-from rcnn.data.formats.voc import CLASSES
+from rcnn.data.formats.voc import CLASSES, _holds_voc
 from rcnn.data.formats.voc_xml import read_voc_image
 from rcnn.data.inspect.check import check_dataset
 from tests.unit.data.coco_folders import write_images
@@ -328,3 +328,17 @@ def test_an_image_with_the_name_of_another_one_is_named(tmp_path: Path) -> None:
     Image.new("L", SIZE[::-1]).save(root / "JPEGImages" / "a.png")
     notes = open_dataset(tmp_path, "train").notes
     assert any("1 image with the name of another image apart from the suffix: a.png: not used" in one for one in notes)
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["b", "a"]])
+def test_the_first_xml_file_is_the_same_on_every_disk(
+    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.xml").write_text(voc_file("a.jpg", SIZE, []))
+    (tmp_path / "b.xml").write_text("<other/>")
+
+    def listed(folder: Path, pattern: str) -> list[Path]:
+        return [folder / f"{name}.xml" for name in names]
+
+    monkeypatch.setattr(Path, "glob", listed)
+    assert _holds_voc(tmp_path)

@@ -239,12 +239,12 @@ def _beside_images(folder: Path) -> dict[str, _Split]:
 
 
 def _first_xml(place: Path) -> Path | None:
-    """An XML file of a folder, found without sorting all of them; None if there is none."""
-    return next((file for file in place.glob("*.xml") if not is_hidden(file)), None)
+    """The first XML file of a folder by its name, as every copy of the folder has it; None if there is none."""
+    return min((file for file in place.glob("*.xml") if not is_hidden(file)), default=None)
 
 
 def _holds_voc(place: Path) -> bool:
-    """Whether an XML file in a folder, the first that is found, has VOC's root element."""
+    """Whether the first XML file of a folder, by its name, has VOC's root element."""
     first = _first_xml(place)
     if first is None or not first.is_file():
         return False
