@@ -87,12 +87,14 @@ def predict_videos(
                 started = True  # PARTIAL is of this video, not of an earlier command
                 frames, objects, problem = _predict_one(predictor, video, rate, folder, name, options, files)
             except Stopped:
-                _tell_of_partial(path)
+                if started:
+                    _tell_of_partial(path)
                 raise
             except (ValueError, OSError) as error:  # also VideoError
                 unfinished = started and (path / PARTIAL).exists()
                 if isinstance(error, OSError) and (error.errno in OUTPUT_ERRORS or unfinished):
-                    _tell_of_partial(path)
+                    if started:
+                        _tell_of_partial(path)
                     raise
                 failed += 1
                 typer.echo(_named(video, str(error)), err=True)

@@ -20,6 +20,7 @@ from rcnn.cli.scores import Filter
 from rcnn.data.video import VideoFrame
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
+from rcnn.stopping import Stopped
 
 OPTIONS = ImageOptions(keep=Filter(score=0.0), pictures=False)
 
@@ -79,4 +80,18 @@ def test_results_of_an_earlier_command_do_not_stop_this_one(
     with pytest.raises(typer.Exit):
         predict_videos(predictor, ["gone.mp4", "good.mp4"], output, Path("run"), OPTIONS)
     assert (output / "good.jsonl").read_text().count("\n") == 1
+    assert "results so far" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [Stopped(2), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_stop_before_a_video_is_read_does_not_name_results_of_an_earlier_command(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rate(path: str) -> tuple[float, int]:
+        (tmp_path / "out" / PARTIAL).write_text("of an earlier command")
+        raise error
+
+    monkeypatch.setattr(predict_video, "video_rate", rate)
+    with pytest.raises(type(error)):
+        predict_videos(cast("Predictor", NoObjects()), ["a.mp4"], tmp_path / "out", Path("run"), OPTIONS)
     assert "results so far" not in capsys.readouterr().err
