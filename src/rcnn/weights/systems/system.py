@@ -149,4 +149,6 @@ class System:
 
 
 def _lacks_memory(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and "memory" in str(error)
+    """Whether torch says so; it also writes of memory elsewhere, e.g. of tensors that share a memory location."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "allocate memory" in text)
