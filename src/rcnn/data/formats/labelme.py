@@ -160,8 +160,10 @@ def _contents(place: Path, warnings: Warnings) -> Iterator[tuple[Path, RawEntry]
     for file in _json_files(place):
         try:
             data = read_json(file)
-        except ValueError:
+        except ValueError as error:
             what = "content that is not JSON" if file.stat().st_size else "no content (0 bytes)"
+            if isinstance(error.__cause__, UnicodeDecodeError):
+                what = "text in another encoding than UTF-8; save it as UTF-8"
             warnings.add(what, "skipped with its image", [file.name], "file", kind="unreadable-file")
             continue
         if isinstance(data, dict) and isinstance(data.get("shapes"), list):
