@@ -396,18 +396,3 @@ def test_a_model_without_a_class_of_the_data_says_so_first(tmp_path: Path) -> No
         open_dataset(root, "val", ["dog", "cat"])
     with pytest.raises(ValueError, match=r"no objects of Kite, .*it has kite \(did you mean 'Kite'\?\)\. Rename"):
         open_dataset(root, "val", ["Kite"])
-
-
-def test_usual_names_of_splits_in_any_case_are_not_data_sets(tmp_path: Path) -> None:
-    for name in ("Train", "Valid"):
-        place(tmp_path, f"{name}/_annotations.coco.json", name)
-    write_coco(tmp_path / "older", TABLES)
-    assert splits(tmp_path) == ["Train", "Valid"]
-
-
-@pytest.mark.parametrize(("split", "kinds"), [("Test", set()), ("test", set()), ("Part", {"no-objects"})])
-def test_a_test_split_in_any_case_needs_no_objects(tmp_path: Path, split: str, kinds: set[str]) -> None:
-    place(tmp_path, f"{split}/_annotations.coco.json", split)
-    (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(TABLES | {"annotations": []}))
-    found = {one.kind for one in check_dataset(tmp_path).findings}
-    assert found & {"no-objects"} == kinds
