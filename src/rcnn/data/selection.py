@@ -64,7 +64,10 @@ def select(location: Location, split: str) -> Selection:
     if not split:
         known = splits_at(location)
         if len(known) > 1:
-            raise ValueError(f"{location.folder} has the splits {', '.join(known)}; choose one with split= (--split)")
+            raise ValueError(
+                f"{location.folder} has the splits {', '.join(known)}; choose one, or several as in "
+                f"--split {'+'.join(known[:2])} (in Python: split=)"
+            )
         return Selection(location=location, name=known[0], parts=(SplitPart(split=known[0]),))
     if is_one_file(location.annotations) and not location.file_split:
         parts = _parts_of_file(location, split)

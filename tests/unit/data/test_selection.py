@@ -126,7 +126,7 @@ def test_errors_of_selections(tmp_path: Path) -> None:
     (root / "one.txt").write_text("1\n")
     (root / "binary.txt").write_bytes(b"\xff\xfe\xfd")
     for split, message in {
-        "": r"has the splits train, val; choose one with split= \(--split\)",
+        "": r"has the splits train, val; choose one, or several as in --split train\+val \(in Python: split=\)",
         "train+": r"an empty name between the \+",
         "train+train": "has train twice",
         "train+train:one.txt": r"has train twice: as a whole, and its images in .*one\.txt; leave",
