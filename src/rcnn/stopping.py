@@ -16,6 +16,7 @@ from types import FrameType
 
 AGAIN = 0.02  # seconds until `Stopped` is raised again, if Python discarded it
 STOP_SECONDS = 1800  # time for the processes of a run to save a checkpoint before they are killed
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # environment variable of the processes that torchrun starts
 LAUNCHER = "RCNN_LAUNCHER"  # environment variable of these processes: the id of the one that started them
 
 
@@ -75,9 +76,12 @@ def stopping_on_signals() -> Iterator[None]:
 def stop_with_launcher() -> None:
     """Have this process stop as after SIGTERM when its launcher has ended, e.g. killed because the memory ran out.
 
-    No effect without a launcher, or on Windows, where a process keeps the id of its parent.
+    The launcher is that of `--devices`, or torchrun. No effect without one, or on Windows, where a process keeps the id
+    of its parent.
     """
     launcher = os.environ.pop(LAUNCHER, "")  # so that a command that this process runs does not have it
+    if not launcher and TORCHRUN in os.environ:
+        launcher = str(os.getppid())
     if launcher and sys.platform != "win32":
         threading.Thread(target=_stop_after, args=(int(launcher),), name="launcher", daemon=True).start()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rcnn.runtime import launch
-from rcnn.stopping import LAUNCHER, stop_with_launcher
+from rcnn.stopping import LAUNCHER, TORCHRUN, stop_with_launcher
 from tests.faults.forked_commands import forked
 
 # stands for the package that the launcher runs: notes the signals that arrive while it saves, for up to N seconds
@@ -137,9 +137,9 @@ def test_a_failure_is_reported_although_another_process_does_not_end(
     assert ended.message.startswith("process 1 of 2 was killed by SIGKILL")
 
 
-def launcher_that_is_killed(folder: Path) -> None:
+def launcher_that_is_killed(folder: Path, variable: str) -> None:
     """Start a process that runs until it gets SIGTERM, and be killed."""
-    os.environ[LAUNCHER] = str(os.getpid())
+    os.environ[variable] = str(os.getpid())
     if not os.fork():
         signal.signal(signal.SIGTERM, lambda *_: (folder / "stopped").touch())
         stop_with_launcher()
@@ -155,9 +155,10 @@ def launcher_that_is_killed(folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_the_processes_stop_when_the_launcher_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variable", [LAUNCHER, TORCHRUN])
+def test_the_processes_stop_when_the_launcher_is_killed(tmp_path: Path, variable: str) -> None:
     """They went on without it."""
-    process = forked(launcher_that_is_killed, tmp_path)
+    process = forked(launcher_that_is_killed, tmp_path, variable)
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     limit = time.monotonic() + 30
