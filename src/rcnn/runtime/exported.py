@@ -8,6 +8,7 @@ Letters: B images, H x W padded size.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -69,6 +70,13 @@ class ExportedModel:
             raise ValueError(
                 f"the images are {height}x{width} (height x width), but {self.path} takes {size[0]}x{size[1]}: "
                 "export with --size dynamic"
+            )
+        if self.record.size is None and (height, width) != size:
+            least = " x ".join(map(str, self.record.least_size))
+            warnings.warn(
+                f"{self.path} takes images from {least} pixels on (height x width). Smaller ones are padded to that, "
+                "so that their detections differ from those of the checkpoint",
+                stacklevel=2,
             )
         pixels = F.pad(images.pixels, (0, size[1] - width, 0, size[0] - height))
         return ImageBatch(
