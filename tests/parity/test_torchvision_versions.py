@@ -94,7 +94,7 @@ def test_detections_equal_torchvisions(name: str) -> None:
     model = peer(name)
     detector = ours(name, model)
     pictures = [(image * 255).round().to(torch.uint8) for image in images()]
-    expected = model([picture / 255 for picture in pictures])
+    expected = [model([picture / 255])[0] for picture in pictures]  # the padding of a batch changes detections
     classes = tuple(f"class {i}" for i in range(CLASSES))
     predictor = Predictor(detector, classes=classes)
     found = predictor.predict(pictures)

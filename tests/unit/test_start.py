@@ -1,4 +1,4 @@
-"""What a prediction imports: torch's compiler takes longer than all else at the start of a command."""
+"""What a prediction and the start of a training import: torch's compiler takes longer than all else at the start of a command."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import rcnn
 detector = rcnn.build_detector(rcnn.model_config("mask_rcnn_compact"))
 rcnn.Predictor(detector, device="cpu").predict(np.zeros((64, 96, 3), np.uint8)).rles()
+import rcnn.training.run
 print(*(name for name in ("torch._dynamo", "torchvision", "sympy", "matplotlib.pyplot") if name in sys.modules))
 import torchvision
 torchvision.ops.nms
@@ -18,6 +19,7 @@ torchvision.ops.nms
 
 
 def test_a_prediction_imports_neither_the_compiler_nor_torchvision() -> None:
+    """Nor does the module of training, which each of its processes imports; its optimizers import the compiler."""
     done = subprocess.run([sys.executable, "-c", PREDICT], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from rcnn.data.messages import few
 from rcnn.models import DetectorConfig, model_config
@@ -99,6 +98,8 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     lowest = 2 if isinstance(config.backbone, cfg.ResNetConfig) else 4
     placed = rules(lowest, convs).place(found.state, found.source, f"{SYSTEM.name} ({config.name})")
     persons = config.keypoint is not None and config.num_classes == 1
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights  # slow
+
     categories = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     names = tuple(f"N/A {i}" if name == "N/A" else name for i, name in enumerate(categories) if i)
     known = f"torchvision's published file, known by its name {Path(found.source).name} or its content"
