@@ -342,7 +342,7 @@ FAULTS = (
     Fault("empty-box", _computed("annotations", "bbox", lambda e: [*e["bbox"][:2], 0, e["bbox"][3]])),
     Fault("box-outside", _set("annotations", "bbox", [200, 10, 20, 20], [10, -50, 20, 20])),
     Fault("box-beyond-edge", _computed("annotations", "bbox", lambda e: [*e["bbox"][:2], 140, e["bbox"][3]])),
-    Fault("bad-area", _set("annotations", "area", NAN, INF, -4, [])),
+    Fault("bad-area", _set("annotations", "area", NAN, INF, -4, 1.1e10, [])),
     Fault("bad-outline", _set("annotations", "segmentation", "mask.png", 7, [["a"] * 6], [[None] * 6])),
     Fault("outline-form", _computed("annotations", "segmentation", lambda e: e["segmentation"][0])),
     Fault("short-polygon", _set("annotations", "segmentation", [[1, 1, 9, 9]], [[1, 1, 9, 1, 9, 9, 4]])),

@@ -24,6 +24,7 @@ MIN_BEYOND_FRACTION = 0.5  # of boxes that reach beyond their images, to suspect
 # The same for boxes in fractions of the image, which may be in YOLO's form: boxes in that form never reach beyond it.
 MIN_CENTRED_FRACTION = 0.1
 TINY = 1.0  # pixel; a smaller box between 0 and 1 may be in fractions of its image
+LARGEST_AREA = 1e10  # square pixels; COCO's metrics leave out larger objects
 OVER_EDGE = 1.0  # pixels that a box may reach beyond its image, as rounding causes in most files
 FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # other tools' forms -> x, y, width, height
     "x1, y1, x2, y2": lambda b: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1),
@@ -95,13 +96,18 @@ def check_areas(
 ) -> np.ndarray:
     """The areas (A,) float64 pixels: those of the file, else of the outline, else of the box."""
     areas = numbers(values)
-    usable = np.isfinite(areas) & (areas >= 0)
+    usable = (areas >= 0) & (areas <= LARGEST_AREA)  # false for NaN
     wrong = [
         one for one, value, good in zip(ids, values, usable.tolist(), strict=True) if not good and value is not None
     ]
     text = [one for one, value, good in zip(ids, values, usable.tolist(), strict=True) if good and type(value) is str]
     warnings.add("an area that is text", "read as a number", text, kind="text-number")
-    warnings.add("an area that is not a finite number of 0 or more", "computed from the object", wrong, kind="bad-area")
+    warnings.add(
+        "an area that is not a number from 0 to 1e10, the largest that COCO counts",
+        "computed from the object",
+        wrong,
+        kind="bad-area",
+    )
     places = np.flatnonzero(~usable)
     computed = outline_areas([outlines[place] for place in places.tolist()])
     areas[places] = np.where(np.isnan(computed), boxes[places, 2] * boxes[places, 3], computed)
