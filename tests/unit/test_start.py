@@ -1,4 +1,4 @@
-"""What a prediction and the start of a training import: torch's compiler takes longer than all else at the start of a command."""
+"""What a prediction and a training import: torch's compiler takes longer than all else at the start of a command."""
 
 from __future__ import annotations
 
