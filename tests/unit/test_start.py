@@ -11,8 +11,9 @@ import numpy as np
 import rcnn
 detector = rcnn.build_detector(rcnn.model_config("mask_rcnn_compact"))
 rcnn.Predictor(detector, device="cpu").predict(np.zeros((64, 96, 3), np.uint8)).rles()
-import rcnn.training.run
 print(*(name for name in ("torch._dynamo", "torchvision", "sympy", "matplotlib.pyplot") if name in sys.modules))
+import rcnn.training.run  # which has sympy for sharded weights
+print(*(name for name in ("torch._dynamo", "torchvision") if name in sys.modules))
 import torchvision
 torchvision.ops.nms
 """
