@@ -92,14 +92,14 @@ def rules(lowest: int, convs: int) -> Rules:
 
 def read(found: Found, settings: SettingsSource) -> Plan:
     """The network of a torchvision state dict, which holds no settings: those of its constructors are used."""
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights  # slow
+
     convs = count(found.state, r"roi_heads\.box_head\.\d+\.0\.weight")
     small_images, no_eps = (_is_published(found.source, files) for files in (SMALL_IMAGES, NO_EPS))
     config = _config(found, small_images=small_images, no_eps=no_eps)
     lowest = 2 if isinstance(config.backbone, cfg.ResNetConfig) else 4
     placed = rules(lowest, convs).place(found.state, found.source, f"{SYSTEM.name} ({config.name})")
     persons = config.keypoint is not None and config.num_classes == 1
-    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights  # slow
-
     categories = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     names = tuple(f"N/A {i}" if name == "N/A" else name for i, name in enumerate(categories) if i)
     known = f"torchvision's published file, known by its name {Path(found.source).name} or its content"
