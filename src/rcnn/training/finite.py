@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import pickle
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -255,12 +254,9 @@ def _read_replay(path: Path) -> dict[str, Any]:
         raise
     except IsADirectoryError as error:
         raise ValueError(f"{path} is a folder; expected the file of a batch, e.g. {path / REPLAY}") from error
-    except pickle.UnpicklingError as error:  # torch advises to load it without restrictions, which would run its code
-        raise ValueError(
-            f"{path} is not a batch that a run wrote when a loss was not finite (it is no file of torch, or contains "
-            "more than tensors and numbers)"
-        ) from error
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "weights_only" in reason:  # torch's advice to load it unrestricted, which would run code of the file
+            reason = "it is no file of torch, or contains more than tensors and numbers"
         raise ValueError(f"{path} is not a batch that a run wrote when a loss was not finite ({reason})") from error
     return values
