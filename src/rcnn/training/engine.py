@@ -39,10 +39,10 @@ def train(
 
     `batches(first)` is an endless stream from batch `first` on. The gradients of `accumulate` batches are averaged.
     `last/` is saved every `checkpoint_every` steps, before each evaluation, and when the run is stopped or the stream
-    fails; `best/` is the best of the evaluations. `patience` evaluations without improvement end the run. A
-    stop signal ends it after the current step, or at once while it waits for data or evaluates. A run that is resumed
-    gives bitwise the same weights as an uninterrupted one. With several processes, each runs this loop; if one fails,
-    all end. Raises DivergedError if a loss is not finite.
+    fails; `best/` is the best of the evaluations. `patience` evaluations without improvement end the run once the
+    learning rate has decayed for the last time. A stop signal ends it after the current step, or at once while it waits
+    for data or evaluates. A run that is resumed gives bitwise the same weights as an uninterrupted one. With several
+    processes, each runs this loop; if one fails, all end. Raises DivergedError if a loss is not finite.
     """
     saver, processes = Saver(state, settings, run, log, evaluate), state.processes
     may_save = True  # False during a step, and with several processes until all of them have completed it

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -373,6 +374,25 @@ def test_a_run_does_not_end_early_before_its_first_detection(tmp_path: Path) -> 
     settings = replace(SETTINGS, steps=6, evaluate_every=1, patience=1)
     outcome = train(tiny(), stream, settings, tmp_path, evaluate=evaluate)
     assert (outcome.step, outcome.best) == (5, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "ends_at"),
+    [
+        ({"milestones": (0.25, 0.5)}, 6),  # 10 steps: the learning rate is at its lowest after 5
+        ({"milestones": (2, 7, 12)}, 8),  # the last one is after the run
+        ({"cosine": True}, 9),  # (1 + cos(.8 pi)) / 2 = .0955, (1 + cos(.7 pi)) / 2 = .206
+        ({"milestones": ()}, 3),  # a constant learning rate: at once
+    ],
+)
+def test_a_run_does_not_end_early_before_the_learning_rate_has_decayed(
+    schedule: dict[str, Any], ends_at: int, tmp_path: Path
+) -> None:
+    def evaluate(detector: Detector) -> dict[str, dict[str, float]]:
+        return {"bbox": {"AP": 0.5}}  # a plateau from the first evaluation on
+
+    settings = replace(SETTINGS, steps=10, evaluate_every=1, patience=2, **schedule)
+    assert train(tiny(), stream, settings, tmp_path, evaluate=evaluate).step == ends_at
 
 
 def test_evaluations_that_are_not_better_end_a_run_early_and_for_good(tmp_path: Path) -> None:

@@ -333,11 +333,12 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
     record = json.loads((folder / "first/config.json").read_text())
     (tmp_path / "early").mkdir()
     (tmp_path / "early/config.json").write_text(
-        json.dumps(record | {"train": record["train"] | {"steps": 9, "patience": 2}})
+        json.dumps(record | {"train": record["train"] | {"steps": 18, "patience": 2}})
     )
-    (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": 3, "segm_AP": 0.5, "since_best": 2}) + "\n")
-    assert [row.state for row in runs_in(tmp_path)] == ["early"]
-    (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": 3, "segm_AP": 1.0}) + "\n")
+    for step, state in ((7, "stopped 44 %"), (16, "early")):  # the learning rate decays for the last time at 16 of 18
+        (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": step, "segm_AP": 0.5, "since_best": 2}) + "\n")
+        assert [row.state for row in runs_in(tmp_path)] == [state]
+    (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": 7, "segm_AP": 1.0}) + "\n")
     assert [row.state for row in runs_in(tmp_path)] == ["stopped 44 %"]
     with locked_marker(tmp_path / "early"):
         assert [row.state for row in runs_in(tmp_path)] == ["running 44 %"]
