@@ -36,7 +36,8 @@ def test_a_plan_prints_what_the_command_prints_and_writes_nothing(
     assert str(plan).splitlines() == printed[:-1]
     assert repr(plan) == str(plan)  # what a notebook shows
     assert plan.values["train.steps"] == 8  # 3 epochs of 5 images, 2 per step, rounded up
-    assert plan.values["fpn.channels"] == plan.config.fpn.channels == 16
+    assert plan.values["fpn.channels"] == 16
+    assert plan.config.num_classes == plan.values["num_classes"] == 2
     assert (plan.reasons["train.lr"], plan.settings.lr) == ("given", 0.01)
     assert plan.reasons["split"] == "its name starts with 'train'"
     assert plan.warnings == ()
