@@ -40,8 +40,11 @@ class ShownSettings:
 
 def with_steps(settings: LoaderSettings | None, given: Given) -> LoaderSettings:
     """`settings` (None: the defaults of training) with other steps of augmentation. ValueError for invalid steps."""
-    names = [] if settings is None else [field.name for field in fields(ShownSettings)]
-    return ShownSettings(**{name: getattr(settings, name) for name in names} | {"augment": as_steps(given)})
+    steps = as_steps(given)
+    if settings is None:
+        return ShownSettings(augment=steps)
+    values = {field.name: getattr(settings, field.name) for field in fields(ShownSettings)}
+    return ShownSettings(**values | {"augment": steps})
 
 
 def augmented_batches(dataset: Dataset, input_config: InputConfig, settings: LoaderSettings) -> Batches:
