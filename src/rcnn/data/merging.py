@@ -128,8 +128,8 @@ def _add_categories(categories: list[Category], tables: Tables) -> dict[int, int
             used.add(free)
         elif known.get("keypoints") != category.get("keypoints"):
             raise ValueError(
-                f"{tables.file}: category {category['name']!r} has the keypoints {category.get('keypoints')}, but "
-                f"{known.get('keypoints')} in another split; splits that are used as one need the same keypoints"
+                f"{tables.file}: category {category['name']!r} has the keypoints {excerpt(category.get('keypoints'))}, "
+                f"but {excerpt(known.get('keypoints'))} in another split; splits that are used as one need the same keypoints"
             )
         ids[category["id"]] = known["id"]
     return ids
