@@ -112,8 +112,8 @@ def check_masks(data: GroundTruth, results: Mapping[int, Entry], source: str) ->
     for row, result in results.items():
         if result["segmentation"] == []:
             raise ValueError(
-                f"result {row} (image {excerpt(result['image_id'])}) has a mask without polygons; expected RLE, or polygons "
-                "[[x, y, x, y, x, y, ...], ...]. Leave the kind segm out to evaluate boxes only"
+                f"result {row} (image {excerpt(result['image_id'])}) has a mask without polygons; expected RLE, or "
+                "polygons [[x, y, x, y, x, y, ...], ...]. Leave the kind segm out to evaluate boxes only"
             )
     sizes = {
         image["id"]: [image["height"], image["width"]]

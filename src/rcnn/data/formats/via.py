@@ -188,21 +188,15 @@ def _class_name(region: _Region, attribute: str, warnings: Warnings) -> str:
     if isinstance(value, (dict, list)):  # of checkboxes: {"cat": true, "dog": false}, or the names of those ticked
         ticked = [str(one) for one in value if not isinstance(value, dict) or value[one]]
         if len(ticked) > 1:
-            what = (
-                f"{len(ticked)} boxes of the class attribute {excerpt(attribute)} ticked ({few(ticked)}), expected one"
-            )
+            what = f"{len(ticked)} boxes of the class attribute {excerpt(attribute)} ticked ({few(ticked)})"
+            what += ", expected one"
             warnings.add(what, SKIPPED, [region.name], "region", kind="region")
             return ""
         value = ticked[0] if ticked else None
     text = str(value).strip() if isinstance(value, (str, int, float)) else ""
     if not text:
-        warnings.add(
-            f"no {excerpt(attribute)}, which is the class of other regions",
-            SKIPPED,
-            [region.name],
-            "region",
-            kind="region",
-        )
+        what = f"no {excerpt(attribute)}, which is the class of other regions"
+        warnings.add(what, SKIPPED, [region.name], "region", kind="region")
     return text
 
 
