@@ -220,8 +220,8 @@ def _require_found(
         raise DataError(
             "image-outside",
             f"{raw.file}: image {brief(ids[outside[0]])} has the file_name {name}, which is outside the data set "
-            f"{raw.root}, and no file in it has that name: copy the image there, or name its folder with --images DIR (COCO's "
-            "format)",
+            f"{raw.root}, and no file in it has that name: copy the image there, or name its folder with --images DIR "
+            "(COCO's format)",
             "images",
             outside,
             name,
