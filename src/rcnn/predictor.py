@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rcnn.arguments import as_texts
 from rcnn.data.given_boxes import Boxes, GivenBoxes, Labels, PredictionInput, check_given, one_per_image, pad_given
 from rcnn.data.image_inputs import (
     Channels,
@@ -35,7 +36,7 @@ from rcnn.data.messages import counted
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig
-from rcnn.models.overrides import Overrides, as_strings
+from rcnn.models.overrides import Overrides
 from rcnn.models.pasting import pasting_of
 from rcnn.preprocess import Frame
 from rcnn.region_features import RegionFeatures
@@ -77,7 +78,7 @@ class Predictor:
         model = open_model(detector, device=self.device, precision=precision, overrides=overrides, allow=allow)
         self.config, self.precision, self.runner = model.config, model.precision, model.runner
         self.preprocessor, self._detector = model.preprocessor, model.detector
-        names = model.classes if classes is None else as_strings(classes)
+        names = model.classes if classes is None else as_texts(classes, "classes")
         self.classes = tuple(map(str, range(self.config.num_classes))) if names is None else names
         if len(self.classes) != self.config.num_classes:
             raise ValueError(f"got {counted(len(self.classes), 'class')}; the detector has {self.config.num_classes}")
