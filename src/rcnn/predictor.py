@@ -181,10 +181,9 @@ class Predictor:
 
         `score`: skip detections with a lower score: one number, or one per class name. The default, 0, keeps all
         detections of the model: those above its `box.score_threshold`, 0.05 in most models (the default of the command
-        `rcnn predict` is 0.5). `batch_size`: number of images per forward pass, if
-        they are padded to the same shape. `max_pixels`: refuse larger images; 0:
-        no limit. `errors`: "raise" raises the exception of the first image that cannot be read; "return" returns
-        exceptions in place of results.
+        `rcnn predict` is 0.5). `batch_size`: number of images per forward pass, if they are padded to the same shape.
+        `max_pixels`: refuse larger images; 0: no limit. `errors`: "raise" raises the exception of the first image that
+        cannot be read; "return" returns exceptions in place of results.
 
         `boxes` (N, 4), xyxy pixels of the image, are scored in place of detecting: the result has one row per box, in
         their order, with the box as given (not refined; clipped to the image), the most probable class, its
