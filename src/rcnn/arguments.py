@@ -10,6 +10,7 @@ import os
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 OUTPUT = "the output folder"
 CHECKPOINT = "a checkpoint, a run folder or a name of published weights, as str or Path"
@@ -33,9 +34,9 @@ def as_path(value: object, what: str, expected: str = "a str or Path") -> Path:
     return Path(as_text(value, what, expected, empty=False))
 
 
-def as_text(value: object, what: str, expected: str = "a str or Path", *, empty: bool = True) -> str:
+def as_text(value: Any, what: str, expected: str = "a str or Path", *, empty: bool = True) -> str:
     """A name or a path as text. Raises ArgumentTypeError, or ValueError if it is empty and `empty` is False."""
-    if not isinstance(value, str | os.PathLike):
+    if not isinstance(value, (str, os.PathLike)):
         raise wrong_type(value, what, expected)
     text = os.fsdecode(value)  # a path of os.scandir may be bytes
     if not text and not empty:
@@ -43,13 +44,12 @@ def as_text(value: object, what: str, expected: str = "a str or Path", *, empty:
     return text
 
 
-def as_texts(value: object, what: str = "the names") -> tuple[str, ...]:
+def as_texts(value: object, what: str) -> tuple[str, ...]:
     """One text or several as a tuple. Raises ArgumentTypeError for anything else, e.g. numbers."""
-    texts = (value,) if isinstance(value, str) else tuple(value) if _is_several(value) else (value,)
-    if not all(isinstance(text, str) for text in texts):
+    if isinstance(value, str):
+        return (value,)
+    several = tuple(value) if isinstance(value, Iterable) else (value,)
+    texts = tuple(str(one) for one in several if isinstance(one, str))  # str: of numpy's texts
+    if len(texts) < len(several):
         raise wrong_type(value, what, "a text or a list of texts")
     return texts
-
-
-def _is_several(value: object) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, bytes | bytearray)

@@ -80,6 +80,7 @@ def open_with(
     options: DatasetOptions, path: Path | str, split: str | Path = "", classes: str | Sequence[str] | None = None
 ) -> Dataset:
     """Like `open_dataset`, with its keyword arguments as one value."""
+    split = as_text(split, "split", SPLIT)
     location = locate(
         as_path(path, "the data set", DATA),
         options.annotations,
@@ -90,7 +91,7 @@ def open_with(
     if classes is not None:  # also an array of numpy
         classes = as_texts(classes, "classes")
     with gc_paused():
-        selection = select(location, as_text(split, "split", SPLIT))
+        selection = select(location, split)
         tables = selection.read()
         dataset = assemble(
             tables,

@@ -52,8 +52,8 @@ def test_wrong_paths_are_reported_without_torch(tmp_path: Path) -> None:
     (tmp_path / "run" / "last" / "model.safetensors").touch()
     (tmp_path / "run" / ".rcnn-files").write_text('{"file": "last", "sha256": "any"}\n')
     (tmp_path / "old").mkdir()
-    record = {"model": {}, "train": {}, "started_from": "m", "data": "d", "splits": ["a", "b"]}
-    (tmp_path / "old" / "config.json").write_text(json.dumps(record | {"annotations": "", "classes": []}))
+    record = '{"model": {}, "train": {}, "started_from": "m", "data": "d", "splits": ["a", "b"], "annotations": "", '
+    (tmp_path / "old" / "config.json").write_text(record + '"classes": []}')
     words = json.dumps([words.format(tmp_path).split() for words, _ in CASES])
     with OutputFolder(tmp_path / "used"):
         done = subprocess.run([sys.executable, "-c", CODE], input=words, capture_output=True, text=True, check=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -93,7 +94,7 @@ def check_keypoints(
     return points, False
 
 
-def _flattened(values: Sequence[list[object]]) -> tuple[list[list[object]], list[int], list[int]]:
+def _flattened(values: Sequence[list[Any]]) -> tuple[list[list[object]], list[int], list[int]]:
     """The values as flat lists; the indices of lists of points x, y, visibility, and of lists of points x, y."""
     flat: list[list[object]] = []
     nested: list[int] = []

@@ -143,7 +143,7 @@ def check_dataset(
     for a folder without annotations, ValueError for an id that does not exist; faults of the data itself are in the
     report. If `split` is a list of images, faults of the annotation file are those of the whole file.
     """
-    chosen = selected_kinds(only, skip)
+    chosen, split = selected_kinds(only, skip), as_text(split, "split", SPLIT)
     checked, refused = read_splits(
         locate(
             as_path(path, "the data set", DATA),
@@ -152,7 +152,7 @@ def check_dataset(
             keypoints=keypoints,
             relative_boxes=relative_boxes,
         ),
-        as_text(split, "split", SPLIT),
+        split,
         decode=not no_images and not chosen.isdisjoint(NEED_FILES),
         workers=workers,
         progress=progress or no_progress,
