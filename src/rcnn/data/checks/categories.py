@@ -84,7 +84,7 @@ def _name(number: int, entry: RawEntry, warnings: Warnings) -> str:
     if isinstance(name, str) and name.strip():
         named = printable(name)
     elif isinstance(name, (int, float)) and not isinstance(name, bool):
-        named = str(name)
+        named = cut(str(name), MAX_NAME)
     else:
         named = f"category {number}"
     warnings.add(

@@ -94,7 +94,7 @@ def _metric(content: object, images: Sequence[RawEntry], warnings: Warnings) -> 
     if isinstance(named, str) and named in known:
         return known[named]
     if named is not None:
-        what = f"the value {excerpt(named)}, expected {' or '.join(known)}, or no such field"
+        what = f"the value {excerpt(named)}, expected one of {', '.join(known)}, or no such field"
         action = f"the metric of {default.upper()} is used"
         warnings.add(what, action, [f"info.{METRIC}"], "field")
     return default
