@@ -77,7 +77,9 @@ def test_an_unknown_metric_is_reported(tmp_path: Path) -> None:
         assert dataset.metric == "coco"
         [line] = dataset.warnings
         assert "1 field has the value " in line
-        assert "expected one of coco, voc2007, voc2012, or no such field (info.metric): the metric of COCO is used" in line
+        assert (
+            "expected one of coco, voc2007, voc2012, or no such field (info.metric): the metric of COCO is used" in line
+        )
         with pytest.raises(ValueError, match=r"refused by strict=True .*\n.*info\.metric"):
             open_dataset(folder, "val", strict=True)
     for value, metric in (("voc2007", "voc2007"), ("coco", "coco"), (None, "coco")):
