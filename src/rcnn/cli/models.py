@@ -123,10 +123,9 @@ def list_recipes(
 
     Example: rcnn models recipes tensorpack/R50-FPN-1x
     """
-    from rcnn.training.recipes import RECIPES, find_recipe
+    from rcnn.training.recipes import list_recipes as recipes_called
 
-    found = [RECIPES[name]] if name in RECIPES else [one for one in RECIPES.values() if name in one.name]
-    found = found or [find_recipe(name)]
+    found = recipes_called(name)
     if as_json:
         typer.echo(json.dumps({one.name: dataclasses.asdict(one) for one in found}, indent=2))
         return

@@ -203,8 +203,9 @@ def train(
     if dry_run:
         for line in describe_plan(plan):
             typer.echo(line)
+        typer.echo("nothing was written (--dry-run)")
         if measure_steps:
-            typer.echo(measure(plan, measure_steps).describe())
+            typer.echo(str(measure(plan, measure_steps)))
         return
     if devices > 1 or max_restarts > 0:
         with output_or_new(output, "train", plan.request.model) as folder:

@@ -20,6 +20,16 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+def list_recipes(name: str = "") -> list[Recipe]:
+    """The published recipes, in the order of docs/recipes.md; with `name`, that one, or those whose names contain it.
+
+    `rcnn.train(recipe=recipe.name, data=...)` trains with one. Raises ValueError, with similar names, if there is none.
+    """
+    if name in RECIPES:
+        return [RECIPES[name]]
+    return [recipe for recipe in RECIPES.values() if name in recipe.name] or [find_recipe(name)]
+
+
 def find_recipe(name: str) -> Recipe:
     """The recipe called `name`; the ValueError for an unknown name suggests similar ones."""
     if name in RECIPES:
