@@ -13,6 +13,7 @@ from tests.unit.data.coco_folders import annotation, coco_tables, write_annotati
 
 NOTHING: tuple[Any, ...] = (None, [])
 WRONG: tuple[Any, ...] = (0, "", {}, False, 3.5, "text", {"x": 1})
+WRONG_LISTS: tuple[dict[str, int], ...] = ({}, {"a": 1})
 LONG = "x" * 5000
 
 
@@ -60,7 +61,7 @@ def test_keypoints_of_a_wrong_type_do_not_cost_those_of_the_others(tmp_path: Pat
     ],
 )
 def test_a_field_of_a_category(tmp_path: Path, field: str, expected: str) -> None:
-    for number, value in enumerate(({}, {"a": 1})):
+    for number, value in enumerate(WRONG_LISTS):
         tables = coco_tables([annotation(1)])
         tables["categories"][0][field] = value
         assert any(expected in line for line in opened(tmp_path / str(number), tables).warnings), value
@@ -70,7 +71,7 @@ def test_a_field_of_a_category(tmp_path: Path, field: str, expected: str) -> Non
 
 
 def test_an_unknown_metric_is_reported(tmp_path: Path) -> None:
-    for number, value in enumerate(("voc2009", LONG, 5, {}, "")):
+    for number, value in enumerate(("voc2009", LONG, 5, {"voc": 2007}, "")):
         tables = coco_tables([annotation(1)]) | {"info": {"metric": value}}
         folder = write_coco(tmp_path / str(number), tables)
         dataset = open_dataset(folder, "val")
