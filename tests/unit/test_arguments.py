@@ -79,7 +79,7 @@ def _calls(folder: Path, value: Any) -> dict[str, Callable[[], object]]:
 @pytest.mark.parametrize("call", _calls(Path(), None))
 def test_other_arguments_of_a_wrong_type_are_refused(tmp_path: Path, call: str) -> None:
     name = call.partition("|")[0]
-    for value in WRONG:
+    for value in WRONG if name != "the fractions" else WRONG[:5]:  # an empty list has the right type
         with pytest.raises(ArgumentTypeError, match=rf"got .* for {name}; expected "):
             _calls(tmp_path, value)[call]()
     assert not any(tmp_path.iterdir())

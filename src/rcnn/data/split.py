@@ -170,7 +170,7 @@ def share_text(share: float, fraction: float, absent: Sequence[str]) -> str:
 def require_fractions(fractions: Sequence[float]) -> None:
     """Raise ValueError unless `fractions` are two or more positive numbers that add up to 1."""
     several = np.iterable(fractions) and not isinstance(fractions, bytes)
-    if not several or not len(fractions) or not all(isinstance(one, Real) for one in fractions):
+    if not several or not all(isinstance(one, Real) for one in fractions):
         raise wrong_type(fractions, "the fractions", "a list of numbers that add up to 1, e.g. (0.8, 0.2)")
     positive = all(math.isfinite(one) and one > 0 for one in fractions)
     if len(fractions) < 2 or not positive or abs(sum(fractions) - 1) > 1e-6:

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -191,7 +192,7 @@ def test_an_error_is_one_line(
 )
 def test_a_lack_of_address_space_names_the_limit(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
-    monkeypatch.setattr(resource, "getrlimit", lambda limit: (4_000_000 * 1024, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "getrlimit", Mock(return_value=(4_000_000 * 1024, resource.RLIM_INFINITY)))
     line = _message(error)
     assert line is not None
     assert line.startswith("not enough memory (")
