@@ -10,6 +10,7 @@ from pathlib import Path
 from rcnn.arguments import DATA, OUTPUT, SPLIT, as_path, as_text, as_texts, wrong_type
 from rcnn.data import Dataset
 from rcnn.data.messages import counted
+from rcnn.given_steps import Given, as_steps
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.new_outputs import output_or_new
@@ -22,7 +23,6 @@ from rcnn.runtime.launch import (
 )
 from rcnn.runtime.processes import process_numbers
 from rcnn.training.found_run import is_restarted
-from rcnn.training.own_steps import Given, as_steps
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.run import run_training
