@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rcnn.arguments import as_path
 from rcnn.models.overrides import config_from_dict
 from rcnn.outputs import require_not_in_use
 from rcnn.training.found_run import FIELDS, LOG, RECORD
@@ -50,7 +51,7 @@ def list_runs(folder: str | Path = "runs") -> list[RunRow]:
     evaluations, in 0..1 (`box`, `mask`, `keypoints`; None if it was not measured). Raises FileNotFoundError without a
     folder.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "the folder of the runs")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected one with runs of `rcnn train`, e.g. runs")
     return [_row(folder, *run) for run in sorted(_records(folder), key=lambda item: _last(item[0]))]
