@@ -20,7 +20,7 @@ from rcnn.models.heads.trunks import Convs
 from rcnn.models.layers import zero_bias
 from rcnn.models.pooler import RegionPooler
 from rcnn.ops.capacity import valid_prefix
-from rcnn.ops.keypoints import keypoint_cells
+from rcnn.ops.keypoints import keypoint_bins
 from rcnn.ops.layout import contiguous
 from rcnn.ops.precision import at_least_float32
 from rcnn.ops.processes import loss_normalizer
@@ -83,10 +83,10 @@ class KeypointHead(nn.Module):
         logits = self.maps(features, positives.boxes, positives.positive)  # (B, R, J, m, m)
         index = positives.matched[..., None, None].expand(-1, -1, *targets.keypoints.shape[2:])
         points = self.rules.raw_keypoints(targets.keypoints.gather(1, index), images.scales_or_one)
-        cells, annotated = keypoint_cells(points, self.rules.to_inclusive(positives.boxes), logits.shape[-1])
+        bins, annotated = keypoint_bins(points, self.rules.to_inclusive(positives.boxes), logits.shape[-1])
         annotated = annotated & positives.positive[..., None]  # (B, R, J)
         rows = contiguous(logits).flatten(3).flatten(0, 2)  # (B * R * J, m * m)
-        loss = F.cross_entropy(rows, cells.flatten(), reduction="none")
+        loss = F.cross_entropy(rows, bins.flatten(), reduction="none")
         loss = self.config.loss_weight * (loss * annotated.flatten()).sum()
         if self.config.normalizer == "batch_size":
             return {"keypoint": loss / (len(regions.boxes) * self.positives_per_image * logits.shape[2])}
