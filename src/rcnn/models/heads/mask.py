@@ -76,10 +76,7 @@ class MaskHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Binary cross-entropy of the mask of each positive region's class (section 3)."""
         positives = regions.positives()
-        if self.shared is not None and positives.maps is not None:
-            maps = positives.maps.flatten(0, 1)  # the box head has computed them
-        else:
-            maps = self.region_maps(features, positives.boxes, positives.positive)
+        maps = self.positive_maps(features, positives)
         logits = self.class_logits(maps, positives.labels, positives.positive)  # (B, R, m, m)
         with torch.no_grad():
             masks = self.targets(positives, targets, logits.shape[-1], images).to(logits.dtype)
@@ -97,6 +94,12 @@ class MaskHead(nn.Module):
         if self.config.vote_iou > 0:
             masks = average_masks(masks, boxes, detections.scores[:, :count], labels, valid, self.config.vote_iou)
         return replace(detections, masks=F.pad(masks, (0, 0, 0, 0, 0, detections.valid.shape[1] - count)))
+
+    def positive_maps(self, features: dict[str, Tensor], positives: Regions) -> Tensor:
+        """Maps (B * R, C, s, s) of the positive regions; with C4, those that the box head has computed."""
+        if self.shared is not None and positives.maps is not None:
+            return positives.maps.flatten(0, 1)
+        return self.region_maps(features, positives.boxes, positives.positive)
 
     def region_maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """Maps (B * R, C, s, s) of regions (B, R, 4), xyxy pixels of the network input: pooled; with C4, after res5."""
