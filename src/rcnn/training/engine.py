@@ -160,7 +160,7 @@ def on_device(batch: TrainingBatch, state: TrainState, settings: TrainConfig) ->
 def backward(
     batch: TrainingBatch, seed: Tensor, state: TrainState, settings: TrainConfig, *, divisor: int
 ) -> dict[str, Tensor]:
-    """Add the gradient of the sum of the losses / `divisor` to that of each parameter; returns this process's losses."""
+    """Add the gradient of the sum of the losses / `divisor` to each parameter's; returns the losses of this process."""
     with torch.autocast(seed.device.type, torch.bfloat16, enabled=settings.bf16):
         losses = state.model(batch.images, batch.targets, seed)
     loss = torch.stack(list(losses.values())).sum() / divisor
