@@ -44,6 +44,11 @@ class _Axis(NamedTuple):
     weights: Tensor  # (R, S, 4)
     most: int  # the largest number of pixels in a patch
 
+    @property
+    def length(self) -> int:
+        """Pixels S of the longest side."""
+        return self.weights.shape[1]
+
 
 class _Resizing(NamedTuple):
     """What the interpolation of any patch of M heatmaps needs."""
@@ -75,18 +80,19 @@ def heatmap_maxima(heatmaps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         columns=_axis(pixels[:, 0], size),
     )
     samples = heatmaps.view(regions * joints, -1)  # (M, m * m)
-    lower_bound, _ = _highest_pixels(resizing, _around_largest(samples, size))
+    lower_bound, _ = _highest_pixels(resizing, _around_largest(samples, size))  # step 1
     slack = SLACK * torch.maximum(samples.amax(1).abs(), samples.amin(1).abs())
-    reaching = _upper_bounds(resizing.padded) >= (lower_bound - slack)[:, None, None]
-    value, pixel = _highest_pixels(resizing, _with_pixels(resizing, _Patches(*reaching.nonzero().unbind(1))))
-    longest = resizing.columns.weights.shape[1]
-    position = torch.stack([pixel % longest, pixel // longest], -1).view(regions, joints, 2)  # column, row
+    reaching = _upper_bounds(resizing.padded) >= (lower_bound - slack)[:, None, None]  # step 2: (M, m + 1, m + 1)
+    map_index, row, column = reaching.nonzero().unbind(1)
+    value, pixel = _highest_pixels(resizing, _with_pixels(resizing, _Patches(map_index, row, column)))  # step 3
+    length = resizing.columns.length
+    position = torch.stack([pixel % length, pixel // length], -1).view(regions, joints, 2)  # column, row
     return (position + 0.5) * (sides / pixels)[:, None] + boxes[:, None, :2], value.view(regions, joints)
 
 
 def _axis(pixels: Tensor, size: int) -> _Axis:
     """The axis of boxes with `pixels` (R,), whole numbers, along it, over heatmaps of `size` samples."""
-    number = torch.arange(int(pixels.max()), device=pixels.device)  # (S,)
+    number = torch.arange(int(pixels.max()), device=pixels.device)  # (S,), beyond the end of a shorter side too
     at = (number + 0.5) * (size / pixels)[:, None] - 0.5  # (R, S) in samples; -0.5 to size - 0.5
     before = at.floor()  # the last sample before each pixel
     patch = torch.where(number < pixels[:, None], before.to(torch.int64) + 1, size + 1)
@@ -149,13 +155,14 @@ def _highest_pixels(resizing: _Resizing, patches: _Patches) -> tuple[Tensor, Ten
     """
     values, pixels = [resizing.padded.new_zeros(0)], [patches.map_index.new_zeros(0)]
     at_a_time = max(1, PIXELS_AT_A_TIME // (resizing.rows.most * resizing.columns.most))
-    for chunk in zip(*(indices.split(at_a_time) for indices in patches), strict=True):
-        value, pixel = _highest_pixel_of_each(resizing, _Patches(*chunk))
+    for start in range(0, len(patches.row), at_a_time):
+        chunk = _Patches(*(indices[start : start + at_a_time] for indices in patches))
+        value, pixel = _highest_pixel_of_each(resizing, chunk)
         values.append(value)
         pixels.append(pixel)
     value, pixel, map_index = torch.cat(values), torch.cat(pixels), patches.map_index  # (P,) each
     highest = value.new_full((len(resizing.padded),), -torch.inf).scatter_reduce(0, map_index, value, "amax")
-    none = resizing.rows.weights.shape[1] * resizing.columns.weights.shape[1]  # more than the number of any pixel
+    none = resizing.rows.length * resizing.columns.length  # more than the number of any pixel
     pixel = torch.where(value == highest[map_index], pixel, none)
     first = pixel.new_full((len(resizing.padded),), none).scatter_reduce(0, map_index, pixel, "amin")
     return highest, torch.where(first < none, first, 0)
@@ -174,11 +181,11 @@ def _highest_pixel_of_each(resizing: _Resizing, patches: _Patches) -> tuple[Tens
     value, at = values.flatten(1).max(1)
     at_row = rows.gather(1, (at // resizing.columns.most)[:, None])[:, 0]
     at_column = columns.gather(1, (at % resizing.columns.most)[:, None])[:, 0]
-    return value, at_row * resizing.columns.weights.shape[1] + at_column
+    return value, at_row * resizing.columns.length + at_column
 
 
 def _pixels(axis: _Axis, region: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
     """Along an axis: the pixels (P, most) of each `patch` (P,) of a `region` (P,), and which of them it contains."""
     pixels = axis.first[region, patch][:, None] + torch.arange(axis.most, device=region.device)
     inside = pixels < axis.end[region, patch][:, None]
-    return pixels.clamp(max=axis.weights.shape[1] - 1), inside
+    return pixels.clamp(max=axis.length - 1), inside
