@@ -95,7 +95,11 @@ def test_detections_equal_torchvisions(name: str) -> None:
     detector = ours(name, model)
     pictures = [(image * 255).round().to(torch.uint8) for image in images()]
     in_boxes: list[dict[str, Tensor]] = []  # their detections before the masks are pasted into the image
-    model.roi_heads.register_forward_hook(lambda module, given, found: in_boxes.extend(dict(one) for one in found[0]))
+
+    def keep(module: nn.Module, given: object, found: tuple[list[dict[str, Tensor]], object]) -> None:
+        in_boxes.extend(dict(one) for one in found[0])
+
+    model.roi_heads.register_forward_hook(keep)
     expected = [model([picture / 255])[0] for picture in pictures]  # the padding of a batch changes detections
     classes = tuple(f"class {i}" for i in range(CLASSES))
     predictor = Predictor(detector, classes=classes)
