@@ -210,7 +210,7 @@ def test_keypoints_are_predicted_in_file_pixels_and_trained_by_pixel(
     in_file = np.array([[10.0, 20, 37.5, 60], [3, 4, 20, 9]])
     rows, columns = torch.arange(56.0)[:, None] - 30, torch.arange(56.0) - 12
     logits = -(rows**2 + columns**2).expand(1, 2, 1, 56, 56) / 20
-    monkeypatch.setattr(head, "maps", Mock(return_value=logits))
+    monkeypatch.setattr(head, "heatmaps", Mock(return_value=logits))
     detections = Detections(
         boxes=(tensor(in_file) * scale)[None],
         scores=torch.zeros(1, 2),
