@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rcnn.arguments import as_path
 from rcnn.outputs import require_not_in_use
 from rcnn.training.found_run import FIELDS, LOG, RECORD
 from rcnn.training.log import read_log
@@ -39,8 +40,14 @@ class RunRow:
         return f"{'running' if self.running else 'stopped'} {100 * self.step // max(1, self.steps)} %"
 
 
-def runs_in(folder: Path) -> list[RunRow]:
-    """The runs in `folder` and below, ordered by the last change of their logs. FileNotFoundError without a folder."""
+def list_runs(folder: str | Path = "runs") -> list[RunRow]:
+    """The training runs in `folder` and below, ordered by the last change of their logs.
+
+    Each has `folder`, `model`, `data`, `step`, `steps`, `state`, `hours`, `loss`, and the best AP of all its
+    evaluations, in 0..1 (`box`, `mask`, `keypoints`; None if it was not measured). Raises FileNotFoundError without a
+    folder.
+    """
+    folder = as_path(folder, "the folder of the runs")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected one with runs of `rcnn train`, e.g. runs")
     return [_row(path, folder, record) for path, record in sorted(_records(folder), key=lambda item: _last(item[0]))]

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from rcnn.data.transforms.steps import Step, require_steps
 from rcnn.models.setting_ranges import require_range
@@ -157,9 +157,20 @@ class TrainConfig:
                 "train.scales and train.scale_range both set the shorter sides; give one of them, and set the other "
                 "to []"
             )
+        self._require_steps()
         require_steps(self.augment, self.scales or self.scale_range)
         if self.best and not self.best.startswith(("bbox.", "segm.", "keypoints.", "proposals.")):
             raise ValueError(f"train.best is {self.best!r}; expected a metric such as bbox.AP or segm.AP")
+
+    def _require_steps(self) -> None:
+        """Check the types of the steps: from Python, anything can be in the list."""
+        listed = isinstance(self.augment, (tuple, list))
+        if listed and all(isinstance(step, get_args(Step)) for step in self.augment):
+            return
+        raise ValueError(
+            f"train.augment is {self.augment!r}; expected steps as made by rcnn.override(rcnn.TrainConfig(), "
+            "'augment=[crop]'). Names, dicts and functions are for augment= of rcnn.train and rcnn.browse_dataset"
+        )
 
     def _require_patterns(self) -> None:
         """Check the values of the patterns, because a mapping from a file can contain anything."""

@@ -30,7 +30,7 @@ from rcnn.training.pictures import pictures_of, write_pictures
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.run import _tables
-from rcnn.training.run_table import runs_in
+from rcnn.training.run_table import list_runs
 from rcnn.training.settings import TrainConfig
 from rcnn.training.surroundings import git_state, surroundings
 from rcnn.training.trackers import MLflow, Reports, TensorBoard, WandB, chosen_trackers
@@ -325,7 +325,7 @@ def test_the_command_is_the_one_that_was_typed(
 
 
 def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    [row] = runs_in(folder)
+    [row] = list_runs(folder)
     lines = read_log(folder / "first/log.jsonl")
     assert (row.folder, row.model, row.step, row.steps, row.state) == ("first", "mask_rcnn_compact", 2, 2, "finished")
     assert row.loss == [line["loss"] for line in lines if "loss" in line][-1]
@@ -336,11 +336,11 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
         json.dumps(record | {"train": record["train"] | {"steps": 9, "patience": 2}})
     )
     (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": 3, "segm_AP": 0.5, "since_best": 2}) + "\n")
-    assert [row.state for row in runs_in(tmp_path)] == ["early"]
+    assert [row.state for row in list_runs(tmp_path)] == ["early"]
     (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": 3, "segm_AP": 1.0}) + "\n")
-    assert [row.state for row in runs_in(tmp_path)] == ["stopped 44 %"]
+    assert [row.state for row in list_runs(tmp_path)] == ["stopped 44 %"]
     with locked_marker(tmp_path / "early"):
-        assert [row.state for row in runs_in(tmp_path)] == ["running 44 %"]
+        assert [row.state for row in list_runs(tmp_path)] == ["running 44 %"]
     assert rcnn("runs", tmp_path) == 0
     heading, line = capsys.readouterr().out.splitlines()[:2]
     assert line[heading.index(" mask") :].startswith("1.000")  # in its column, with its first digit
@@ -351,7 +351,7 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
     for name, value in {"steps": None, "patience": "4"}.items():  # damaged records do not hide the others
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(record | {"train": record["train"] | {name: value}}))
-    assert [row.folder for row in runs_in(tmp_path)] == ["early"]
+    assert [row.folder for row in list_runs(tmp_path)] == ["early"]
     (tmp_path / "none").mkdir()
     assert rcnn("runs", tmp_path / "none") == 0
     assert "no runs in" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rcnn.arguments import DATA, SPLIT, as_path, as_text
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.kinds import KINDS, Severity
 from rcnn.data.checks.tables import Tables
@@ -142,10 +143,16 @@ def check_dataset(
     for a folder without annotations, ValueError for an id that does not exist; faults of the data itself are in the
     report. If `split` is a list of images, faults of the annotation file are those of the whole file.
     """
-    chosen = selected_kinds(only, skip)
+    chosen, split = selected_kinds(only, skip), as_text(split, "split", SPLIT)
     checked, refused = read_splits(
-        locate(Path(path), annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes),
-        str(split),
+        locate(
+            as_path(path, "the data set", DATA),
+            annotations,
+            images=images,
+            keypoints=keypoints,
+            relative_boxes=relative_boxes,
+        ),
+        split,
         decode=not no_images and not chosen.isdisjoint(NEED_FILES),
         workers=workers,
         progress=progress or no_progress,

@@ -113,7 +113,7 @@ class MaskHead(nn.Module):
         """
         x = maps if self.trunk is None else self.trunk(maps, valid.flatten())
         if self.deconv is not None:
-            x = F.relu(self.deconv(x))
+            x = F.relu_(self.deconv(x))
         logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K or 1, m, m)
         index = labels.clamp(max=logits.shape[2] - 1)  # background regions have label K; clamp it to index the logits
         index = index[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
