@@ -186,6 +186,11 @@ def _choose_length(start: Start, model: FittedModel, processes: Processes, found
             published=recipe.images_per_step if recipe is not None else 0,
         )
         reasons |= more
+        if recipe is not None:
+            settings, more = recipe.with_evaluations(
+                settings, images=len(training), processes=processes.count, given=given
+            )
+            reasons |= more
         if before is not None and start.record is not None and not given.isdisjoint(("epochs", "schedule")):
             earlier = Earlier(
                 settings=before,

@@ -311,6 +311,36 @@ def test_every_recipe_is_complete(recipe: Recipe) -> None:
     known = recipe.weights == "none" or recipe.weights in entries()
     assert known or (recipe.weights == "imagenet" and imagenet_entry(config) is not None)
     assert training(recipe).images_per_step() == recipe.images_per_step
+    keys = {word.partition("=")[0] for word in recipe.training_settings}
+    assert "train.checkpoint_every" in keys
+    assert ("train.evaluate_every" in keys) is not bool(recipe.evaluate_epochs)  # not the default of 500 steps
+
+
+@pytest.mark.parametrize(
+    ("name", "each", "epochs", "evaluations"),
+    [  # facts, 1.1 (every epoch of 12.17), 3.1 and 3.2 (a checkpoint per epoch of the doubled set), 3.3, 3.4
+        ("chainer-mask-rcnn/R50-C4-COCO", 8, 1, 13),
+        ("chainer-mask-rcnn/R101-C4-VOC-4gpu", 4, 1, 13),
+        ("fcis/R101-COCO-OHEM", 8, 2, 8),
+        ("fcis/R101-COCO-random", 8, 2, 8),
+        ("fcis/R101-VOC-random", 4, 2, 22),
+        ("chainer-fcis/R101-COCO", 8, 1, 18),
+        ("chainer-fcis/R101-SBD", 1, 8, 6),
+        ("chainercv/fcis-R101-COCO", 3, 12, 2),  # at the decay, and at the end
+        ("chainercv/fcis-R101-SBD", 1, 28, 2),
+    ],
+)
+@pytest.mark.parametrize("images", [5_623, 118_287])
+def test_evaluations_are_those_of_the_epochs_of_the_publisher(
+    name: str, each: int, epochs: int, evaluations: int, images: int
+) -> None:
+    recipe = find_recipe(name)
+    trained = training(recipe, images=images, processes=each)
+    settings, reasons = recipe.with_evaluations(trained, images=images, processes=each, given=())
+    assert 0 <= settings.evaluate_every * each - epochs * images < each
+    assert -(-settings.steps // settings.evaluate_every) == evaluations
+    assert name in reasons["evaluate_every"]
+    assert recipe.with_evaluations(trained, images=images, processes=each, given={"evaluate_every"}) == (trained, {})
 
 
 def test_an_unknown_recipe_is_refused_with_similar_names() -> None:
