@@ -29,6 +29,7 @@ from tests.unit.training import runs
 
 ROOT = Path(__file__).resolve().parents[3]
 BRIEF = ("train.steps=4", "train.batch_size=2", "train.workers=0", "train.log_every=1", "train.warmup_steps=2")
+BRIEF += ("train.evaluate_every=0",)
 
 
 @pytest.fixture(scope="module")
