@@ -49,8 +49,8 @@ def require_equal(detector: Detector, model: ExportedModel, *shapes: tuple[int, 
         assert difference.unmatched == 0, (shape, difference)
         assert difference.boxes < 0.01, (shape, difference)
         assert difference.scores < 1e-4, (shape, difference)
-        assert difference.masks < 1e-3, (shape, difference)
-        assert difference.keypoints < 0.01, (shape, difference)
+        assert (difference.masks or 0.0) < 1e-3, (shape, difference)
+        assert (difference.keypoints or 0.0) < 0.01, (shape, difference)
 
 
 def found_without_pixels(
