@@ -22,7 +22,15 @@ from rcnn.models.inference import prepare_for_inference
 from rcnn.runtime.exported import exported_record, open_exported
 from tests.command import rcnn as command
 from tests.tiny_data import write_tiny_coco
-from tests.unit.export.detectors import CPU, SHAPES, batch_of, detector_of, found_without_pixels, require_equal
+from tests.unit.export.detectors import (
+    CPU,
+    SHAPES,
+    batch_of,
+    detector_of,
+    found_without_pixels,
+    require_equal,
+    require_equal_on_small_images,
+)
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "examples" / "onnx_numpy.py"
 
@@ -41,6 +49,13 @@ def test_mask_rcnn_gives_the_same_detections(mask_model: tuple[Detector, Exporte
     detector, written = mask_model
     require_equal(detector, open_exported(written.path, CPU), *SHAPES, capacity=30)
     assert written.difference.unmatched == 0
+
+
+def test_the_smallest_images_are_not_padded(mask_model: tuple[Detector, Exported]) -> None:
+    """Those whose coarsest maps have a side of 1, for which torch.export makes a graph of its own by default."""
+    detector, written = mask_model
+    assert written.record.least_size == (32, 32)
+    require_equal_on_small_images(detector, open_exported(written.path, CPU))
 
 
 def test_the_file_carries_its_config_and_class_names(mask_model: tuple[Detector, Exported]) -> None:
