@@ -125,6 +125,22 @@ def test_a_failed_download_does_not_end_the_others(
     assert "expected hf:owner/name" in printed.err
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--val-fraction", "abc"), ("--devices", "1.5"), ("--measure", "-3"), ("--max-restarts", "many")],
+)
+@pytest.mark.parametrize("form", ["{} {}", "{}={}"])
+def test_an_option_with_a_wrong_value_is_named_with_it(
+    option: str, value: str, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["train", "m", *form.format(option, value).split()])
+    assert end.value.code == 2
+    shown = " ".join(capsys.readouterr().err.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", " ").split())
+    assert f"Invalid value for '{option}': " in shown
+    assert value in shown.partition(f"'{option}': ")[2]
+
+
 @pytest.mark.parametrize(("weights", "hint"), [("imagnet", "'imagenet'"), ("non", "'none'")])
 def test_a_misspelt_choice_of_weights_has_a_suggestion(weights: str, hint: str) -> None:
     with pytest.raises(FileNotFoundError, match=rf"{weights} does not exist.*\(did you mean {hint}\?\)"):
