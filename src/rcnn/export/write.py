@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 from torch.export import ExportedProgram
 
 from rcnn.arguments import CHECKPOINT, as_path, as_text
@@ -251,6 +252,8 @@ def _with_shape(record: ExportRecord, size: Size, batch: Literal["dynamic"] | in
     config = record.config.input
     if batch != "dynamic" and not (is_whole_number(batch) and batch >= 1):
         raise ValueError(f"batch={batch!r}; expected 1 or more, or 'dynamic'")
+    if isinstance(size, np.ndarray):
+        size = tuple(np.atleast_1d(size).tolist())
     if size != "dynamic" and not _is_pair(size):
         raise ValueError(f"size={size!r}; expected (height, width), e.g. (800, 1333), or 'dynamic'")
     if size != "dynamic" and min(size) < 32:
