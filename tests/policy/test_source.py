@@ -18,6 +18,7 @@ LINES = 400
 SWITCHES = 1  # conditions on the config in models/rpn.py; only ever lowered
 # who may import whom: a package imports its own level's files of the same package, and lower levels
 LEVELS = {
+    "arguments": -1,  # checks of types, imports nothing of rcnn
     "background": 0,
     "commands": 0,
     "outputs": 0,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rcnn.arguments import SPLIT, as_text
 from rcnn.data.defaults import default_training_split
 from rcnn.data.images import ImageError
 from rcnn.data.inspect.check import is_test_split
@@ -97,7 +98,7 @@ def browse_dataset(
         open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, relative_boxes=relative_boxes,
         allow_empty=True,
     )  # fmt: skip
-    names = [str(split)] if split else splits(path, annotations)
+    names = [as_text(split, "split", SPLIT)] if split else splits(path, annotations)
     if augmented is not None and not split:
         names = [default_training_split(names) or names[0]]
     datasets = [opened(name) for name in names]
