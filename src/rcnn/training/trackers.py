@@ -127,8 +127,8 @@ def own_trackers(given: Sequence[Tracker]) -> tuple[Tracker, ...]:
     for number, tracker in enumerate(given):
         if isinstance(tracker, str):
             raise ValueError(
-                f"trackers[{number}] is {tracker!r}; names are for the setting: overrides=['train.trackers=[{tracker}]']"
-                f". Expected an object with the methods {', '.join(METHODS)}"
+                f"trackers[{number}] is {tracker!r}; names are for the setting: "
+                f"overrides=['train.trackers=[{tracker}]']. Expected an object with the methods {', '.join(METHODS)}"
             )
         missing = [name for name in METHODS if not callable(getattr(tracker, name, None))]
         if missing or isinstance(tracker, type):
