@@ -113,7 +113,8 @@ class TrainConfig:
     keep: int = 0  # steps between checkpoints that are kept beside last/ and best/, as step-N/; 0: none
     time_limit: float = 0.0  # hours of training after which the run is saved and stopped, to be resumed; 0: none
     evaluate_every: int = 500  # steps between evaluations, after which best/ may be saved; 0: only at the end
-    # early stopping: the run ends after this number of evaluations without improvement; 0: never
+    # early stopping: the run ends after this number of evaluations without improvement, but not before the learning
+    # rate has decayed for the last time (at the last of milestones; with cosine, nine tenths of the way down); 0: never
     patience: int = 0
     # definition of average precision; auto: that of the validation set's format
     metric: Literal["auto", "coco", "voc2007", "voc2012", "lvis"] = "auto"

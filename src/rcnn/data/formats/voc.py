@@ -340,7 +340,7 @@ def _report_second(split: _Split, ids: Sequence[str], warnings: Warnings) -> Non
         return
     beside = {split.images, chosen.parent} if chosen.name.lower() == "annotations" else set[Path]()
     for place in sorted({*subfolders(chosen), *beside} - {chosen}):
-        second = {file.stem for file in place.glob("*.xml")}
+        second = {file.stem for file in visible(place.glob("*.xml"))}
         warnings.second_labels(place, chosen, [one for one in ids if one in second])
 
 

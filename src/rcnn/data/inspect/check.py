@@ -157,7 +157,7 @@ def check_dataset(
         workers=workers,
         progress=progress or no_progress,
     )
-    findings = [*refused, *split_findings(checked), *set_findings(checked)]
+    findings = [*refused, *findings_within_splits(checked), *findings_between_splits(checked)]
     return CheckReport.of(path, checked, [one for one in findings if one.kind in chosen])
 
 
@@ -224,13 +224,13 @@ def _dataset(tables: Tables, folder: Path, split: str) -> Dataset:
         )
 
 
-def split_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
+def findings_within_splits(checked: Sequence[CheckedSplit]) -> list[Finding]:
     """The faults of each split by itself; they name the split if several have the same file (YOLO's data.yaml)."""
     return _of_each(checked, _findings_of)
 
 
 def opening_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
-    """Those of `split_findings` that were found, and repaired or skipped, when the splits were opened."""
+    """Those of `findings_within_splits` that were found, and repaired or skipped, when the splits were opened."""
     return _of_each(checked, lambda one: one.dataset.findings)
 
 
@@ -267,7 +267,7 @@ def _findings_of(one: CheckedSplit) -> list[Finding]:
     return [*found, *warnings.findings()]
 
 
-def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
+def findings_between_splits(checked: Sequence[CheckedSplit]) -> list[Finding]:
     """The faults between splits: leaks, images that splits share, and classes without objects in some or all splits."""
     datasets = [one.dataset for one in checked]
     copies = copies_of(checked)

@@ -28,10 +28,10 @@ from rcnn.data.inspect.check import (
     CheckReport,
     check_dataset,
     copies_of,
+    findings_between_splits,
+    findings_within_splits,
     opening_findings,
     read_splits,
-    set_findings,
-    split_findings,
 )
 from rcnn.data.inspect.images import leak_roles, same_classes
 from rcnn.data.inspect.outlines import outline_measures
@@ -82,7 +82,9 @@ def fix_dataset(
     parts = select(location, split).parts if split else ()
     require_no_other_splits(Path(output), [part.name for part in parts] or splits_at(location))
     checked, refused = read_splits(location, split, decode=True, workers=workers, progress=progress or no_progress)
-    before = CheckReport.of(path, checked, [*refused, *split_findings(checked), *set_findings(checked)])
+    before = CheckReport.of(
+        path, checked, [*refused, *findings_within_splits(checked), *findings_between_splits(checked)]
+    )
     actions = [f"{one.what}: the split was not written" for one in refused]
     actions += [one.line() for one in opening_findings(checked) if one.ids and one.kind in REPAIRED]
     leaked = _leaked_places(checked, actions)
