@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rcnn.arguments import require_score
 from rcnn.commands import as_typed
 from rcnn.data.messages import excerpt, few
 from rcnn.data.records import Dataset
@@ -14,7 +15,6 @@ from rcnn.evaluation.folder import THRESHOLDS_FILE
 from rcnn.metrics import analysis
 from rcnn.metrics.analysis import analysed_kind
 from rcnn.metrics.choice import metric_for
-from rcnn.results import require_score
 from rcnn.text_files import read_json
 
 _EXPECTED = "expected the thresholds.json that `rcnn eval` writes"

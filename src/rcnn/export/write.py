@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from torch.export import ExportedProgram
 
+from rcnn.arguments import is_whole_number
 from rcnn.export.accuracy import Accuracy, measure_accuracy
 from rcnn.export.calibration import find_calibration_images, validation_images
 from rcnn.export.check import (
@@ -35,7 +36,6 @@ from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import Overrides
 from rcnn.outputs import OutputFolder, require_space
 from rcnn.predictor import Predictor
-from rcnn.results import is_whole_number
 from rcnn.runtime.record import SUFFIXES, ExportPrecision, ExportRecord, Target, input_names, output_names
 from rcnn.weights.checkpoint import load_detector
 from rcnn.weights.class_names import require_class_names

@@ -20,9 +20,10 @@ from typing import Any
 
 from PIL import Image
 
+from rcnn.arguments import require_score
 from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
-from rcnn.results import ImageDetections, require_score
+from rcnn.results import ImageDetections
 from rcnn.serving.wire import from_wire, require_token
 
 
