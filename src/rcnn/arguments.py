@@ -1,56 +1,55 @@
-"""Arguments of predictions that several modules take: scores and whole numbers, checked with one message each."""
+"""Checks of the types of what callers give to public functions: paths, names, models, data sets.
+
+The rule: a value of another type is an `ArgumentTypeError` that says what was given, for what, and what is expected.
+A path is a str or any os.PathLike; an empty one is refused, because it would be the current folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from numbers import Real
-from typing import Any, TypeAlias, TypeGuard
+import os
+import reprlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from rcnn.data.image_inputs import require_channels
-
-Score: TypeAlias = float | Mapping[str, float]  # the lowest score that is kept: of all classes, or by class name
-
-
-def require_score(score: float) -> float:
-    """`score`; a ValueError unless it is a number from 0 to 1."""
-    if not isinstance(score, Real) or not 0 <= score <= 1:
-        raise ValueError(f"score={score!r}; expected a number from 0 to 1")
-    return score
+OUTPUT = "the output folder"
+CHECKPOINT = "a checkpoint, a run folder or a name of published weights, as str or Path"
+MODEL = "a checkpoint, a run folder, an exported file or a name of published weights, as str or Path"
+DATA = "the folder of a data set or its annotation file, as str or Path"
+SPLIT = 'the name of a split, or several joined by +, e.g. "train+val"'
 
 
-def lowest_score(score: Score, classes: Sequence[str]) -> float:
-    """The lowest score that is kept of any of the `classes` of the model; 0 if `score` names only some of them."""
-    if not isinstance(score, Mapping):
-        return score
-    return min((score.get(name, 0.0) for name in classes), default=0.0)
+class ArgumentTypeError(TypeError, ValueError):
+    """An argument of a type that the function does not take; it is a ValueError, as for all refused arguments."""
 
 
-def is_whole_number(value: object) -> TypeGuard[int | np.integer[Any]]:
-    """Whether `value` is an integer of Python or numpy; True and False are not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+def wrong_type(value: object, what: str, expected: str) -> ArgumentTypeError:
+    """The error for `value`, given for `what` ("the model"), where `expected` is needed."""
+    kind = "" if value is None else f" ({type(value).__name__})"
+    return ArgumentTypeError(f"got {' '.join(reprlib.repr(value).split())}{kind} for {what}; expected {expected}")
 
 
-def whole_number(name: str, value: object, expected: str, least: int = 1) -> int:
-    """The argument `name` as an int; a ValueError, ending in `expected`, unless it is an integer from `least` on."""
-    if not is_whole_number(value) or value < least:
-        raise ValueError(f"{name}={value!r}; expected {expected}")
-    return int(value)
+def as_path(value: object, what: str, expected: str = "a str or Path") -> Path:
+    """`value` as a path. Raises ArgumentTypeError, or ValueError if it is empty."""
+    return Path(as_text(value, what, expected, empty=False))
 
 
-def check_arguments(
-    score: Score, boxes: object | None, labels: object | None, channels: str, batch_size: int, errors: str
-) -> None:
-    """Raise ValueError for arguments of `predict` that are out of range or contradict each other."""
-    scores = score.values() if isinstance(score, Mapping) else (score,)
-    for lowest in scores:
-        require_score(lowest)
-    if boxes is not None and any(scores):
-        raise ValueError(f"score={score} would drop rows, but boxes= returns one row per box; leave score out")
-    if labels is not None and boxes is None:
-        raise ValueError("labels= are the classes of given boxes, but boxes= is missing; pass boxes=, too")
-    if errors not in ("raise", "return"):
-        raise ValueError(f"errors={errors!r} is not known; expected 'raise' or 'return'")
-    require_channels(channels)
-    whole_number("batch_size", batch_size, "1 or more")
+def as_text(value: Any, what: str, expected: str = "a str or Path", *, empty: bool = True) -> str:
+    """A name or a path as text. Raises ArgumentTypeError, or ValueError if it is empty and `empty` is False."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise wrong_type(value, what, expected)
+    text = os.fsdecode(value)  # a path of os.scandir may be bytes
+    if not text and not empty:
+        raise ValueError(f"got an empty text for {what}; expected {expected}")
+    return text
+
+
+def as_texts(value: object, what: str) -> tuple[str, ...]:
+    """One text or several as a tuple. Raises ArgumentTypeError for anything else, e.g. numbers."""
+    if isinstance(value, str):
+        return (value,)
+    several = tuple(value) if isinstance(value, Iterable) else (value,)
+    texts = tuple(str(one) for one in several if isinstance(one, str))  # str: of numpy's texts
+    if len(texts) < len(several):
+        raise wrong_type(value, what, "a text or a list of texts")
+    return texts

@@ -132,7 +132,7 @@ def read_source(predictor: Predictor, options: ImageOptions, source: Source) -> 
 
 def _detect(predictor: Predictor, options: ImageOptions, source: Source, read: Future[ReadImage]) -> DetectedImage:
     """The detections of the model in an image, or the scores of its given boxes."""
-    from rcnn.arguments import lowest_score
+    from rcnn.prediction_arguments import lowest_score
     from rcnn.results import ImageSource
     from rcnn.tiles import predict_tiled
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcnn.cli.options import Allow
+from rcnn.cli.options import Allow, settings_argument
 from rcnn.commands import as_typed
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def list_recipes(
 @models.command("cost")
 def show_cost(
     model: Annotated[str, typer.Argument(help="A name from `rcnn models list`, or a checkpoint folder.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings.")] = None,
+    overrides: Annotated[list[str] | None, settings_argument("Settings.")] = None,
     height: Annotated[int, typer.Option(help="Size of the network's input, pixels.", min=1)] = 800,
     width: Annotated[int, typer.Option(help="Size of the network's input, pixels.", min=1)] = 1333,
     allow: Allow = None,

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from rcnn.arguments import DATA, OUTPUT, SPLIT, as_path, as_text, as_texts, wrong_type
 from rcnn.data import Dataset
 from rcnn.data.messages import counted
+from rcnn.given_steps import Given, as_steps
 from rcnn.models import DetectorConfig
-from rcnn.models.overrides import Overrides, as_overrides, as_strings
+from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.new_outputs import output_or_new
 from rcnn.runtime.launch import (
     FailedWhileStoppingError,
@@ -21,7 +23,6 @@ from rcnn.runtime.launch import (
 )
 from rcnn.runtime.processes import process_numbers
 from rcnn.training.found_run import is_restarted
-from rcnn.training.own_steps import Given, as_steps
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.run import run_training
@@ -186,34 +187,42 @@ def _request(
     device: str,
 ) -> RunRequest:
     """The request that the arguments of `train` make."""
+    if not isinstance(model, DetectorConfig):
+        model = as_text(model, "the model", "a config, the name of a model, or a checkpoint, as str or Path")
+    if not isinstance(data, Dataset):
+        data = as_text(data, "the data set", f"{DATA}, or a Dataset")
     if not (model or recipe) or data == "":
         raise ValueError("give a model or recipe=NAME, and data: rcnn.train(model, data)")
     return RunRequest(
-        model=CONFIG + model.name if isinstance(model, DetectorConfig) else str(model),
+        model=CONFIG + model.name if isinstance(model, DetectorConfig) else model,
         config=model if isinstance(model, DetectorConfig) else None,
         data=data if isinstance(data, Dataset) else Path(data),
         validation=validation,
-        output=None if output is None else Path(output),
-        recipe=recipe,
+        output=None if output is None else as_path(output, OUTPUT),
+        recipe=as_text(recipe, "recipe"),
         overrides=as_overrides(overrides),
         augment=None if augment is None else as_steps(augment),
-        split=str(split),
+        split=as_text(split, "split", SPLIT),
         val_splits=_names_of(val_split) if val_split else (),
         val_fraction=val_fraction,
-        annotations=annotations,
-        images=str(images),
+        annotations=as_text(annotations, "annotations"),
+        images=as_text(images, "images"),
         relative_boxes=relative_boxes,
-        weights=str(weights),
+        weights=as_text(weights, "weights"),
         device=device,
         resume=resume,
         strict=strict,
         allow_empty=allow_empty,
-        allow=as_strings(allow),
+        allow=as_texts(allow, "allow"),
     )
 
 
 def _names_of(split: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
-    return tuple(map(str, [split] if isinstance(split, str | Path) else split))
+    if isinstance(split, str | Path):
+        return (str(split),)
+    if not isinstance(split, Sequence):
+        raise wrong_type(split, "val_split", f"{SPLIT}, or a list of these")
+    return tuple(as_text(one, "val_split", f"{SPLIT}, or a list of these") for one in split)
 
 
 def _train_in_processes(

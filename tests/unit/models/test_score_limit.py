@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rcnn.arguments import lowest_score
 from rcnn.models import Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.heads.box import BoxHead
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.overrides import override
+from rcnn.prediction_arguments import lowest_score
 from rcnn.predictor import Predictor
 from rcnn.structures import Detections, ImageBatch
 from tests.narrow import instance, present
