@@ -77,10 +77,20 @@ def test_the_detections_are_those_of_the_model_from_the_score_on(name: str, word
         assert (present(alone.masks) - present(found.masks)).abs().max() > 1e-3
 
 
+def counted_rows(detector: Detector) -> list[int]:
+    """A list that grows by the number of regions of each call of the mask head."""
+    rows: list[int] = []
+
+    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows.append(len(inputs[0]))
+
+    instance(detector.mask_head, MaskHead).logits.register_forward_pre_hook(count)
+    return rows
+
+
 def test_masks_below_the_score_are_not_computed() -> None:
     detector = built("mask_rcnn_compact")
-    rows: list[int] = []
-    instance(detector.mask_head, MaskHead).logits.register_forward_pre_hook(lambda _, x: rows.append(len(x[0])))
+    rows = counted_rows(detector)
     everything = detector.predict(IMAGES)
     found = detector.predict(IMAGES, middle(everything))
     most = [int(each.valid.sum(1).max()) for each in (everything, found)]
@@ -106,9 +116,7 @@ def test_a_head_of_the_user_sees_all_detections() -> None:
 
 def test_the_predictor_passes_the_lowest_score_of_all_classes() -> None:
     predictor = Predictor(built("mask_rcnn_compact"), classes=("a", "b", "c"), device="cpu")
-    rows: list[int] = []
-    head = instance(predictor.detector.mask_head, MaskHead)
-    head.logits.register_forward_pre_hook(lambda _, x: rows.append(len(x[0])))
+    rows = counted_rows(predictor.detector)
     image = IMAGES.pixels[0].to(torch.uint8)
     everything = predictor.predict(image)
     scores = np.sort(everything.scores)
