@@ -36,8 +36,8 @@ from rcnn.models import Detector
 from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import Overrides
 from rcnn.outputs import OutputFolder, require_space
+from rcnn.prediction_arguments import is_whole_number
 from rcnn.predictor import Predictor
-from rcnn.results import is_whole_number
 from rcnn.runtime.record import SUFFIXES, ExportPrecision, ExportRecord, Target, input_names, output_names
 from rcnn.weights.checkpoint import load_detector
 from rcnn.weights.class_names import require_class_names

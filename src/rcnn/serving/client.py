@@ -22,7 +22,8 @@ from PIL import Image
 from rcnn.arguments import as_text
 from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
-from rcnn.results import ImageDetections, require_score
+from rcnn.prediction_arguments import require_score
+from rcnn.results import ImageDetections
 from rcnn.serving.wire import from_wire, require_token
 
 LONGEST = 1e8  # seconds, three years; sockets take up to 292 years in nanoseconds
