@@ -75,17 +75,20 @@ def _recipe(name: str, *settings: str, box: float | None = None, mask: float | N
 
 
 MINIVAL = "COCO minival2014"
-CROWDS = "crowds are ignored; the original trains on them as objects"
+DIFFERS = (
+    "crowds are ignored; the original trains on them as objects. It repeats negative regions until there are 256, and "
+    "adds the ground truth to the proposals of an image without a positive one"
+)
 
 RECIPES = (
-    _recipe("res101", *_pooler("affine"), *NOTIME, box=35.8, mask=30.7, differs=CROWDS),
-    _recipe("res101-align", *_pooler("image_affine"), *NOTIME, differs=CROWDS),
+    _recipe("res101", *_pooler("affine"), *NOTIME, box=35.8, mask=30.7, differs=DIFFERS),
+    _recipe("res101-align", *_pooler("image_affine"), *NOTIME, differs=DIFFERS),
     _recipe(
         "res101-from-frcn",
         *_pooler("affine"),
         "train.steps=490000",
         "train.milestones=[0.7142857142857143]",
         'train.lr_factors={"*": 0.1, "mask_head.*": 1}',
-        differs=f"{CROWDS}; starts from ImageNet weights, the original from its own Faster R-CNN",
+        differs=f"{DIFFERS}; starts from ImageNet weights, the original from its own Faster R-CNN",
     ),
 )

@@ -25,7 +25,8 @@ class Recipe:
     box: float | None = None  # AP of boxes, as published
     mask: float | None = None
     keypoints: float | None = None
-    metric: str = "AP"  # what the three numbers are, e.g. AP50
+    metric: str = "AP"  # what these three numbers are, e.g. AP50
+    recall: float | None = None  # average recall of 1000 proposals per image, percent
     hours: float | None = None  # of training, as published or from the published seconds per step; None: unknown
     hardware: str = ""  # of the publisher; empty: not published
     source: str = field(repr=False)  # where settings and results were published
@@ -55,6 +56,7 @@ class Recipe:
         """The published results, the data and the time, e.g. box AP 38.2, mask AP 34.8 on COCO val2017; ..."""
         scores = {"box": self.box, "mask": self.mask, "keypoint": self.keypoints}
         found = [f"{kind} {self.metric} {value}" for kind, value in scores.items() if value is not None]
+        found += [] if self.recall is None else [f"proposal AR1000 {self.recall}"]
         results = f"{', '.join(found)} on {self.evaluated_on}" if found else "no published results"
         time = f"{self.hours:g} hours on " if self.hours else ""
         hardware = f"; {time}{self.hardware}" if self.hardware else ""
