@@ -163,7 +163,7 @@ def test_images_in_a_folder_that_the_user_names(tmp_path: Path) -> None:
     dataset = open_dataset(root / "boxes.json", images=tmp_path / "elsewhere" / "photos")
     assert dataset[1].path == tmp_path / "elsewhere" / "photos" / "2.png"
     assert len(dataset.to_coco()["annotations"]) == 2
-    with pytest.raises(FileNotFoundError, match=r"--images .*absent: there is no folder \S+absent; expected"):
+    with pytest.raises(FileNotFoundError, match=r"images=.*absent \(--images\): there is no folder \S+absent; expected"):
         open_dataset(root, images=tmp_path / "absent")
 
 
@@ -341,7 +341,7 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     (tmp_path / "my photos").mkdir()
     for name in ("1.png", "2.png"):
         (tmp_path / "my photos" / name).write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"but they are in .*my photos: add --images '.*/my photos'$"):
+    with pytest.raises(FileNotFoundError, match=r"but they are in .*/my photos: name it with images \(--images\)$"):
         open_dataset(tmp_path, "val")
     (tmp_path / "my photos" / "2.png").unlink()
     shutil.rmtree(tmp_path / "val")

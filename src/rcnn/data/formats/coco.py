@@ -78,6 +78,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         images=tables["images"],
         annotations=tables["annotations"],
         categories=tables["categories"],
+        takes_images=True,
         relative_boxes=options.relative_boxes,
         metric=_metric(content, tables["images"]),
     )

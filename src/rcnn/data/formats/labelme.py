@@ -20,8 +20,9 @@ from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.ids import as_id
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import Id, RawEntry, Tables
+from rcnn.data.folders import images_in, subfolders
 from rcnn.data.formats.files import ALL, visible
-from rcnn.data.formats.many_files import images_in, named_tables, subfolders
+from rcnn.data.formats.many_files import named_tables
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.via import ellipse_points
 from rcnn.data.images import IMAGE_SUFFIXES, image_size, read_ids

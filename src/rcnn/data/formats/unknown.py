@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
-from rcnn.commands import as_typed
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import close_to, counted, few
 
@@ -74,8 +73,8 @@ def not_recognised(folder: Path, annotations: str, formats: str) -> FileNotFound
     more = " (and more)" if len(files) >= LOOKED_AT else ""
     return FileNotFoundError(
         f"{folder} has no annotations in a known format. It contains {kinds}{more}{inside}. {_advice(folder, files)} "
-        f"The formats are {formats}: docs/data.md and docs/data/formats.md show their folders. Use --annotations PATH "
-        "for a COCO file at another place"
+        f"The formats are {formats}: docs/data.md and docs/data/formats.md show their folders. For a COCO file at "
+        "another place, give its path with annotations (--annotations)"
     )
 
 
@@ -136,8 +135,8 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
         if path.name.startswith(("instances_", "person_keypoints_")) and path.suffix == ".json":
             return f"{name} is a COCO file: give that file, or the folder that contains annotations/ and the images."
         if path.suffix.lower() == ".json" and path.suffix != ".json":
-            one_image = '"shapes"' in _start(path)  # labelme's, which --annotations refuses
-            other = "" if one_image else f", or give {as_typed('--annotations', name)}"
+            one_image = '"shapes"' in _start(path)  # labelme's, which `annotations` refuses
+            other = "" if one_image else ", or name it with annotations (--annotations)"
             return f"{name} is not searched for, because its suffix is not .json: rename it{other}."
         if path.suffix.lower() == ".json":
             return f"{name} is {_json_kind(path)}."

@@ -85,11 +85,12 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     labels = {name: label for label, name in enumerate(sorted(set(names) or {folder.resolve().name}), start=1)}
     raw = RawTables(
         file=file,
-        root=folder,
-        folders=image_folders(file, folder, split),
+        root=folder if options.images is None else options.images,
+        folders=image_folders(file, folder, split, options.images),
         images=[{"id": number, "file_name": one["filename"]} for number, one in enumerate(entries, start=1)],
         annotations=[one | {"category_id": labels[name]} for (_, one), name in zip(objects, names, strict=True)],
         categories=[{"id": label, "name": name} for name, label in labels.items()],
+        takes_images=True,
         names={one["id"]: f"region {region.name}" for region, one in objects},
     )
     return check_tables(raw, warnings, options.known)

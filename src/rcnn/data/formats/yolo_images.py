@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data.checks.images import may_skip
-from rcnn.data.formats.many_files import walk
+from rcnn.data.folders import walk
 from rcnn.data.formats.yolo_layouts import FoundPath, Layout, resolved
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import SKIPPED, Warnings, counted, few

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from rcnn.data.formats.many_files import images_in, walk
+from rcnn.data.folders import images_in, walk
 from rcnn.data.formats.yolo_images import ImageSource, label_names, labels_folder
 from rcnn.data.formats.yolo_layouts import NAMES_FILES, Layout
 
