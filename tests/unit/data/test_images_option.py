@@ -46,7 +46,7 @@ def test_the_folder_is_within_the_data_set_or_from_the_working_directory(
     assert open_dataset(root / "annotations" / "instances_all.json", images="photos")[0].path.is_file()
     photos.rename(root / "pictures")
     assert open_dataset(root, images="pictures")[0].path.is_file()
-    message = r"images=photos \(--images\): there is no folder \S+data/photos or \S+/photos; expected the folder of the images"
+    message = r"images=photos \(--images\): there is no folder \S+data/photos or \S+/photos; expected the fold"
     with pytest.raises(FileNotFoundError, match=message):
         open_dataset(root, images="photos")
 

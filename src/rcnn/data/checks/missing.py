@@ -96,7 +96,7 @@ def _elsewhere(wanted: Sequence[str], found: Sequence[str | None], raw: RawTable
     several = [name for name, own in there.items() if len(own) > 1]
     whole = _holders(wanted, places) if raw.takes_images and not any(found) else []
     if whole:
-        if not several:
+        if len(whole) == 1:
             return f"but {'it is' if len(wanted) == 1 else 'they are'} in {whole[0]}: name it with images (--images)"
         text = f"but files of these names are in {few([str(one) for one in folders])}"
         return f"{text}: name the right folder with images (--images), e.g. {whole[0]}"

@@ -20,7 +20,7 @@ from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.files import annotation_file, find_splits, image_folders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.messages import SKIPPED, Warnings, excerpt, few
-from rcnn.text_files import read_json
+from rcnn.text_files import contains_key, read_json
 
 NAME = "VIA"
 PATTERNS = (
@@ -128,7 +128,7 @@ def _holds_via(file: Path) -> bool:
     if file.name == "via_region_data.json":
         return True
     content = file.read_bytes()
-    return b'"regions"' in content and b'"filename"' in content
+    return contains_key(content, "regions") and contains_key(content, "filename")
 
 
 def _entries(data: object, file: Path) -> list[RawEntry]:

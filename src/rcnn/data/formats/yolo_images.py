@@ -77,6 +77,14 @@ def labels_folder(images: Path, root: Path) -> Path | None:
     return None
 
 
+def images_folders(labels: Path, root: Path) -> list[Path]:
+    """The folders of images that `labels_folder` gives the folder `labels`; they may not exist."""
+    parts = Path(os.path.relpath(labels, root)).parts
+    places = [place for place, part in enumerate(parts) if part in LABELS_OF.values()]
+    named = [root.joinpath(*parts[: places[-1]], name, *parts[places[-1] + 1 :]) for name in LABELS_OF if places]
+    return [images for images in named if labels_folder(images, root) == labels]
+
+
 def expected_labels(image: Path, root: Path) -> Path:
     """The label file that an image should have: in labels/ instead of images/, else beside it."""
     folder = labels_folder(image.parent, root) or image.parent
