@@ -52,13 +52,15 @@ class Selection:
         """The checked tables. For one whole split, `known` images are not searched for again."""
         if len(self.parts) == 1 and self.parts[0].image_list is None:
             return read_split(self.location, self.parts[0].split, known)
-        names = list(dict.fromkeys(part.split for part in self.parts))
-        return merge([self._part_of(name) for name in names], names)
+        parts: dict[str, list[SplitPart]] = {}  # by the split that they are of
+        for part in self.parts:
+            parts.setdefault(ALL if is_one_file(self.location.annotations) else part.split, []).append(part)
+        return merge([self._together(of_split) for of_split in parts.values()], list(parts))
 
-    def _part_of(self, name: str) -> Tables:
-        """The tables of the split `name`, or of the images that the lists of its parts name together."""
-        tables = read_split(self.location, name)
-        lists = [part.image_list for part in self.parts if part.split == name and part.image_list is not None]
+    def _together(self, parts: Sequence[SplitPart]) -> Tables:
+        """The tables of a split, or of its images that the lists of `parts` name together."""
+        tables = read_split(self.location, parts[0].split)
+        lists = [part.image_list for part in parts if part.image_list is not None]
         if not lists:
             return tables
         listed = {index for one in lists for index in listed_indices(listed_names(one), tables, one)}

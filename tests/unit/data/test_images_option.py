@@ -85,7 +85,7 @@ def test_check_takes_the_splits_that_training_takes(tmp_path: Path, capsys: pyte
         assert rcnn("data", "check", root, "--split", split) == 2
         assert message in capsys.readouterr().err
     assert rcnn("data", "check", root, "--split", ids, "--fix", tmp_path / "out") == 2
-    assert "is a list of images; expected splits for --fix" in capsys.readouterr().err
+    assert "is a list of images; expected splits, which are" in capsys.readouterr().err
 
 
 def test_an_image_of_two_splits_counts_once_in_the_total(tmp_path: Path) -> None:

@@ -286,7 +286,10 @@ def test_images_without_ground_truth(tmp_path: Path) -> None:
         ({"export.ndjson": "{}"}, r"export\.ndjson is JSON of another tool, an object per line: export the"),
         ({"data/train.parquet": "PAR1"}, r"train\.parquet is a table of a data set: write its images to files, and"),
         ({"my.json": ""}, r"my.json is empty \(0 bytes\): export it again"),
-        ({"my.JSON": "{}"}, "my.JSON is not searched for, because its suffix is not .json: rename it, or give --anno"),
+        (
+            {"my.JSON": "{}"},
+            "my.JSON is not searched for, because its suffix is not .json: rename it, or name it with",
+        ),
         (
             {"a.jpg": "x", "a.JSON": '{"shapes": []}'},
             r"a\.JSON is not searched for, .* suffix is not \.json: rename it\. ",

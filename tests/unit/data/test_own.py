@@ -195,7 +195,7 @@ def test_objects_that_are_no_objects(tmp_path: Path) -> None:
         ({"crowd": [float("nan")]}, ", object 0 has crowd or difficult nan; expected 0 or 1"),
         ({"crowd": [0.5]}, ", object 0 has crowd or difficult 0.5; expected 0 or 1"),
         ({"image_id": torch.tensor([1, 2])}, r" has the image_id tensor\(\[1, 2\]\); expected an integer or text"),
-        ({"image_id": 1}, " has the image_id 1 of record 0; expected another id for each image"),
+        ({"image_id": 0}, " has the image_id 0 of record 0; expected another id for each image"),
         ({"file": str(tmp_path)}, r" the file /.* is a folder; expected the path of an image"),
         ({1: 2}, " unknown key 1; expected file, image_id"),
     ]

@@ -263,7 +263,7 @@ def test_lists_of_the_images_of_one_annotation_file_are_one_set(tmp_path: Path) 
     for split, message in {
         "val:ids.lst": r"split=val:ids\.lst \(--split\): .* ends in \.txt, got ids\.lst; rename it",
         "train+b.txt": r"labels\.json is one file for all splits, so train is all of its images; expected lists",
-        "a.txt+a.txt": r"split=a\.txt\+a\.txt \(--split\) has a\.txt twice",
+        "a.txt+a.txt": r"split=a\.txt\+a\.txt \(--split\) has \S+a\.txt twice; name each",
         "a.txt+": r"an empty name between the \+ of split \(--split\)",
         "train+": r"an empty name between the \+",
     }.items():

@@ -62,7 +62,7 @@ def polygon_line(rng: np.random.Generator, points: int) -> str:
     """A star-shaped polygon around a random centre."""
     radius = rng.uniform(0.05, 0.2)
     centre = rng.uniform(radius, 1 - radius, 2)
-    angles = np.sort(rng.uniform(0, 2 * np.pi, points)) + rng.uniform(0, 2 * np.pi)
+    angles = (np.arange(points) + rng.uniform(-0.4, 0.4, points)) * 2 * np.pi / points + rng.uniform(0, 2 * np.pi)
     radii = radius * rng.uniform(0.3, 1, points)
     outline = centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     return f"0 {' '.join(f'{value:.6f}' for value in outline.ravel())}"

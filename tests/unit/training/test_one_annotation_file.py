@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def test_images_that_several_lists_held_out_are_opened_once(one_file: Path) -> N
     every = open_dataset(one_file, "all", annotations=FILE, images="train")
     for name, ids in (("a.txt", every.image_ids[:8]), ("b.txt", every.image_ids[8:])):
         (one_file / name).write_text("\n".join(map(str, ids)))
-    files = tuple(f"old/{Path(name).stem}.jpg" for name in (*every.file_names[2:4], "gone.jpg"))  # exported again
-    held_out = HeldOut(split="a.txt+b.txt", fraction=0.2, files=files, contents=("", "", ""))
+    hashes = [sha256(record.path.read_bytes()).hexdigest() for record in list(every)[2:4]]
+    files = tuple(f"old/{name}" for name in (*every.file_names[2:4], "gone.png"))
+    held_out = HeldOut(split="a.txt+b.txt", fraction=0.2, files=files, contents=(*hashes, "0" * 64))
     options = DatasetOptions(annotations=FILE, images="train")
     assert dataset_for(None, one_file, held_out=held_out, options=options).file_names == every.file_names[2:4]

@@ -12,20 +12,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from rcnn.data.checks.numbers import as_number
+from rcnn.data.crossings import crossing_among
 
 BOX = 5  # numbers of a line with a box: class, centre x, centre y, width, height
 BOX_LINES = (BOX, BOX + 1)  # numbers of a line with a box alone, and with a confidence
 MIN_POINTS = 3  # keypoints (x, y) at least: a line of two may be a quadrangle
 MARGIN = 0.25  # fraction of its box that a keypoint may be outside it
 MOST = 0.95  # fraction of the keypoints that are in their boxes
+CROSSING = 0.25  # fraction of the lines that cross themselves; annotators rarely draw such polygons
+PIXELS = 1000.0  # size of an image
 
 
 def keypoint_shape(lines: Sequence[Sequence[str]]) -> tuple[int, int] | None:
     """`kpt_shape` of the lines of many objects: number of keypoints, and of numbers for each; None for polygons.
 
     All lines without those of boxes must have the same number of numbers, which polygons rarely have. Nearly all
-    keypoints must be in their boxes; visibilities are 0, 1 or 2. Without visibilities, the width and height must be no
-    point of a polygon: they are far from the other points in most lines.
+    keypoints must be in their boxes; visibilities are 0, 1 or 2. Without visibilities, many of the lines, read as
+    polygons, must cross themselves.
     """
     longer = [line for line in lines if len(line) not in BOX_LINES]
     counts = {len(line) for line in longer}
@@ -43,8 +46,10 @@ def keypoint_shape(lines: Sequence[Sequence[str]]) -> tuple[int, int] | None:
     if rest.shape[1] % 2 == 0 and rest.shape[1] >= 2 * MIN_POINTS:
         points = rest.reshape(len(rest), -1, 2)  # (L, K, 2)
         known = points.any(axis=2)  # 0, 0: not labelled
-        if known.any() and _inside(points, known, boxes) and _far(boxes[:, 2:], points, known):
-            return points.shape[1], 2
+        if known.any() and _inside(points, known, boxes):
+            crossing = crossing_among(PIXELS * values[:, 1:].reshape(len(values), -1, 2))
+            if len(crossing) >= CROSSING * len(values):
+                return points.shape[1], 2
     return None
 
 
@@ -53,13 +58,3 @@ def _inside(points: np.ndarray, known: np.ndarray, boxes: np.ndarray) -> bool:
     centre, size = boxes[:, None, :2], boxes[:, None, 2:]
     inside = (abs(points - centre) <= size * (0.5 + MARGIN)).all(axis=2)  # (L, K)
     return bool((size > 0).all() and inside[known].mean() >= MOST)
-
-
-def _far(corners: np.ndarray, points: np.ndarray, known: np.ndarray) -> bool:
-    """Whether most `corners` (L, 2) are farther from their points (L, K, 2) than these are from each other."""
-    low = np.where(known[..., None], points, np.inf).min(axis=1)  # (L, 2)
-    high = np.where(known[..., None], points, -np.inf).max(axis=1)
-    some = known.any(axis=1)
-    low, high, corners = low[some], high[some], corners[some]
-    distance = np.maximum(low - corners, corners - high).max(axis=1)
-    return bool(2 * np.count_nonzero(distance > (high - low).max(axis=1)) > len(corners))

@@ -75,7 +75,7 @@ def fix_dataset(
     """
     split = str(split)
     if any(part.strip().endswith(LIST_SUFFIX) for part in split.split("+")):
-        raise ValueError(f"split={split} (--split) is a list of images; expected splits: --fix writes whole splits")
+        raise ValueError(f"split={split} (--split) is a list of images; expected splits, which are copied whole")
     _require_own(Path(output))
     location = locate(Path(path), annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes)
     parts = select(location, split).parts if split else ()
