@@ -9,7 +9,7 @@ Letters: N detections of one image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rcnn.arguments import as_texts
 from rcnn.data.given_boxes import Boxes, GivenBoxes, Labels, PredictionInput, check_given, one_per_image, pad_given
 from rcnn.data.image_inputs import (
     Channels,
@@ -27,7 +28,6 @@ from rcnn.data.image_inputs import (
     as_image,
     image_of_list,
     is_one_image,
-    require_channels,
 )
 from rcnn.data.images import MAX_PIXELS
 from rcnn.data.loading import Padding, alike, pad_images
@@ -35,11 +35,12 @@ from rcnn.data.messages import counted
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig
-from rcnn.models.overrides import Overrides, as_strings
+from rcnn.models.overrides import Overrides
 from rcnn.models.pasting import pasting_of
+from rcnn.prediction_arguments import Score, check_arguments, lowest_score
 from rcnn.preprocess import Frame
 from rcnn.region_features import RegionFeatures
-from rcnn.results import ImageDetections, Score, require_score, whole_number
+from rcnn.results import ImageDetections
 from rcnn.runtime.devices import Device, Precision, choose_device
 from rcnn.runtime.open_model import open_model
 from rcnn.structures import Detections, ImageBatch
@@ -77,7 +78,7 @@ class Predictor:
         model = open_model(detector, device=self.device, precision=precision, overrides=overrides, allow=allow)
         self.config, self.precision, self.runner = model.config, model.precision, model.runner
         self.preprocessor, self._detector = model.preprocessor, model.detector
-        names = model.classes if classes is None else as_strings(classes)
+        names = model.classes if classes is None else as_texts(classes, "classes")
         self.classes = tuple(map(str, range(self.config.num_classes))) if names is None else names
         if len(self.classes) != self.config.num_classes:
             raise ValueError(f"got {counted(len(self.classes), 'class')}; the detector has {self.config.num_classes}")
@@ -180,10 +181,9 @@ class Predictor:
 
         `score`: skip detections with a lower score: one number, or one per class name. The default, 0, keeps all
         detections of the model: those above its `box.score_threshold`, 0.05 in most models (the default of the command
-        `rcnn predict` is 0.5). `batch_size`: number of images per forward pass, if
-        they are padded to the same shape. `max_pixels`: refuse larger images; 0:
-        no limit. `errors`: "raise" raises the exception of the first image that cannot be read; "return" returns
-        exceptions in place of results.
+        `rcnn predict` is 0.5). `batch_size`: number of images per forward pass, if they are padded to the same shape.
+        `max_pixels`: refuse larger images; 0: no limit. `errors`: "raise" raises the exception of the first image that
+        cannot be read; "return" returns exceptions in place of results.
 
         `boxes` (N, 4), xyxy pixels of the image, are scored in place of detecting: the result has one row per box, in
         their order, with the box as given (not refined; clipped to the image), the most probable class, its
@@ -193,7 +193,7 @@ class Predictor:
         Raises ValueError or OSError (FileNotFoundError, ...) for what cannot be read as an image, ValueError for boxes
         that are empty or outside the image.
         """
-        _check_arguments(score, boxes, labels, channels, batch_size, errors)
+        check_arguments(score, boxes, labels, channels, batch_size, errors)
         single = is_one_image(images)
         inputs: Iterator[tuple[object, object, object]] = iter([(images, boxes, labels)])
         if not single:
@@ -279,7 +279,8 @@ class Predictor:
         prepared = [self.prepare(one.pixels) for one in batch]
         images, frames = [image for image, _ in prepared], [frame for _, frame in prepared]
         given = [one.given for one in batch if one.given is not None]
-        results = self.score_boxes(images, frames, given) if given else self.detect(images, frames)
+        lowest = lowest_score(score, self.classes)
+        results = self.score_boxes(images, frames, given) if given else self.detect(images, frames, lowest)
         return [
             replace(result.above(score) if score else result, source=one.source(max_pixels))
             for result, one in zip(results, batch, strict=True)
@@ -289,8 +290,10 @@ class Predictor:
         """An image resized for the network, (3, h, w), and its frame. It can be called in threads."""
         return self.preprocessor(as_image(source))
 
-    def detect(self, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
+    def detect(self, images: Sequence[Tensor], frames: Sequence[Frame], score: float = 0.0) -> list[ImageDetections]:
         """The detections in `images` from `prepare`, in pixels of the original images.
+
+        Those with a score below `score` may be left out, which saves their masks and keypoints.
 
         Only images that are padded to the same shape run together, so that the others do not change the detections in
         an image; with the padding "bucket", all do.
@@ -300,9 +303,13 @@ class Predictor:
             chosen = [frames[place] for place in places]
             padded = pad_images([images[place] for place in places], self.config.input.divisor, self.padding, chosen)
             with torch.inference_mode():
-                detections = self.runner.predict(padded.to(self.device)).to("cpu")
+                detections = self._run(padded.to(self.device), score).to("cpu")
             found |= {place: self.results(detections, index, frames[place]) for index, place in enumerate(places)}
         return [found[place] for place in range(len(frames))]
+
+    def _run(self, images: ImageBatch, score: float) -> Detections:
+        """The detections of the model; an exported file returns those below `score`, too."""
+        return self.runner.predict(images) if self._detector is None else self._detector.predict(images, score)
 
     def score_boxes(
         self, images: Sequence[Tensor], frames: Sequence[Frame], given: Sequence[GivenBoxes]
@@ -351,23 +358,6 @@ class Predictor:
         if keypoint is None or keypoint.skeleton or keypoint.names != COCO_KEYPOINTS:
             return () if keypoint is None else keypoint.skeleton
         return PERSON_SKELETON
-
-
-def _check_arguments(
-    score: Score, boxes: object | None, labels: object | None, channels: str, batch_size: int, errors: str
-) -> None:
-    """Raise ValueError for arguments of `predict` that are out of range or contradict each other."""
-    scores = score.values() if isinstance(score, Mapping) else (score,)
-    for lowest in scores:
-        require_score(lowest)
-    if boxes is not None and any(scores):
-        raise ValueError(f"score={score} would drop rows, but boxes= returns one row per box; leave score out")
-    if labels is not None and boxes is None:
-        raise ValueError("labels= are the classes of given boxes, but boxes= is missing; pass boxes=, too")
-    if errors not in ("raise", "return"):
-        raise ValueError(f"errors={errors!r} is not known; expected 'raise' or 'return'")
-    require_channels(channels)
-    whole_number("batch_size", batch_size, "1 or more")
 
 
 def to_original(

@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from rcnn.data.formats.files import visible
 from rcnn.data.images import IMAGE_SUFFIXES
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones; none if the folder does not exist."""
     try:
-        return sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+        return visible(one for one in folder.iterdir() if one.is_dir())
     except OSError:
         return []
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 from torch.export import ExportedProgram
 
+from rcnn.arguments import CHECKPOINT, as_path, as_text
 from rcnn.export.accuracy import Accuracy, measure_accuracy
 from rcnn.export.calibration import find_calibration_images, validation_images
 from rcnn.export.check import (
@@ -34,8 +36,8 @@ from rcnn.models import Detector
 from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import Overrides
 from rcnn.outputs import OutputFolder, require_space
+from rcnn.prediction_arguments import is_whole_number
 from rcnn.predictor import Predictor
-from rcnn.results import is_whole_number
 from rcnn.runtime.record import SUFFIXES, ExportPrecision, ExportRecord, Target, input_names, output_names
 from rcnn.weights.checkpoint import load_detector
 from rcnn.weights.class_names import require_class_names
@@ -88,7 +90,7 @@ def export_model(
     Raises ImportError with the pip command for a missing package, ValueError for what cannot be exported and if no
     detection of the file matches (then it is not written), FileExistsError if `output` exists and is not from rcnn.
     """
-    path, say = Path(output), log or (lambda line: None)
+    path, say = as_path(output, "the output file"), log or (lambda line: None)
     target = target_of(path, to)
     if precision not in get_args(ExportPrecision):
         raise ValueError(f"precision={precision!r} is not known; expected {', '.join(get_args(ExportPrecision))}")
@@ -215,7 +217,9 @@ def _record_of(
 ) -> tuple[Detector, ExportRecord]:
     """The detector, and a record with its config and class names."""
     provenance: dict[str, object] = {}
-    if isinstance(model, str | Path):
+    if not isinstance(model, Detector):
+        model = as_text(model, "the model", f"{CHECKPOINT}, or a detector", empty=False)
+    if isinstance(model, str):
         model, checkpoint = load_detector(model, overrides, allow=allow)
         classes, provenance = classes or checkpoint.classes, checkpoint.provenance
     elif overrides or allow:
@@ -248,6 +252,8 @@ def _with_shape(record: ExportRecord, size: Size, batch: Literal["dynamic"] | in
     config = record.config.input
     if batch != "dynamic" and not (is_whole_number(batch) and batch >= 1):
         raise ValueError(f"batch={batch!r}; expected 1 or more, or 'dynamic'")
+    if isinstance(size, np.ndarray):
+        size = tuple(np.atleast_1d(size).tolist())
     if size != "dynamic" and not _is_pair(size):
         raise ValueError(f"size={size!r}; expected (height, width), e.g. (800, 1333), or 'dynamic'")
     if size != "dynamic" and min(size) < 32:

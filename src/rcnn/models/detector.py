@@ -16,6 +16,7 @@ from rcnn.models.heads.fcis import FCISHead
 from rcnn.models.heads.keypoint import KeypointHead
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.rpn import RPN
+from rcnn.ops.normalize import normalize_pixels
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
 
@@ -73,13 +74,18 @@ class Detector(nn.Module):
     forward = losses  # what DistributedDataParallel calls
 
     @torch.no_grad()
-    def predict(self, images: ImageBatch) -> Detections:
-        """Detections (B, D) in pixels of the network input, sorted by score, the highest first."""
+    def predict(self, images: ImageBatch, score: float = 0.0) -> Detections:
+        """Detections (B, D) in pixels of the network input, sorted by score, the highest first.
+
+        Those with a score below `score` are not valid. On CPUs, their masks and keypoints are not computed.
+        """
         features = self.features(images)
         detections = self.detect_boxes(features, images)
+        if score > 0 and not self.needs_low_scores():
+            detections = detections.above(score)
         for head in self.region_heads():
             detections = head.predict(features, detections, images)
-        return detections
+        return detections.above(score) if score > 0 else detections
 
     @torch.no_grad()
     def predict_boxes(
@@ -143,6 +149,12 @@ class Detector(nn.Module):
         """The heads that are trained on the box head's regions and add to its detections."""
         return [head for head in (self.mask_head, self.keypoint_head) if head is not None]
 
+    def needs_low_scores(self) -> bool:
+        """Whether a head uses detections with low scores for others: mask voting, or perhaps the user's own head."""
+        votes = self.config.mask is not None and self.config.mask.vote_iou > 0
+        ours = all(isinstance(head, MaskHead | CascadeMaskHead | KeypointHead) for head in self.region_heads())
+        return votes or not ours
+
     def predict_masks(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with masks (B, D, m, m). Raises ValueError for a detector without a mask head."""
         if self.mask_head is None:
@@ -169,11 +181,7 @@ class Detector(nn.Module):
         pixels = images.pixels.float()
         if self.config.input.channel_order == "bgr":
             pixels = pixels.flip(1)
-        height, width = pixels.shape[-2:]
-        rows = torch.arange(height, device=pixels.device) < images.sizes[:, :1]  # (B, H)
-        columns = torch.arange(width, device=pixels.device) < images.sizes[:, 1:]  # (B, W)
-        inside = (rows[:, :, None] & columns[:, None, :])[:, None]  # (B, 1, H, W)
-        pixels = (pixels - self.pixel_mean) / self.pixel_std * inside
+        pixels = normalize_pixels(pixels, images.sizes, self.pixel_mean, self.pixel_std)
         weight = next(self.backbone.parameters())
         is_channels_last = weight.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if is_channels_last else torch.contiguous_format

@@ -107,7 +107,7 @@ def create_app(predictor: Predictor, options: ServiceOptions) -> FastAPI:
             CORSMiddleware, allow_origins=list(options.origins), allow_methods=["GET", "POST"],
             allow_headers=["Authorization"],
         )  # fmt: skip
-    app.middleware("http")(service.measured)
+    app.middleware("http")(service.record_request)
     app.exception_handler(RequestValidationError)(_wrong_values)
     app.exception_handler(Exception)(_failure)
     allowed = [Depends(service.require_token)]
@@ -168,8 +168,8 @@ class Service:
         else:
             self.predictor.predict(black)
 
-    async def measured(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Count and log a request."""
+    async def record_request(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Middleware: `call_next` answers the request; its status and seconds are counted for /metrics, and logged."""
         started, status = time.monotonic(), 500  # of a handler that raises
         try:
             response = await call_next(request)
@@ -207,7 +207,7 @@ class Service:
                 content_type = request.headers.get("content-type", "")
                 pixels = await run(self._images, self._decode, body, content_type)
                 image, frame = await run(self._images, self.predictor.preprocessor, pixels)
-                found = (await self._detect(image, frame)).above(score)
+                found = (await self._detect(image, frame, score)).above(score)
                 threads = self._pictures if format == "picture" else self._answers
                 return await run(threads, self._answer, found, format, pixels)
         except TimeoutError as error:
@@ -251,10 +251,13 @@ class Service:
                 raise _form() from error
             raise HTTPException(400, error.problem) from error
 
-    async def _detect(self, image: Tensor, frame: Frame) -> ImageDetections:
-        """The detections, when the model has processed the image; 503 if the queue is full or closed."""
+    async def _detect(self, image: Tensor, frame: Frame, score: float) -> ImageDetections:
+        """The detections, when the model has processed the image; 503 if the queue is full or closed.
+
+        Those with a score below `score` may be left out.
+        """
         try:
-            return await asyncio.wrap_future(self.batcher.submit(image, frame, self.options.seconds))
+            return await asyncio.wrap_future(self.batcher.submit(image, frame, self.options.seconds, score))
         except Busy as error:
             raise _unavailable("too many images wait") from error
         except Closed as error:

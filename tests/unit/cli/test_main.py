@@ -152,6 +152,11 @@ def test_an_unknown_model_gets_at_most_three_suggestions(name: str, capsys: pyte
             "rcnn: out/a.jpg cannot be written: File too large. Raise the limit on the size of files (ulimit -f "
             "unlimited), or write to another place",
         ),
+        (
+            RuntimeError("can't start new thread"),
+            "rcnn: not enough memory (can't start new thread): the limit on processes and threads is reached; raise it "
+            "(ulimit -u), or use fewer workers",
+        ),
         (ValueError("wrong"), "rcnn: wrong"),
         (
             UnicodeEncodeError("ascii", "caf\xe9.jpg", 3, 4, "ordinal not in range(128)"),

@@ -22,6 +22,8 @@ from tests.unit.export.detectors import detector_of
         ({"size": "800x1333"}, r"size='800x1333'; expected \(height, width\), e\.g\. \(800, 1333\), or 'dynamic'"),
         ({"size": 800}, r"size=800; expected \(height, width\)"),
         ({"size": (800, 1333)}, "size=800x1333; faster_rcnn_compact puts images on a canvas of 320x320: leave"),
+        ({"size": np.array([800, 1333])}, "size=800x1333; faster_rcnn_compact puts images on a canvas"),
+        ({"size": np.array(800)}, r"size=\(800,\); expected \(height, width\)"),
         ({"size": (np.int64(800), np.int64(1333))}, "size=800x1333; faster_rcnn_compact puts images on a canvas"),
         ({"batch": True}, "batch=True; expected 1 or more, or 'dynamic'"),
         ({"batch": "2"}, "batch='2'; expected 1 or more, or 'dynamic'"),

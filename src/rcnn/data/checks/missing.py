@@ -126,7 +126,7 @@ def _holders(wanted: Sequence[str], places: Mapping[str, Sequence[Path]]) -> lis
         for folder in places[_base(wanted[0])]
         if folder.parts[len(folder.parts) - len(parents) :] == parents
     ]
-    if holders := [top for top in tops if all((top / path).is_file() for path in paths)]:
+    if holders := [top for top in tops if all(os.path.isfile(top / path) for path in paths)]:
         return holders
     first, *others = places.values()
     return [folder for folder in first if all(folder in one for one in others)] if len(places) == len(wanted) else []
