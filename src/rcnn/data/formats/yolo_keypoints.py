@@ -45,7 +45,7 @@ def keypoint_shape(lines: Sequence[Sequence[str]]) -> tuple[int, int] | None:
             return points.shape[1], 3
     if rest.shape[1] % 2 == 0 and rest.shape[1] >= 2 * MIN_POINTS:
         points = rest.reshape(len(rest), -1, 2)  # (L, K, 2)
-        known = points.any(axis=2)  # 0, 0: not labelled
+        known = np.asarray(points.any(axis=2))  # 0, 0: not labelled
         if known.any() and _inside(points, known, boxes):
             crossing = crossing_among(PIXELS * values[:, 1:].reshape(len(values), -1, 2))
             if len(crossing) >= CROSSING * len(values):
@@ -56,5 +56,5 @@ def keypoint_shape(lines: Sequence[Sequence[str]]) -> tuple[int, int] | None:
 def _inside(points: np.ndarray, known: np.ndarray, boxes: np.ndarray) -> bool:
     """Whether most `known` (L, K) points (L, K, 2) are in their boxes (L, 4: centre, width and height)."""
     centre, size = boxes[:, None, :2], boxes[:, None, 2:]
-    inside = (abs(points - centre) <= size * (0.5 + MARGIN)).all(axis=2)  # (L, K)
+    inside = np.asarray((abs(points - centre) <= size * (0.5 + MARGIN)).all(axis=2))  # (L, K)
     return bool((size > 0).all() and inside[known].mean() >= MOST)
