@@ -174,40 +174,6 @@ def test_objects_in_other_forms_of_numpy_and_torch(tmp_path: Path) -> None:
         assert mine.to_coco() == theirs.to_coco(), fields
 
 
-def test_objects_that_are_no_objects(tmp_path: Path) -> None:
-    write_images(tmp_path, ["1.png", "2.png"])
-    first, second = ({"file": tmp_path / f"{n}.png", "boxes": [[1, 2, 3, 4]], "labels": ["a"]} for n in (1, 2))
-    masks = np.zeros((1, 40, 60), dtype=np.uint8)
-    wrong: list[tuple[dict[Any, Any], str]] = [
-        ({"labels": [True]}, ", object 0 has the label True; expected one of the classes a, b, or 0 to 1"),
-        ({"labels": [0.5]}, ", object 0 has the label 0.5; expected one of the classes"),
-        ({"segmentations": [masks]}, r", object 0 has a polygon of shape \(40, 60\); expected x, y.* masks\[:, 0\]"),
-        ({"segmentations": [[[[1, 2], [3]]]]}, r", object 0 has segmentations \[\[1, 2\], \[3\]\]; expected polygons"),
-        ({"segmentations": [{"size": 5, "counts": [1]}]}, r", object 0 has RLE of size 5; expected \[height, width\]"),
-        (
-            {"segmentations": [{"size": [40, 60], "counts": [0.5]}]},
-            r", object 0 has RLE with the counts \[0.5\]; expected COCO's",
-        ),
-        (
-            {"keypoints": [np.zeros((3, 4))]},
-            r", object 0 has keypoints of shape \(3, 4\); expected \(J, 3\): x, y, visibility",
-        ),
-        ({"crowd": [float("nan")]}, ", object 0 has crowd or difficult nan; expected 0 or 1"),
-        ({"crowd": [0.5]}, ", object 0 has crowd or difficult 0.5; expected 0 or 1"),
-        ({"image_id": torch.tensor([1, 2])}, r" has the image_id tensor\(\[1, 2\]\); expected an integer or text"),
-        ({"image_id": 0}, " has the image_id 0 of record 0; expected another id for each image"),
-        ({"file": str(tmp_path)}, r" the file /.* is a folder; expected the path of an image"),
-        ({1: 2}, " unknown key 1; expected file, image_id"),
-    ]
-    for fields, message in wrong:
-        with pytest.raises(ValueError, match=f"record 1:?{message}"):
-            rcnn.Dataset.from_records([first, second | fields], ["a", "b"])
-    with pytest.raises(ValueError, match=r"record 1, object 0 has the label \['a'\], which is not a name"):
-        rcnn.Dataset.from_records([first, second | {"labels": [["a"]]}])
-    with pytest.raises(ValueError, match="records is of type int; expected a list of dicts"):
-        rcnn.Dataset.from_records(5)  # type: ignore[arg-type]
-
-
 def test_a_torch_data_set_of_another_form_is_refused() -> None:
     image, target = torch.zeros(3, 8, 8), {"boxes": [[1, 2, 3, 4]], "labels": [1]}
     wrong: list[tuple[list[Any], str]] = [
