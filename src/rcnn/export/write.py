@@ -53,7 +53,9 @@ class Exported:
     path: Path
     record: ExportRecord
     difference: Difference  # from the detector in PyTorch, on one generated batch; int8: from float32, on real images
-    accuracy: Accuracy | None = None  # AP of the checkpoint and of the file; None: no data set was given
+    accuracy: Accuracy | None = (
+        None  # AP of the checkpoint (int8: of the float32 file) and of the file; None: not measured
+    )
 
 
 def export_model(
@@ -126,17 +128,19 @@ def export_model(
         prepared = prepare_for_inference(detector, network)
         say(f"tracing {record.config.name}")
         program, record = trace(prepared, record)
-        say(f"writing {path}")
+        accuracy = None
+        if target != "torch":
+            say("translating the operators to ONNX")
         with folder.writing_together(*names) as temporary:
             if images is not None:
-                record, difference = write_int8(program, record, temporary / path.name, prepared, images, say, path)
+                written = temporary / path.name
+                record, difference, accuracy = write_int8(program, record, written, prepared, images, say, path)
                 say(f"int8 compared with float32 on images of {calibrate}: {difference.text()}")
             elif record.with_resize:
                 difference = write_with_resize(program, record, temporary / path.name, prepared, say, path)
             else:
                 write_file(program, record, temporary / path.name)
                 difference = check_file(temporary / path.name, prepared, program, record, say, path)
-    accuracy = None
     if annotated is not None:
         original = Predictor(detector, classes=record.classes, device="cpu")
         accuracy = measure_accuracy(original, path, annotated, ("checkpoint", "file"), say)
