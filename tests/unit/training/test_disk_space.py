@@ -114,3 +114,19 @@ def test_the_number_of_a_disk_error_is_not_lost(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert of_torch.value.errno == of_safetensors.value.errno == errno.EFBIG
+
+
+def test_a_limit_of_the_shell_on_files_is_found_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    space = disk_space(build_detector(CONFIG), TrainConfig(optimizer="adamw"), tmp_path)
+    state = space.last - space.best  # two momenta of each weight: the largest file
+    assert state > space.best
+    monkeypatch.setattr(resource, "getrlimit", Mock(return_value=(state, resource.RLIM_INFINITY)))
+    assert require_space(space, tmp_path / "run") == []
+    monkeypatch.setattr(resource, "getrlimit", Mock(return_value=(state - 1, resource.RLIM_INFINITY)))
+    with pytest.raises(
+        OSError, match=r"for this shell, which limits files to [0-9.,]+ MB: the largest file of a"
+    ) as error:
+        require_space(space, tmp_path / "run")
+    assert error.value.errno == errno.EFBIG
+    assert error.value.filename == str(tmp_path / "run" / "last")
