@@ -52,6 +52,7 @@ OPTIONAL: dict[str, type] = {
     "weights": str,
     "recipe": str,
     "processes": int,
+    "extra_images": int,
     "held_out": dict,
     "left_out": list,
     "data_identity": dict,
