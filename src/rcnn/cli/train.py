@@ -57,8 +57,8 @@ def train(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the run: config.json, log.jsonl, curve.html, curve.png, last/, best/. Defaults to a new "
-            "runs/train-MODEL-N."
+            help="Folder of the run: config.json, log.jsonl (its steps count from 0), curve.html, curve.png, last/, "
+            "best/. Defaults to a new runs/train-MODEL-N."
         ),
     ] = None,
     split: Annotated[
