@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig
 
 from rcnn.runtime import launch
-from rcnn.runtime.in_flight import ERROR_FILE, PID
+from rcnn.runtime.in_flight import ERROR_FILE, PID, STOPPED
 from rcnn.runtime.launch import ProcessFailedError, _apart, _result_after, _signal_processes
 
 
@@ -117,3 +117,38 @@ def test_a_process_that_ends_itself_has_a_message(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(launch, "elastic_launch", fake)
     with pytest.raises(ProcessFailedError, match=r"^a process ended with exit status 3 before it had a result$"):
         launch.launch_function(print, devices=2)
+
+
+@pytest.mark.parametrize(
+    ("notes", "codes", "errors", "status", "message"),
+    [
+        ({0: "15 told", 1: "15 "}, (143, 143), {}, 143, ""),  # process 0 has said it
+        ({1: "15 "}, (-15, 143), {}, 143, "stopped by SIGTERM"),  # before the training began
+        ({1: "15 ", 0: ""}, (2, 143), {0: {"lost": True}}, 143, "stopped by SIGTERM"),  # 0 has lost it
+        ({1: "2 "}, (-15, 130), {}, 130, "stopped by SIGINT"),
+        ({1: "15 "}, (2, 143), {0: {"common": True}}, 2, "message of 0"),  # NaN, which all processes had
+        ({}, (3, 143), {}, 3, ""),
+    ],
+)
+def test_a_signal_to_one_process_is_reported_once(
+    tmp_path: Path,
+    notes: Mapping[int, str],
+    codes: tuple[int, int],
+    errors: Mapping[int, Mapping[str, object]],
+    status: int,
+    message: str,
+) -> None:
+    failures = dict[int, ProcessFailure]()
+    for rank in range(len(codes)):
+        own = tmp_path / str(rank)
+        own.mkdir()
+        if rank in notes:
+            (own / STOPPED).write_text(notes[rank])
+    for rank, code in enumerate(codes):
+        file = tmp_path / str(rank) / "error.json"
+        if rank in errors:
+            details = {"message": f"message of {rank}", "extraInfo": {"timestamp": "1"}}
+            file.write_text(json.dumps({"message": details, "expected": True, **errors[rank]}))
+        failures[rank] = ProcessFailure(local_rank=rank, pid=1, exitcode=code, error_file=str(file))
+    ended = launch._ended(failures, 2, tmp_path)
+    assert (ended.status, ended.message) == (status, message)
