@@ -231,7 +231,7 @@ def _going_on(plan: RunPlan, output: Path, *, launched: bool = False) -> str:
     processes = plan.processes.count
     if can_continue(output):
         return f"{CONTINUE}: {continue_command(plan.request, processes, output, plan.own_code, launched=launched)}"
-    again = as_typed("rcnn", *COMMAND_LINE.get())
+    again = as_typed("rcnn", *COMMAND_LINE.get(()))
     by_torchrun = processes > 1 and not launched
     return f"{AGAIN}: {again}" + f" (in {processes} processes, started as before)" * by_torchrun
 

@@ -101,7 +101,7 @@ def test_an_error_while_stopping_is_reported(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_process_that_only_lost_another_one_while_stopping_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped_with(monkeypatch, [{"message": {"message": "lost the connection"}, "lost": True}, {"message": "<NONE>"}])
     ended = launch.launch_command(["train"], devices=2)
-    assert (ended.status, ended.message) == (128 + signal.SIGINT, "")
+    assert (ended.status, ended.message) == (128 + signal.SIGINT, "stopped by SIGINT")
 
 
 def test_a_process_that_ends_itself_has_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
