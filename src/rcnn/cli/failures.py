@@ -62,7 +62,12 @@ def has_launcher() -> bool:
 
 
 def quiet_unless_first() -> None:
-    """Print nothing but errors in all processes except the first, because their messages are the same."""
+    """Print nothing but errors in all processes except the first, because their messages are the same.
+
+    Nor does torch then print the stack of its C++ functions before an error of rcnn; called before torch is imported.
+    """
+    if is_one_of_several():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if is_one_of_several() and os.environ.get("RANK", "0") != "0":
         nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         sys.stdout, sys.stderr = nowhere, nowhere

@@ -84,11 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if words == ["--version"]:
             print(version_line(), flush=True)
             sys.exit(0)
+        quiet_unless_first()
         if arguments is None and words[0] == "train" and "--help" not in words and not is_launched():
             start_loading_line()
         from rcnn.cli.app import app
 
-        quiet_unless_first()
         note_process()
         stop_with_launcher()
         COMMAND_LINE.set(tuple(words))

@@ -40,6 +40,7 @@ T = TypeVar("T")
 
 LAUNCHED = "RCNN_LAUNCHED"  # set for the processes: this launcher prints their errors
 TYPED = "RCNN_TYPED"  # set for the processes: the command that the user typed
+TORCH_LOG = "TORCH_CPP_LOG_LEVEL"  # its warnings of a lost process have the stack of torch's C++ functions
 LOST = "lost"  # key in an error file: the process only lost the connection to another one
 COMMON = "common"  # key in an error file: all processes have this error
 RESULT = "result"  # file with what a function returned in a process, beside its error file
@@ -203,6 +204,8 @@ def _config(devices: int, logs: str) -> LaunchConfig:
 def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
     """Within the block, environment variables for the processes; each gets a share of the CPU cores."""
     added = {LAUNCHED: "1", LAUNCHER: str(os.getpid())}
+    if TORCH_LOG not in os.environ:
+        added[TORCH_LOG] = "ERROR"
     if typed:
         added[TYPED] = as_typed("rcnn", *typed)
     if not threads.set_by_user():

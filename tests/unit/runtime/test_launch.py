@@ -86,6 +86,26 @@ def stopped_with(monkeypatch: pytest.MonkeyPatch, errors: Sequence[Mapping[str, 
     monkeypatch.setattr(launch, "elastic_launch", fake)
 
 
+@pytest.mark.parametrize("own", ["", "INFO"])
+def test_torch_does_not_print_its_stack_before_the_message(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes get this variable, unless the user has set it; it is read when torch is imported."""
+    monkeypatch.delenv(launch.TORCH_LOG, raising=False)
+    if own:
+        monkeypatch.setenv(launch.TORCH_LOG, own)
+    seen = list[str | None]()
+
+    def fake(config: LaunchConfig, program: object) -> Callable[..., None]:
+        def noting(*arguments: object) -> None:
+            seen.append(os.environ.get("TORCH_CPP_LOG_LEVEL"))
+
+        return noting
+
+    monkeypatch.setattr(launch, "elastic_launch", fake)
+    launch.launch_command(["train"], devices=2)
+    assert seen == [own or "ERROR"]
+    assert os.environ.get(launch.TORCH_LOG, "") == own
+
+
 def test_an_error_while_stopping_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     full = {"message": {"message": "last/ cannot be written: disk full"}, "lost": False, "expected": True}
     lost = {"message": {"message": "lost the connection"}, "lost": True, "expected": True}
