@@ -99,8 +99,8 @@ class Meeting:
         while missing and time.monotonic() < end:
             time.sleep(self._period / 4)
             missing = {rank: beat for rank, beat in missing.items() if self._beat_of(rank) == beat}
-        lives = {rank: self._life_of(rank) for rank in missing}
-        return [f"{self.name(rank)} at {_work(life)}" for rank, life in lives.items() if life not in (ENDED, FAILED)]
+        left = [rank for rank in missing if self._life_of(rank) in (ENDED, FAILED)]
+        return [f"{self.name(rank)} at {_work(beat)}" for rank, beat in missing.items() if rank not in left]
 
     def name(self, rank: int) -> str:
         """A process in messages, e.g. "process 1 of 4 (pid 4711 on node7)"."""
@@ -162,7 +162,7 @@ class Meeting:
             self._store.set(f"place of {self._rank}", f"pid {os.getpid()} on {socket.gethostname()}")
             while not self._ended.wait(self._period):
                 beats += 1
-                self._store.set(f"beat of {self._rank}", str(beats))
+                self._store.set(f"beat of {self._rank}", f"{beats} {self._monitor.work}")
                 now = time.monotonic()
                 own, all_threads = (new - old for new, old in zip(_cpu_times(), used, strict=True))
                 if own > OWN * (now - last) or all_threads > ALL * (now - last):
