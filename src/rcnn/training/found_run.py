@@ -126,12 +126,15 @@ def start_of_run(path: Path) -> tuple[str, str, Path]:
     return record["started_from"], record.get("recipe", ""), Path(record["data"])
 
 
-def require_no_run(path: Path, checkpoints: Sequence[str]) -> None:
-    """ValueError if the run in `path` has `checkpoints`: only a run that is resumed may write there."""
+def require_no_run(path: Path, checkpoints: Sequence[str], resume: str = "resume=True (--resume)") -> None:
+    """ValueError if the run in `path` has `checkpoints`: only a run that is resumed may write there.
+
+    `resume`: how the caller asks for that.
+    """
     if checkpoints:
         raise ValueError(
-            f"{path} contains a run ({listed(checkpoints)}): continue it with resume=True (--resume), or choose "
-            "another output (--output)"
+            f"{path} contains a run ({listed(checkpoints)}): continue it with {resume}, or choose another "
+            "output (--output)"
         )
 
 
