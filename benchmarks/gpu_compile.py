@@ -46,7 +46,7 @@ def kernels() -> list[tuple[Any, dict[str, Any], dict[str, Any], dict[str, Any]]
         (
             keypoints._decode_kernel,
             {"maps": "*bf16", "boxes": "*fp32", "log_sums": "*fp32", "found": "*fp32", "joints": INT},
-            {"SIDE": 56, "CELLS": 64, "SAMPLES": 4096, "COLUMNS": keypoints.COLUMNS},
+            {"SIDE": 56, "PATCHES": 64, "SAMPLES": 4096, "COLUMNS": keypoints.COLUMNS},
             {"num_warps": 2},
         ),
         (decode_and_clip._decode_kernel, ANCHORS, {"BLOCK": decode_and_clip.BLOCK}, exact),

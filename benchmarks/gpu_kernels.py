@@ -15,7 +15,7 @@ from rcnn.ops import roi_align as roi_align_module
 from rcnn.ops.decode_and_clip import decode_and_clip
 from rcnn.ops.keypoints import decode_keypoints
 from rcnn.ops.nms import nms
-from rcnn.ops.polygons import crop_polygons
+from rcnn.ops.polygons import rasterize_polygons
 from rcnn.ops.ps_roi import ps_roi_pool
 from rcnn.ops.roi_align import assign_levels, roi_align
 
@@ -70,8 +70,8 @@ def cases(tiny: bool) -> list[Case]:
             gradient=True,
         ),
         Case(
-            name="crop_polygons",
-            op=crop_polygons,
+            name="rasterize_polygons",
+            op=rasterize_polygons,
             arguments=(outlines(batch, side), torch.randint(0, 8, (batch, regions)), boxes, valid, 28),
             tolerance=0,
         ),

@@ -47,9 +47,12 @@ if TYPE_CHECKING:
     from rcnn.serving.client import Client
     from rcnn.structures import Detections, ImageBatch, Proposals, Targets
     from rcnn.tiles import predict_tiled
-    from rcnn.training.api import TrainingRun, train
+    from rcnn.training.api import TrainingRun, plan, train
     from rcnn.training.publish import push_to_hub
+    from rcnn.training.recipes import list_recipes
+    from rcnn.training.run_table import list_runs
     from rcnn.training.settings import TrainConfig
+    from rcnn.training.training_plan import TrainingPlan
     from rcnn.tta import AugmentedPredictor
     from rcnn.weights.api import convert, load
     from rcnn.weights.catalogue.api import download_weights, list_weights
@@ -79,6 +82,7 @@ __all__ = [
     "Targets",
     "TrainConfig",
     "TrainingBatch",
+    "TrainingPlan",
     "TrainingRun",
     "__version__",
     "benchmark",
@@ -96,12 +100,15 @@ __all__ = [
     "export_model",
     "fix_dataset",
     "list_models",
+    "list_recipes",
+    "list_runs",
     "list_weights",
     "load",
     "load_checkpoint",
     "model_config",
     "open_dataset",
     "override",
+    "plan",
     "predict_tiled",
     "push_to_hub",
     "read_image",
@@ -133,6 +140,7 @@ _MODULES = {  # public name -> the module that defines it
     "Targets": "rcnn.structures",
     "TrainConfig": "rcnn.training.settings",
     "TrainingBatch": "rcnn.data.loading",
+    "TrainingPlan": "rcnn.training.training_plan",
     "TrainingRun": "rcnn.training.api",
     "benchmark": "rcnn.bench.benchmark",
     "best_scores": "rcnn.evaluation.thresholds",
@@ -149,12 +157,15 @@ _MODULES = {  # public name -> the module that defines it
     "export_model": "rcnn.export.write",
     "fix_dataset": "rcnn.data.inspect.fix",
     "list_models": "rcnn.models",
+    "list_recipes": "rcnn.training.recipes",
+    "list_runs": "rcnn.training.run_table",
     "list_weights": "rcnn.weights.catalogue.api",
     "load": "rcnn.weights.api",
     "load_checkpoint": "rcnn.weights.checkpoint",
     "model_config": "rcnn.models",
     "open_dataset": "rcnn.data",
     "override": "rcnn.models.overrides",
+    "plan": "rcnn.training.api",
     "predict_tiled": "rcnn.tiles",
     "push_to_hub": "rcnn.training.publish",
     "read_image": "rcnn.data.images",

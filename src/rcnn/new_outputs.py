@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rcnn.arguments import OUTPUT, as_path
+
 BELOW = "runs"
 
 
@@ -48,7 +50,7 @@ def _new_folder(parent: Path, stem: str) -> Path:
 def output_or_new(output: str | Path | None, command: str, model: str | Path) -> Iterator[Path]:
     """The folder `output`, or a new one if that is None; after an error, new folders are removed if they are empty."""
     before = Path(BELOW).exists()
-    folder = new_output(command, model) if output is None else Path(output)
+    folder = new_output(command, model) if output is None else as_path(output, OUTPUT)
     try:
         yield folder
     except BaseException:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rcnn.arguments import as_texts
 from rcnn.data.given_boxes import Boxes, GivenBoxes, Labels, PredictionInput, check_given, one_per_image, pad_given
 from rcnn.data.image_inputs import (
     Channels,
@@ -35,7 +36,7 @@ from rcnn.data.messages import counted
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig
-from rcnn.models.overrides import Overrides, as_strings
+from rcnn.models.overrides import Overrides
 from rcnn.models.pasting import pasting_of
 from rcnn.preprocess import Frame
 from rcnn.region_features import RegionFeatures
@@ -77,7 +78,7 @@ class Predictor:
         model = open_model(detector, device=self.device, precision=precision, overrides=overrides, allow=allow)
         self.config, self.precision, self.runner = model.config, model.precision, model.runner
         self.preprocessor, self._detector = model.preprocessor, model.detector
-        names = model.classes if classes is None else as_strings(classes)
+        names = model.classes if classes is None else as_texts(classes, "classes")
         self.classes = tuple(map(str, range(self.config.num_classes))) if names is None else names
         if len(self.classes) != self.config.num_classes:
             raise ValueError(f"got {counted(len(self.classes), 'class')}; the detector has {self.config.num_classes}")
@@ -180,10 +181,9 @@ class Predictor:
 
         `score`: skip detections with a lower score: one number, or one per class name. The default, 0, keeps all
         detections of the model: those above its `box.score_threshold`, 0.05 in most models (the default of the command
-        `rcnn predict` is 0.5). `batch_size`: number of images per forward pass, if
-        they are padded to the same shape. `max_pixels`: refuse larger images; 0:
-        no limit. `errors`: "raise" raises the exception of the first image that cannot be read; "return" returns
-        exceptions in place of results.
+        `rcnn predict` is 0.5). `batch_size`: number of images per forward pass, if they are padded to the same shape.
+        `max_pixels`: refuse larger images; 0: no limit. `errors`: "raise" raises the exception of the first image that
+        cannot be read; "return" returns exceptions in place of results.
 
         `boxes` (N, 4), xyxy pixels of the image, are scored in place of detecting: the result has one row per box, in
         their order, with the box as given (not refined; clipped to the image), the most probable class, its

@@ -22,13 +22,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from rcnn.arguments import as_texts
 from rcnn.data.image_inputs import ImageInput, ImageSource, as_image
 from rcnn.data.messages import counted, few
 from rcnn.data.writers.coco import coco_result
 from rcnn.data.writers.labelme import labelme_file
 from rcnn.data.writers.yolo import yolo_lines
 from rcnn.drawing.pictures import draw_objects
-from rcnn.models.overrides import as_strings
 from rcnn.ops.boxes import move_ends
 from rcnn.ops.coco_backend import encode_region
 from rcnn.ops.contours import TOLERANCE
@@ -213,7 +213,7 @@ class ImageDetections:
 
     def of_classes(self, names: str | Sequence[str]) -> ImageDetections:
         """The detections of one or several classes, by name. ValueError for a class that the model does not have."""
-        names = as_strings(names)
+        names = as_texts(names, "the classes")
         require_classes(names, self.classes)
         return self[np.array([name in names for name in self.names], dtype=bool)]
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from rcnn.arguments import wrong_type
 from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image
 from rcnn.data.images import MAX_PIXELS
 from rcnn.ops.masks import Region
@@ -76,6 +77,8 @@ def predict_tiled(
 
     Memory: the decoded image, `batch_size` tiles, and the masks of the detections within their boxes.
     """
+    if not isinstance(predictor, Predictor):
+        raise wrong_type(predictor, "the predictor", "an rcnn.Predictor")
     tile = check_tiling(tile, overlap)
     batch_size = whole_number("batch_size", batch_size, "a whole number of tiles, 1 or more")
     pixels = as_image(image, channels=channels, max_pixels=max_pixels)

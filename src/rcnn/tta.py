@@ -224,9 +224,9 @@ class AugmentedPredictor(Predictor):
     def _keypoints(self, views: Sequence[View], merged: Detections) -> Tensor:
         """Keypoints (1, D, J, 3) in pixels of the original image, located in the mean heatmaps of the views."""
         head = self._keypoint_head()
-        maps = torch.stack([self._maps(view, self._in_view(view, merged)) for view in views]).mean(0)
+        heatmaps = torch.stack([self._heatmaps(view, self._in_view(view, merged)) for view in views]).mean(0)
         first = views[0]  # the maxima are located at its size, as without augmentation
-        points = head.decode(maps, merged.boxes / first.back, first.images)  # (1, D, J, 3)
+        points = head.decode(heatmaps, merged.boxes / first.back, first.images)  # (1, D, J, 3)
         points = torch.cat([points[..., :2] * first.back[:2], points[..., 2:]], -1)
         return points * merged.valid[..., None, None]
 
@@ -239,16 +239,16 @@ class AugmentedPredictor(Predictor):
             )
         return head
 
-    def _maps(self, view: View, inside: Detections) -> Tensor:
-        """Heatmap logits (1, D, J, m, m) of a view, with left and right as in the image that is not flipped."""
+    def _heatmaps(self, view: View, inside: Detections) -> Tensor:
+        """Heatmaps (1, D, J, m, m) of a view, with left and right as in the image that is not flipped."""
         head = self._keypoint_head()
-        maps = head.detection_maps(view.features, inside.boxes, inside.valid, view.images)
+        heatmaps = head.detection_heatmaps(view.features, inside.boxes, inside.valid, view.images)
         if not view.flipped:
-            return maps
-        other = list(range(maps.shape[2]))
+            return heatmaps
+        other = list(range(heatmaps.shape[2]))
         for left, right in head.config.flip_pairs:
             other[left], other[right] = right, left
-        return maps.flip(-1)[:, :, other]
+        return heatmaps.flip(-1)[:, :, other]
 
     def _in_view(self, view: View, merged: Detections) -> Detections:
         """The merged detections with their boxes in pixels of a view."""

@@ -45,11 +45,17 @@ def running(data: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         with_group = process.pid
         process.kill()
         process.wait()
-        time.sleep(0.5)
-        alive = subprocess.run(["pgrep", "-g", str(with_group)], capture_output=True, text=True).stdout.split()
+        until = time.monotonic() + 10
+        while (alive := processes_of(with_group)) and time.monotonic() < until:
+            time.sleep(0.05)
         for pid in alive:
             os.kill(int(pid), signal.SIGKILL)
         assert not alive, "worker processes outlive the run"
+
+
+def processes_of(group: int) -> list[str]:
+    """Ids of the processes of a group."""
+    return subprocess.run(["pgrep", "-g", str(group)], capture_output=True, text=True).stdout.split()
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:

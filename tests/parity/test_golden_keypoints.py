@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rcnn.ops.keypoints import decode_keypoints, keypoint_cells
+from rcnn.ops.keypoints import decode_keypoints, keypoint_bins
 from rcnn.predictor import to_original
 from rcnn.preprocess import Frame
 from rcnn.structures import Targets
@@ -36,20 +36,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_decoding_equals_detectron2(shared: Path) -> None:
     stored = np.load(shared / "golden/ops/keypoints.npz")
-    maps = torch.from_numpy(stored["heatmaps_f16"].astype(np.float32))
-    found = decode_keypoints(maps[None], torch.from_numpy(stored["rois"])[None])[0].numpy()
+    heatmaps = torch.from_numpy(stored["heatmaps_f16"].astype(np.float32))
+    found = decode_keypoints(heatmaps[None], torch.from_numpy(stored["rois"])[None])[0].numpy()
     expected = stored["xy_logit_score"]
     assert_within("keypoint places", found[..., :2], expected[..., :2], atol=1e-3)
     assert_within("keypoint logits", found[..., 2], expected[..., 2], atol=1e-4)
     assert_within("keypoint scores", found[..., 3], expected[..., 3], rtol=1e-4)
 
 
-def test_places_equal_detectron2(shared: Path) -> None:
+def test_bins_equal_detectron2(shared: Path) -> None:
     stored = np.load(shared / "golden/ops/keypoints.npz")
     keypoints, boxes = (torch.from_numpy(stored[name])[None] for name in ("gt_keypoints", "gt_boxes"))
-    place, counts = keypoint_cells(keypoints, boxes, 56)
-    assert np.array_equal(place[0].numpy(), stored["target_heatmap_index"])
-    assert np.array_equal(counts[0].numpy(), stored["target_valid"].astype(bool))
+    bins, valid = keypoint_bins(keypoints, boxes, 56)
+    assert np.array_equal(bins[0].numpy(), stored["target_heatmap_index"])
+    assert np.array_equal(valid[0].numpy(), stored["target_valid"].astype(bool))
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from rcnn.ops.losses import smooth_l1
 from rcnn.ops.masks import crop_bitmaps, paste_regions
 from rcnn.ops.matching import highest_iou, match_anchors
 from rcnn.ops.nms import nms
-from rcnn.ops.polygons import crop_polygons
+from rcnn.ops.polygons import rasterize_polygons
 from rcnn.ops.rle import mask_outline
 from rcnn.ops.roi_align import assign_levels, roi_align
 from rcnn.preprocess import InputConfig, build_preprocessor
@@ -191,7 +191,7 @@ def test_cropping_polygons(outlines: tuple[dict[str, np.ndarray], list[list[np.n
             rows[:, 4] = number
             start += len(part)
     boxes = torch.from_numpy(given["boxes"])[None]
-    masks = crop_polygons(edges, torch.arange(6)[None], boxes, ones(1, 6), size)
+    masks = rasterize_polygons(edges, torch.arange(6)[None], boxes, ones(1, 6), size)
     assert np.array_equal(masks[0].numpy(), given[f"crop_and_resize_{size}"])
 
 
@@ -247,7 +247,7 @@ def test_outlines_of_bitmaps_fill_to_them(golden: Golden) -> None:
     for slot, outline in zip(edges[0], outlines, strict=True):
         slot[: len(outline), :4], slot[: len(outline), 4] = outline, 0
     whole = torch.tensor([0.0, 0, 130, 130]).expand(1, len(masks), 4)
-    filled = crop_polygons(edges, torch.arange(len(masks))[None], whole, ones(1, len(masks)), 130)[0].numpy()
+    filled = rasterize_polygons(edges, torch.arange(len(masks))[None], whole, ones(1, len(masks)), 130)[0].numpy()
     assert np.array_equal(filled[:, :100], masks)
     assert not filled[:, 100:].any()
 

@@ -126,7 +126,7 @@ def test_detections_and_keypoints() -> None:
     maps = detector.features(batch)
     with known_features(detector, maps):
         detections = detector.predict(batch)
-    heatmaps = present(detector.keypoint_head).maps(maps, detections.boxes, detections.valid)
+    heatmaps = present(detector.keypoint_head).heatmaps(maps, detections.boxes, detections.valid)
     logits = decode_keypoints(heatmaps, detections.boxes)[..., 2]
     close, count = 0, 0
     for i, result in enumerate(results):

@@ -28,7 +28,7 @@ CLASSES = 5
 SIZES = [(150, 210), (180, 130)]
 EXHAUSTIVE = 10**6
 PROPOSALS = 100  # in training; by default 2,000
-# Adds the same number to a whole heat map, which the softmax over the map ignores. Its exact gradient is 0, and the
+# Adds the same number to a whole heatmap, which the softmax over the map ignores. Its exact gradient is 0, and the
 # computed one is rounding, so it is compared in units of the gradient of the layer's weight.
 SHIFT = "roi_heads.keypoint_predictor.kps_score_lowres.bias"
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
 import rcnn
 from rcnn.cli import convert as cli_convert
@@ -19,6 +21,7 @@ from rcnn.cli import data as cli_data
 from rcnn.cli import eval as cli_eval
 from rcnn.cli import push as cli_push
 from rcnn.cli import train as cli_train
+from rcnn.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +59,7 @@ def test_the_page_has_the_arguments_of_every_function() -> None:
 # what a function returns, or another function does
 COMMAND_LINE_ONLY = {
     "output", "device", "devices", "offline", "as_json", "strict", "pictures", "per_class", "padding", "tta",
-    "tta_flip", "replay_file", "dry_run", "measure_steps", "schedule", "to", "list_",
+    "tta_flip", "replay_file", "dry_run", "measure_steps", "schedule", "to", "list_", "max_restarts",
     "crowds_as_objects", "fix",
 }  # fmt: skip
 
@@ -65,6 +68,7 @@ COMMAND_LINE_ONLY = {
     ("command", "function"),
     [
         (cli_train.train, rcnn.train),
+        (cli_train.train, rcnn.plan),
         (cli_eval.evaluate, rcnn.evaluate),
         (cli_convert.convert, rcnn.convert),
         (cli_data.check, rcnn.check_dataset),
@@ -84,6 +88,49 @@ def test_options_of_the_command_line_are_arguments_of_the_same_name(
     arguments = set(inspect.signature(function).parameters)
     assert len(options & arguments) >= 2
     assert options - arguments <= COMMAND_LINE_ONLY
+
+
+FUNCTIONS = {  # command, or its option with a function of its own -> the function
+    "train": "train",
+    "train --dry-run": "plan",
+    "runs": "list_runs",
+    "eval": "evaluate",
+    "benchmark": "benchmark",
+    "compare": "compare",
+    "visualize": "draw_stages",
+    "predict": "Predictor",
+    "predict --score best": "best_scores",
+    "convert": "convert",
+    "export": "export_model",
+    "serve": "Client",
+    "models list": "list_models",
+    "models weights": "list_weights",
+    "models recipes": "list_recipes",
+    "models show": "model_config",
+    "download": "download_weights",
+    "push": "push_to_hub",
+    "data check": "check_dataset",
+    "data check --fix": "fix_dataset",
+    "data info": "describe_dataset",
+    "data browse": "browse_dataset",
+    "data split": "split_dataset",
+    "data download": "download_dataset",
+}
+ONLY_COMMANDS = {"demo", "doctor", "models cost", "data minus-refer"}
+
+
+def test_every_command_has_a_function_and_the_page_names_both() -> None:
+    commands = set[str]()
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    for name, command in group.commands.items():
+        parts = command.commands if isinstance(command, TyperGroup) else None
+        commands |= {name} if parts is None else {f"{name} {part}" for part in parts}
+    assert {command.partition(" --")[0] for command in FUNCTIONS} == commands - ONLY_COMMANDS
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for command, function in FUNCTIONS.items():
+        [row] = re.findall(rf"^\| `rcnn\.{function}` \|.*", text, flags=re.MULTILINE)
+        assert f"`rcnn {command}`" in row, f"docs/api.md, row rcnn.{function}: expected `rcnn {command}`"
 
 
 def test_type_checkers_see_the_same_names() -> None:

@@ -18,6 +18,7 @@ LINES = 400
 SWITCHES = 1  # conditions on the config in models/rpn.py; only ever lowered
 # who may import whom: a package imports its own level's files of the same package, and lower levels
 LEVELS = {
+    "arguments": -1,  # checks of types, imports nothing of rcnn
     "background": 0,
     "commands": 0,
     "outputs": 0,
@@ -30,7 +31,7 @@ LEVELS = {
     "structures": 0, "ops": 0,
     "preprocess": 1, "download": 1,
     "models": 2, "data": 2,
-    "weights": 3, "metrics": 3, "drawing": 3,
+    "weights": 3, "metrics": 3, "drawing": 3, "given_steps": 3,
     "runtime": 4,
     "region_features": 4,
     "results": 4,
@@ -41,8 +42,8 @@ LEVELS = {
     "cli": 9,
     "__main__": 10,
 }  # fmt: skip
-# test-time augmentation and tiles are prediction, repeated
-ALLOWED_BESIDE = {("tta", "predictor"), ("tiles", "predictor")}
+# test-time augmentation and tiles are prediction, repeated; pages show the augmentation that the user lists
+ALLOWED_BESIDE = {("tta", "predictor"), ("tiles", "predictor"), ("drawing", "given_steps")}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 # written in pieces so that this file does not hold what it forbids
 FORBIDDEN_WORDS = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK|for " + r"now)\b")

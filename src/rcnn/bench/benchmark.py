@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
+from rcnn.arguments import CHECKPOINT, as_text, as_texts
 from rcnn.bench.clock import Clock, synchronize
 from rcnn.bench.machine import machine
 from rcnn.bench.memory import peak_memory_of
 from rcnn.bench.report import Benchmark, Measured
 from rcnn.bench.subjects import Request, Subject, photo, subject_names
-from rcnn.models.overrides import Overrides, as_overrides, as_strings
+from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.progress import Progress, no_progress
 from rcnn.runtime.devices import Device, Precision, choose_device, choose_precision
 
@@ -55,7 +56,12 @@ def benchmark(
         raise ValueError(f"batch_sizes={list(batch_sizes)} (--batch); expected different numbers of 1 or more")
     chosen = choose_device(device)
     names = list(dict.fromkeys(choose_precision(one, chosen) for one in precisions or ("float32", "auto")))
-    request = Request(model=str(model), overrides=as_overrides(overrides), device=str(chosen), allow=as_strings(allow))
+    request = Request(
+        model=as_text(model, "the model", f"the name of a model, or {CHECKPOINT}", empty=False),
+        overrides=as_overrides(overrides),
+        device=str(chosen),
+        allow=as_texts(allow, "allow"),
+    )
     config, file = request.config(), photo(image)
     columns = subject_names(config, names, peer=peer)
     plan = Benchmark(

@@ -80,8 +80,11 @@ class Request:
         return OurSubject(Predictor(detector, device=self.device, precision=precision))
 
     def _overrides(self) -> Overrides:
-        """The user's settings, after a score threshold of 0 if the model has a threshold."""
-        config = model_config(self.model) if self.is_name else detector_record(self.model).config
+        """The user's settings, after a score threshold of 0 if the model has a threshold with these settings."""
+        if self.is_name:
+            config = override(model_config(self.model), self.overrides)
+        else:
+            config = detector_record(self.model, self.overrides).config
         if config.proposals_only:
             return list(self.overrides)
         return [f"{'box' if config.fcis is None else 'fcis'}.score_threshold=0", *self.overrides]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Allow, Device, Offline, Precision
+from rcnn.cli.options import Allow, Device, Offline, Precision, settings_argument
 
 
 def benchmark(
@@ -16,7 +16,7 @@ def benchmark(
     ] = "mask_rcnn_r50_fpn",
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of the model, e.g. input.min_size=640."),
+        settings_argument("Settings of the model, e.g. input.min_size=640."),
     ] = None,
     image: Annotated[
         Path | None, typer.Option(help="A photo. Defaults to a generated one of 480 x 640 pixels.")

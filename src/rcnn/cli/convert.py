@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rcnn.cli.options import settings_argument
 from rcnn.commands import as_typed
 
 
@@ -19,7 +20,7 @@ def convert(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of rcnn; they override those of FILE and --config."),
+        settings_argument("Settings of rcnn; they override those of FILE and --config."),
     ] = None,
     output: Annotated[
         Path | None,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Allow, Images, RelativeBoxes
+from rcnn.cli.options import Allow, Images, RelativeBoxes, settings_argument
 from rcnn.commands import as_typed
 from rcnn.download.catalogue import DOWNLOADS
 
@@ -234,7 +234,7 @@ def browse(
     ] = DEFAULT_MODEL,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="With --augmented: settings, e.g. train.augment=\\[crop,copy_paste]."),
+        settings_argument("With --augmented: settings, e.g. train.augment=\\[crop,copy_paste].", "KEY=VALUE"),
     ] = None,
     allow: Allow = None,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Device
+from rcnn.cli.options import Device, settings_argument
 from rcnn.commands import as_typed
 
 
@@ -18,7 +18,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the images, the initial weights and the training.", min=0)] = 0,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, e.g. train.steps=100 fpn.channels=64."),
+        settings_argument("Settings, e.g. train.steps=100 fpn.channels=64."),
     ] = None,
     device: Device = "cpu",
     threads: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,16 @@ def is_setting(word: str) -> bool:
     """Whether a word is KEY=VALUE, and not a path: runs/lr=0.1/best, or lr=0.1 if there is such a file or folder."""
     key, equals, _ = word.partition("=")
     return bool(equals) and "/" not in key and not os.path.exists(word)  # exists: no error for a long word
+
+
+def given_once(words: list[str] | None) -> list[str] | None:
+    """The settings KEY=VALUE. ValueError for a key that is given twice: one of its values would have no effect."""
+    keys = Counter(word.partition("=")[0].strip() for word in words or ())
+    for key, count in keys.items():
+        if count > 1:
+            given = [word for word in words or () if word.partition("=")[0].strip() == key]
+            raise ValueError(f"{key} is given {count} times ({', '.join(given)}); expected once")
+    return words
 
 
 def require_places(data: Path | None, output: Path | None) -> None:

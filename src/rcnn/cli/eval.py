@@ -27,6 +27,7 @@ from rcnn.cli.options import (
     RelativeBoxes,
     Strict,
     TTAFlip,
+    settings_argument,
 )
 from rcnn.cli.views import predictor_from
 from rcnn.cli.workers import Devices, launch
@@ -53,7 +54,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Folder of the data set, or its annotation file.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of the model, e.g. box.score_threshold=0.001."),
+        settings_argument("Settings of the model, e.g. box.score_threshold=0.001."),
     ] = None,
     split: Annotated[
         str,

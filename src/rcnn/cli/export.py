@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from rcnn.cli.options import Allow, Offline
+from rcnn.cli.options import Allow, Offline, settings_argument
 
 Dynamic: TypeAlias = Literal["dynamic"]
 
@@ -40,7 +40,7 @@ def export(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of the model, e.g. box.score_threshold=0.3."),
+        settings_argument("Settings of the model, e.g. box.score_threshold=0.3."),
     ] = None,
     to: Annotated[
         TargetOption | None, typer.Option(help="Format. Defaults to the format of --output's suffix, or onnx.")

@@ -284,11 +284,8 @@ def _problem(words: Sequence[str]) -> str:
 def _message(error: Exception) -> str | None:
     """The line for an error that the user can fix; None for a bug in rcnn, which needs a traceback."""
     text = str(error).splitlines()[0] if str(error) and isinstance(error, RuntimeError) else str(error)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _is_out_of_memory(error)):
-        reason = text or type(error).__name__
-        return (
-            f"not enough memory ({reason}): reduce the size or the number of images per batch, or use a smaller model"
-        )
+    if reason := _lack_of_memory(error, text):
+        return reason
     if isinstance(error, OSError) and _is_full(error.errno):
         name = error.filename2 or error.filename  # filename2: the new file of a copy
         where = f"{name} cannot be written" if name else "the output cannot be written"
@@ -312,7 +309,36 @@ def _message(error: Exception) -> str | None:
     return None if isinstance(error, RuntimeError) else text or type(error).__name__
 
 
+def _lack_of_memory(error: Exception, text: str) -> str:
+    """The line for an error by a lack of memory, with the limit of the shell that causes it; empty for other errors."""
+    is_thread = isinstance(error, RuntimeError) and "can't start new thread" in text
+    is_mapping = isinstance(error, ImportError) and (
+        "failed to map" in text or "cannot allocate memory" in text.lower()
+    )
+    lacks = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if not (is_thread or is_mapping or lacks or (isinstance(error, RuntimeError) and _is_out_of_memory(error))):
+        return ""
+    reason = f"not enough memory ({text or type(error).__name__})"
+    if limit := _address_space():
+        return f"{reason}: this shell limits the address space to {limit / 1e9:.1f} GB; raise it: ulimit -v unlimited"
+    if is_thread:
+        return f"{reason}: the limit on processes and threads is reached; raise it (ulimit -u), or use fewer workers"
+    return f"{reason}: reduce the size or the number of images per batch, or use a smaller model"
+
+
+def _address_space() -> int:
+    """The limit on the address space of this process in bytes; 0: none."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return 0 if limit == resource.RLIM_INFINITY else limit
+
+
 def _is_out_of_memory(error: RuntimeError) -> bool:
+    if "torch" not in sys.modules:  # it may be what there is no memory for
+        return False
     from rcnn.runtime.memory import is_out_of_memory  # imported here, because `rcnn --help` does not need torch
 
     return is_out_of_memory(error)

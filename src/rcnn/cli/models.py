@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcnn.cli.options import Allow
+from rcnn.cli.options import Allow, settings_argument
 from rcnn.commands import as_typed
 
 if TYPE_CHECKING:
@@ -123,10 +123,9 @@ def list_recipes(
 
     Example: rcnn models recipes tensorpack/R50-FPN-1x
     """
-    from rcnn.training.recipes import RECIPES, find_recipe
+    from rcnn.training.recipes import list_recipes as recipes_called
 
-    found = [RECIPES[name]] if name in RECIPES else [one for one in RECIPES.values() if name in one.name]
-    found = found or [find_recipe(name)]
+    found = recipes_called(name)
     if as_json:
         typer.echo(json.dumps({one.name: dataclasses.asdict(one) for one in found}, indent=2))
         return
@@ -150,7 +149,7 @@ def list_recipes(
 @models.command("cost")
 def show_cost(
     model: Annotated[str, typer.Argument(help="A name from `rcnn models list`, or a checkpoint folder.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings.")] = None,
+    overrides: Annotated[list[str] | None, settings_argument("Settings.")] = None,
     height: Annotated[int, typer.Option(help="Size of the network's input, pixels.", min=1)] = 800,
     width: Annotated[int, typer.Option(help="Size of the network's input, pixels.", min=1)] = 1333,
     allow: Allow = None,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from rcnn.cli.early import given_once
 
 
 class Precision(StrEnum):
@@ -68,6 +70,11 @@ Allow = Annotated[
         help="Your own code that the checkpoint names and may run, e.g. my_backbone.py:make_backbone.",
     ),
 ]
+
+
+def settings_argument(description: str, form: str = "KEY.SUB=VALUE") -> Any:
+    """The argument of a command for settings, each given once; `description` is its help, `form` the form of each."""
+    return typer.Argument(metavar=form, help=description, callback=given_once)
 
 
 def _go_offline(offline: bool) -> None:

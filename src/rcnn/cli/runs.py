@@ -18,9 +18,9 @@ def runs(
 
     Example: rcnn runs runs
     """
-    from rcnn.training.run_table import runs_in
+    from rcnn.training.run_table import list_runs
 
-    found = runs_in(folder)
+    found = list_runs(folder)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(row) for row in found], indent=2))
         return

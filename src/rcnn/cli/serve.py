@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Allow, Device, Offline, Precision, PrecisionOption
+from rcnn.cli.options import Allow, Device, Offline, Precision, PrecisionOption, settings_argument
 
 
 def serve(
@@ -21,7 +21,7 @@ def serve(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of the model, e.g. box.score_threshold=0.3."),
+        settings_argument("Settings of the model, e.g. box.score_threshold=0.3."),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0: all addresses of this machine.")

@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcnn.cli.early import is_setting, require_places, require_run_folder
+from rcnn.cli.early import given_once, is_setting, require_places, require_run_folder
 from rcnn.cli.failures import COMMAND_LINE, discard_output, note_stop
 from rcnn.cli.loading_line import end_loading_line
-from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Images, Offline, RelativeBoxes, Strict
+from rcnn.cli.options import (
+    Allow,
+    AllowEmpty,
+    Annotations,
+    Device,
+    Images,
+    Offline,
+    RelativeBoxes,
+    Strict,
+    settings_argument,
+)
 from rcnn.cli.workers import Devices, MaxRestarts, launch, require_devices
 from rcnn.commands import AGAIN, CONTINUE, as_typed
 from rcnn.new_outputs import output_or_new
-from rcnn.training.found_run import is_restarted, start_of_run
+from rcnn.training.found_run import is_restarted, is_run, start_of_run
 
 if TYPE_CHECKING:
     from rcnn.training.plan import RunPlan
@@ -41,7 +51,7 @@ def train(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, e.g. rpn.proposals.nms_iou=0.6 train.steps=500."),
+        settings_argument("Settings, e.g. rpn.proposals.nms_iou=0.6 train.steps=500."),
     ] = None,
     recipe: Annotated[
         str,
@@ -136,10 +146,19 @@ def train(
     words = list(overrides or ())
     if (recipe or resume) and model is not None and is_setting(model):  # no model is given
         model, words = None, [model, *words]
+    if schedule:
+        words.append(f"train.schedule={schedule}")
+    given_once(words)
     if resume and output is None:
-        raise ValueError("--resume needs the folder of the run to continue: give it with --output")
-    if resume and output is not None and not (model or recipe):
-        model, recipe, recorded = start_of_run(output)
+        run = model if model and is_run(Path(model)) else "RUN"
+        raise ValueError(
+            "--resume continues a run; expected the folder of the run as --output: "
+            f"{as_typed('rcnn', 'train', '--resume', '--output', run)}"
+        )
+    if resume and output is not None and (data is None or not (model or recipe)):
+        started, of_recipe, recorded = start_of_run(output)
+        if not (model or recipe):
+            model, recipe = started, of_recipe
         data = data or recorded
     if not (model or recipe) or data is None:
         raise ValueError(
@@ -163,7 +182,7 @@ def train(
         recipe=recipe,
         data=data,
         output=output,
-        overrides=(*words, *([f"train.schedule={schedule}"] if schedule else [])),
+        overrides=tuple(words),
         split=split,
         val_splits=tuple(val_split or ()),
         val_fraction=val_fraction,
@@ -185,8 +204,9 @@ def train(
         end_loading_line()
         for line in describe_plan(plan):
             typer.echo(line)
+        typer.echo("nothing was written (--dry-run)")
         if measure_steps:
-            typer.echo(measure(plan, measure_steps).describe())
+            typer.echo(str(measure(plan, measure_steps)))
         return
     if devices > 1 or max_restarts > 0:
         with output_or_new(output, "train", plan.request.model) as folder:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Allow, Annotations, Device, Images, Offline, RelativeBoxes
+from rcnn.cli.options import Allow, Annotations, Device, Images, Offline, RelativeBoxes, settings_argument
 from rcnn.cli.progress import progress_bar
 from rcnn.new_outputs import output_or_new
 from rcnn.outputs import OutputFolder
@@ -25,7 +25,7 @@ def visualize(
     data: Annotated[Path, typer.Option(help="Folder of the data set, or its annotation file.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of the model, e.g. rpn.proposals.post_nms=100."),
+        settings_argument("Settings of the model, e.g. rpn.proposals.post_nms=100."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the data set. Defaults to the validation split.")] = "",
     output: Annotated[

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rcnn.data.checks.additions import VERIFIED
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
+from rcnn.data.messages import excerpt
 
 
 def select_images(tables: Tables, indices: Sequence[int]) -> Tables:
@@ -128,8 +129,9 @@ def _add_categories(categories: list[Category], tables: Tables) -> dict[int, int
             used.add(free)
         elif known.get("keypoints") != category.get("keypoints"):
             raise ValueError(
-                f"{tables.file}: category {category['name']!r} has the keypoints {category.get('keypoints')}, but "
-                f"{known.get('keypoints')} in another split; splits that are used as one need the same keypoints"
+                f"{tables.file}: category {category['name']!r} has the keypoints {excerpt(category.get('keypoints'))}, "
+                f"but {excerpt(known.get('keypoints'))} in another split; splits that are used as one need the "
+                "same keypoints"
             )
         ids[category["id"]] = known["id"]
     return ids

@@ -10,7 +10,7 @@ from pathlib import Path
 
 SKIPPED = "skipped"  # the usual action about an entry that cannot be used
 SHOWN = 5  # ids in a line, before the rest are counted
-BY_NAME = ("label file", "split")  # entries that have names instead of ids
+BY_NAME = ("field", "label file", "split")  # entries that have names instead of ids
 LONGEST = 200  # characters of a value in a message; longer ones are cut
 PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry": "entries"}
 # Unicode marks that change the text direction
@@ -28,8 +28,13 @@ KIND_TITLES = {
 
 def few(values: Sequence[object], shown: int = SHOWN) -> str:
     """The first of `values`, and how many more there are."""
-    text = ", ".join(cut(printable(str(value)), LONGEST) for value in values[:shown])
+    text = ", ".join(brief(value) for value in values[:shown])
     return text if len(values) <= shown else f"{text} and {len(values) - shown} more"
+
+
+def brief(value: object) -> str:
+    """An id, a name or another value from a file, without quotation marks, printable and cut to LONGEST characters."""
+    return cut(printable(str(value)), LONGEST)
 
 
 def cut(text: str, length: int) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcnn.arguments import DATA, SPLIT, as_path, as_text, as_texts
 from rcnn.commands import as_typed
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats.layouts import locate, splits_at
 from rcnn.data.messages import close_to, counted, few
-from rcnn.data.own_values import plain
 from rcnn.data.records import Dataset
 from rcnn.data.selection import select
 from rcnn.text_files import gc_paused
@@ -80,17 +80,18 @@ def open_with(
     options: DatasetOptions, path: Path | str, split: str | Path = "", classes: str | Sequence[str] | None = None
 ) -> Dataset:
     """Like `open_dataset`, with its keyword arguments as one value."""
+    split = as_text(split, "split", SPLIT)
     location = locate(
-        Path(path),
+        as_path(path, "the data set", DATA),
         options.annotations,
         images=options.images,
         keypoints=options.keypoints,
         relative_boxes=options.relative_boxes,
     )
     if classes is not None:  # also an array of numpy
-        classes = (classes,) if isinstance(classes, str) else tuple(map(plain, classes))
+        classes = as_texts(classes, "classes")
     with gc_paused():
-        selection = select(location, str(split))
+        selection = select(location, split)
         tables = selection.read()
         dataset = assemble(
             tables,
@@ -123,7 +124,7 @@ def splits(path: Path | str, annotations: str = "") -> list[str]:
     A data set that is not divided has the one split "all". Raises FileNotFoundError if there is no data set,
     ValueError if `annotations` is one file for all splits.
     """
-    return splits_at(locate(Path(path), annotations))
+    return splits_at(locate(as_path(path, "the data set", DATA), annotations))
 
 
 def _names_used(tables: Tables) -> set[str]:

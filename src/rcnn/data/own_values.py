@@ -178,7 +178,7 @@ def _keypoints(value: Any, where: str) -> list[float]:
     return numbers.reshape(-1).tolist()
 
 
-def plain(value: Any, where: str = "") -> Any:
+def plain(value: Any) -> Any:
     """A number of numpy or torch as a Python number; anything else as it is."""
     value = _numpy(value)
     return value.item() if isinstance(value, np.generic | np.ndarray) and value.size == 1 else value
@@ -213,9 +213,9 @@ def _numbers(values: Any, key: str, where: str) -> np.ndarray:
 
 
 CONVERTED: dict[str, Callable[[Any, str], Any]] = {  # field of COCO's form -> its value
-    "id": plain,
+    "id": lambda value, where: plain(value),
     "bbox": _xywh,
-    "area": plain,
+    "area": lambda value, where: plain(value),
     "segmentation": _outline,
     "keypoints": _keypoints,
     "iscrowd": _flag,

@@ -23,7 +23,7 @@ from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.images import SKIPPED_IMAGES
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
 from rcnn.data.images import MAX_PIXELS, read_image, read_resized
-from rcnn.data.messages import Finding, counted, excerpt, few
+from rcnn.data.messages import Finding, brief, counted, excerpt, few
 from rcnn.data.segmentations import Outlines, Segmentation, ranges
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class ImageRecord:
     def __post_init__(self) -> None:
         count = len(self.boxes)
         if self.boxes.shape != (count, 4):
-            raise ValueError(f"image {self.image_id}: boxes have shape {self.boxes.shape}; expected (N, 4)")
+            raise ValueError(f"image {brief(self.image_id)}: boxes have shape {self.boxes.shape}; expected (N, 4)")
         for name in (
             "labels",
             "ignored",
@@ -79,7 +79,7 @@ class ImageRecord:
             value = getattr(self, name)
             if value is not None and len(value) != count:
                 raise ValueError(
-                    f"image {self.image_id}: {name} has length {len(value)}; expected {count}, one per box"
+                    f"image {brief(self.image_id)}: {name} has length {len(value)}; expected {count}, one per box"
                 )
 
 

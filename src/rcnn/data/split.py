@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
+from rcnn.arguments import wrong_type
 from rcnn.data.messages import few
 from rcnn.data.records import Dataset
 from rcnn.data.similarity import Fingerprint, fingerprints, similar_groups
@@ -167,6 +169,9 @@ def share_text(share: float, fraction: float, absent: Sequence[str]) -> str:
 
 def require_fractions(fractions: Sequence[float]) -> None:
     """Raise ValueError unless `fractions` are two or more positive numbers that add up to 1."""
+    several = np.iterable(fractions) and not isinstance(fractions, bytes)
+    if not several or not all(isinstance(one, Real) for one in fractions):
+        raise wrong_type(fractions, "the fractions", "a list of numbers that add up to 1, e.g. (0.8, 0.2)")
     positive = all(math.isfinite(one) and one > 0 for one in fractions)
     if len(fractions) < 2 or not positive or abs(sum(fractions) - 1) > 1e-6:
         shown = ", ".join(f"{one:g}" for one in fractions)

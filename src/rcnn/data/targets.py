@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcnn.data.messages import brief
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.segmentations import Segmentation
 from rcnn.data.skeletons import HALF_PIXEL
@@ -66,7 +67,7 @@ def make_sample(
     if options.keypoints:
         if record.keypoints is None:
             raise ValueError(
-                f"image {record.image_id} ({record.path}) has no keypoints, and this model is trained on them: "
+                f"image {brief(record.image_id)} ({record.path}) has no keypoints, and this model is trained on them: "
                 "use a data set with keypoints, or a model without"
             )
         # the file has the index of a pixel, a sample its centre; absent keypoints stay zeros
@@ -96,8 +97,8 @@ def require_size(record: ImageRecord, size: tuple[int, int]) -> None:
     else:
         advice = "replace it with the image that was annotated, or correct its annotation"
     raise ValueError(
-        f"{record.path} is {size[1]}x{size[0]} pixels (width x height), but its annotation (image {record.image_id}) "
-        f"says {record.width}x{record.height}: {advice}"
+        f"{record.path} is {size[1]}x{size[0]} pixels (width x height), but its annotation (image "
+        f"{brief(record.image_id)}) says {record.width}x{record.height}: {advice}"
     )
 
 
@@ -162,7 +163,7 @@ def require_memory(dataset: Dataset, masks: Masks, pixels: int) -> None:
     worst = int(np.argmax(needed))
     if needed[worst] > MAX_BYTES:
         raise ValueError(
-            f"{dataset.annotation_file}: image {dataset.image_ids[worst]} ({dataset.file_names[worst]}) has "
+            f"{dataset.annotation_file}: image {brief(dataset.image_ids[worst])} ({dataset.file_names[worst]}) has "
             f"{counts[worst]} objects. Their masks need {needed[worst] / 2**30:.1f} GiB of memory; expected at most "
             f"{MAX_BYTES / 2**30:.0f} GiB. Cut the image into tiles, use a smaller input.max_size"
             + ("" if masks == "polygon" else ", use mask.target=polygon if the model allows it")

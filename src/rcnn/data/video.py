@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rcnn.arguments import as_path
 from rcnn.data.images import MAX_PIXELS
 from rcnn.outputs import naming
 from rcnn.text_files import missing_text
@@ -118,7 +119,7 @@ def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: float |
     first, count = next(waiting, None), 0
     if first is None:
         raise ValueError(f"{path}: there are no pictures; a video needs at least one")
-    target = Path(path).resolve()  # a symbolic link stays one
+    target = as_path(path, "the video").resolve()  # a symbolic link stays one
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file, e.g. {Path(path) / 'video.mp4'}")
     if not target.parent.is_dir():
@@ -212,6 +213,7 @@ class VideoWriter:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
+    as_path(path, "the video")
     av = _av()
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} {missing_text(Path(path))}: check the path")

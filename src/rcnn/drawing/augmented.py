@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from PIL import Image
 
-from rcnn.data.loading import Batches, LoaderSettings, numbered_batches
+from rcnn.data.loading import Batches, LoaderSettings, Padding, numbered_batches
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import TargetOptions
-from rcnn.data.transforms import Sample
+from rcnn.data.transforms import Sample, Step
 from rcnn.data.transforms.copy_paste import object_masks
+from rcnn.data.transforms.steps import require_steps
 from rcnn.drawing.pictures import draw_dashed_boxes, draw_objects, region_of
+from rcnn.given_steps import Given, as_steps
 from rcnn.preprocess import InputConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownSettings:
+    """The training settings that change what a page shows, with the defaults of training."""
+
+    augment: tuple[Step, ...]
+    flip: float = 0.5
+    drawn_scales: tuple[int, ...] = ()
+    jitter: float = 0.0
+    seed: int = 0
+    batch_size: int = 1
+    accumulate: int = 1
+    padding: Padding = "exact"
+    workers: int = 0
+    repeat_threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_steps(self.augment, self.drawn_scales)
+
+
+def with_steps(settings: LoaderSettings | None, given: Given) -> LoaderSettings:
+    """`settings` (None: the defaults of training) with other steps of augmentation. ValueError for invalid steps."""
+    steps = as_steps(given)
+    if settings is None:
+        return ShownSettings(augment=steps)
+    values = {field.name: getattr(settings, field.name) for field in fields(ShownSettings)}
+    return ShownSettings(**values | {"augment": steps})
 
 
 def augmented_batches(dataset: Dataset, input_config: InputConfig, settings: LoaderSettings) -> Batches:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rcnn.arguments import SPLIT, as_text
 from rcnn.data.defaults import default_training_split
 from rcnn.data.images import ImageError
 from rcnn.data.inspect.check import is_test_split
@@ -19,11 +20,12 @@ from rcnn.data.messages import counted, few
 from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import skeleton_of
-from rcnn.drawing.augmented import augmented_batches, augmented_sample, draw_augmented
+from rcnn.drawing.augmented import augmented_batches, augmented_sample, draw_augmented, with_steps
 from rcnn.drawing.embedding import Figure, embedded
 from rcnn.drawing.ground_truth import draw_ground_truth
 from rcnn.drawing.pages import render
 from rcnn.drawing.pictures import PERSON_SKELETON
+from rcnn.given_steps import Given
 from rcnn.new_outputs import output_or_new
 from rcnn.outputs import OutputFolder
 from rcnn.preprocess import InputConfig
@@ -73,6 +75,7 @@ def browse_dataset(
     images: str | Path = "",
     relative_boxes: bool = False,
     augmented: LoaderSettings | None = None,
+    augment: Given | None = None,
     input_config: InputConfig | None = None,
     progress: Progress | None = None,
 ) -> BrowsePage:
@@ -80,19 +83,22 @@ def browse_dataset(
 
     The page is one file without links to other files. `path` and `annotations` to `relative_boxes` as in
     `open_dataset`; `output` defaults to a new runs/browse-NAME-N. The page also lists images that cannot be read.
-    With `augmented` (training settings, `rcnn.TrainConfig`), the page shows two versions of each training image as the
-    network gets it: resized with `input_config` (default: to 800 pixels) and augmented, with the transformed objects.
+    With `augment`, the steps as `rcnn.train` takes them, or `augmented` (training settings, `rcnn.TrainConfig`), or
+    both, the page shows two versions of each training image as the network gets it: resized with `input_config`
+    (default: to 800 pixels) and augmented, with the transformed objects.
 
-    Raises ValueError or OSError if the data set cannot be read, or for a negative `limit`; FileExistsError for a
-    browse.html of the user.
+    Raises ValueError or OSError if the data set cannot be read, ValueError for a negative `limit` or invalid steps,
+    FileExistsError for a browse.html of the user.
     """
     if limit < 0:
         raise ValueError(f"limit={limit}; expected 0 or more images of each split (0 = all)")
+    if augment is not None:
+        augmented = with_steps(augmented, augment)
     opened = partial(
         open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, relative_boxes=relative_boxes,
         allow_empty=True,
     )  # fmt: skip
-    names = [str(split)] if split else splits(path, annotations)
+    names = [as_text(split, "split", SPLIT)] if split else splits(path, annotations)
     if augmented is not None and not split:
         names = [default_training_split(names) or names[0]]
     datasets = [opened(name) for name in names]

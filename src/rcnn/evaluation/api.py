@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from rcnn.arguments import MODEL, as_path
 from rcnn.data import Dataset
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.boundary import add_boundary, require_boundary
@@ -90,8 +91,10 @@ def evaluate(
         strict=strict,
         allow_empty=allow_empty,
     )
+    if not isinstance(model, Predictor):
+        model = as_path(model, "the model", f"{MODEL}, saved results, or a Predictor")
     require_path_options(data, split, options)
-    if devices > 1 and (isinstance(model, Predictor) or not is_results(Path(model))):
+    if devices > 1 and (isinstance(model, Predictor) or not is_results(model)):
         if isinstance(model, Predictor):
             raise ValueError(f"devices={devices} needs a checkpoint: give its path instead of a predictor")
         require_devices(devices, str(device))
@@ -114,7 +117,7 @@ def evaluate(
         own = device_of_process(choose_device(device), process_numbers())
         load = partial(_load, model, device=own, precision=precision, allow=allow)
         subject = open_subject(
-            Path(model), data, str(split), load=load, overrides=changes, options=options, evaluation=chosen
+            model, data, str(split), load=load, overrides=changes, options=options, evaluation=chosen
         )
     source, dataset = subject.source, subject.dataset
     with joined(source.device if isinstance(source, Predictor) else torch.device("cpu")) as processes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rcnn.arguments import MODEL, as_path
 from rcnn.data import Dataset
 from rcnn.data.messages import few
 from rcnn.data.opening import DatasetOptions
@@ -75,7 +76,8 @@ def compare(
     """
     if samples < 0:
         raise ValueError(f"samples={samples} (--samples); expected 0 or more")
-    sources = (Path(a), Path(b))
+    expected = f"{MODEL}, or saved results"
+    sources = (as_path(a, "the first model", expected), as_path(b, "the second model", expected))
     options = DatasetOptions(annotations=annotations, images=images, relative_boxes=relative_boxes)
     if data is not None:
         require_path_options(data, split, options)

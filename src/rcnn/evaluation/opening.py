@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from rcnn.arguments import DATA, SPLIT, as_path, as_text
 from rcnn.data import Dataset, splits
 from rcnn.data.defaults import default_training_split, default_validation_split, is_named_as_test, is_validation_split
 from rcnn.data.formats.files import is_one_file
@@ -26,8 +27,10 @@ from rcnn.weights.files import CONFIG_FILE
 
 
 def require_path_options(data: Dataset | str | Path, split: str | Path, options: DatasetOptions) -> None:
-    """Raise ValueError for arguments that choose what is read of a path, if `data` is a Dataset."""
+    """Raise ValueError for a wrong type, and for arguments that choose what is read of a path, with a Dataset."""
+    as_text(split, "split", SPLIT)
     if not isinstance(data, Dataset):
+        as_path(data, "the data set", f"{DATA}, or a Dataset")
         return
     names = ("annotations", "images", "relative_boxes", "ignore_other_classes", "strict", "allow_empty")
     ignored = [*(["split"] if split else []), *(name for name in names if getattr(options, name))]

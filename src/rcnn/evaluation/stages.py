@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from rcnn.arguments import wrong_type
 from rcnn.data.loading import pad_images
 from rcnn.data.messages import counted, few
 from rcnn.data.records import ImageRecord
@@ -61,6 +62,10 @@ def draw_stages(
     Raises ValueError for labels or `classes` that the model does not have, for an exported file or a custom box head,
     which cannot score given boxes, for an image that cannot be read, and for `best` below 1.
     """
+    if not isinstance(predictor, Predictor):
+        raise wrong_type(predictor, "the predictor", "an rcnn.Predictor")
+    if not isinstance(record, ImageRecord):
+        raise wrong_type(record, "the record", "an ImageRecord, e.g. rcnn.open_dataset(DIR)[0]")
     if best < 1:
         raise ValueError(f"best={best}; expected 1 or more proposals per object")
     _require_classes(predictor, record, classes)

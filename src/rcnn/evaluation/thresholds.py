@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rcnn.arguments import as_path
 from rcnn.commands import as_typed
 from rcnn.data.messages import excerpt, few
 from rcnn.data.records import Dataset
@@ -57,7 +58,7 @@ def best_scores(path: str | Path) -> dict[str, float]:
     `path`: a run, a checkpoint, the output folder of an evaluation, or a thresholds.json. Raises FileNotFoundError if
     there is no thresholds.json, ValueError for one without thresholds.
     """
-    path = Path(path)
+    path = as_path(path, "the thresholds", "a run, a checkpoint, an evaluation or a thresholds.json, as str or Path")
     return read_thresholds(path if path.is_file() else find_thresholds(path))
 
 

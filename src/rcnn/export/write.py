@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from torch.export import ExportedProgram
 
+from rcnn.arguments import CHECKPOINT, as_path, as_text
 from rcnn.export.accuracy import Accuracy, measure_accuracy
 from rcnn.export.calibration import find_calibration_images, validation_images
 from rcnn.export.check import (
@@ -88,7 +89,7 @@ def export_model(
     Raises ImportError with the pip command for a missing package, ValueError for what cannot be exported and if no
     detection of the file matches (then it is not written), FileExistsError if `output` exists and is not from rcnn.
     """
-    path, say = Path(output), log or (lambda line: None)
+    path, say = as_path(output, "the output file"), log or (lambda line: None)
     target = target_of(path, to)
     if precision not in get_args(ExportPrecision):
         raise ValueError(f"precision={precision!r} is not known; expected {', '.join(get_args(ExportPrecision))}")
@@ -215,7 +216,9 @@ def _record_of(
 ) -> tuple[Detector, ExportRecord]:
     """The detector, and a record with its config and class names."""
     provenance: dict[str, object] = {}
-    if isinstance(model, str | Path):
+    if not isinstance(model, Detector):
+        model = as_text(model, "the model", f"{CHECKPOINT}, or a detector", empty=False)
+    if isinstance(model, str):
         model, checkpoint = load_detector(model, overrides, allow=allow)
         classes, provenance = classes or checkpoint.classes, checkpoint.provenance
     elif overrides or allow:

@@ -30,7 +30,7 @@ def check_ground_truth(data: GroundTruth, source: str) -> None:
             if not (isinstance(entry, dict) and _is_id(entry.get("id"), field)):
                 raise ValueError(f"{source}: {noun} {index} is {excerpt(entry)}; expected an object with an id")
             if noun == "category" and "name" not in entry:
-                raise ValueError(f"{source}: category {entry['id']!r} has no name")
+                raise ValueError(f"{source}: category {excerpt(entry['id'])} has no name")
         known[field] = {entry["id"] for entry in data[table]}
     if not _annotations_are_sound(data["annotations"], known):
         for index, annotation in enumerate(data["annotations"]):
@@ -41,7 +41,8 @@ def _check_annotation(annotation: Any, index: int, known: Mapping[str, set[Any]]
     """Raise ValueError for an annotation with a damaged field; `known` are the ids of images and categories."""
     if not isinstance(annotation, dict):
         raise ValueError(f"{source}: annotation {index} is {excerpt(annotation)}; expected an object")
-    name = f"{source}: annotation {annotation.get('id', f'at index {index}')!r}"
+    shown = excerpt(annotation["id"]) if "id" in annotation else f"at index {index}"
+    name = f"{source}: annotation {shown}"
     for field, ids in known.items():
         if not _is_id(annotation.get(field), field) or annotation[field] not in ids:
             raise ValueError(f"{name} has {field} {excerpt(annotation.get(field))}, which the file does not list")
@@ -49,8 +50,8 @@ def _check_annotation(annotation: Any, index: int, known: Mapping[str, set[Any]]
         raise ValueError(f"{name} has bbox {excerpt(annotation.get('bbox'))}; expected {_BOX}")
     if "area" in annotation and not _finite(annotation["area"]):
         raise ValueError(f"{name} has area {excerpt(annotation['area'])}; expected a finite number")
-    points = annotation.get("keypoints") or []
-    if not (_numbers(points) and len(points) % 3 == 0):
+    points = annotation.get("keypoints")
+    if points is not None and not (_numbers(points) and len(points) % 3 == 0):
         raise ValueError(f"{name} has keypoints {excerpt(points)}; expected [x, y, visibility, ...]")
 
 
@@ -84,7 +85,7 @@ def _check_result(result: Entry, name: str) -> None:
     missing = [field for field in ("image_id", "category_id", "score") if field not in result]
     if missing:
         raise ValueError(f"{name} has no {', '.join(missing)}, which COCO's results format requires")
-    name = f"{name} (image {result['image_id']!r})"
+    name = f"{name} (image {excerpt(result['image_id'])})"
     for field, expected in (("image_id", "an integer or a string"), ("category_id", "an integer")):
         if not _is_id(result[field], field):
             raise ValueError(f"{name} has {field} {excerpt(result[field])}; expected {expected}")
@@ -111,8 +112,8 @@ def check_masks(data: GroundTruth, results: Mapping[int, Entry], source: str) ->
     for row, result in results.items():
         if result["segmentation"] == []:
             raise ValueError(
-                f"result {row} (image {result['image_id']!r}) has a mask without polygons; expected RLE, or polygons "
-                "[[x, y, x, y, x, y, ...], ...]. Leave the kind segm out to evaluate boxes only"
+                f"result {row} (image {excerpt(result['image_id'])}) has a mask without polygons; expected RLE, or "
+                "polygons [[x, y, x, y, x, y, ...], ...]. Leave the kind segm out to evaluate boxes only"
             )
     sizes = {
         image["id"]: [image["height"], image["width"]]
@@ -124,7 +125,7 @@ def check_masks(data: GroundTruth, results: Mapping[int, Entry], source: str) ->
     fit = rles_fit([mask for _, mask in masks], np.array(expected, np.int64).reshape(-1, 2))
     for place in np.flatnonzero(~fit).tolist():
         (row, mask), size = masks[place], expected[place]
-        name = f"result {row} (image {results[row]['image_id']!r})"
+        name = f"result {row} (image {excerpt(results[row]['image_id'])})"
         if list(mask["size"]) != size:
             raise ValueError(
                 f"{name} has a mask of (height, width) {tuple(mask['size'])}, but {source} says {tuple(size)}; "
@@ -145,7 +146,7 @@ def _annotations_are_sound(annotations: Sequence[Any], known: Mapping[str, set[A
         if not (_types(values) <= _ID_TYPES[field] and set(values) <= ids):
             return False
     areas = [annotation["area"] for annotation in annotations if "area" in annotation]
-    points = [annotation["keypoints"] for annotation in annotations if annotation.get("keypoints")]
+    points = [annotation["keypoints"] for annotation in annotations if annotation.get("keypoints") is not None]
     boxes = [annotation.get("bbox") for annotation in annotations]
     return _are_boxes(boxes) and _are_finite(areas) and _are_points(points)
 

@@ -4,7 +4,12 @@ Ground truth and results are in COCO's formats: boxes [x, y, width, height] in p
 ids of the annotation file (not our labels). Every metric is a fraction 0..1, or None where the ground truth has no
 object to measure on (COCO's code prints -1), so that it is never averaged by accident.
 
-Letters: T IoU thresholds, K categories, A area ranges, M limits of detections per image.
+A detection is correct if it is matched with an object: the best free object of its image and class with an IoU of at
+least the threshold; for keypoints, an object keypoint similarity (OKS). Detections are matched in the order of their
+scores, up to a limit per image and class. AP is the precision, interpolated at 101 recalls from 0 to 1, averaged over
+recalls, thresholds and categories. AR is the highest recall, averaged over thresholds and categories.
+
+Letters: T IoU thresholds, K categories, A size ranges of objects, M limits of detections per image and class.
 """
 
 from __future__ import annotations
@@ -39,20 +44,20 @@ MAX_KEYPOINT_DETECTIONS = 20  # ... and for keypoints
 MAX_PROPOSALS = 1000  # per image, of a region proposal network
 ONE_CLASS: Entry = {"id": 1, "name": "object"}  # of proposals
 TOGETHER = 32  # images whose results are matched with the ground truth in one call
-THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # (T,) of the IoU, or of the OKS
 
 
 class Metric(NamedTuple):
     """The definition of one metric: which values of the curves it averages."""
 
     precision: bool  # else recall
-    iou: float | None  # threshold; None: the mean over .50:.05:.95
-    area: str  # size range of the objects: all, small (under 32 x 32 pixels), medium, large (over 96 x 96)
+    iou: float | None  # threshold of the IoU, for keypoints of the OKS; None: the mean over .50:.05:.95
+    area: str  # size range of the objects: all, small (under 32 x 32 pixels of the image), medium, large (over 96 x 96)
     limit: int  # detections per image and class
 
 
 def metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric]:
-    """Name -> definition of the metrics of `kind`.
+    """Name -> definition of the metrics of `kind` (bbox, segm, keypoints, proposals), as in pycocotools' summarize.
 
     `max_detections` replaces the limit (100, keypoints 20, proposals 1000); AR at lower limits (AR1, AR10) is kept.
     """
@@ -92,28 +97,31 @@ METRICS = {kind: metrics_of(kind) for kind in FIELDS}
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """The arrays behind the metrics, -1 where undefined."""
+    """The arrays behind the metrics, as in the `eval` of pycocotools' COCOeval. Where no object counts: -1."""
 
-    precision: npt.NDArray[np.float64]  # (T, 101, K, A, M), at recalls 0, .01, .. 1
+    precision: npt.NDArray[np.float64]  # (T, 101, K, A, M), interpolated, at recalls 0, .01, .. 1
     recall: npt.NDArray[np.float64]  # (T, K, A, M), the highest recall reached
-    areas: tuple[str, ...]
-    limits: tuple[int, ...]
+    areas: tuple[str, ...]  # (A,) names of the size ranges, see `Metric.area`
+    limits: tuple[int, ...]  # (M,) detections per image and class
 
     def value(self, metric: Metric, category: Sequence[int] | slice = slice(None)) -> Number:
-        """The mean over the defined values of all categories, or of those with the indices `category`; None if none."""
+        """The mean over the defined values of all categories, or of those with the indices `category` into K.
+
+        None if no value is defined.
+        """
         values = self._values(metric)[..., category]
         values = values[values > -1]
         return float(values.mean()) if values.size else None
 
     def by_category(self, metric: Metric) -> list[Number]:
-        """`value` of each of the K categories."""
+        """`value` of each category by itself: K numbers, in the order of the categories in the annotation file."""
         values = np.moveaxis(self._values(metric), -1, 0)  # (K, T) or (K, T, 101)
         values = np.ascontiguousarray(values).reshape(len(values), -1)
         known = values[:, 0] > -1  # of a category, all values are defined or none
         return [float(mean) if is_known else None for mean, is_known in zip(values.mean(axis=1), known, strict=True)]
 
     def of_classes(self, inputs: EvaluationInputs, metrics: Mapping[str, Metric]) -> dict[str, dict[str, Number]]:
-        """Class -> metric -> value."""
+        """Name of a category -> name of a metric -> value."""
         columns = {metric: self.by_category(definition) for metric, definition in metrics.items()}
         return {
             name: {metric: column[index] for metric, column in columns.items()}
@@ -135,14 +143,18 @@ def evaluate(
     keypoint_sigmas: Sequence[float] | None = None,
     max_detections: int | None = None,
 ) -> Metrics:
-    """COCO's metrics of `results` (COCO results format) against `ground_truth` (a COCO file, or its content).
+    """COCO's metrics of `results` against `ground_truth`, equal to pycocotools'.
 
-    One result may have several fields ("bbox" and "segmentation"): each kind uses its own field only. So the size of a
-    detection (APs, APm, APl) is that of the mask for "segm" and of the box for "bbox", as with one file per kind.
-    All images are evaluated, or those of `image_ids`; results of other known images are not used.
-    `keypoint_sigmas` are needed if objects have other keypoints than COCO's 17 of a person. `max_detections` replaces
-    COCO's limit of detections per image and class (100; keypoints 20; proposals 1000). Proposals are evaluated without
-    their classes.
+    Args:
+        ground_truth: a COCO annotation file, or its content.
+        results: in COCO's results format: image_id, category_id, score (higher is better), and the field of each kind:
+            bbox [x, y, width, height]; segmentation, RLE or polygons; keypoints [x, y, score, x, ...]; all in pixels.
+            Each kind uses its own field only. So the size of a detection (APs, APm, APl) is that of the mask for "segm"
+            and of the box for "bbox", as with one file per kind.
+        kinds: of "bbox", "segm", "keypoints" and "proposals", which are boxes evaluated without their classes.
+        image_ids: the images to evaluate; None: all. Results of other known images are not used.
+        keypoint_sigmas: one per keypoint, as in the OKS; needed if objects have other keypoints than COCO's 17.
+        max_detections: replaces COCO's limit per image and class (100; keypoints 20; proposals 1000).
 
     Raises ValueError for an unknown kind, a result with an unknown image or category or without the field of a kind, a
     mask that has not the size of its image, different numbers of keypoints in results and ground truth, or ground truth
@@ -259,10 +271,11 @@ class _KindToMatch:
 def _detections(
     inputs: EvaluationInputs, results: Sequence[Entry], kind: str
 ) -> tuple[list[Entry] | npt.NDArray[np.float64], list[Rle | list[list[float]]] | None]:
-    """The results of one kind as hotcoco reads them fastest, and their masks.
+    """The N results of one kind as hotcoco reads them fastest, and the masks of "segm".
 
-    Boxes and run lengths are a table (N, 7): image, x, y, width, height, score, category. hotcoco, like COCO's code,
-    takes the area of a result from its box; so a mask has a box of its own area there.
+    Boxes and run lengths are a table (N, 7): number of the image, x, y, width, height in pixels, score, category id.
+    hotcoco, like COCO's code, takes the area of a result from its box; so a mask has a box of its own area there.
+    Keypoints and polygons are entries of COCO's results format.
     """
     masks: list[Rle | list[list[float]]] | None = None
     rles: list[Rle] = []
@@ -283,7 +296,11 @@ def _detections(
 
 
 def ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
-    """The ground truth of one kind; images and annotations numbered from 1 (COCO's code misreads id 0)."""
+    """The content of a COCO file with the ground truth of one kind.
+
+    Images and annotations are numbered from 1, because COCO's code misreads id 0. An object without an outline is a
+    crowd for "segm". Raises ValueError if no object has an outline ("segm") or keypoints ("keypoints").
+    """
     data, images = inputs.data, inputs.numbered_images()
     annotations: list[Entry] = []
     without = 0  # objects without an outline
@@ -346,7 +363,7 @@ def require_same_keypoints_in_results(inputs: EvaluationInputs, results: Sequenc
 
 
 def results_of_kind(inputs: EvaluationInputs, results: Sequence[Entry], kind: str) -> list[Entry]:
-    """The `results` with the one field that `kind` measures, images renumbered."""
+    """The `results` with the one field that `kind` measures; images have the numbers of `inputs`."""
     return [
         {
             "image_id": inputs.image_numbers[result["image_id"]],
@@ -359,14 +376,14 @@ def results_of_kind(inputs: EvaluationInputs, results: Sequence[Entry], kind: st
 
 
 def curves_of(evaluation: COCOeval, limits: Sequence[int]) -> Curves:
-    """The arrays of an evaluation, for these ascending limits of detections."""
+    """The arrays of an evaluation, for these ascending limits (M,) of detections per image and class."""
     evaluation.params.maxDets = list(limits)
     evaluation.evaluate()
     return _accumulated(evaluation)
 
 
 def _accumulated(evaluation: COCOeval) -> Curves:
-    """The arrays of an evaluation with its matches."""
+    """The arrays of an evaluation that has matched its detections."""
     evaluation.accumulate()
     params, arrays = evaluation.params, evaluation.eval or {}
     return Curves(

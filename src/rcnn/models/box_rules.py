@@ -111,12 +111,12 @@ class BoxRules:
         """
         return boxes
 
-    def decode_keypoints(self, maps: Tensor, boxes: Tensor, scales: Tensor) -> Tensor:
-        """Keypoints (B, N, J, 4), x, y, logit and score, at the maxima of `maps` (B, N, J, m, m).
+    def decode_keypoints(self, heatmaps: Tensor, boxes: Tensor, scales: Tensor) -> Tensor:
+        """Keypoints (B, N, J, 4), x, y, logit and score, at the maxima of `heatmaps` (B, N, J, m, m).
 
         `boxes` (B, N, 4) and the result are in pixels of the input.
         """
-        return decode_keypoints(maps, boxes)
+        return decode_keypoints(heatmaps, boxes)
 
 
 def shorter_side(boxes: Tensor) -> Tensor:

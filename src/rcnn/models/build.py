@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from rcnn.arguments import wrong_type
 from rcnn.models.anchors import AnchorGenerator
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.backbones.compact import CompactNet
@@ -74,9 +75,7 @@ def build_detector(
     again. Raises ValueError for settings that contradict each other, and for a module that does not fit.
     """
     if not isinstance(config, DetectorConfig):
-        raise ValueError(
-            f"config is {config!r}; expected a DetectorConfig, e.g. rcnn.model_config('mask_rcnn_r50_fpn')"
-        )
+        raise wrong_type(config, "the config", "a DetectorConfig, e.g. rcnn.model_config('mask_rcnn_r50_fpn')")
     given = {"backbone": backbone, "box_head": box_head, "mask_head": mask_head, "keypoint_head": keypoint_head}
     config, factories = use_modules(config, given)
     validate(config)

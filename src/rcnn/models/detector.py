@@ -16,6 +16,7 @@ from rcnn.models.heads.fcis import FCISHead
 from rcnn.models.heads.keypoint import KeypointHead
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.rpn import RPN
+from rcnn.ops.normalize import normalize_pixels
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
 
@@ -169,11 +170,7 @@ class Detector(nn.Module):
         pixels = images.pixels.float()
         if self.config.input.channel_order == "bgr":
             pixels = pixels.flip(1)
-        height, width = pixels.shape[-2:]
-        rows = torch.arange(height, device=pixels.device) < images.sizes[:, :1]  # (B, H)
-        columns = torch.arange(width, device=pixels.device) < images.sizes[:, 1:]  # (B, W)
-        inside = (rows[:, :, None] & columns[:, None, :])[:, None]  # (B, 1, H, W)
-        pixels = (pixels - self.pixel_mean) / self.pixel_std * inside
+        pixels = normalize_pixels(pixels, images.sizes, self.pixel_mean, self.pixel_std)
         weight = next(self.backbone.parameters())
         is_channels_last = weight.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if is_channels_last else torch.contiguous_format

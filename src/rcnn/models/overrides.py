@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 import yaml
 
+from rcnn.arguments import wrong_type
 from rcnn.models.config import DetectorConfig
 from rcnn.models.setting_tables import (
     alternatives,
@@ -59,11 +60,6 @@ def override(settings: T, overrides: Overrides) -> T:
     return settings
 
 
-def as_strings(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Several strings, e.g. overrides or class names, as a tuple; a single string is one element."""
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
 def as_overrides(value: Overrides) -> tuple[str, ...]:
     """Overrides in any of their forms as KEY=VALUE strings; ValueError for anything else."""
     if isinstance(value, Mapping):
@@ -71,7 +67,7 @@ def as_overrides(value: Overrides) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
-        raise ValueError(f"the overrides are {_short(value)}; expected KEY=VALUE strings, or a dict of keys and values")
+        raise wrong_type(value, "the overrides", "KEY=VALUE strings, or a dict of keys and values")
     return tuple(value)
 
 

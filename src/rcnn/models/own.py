@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import nn
 
+from rcnn.arguments import as_texts
 from rcnn.commands import as_typed
 from rcnn.models.config import DetectorConfig, OwnBackboneConfig
-from rcnn.models.overrides import as_strings
 from rcnn.own_code import import_factory, path_of, same_factory
 
 OwnModule = nn.Module | Callable[..., object]  # a module, or the function or class that makes it
@@ -60,7 +60,7 @@ def allow_factories(config: DetectorConfig, allow: str | Sequence[str], source: 
     A factory is allowed if its file name and its own name are the same as in `allow`: the file may have moved. The path
     in `allow` is then imported.
     """
-    allowed = as_strings(allow)
+    allowed = as_texts(allow, "allow")
     for key, path in own_factories(config).items():
         match = next((entry for entry in allowed if same_factory(entry, path)), None)
         if match is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from rcnn.ops.tracing import is_traced
 
 
 def valid_prefix(valid: Tensor) -> int:
@@ -14,8 +15,7 @@ def valid_prefix(valid: Tensor) -> int:
     depend on it: it only saves work on padding.
     """
     capacity = valid.shape[1]
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(valid) is not Tensor
-    if traced or valid.device.type != "cpu" or capacity == 0 or valid.shape[0] == 0:
+    if is_traced(valid) or valid.device.type != "cpu" or capacity == 0 or valid.shape[0] == 0:
         return capacity
     used = valid.any(0).nonzero()
     return int(used[-1]) + 1 if len(used) else 1

@@ -22,7 +22,7 @@ def crop_resize(
     valid: Tensor,
     scales: Sequence[float],
     size: int,
-    kind: Literal["affine", "crop_resize", "normalized"],
+    rule: Literal["affine", "crop_resize", "normalized"],
 ) -> Tensor:
     """Features of each region from its own level: `size` x `size` bilinear samples with aligned corners.
 
@@ -38,7 +38,7 @@ def crop_resize(
         valid: (B, R) bool; invalid regions give zeros and no gradient.
         scales: L numbers of map cells per pixel, 1 / stride.
         size: side s of the pooled map, cells.
-        kind: one of the rules above.
+        rule: where the samples are, see above.
 
     Returns:
         (B, R, C, size, size) in the features' dtype. The gradient flows to the features, not to the boxes.
@@ -48,9 +48,9 @@ def crop_resize(
         at_level = (levels == level) & valid
         corners = boxes.detach() * scale
         height, width = values.shape[2:]
-        if kind == "crop_resize":
+        if rule == "crop_resize":
             corners = _whole_cells(corners, height, width)
-        elif kind == "normalized":
+        elif rule == "normalized":
             ends = [(side - 1) / max(side - scale, 1e-6) for side in (width, height)]  # cells per pixel
             corners = corners * corners.new_tensor(ends * 2)
         corners = torch.where(at_level[..., None], corners, 0.0)  # invalid rows may contain any values

@@ -9,6 +9,8 @@ Letters: B images, G ground-truth objects, E edges of one object, R regions.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -16,12 +18,22 @@ from rcnn.ops import kernels
 from rcnn.ops.opaque import opaque_op
 
 FINE = 5  # pycocotools' enlargement
-MAX_WORK = 1_000_000  # elements of the largest array: tens of megabytes in all
+ELEMENTS_AT_A_TIME = 1_000_000  # of the largest array: tens of megabytes in all
 SHORTEST_SIDE = 0.1  # of a box, pixels: Detectron2's smallest divisor
 
 
+class _Outlines(NamedTuple):
+    """The edges of T objects without padding; parts are numbered across all objects."""
+
+    edges: Tensor  # (L, 5) float64, sorted by object
+    edge_first: Tensor  # (T,) int64, the first edge of each object
+    edge_count: Tensor  # (T,) int64
+    part_first: Tensor  # (T,) int64, the first part of each object
+    part_count: Tensor  # (T,) int64
+
+
 @opaque_op
-def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int) -> Tensor:
+def rasterize_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int) -> Tensor:
     """Ground-truth masks in the frames of regions, from outlines (Detectron2's rasterize_polygons_within_box).
 
     Args:
@@ -38,66 +50,67 @@ def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tenso
     if kernels.usable(polygons):
         from rcnn.ops.kernels import polygons as kernel
 
-        return kernel.crop_polygons(polygons, matched, boxes, valid, size)
+        return kernel.rasterize_polygons(polygons, matched, boxes, valid, size)
     masks = boxes.new_zeros((*valid.shape, size, size), dtype=torch.float32)
-    batch, region_index = valid.nonzero(as_tuple=True)
-    if len(batch) == 0 or size == 0:
+    image, row = valid.nonzero(as_tuple=True)  # (V,) each, of the valid regions
+    if len(image) == 0 or size == 0:
         return masks
-    objects = polygons.shape[1]
-    flat = polygons.flatten(0, 1)  # (B * G, E, 5)
-    taken, owner = torch.unique(
-        batch * objects + matched[batch, region_index], return_inverse=True
-    )  # (T,), (V,) into T
-    edges, edge_first, edge_count, part_first, part_count = _pack(flat[taken])
-
-    regions = boxes[batch, region_index]  # (V, 4)
-    work = ((edge_count[owner] + part_count[owner] * size) * size).cumsum(0) // MAX_WORK
-    drawn: list[Tensor] = []
-    for number in torch.unique_consecutive(work, return_counts=True)[1].tolist():
-        start = sum(len(done) for done in drawn)
-        chunk = owner[start : start + number]
-        region, index = _spread(edge_first[chunk], edge_count[chunk])
-        canvas_first = part_count[chunk].cumsum(0) - part_count[chunk]
-        canvas = canvas_first[region] + edges[index, 4].long() - part_first[chunk][region]
-        canvas_region = torch.repeat_interleave(part_count[chunk])
-        x1, y1, x2, y2 = _fine(edges[index, :4], regions[start : start + number][region], size)
-        parts = _fill(x1, y1, x2, y2, canvas, len(canvas_region), size)
-        drawn.append(parts.new_zeros((number, size, size)).index_add_(0, canvas_region, parts) > 0)
-    masks[batch, region_index] = torch.cat(drawn).float()
+    object_index = image * polygons.shape[1] + matched[image, row]  # (V,) into B * G
+    used, object_index = torch.unique(object_index, return_inverse=True)  # (T,), and (V,) into T
+    outlines = _without_padding(polygons.flatten(0, 1)[used])
+    elements = (outlines.edge_count + outlines.part_count * size)[object_index] * size  # (V,), of the largest array
+    chunk_number = elements.cumsum(0) // ELEMENTS_AT_A_TIME
+    lengths: list[int] = torch.unique_consecutive(chunk_number, return_counts=True)[1].tolist()
+    chunks = zip(object_index.split(lengths), boxes[image, row].split(lengths), strict=True)
+    masks[image, row] = torch.cat([_rasterize(outlines, *chunk, size) for chunk in chunks]).float()
     return masks
 
 
-@crop_polygons.register_fake
+@rasterize_polygons.register_fake
 def _(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int) -> Tensor:
     return boxes.new_empty((*valid.shape, size, size), dtype=torch.float32)
 
 
-def _pack(polygons: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The edges of objects (T, E, 5) without padding, and where those of each object start.
-
-    Returns:
-        edges: (L, 5) float64, sorted by object; parts are numbered across all objects.
-        edge_first, edge_count: (T,) int64, the range of edges of each object.
-        part_first, part_count: (T,) int64, the range of parts of each object.
-    """
+def _without_padding(polygons: Tensor) -> _Outlines:
+    """The outlines of objects (T, E, 5)."""
     real = polygons[..., 4] >= 0  # (T, E)
-    owner = real.nonzero()[:, 0]  # (L,)
+    object_index = real.nonzero()[:, 0]  # (L,)
     edges = polygons[real].double()  # (L, 5)
     edge_count = real.sum(1)
-    begins = torch.ones_like(owner, dtype=torch.bool)
-    begins[1:] = (owner.diff() != 0) | (edges[:, 4].diff() != 0)
-    part_count = torch.bincount(owner[begins], minlength=len(polygons))
-    edges[:, 4] = (begins.cumsum(0) - 1).double()
-    return edges, edge_count.cumsum(0) - edge_count, edge_count, part_count.cumsum(0) - part_count, part_count
+    begins_part = torch.ones_like(object_index, dtype=torch.bool)
+    begins_part[1:] = (object_index.diff() != 0) | (edges[:, 4].diff() != 0)
+    part_count = torch.bincount(object_index[begins_part], minlength=len(polygons))
+    edges[:, 4] = (begins_part.cumsum(0) - 1).double()
+    return _Outlines(edges, _starts(edge_count), edge_count, _starts(part_count), part_count)
 
 
-def _spread(first: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Runs first, first + 1, ... of `count` (N,) numbers each, concatenated: (index of the run, number), both (M,)."""
-    run = torch.repeat_interleave(count)
-    return run, torch.arange(len(run), device=run.device) - (count.cumsum(0) - count)[run] + first[run]
+def _rasterize(outlines: _Outlines, object_index: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Masks (N, size, size) bool of the objects with `object_index` (N,), each in the frame of its box (N, 4).
+
+    Each part of each object is filled on a canvas of its own; the mask is the union of the canvases.
+    """
+    part_count = outlines.part_count[object_index]  # (N,)
+    region, edge = _concatenated_ranges(outlines.edge_first[object_index], outlines.edge_count[object_index])  # (M,)
+    part_in_object = outlines.edges[edge, 4].long() - outlines.part_first[object_index][region]
+    canvas = _starts(part_count)[region] + part_in_object  # (M,)
+    canvas_region = torch.repeat_interleave(part_count)
+    x1, y1, x2, y2 = _to_fine_grid(outlines.edges[edge, :4], boxes[region], size)
+    canvases = _fill(x1, y1, x2, y2, canvas, len(canvas_region), size)
+    return canvases.new_zeros((len(boxes), size, size)).index_add_(0, canvas_region, canvases) > 0
 
 
-def _fine(edges: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _starts(count: Tensor) -> Tensor:
+    """The first number of each of N ranges of `count` (N,) numbers that follow each other from 0 on."""
+    return count.cumsum(0) - count
+
+
+def _concatenated_ranges(first: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """N ranges first, first + 1, ... of `count` (N,) numbers, concatenated: the range and the number, (M,) each."""
+    index = torch.repeat_interleave(count)
+    return index, torch.arange(len(index), device=index.device) - _starts(count)[index] + first[index]
+
+
+def _to_fine_grid(edges: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x1, y1, x2, y2 (M,) int64 on the fine grid of its box, from `edges` (M, 4) float64 and `boxes` (M, 4)."""
     boxes = boxes.float()
     side = boxes[:, 2:] - boxes[:, :2]  # in float32, like the ratio, as NumPy computes it in Detectron2
@@ -109,12 +122,15 @@ def _fine(edges: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor, Tens
 
 
 def _fill(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, canvas: Tensor, count: int, size: int) -> Tensor:
-    """Canvases (count, size, size) int32 of 0 and 1: the filled closed outlines, edges (M,) on the fine grid."""
+    """Canvases (count, size, size) int32 of 0 and 1: the filled closed outlines.
+
+    `canvas` (M,) is the canvas of each edge; x1, y1, x2, y2 (M,) are its ends on the fine grid.
+    """
     low, high = torch.minimum(x1, x2), torch.maximum(x1, x2)
     # Columns c with low <= 5c + 2 and 5c + 3 <= high.
     first = torch.div(low - 2 + FINE - 1, FINE, rounding_mode="floor").clamp(min=0)
     last = torch.div(high - 3, FINE, rounding_mode="floor").clamp(max=size - 1)
-    edge, column = _spread(first, (last - first + 1).clamp(min=0))
+    edge, column = _concatenated_ranges(first, (last - first + 1).clamp(min=0))
     y = _crossing_height(x1[edge], y1[edge], x2[edge], y2[edge], FINE * column + 2)
     y = (y.double() + 0.5) / FINE - 0.5
     row = y.clamp(0, size).ceil().long()  # the first row with its centre below the crossing; `size`: none

@@ -26,6 +26,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from types import TracebackType
 from typing import IO, Any, Self
 
+from rcnn.arguments import OUTPUT, as_path
 from rcnn.outputs.durable import DISK_FULL, TEMPORARY, naming, sha256_of, sync
 from rcnn.outputs.marker import CHOOSE, CHOOSE_FOLDER, MARKER, drop_unfinished_line, locked_marker, read_marker
 
@@ -44,7 +45,7 @@ class OutputFolder:
         Raises NotADirectoryError if `path` is a file, FileExistsError if the marker is not rcnn's, BlockingIOError if
         another process has the folder locked, another OSError if it cannot be written.
         """
-        self.path = Path(path)
+        self.path = as_path(path, OUTPUT)
         self._numbers = itertools.count(1)
         try:
             require_folder(self.path)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from rcnn.arguments import MODEL, as_text
 from rcnn.models import Detector
 from rcnn.models.config import DetectorConfig
 from rcnn.models.inference import prepare_for_inference
@@ -54,13 +55,15 @@ def open_model(
     `precision`, `overrides` and `allow` as in `rcnn.Predictor`. Raises ValueError for `overrides` or `allow` with an
     exported file, which has fixed settings, or with a detector.
     """
+    if not isinstance(source, Detector):
+        source = as_text(source, "the model", f"{MODEL}, or a detector", empty=False)
     chosen = choose_precision(precision, device)
-    if isinstance(source, str | Path) and is_exported(source):
+    if isinstance(source, str) and is_exported(source):
         _require_none(source, [*as_overrides(overrides), *(["--allow"] if allow else [])])
         return _opened_file(open_exported(source, device), precision)
     classes: tuple[str, ...] | None = None
-    loaded = isinstance(source, str | Path)
-    if isinstance(source, str | Path):
+    loaded = isinstance(source, str)
+    if isinstance(source, str):
         source, checkpoint = load_detector(source, overrides, allow=allow)
         classes = checkpoint.classes
     elif overrides or allow:

@@ -107,7 +107,7 @@ def create_app(predictor: Predictor, options: ServiceOptions) -> FastAPI:
             CORSMiddleware, allow_origins=list(options.origins), allow_methods=["GET", "POST"],
             allow_headers=["Authorization"],
         )  # fmt: skip
-    app.middleware("http")(service.measured)
+    app.middleware("http")(service.record_request)
     app.exception_handler(RequestValidationError)(_wrong_values)
     app.exception_handler(Exception)(_failure)
     allowed = [Depends(service.require_token)]
@@ -168,8 +168,8 @@ class Service:
         else:
             self.predictor.predict(black)
 
-    async def measured(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Count and log a request."""
+    async def record_request(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Middleware: `call_next` answers the request; its status and seconds are counted for /metrics, and logged."""
         started, status = time.monotonic(), 500  # of a handler that raises
         try:
             response = await call_next(request)

@@ -20,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from rcnn.arguments import as_text
 from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.results import ImageDetections, require_score
@@ -34,6 +35,7 @@ class Client:
 
         Raises ValueError if `url` is not an http(s) URL, `token` is not printable ASCII, or `timeout` is not above 0.
         """
+        url = as_text(url, "the URL", "that of a service, e.g. http://localhost:8000")
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise ValueError(f"{url!r} is not the URL of a service; expected e.g. http://localhost:8000")
         require_token(token)

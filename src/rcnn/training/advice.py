@@ -107,17 +107,20 @@ def advise_training(
     from. `min_size`: shorter side of the network's input in prediction, pixels.
     """
     values, reasons = dict[str, Any](), dict[str, str]()
-    steps = settings.steps
+    steps, each = settings.steps, settings.images_per_step(processes)
     if not set(LENGTHS).intersection(given):
-        each = settings.images_per_step(processes)
         total, reason = _images_of_run(start, dataset)
         values["steps"] = steps = max(1, round(total / each))
         reasons["steps"] = f"{reason}, {each} per step"
         if validation_images:
-            values["evaluate_every"] = max(1, round(steps / EVALUATIONS), math.ceil(validation_images / each))
-            reasons["evaluate_every"] = f"up to {EVALUATIONS} evaluations in the run"
             values["patience"] = PATIENCE
-            reasons["patience"] = f"the run ends early after {counted(PATIENCE, 'evaluation')} without improvement"
+            reasons["patience"] = (
+                f"the run ends early after {counted(PATIENCE, 'evaluation')} without improvement, but not before the "
+                "learning rate has decayed for the last time"
+            )
+    if validation_images:
+        values["evaluate_every"] = max(1, round(steps / EVALUATIONS), math.ceil(validation_images / each))
+        reasons["evaluate_every"] = f"up to {EVALUATIONS} evaluations in the run"
     if start.warmup_steps > steps * MOST_WARMUP:
         values["warmup_steps"], reasons["warmup_steps"] = int(steps * SHORT_WARMUP), WARMUP_REASON
     if start.ema:

@@ -1,17 +1,20 @@
-"""The public function `rcnn.train`."""
+"""The public functions `rcnn.train` and `rcnn.plan`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
+from rcnn.arguments import DATA, OUTPUT, SPLIT, as_path, as_text, as_texts, wrong_type
 from rcnn.commands import AGAIN, CONTINUE
 from rcnn.data import Dataset
 from rcnn.data.messages import counted
+from rcnn.given_steps import Given, as_steps
 from rcnn.models import DetectorConfig
-from rcnn.models.overrides import Overrides, as_overrides, as_strings
+from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.new_outputs import output_or_new
 from rcnn.runtime.launch import (
     FailedWhileStoppingError,
@@ -21,12 +24,12 @@ from rcnn.runtime.launch import (
     require_sendable,
 )
 from rcnn.training.found_run import is_restarted
-from rcnn.training.own_steps import Given, as_steps
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest, can_continue
 from rcnn.training.run import run_training
 from rcnn.training.saver import Outcome
 from rcnn.training.starting import CONFIG
+from rcnn.training.training_plan import TrainingPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,50 +93,138 @@ def train(
 
     Raises FileNotFoundError, FileExistsError or ValueError before training starts.
     """
-    if not (model or recipe) or data == "":
-        raise ValueError("give a model or recipe=NAME, and data: rcnn.train(model, data)")
     if output is None and is_restarted():
         raise ValueError(
             "torchrun has started this process again after a failure, but without output= the run that failed cannot "
             "be found: give rcnn.train the folder of the run as output"
         )
-    if devices < 1:
-        raise ValueError(f"devices={devices}; expected 1 or more processes")
     if max_restarts < 0:
         raise ValueError(f"max_restarts={max_restarts}; expected 0 or more")
-    request = RunRequest(
-        model=CONFIG + model.name if isinstance(model, DetectorConfig) else str(model),
-        config=model if isinstance(model, DetectorConfig) else None,
-        data=data if isinstance(data, Dataset) else Path(data),
-        validation=validation,
-        output=None if output is None else Path(output),
-        recipe=recipe,
-        overrides=as_overrides(overrides),
-        augment=None if augment is None else as_steps(augment),
-        split=str(split),
-        val_splits=_names_of(val_split) if val_split else (),
-        val_fraction=val_fraction,
-        annotations=annotations,
-        images=str(images),
-        relative_boxes=relative_boxes,
-        weights=str(weights),
-        device=device,
-        resume=resume or is_restarted(),
-        strict=strict,
-        allow_empty=allow_empty,
-        allow=as_strings(allow),
-    )
+    request = _request(
+        model, data, output, recipe=recipe, overrides=overrides, augment=augment, split=split, val_split=val_split,
+        val_fraction=val_fraction, validation=validation, annotations=annotations, images=images,
+        relative_boxes=relative_boxes, weights=weights, resume=resume or is_restarted(), strict=strict,
+        allow_empty=allow_empty, allow=allow, device=device,
+    )  # fmt: skip
+    _require_count(devices)
     if devices > 1 or max_restarts > 0:
         require_devices(devices, device)
         require_sendable(augment=request.augment, log=log)
-        plan = plan_training(request, log, devices=devices)  # refuses before any process is started
-        with output_or_new(request.output, "train", plan.request.model.removeprefix(CONFIG)) as folder:
+        planned = plan_training(request, log, devices=devices)  # refuses before any process is started
+        with output_or_new(request.output, "train", planned.request.model.removeprefix(CONFIG)) as folder:
             return _train_in_processes(replace(request, output=folder), log, devices, max_restarts)
     return _train(request, log)
 
 
+def plan(
+    model: DetectorConfig | str | Path = "",
+    data: Dataset | str | Path = "",
+    output: str | Path | None = None,
+    *,
+    recipe: str = "",
+    overrides: Overrides = (),
+    augment: Given | None = None,
+    split: str | Path = "",
+    val_split: str | Path | Sequence[str | Path] = "",
+    val_fraction: float | None = None,
+    validation: Dataset | None = None,
+    annotations: str = "",
+    images: str | Path = "",
+    relative_boxes: bool = False,
+    weights: str | Path = "",
+    resume: bool = False,
+    strict: bool = False,
+    allow_empty: bool = False,
+    allow: str | Sequence[str] = (),
+    device: str = "auto",
+    devices: int = 1,
+    log: Callable[[str], object] = print,
+) -> TrainingPlan:
+    """What `train` with the same arguments would do, as `rcnn train --dry-run`: nothing is trained or written.
+
+    `print(plan)` shows every value that was given or chosen with its reason; `plan.values` and `plan.reasons` have
+    them by name, and `plan.measure(5)` runs five steps for their time and memory. Weights that are not on this machine
+    are downloaded only by `measure`, or if they are the model itself. `log` receives status messages.
+
+    Raises what `train` raises before training starts.
+    """
+    request = _request(
+        model, data, output, recipe=recipe, overrides=overrides, augment=augment, split=split, val_split=val_split,
+        val_fraction=val_fraction, validation=validation, annotations=annotations, images=images,
+        relative_boxes=relative_boxes, weights=weights, resume=resume, strict=strict, allow_empty=allow_empty,
+        allow=allow, device=device,
+    )  # fmt: skip
+    _require_count(devices)
+    if devices > 1:
+        require_devices(devices, device)
+    make = partial(plan_training, request, log, devices=devices)
+    return TrainingPlan(make(download=False), complete=partial(make, download=True))
+
+
+def _require_count(devices: int) -> None:
+    if devices < 1:
+        raise ValueError(f"devices={devices}; expected 1 or more processes")
+
+
+def _request(
+    model: DetectorConfig | str | Path,
+    data: Dataset | str | Path,
+    output: str | Path | None,
+    *,
+    recipe: str,
+    overrides: Overrides,
+    augment: Given | None,
+    split: str | Path,
+    val_split: str | Path | Sequence[str | Path],
+    val_fraction: float | None,
+    validation: Dataset | None,
+    annotations: str,
+    images: str | Path,
+    relative_boxes: bool,
+    weights: str | Path,
+    resume: bool,
+    strict: bool,
+    allow_empty: bool,
+    allow: str | Sequence[str],
+    device: str,
+) -> RunRequest:
+    """The request that the arguments of `train` make."""
+    if not isinstance(model, DetectorConfig):
+        model = as_text(model, "the model", "a config, the name of a model, or a checkpoint, as str or Path")
+    if not isinstance(data, Dataset):
+        data = as_text(data, "the data set", f"{DATA}, or a Dataset")
+    if not (model or recipe) or data == "":
+        raise ValueError("give a model or recipe=NAME, and data: rcnn.train(model, data)")
+    return RunRequest(
+        model=CONFIG + model.name if isinstance(model, DetectorConfig) else model,
+        config=model if isinstance(model, DetectorConfig) else None,
+        data=data if isinstance(data, Dataset) else Path(data),
+        validation=validation,
+        output=None if output is None else as_path(output, OUTPUT),
+        recipe=as_text(recipe, "recipe"),
+        overrides=as_overrides(overrides),
+        augment=None if augment is None else as_steps(augment),
+        split=as_text(split, "split", SPLIT),
+        val_splits=_names_of(val_split) if val_split else (),
+        val_fraction=val_fraction,
+        annotations=as_text(annotations, "annotations"),
+        images=as_text(images, "images"),
+        relative_boxes=relative_boxes,
+        weights=as_text(weights, "weights"),
+        device=device,
+        resume=resume,
+        strict=strict,
+        allow_empty=allow_empty,
+        allow=as_texts(allow, "allow"),
+    )
+
+
 def _names_of(split: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
-    return tuple(map(str, [split] if isinstance(split, str | Path) else split))
+    if isinstance(split, str | Path):
+        return (str(split),)
+    if not isinstance(split, Sequence):
+        raise wrong_type(split, "val_split", f"{SPLIT}, or a list of these")
+    return tuple(as_text(one, "val_split", f"{SPLIT}, or a list of these") for one in split)
 
 
 def _train_in_processes(

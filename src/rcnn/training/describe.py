@@ -116,9 +116,8 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
         yield (
             f"weights: a run downloads {size_text(plan.download)} first, and uses the input and backbone settings of "
             "these weights. The settings above are the model's own. To see those of the weights, run "
-            f"{as_typed('rcnn', 'download', plan.download.name)}, then this command again"
+            f"{as_typed('rcnn', 'download', plan.download.name)}, then make this plan again"
         )
-    yield "nothing was written (--dry-run)"
 
 
 def _advised(plan: RunPlan) -> Iterator[str]:

@@ -125,10 +125,8 @@ def _of_masks(
 ) -> dict[str, Ratio]:
     """`mask_accuracy`: the fraction of correct pixels in the masks of the positive regions."""
     positives = regions.positives()
-    maps = positives.maps
-    if maps is None:
-        maps = head.pooler(features, positives.boxes, positives.positive)
-    logits = head.class_logits(maps.flatten(0, 1), positives.labels, positives.positive)  # (B, R, m, m)
+    maps = head.positive_maps(features, positives)
+    logits = head.class_logits(maps, positives.labels, positives.positive)  # (B, R, m, m)
     masks = head.targets(positives, targets, logits.shape[-1], images)
     counted = positives.positive & head.targets.has_mask(targets).gather(1, positives.matched)  # (B, R)
     right = ((logits > 0) == (masks > 0.5)).flatten(2).float().mean(-1)  # (B, R)

@@ -39,10 +39,10 @@ def train(
 
     `batches(first)` is an endless stream from batch `first` on. The gradients of `accumulate` batches are averaged.
     `last/` is saved every `checkpoint_every` steps, before each evaluation, and when the run is stopped or the stream
-    fails; `best/` is the best of the evaluations. `patience` evaluations without improvement end the run. A
-    stop signal ends it after the current step, or at once while it waits for data or evaluates. A run that is resumed
-    gives bitwise the same weights as an uninterrupted one. With several processes, each runs this loop; if one fails,
-    all end. Raises DivergedError if a loss is not finite.
+    fails; `best/` is the best of the evaluations. `patience` evaluations without improvement end the run once the
+    learning rate has decayed for the last time. A stop signal ends it after the current step, or at once while it waits
+    for data or evaluates. A run that is resumed gives bitwise the same weights as an uninterrupted one. With several
+    processes, each runs this loop; if one fails, all end. Raises DivergedError if a loss is not finite.
     """
     saver, processes = Saver(state, settings, run, log, evaluate), state.processes
     may_save = True  # False during a step, and with several processes until all of them have completed it
@@ -127,31 +127,44 @@ def optimize(
     With several processes, gradients and losses are means over these too. NonFiniteError, in all processes, if a loss
     or the gradient is not finite: then no weight and no statistic has changed.
     """
-    detector, optimizer, device = state.detector, state.optimizer, state.detector.pixel_mean.device
+    detector, optimizer = state.detector, state.optimizer
     set_learning_rate(optimizer, rate)
-    means, losses, done = dict[str, Tensor](), dict[str, Tensor](), list[tuple[TrainingBatch, Tensor]]()
-    with unchanged_statistics(detector):
-        for number, batch in enumerate(batches, start=1):
-            batch = batch.to(device)
-            seed = torch.tensor([(settings.seed << 32) + state.step, batch.first], device=device)
-            done.append((batch, seed))
-            with nullcontext() if number == len(batches) else without_averaging(state.model):
-                with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-                    losses = state.model(batch.images, batch.targets, seed)
-                loss = torch.stack(list(losses.values())).sum() / len(batches)
-                loss.backward()
-            for name, value in zip(losses, state.processes.mean(torch.stack(list(losses.values()))), strict=True):
-                means[name] = means.get(name, 0) + value.detach() / len(batches)
-            if not torch.isfinite(torch.stack(list(means.values())).sum()):
-                raise NonFiniteError(done[-1:], losses)
+    inputs = [on_device(batch, state, settings) for batch in batches]
+    mean_losses, losses = dict[str, Tensor](), dict[str, Tensor]()
+    with unchanged_statistics(detector):  # those of batch norm, if this block raises NonFiniteError
+        for number, (batch, seed) in enumerate(inputs, start=1):
+            with nullcontext() if number == len(inputs) else without_averaging(state.model):
+                losses = backward(batch, seed, state, settings, divisor=len(inputs))
+            means = state.processes.mean(torch.stack(list(losses.values()))).detach() / len(inputs)
+            for name, value in zip(losses, means, strict=True):
+                mean_losses[name] = mean_losses.get(name, 0) + value
+            if not torch.isfinite(torch.stack(list(mean_losses.values())).sum()):
+                raise NonFiniteError([(batch, seed)], losses)
         gradients = [parameter.grad for parameter in detector.parameters() if parameter.grad is not None]
         norm = whole(nn.utils.get_total_norm(gradients))
         if not torch.isfinite(norm):
-            raise NonFiniteError(done, losses)
+            raise NonFiniteError(inputs, losses)
     if settings.clip_norm:
         nn.utils.clip_grads_with_norm_(detector.parameters(), settings.clip_norm, norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if state.ema is not None:
         state.ema.update(detector, state.step)
-    return means
+    return mean_losses
+
+
+def on_device(batch: TrainingBatch, state: TrainState, settings: TrainConfig) -> tuple[TrainingBatch, Tensor]:
+    """The batch on the device of the detector, and the seed (2,) of its random samples in the present step."""
+    device = state.detector.pixel_mean.device
+    return batch.to(device), torch.tensor([(settings.seed << 32) + state.step, batch.first], device=device)
+
+
+def backward(
+    batch: TrainingBatch, seed: Tensor, state: TrainState, settings: TrainConfig, *, divisor: int
+) -> dict[str, Tensor]:
+    """Add the gradient of the sum of the losses / `divisor` to each parameter's; returns the losses of this process."""
+    with torch.autocast(seed.device.type, torch.bfloat16, enabled=settings.bf16):
+        losses = state.model(batch.images, batch.targets, seed)
+    loss = torch.stack(list(losses.values())).sum() / divisor
+    loss.backward()
+    return losses

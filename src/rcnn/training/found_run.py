@@ -126,6 +126,11 @@ def start_of_run(path: Path) -> tuple[str, str, Path]:
     return record["started_from"], record.get("recipe", ""), Path(record["data"])
 
 
+def is_run(path: Path) -> bool:
+    """Whether `path` is the folder of a run."""
+    return read_record(path / RECORD) is not None
+
+
 def require_no_run(path: Path, checkpoints: Sequence[str], resume: str = "resume=True (--resume)") -> None:
     """ValueError if the run in `path` has `checkpoints`: only a run that is resumed may write there.
 

@@ -1,4 +1,4 @@
-"""`rcnn train --dry-run --measure N`: a few steps of a planned run, for its time and memory. Nothing is written."""
+"""A few steps of a planned run, for its time and memory (`rcnn train --dry-run --measure N`). Nothing is written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Measurement:
     run: int  # steps of the whole run
     memory: int | None  # peak, bytes: of the GPU, or of this process on the CPU; None: not known
 
-    def describe(self) -> str:
+    def __str__(self) -> str:
         """The line for the user."""
         memory = "" if self.memory is None else f"peak memory {self.memory / 2**30:.1f} GiB; "
         return (
@@ -62,12 +62,14 @@ def _optimize(
 def measure(plan: RunPlan, steps: int) -> Measurement:
     """Run `steps` steps of a new run as planned, after one that is not measured, in this process.
 
-    ValueError for a plan with several processes, which are not connected.
+    ValueError for less than one step, and for a plan with several processes, which are not connected.
     """
+    if steps < 1:
+        raise ValueError(f"the number of steps to measure is {steps}; expected 1 or more, e.g. 5")
     if plan.processes.count > 1:
         raise ValueError(
-            f"--measure measures one process, but a launcher such as torchrun started {plan.processes.count}: run it "
-            "without the launcher"
+            f"only a plan for one process can be measured, and this one is for {plan.processes.count} (devices, or a "
+            "launcher such as torchrun): plan it for one"
         )
     with deterministic(plan.settings.deterministic):
         if plan.auto_batch_size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rcnn.arguments import CHECKPOINT, as_path
 from rcnn.training.found_run import LOG, RECORD, read_record
 from rcnn.training.log import read_log
 from rcnn.weights.hub import push
@@ -20,7 +21,7 @@ def push_to_hub(run: str | Path, repository: str, *, private: bool = False) -> s
 
     Raises ValueError if the repository contains other files, ConnectionError if it cannot be written.
     """
-    return push(run, repository, metrics=best_metrics(Path(run)), private=private)
+    return push(run, repository, metrics=best_metrics(as_path(run, "the checkpoint", CHECKPOINT)), private=private)
 
 
 def best_metrics(run: Path) -> dict[str, float]:

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rcnn.arguments import as_path
+from rcnn.models.overrides import config_from_dict
 from rcnn.outputs import require_not_in_use
 from rcnn.training.found_run import FIELDS, LOG, RECORD
 from rcnn.training.log import read_log
+from rcnn.training.settings import TrainConfig
 from rcnn.training.validation import SINCE_BEST, ends_run
+
+ENDING = ("steps", "patience", "milestones", "cosine")  # the training settings that decide when a run ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +44,24 @@ class RunRow:
         return f"{'running' if self.running else 'stopped'} {100 * self.step // max(1, self.steps)} %"
 
 
-def runs_in(folder: Path) -> list[RunRow]:
-    """The runs in `folder` and below, ordered by the last change of their logs. FileNotFoundError without a folder."""
+def list_runs(folder: str | Path = "runs") -> list[RunRow]:
+    """The training runs in `folder` and below, ordered by the last change of their logs.
+
+    Each has `folder`, `model`, `data`, `step`, `steps`, `state`, `hours`, `loss`, and the best AP of all its
+    evaluations, in 0..1 (`box`, `mask`, `keypoints`; None if it was not measured). Raises FileNotFoundError without a
+    folder.
+    """
+    folder = as_path(folder, "the folder of the runs")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected one with runs of `rcnn train`, e.g. runs")
-    return [_row(path, folder, record) for path, record in sorted(_records(folder), key=lambda item: _last(item[0]))]
+    return [_row(folder, *run) for run in sorted(_records(folder), key=lambda item: _last(item[0]))]
 
 
-def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The folders of runs, with their records; a checkpoint also has a config.json, but without these fields."""
+def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any], TrainConfig]]:
+    """The folders of runs, with their records and the settings that decide when they end.
+
+    A checkpoint also has a config.json, but without these fields.
+    """
     for path in folder.rglob(RECORD):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -55,8 +69,12 @@ def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             continue
         if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in FIELDS.items()):
             continue
-        if all(type(record["train"].get(name, 0)) is int for name in ("steps", "patience")):
-            yield path.parent, record
+        try:
+            ending = {name: value for name, value in record["train"].items() if name in ENDING}
+            settings = config_from_dict(ending, TrainConfig)
+        except ValueError:
+            continue
+        yield path.parent, record, settings
 
 
 def _last(run: Path) -> float:
@@ -74,20 +92,20 @@ def _is_running(run: Path) -> bool:
     return False
 
 
-def _row(run: Path, folder: Path, record: dict[str, Any]) -> RunRow:
+def _row(folder: Path, run: Path, record: dict[str, Any], settings: TrainConfig) -> RunRow:
     lines = read_log(run / LOG)
     losses = [line["loss"] for line in lines if isinstance(line.get("loss"), int | float)]
     seconds = [line["seconds"] for line in lines if isinstance(line.get("seconds"), int | float)]
-    patience = record["train"].get("patience", 0)
+    step = max((line["step"] + 1 for line in lines), default=0)
     since_best = next((line[SINCE_BEST] for line in reversed(lines) if type(line.get(SINCE_BEST)) is int), 0)
     return RunRow(
         folder=run.relative_to(folder).as_posix(),
         model=str(record["model"].get("name", "?")),
         data=record["data"],
-        step=max((line["step"] + 1 for line in lines), default=0),
-        steps=record["train"].get("steps", 0),
+        step=step,
+        steps=settings.steps,
         hours=max(seconds, default=0.0) / 3600,
-        stopped_early=ends_run(since_best, patience),
+        stopped_early=ends_run(step, since_best, settings),
         running=_is_running(run),
         loss=losses[-1] if losses else None,
         box=_best(lines, "bbox_AP"),

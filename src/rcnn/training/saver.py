@@ -117,9 +117,9 @@ class Saver:
             state.processes = processes
 
     def ends_early(self) -> bool:
-        """Whether the last `train.patience` evaluations brought no improvement; says so in the log."""
+        """Whether early stopping (`train.patience`) ends the run now; says so in the log."""
         state, patience = self.state, self.settings.patience
-        if not ends_run(state.since_best, patience):
+        if not ends_run(state.step, state.since_best, self.settings):
             return False
         self.log.log(
             f"stopped early after {state.step} of {counted(self.settings.steps, 'step')}: "

@@ -9,6 +9,8 @@ from torch.optim import Optimizer
 
 from rcnn.training.settings import TrainConfig
 
+COSINE_DECAYED = math.acos(0.1 * 2 - 1) / math.pi  # fraction of a run after which a cosine is below .1, about .8
+
 
 def learning_rate(step: int, settings: TrainConfig, processes: int = 1) -> float:
     """The learning rate of `step`, counted from 0 (warm-up: Goyal et al. 2017, section 2.2)."""
@@ -27,6 +29,16 @@ def learning_rate(step: int, settings: TrainConfig, processes: int = 1) -> float
 def milestone_steps(settings: TrainConfig) -> list[int]:
     """The steps at which the learning rate decays."""
     return [round(part if part > 1 else part * settings.steps) for part in settings.milestones]
+
+
+def last_decay(settings: TrainConfig) -> int:
+    """The steps after which the learning rate is at its lowest: its last milestone within the run.
+
+    A cosine has none: the steps after which its learning rate has done nine tenths of the way down. 0: constant.
+    """
+    if settings.cosine:
+        return math.ceil(COSINE_DECAYED * settings.steps)
+    return max((step for step in milestone_steps(settings) if step < settings.steps), default=0)
 
 
 def require_one_schedule(settings: TrainConfig, given: Collection[str]) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from rcnn.data.transforms.steps import Step, require_steps
 from rcnn.models.setting_ranges import require_range
@@ -114,7 +114,8 @@ class TrainConfig:
     keep: int = 0  # steps between checkpoints that are kept beside last/ and best/, as step-N/; 0: none
     time_limit: float = 0.0  # hours of training after which the run is saved and stopped, to be resumed; 0: none
     evaluate_every: int = 500  # steps between evaluations, after which best/ may be saved; 0: only at the end
-    # early stopping: the run ends after this number of evaluations without improvement; 0: never
+    # early stopping: the run ends after this number of evaluations without improvement, but not before the learning
+    # rate has decayed for the last time (at the last of milestones; with cosine, nine tenths of the way down); 0: never
     patience: int = 0
     # definition of average precision; auto: that of the validation set's format
     metric: Literal["auto", "coco", "voc2007", "voc2012", "lvis"] = "auto"
@@ -158,9 +159,20 @@ class TrainConfig:
                 "train.scales and train.scale_range both set the shorter sides; give one of them, and set the other "
                 "to []"
             )
+        self._require_steps()
         require_steps(self.augment, self.scales or self.scale_range)
         if self.best and not self.best.startswith(("bbox.", "segm.", "keypoints.", "proposals.")):
             raise ValueError(f"train.best is {self.best!r}; expected a metric such as bbox.AP or segm.AP")
+
+    def _require_steps(self) -> None:
+        """Check the types of the steps: from Python, anything can be in the list."""
+        listed = isinstance(self.augment, (tuple, list))
+        if listed and all(isinstance(step, get_args(Step)) for step in self.augment):
+            return
+        raise ValueError(
+            f"train.augment is {self.augment!r}; expected steps as made by rcnn.override(rcnn.TrainConfig(), "
+            "'augment=[crop]'). Names, dicts and functions are for augment= of rcnn.train and rcnn.browse_dataset"
+        )
 
     def _require_patterns(self) -> None:
         """Check the values of the patterns, because a mapping from a file can contain anything."""

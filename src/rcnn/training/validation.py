@@ -19,6 +19,7 @@ from rcnn.metrics.tables import number
 from rcnn.models import Detector, DetectorConfig
 from rcnn.predictor import Predictor
 from rcnn.runtime.processes import ALONE, Processes
+from rcnn.training.schedule import last_decay
 from rcnn.training.settings import TrainConfig
 
 KINDS = ("bbox", "segm", "keypoints", "proposals")
@@ -130,9 +131,12 @@ def is_better(value: float | None, best: float | None) -> bool:
     return value is not None and (best is None or value > best)
 
 
-def ends_run(since_best: int, patience: int) -> bool:
-    """Whether `since_best` evaluations without improvement end a run with `train.patience` (0: never)."""
-    return 0 < patience <= since_best
+def ends_run(step: int, since_best: int, settings: TrainConfig) -> bool:
+    """Whether `since_best` evaluations without improvement end a run after `step` steps (`train.patience`; 0: never).
+
+    Not before steps at the lowest learning rate: its decay usually improves a model that no longer gets better.
+    """
+    return 0 < settings.patience <= since_best and step > last_decay(settings)
 
 
 def flatten(metrics: Metrics) -> dict[str, float | None]:

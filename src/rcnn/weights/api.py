@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rcnn.arguments import as_path, as_text, as_texts
 from rcnn.models import Detector
-from rcnn.models.overrides import Overrides, as_overrides, as_strings
+from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.new_outputs import output_or_new
 from rcnn.weights.checkpoint import load_detector
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
@@ -51,12 +52,12 @@ def convert(
 
     Raises FileNotFoundError, FileExistsError, ImportError or ValueError; then nothing is written.
     """
-    file = Path(file)
+    file = as_path(file, "the file to convert", "a checkpoint of another framework, as str or Path")
     options = ConvertOptions(
-        settings=config or None,
-        classes=classes if isinstance(classes, str) else tuple(classes),
-        allow_missing=as_strings(allow_missing),
-        allow_unused=as_strings(allow_unused),
+        settings=None if config is None else as_text(config, "config") or None,
+        classes=classes if isinstance(classes, str) else as_texts(classes, "classes"),
+        allow_missing=as_texts(allow_missing, "allow_missing"),
+        allow_unused=as_texts(allow_unused, "allow_unused"),
         allow_nonfinite=allow_nonfinite,
         overrides=as_overrides(overrides),
         command="rcnn.convert",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from rcnn.arguments import CHECKPOINT, as_path
 from rcnn.commands import as_typed
 from rcnn.data.messages import counted, few
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
@@ -155,7 +156,7 @@ def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Che
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Like `load_checkpoint`, only to inspect: the config is not checked for code that building the detector runs."""
-    folder = _locate(Path(path))
+    folder = _locate(as_path(path, "the checkpoint", CHECKPOINT))
     with _naming_the_cache(path, folder):
         record = _read_config(folder)
         weights = folder / WEIGHTS_FILE
@@ -183,14 +184,14 @@ def _naming_the_cache(path: str | Path, folder: Path) -> Iterator[None]:
 
 def checkpoint_record(path: str | Path) -> CheckpointRecord:
     """Like `read_checkpoint`, but the weights are not read."""
-    folder = _locate(Path(path))
+    folder = _locate(as_path(path, "the checkpoint", CHECKPOINT))
     with _naming_the_cache(path, folder):
         return _read_config(folder)
 
 
 def require_undamaged(path: str | Path) -> None:
     """Raise DamagedError unless the checkpoint is as it was written; reads its files, but builds nothing."""
-    folder = _locate(Path(path))
+    folder = _locate(as_path(path, "the checkpoint", CHECKPOINT))
     with _naming_the_cache(path, folder):
         require_digest(folder / WEIGHTS_FILE, _read_config(folder).files)
 
@@ -205,7 +206,7 @@ def detector_record(path: str | Path, overrides: Overrides = ()) -> CheckpointRe
 
 def _refuse_published_backbone(path: str | Path) -> None:
     """Raise ValueError if `path` is the name of published weights of a backbone, before they are downloaded."""
-    if Path(path).exists():
+    if as_path(path, "the checkpoint", CHECKPOINT).exists():
         return
     from rcnn.weights.catalogue.names import find_entry, is_weight_name  # imported here: the cache writes checkpoints
 
@@ -242,7 +243,7 @@ def _read_config(folder: Path) -> CheckpointRecord:
 
 def checkpoint_files(path: str | Path) -> tuple[Path, Path]:
     """The two files of the checkpoint in folder `path`, or of the best one of the training run `path`."""
-    folder = _locate(Path(path))
+    folder = _locate(as_path(path, "the checkpoint", CHECKPOINT))
     return folder / CONFIG_FILE, folder / WEIGHTS_FILE
 
 

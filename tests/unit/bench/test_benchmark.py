@@ -21,7 +21,9 @@ from rcnn.bench.clock import STAGES, Clock
 from rcnn.bench.memory import peak_memory, peak_memory_of
 from rcnn.bench.report import Benchmark, Measured
 from rcnn.bench.subjects import PEER, OurSubject, Request, TorchvisionSubject, photo, subject_names
-from rcnn.models import model_config
+from rcnn.models import build_detector, model_config
+from rcnn.models.overrides import override
+from rcnn.weights.checkpoint import save_checkpoint
 from tests.command import rcnn as run
 from tests.tiny_data import TINY_MODEL
 
@@ -229,6 +231,16 @@ def test_every_head_measures_with_the_score_threshold_0(model: str) -> None:
     config = Request(model=model).config()
     head = config.fcis or config.box
     assert config.proposals_only or head.score_threshold == 0
+
+
+def test_a_setting_can_take_the_box_head_away(tmp_path: Path) -> None:
+    config = override(model_config("mask_rcnn_compact"), TINY_MODEL)
+    save_checkpoint(
+        tmp_path / "model", build_detector(config), config, [f"class {i}" for i in range(config.num_classes)]
+    )
+    for model in ("mask_rcnn_compact", str(tmp_path / "model")):
+        assert Request(model=model).config().box.score_threshold == 0
+        assert Request(model=model, overrides=("proposals_only=true",)).config().proposals_only
 
 
 def test_the_table_and_the_json_have_the_same_figures(tmp_path: Path) -> None:

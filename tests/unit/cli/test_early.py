@@ -25,8 +25,13 @@ CASES = (  # words, what the message contains
     ("predict m --data {0}/gone", "gone does not exist"),
     ("predict m {0}/file --images {0}", "--images needs the folder of the data set: give it with --data, or give a"),
     ("predict m {0}/file --annotations a.json", "--annotations needs the folder of the data set"),
-    ("train runs/lr=0.1/best --output {0}/new --resume", "give a model or a checkpoint, and its data"),
-    ("train --resume --data {0}", "--resume needs the folder of the run to continue: give it with --output"),
+    ("train runs/lr=0.1/best --output {0}/new --resume", "new contains no run to resume; to start one: rcnn train"),
+    ("train --resume --data {0}", "expected the folder of the run as --output: rcnn train --resume --output RUN"),
+    ("train m --resume", "expected the folder of the run as --output: rcnn train --resume --output RUN"),
+    ("train {0}/old --resume", "rcnn train --resume --output {0}/old"),
+    ("train m --data {0} train.lr=1 train.ema=0 train.lr=2", "train.lr is given 2 times (train.lr=1, train.lr=2); exp"),
+    ("train m --data {0} train.schedule=1x --schedule 2x", "train.schedule is given 2 times"),
+    ("train --recipe r --data {0} train.lr=1 train.lr=1", "train.lr is given 2 times"),
 )
 CODE = """
 import contextlib, io, json, sys
@@ -46,6 +51,9 @@ def test_wrong_paths_are_reported_without_torch(tmp_path: Path) -> None:
     (tmp_path / "run" / "last").mkdir(parents=True)
     (tmp_path / "run" / "last" / "model.safetensors").touch()
     (tmp_path / "run" / ".rcnn-files").write_text('{"file": "last", "sha256": "any"}\n')
+    (tmp_path / "old").mkdir()
+    record = '{"model": {}, "train": {}, "started_from": "m", "data": "d", "splits": ["a", "b"], "annotations": "", '
+    (tmp_path / "old" / "config.json").write_text(record + '"classes": []}')
     words = json.dumps([words.format(tmp_path).split() for words, _ in CASES])
     with OutputFolder(tmp_path / "used"):
         done = subprocess.run([sys.executable, "-c", CODE], input=words, capture_output=True, text=True, check=True)

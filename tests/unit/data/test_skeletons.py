@@ -226,7 +226,7 @@ READ = [[12, 12, 2], [20, 14, 1], [0, 0, 0]]
             "a keypoint that is not 3 finite numbers, or far outside the image (id 2)",
         ),
         ([12, 12, 7, 20, 14, 1, 0, 0, -1], READ, "a keypoint with a visibility other than 0, 1 and 2 (id 2)"),
-        ("12 12 2", [[0, 0, 0]] * 3, "keypoints that are not 9 numbers"),
+        ("12 12 2", [[0, 0, 0]] * 3, "keypoints that are not a list [x, y, visibility, ...] (id 2)"),
         (None, [[0, 0, 0]] * 3, ""),
     ],
 )

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from rcnn.data.inspect.info import describe_dataset
 from rcnn.data.transforms import Sample
 from rcnn.drawing.augmented import draw_sample
 from rcnn.drawing.browse import browse_dataset
+from rcnn.preprocess import InputConfig
+from rcnn.training.settings import TrainConfig
 from tests.command import rcnn
 from tests.tiny_data import write_tiny_coco
 
@@ -173,3 +176,35 @@ def test_an_augmented_picture_has_the_objects_of_the_sample() -> None:
     assert drawn[30, 60]  # the keypoint
     assert drawn[5, 50:75].any()
     assert not drawn[5, 50:75].all()  # dashes
+
+
+def painted(sample: Sample, random: np.random.Generator) -> Sample:
+    """A step as users write it."""
+    return replace(sample, image=torch.full_like(sample.image, 200))
+
+
+def pictures_of(page: Path) -> list[np.ndarray]:
+    """The pictures of a page, (H, W, 3)."""
+    parsed = _Page()
+    parsed.feed(page.read_text(encoding="utf-8"))
+    data = [base64.b64decode(source.partition(",")[2]) for source in parsed.images]
+    return [np.asarray(Image.open(io.BytesIO(one)), dtype=int) for one in data]
+
+
+def test_browse_takes_the_steps_that_training_takes(tmp_path: Path) -> None:
+    """A name with settings, and a function; together with other settings."""
+    root = write_tiny_coco(tmp_path / "data", {"train": 2}, size=(48, 64))
+    size, steps = InputConfig(min_size=48, max_size=64), [{"kind": "crop", "size": [0.5, 0.5]}, painted]
+    shown = pictures_of(browse_dataset(root, tmp_path / "a", augment=steps, input_config=size).path)
+    assert [picture.shape for picture in shown] == [(48, 64, 3)] * 4
+    assert all((abs(picture - 200) <= 4).all(-1).any() for picture in shown)  # what the function painted
+    bare = pictures_of(browse_dataset(root, tmp_path / "bare", augment=steps[:1], input_config=size).path)
+    assert not any((abs(picture - 200) <= 4).all(-1).any() for picture in bare)
+    settings = TrainConfig(scales=(32,))
+    page = browse_dataset(root, tmp_path / "b", augmented=settings, augment=[painted], input_config=size).path
+    assert {picture.shape for picture in pictures_of(page)} == {(32, 43, 3)}
+    with pytest.raises(ValueError, match=r"augment\[0\].kind: expected one of crop, .*, got 'cropp'"):
+        browse_dataset(root, tmp_path / "c", augment=["cropp"])
+    with pytest.raises(ValueError, match=r"scale_jitter replaces the resize, but train\.scales is"):
+        browse_dataset(root, tmp_path / "c", augmented=settings, augment=["scale_jitter"])
+    assert not (tmp_path / "c").exists()

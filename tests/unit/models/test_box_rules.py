@@ -30,7 +30,7 @@ from rcnn.models.legacy.boxes import InclusiveBoxes, LooseInclusiveBoxes
 from rcnn.models.pooler import RegionPooler
 from rcnn.ops.boxes import box_iou
 from rcnn.ops.deltas import encode_deltas
-from rcnn.ops.keypoints import keypoint_cells
+from rcnn.ops.keypoints import keypoint_bins
 from rcnn.ops.pasting import Pasting
 from rcnn.ops.roi_align import assign_levels
 from rcnn.results import ImageDetections
@@ -204,13 +204,13 @@ def test_half_open_boxes_are_unchanged() -> None:
 def test_keypoints_are_predicted_in_file_pixels_and_trained_by_pixel(
     scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Detectron's heat maps cover raw boxes: in file pixels for prediction, in input pixels for training."""
+    """Detectron's heatmaps cover raw boxes: in file pixels for prediction, in input pixels for training."""
     config = KeypointHeadConfig(names=("tip",), sigmas=(0.1,), flip_pairs=(), convs=1, width=4)
     head = build_keypoint_head(tiny(keypoint=config), config, MAPS, INCLUSIVE)
     in_file = np.array([[10.0, 20, 37.5, 60], [3, 4, 20, 9]])
     rows, columns = torch.arange(56.0)[:, None] - 30, torch.arange(56.0) - 12
     logits = -(rows**2 + columns**2).expand(1, 2, 1, 56, 56) / 20
-    monkeypatch.setattr(head, "maps", Mock(return_value=logits))
+    monkeypatch.setattr(head, "heatmaps", Mock(return_value=logits))
     detections = Detections(
         boxes=(tensor(in_file) * scale)[None],
         scores=torch.zeros(1, 2),
@@ -230,9 +230,9 @@ def test_keypoints_are_predicted_in_file_pixels_and_trained_by_pixel(
         points = torch.tensor([[[[*((place + 0.5) * scale), 2.0]]]]).float()
         raw_points = INCLUSIVE.raw_keypoints(points, torch.tensor([scale]))
         box = INCLUSIVE.to_inclusive(tensor(np.array([raw]))[None])
-        cell_index, counts = keypoint_cells(raw_points, box, 56)
-        assert bool(counts.all())
-        assert int(cell_index) == cell[1] * 56 + cell[0] == 30 * 56 + 12
+        bin_index, valid = keypoint_bins(raw_points, box, 56)
+        assert bool(valid.all())
+        assert int(bin_index) == cell[1] * 56 + cell[0] == 30 * 56 + 12
 
 
 def test_masks_are_pasted_by_the_boxes_that_the_system_writes() -> None:

@@ -88,7 +88,7 @@ def test_loss_equals_a_slow_loop(normalizer: str, weight: float) -> None:
     positives = head.positives_per_image = 12.5
     images = images_of(torch.tensor(SIZES))
     loss = head.losses(features, regions, images, targets, torch.tensor(0))["keypoint"]
-    logits = head.maps(features, regions.boxes, regions.positive)
+    logits = head.heatmaps(features, regions.boxes, regions.positive)
     assert logits.shape == (2, 16, 5, 40, 40)
     total, count = slow_sum(logits, regions, targets)
     assert 5 < count < 25

@@ -72,7 +72,7 @@ def test_a_dict_has_values_of_python() -> None:
 
 @pytest.mark.parametrize("settings", [3, None, [("box.score_threshold", 0.5)], [{"mask": None}], b"mask=null"])
 def test_settings_of_other_types_are_refused(settings: Any) -> None:
-    with pytest.raises(ValueError, match=r"the overrides are .*; expected KEY=VALUE strings, or a dict"):
+    with pytest.raises(ValueError, match=r"got .* for the overrides; expected KEY=VALUE strings, or a dict"):
         override(model_config("mask_rcnn_r50_fpn"), settings)
 
 

@@ -140,7 +140,7 @@ def fitted(detector: Detector, images: ImageBatch, targets: Targets) -> bool:
 
 def assert_close(found: Detections, expected: Detections) -> None:
     assert torch.equal(found.valid, expected.valid)
-    for name in ("boxes", "scores", "masks"):
+    for name in ("boxes", "scores", "labels", "masks", "keypoints"):
         a, b = getattr(found, name), getattr(expected, name)
         if b is not None:
             torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3, msg=name)

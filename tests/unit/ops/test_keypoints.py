@@ -1,4 +1,4 @@
-"""Keypoints as cells of a map, and maps decoded to keypoints, against torchvision and a slow loop."""
+"""Keypoints as bins of a heatmap, and heatmaps decoded to keypoints, against torchvision and a slow loop."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, keypoints_to_heatmap
 
-from rcnn.ops import keypoints as ops
-from rcnn.ops.keypoints import decode_keypoints, keypoint_cells
+from rcnn.ops import heatmap_maxima, keypoints
+from rcnn.ops.keypoints import decode_by_resizing, decode_keypoints, keypoint_bins
 
 
 def smooth_maps(regions: int, joints: int, seed: int, side: int = 56) -> Tensor:
@@ -31,21 +31,6 @@ def some_boxes(count: int, seed: int, least: float, most: float) -> Tensor:
     return torch.cat([corner, corner + least + torch.rand(count, 2, generator=generator) * (most - least)], 1)
 
 
-def slowly(maps: Tensor, boxes: Tensor) -> Tensor:
-    """Each map resized as a whole, one at a time: (R, J, 4)."""
-    found = torch.zeros(*maps.shape[:2], 4)
-    for region, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
-        width, height = max(x2 - x1, 1), max(y2 - y1, 1)
-        size = math.ceil(height), math.ceil(width)
-        for joint, one in enumerate(maps[region]):
-            whole = F.interpolate(one[None, None], size=size, mode="bicubic", align_corners=False)[0, 0]
-            row, column = divmod(int(whole.argmax()), size[1])
-            best = whole[row, column]
-            x, y = x1 + (column + 0.5) * width / size[1], y1 + (row + 0.5) * height / size[0]
-            found[region, joint] = torch.stack([torch.tensor(x), torch.tensor(y), best, 1 / (one - best).exp().sum()])
-    return found
-
-
 @pytest.mark.parametrize("make", [smooth_maps, rough_maps])
 @pytest.mark.parametrize(("least", "most"), [(0.1, 3), (5, 60), (50, 300)])
 def test_decoding_equals_resizing_the_whole_map(
@@ -53,41 +38,42 @@ def test_decoding_equals_resizing_the_whole_map(
 ) -> None:
     maps, boxes = make(11, 3, 0), some_boxes(11, 1, least, most)
     found = decode_keypoints(maps.view(1, 11, 3, 56, 56), boxes[None])[0]
-    torch.testing.assert_close(found, slowly(maps, boxes), atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(found, decode_by_resizing(maps, boxes), atol=2e-4, rtol=1e-4)
 
 
 def test_decoding_equals_torchvision() -> None:
     maps, boxes = smooth_maps(20, 17, 2), some_boxes(20, 3, 10, 200)
     points, logits = heatmaps_to_keypoints(maps, boxes)
-    found = decode_keypoints(maps.view(2, 10, 17, 56, 56), boxes.view(2, 10, 4)).flatten(0, 1)
-    torch.testing.assert_close(found[..., :2], points[..., :2], atol=1e-3, rtol=0)
-    torch.testing.assert_close(found[..., 2], logits, atol=1e-4, rtol=0)
+    fast = decode_keypoints(maps.view(2, 10, 17, 56, 56), boxes.view(2, 10, 4)).flatten(0, 1)
+    for found in (fast, decode_by_resizing(maps, boxes)):
+        torch.testing.assert_close(found[..., :2], points[..., :2], atol=1e-3, rtol=0)
+        torch.testing.assert_close(found[..., 2], logits, atol=1e-4, rtol=0)
 
 
 def test_a_small_map_of_another_side_and_a_strip_of_a_box() -> None:
     maps, boxes = smooth_maps(3, 2, 4, side=12), torch.tensor([[0.0, 0, 300, 2], [3, 3, 4.5, 200], [5, 5, 5, 5]])
     found = decode_keypoints(maps[None], boxes[None])[0]
-    torch.testing.assert_close(found, slowly(maps, boxes), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, decode_by_resizing(maps, boxes), atol=1e-4, rtol=1e-4)
 
 
 def test_of_equal_maxima_the_first_by_row_wins() -> None:
     maps = torch.zeros(1, 1, 2, 8, 8)
     maps[0, 0, 1, 5, 1] = maps[0, 0, 1, 2, 6] = 3.0
     boxes = torch.tensor([[[10.0, 20, 18, 28]]])  # a pixel for each sample, so that no value is between two
-    found = decode_keypoints(maps, boxes)[0, 0]
-    assert found[0, :2].tolist() == [10.5, 20.5]
-    assert found[1, :2].tolist() == [16.5, 22.5]
-    assert found[:, 2].tolist() == [0.0, 3.0]
-    torch.testing.assert_close(found[:, 3], torch.tensor([1 / 64, 1 / (2 + 62 * math.exp(-3))]))
+    for found in (decode_keypoints(maps, boxes)[0, 0], decode_by_resizing(maps[0], boxes[0])[0]):
+        assert found[0, :2].tolist() == [10.5, 20.5]
+        assert found[1, :2].tolist() == [16.5, 22.5]
+        assert found[:, 2].tolist() == [0.0, 3.0]
+        torch.testing.assert_close(found[:, 3], torch.tensor([1 / 64, 1 / (2 + 62 * math.exp(-3))]))
 
 
 def test_no_bound_is_passed_by_a_value() -> None:
     maps = rough_maps(6, 1, 5, side=10)
     padded = F.pad(maps, (2, 2, 2, 2), mode="replicate")[:, 0]
-    bounds = ops._upper_bounds(padded)  # (6, 11, 11)
+    bounds = heatmap_maxima._upper_bounds(padded)  # (6, 11, 11)
     fine = F.interpolate(maps, size=(400, 400), mode="bicubic", align_corners=False)[:, 0]
-    cell = ((torch.arange(400) + 0.5) * 10 / 400 - 0.5).floor().long() + 1
-    excess = fine - bounds[:, cell][:, :, cell]
+    patch = ((torch.arange(400) + 0.5) * 10 / 400 - 0.5).floor().long() + 1
+    excess = fine - bounds[:, patch][:, :, patch]
     assert float(excess.max()) <= 1e-5
     assert float(excess.max()) > -0.2  # and the bounds are near
 
@@ -95,8 +81,8 @@ def test_no_bound_is_passed_by_a_value() -> None:
 def test_results_do_not_depend_on_how_much_is_done_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, boxes = smooth_maps(9, 4, 6)[None], some_boxes(9, 7, 4, 150)[None]
     expected = decode_keypoints(maps, boxes)
-    monkeypatch.setattr(ops, "REGIONS_AT_A_TIME", 2)
-    monkeypatch.setattr(ops, "VALUES_AT_A_TIME", 50)
+    monkeypatch.setattr(keypoints, "REGIONS_AT_A_TIME", 2)
+    monkeypatch.setattr(heatmap_maxima, "PIXELS_AT_A_TIME", 50)
     torch.testing.assert_close(decode_keypoints(maps, boxes), expected, atol=1e-5, rtol=1e-6)
 
 
@@ -125,7 +111,7 @@ def test_opcheck() -> None:
 
 
 @pytest.mark.parametrize("size", [56, 28])
-def test_places_equal_torchvision(size: int) -> None:
+def test_bins_equal_torchvision(size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     boxes = some_boxes(40, 1, 1, 90)
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -133,21 +119,21 @@ def test_places_equal_torchvision(size: int) -> None:
     points[:, 0] = boxes[:, 2:]  # in the corner, which still is inside
     points[:, 1] = boxes[:, :2]
     keypoints = torch.cat([points, torch.randint(0, 3, (40, 17, 1), generator=generator)], -1)
-    place, annotated = keypoint_cells(keypoints.view(2, 20, 17, 3), boxes.view(2, 20, 4), size)
-    expected, valid = keypoints_to_heatmap(keypoints, boxes, size)
-    assert torch.equal(annotated.flatten(0, 1), valid.bool())
-    assert torch.equal(place.flatten(0, 1), expected)
-    assert bool(annotated[..., 0].any())
+    bins, valid = keypoint_bins(keypoints.view(2, 20, 17, 3), boxes.view(2, 20, 4), size)
+    expected, expected_valid = keypoints_to_heatmap(keypoints, boxes, size)
+    assert torch.equal(valid.flatten(0, 1), expected_valid.bool())
+    assert torch.equal(bins.flatten(0, 1), expected)
+    assert bool(valid[..., 0].any())
 
 
-def test_places_by_hand() -> None:
+def test_bins_by_hand() -> None:
     keypoints = torch.tensor([[14.0, 20, 2], [20, 30, 1], [20.01, 25, 2], [10, 20, 0], [9.99, 25, 2]])
-    place, annotated = keypoint_cells(keypoints[None, None], torch.tensor([[[10.0, 20, 20, 30]]]), 10)
-    assert annotated[0, 0].tolist() == [True, True, False, False, False]
-    assert place[0, 0].tolist() == [4, 99, 0, 0, 0]
+    bins, valid = keypoint_bins(keypoints[None, None], torch.tensor([[[10.0, 20, 20, 30]]]), 10)
+    assert valid[0, 0].tolist() == [True, True, False, False, False]
+    assert bins[0, 0].tolist() == [4, 99, 0, 0, 0]
 
 
-def test_a_box_of_no_size_has_no_places() -> None:
-    place, annotated = keypoint_cells(torch.tensor([[[[5.0, 5, 2]]]]), torch.tensor([[[5.0, 5, 5, 9]]]), 56)
-    assert not annotated.any()
-    assert not place.any()
+def test_a_box_of_no_size_has_no_bins() -> None:
+    bins, valid = keypoint_bins(torch.tensor([[[[5.0, 5, 2]]]]), torch.tensor([[[5.0, 5, 5, 9]]]), 56)
+    assert not valid.any()
+    assert not bins.any()

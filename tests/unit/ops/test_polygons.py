@@ -1,4 +1,4 @@
-"""Outlines cropped to regions: bit for bit equal to pycocotools as used by Detectron2."""
+"""Outlines rasterized in the frames of regions: bit for bit equal to pycocotools as used by Detectron2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rcnn.ops import polygons as polygons_module
-from rcnn.ops.polygons import crop_polygons
+from rcnn.ops.polygons import rasterize_polygons
 
 coco_mask = pytest.importorskip("pycocotools.mask")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
@@ -44,7 +44,7 @@ def edges_of(outlines: list[Outline], spare: int = 2) -> Tensor:
 
 def check(outlines: list[Outline], matched: np.ndarray, boxes: np.ndarray, size: int) -> int:
     """Compare all regions; return the number of mask pixels."""
-    ours = crop_polygons(
+    ours = rasterize_polygons(
         edges_of(outlines),
         torch.from_numpy(matched)[None],
         torch.from_numpy(boxes)[None],
@@ -132,7 +132,7 @@ def test_any_outline_equals_pycocotools() -> None:
 
 def test_a_rectangle_of_whole_pixels_is_those_pixels() -> None:
     rectangle = np.array([[2, 3], [9, 3], [9, 12], [2, 12]], dtype=np.float32)
-    mask = crop_polygons(
+    mask = rasterize_polygons(
         edges_of([[rectangle]]),
         torch.zeros(1, 1).long(),
         torch.tensor([[[0.0, 0, 14, 14]]]),
@@ -148,9 +148,9 @@ def test_parts_are_joined_and_not_taken_from_each_other() -> None:
     square = np.array([[0, 0], [10, 0], [10, 10], [0, 10]], dtype=np.float32)
     boxes = torch.tensor([[[0.0, 0, 10, 10]]])
     zero, one = torch.zeros(1, 1).long(), torch.ones(1, 1).bool()
-    assert crop_polygons(edges_of([[square, square[::-1].copy()]]), zero, boxes, one, 14).eq(1).all()
+    assert rasterize_polygons(edges_of([[square, square[::-1].copy()]]), zero, boxes, one, 14).eq(1).all()
     # the same edges twice in one part are a hole
-    assert crop_polygons(edges_of([[np.concatenate([square, square])]]), zero, boxes, one, 14).eq(0).all()
+    assert rasterize_polygons(edges_of([[np.concatenate([square, square])]]), zero, boxes, one, 14).eq(0).all()
 
 
 def test_the_order_and_direction_of_edges_do_not_matter() -> None:
@@ -159,14 +159,14 @@ def test_the_order_and_direction_of_edges_do_not_matter() -> None:
     edges = edges_of(outlines)
     matched, boxes = torch.arange(8)[None], torch.tensor([0.0, 0, 90, 110]).expand(1, 8, 4)
     valid = torch.ones(1, 8, dtype=torch.bool)
-    expected = crop_polygons(edges, matched, boxes, valid, 28)
+    expected = rasterize_polygons(edges, matched, boxes, valid, 28)
     turned = edges[..., [2, 3, 0, 1, 4]]
-    assert torch.equal(crop_polygons(turned, matched, boxes, valid, 28), expected)
+    assert torch.equal(rasterize_polygons(turned, matched, boxes, valid, 28), expected)
     for edge in edges[0]:
         for part in (0, 1):
             own = (edge[:, 4] == part).nonzero()[:, 0]
             edge[own] = edge[own[torch.randperm(len(own))]]
-    assert torch.equal(crop_polygons(edges, matched, boxes, valid, 28), expected)
+    assert torch.equal(rasterize_polygons(edges, matched, boxes, valid, 28), expected)
 
 
 @pytest.mark.parametrize("limit", [1, 5_000])
@@ -175,10 +175,10 @@ def test_chunking_changes_nothing(limit: int, monkeypatch: pytest.MonkeyPatch) -
     edges = edges_of([[random_part(rng, "star")] for _ in range(500)])
     matched, boxes = torch.randint(0, 500, (1, 60)), torch.tensor([0.0, 0, 90, 110]).expand(1, 60, 4)
     valid = torch.rand(1, 60) > 0.3
-    expected = crop_polygons(edges, matched, boxes, valid, 14)
-    monkeypatch.setattr(polygons_module, "MAX_WORK", limit)
+    expected = rasterize_polygons(edges, matched, boxes, valid, 14)
+    monkeypatch.setattr(polygons_module, "ELEMENTS_AT_A_TIME", limit)
     assert expected.any()
-    assert torch.equal(crop_polygons(edges, matched, boxes, valid, 14), expected)
+    assert torch.equal(rasterize_polygons(edges, matched, boxes, valid, 14), expected)
 
 
 def test_images_have_their_own_objects_and_invalid_places_are_empty() -> None:
@@ -186,24 +186,25 @@ def test_images_have_their_own_objects_and_invalid_places_are_empty() -> None:
     edges = torch.cat([edges_of([[random_part(rng, "whole")[:3]] for _ in range(4)], spare=1) for _ in range(3)])
     matched, boxes = torch.randint(0, 4, (3, 10)), torch.tensor([-20.0, -20, 120, 120]).expand(3, 10, 4)
     valid = torch.rand(3, 10) > 0.4
-    together = crop_polygons(edges, matched, boxes, valid, 14)
+    together = rasterize_polygons(edges, matched, boxes, valid, 14)
     assert together[~valid].eq(0).all()
     for image in range(3):
         one = slice(image, image + 1)
-        alone = crop_polygons(edges[one], matched[one], boxes[one], torch.ones(1, 10, dtype=torch.bool), 14)[0]
+        alone = rasterize_polygons(edges[one], matched[one], boxes[one], torch.ones(1, 10, dtype=torch.bool), 14)[0]
         assert torch.equal(together[image][valid[image]], alone[valid[image]])
 
 
-def test_nothing_to_crop() -> None:
+def test_nothing_to_rasterize() -> None:
     boxes, valid = torch.zeros(2, 3, 4), torch.ones(2, 3, dtype=torch.bool)
     matched = torch.zeros(2, 3).long()
     for capacity in (0, 6):  # edges: no place for any, and none there
         empty = torch.full((2, 4, capacity, 5), -1.0)
-        assert crop_polygons(empty, matched, boxes, valid, 14).eq(0).all()
-    assert crop_polygons(torch.zeros(2, 0, 6, 5), matched, boxes, ~valid, 14).shape == (2, 3, 14, 14)
-    assert crop_polygons(empty, matched[:, :0], boxes[:, :0], valid[:, :0], 14).shape == (2, 0, 14, 14)
+        assert rasterize_polygons(empty, matched, boxes, valid, 14).eq(0).all()
+    assert rasterize_polygons(torch.zeros(2, 0, 6, 5), matched, boxes, ~valid, 14).shape == (2, 3, 14, 14)
+    assert rasterize_polygons(empty, matched[:, :0], boxes[:, :0], valid[:, :0], 14).shape == (2, 0, 14, 14)
     far = edges_of([[np.array([[1e6, 1e6], [2e6, 1e6], [2e6, 2e6]], dtype=np.float32)]])
-    assert crop_polygons(far, torch.zeros(1, 1).long(), torch.tensor([[[0.0, 0, 9, 9]]]), valid[:1, :1], 14).eq(0).all()
+    box = torch.tensor([[[0.0, 0, 9, 9]]])
+    assert rasterize_polygons(far, torch.zeros(1, 1).long(), box, valid[:1, :1], 14).eq(0).all()
 
 
 def test_opcheck() -> None:
@@ -211,6 +212,5 @@ def test_opcheck() -> None:
     edges = edges_of([[random_part(rng, "star")] for _ in range(3)])
     boxes = torch.tensor([0.0, 0, 90, 110]).expand(1, 5, 4).contiguous()
     valid = torch.tensor([[True, True, False, True, True]])
-    assert set(
-        torch.library.opcheck(crop_polygons.overload, (edges, torch.randint(0, 3, (1, 5)), boxes, valid, 14)).values()
-    ) == {"SUCCESS"}
+    arguments = (edges, torch.randint(0, 3, (1, 5)), boxes, valid, 14)
+    assert set(torch.library.opcheck(rasterize_polygons.overload, arguments).values()) == {"SUCCESS"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rcnn.ops.coco_backend import as_rle, encode_mask, encode_region, rle_area, rle_areas, rle_box, rle_boxes, rle_mask
-from rcnn.ops.polygons import crop_polygons
+from rcnn.ops.polygons import rasterize_polygons
 from rcnn.ops.rle import mask_outline
 
 coco_mask = pytest.importorskip("pycocotools.mask")
@@ -101,7 +101,8 @@ def test_an_outline_filled_is_the_bitmap(height: int, width: int) -> None:
         outline = torch.from_numpy(mask_outline(mask))
         edges = torch.cat([outline, torch.zeros(len(outline), 1)], 1)
         whole = torch.tensor([[[0.0, 0.0, side, side]]])
-        filled = crop_polygons(edges[None, None], torch.zeros(1, 1).long(), whole, torch.ones(1, 1).bool(), side)[0, 0]
+        matched, valid = torch.zeros(1, 1).long(), torch.ones(1, 1).bool()
+        filled = rasterize_polygons(edges[None, None], matched, whole, valid, side)[0, 0]
         assert np.array_equal(filled.numpy()[:height, :width].astype(bool), mask)
         assert filled.sum() == mask.sum()
 

@@ -64,6 +64,10 @@ def test_the_steps_follow_from_images_and_objects(start: TrainConfig, images: in
 def test_evaluations_follow_steps_and_validation_images() -> None:
     data = photos(61, (480, 640), [50.0] * 4)
     assert training(LITE, data, validation=200).evaluate_every == 100  # 200 images are evaluated per 200 trained on
+    typed = training(replace(LITE, steps=5000), data, {"steps"}, validation=200)
+    assert (typed.evaluate_every, typed.patience) == (500, 0)  # a typed length has as many evaluations, all of them
+    assert training(replace(LITE, steps=40), data, {"steps"}, validation=6).evaluate_every == 4
+    assert training(replace(LITE, evaluate_every=7), data, {"steps", "evaluate_every"}).evaluate_every == 7
     without = training(LITE, data, validation=0)
     assert (without.evaluate_every, without.patience) == (LITE.evaluate_every, 0)
 
@@ -80,7 +84,7 @@ def test_a_short_run_has_a_short_warm_up(steps: int, warmup: int | None) -> None
 def test_what_is_typed_is_kept_and_a_typed_length_turns_early_stopping_off() -> None:
     data = photos(61, (480, 640), [50.0] * 4)
     typed = training(replace(LITE, steps=200), data, {"steps"})
-    assert (typed.steps, typed.patience, typed.evaluate_every) == (200, 0, LITE.evaluate_every)
+    assert (typed.steps, typed.patience, typed.evaluate_every) == (200, 0, 20)
     assert typed.ema == pytest.approx(1 - 3 / 200)
     assert training(replace(LITE, steps=50), data, {"steps"}).ema == 0
     assert training(replace(LITE, ema=0.5), data, {"ema"}).ema == 0.5
@@ -155,7 +159,14 @@ def test_the_plan_of_a_run_has_the_advice_with_its_reasons(data: Path) -> None:
 def test_what_is_typed_wins_in_the_plan(data: Path) -> None:
     plan = planned(data, "train.steps=7", "train.optimizer=sgd")
     assert (plan.settings.steps, plan.settings.optimizer, plan.settings.patience) == (7, "sgd", 0)
-    assert not {"train.steps", "train.patience", "train.evaluate_every"} & set(plan.advised)
+    assert not {"train.steps", "train.patience"} & set(plan.advised)
+
+
+def test_a_typed_number_of_epochs_does_not_swamp_the_run_with_evaluations(data: Path) -> None:
+    """12 epochs of 3 images, one per step, are 36 steps: about 10 evaluations, not one at the end only."""
+    plan = planned(data, "train.epochs=12", "train.batch_size=1")
+    assert (plan.settings.steps, plan.settings.evaluate_every) == (36, 4)
+    assert plan.reasons["train.evaluate_every"] == "up to 10 evaluations in the run"
 
 
 def test_a_length_typed_for_a_resumed_run_turns_early_stopping_off(data: Path, tmp_path: Path) -> None:

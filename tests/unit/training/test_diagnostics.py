@@ -107,6 +107,14 @@ def test_the_pixels_of_masks_against_a_loop(monkeypatch: pytest.MonkeyPatch) -> 
     assert values[DIAGNOSTICS + "mask_accuracy"] == pytest.approx(sum(fractions) / len(fractions))
 
 
+def test_masks_of_a_c4_model_with_own_mask_layers() -> None:
+    """The box head's res5 outputs maps too, which are not those that this mask head reads."""
+    own = ["mask.trunk=convs", "mask.convs=1", "mask.width=8"]
+    words = [*own, "num_classes=2", "rpn.proposals.post_nms_train=20", "box.sampling.batch_size=8"]
+    detector = build_detector(override(model_config("mask_rcnn_r50_c4"), words)).train()
+    assert 0 <= diagnostics(detector, a_batch(), torch.tensor([5, 0]))[DIAGNOSTICS + "mask_accuracy"] <= 1
+
+
 @pytest.mark.parametrize("model", ["mask_rcnn_compact", "cascade_mask_rcnn_compact", "fcis_compact"])
 def test_weights_statistics_and_mode_stay_as_they_were(model: str) -> None:
     detector = tiny(model) if model != "fcis_compact" else build_detector(model_config(model)).train()

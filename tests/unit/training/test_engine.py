@@ -378,34 +378,3 @@ def test_checkpoints_are_kept_and_a_time_limit_stops_the_run(tmp_path: Path) -> 
     assert (outcome.step, outcome.finished, outcome.signal) == (0, False, None)
     outcome = train(detector, stream, settings, tmp_path / "limited")
     assert (outcome.step, outcome.finished) == (5, True)
-
-
-def test_a_run_does_not_end_early_before_its_first_detection(tmp_path: Path) -> None:
-    values = iter([0.0, 0.0, 0.0, 0.3, 0.2])
-
-    def evaluate(detector: Detector) -> dict[str, dict[str, float]]:
-        return {"bbox": {"AP": next(values)}}
-
-    settings = replace(SETTINGS, steps=6, evaluate_every=1, patience=1)
-    outcome = train(tiny(), stream, settings, tmp_path, evaluate=evaluate)
-    assert (outcome.step, outcome.best) == (5, 0.3)
-
-
-def test_evaluations_that_are_not_better_end_a_run_early_and_for_good(tmp_path: Path) -> None:
-    values = iter([0.1, 0.5, 0.5, 0.4, 0.6])
-
-    def evaluate(detector: Detector) -> dict[str, dict[str, float]]:
-        return {"bbox": {"AP": next(values)}}
-
-    settings, printed = replace(SETTINGS, steps=6, evaluate_every=1, patience=2), list[str]()
-    outcome = train(tiny(), stream, settings, tmp_path, evaluate=evaluate, printed=printed)
-    assert (outcome.finished, outcome.step, outcome.best) == (True, 4, 0.5)
-    early = "stopped early after 4 of 6 steps: no improvement in 2 evaluations (best 0.5000; train.patience=2)"
-    assert printed[-1] == early
-    since = [line["since_best"] for line in read_log(tmp_path / "log.jsonl") if "bbox_AP" in line]
-    assert since == [0, 0, 1, 2]
-    outcome = train(tiny(), stream, settings, tmp_path, evaluate=evaluate, resume=True)
-    assert (outcome.finished, outcome.step) == (True, 4)
-    settings = replace(settings, steps=5, patience=3)  # typed for the run that is resumed
-    outcome = train(tiny(), stream, settings, tmp_path, evaluate=evaluate, resume=True)
-    assert (outcome.finished, outcome.step, outcome.best) == (True, 5, 0.6)

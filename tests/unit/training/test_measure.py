@@ -44,7 +44,7 @@ def test_processes_of_a_launcher_are_not_measured_and_deterministic_steps_are(
     plan = plan_training(
         RunRequest(model="mask_rcnn_compact", data=data, overrides=words, device="cpu"), log=lambda line: None
     )
-    with pytest.raises(ValueError, match=r"--measure measures one process, but a launcher such as torchrun started 2"):
+    with pytest.raises(ValueError, match=r"only a plan for one process can be measured, and this one is for 2 \("):
         measure(replace(plan, processes=Processes(count=2)), 1)
     monkeypatch.setattr(module, "optimize", noting)
     assert measure(plan, 1).steps == 1

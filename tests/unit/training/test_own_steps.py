@@ -14,8 +14,8 @@ import pytest
 
 import rcnn
 from rcnn.data.transforms import Affine, Blur, OwnStep, RandomCrop, Sample, ScaleJitter
+from rcnn.given_steps import as_steps
 from rcnn.models.overrides import config_from_dict, config_to_dict
-from rcnn.training.own_steps import as_steps
 from rcnn.training.plan import plan_training, settings_of
 from rcnn.training.request import RunRequest
 from rcnn.training.settings import TrainConfig
@@ -54,6 +54,14 @@ def test_a_list_of_steps_from_python() -> None:
 def test_what_is_no_step_is_refused(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         as_steps(given)
+
+
+@pytest.mark.parametrize("given", [["crop"], [RandomCrop(), darker], "crop", [{"kind": "blur"}]])
+def test_the_settings_take_steps_only(given: Any) -> None:
+    """What `rcnn.train` takes is refused where it cannot be understood, with what to write."""
+    with pytest.raises(ValueError, match=r"train\.augment.* is .*; expected .*rcnn\.override\(rcnn\.TrainConfig\(\), "):
+        TrainConfig(augment=given)
+    assert rcnn.override(TrainConfig(), "augment=[crop]").augment == (RandomCrop(),)
 
 
 def test_scale_jitter_and_scales_exclude_each_other() -> None:

@@ -30,7 +30,7 @@ from rcnn.training.pictures import pictures_of, write_pictures
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.run import _tables
-from rcnn.training.run_table import runs_in
+from rcnn.training.run_table import list_runs
 from rcnn.training.settings import TrainConfig
 from rcnn.training.surroundings import git_state, surroundings
 from rcnn.training.trackers import MLflow, Reports, TensorBoard, WandB, chosen_trackers
@@ -69,9 +69,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one run of two steps, which also computed the loss on the validation set."""
+    """A folder with one run of two steps and an evaluation after each, also of the loss on the validation set."""
     output = tmp_path_factory.mktemp("runs")
-    words = (*TINY_MODEL, *BRIEF, "train.validation_loss=true", "box.score_threshold=0")
+    own = ("train.validation_loss=true", "train.evaluate_every=1", "box.score_threshold=0")
+    words = (*TINY_MODEL, *BRIEF, *own)
     runs.run("mask_rcnn_compact", data, output / "first", words, charts=True)
     return output
 
@@ -244,7 +245,7 @@ def test_the_same_validation_images_are_drawn_at_each_evaluation(folder: Path, d
     run = folder / "first"
     drawn = sorted((run / "pictures").rglob("*"))
     files = [path.relative_to(run).as_posix() for path in drawn if path.is_file()]
-    assert files == ["pictures/1-val_1/step-2.jpg", "pictures/2-val_2/step-2.jpg"]
+    assert files == [f"pictures/{image}/step-{step}.jpg" for image in ("1-val_1", "2-val_2") for step in (1, 2)]
     page = (run / "report.html").read_text(encoding="utf-8")
     assert all(f'src="{path}"' in page for path in files)
     both = np.asarray(Image.open(run / files[0]).convert("RGB"), dtype=np.float64)
@@ -254,7 +255,7 @@ def test_the_same_validation_images_are_drawn_at_each_evaluation(folder: Path, d
         assert np.corrcoef(half.mean(-1).ravel(), photo.mean(-1).ravel())[0, 1] > 0.5
     for step in ("3", "10", "best"):  # the last is a copy of the user
         (run / "pictures/1-val_1" / f"step-{step}.jpg").write_bytes(b"")
-    assert [step for step, _ in pictures_of(run / "pictures")["1-val_1"]] == [2, 3, 10]
+    assert [step for step, _ in pictures_of(run / "pictures")["1-val_1"]] == [1, 2, 3, 10]
     assert pictures_of(run / "none") == {}
 
 
@@ -325,7 +326,7 @@ def test_the_command_is_the_one_that_was_typed(
 
 
 def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    [row] = runs_in(folder)
+    [row] = list_runs(folder)
     lines = read_log(folder / "first/log.jsonl")
     assert (row.folder, row.model, row.step, row.steps, row.state) == ("first", "mask_rcnn_compact", 2, 2, "finished")
     assert row.loss == [line["loss"] for line in lines if "loss" in line][-1]
@@ -333,14 +334,15 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
     record = json.loads((folder / "first/config.json").read_text())
     (tmp_path / "early").mkdir()
     (tmp_path / "early/config.json").write_text(
-        json.dumps(record | {"train": record["train"] | {"steps": 9, "patience": 2}})
+        json.dumps(record | {"train": record["train"] | {"steps": 18, "patience": 2}})
     )
-    (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": 3, "segm_AP": 0.5, "since_best": 2}) + "\n")
-    assert [row.state for row in runs_in(tmp_path)] == ["early"]
-    (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": 3, "segm_AP": 1.0}) + "\n")
-    assert [row.state for row in runs_in(tmp_path)] == ["stopped 44 %"]
+    for step, state in ((7, "stopped 44 %"), (16, "early")):  # the learning rate decays for the last time at 16 of 18
+        (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": step, "segm_AP": 0.5, "since_best": 2}) + "\n")
+        assert [row.state for row in list_runs(tmp_path)] == [state]
+    (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": 7, "segm_AP": 1.0}) + "\n")
+    assert [row.state for row in list_runs(tmp_path)] == ["stopped 44 %"]
     with locked_marker(tmp_path / "early"):
-        assert [row.state for row in runs_in(tmp_path)] == ["running 44 %"]
+        assert [row.state for row in list_runs(tmp_path)] == ["running 44 %"]
     assert rcnn("runs", tmp_path) == 0
     heading, line = capsys.readouterr().out.splitlines()[:2]
     assert line[heading.index(" mask") :].startswith("1.000")  # in its column, with its first digit
@@ -351,7 +353,7 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
     for name, value in {"steps": None, "patience": "4"}.items():  # damaged records do not hide the others
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(record | {"train": record["train"] | {name: value}}))
-    assert [row.folder for row in runs_in(tmp_path)] == ["early"]
+    assert [row.folder for row in list_runs(tmp_path)] == ["early"]
     (tmp_path / "none").mkdir()
     assert rcnn("runs", tmp_path / "none") == 0
     assert "no runs in" in capsys.readouterr().err
@@ -361,7 +363,8 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
 
 def test_the_loss_on_the_validation_set(folder: Path, data: Path) -> None:
     """It is the mean loss of the saved model on both images, without augmentation and with fixed norms."""
-    [logged] = [line["validation_loss"] for line in read_log(folder / "first/log.jsonl") if "validation_loss" in line]
+    lines = read_log(folder / "first/log.jsonl")
+    logged = [line["validation_loss"] for line in lines if "validation_loss" in line][-1]
     # which validation does not use
     words = (*TINY_MODEL, *BRIEF, "train.flip=1", "train.jitter=0.5", "train.batch_size=3")
     plan = plan_training(RunRequest(model="mask_rcnn_compact", data=data, overrides=words, device="cpu"))

@@ -20,6 +20,8 @@ def check_categories(raw: RawTables, ids: Sequence[int], warnings: Warnings) -> 
         supercategory = entry.get("supercategory")
         if isinstance(supercategory, (str, int, float)):  # COCO's metrics read text only
             category["supercategory"] = printable(str(supercategory))
+        elif supercategory is not None:
+            warnings.add("a supercategory that is not text", "not used", [number], "category")
         _check_keypoints(category, entry, warnings)
         checked.append(category)
     return checked
@@ -82,7 +84,7 @@ def _name(number: int, entry: RawEntry, warnings: Warnings) -> str:
     if isinstance(name, str) and name.strip():
         named = printable(name)
     elif isinstance(name, (int, float)) and not isinstance(name, bool):
-        named = str(name)
+        named = cut(str(name), MAX_NAME)
     else:
         named = f"category {number}"
     warnings.add(
@@ -98,7 +100,7 @@ def _name(number: int, entry: RawEntry, warnings: Warnings) -> str:
 def _check_keypoints(category: Category, entry: RawEntry, warnings: Warnings) -> None:
     """Add the names, skeleton and sigmas of the keypoints, where the category has them."""
     names = entry.get("keypoints")
-    if not names:
+    if names is None or names == []:
         return
     ids = [category["id"]]
     if not isinstance(names, list) or not all(isinstance(name, (str, int)) for name in names):
@@ -122,7 +124,7 @@ def _check_keypoints(category: Category, entry: RawEntry, warnings: Warnings) ->
             kind="bad-keypoint-names",
         )
     category["keypoints"] = texts
-    if entry.get("skeleton"):
+    if entry.get("skeleton") not in (None, []):
         category["skeleton"] = _skeleton(entry["skeleton"], texts, ids, warnings)
     sigmas = entry.get("sigmas")
     if sigmas is not None:

@@ -41,6 +41,8 @@ def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None =
     refusals: list[DataError | MissingImagesError] = []
     warnings, images = warnings.copy(), len(raw.images)
     skipped: list[tuple[Id, str]] = []
+    # A check raises an error for the first fault that it cannot repair. The entries with this fault are removed and the
+    # others are checked again, from the start, until no error is raised: so all such faults are found, not just one.
     while True:
         try:
             tables = _checked_tables(raw, warnings.copy(), known)

@@ -15,8 +15,9 @@ from rcnn.data.checks.missing import missing_images
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import Id, Image, RawEntry, RawTables
 from rcnn.data.images import ImageError, image_size
-from rcnn.data.messages import SKIPPED, DataError, Warnings, counted, excerpt
+from rcnn.data.messages import SKIPPED, DataError, Warnings, brief, counted, excerpt
 
+MAX_NAME_BYTES = 255  # of the name of a file or folder in most file systems
 BY_URL = "that is a URL"
 BY_FOLDER = ("in another folder than the others", "with leading folders that the data set does not have")
 URL_FIELDS = ("coco_url", "flickr_url", "url")  # fields that name the file of an entry without file_name (LVIS v1)
@@ -61,7 +62,7 @@ def _written_names(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> lis
     by_url = 0
     for place, entry in enumerate(raw.images):
         name = written_name(entry)
-        if isinstance(name, str) and "\0" not in name:
+        if isinstance(name, str) and _may_be_file(name):
             by_url += "://" in name
             names.append(name)
         else:
@@ -69,10 +70,11 @@ def _written_names(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> lis
     if wrong:
         name = raw.images[wrong[0]].get("file_name")
         has = "has no file_name" if name is None else f"has the file_name {excerpt(name)}"
+        has += f" of {len(name)} characters" if isinstance(name, str) and len(name) > MAX_NAME_BYTES else ""
         raise DataError(
             "bad-file-name",
-            f"{raw.file}: entry {wrong[0]} (from 0) of images (id {ids[wrong[0]]}) {has}; expected the name of its "
-            "image file",
+            f"{raw.file}: entry {wrong[0]} (from 0) of images (id {brief(ids[wrong[0]])}) {has}; expected the name of "
+            "its image file",
             "images",
             wrong,
             "" if name is None else excerpt(name),
@@ -80,6 +82,20 @@ def _written_names(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> lis
     if by_url:
         warnings.note(f"{counted(by_url, 'image')} named by a URL: the last part of the URL is used as the file name")
     return names
+
+
+def _may_be_file(name: str) -> bool:
+    """Whether a file can have this name: file systems take no NUL, and limit the length."""
+    parts = _path_of(name).replace("\\", "/").split("/")
+    return "\0" not in name and all(len(part.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES for part in parts)
+
+
+def _path_of(name: str) -> str:
+    """The path in a file name that may be a URL."""
+    try:
+        return unquote(urlsplit(name).path) if "://" in name else name
+    except ValueError:  # not a URL, although it has "://"
+        return name
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -165,7 +181,7 @@ def find_images(names: Sequence[str], ids: Sequence[Id], raw: RawTables, warning
 
 def _guess(name: str, files: _Files) -> tuple[str | None, str]:
     """The file that a name most likely means, and how the name differs from it."""
-    path = unquote(urlsplit(name).path) if "://" in name else name
+    path = _path_of(name)
     slashed = path.replace("\\", "/")
     parts = [part for part in slashed.split("/") if part]
     shorter = ["/".join(parts[start:]) for start in range(len(parts))]
@@ -203,9 +219,9 @@ def _require_found(
         name = excerpt(names[outside[0]])
         raise DataError(
             "image-outside",
-            f"{raw.file}: image {ids[outside[0]]} has the file_name {name}, which is outside the data set {raw.root}, "
-            "and no file in it has that name: copy the image there, or name its folder with --images DIR (COCO's "
-            "format)",
+            f"{raw.file}: image {brief(ids[outside[0]])} has the file_name {name}, which is outside the data set "
+            f"{raw.root}, and no file in it has that name: copy the image there, or name its folder with --images DIR "
+            "(COCO's format)",
             "images",
             outside,
             name,
@@ -245,7 +261,7 @@ def _sizes(
             text += [one] if isinstance(height, str) or isinstance(width, str) else []
             sizes.append(size)
             continue
-        if height is not None and width is not None:
+        if any(side is not None and not _side(side) for side in (height, width)):
             wrong.append(one)
         try:
             sizes.append(image_size(path))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,15 @@ def check_keypoints(
 
     `categories` (A,) are those of the annotations, `limits` (A,) the largest coordinates that are accepted.
     """
-    given = [place for place, entry in enumerate(annotations) if entry.get("keypoints")]
+    given = [place for place, entry in enumerate(annotations) if entry.get("keypoints") not in (None, [])]
+    wrong = [place for place in given if not isinstance(annotations[place]["keypoints"], list)]
+    warnings.add(
+        "keypoints that are not a list [x, y, visibility, ...]",
+        DROPPED,
+        [ids[place] for place in wrong],
+        kind="keypoint-form",
+    )
+    given = sorted({*given}.difference(wrong)) if wrong else given
     if not given:
         return None, False
     own = [ids[place] for place in given]
@@ -85,15 +94,13 @@ def check_keypoints(
     return points, False
 
 
-def _flattened(values: Sequence[object]) -> tuple[list[list[object]], list[int], list[int]]:
+def _flattened(values: Sequence[list[Any]]) -> tuple[list[list[object]], list[int], list[int]]:
     """The values as flat lists; the indices of lists of points x, y, visibility, and of lists of points x, y."""
     flat: list[list[object]] = []
     nested: list[int] = []
     unseen: list[int] = []
     for place, value in enumerate(values):
-        if not isinstance(value, list):
-            flat.append([])
-        elif all(isinstance(point, list) and len(point) == 3 for point in value):
+        if all(isinstance(point, list) and len(point) == 3 for point in value):
             flat.append(list(chain.from_iterable(value)))
             nested.append(place)
         elif all(isinstance(point, list) and len(point) == 2 for point in value):

@@ -80,7 +80,7 @@ def _folder_below(root: Path, names: Sequence[str]) -> Path | None:
     if not root.is_dir():
         return None
     folders = (folder for folder in sorted(root.iterdir()) if folder.is_dir())
-    return next((folder for folder in folders if all((folder / name).is_file() for name in names)), None)
+    return next((folder for folder in folders if all(os.path.isfile(folder / name) for name in names)), None)
 
 
 def _elsewhere(wanted: Sequence[str], used: Collection[str | None], raw: RawTables, each: bool) -> str:

@@ -55,12 +55,13 @@ def check_outlines(
     for place, (value, limit) in enumerate(zip(values, limits.tolist(), strict=True)):
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and "counts" in value[0]:
             value = value[0]
-        if not value and not isinstance(value, (bool, int, float)):  # null, [], {} and ""
+        if value is None or value == []:
             continue
-        if isinstance(value, dict) and value.get("counts"):
-            masks[place] = value
-        elif isinstance(value, dict):
-            faults.setdefault(NO_PIXELS, []).append(ids[place])
+        if isinstance(value, dict) and "counts" in value:
+            if value["counts"] in (None, "", []):
+                faults.setdefault(NO_PIXELS, []).append(ids[place])
+            else:
+                masks[place] = value
         elif isinstance(value, list) and all(_is_polygon(part, limit) for part in value):
             outlines[place] = value
         else:

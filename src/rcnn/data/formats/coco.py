@@ -16,7 +16,7 @@ from rcnn.data.formats.divided import later_edits
 from rcnn.data.formats.files import PRUNED, annotation_file, find_splits, image_folders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import tool_of
-from rcnn.data.messages import Warnings, counted, few
+from rcnn.data.messages import Warnings, counted, excerpt, few
 from rcnn.text_files import read_json
 
 NAME = "COCO"
@@ -41,6 +41,7 @@ KNOWN_NAMES = ("instances_", "person_keypoints_", "lvis_v1_", "_annotations.coco
 # field of `info`: the metric of the data set that `rcnn data split` or `rcnn data check --fix` copied, if it is VOC's
 METRIC = "metric"
 VOC_METRICS: Mapping[str, MetricName] = {"voc2007": "voc2007", "voc2012": "voc2012"}
+KNOWN_METRICS: Mapping[str, MetricName] = {"coco": "coco", **VOC_METRICS}  # that METRIC can name
 # field of the annotations in other files of COCO -> what these files contain
 OTHER_FILES = {"caption": "captions", "segments_info": "panoptic segmentations"}
 
@@ -79,18 +80,24 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         annotations=tables["annotations"],
         categories=tables["categories"],
         relative_boxes=options.relative_boxes,
-        metric=_metric(content, tables["images"]),
+        metric=_metric(content, tables["images"], warnings),
     )
     return check_tables(raw, warnings, options.known)
 
 
-def _metric(content: object, images: Sequence[RawEntry]) -> MetricName:
+def _metric(content: object, images: Sequence[RawEntry], warnings: Warnings) -> MetricName:
     """The default metric of a file: LVIS', that of the VOC data set that rcnn copied, or COCO's."""
-    if _is_federated(images):
-        return "lvis"
+    default: MetricName = "lvis" if _is_federated(images) else "coco"
     about = content.get("info") if isinstance(content, dict) else None
-    copied = about.get(METRIC) if isinstance(about, dict) else None
-    return VOC_METRICS.get(copied, "coco") if isinstance(copied, str) else "coco"
+    named = about.get(METRIC) if isinstance(about, dict) else None
+    known: Mapping[str, MetricName] = {"lvis": "lvis"} if default == "lvis" else KNOWN_METRICS
+    if isinstance(named, str) and named in known:
+        return known[named]
+    if named is not None:
+        what = f"the value {excerpt(named)}, expected one of {', '.join(known)}, or no such field"
+        action = f"the metric of {default.upper()} is used"
+        warnings.add(what, action, [f"info.{METRIC}"], "field")
+    return default
 
 
 def _is_federated(images: Sequence[RawEntry]) -> bool:

@@ -37,6 +37,7 @@ NO_CLASS = ("__ignore__", "_background_")  # labels that labelme's tools do not 
 POLYGONS = ("polygon", "rotation", "oriented_rectangle", "quadrilateral")
 IGNORED_SHAPES = ("point", "points", "line", "linestrip")
 CROWD_FLAGS = ("crowd", "iscrowd")
+OPTIONAL = {"flags": dict, "group_id": (int, float, str), "difficult": bool}  # fields of a shape, and their types
 MAX_PROBED = 10  # files that are opened in search of a labelme file
 START = 1 << 16  # bytes at the start of a file, in which most files have their shapes
 MAX_BYTES = 32 << 20  # largest file that is searched as a whole: some have the embedded image before the shapes
@@ -225,7 +226,10 @@ def _parts(
         if not isinstance(shape, dict):
             warnings.add("a shape that is not an object with label and points", SKIPPED, [name], kind="bad-shape")
             continue
-        kind = shape.get("shape_type") or "polygon"  # version 3 has polygons only
+        for field, types in OPTIONAL.items():
+            if shape.get(field) is not None and not isinstance(shape[field], types):
+                warnings.add(f"{field} of a wrong type", "not used", [name], kind="bad-shape")
+        kind = "polygon" if shape.get("shape_type") is None else shape["shape_type"]  # version 3 has polygons only
         label = shape.get("label")
         text = printable(str(label)).strip() if isinstance(label, (str, int, float)) else ""
         if kind in IGNORED_SHAPES:

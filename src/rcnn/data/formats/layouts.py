@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Protocol
 
+from rcnn.arguments import as_text
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via, voc, yolo
@@ -83,6 +84,7 @@ def locate(
     `images` is a path within the folder, else from the working directory. Raises FileNotFoundError for a path that does
     not exist, ValueError for a file that is not an annotation file, or if both a file and `annotations` are given.
     """
+    annotations, images = as_text(annotations, "annotations"), as_text(images, "images")
     located = partial(Location, keypoints=keypoints, relative_boxes=relative_boxes)
     if path.is_dir():
         return located(folder=path, annotations=_within(annotations, path), images=_images_folder(images, path))
@@ -123,7 +125,7 @@ def _within(annotations: str, folder: Path) -> str:
 
 def _images_folder(images: Path | str, folder: Path) -> Path | None:
     """The folder of the images that the user names, in the folder of the data set or else in the working directory."""
-    if not str(images):
+    if not images:
         return None
     found = next((path for path in (folder / images, Path(images)) if path.is_dir()), None)
     if found is None:

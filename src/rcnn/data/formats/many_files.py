@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.data.checks.tables import MetricName, RawEntry, RawTables
+from rcnn.data.formats.files import visible
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import Warnings, counted, few
 from rcnn.ops.coco_backend import Rle, encode_region
@@ -48,7 +49,7 @@ def named_tables(
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones; none if the folder does not exist."""
     try:
-        return sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+        return visible(one for one in folder.iterdir() if one.is_dir())
     except OSError:
         return []
 

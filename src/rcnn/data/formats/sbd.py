@@ -9,6 +9,7 @@ precision at 11 recalls.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     list_file = place / f"{split}.txt"
     ids = list(dict.fromkeys(line.split()[0] for line in lines_of(list_file)))
     warnings = Warnings(list_file)
-    missing = [one for one in ids if not (place / "inst" / f"{one}.mat").is_file()]
+    missing = [one for one in ids if not os.path.isfile(place / "inst" / f"{one}.mat")]
     if missing and len(missing) == len(ids):
         raise FileNotFoundError(
             f"{list_file} lists {counted(len(ids), 'image')} ({few(ids)}), none of them in inst/: copy their .mat "

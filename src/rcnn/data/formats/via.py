@@ -19,7 +19,7 @@ from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.files import annotation_file, find_splits, image_folders
 from rcnn.data.formats.options import ReadOptions
-from rcnn.data.messages import SKIPPED, Warnings, excerpt, few
+from rcnn.data.messages import SKIPPED, Warnings, brief, excerpt, few
 from rcnn.text_files import read_json
 
 NAME = "VIA"
@@ -145,17 +145,24 @@ def _regions(entry: RawEntry, image_id: int, warnings: Warnings) -> list[_Region
     regions = entry["regions"]
     if isinstance(regions, dict):
         pairs = [(str(key), region) for key, region in regions.items()]
+    elif regions is None or isinstance(regions, list):
+        pairs = [(str(place), region) for place, region in enumerate(regions or [])]
     else:
-        pairs = [(str(place), region) for place, region in enumerate(regions if isinstance(regions, list) else [])]
+        what = "regions that are neither a list nor an object"
+        warnings.add(what, "used as background in training", [image_id], "image", kind="region")
+        return []
     found: list[_Region] = []
     for key, region in pairs:
-        name = f"{key} of {entry['filename']}"
+        name = f"{key} of {brief(entry['filename'])}"
         shape = region.get("shape_attributes") if isinstance(region, dict) else None
         if not isinstance(shape, dict):
             warnings.add("no shape_attributes", SKIPPED, [name], "region", kind="region")
             continue
         attributes = region.get("region_attributes")
         known = attributes if isinstance(attributes, dict) else {}
+        if attributes is not None and not isinstance(attributes, dict):
+            what = "region_attributes that are not an object {name: value}"
+            warnings.add(what, "treated as a region without attributes", [name], "region", kind="region")
         found.append(_Region(name=name, image_id=image_id, shape=shape, attributes=known))
     return found
 
@@ -181,15 +188,15 @@ def _class_name(region: _Region, attribute: str, warnings: Warnings) -> str:
     if isinstance(value, (dict, list)):  # of checkboxes: {"cat": true, "dog": false}, or the names of those ticked
         ticked = [str(one) for one in value if not isinstance(value, dict) or value[one]]
         if len(ticked) > 1:
-            what = f"{len(ticked)} boxes of the class attribute {attribute!r} ticked ({few(ticked)}), expected one"
+            what = f"{len(ticked)} boxes of the class attribute {excerpt(attribute)} ticked ({few(ticked)})"
+            what += ", expected one"
             warnings.add(what, SKIPPED, [region.name], "region", kind="region")
             return ""
         value = ticked[0] if ticked else None
     text = str(value).strip() if isinstance(value, (str, int, float)) else ""
     if not text:
-        warnings.add(
-            f"no {attribute!r}, which is the class of other regions", SKIPPED, [region.name], "region", kind="region"
-        )
+        what = f"no {excerpt(attribute)}, which is the class of other regions"
+        warnings.add(what, SKIPPED, [region.name], "region", kind="region")
     return text
 
 
@@ -220,7 +227,7 @@ def _outline(region: _Region, warnings: Warnings) -> RawEntry | None:
     if kind == "rect":
         return {"bbox": [shape[field] for field in SHAPES[kind]]}
     numbers = [as_number(shape[field]) for field in SHAPES[kind]]
-    turn = as_number(shape.get("theta") or 0.0)
+    turn = 0.0 if shape.get("theta") is None else as_number(shape["theta"])
     if not all(map(math.isfinite, (*numbers, turn))) or min(numbers[2:]) < 0:
         what = (
             f"{'an' if kind == 'ellipse' else 'a'} {kind} with a value that is not a finite number, or a radius below 0"

@@ -17,6 +17,7 @@ pixels from 0 (see voc_xml.py). The numbers in SegmentationClass are those of VO
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,7 +93,7 @@ class _Split:
 
     def _is_annotated(self, image_id: str) -> bool:
         has_instances = self.masks is not None and map_file(self.masks, OBJECT_MAPS, image_id) is not None
-        return has_instances or (self.annotations / f"{image_id}.xml").is_file()
+        return has_instances or os.path.isfile(self.annotations / f"{image_id}.xml")  # of a line of any length
 
 
 def splits(folder: Path, annotations: str = "") -> set[str]:
@@ -258,7 +259,7 @@ def _described(split: _Split, image_id: str, warnings: Warnings, damaged: dict[s
     The error is added to `damaged`, by the id of the image.
     """
     file = split.annotations / f"{image_id}.xml"
-    if not file.is_file():
+    if not os.path.isfile(file):  # False for a name that is too long
         return None
     try:
         return read_voc_image(file, from_one=split.official)
@@ -339,7 +340,7 @@ def _report_second(split: _Split, ids: Sequence[str], warnings: Warnings) -> Non
         return
     beside = {split.images, chosen.parent} if chosen.name.lower() == "annotations" else set[Path]()
     for place in sorted({*subfolders(chosen), *beside} - {chosen}):
-        second = {file.stem for file in place.glob("*.xml")}
+        second = {file.stem for file in visible(place.glob("*.xml"))}
         warnings.second_labels(place, chosen, [one for one in ids if one in second])
 
 

@@ -11,6 +11,7 @@ A colour is the number R + 256 G + 65536 B, as `read_ids` returns it.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from rcnn.data.formats.files import is_hidden
 from rcnn.data.formats.many_files import instances
 from rcnn.data.formats.voc_xml import VocImage, VocObject, difficult
 from rcnn.data.images import read_ids
-from rcnn.data.messages import SKIPPED, Warnings, few
+from rcnn.data.messages import SKIPPED, Warnings, excerpt, few
 from rcnn.ops.coco_backend import Rle
 from rcnn.text_files import lines_of
 
@@ -58,7 +59,9 @@ class ClassNames:
         """Whether an object `entry` can have the class `name`; with a warning if the file of the classes lacks it."""
         if not self.listed or name in self.names:
             return True
-        warnings.add(f"a class that {self.listed} does not list, e.g. {name!r}", SKIPPED, [entry], kind="no-class")
+        warnings.add(
+            f"a class that {self.listed} does not list, e.g. {excerpt(name)}", SKIPPED, [entry], kind="no-class"
+        )
         return False
 
     def value_of(self, values: np.ndarray) -> int | None:
@@ -128,7 +131,7 @@ def _label(line: str) -> tuple[str, int | None]:
 def map_file(root: Path, kind: str, image_id: str) -> Path | None:
     """The file of an image in a folder of the given `kind` (OBJECT_MAPS or CLASS_MAPS); None if there is none."""
     places = (root / f"{kind}{ending}" / f"{image_id}{suffix}" for ending, suffix in PLACES)
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if os.path.isfile(place)), None)  # an id may be of any length
 
 
 def read_map(root: Path, kind: str, image_id: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rcnn.arguments import DATA, SPLIT, as_path, as_text
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.kinds import KINDS, Severity
 from rcnn.data.checks.tables import Tables
@@ -142,15 +143,21 @@ def check_dataset(
     for a folder without annotations, ValueError for an id that does not exist; faults of the data itself are in the
     report. If `split` is a list of images, faults of the annotation file are those of the whole file.
     """
-    chosen = selected_kinds(only, skip)
+    chosen, split = selected_kinds(only, skip), as_text(split, "split", SPLIT)
     checked, refused = read_splits(
-        locate(Path(path), annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes),
-        str(split),
+        locate(
+            as_path(path, "the data set", DATA),
+            annotations,
+            images=images,
+            keypoints=keypoints,
+            relative_boxes=relative_boxes,
+        ),
+        split,
         decode=not no_images and not chosen.isdisjoint(NEED_FILES),
         workers=workers,
         progress=progress or no_progress,
     )
-    findings = [*refused, *split_findings(checked), *set_findings(checked)]
+    findings = [*refused, *findings_within_splits(checked), *findings_between_splits(checked)]
     return CheckReport.of(path, checked, [one for one in findings if one.kind in chosen])
 
 
@@ -217,13 +224,13 @@ def _dataset(tables: Tables, folder: Path, split: str) -> Dataset:
         )
 
 
-def split_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
+def findings_within_splits(checked: Sequence[CheckedSplit]) -> list[Finding]:
     """The faults of each split by itself; they name the split if several have the same file (YOLO's data.yaml)."""
     return _of_each(checked, _findings_of)
 
 
 def opening_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
-    """Those of `split_findings` that were found, and repaired or skipped, when the splits were opened."""
+    """Those of `findings_within_splits` that were found, and repaired or skipped, when the splits were opened."""
     return _of_each(checked, lambda one: one.dataset.findings)
 
 
@@ -260,7 +267,7 @@ def _findings_of(one: CheckedSplit) -> list[Finding]:
     return [*found, *warnings.findings()]
 
 
-def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
+def findings_between_splits(checked: Sequence[CheckedSplit]) -> list[Finding]:
     """The faults between splits: leaks, images that splits share, and classes without objects in some or all splits."""
     datasets = [one.dataset for one in checked]
     copies = copies_of(checked)

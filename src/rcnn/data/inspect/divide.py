@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rcnn.arguments import OUTPUT, as_path
 from rcnn.data.formats.divided import AGAIN
 from rcnn.data.inspect.info import NAME_WIDTH
 from rcnn.data.messages import counted, cut, excerpt, few
@@ -85,6 +86,7 @@ def split_dataset(
     ValueError for fractions that do not add up to 1, for fewer than 10 images, and for images outside the data set that
     would not be copied; FileExistsError for files in `output` that rcnn did not write.
     """
+    as_path(output, OUTPUT)
     require_fractions(fractions)
     parts = tuple(names) or NAMES.get(len(fractions), tuple(f"part{n}" for n in range(1, len(fractions) + 1)))
     if len(parts) != len(fractions) or len(set(parts)) < len(parts):

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+from rcnn.arguments import DATA, OUTPUT, SPLIT, as_path, as_text
 from rcnn.commands import as_typed
 from rcnn.data.assemble import object_rows
 from rcnn.data.checks.boxes import CONTRADICTS, UNPROVEN, box_agreement
@@ -27,10 +28,10 @@ from rcnn.data.inspect.check import (
     CheckReport,
     check_dataset,
     copies_of,
+    findings_between_splits,
+    findings_within_splits,
     opening_findings,
     read_splits,
-    set_findings,
-    split_findings,
 )
 from rcnn.data.inspect.images import leak_roles, same_classes
 from rcnn.data.inspect.outlines import outline_measures
@@ -73,15 +74,17 @@ def fix_dataset(
     exports brush masks as crowds. Faults that cannot be repaired are in the report's `after`. Raises ValueError if no
     image would be left, FileExistsError if `output` has files that rcnn did not write.
     """
-    split = str(split)
+    path, split = as_path(path, "the data set", DATA), as_text(split, "split", SPLIT)
     if any(part.strip().endswith(LIST_SUFFIX) for part in split.split("+")):
         raise ValueError(f"--split {split} is a list of images; expected splits for --fix, which writes whole splits")
-    _require_own(Path(output))
-    location = locate(Path(path), annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes)
+    _require_own(as_path(output, OUTPUT))
+    location = locate(path, annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes)
     parts = select(location, split).parts if split else ()
     require_no_other_splits(Path(output), [part.name for part in parts] or splits_at(location))
     checked, refused = read_splits(location, split, decode=True, workers=workers, progress=progress or no_progress)
-    before = CheckReport.of(path, checked, [*refused, *split_findings(checked), *set_findings(checked)])
+    before = CheckReport.of(
+        path, checked, [*refused, *findings_within_splits(checked), *findings_between_splits(checked)]
+    )
     actions = [f"{one.what}: the split was not written" for one in refused]
     actions += [one.line() for one in opening_findings(checked) if one.ids and one.kind in REPAIRED]
     leaked = _leaked_places(checked, actions)

@@ -13,7 +13,7 @@ import numpy as np
 from rcnn.background import DaemonThreads
 from rcnn.data.defaults import is_training_split
 from rcnn.data.images import ImageError, read_image
-from rcnn.data.messages import Finding, Warnings
+from rcnn.data.messages import Finding, Warnings, brief
 from rcnn.data.records import Dataset
 from rcnn.data.similarity import NEAR, Fingerprint, fingerprint, has_near, similar_groups
 
@@ -150,7 +150,7 @@ def copy_findings(datasets: Sequence[Dataset], copies: Sequence[Copies]) -> list
             dataset = datasets[one.splits[0]]
             warnings = Warnings(dataset.annotation_file)
             ids = [dataset.image_ids[place] for place in one.first]
-            pair = " and ".join(str(dataset.image_ids[place]) for place in one.example)
+            pair = " and ".join(brief(dataset.image_ids[place]) for place in one.example)
             what = f"an exact or slightly changed copy in the same split, e.g. {pair}"
             warnings.add(what, "all are used", ids, "image", kind="near-duplicate")
             found += warnings.findings()

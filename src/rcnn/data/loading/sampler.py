@@ -34,24 +34,26 @@ class BatchSampler:
 
     def __call__(self, n: int) -> list[tuple[int, int]]:
         """The images of batch n: (index in the data set, position in the sequence) for each; a position occurs once."""
-        epoch = n * self.batch_size // self.epoch_length
+        epoch = n * self.batch_size // self.epoch_length  # in which the batch begins
         if self._cached is None or self._cached[0] != epoch:
             self._cached = (epoch, self._batches(epoch))
         index, position = self._cached[1][n - self._first_batch(epoch)].tolist()
         return list(zip(index, position, strict=True))
 
     def _first_batch(self, epoch: int) -> int:
-        """The first batch that begins in `epoch`."""
-        return -(-epoch * self.epoch_length // self.batch_size)
+        """The first batch that begins in `epoch`: its first position in the sequence / batch size, rounded up."""
+        return (epoch * self.epoch_length + self.batch_size - 1) // self.batch_size
 
     def _batches(self, epoch: int) -> Indices:
-        """The batches that begin in `epoch`, (n, 2, batch_size): image indices and positions."""
-        first, last = self._first_batch(epoch), self._first_batch(epoch + 1)
-        position = np.arange(first * self.batch_size, last * self.batch_size)
-        epochs = [self._permutation(number) for number in range(epoch, position[-1] // self.epoch_length + 1)]
-        index = np.concatenate(epochs)[position - epoch * self.epoch_length]
-        grouped = np.argsort(~self.landscape[index], kind="stable")
-        batches = np.stack([index, position])[:, grouped].reshape(2, -1, self.batch_size).transpose(1, 0, 2)
+        """The batches that begin in `epoch`, (n, 2, batch_size): image indices and positions in the sequence."""
+        first, end = self._first_batch(epoch), self._first_batch(epoch + 1)
+        position = np.arange(first * self.batch_size, end * self.batch_size)
+        last_epoch = position[-1] // self.epoch_length  # the last of these batches may contain images of later epochs
+        permutations = [self._permutation(number) for number in range(epoch, last_epoch + 1)]
+        index = np.concatenate(permutations)[position - epoch * self.epoch_length]
+        landscape_first = np.argsort(~self.landscape[index], kind="stable")
+        index, position = index[landscape_first], position[landscape_first]
+        batches = np.stack([index.reshape(-1, self.batch_size), position.reshape(-1, self.batch_size)], axis=1)
         return self._generator(SHUFFLE, epoch).permutation(batches)
 
     def _permutation(self, epoch: int) -> Indices:

@@ -1,6 +1,6 @@
-"""Keypoint head (He et al. 2017, section 5): one map per keypoint and region; the keypoint is at its maximum.
+"""Keypoint head (He et al. 2017, section 5): one heatmap per keypoint and region; the keypoint is at its maximum.
 
-Letters: B images, R regions, D detections, J keypoints, m side of a map (four times that of the pooled region: 56).
+Letters: B images, R regions, D detections, J keypoints, m side of a heatmap (four times that of the pooled region: 56).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rcnn.models.heads.trunks import Convs
 from rcnn.models.layers import zero_bias
 from rcnn.models.pooler import RegionPooler
 from rcnn.ops.capacity import valid_prefix
-from rcnn.ops.keypoints import keypoint_cells
+from rcnn.ops.keypoints import keypoint_bins
 from rcnn.ops.layout import contiguous
 from rcnn.ops.precision import at_least_float32
 from rcnn.ops.processes import loss_normalizer
@@ -42,7 +42,7 @@ class UpsampledDeconv(nn.ConvTranspose2d):
 
 
 class KeypointHead(nn.Module):
-    """Regions -> logits (J, m, m) per region, the same for all classes.
+    """Regions -> heatmaps (J, m, m) per region, logits of a softmax over their bins; the same for all classes.
 
     `positives_per_image` is the number of positive regions in a full sample; normalizer=batch_size divides by it.
     """
@@ -64,7 +64,7 @@ class KeypointHead(nn.Module):
     def losses(
         self, features: dict[str, Tensor], regions: Regions, images: ImageBatch, targets: Targets, seed: Tensor
     ) -> dict[str, Tensor]:
-        """Softmax cross-entropy over the m * m cells of each keypoint that is annotated and inside its region.
+        """Softmax cross-entropy over the m * m bins of each keypoint that is annotated and inside its region.
 
         The loss is divided by the number of these keypoints (normalizer=visible), or by the number of keypoints of a
         full sample (batch_size).
@@ -80,37 +80,39 @@ class KeypointHead(nn.Module):
                 f"({', '.join(self.config.names[:3])}, ...); set keypoint.names to those of the data set"
             )
         positives = regions.positives()
-        logits = self.maps(features, positives.boxes, positives.positive)  # (B, R, J, m, m)
+        heatmaps = self.heatmaps(features, positives.boxes, positives.positive)  # (B, R, J, m, m)
         index = positives.matched[..., None, None].expand(-1, -1, *targets.keypoints.shape[2:])
         points = self.rules.raw_keypoints(targets.keypoints.gather(1, index), images.scales_or_one)
-        cells, annotated = keypoint_cells(points, self.rules.to_inclusive(positives.boxes), logits.shape[-1])
+        bins, annotated = keypoint_bins(points, self.rules.to_inclusive(positives.boxes), heatmaps.shape[-1])
         annotated = annotated & positives.positive[..., None]  # (B, R, J)
-        rows = contiguous(logits).flatten(3).flatten(0, 2)  # (B * R * J, m * m)
-        loss = F.cross_entropy(rows, cells.flatten(), reduction="none")
+        logits = contiguous(heatmaps).flatten(3).flatten(0, 2)  # (B * R * J, m * m)
+        loss = F.cross_entropy(logits, bins.flatten(), reduction="none")
         loss = self.config.loss_weight * (loss * annotated.flatten()).sum()
         if self.config.normalizer == "batch_size":
-            return {"keypoint": loss / (len(regions.boxes) * self.positives_per_image * logits.shape[2])}
+            return {"keypoint": loss / (len(regions.boxes) * self.positives_per_image * heatmaps.shape[2])}
         return {"keypoint": loss / loss_normalizer(annotated.sum(dtype=loss.dtype))}
 
     def predict(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with keypoints (B, D, J, 3): x, y in pixels of the network input, and score."""
         count = valid_prefix(detections.valid)
         boxes, valid = detections.boxes[:, :count], detections.valid[:, :count]
-        maps = self.detection_maps(features, boxes, valid, images)
-        points = self.decode(maps, boxes, images) * valid[..., None, None]
+        heatmaps = self.detection_heatmaps(features, boxes, valid, images)
+        points = self.decode(heatmaps, boxes, images) * valid[..., None, None]
         return replace(detections, keypoints=F.pad(points, (0, 0, 0, 0, 0, detections.valid.shape[1] - count)))
 
-    def detection_maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, images: ImageBatch) -> Tensor:
-        """Logits (B, D, J, m, m) float32 in the frames of detections (B, D, 4), pixels of the network input."""
-        return self.maps(features, self.rules.last_pixel_to_input(boxes, images.scales_or_one), valid)
+    def detection_heatmaps(
+        self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, images: ImageBatch
+    ) -> Tensor:
+        """Heatmaps (B, D, J, m, m) float32 in the frames of detections (B, D, 4), pixels of the network input."""
+        return self.heatmaps(features, self.rules.last_pixel_to_input(boxes, images.scales_or_one), valid)
 
-    def decode(self, maps: Tensor, boxes: Tensor, images: ImageBatch) -> Tensor:
-        """Keypoints (B, D, J, 3), x, y in pixels of the network input and score, at the maxima of `maps`."""
-        found = self.rules.decode_keypoints(maps, boxes, images.scales_or_one)  # (B, D, J, 4)
+    def decode(self, heatmaps: Tensor, boxes: Tensor, images: ImageBatch) -> Tensor:
+        """Keypoints (B, D, J, 3), x, y in pixels of the network input and score, at the maxima of `heatmaps`."""
+        found = self.rules.decode_keypoints(heatmaps, boxes, images.scales_or_one)  # (B, D, J, 4)
         return torch.cat([found[..., :2], found[..., 3:]], -1)
 
-    def maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
-        """Logits (B, R, J, m, m) float32 in the frames of regions (B, R, 4), pixels of the network input."""
+    def heatmaps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
+        """Heatmaps (B, R, J, m, m) float32 in the frames of regions (B, R, 4), pixels of the network input."""
         pooled = self.pooler(features, boxes, valid).flatten(0, 1)
         return at_least_float32(self.logits(self.trunk(pooled))).unflatten(0, boxes.shape[:2])
 

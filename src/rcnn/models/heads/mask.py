@@ -6,7 +6,7 @@ Letters: B images, R regions, D detections, K classes, m side of a mask (28; C4:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +26,21 @@ from rcnn.ops.processes import loss_normalizer
 from rcnn.structures import Detections, ImageBatch, Targets
 
 
+@dataclass(frozen=True)
+class SharedLayers:
+    """The box head's res5, which with C4 the mask head uses too.
+
+    No nn.Module, so a head that has it as an attribute neither registers nor saves these layers: the box head does.
+    """
+
+    res5: Res5
+
+
 class MaskHead(nn.Module):
     """Regions -> mask logits (K or 1, m, m) per region.
 
-    `trunk` has the head's own layers before the last two. With C4 it is None, and `shared` is the box head's res5: it
-    belongs to the box head, so it is neither registered nor saved here. `deconv` doubles the side of the map; it is
-    None if the trunk does so.
+    `trunk` has the head's own layers before the last two. With C4 it is None, and `shared` is the box head's res5.
+    `deconv` doubles the side of the map; it is None if the trunk does so.
     """
 
     def __init__(
@@ -49,7 +58,7 @@ class MaskHead(nn.Module):
         super().__init__()
         self.config, self.pooler, self.targets, self.rules = config, pooler, targets, rules
         self.trunk = trunk
-        self.shared = (shared,)  # in a tuple, so that nn.Module does not register it
+        self.shared = None if shared is None else SharedLayers(shared)
         before = shared if trunk is None else trunk
         if before is None:
             raise ValueError(
@@ -67,10 +76,7 @@ class MaskHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Binary cross-entropy of the mask of each positive region's class (section 3)."""
         positives = regions.positives()
-        if self.shared[0] is not None and positives.maps is not None:
-            maps = positives.maps.flatten(0, 1)
-        else:
-            maps = self.pooler(features, positives.boxes, positives.positive).flatten(0, 1)
+        maps = self.positive_maps(features, positives)
         logits = self.class_logits(maps, positives.labels, positives.positive)  # (B, R, m, m)
         with torch.no_grad():
             masks = self.targets(positives, targets, logits.shape[-1], images).to(logits.dtype)
@@ -83,13 +89,22 @@ class MaskHead(nn.Module):
         """The detections with masks: probabilities (B, D, m, m) in the frame of each box."""
         count = valid_prefix(detections.valid)
         boxes, valid, labels = detections.boxes[:, :count], detections.valid[:, :count], detections.labels[:, :count]
-        maps = self.pooler(features, self.rules.last_pixel_to_input(boxes, images.scales_or_one), valid).flatten(0, 1)
-        if self.shared[0] is not None:
-            maps = self.shared[0](maps)
+        maps = self.region_maps(features, self.rules.last_pixel_to_input(boxes, images.scales_or_one), valid)
         masks = self.class_logits(maps, labels, valid).sigmoid() * valid[..., None, None]
         if self.config.vote_iou > 0:
             masks = average_masks(masks, boxes, detections.scores[:, :count], labels, valid, self.config.vote_iou)
         return replace(detections, masks=F.pad(masks, (0, 0, 0, 0, 0, detections.valid.shape[1] - count)))
+
+    def positive_maps(self, features: dict[str, Tensor], positives: Regions) -> Tensor:
+        """Maps (B * R, C, s, s) of the positive regions; with C4, those that the box head has computed."""
+        if self.shared is not None and positives.maps is not None:
+            return positives.maps.flatten(0, 1)
+        return self.region_maps(features, positives.boxes, positives.positive)
+
+    def region_maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
+        """Maps (B * R, C, s, s) of regions (B, R, 4), xyxy pixels of the network input: pooled; with C4, after res5."""
+        maps = self.pooler(features, boxes, valid).flatten(0, 1)
+        return maps if self.shared is None else self.shared.res5(maps)
 
     def class_logits(self, maps: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """Logits (B, R, m, m) float32 of each region's class `labels` (B, R), from maps (B * R, C, s, s).
@@ -98,7 +113,7 @@ class MaskHead(nn.Module):
         """
         x = maps if self.trunk is None else self.trunk(maps, valid.flatten())
         if self.deconv is not None:
-            x = F.relu(self.deconv(x))
+            x = F.relu_(self.deconv(x))
         logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K or 1, m, m)
         index = labels.clamp(max=logits.shape[2] - 1)  # background regions have label K; clamp it to index the logits
         index = index[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])

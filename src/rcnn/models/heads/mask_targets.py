@@ -13,7 +13,7 @@ from typing_extensions import override
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.heads.regions import Regions
 from rcnn.ops.masks import crop_bitmaps
-from rcnn.ops.polygons import crop_polygons
+from rcnn.ops.polygons import rasterize_polygons
 from rcnn.structures import ImageBatch, Targets
 
 
@@ -43,7 +43,7 @@ class PolygonTargets(MaskTargets):
                 "mask.target=polygon trains on Targets.polygons, but the batch has none; use a data set with masks"
             )
         frames = self.rules.mask_frames(regions.boxes)
-        return crop_polygons(targets.polygons, regions.matched, frames, regions.positive, size)
+        return rasterize_polygons(targets.polygons, regions.matched, frames, regions.positive, size)
 
     @override
     def has_mask(self, targets: Targets) -> Tensor:

@@ -76,10 +76,10 @@ class InclusiveBoxes(BoxRules):
         return torch.cat([inclusive[..., :2], torch.maximum(inclusive[..., 2:], inclusive[..., :2] + 1)], -1)
 
     @override
-    def decode_keypoints(self, maps: Tensor, boxes: Tensor, scales: Tensor) -> Tensor:
+    def decode_keypoints(self, heatmaps: Tensor, boxes: Tensor, scales: Tensor) -> Tensor:
         """Keypoints (B, N, J, 4), decoded in pixels of the file, as the boxes are."""
         scale = scales[:, None, None]  # (B, 1, 1)
-        found = decode_keypoints(maps, self.to_inclusive(boxes, scales) / scale)  # (B, N, J, 4)
+        found = decode_keypoints(heatmaps, self.to_inclusive(boxes, scales) / scale)  # (B, N, J, 4)
         return torch.cat([(found[..., :2] + 0.5) * scale[..., None], found[..., 2:]], -1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+from rcnn.arguments import wrong_type
 from rcnn.models.config import DetectorConfig
 from rcnn.models.zoo import cascade, classic, compact, d2go, fcis, keypoint, lite, modern, norms, proposals, torchvision
 from rcnn.models.zoo.naming import Models
@@ -31,7 +32,7 @@ def list_models() -> list[str]:
 def model_config(name: str) -> DetectorConfig:
     """The config called `name`. Raises ValueError, with similar names, for an unknown name."""
     if not isinstance(name, str):
-        raise ValueError(f"the name of the model is {name!r}; expected a string, e.g. 'mask_rcnn_r50_fpn'")
+        raise wrong_type(name, "the name of the model", "a string, e.g. 'mask_rcnn_r50_fpn'")
     if name not in MODELS:
         raise ValueError(unknown_model(name))
     return MODELS[name]()

@@ -1,7 +1,8 @@
-"""`rcnn::decode_keypoints` on CUDA: one program per heat map finds its maximum in its box.
+"""`rcnn::decode_keypoints` on CUDA: one program per heatmap finds its maximum in its box.
 
-As in `rcnn.ops.keypoints`, only rows of cells with an upper bound that reaches the best value so far are interpolated.
-Letters: R regions, J keypoints, M = R * J maps, m the side of a map.
+As in `rcnn.ops.heatmap_maxima`, only patches that can contain the maximum are interpolated: here, rows of patches with
+an upper bound that reaches the best value so far. Letters: R regions, J keypoints, M = R * J heatmaps, m the side of a
+heatmap.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CUBIC = tl.constexpr(-0.75)  # as in rcnn.ops.keypoints
+CUBIC = tl.constexpr(-0.75)  # as in rcnn.ops.heatmap_maxima
 OVERSHOOT = tl.constexpr(0.1875)
 SLACK = tl.constexpr(1e-5)
 COLUMNS = 128  # pixels of a row at a time
@@ -29,7 +30,7 @@ def decode_keypoints(maps: Tensor, boxes: Tensor) -> Tensor:
             found,
             joints,
             SIDE=side,
-            CELLS=triton.next_power_of_2(side + 1),
+            PATCHES=triton.next_power_of_2(side + 1),
             SAMPLES=triton.next_power_of_2(side * side),
             COLUMNS=COLUMNS,
             num_warps=2,
@@ -73,9 +74,9 @@ def _row_bounds(plane: tl.tensor, row: tl.tensor, column: tl.tensor, SIDE: tl.co
 
 
 @triton.jit
-def _upper_bound(plane: tl.tensor, row: tl.tensor, SIDE: tl.constexpr, CELLS: tl.constexpr):
+def _upper_bound(plane: tl.tensor, row: tl.tensor, SIDE: tl.constexpr, PATCHES: tl.constexpr):
     """The upper bound of all values between sample rows row - 1 and `row`."""
-    column = tl.arange(0, CELLS)
+    column = tl.arange(0, PATCHES)
     _, first = _row_bounds(plane, row - 2, column, SIDE)
     second, _ = _row_bounds(plane, row - 1, column, SIDE)
     third, _ = _row_bounds(plane, row, column, SIDE)
@@ -113,7 +114,7 @@ def _decode_kernel(
     found: tl.tensor,  # (M, 4) float32, written
     joints: tl.tensor,
     SIDE: tl.constexpr,
-    CELLS: tl.constexpr,
+    PATCHES: tl.constexpr,
     SAMPLES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -135,25 +136,25 @@ def _decode_kernel(
 
     best = float("-inf")
     best_pixel = 0
-    # first the cells above and below the largest sample, for a high lower bound; then all rows of cells
+    # first the rows of patches above and below the largest sample, for a high lower bound; then all rows
     for turn in range(SIDE + 3):
-        cell = tl.where(turn < 2, peak + turn, turn - 2)
-        if _upper_bound(plane, cell, SIDE, CELLS) >= best - slack:
-            first = tl.maximum(tl.floor((cell - 0.5) / y_step - 0.5).to(tl.int32) - 1, 0)
-            last = tl.minimum(tl.ceil((cell + 0.5) / y_step - 0.5).to(tl.int32) + 2, rows)
+        patch = tl.where(turn < 2, peak + turn, turn - 2)
+        if _upper_bound(plane, patch, SIDE, PATCHES) >= best - slack:
+            first = tl.maximum(tl.floor((patch - 0.5) / y_step - 0.5).to(tl.int32) - 1, 0)
+            last = tl.minimum(tl.ceil((patch + 0.5) / y_step - 0.5).to(tl.int32) + 2, rows)
             for y in range(first, last):
                 y_at = (y + 0.5) * y_step - 0.5
-                if tl.floor(y_at).to(tl.int32) + 1 == cell:
+                if tl.floor(y_at).to(tl.int32) + 1 == patch:
                     above, upper, lower, below = _weights(y_at - tl.floor(y_at))
                     for start in range(0, columns, COLUMNS):
                         x = start + tl.arange(0, COLUMNS)
                         x_at = (x + 0.5) * x_step - 0.5
                         left = tl.floor(x_at).to(tl.int32) - 1
                         a, b, c, d = _weights(x_at - tl.floor(x_at))
-                        value = above * _across(plane, cell - 2, left, a, b, c, d, SIDE)
-                        value += upper * _across(plane, cell - 1, left, a, b, c, d, SIDE)
-                        value += lower * _across(plane, cell, left, a, b, c, d, SIDE)
-                        value += below * _across(plane, cell + 1, left, a, b, c, d, SIDE)
+                        value = above * _across(plane, patch - 2, left, a, b, c, d, SIDE)
+                        value += upper * _across(plane, patch - 1, left, a, b, c, d, SIDE)
+                        value += lower * _across(plane, patch, left, a, b, c, d, SIDE)
+                        value += below * _across(plane, patch + 1, left, a, b, c, d, SIDE)
                         value = tl.where(x < columns, value, float("-inf"))
                         highest = tl.max(value, 0)
                         pixel = y * columns + start + tl.argmax(value, 0)

@@ -1,4 +1,4 @@
-"""`rcnn::crop_polygons` on CUDA: one program per region draws the outline of its object, edge by edge, in registers.
+"""`rcnn::rasterize_polygons` on CUDA: one program per region draws its object's outline, edge by edge, in registers.
 
 The arithmetic is that of `rcnn.ops.polygons`, in float64 where it is there. Letters: B images, G ground-truth objects,
 E edges of an object, R regions, m the side of the result.
@@ -15,7 +15,7 @@ FINE = tl.constexpr(5)  # pycocotools' enlargement
 SHORTEST_SIDE = tl.constexpr(0.1)  # of a box, pixels
 
 
-def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int) -> Tensor:
+def rasterize_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int) -> Tensor:
     """Masks (B, R, m, m) float32 of 0 and 1; see `rcnn.ops.polygons`."""
     masks = torch.zeros((*valid.shape, size, size), dtype=torch.float32, device=boxes.device)
     if masks.numel() and polygons.numel():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+from rcnn.arguments import as_text
 from rcnn.training.recipes import chainer, detectron2, fcis, lsj, mask_faster_rcnn, tensorpack
 from rcnn.training.recipes.recipe import Recipe
 
@@ -18,6 +19,16 @@ RECIPES: dict[str, Recipe] = {
         *mask_faster_rcnn.RECIPES,
     )
 }
+
+
+def list_recipes(name: str = "") -> list[Recipe]:
+    """The published recipes, in the order of docs/recipes.md; with `name`, that one, or those whose names contain it.
+
+    `rcnn.train(recipe=recipe.name, data=...)` trains with one. Raises ValueError, with similar names, if there is none.
+    """
+    if as_text(name, "the recipe", "a name, or a part of one") in RECIPES:
+        return [RECIPES[name]]
+    return [recipe for recipe in RECIPES.values() if name in recipe.name] or [find_recipe(name)]
 
 
 def find_recipe(name: str) -> Recipe:

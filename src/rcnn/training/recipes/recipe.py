@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rcnn.data.messages import counted
 from rcnn.training.settings import TrainConfig, split_overrides
@@ -16,7 +16,7 @@ class Recipe:
     name: str  # SYSTEM/NAME, as `--recipe` takes it
     model: str  # from `rcnn models list`
     weights: str = "imagenet"  # as --weights takes it; none: random weights; empty: not those of the recipe
-    settings: tuple[str, ...]  # KEY=VALUE, of the model and of training
+    settings: tuple[str, ...] = field(repr=False)  # KEY=VALUE, of the model and of training
     images_per_step: int  # over all processes; with fewer processes, gradients are accumulated
     trained_on: str = "COCO train2017"
     evaluated_on: str = "COCO val2017"
@@ -26,8 +26,8 @@ class Recipe:
     metric: str = "AP"  # what the three numbers are, e.g. AP50
     hours: float | None = None  # of training, as published or from the published seconds per step; None: unknown
     hardware: str = ""  # of the publisher; empty: not published
-    source: str  # where settings and results were published
-    differs: str = ""  # where a run of rcnn is known to differ
+    source: str = field(repr=False)  # where settings and results were published
+    differs: str = field(default="", repr=False)  # where a run of rcnn is known to differ
 
     @property
     def model_settings(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rcnn.arguments import OUTPUT, as_path, as_text
 from rcnn.models import MODELS
 from rcnn.weights.catalogue import names
 from rcnn.weights.catalogue.cache import cached_checkpoint, copy_checkpoint
@@ -16,7 +17,7 @@ def list_weights(model: str = "") -> list[str]:
     Commands, `rcnn.Predictor`, `rcnn.load`, `rcnn.evaluate` and `rcnn.train` accept these names. Raises ValueError for
     the name of weights, and with similar names for an unknown model.
     """
-    if not model:
+    if not as_text(model, "the model", "the name of a model"):
         return list(names.entries())
     found = [entry.name for entry in names.detectors_of(model)]
     if not found and model not in MODELS:
@@ -36,9 +37,10 @@ def download_weights(name: str, output: str | Path | None = None) -> Path:
     downloaded, FileNotFoundError if downloads are forbidden (RCNN_OFFLINE=1), ImportError for the Hub without
     rcnn[hub], FileExistsError if `output/NAME` contains other files.
     """
+    name = as_text(name, "the weights", "a name of rcnn.list_weights(), or hf:owner/name", empty=False)
     if is_hub_name(name):
         folder = pull(name)
-        return folder if output is None else copy_checkpoint(folder, Path(output) / folder_name(name))
+        return folder if output is None else copy_checkpoint(folder, as_path(output, OUTPUT) / folder_name(name))
     entry = names.find_entry(name)
     folder = cached_checkpoint(entry)
-    return folder if output is None else copy_checkpoint(folder, Path(output) / entry.name)
+    return folder if output is None else copy_checkpoint(folder, as_path(output, OUTPUT) / entry.name)

@@ -1,8 +1,7 @@
 """The interface of a system: how its files are recognized and read, and whether they can be written.
 
-A new system is a module (or a folder of system.py, names.py, settings.py) that ends with `SYSTEM = System(...)`, and
-an entry of SYSTEMS in known.py. In this package, "ours" are the names, layout and settings of rcnn, "theirs" those of
-the other system.
+A new system is a module (or a folder with system.py) that ends with `SYSTEM = System(...)`, and an entry of SYSTEMS in
+known.py. In this package, "ours" are the names, layout and settings of rcnn, "theirs" those of the other system.
 """
 
 from __future__ import annotations

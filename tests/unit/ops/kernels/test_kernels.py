@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from rcnn.ops.decode_and_clip import decode_and_clip
 from rcnn.ops.keypoints import decode_keypoints
 from rcnn.ops.nms import nms
-from rcnn.ops.polygons import crop_polygons
+from rcnn.ops.polygons import rasterize_polygons
 from rcnn.ops.ps_roi import _cells, ps_roi_pool, ps_roi_pool_backward
 from rcnn.ops.roi_align import roi_align, roi_align_backward
 from tests.device_sync import NoSyncs, on_fake_gpu
@@ -137,12 +137,12 @@ def outlines() -> Tensor:
     return polygons
 
 
-def test_crop_polygons() -> None:
+def test_rasterize_polygons() -> None:
     boxes = random_boxes(2, 6, seed=6, extent=40)
     boxes[0, 0, 2:] = boxes[0, 0, :2] + 0.01  # shorter than the smallest divisor
     matched, valid = torch.arange(12).view(2, 6) % 3, torch.arange(12).view(2, 6) != 4
-    expected = crop_polygons(outlines(), matched, boxes, valid, 14)
-    ours = polygon_kernel.crop_polygons(outlines(), matched, boxes, valid, 14)
+    expected = rasterize_polygons(outlines(), matched, boxes, valid, 14)
+    ours = polygon_kernel.rasterize_polygons(outlines(), matched, boxes, valid, 14)
     assert expected.sum() > 100
     torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
@@ -181,7 +181,7 @@ def test_nothing_to_compute() -> None:
     row = torch.zeros(2, 4, dtype=torch.int64)
     assert nms_kernel.nms(boxes, torch.rand(2, 4), row, valid, 0.5, 3)[1].sum() == 0
     assert roi_align_kernel.roi_align(features, boxes, row, valid, SCALES, 1, 2, True).abs().sum() == 0
-    assert polygon_kernel.crop_polygons(torch.zeros(2, 0, 0, 5), row, boxes, valid, 7).sum() == 0
+    assert polygon_kernel.rasterize_polygons(torch.zeros(2, 0, 0, 5), row, boxes, valid, 7).sum() == 0
     assert ps_roi_kernel.ps_roi_pool(torch.ones(2, 4, 3, 3), *_cells(boxes, valid, 1.0, 2, False, 3, 3), 2).sum() == 0
     assert keypoint_kernel.decode_keypoints(torch.zeros(2, 0, 3, 5, 5), none).shape == (2, 0, 3, 4)
     assert decode_kernel.decode_and_clip(boxes, boxes[0], zero, torch.ones(2, 2), (1.0,) * 4, 4.0).shape == (2, 0, 4)
@@ -207,7 +207,7 @@ def test_launching_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -
         roi_align_kernel.roi_align(features, boxes, levels, valid, SCALES, 3, 2, True)
         roi_align_kernel.roi_align_backward(pooled, features, boxes, levels, valid, SCALES, 2, True)
         nms_kernel.nms(boxes, scores, levels, valid, 0.3, 7)
-        polygon_kernel.crop_polygons(polygons, levels, boxes, valid, 14)
+        polygon_kernel.rasterize_polygons(polygons, levels, boxes, valid, 14)
         cells = _cells(boxes, valid, 1.0, 3, True, 12, 16)
         ps_roi_kernel.ps_roi_pool(maps.flatten(0, 1).new_empty((2, 9, 12, 16)), *cells, 3)
         ps_roi_kernel.ps_roi_pool_backward(pooled[:, :, :1], maps.new_empty((2, 9, 12, 16)), *cells, 3)

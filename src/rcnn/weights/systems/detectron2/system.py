@@ -2,7 +2,7 @@
 
 Names map one to one and arrays keep their layout: background last, class-major boxes and dx dy dw dh are our
 conventions, too. Settings come from a YAML file, the name of a model-zoo config, or KEY=VALUE. Missing settings are
-taken from the buffers of the file, else from the model zoo's network with such tensors (names.py).
+taken from the buffers of the file, else from the model zoo's network with such tensors (tensors.py).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.converted import Assumption, expected_state
 from rcnn.weights.systems.detectron2.config import classes_of, config_of
 from rcnn.weights.systems.detectron2.export import resnet_of, settings_of, with_trunk_eps
-from rcnn.weights.systems.detectron2.names import BUFFERS, buffer_settings, settings_of_tensors
 from rcnn.weights.systems.detectron2.settings import not_kept, read_yaml
+from rcnn.weights.systems.detectron2.tensors import BUFFERS, buffer_settings, settings_of_tensors
 from rcnn.weights.systems.detectron2.zoo import is_zoo_name, zoo_settings
 from rcnn.weights.systems.layout import identity_statistics
 from rcnn.weights.systems.renaming import Rules

@@ -19,7 +19,7 @@ from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.chainer.names import EPS, VALUE, WORDS
 from rcnn.weights.systems.classes import VOC_CLASSES, class_names
-from rcnn.weights.systems.fcis.names import Layout, config_of
+from rcnn.weights.systems.fcis.layout import Layout, config_of
 from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.settings import SettingsSource, same, same_settings, typed_settings
 from rcnn.weights.systems.system import Plan, System, all_of

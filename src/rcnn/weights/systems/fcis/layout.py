@@ -1,4 +1,4 @@
-"""The common parts of the three FCIS systems: a ResNet, an RPN with two logits per anchor, and the score maps.
+"""The layout of the tensors of the three FCIS systems, and the config that the tensors show.
 
 Theirs: background first; anchors ordered by ratio, then size; a box for background (unused) and one for objects.
 Ours: background last; anchors ordered by size, then ratio; one box.

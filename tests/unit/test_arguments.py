@@ -1,0 +1,102 @@
+"""Arguments of a wrong type are refused by every public function, in one sentence that names the argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import rcnn
+from rcnn.arguments import ArgumentTypeError, as_path, as_text, as_texts
+
+WRONG: tuple[Any, ...] = (None, 5, 0.5, b"photos", {"train": "photos"}, [], ["photos"], object())
+FIRST = {  # public name -> how the message calls its first argument
+    "Predictor": "the model",
+    "AugmentedPredictor": "the model",
+    "best_scores": "the thresholds",
+    "browse_dataset": "the data set",
+    "build_detector": "the config",
+    "check_dataset": "the data set",
+    "convert": "the file to convert",
+    "describe_dataset": "the data set",
+    "download_weights": "the weights",
+    "list_recipes": "the recipe",
+    "list_runs": "the folder of the runs",
+    "load": "the checkpoint",
+    "load_checkpoint": "the checkpoint",
+    "model_config": "the name of the model",
+    "open_dataset": "the data set",
+    "plan": "the model",
+    "train": "the model",
+    "list_weights": "the model",
+    "benchmark": "the model",
+    "Client": "the URL",
+    "download_dataset": "the data set",
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_first_argument_of_a_wrong_type_is_refused(name: str) -> None:
+    for value in WRONG:
+        with pytest.raises(ArgumentTypeError, match=rf"got .* for {FIRST[name]}; expected "):
+            getattr(rcnn, name)(value)
+
+
+def _calls(folder: Path, value: Any) -> dict[str, Callable[[], object]]:
+    data = folder / "data"
+    return {
+        "the model|evaluate": partial(rcnn.evaluate, value, data),
+        "the data set|evaluate": partial(rcnn.evaluate, folder, value),
+        "the data set|train": partial(rcnn.train, "mask_rcnn_compact", value),
+        "the data set|fix": partial(rcnn.fix_dataset, value, folder / "new"),
+        "the output folder|fix": partial(rcnn.fix_dataset, data, value),
+        "the output folder|split": partial(rcnn.split_dataset, data, (0.8, 0.2), value),
+        "the fractions|split": partial(rcnn.split_dataset, data, value, folder / "new"),
+        "the first model|compare": partial(rcnn.compare, value, folder),
+        "the second model|compare": partial(rcnn.compare, folder, value),
+        "the model|export": partial(rcnn.export_model, value, folder / "model.pt2"),
+        "the output file|export": partial(rcnn.export_model, folder, value),
+        "the checkpoint|push": partial(rcnn.push_to_hub, value, "owner/name"),
+        "the repository|push": partial(rcnn.push_to_hub, folder, value),
+        "the output folder|save": partial(rcnn.save_checkpoint, value, {}, rcnn.model_config("mask_rcnn_compact")),
+        "the predictor|tiles": partial(rcnn.predict_tiled, value, Image.new("RGB", (8, 8))),
+        "the predictor|stages": partial(rcnn.draw_stages, value, value),
+        "the video|write": partial(rcnn.write_video, value, [Image.new("RGB", (8, 8))], 5),
+        "split|open": partial(rcnn.open_dataset, data, value),
+        "split|evaluate": partial(rcnn.evaluate, folder, data, split=value),
+        "split|train": partial(rcnn.train, "mask_rcnn_compact", data, split=value),
+        "split|check": partial(rcnn.check_dataset, data, split=value),
+        "annotations|open": partial(rcnn.open_dataset, data, annotations=value),
+        "images|open": partial(rcnn.open_dataset, data, images=value),
+        "weights|train": partial(rcnn.train, "mask_rcnn_compact", data, weights=value),
+    }
+
+
+@pytest.mark.parametrize("call", _calls(Path(), None))
+def test_other_arguments_of_a_wrong_type_are_refused(tmp_path: Path, call: str) -> None:
+    name = call.partition("|")[0]
+    for value in WRONG if name != "the fractions" else WRONG[:5]:  # an empty list has the right type
+        with pytest.raises(ArgumentTypeError, match=rf"got .* for {name}; expected "):
+            _calls(tmp_path, value)[call]()
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_message_is_short_and_says_what_is_expected() -> None:
+    with pytest.raises(TypeError, match=r"^got None for split; expected the name of a split, or several joined by \+"):
+        rcnn.open_dataset("photos", None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^got \[1, 2, 3, 4, 5, 6, ...\] \(list\) for the data set; expected the fol"):
+        rcnn.open_dataset([*range(1, 1000)])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got an empty text for the data set; expected the folder"):
+        rcnn.open_dataset("")
+
+
+def test_paths_and_texts_are_accepted_in_every_form(tmp_path: Path) -> None:
+    assert as_path(tmp_path, "it") == as_path(str(tmp_path), "it") == tmp_path
+    assert as_text(Path("a/b"), "it") == "a/b"
+    assert as_text("", "it") == ""
+    assert as_texts("cat", "it") == ("cat",)
+    assert as_texts({"cat": 1, "dog": 2}, "it") == ("cat", "dog")
