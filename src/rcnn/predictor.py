@@ -9,7 +9,7 @@ Letters: N detections of one image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,6 @@ from rcnn.data.image_inputs import (
     as_image,
     image_of_list,
     is_one_image,
-    require_channels,
 )
 from rcnn.data.images import MAX_PIXELS
 from rcnn.data.loading import Padding, alike, pad_images
@@ -38,9 +37,10 @@ from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig
 from rcnn.models.overrides import Overrides
 from rcnn.models.pasting import pasting_of
+from rcnn.prediction_arguments import Score, check_arguments, lowest_score
 from rcnn.preprocess import Frame
 from rcnn.region_features import RegionFeatures
-from rcnn.results import ImageDetections, Score, require_score, whole_number
+from rcnn.results import ImageDetections
 from rcnn.runtime.devices import Device, Precision, choose_device
 from rcnn.runtime.open_model import open_model
 from rcnn.structures import Detections, ImageBatch
@@ -193,7 +193,7 @@ class Predictor:
         Raises ValueError or OSError (FileNotFoundError, ...) for what cannot be read as an image, ValueError for boxes
         that are empty or outside the image.
         """
-        _check_arguments(score, boxes, labels, channels, batch_size, errors)
+        check_arguments(score, boxes, labels, channels, batch_size, errors)
         single = is_one_image(images)
         inputs: Iterator[tuple[object, object, object]] = iter([(images, boxes, labels)])
         if not single:
@@ -279,7 +279,8 @@ class Predictor:
         prepared = [self.prepare(one.pixels) for one in batch]
         images, frames = [image for image, _ in prepared], [frame for _, frame in prepared]
         given = [one.given for one in batch if one.given is not None]
-        results = self.score_boxes(images, frames, given) if given else self.detect(images, frames)
+        lowest = lowest_score(score, self.classes)
+        results = self.score_boxes(images, frames, given) if given else self.detect(images, frames, lowest)
         return [
             replace(result.above(score) if score else result, source=one.source(max_pixels))
             for result, one in zip(results, batch, strict=True)
@@ -289,8 +290,10 @@ class Predictor:
         """An image resized for the network, (3, h, w), and its frame. It can be called in threads."""
         return self.preprocessor(as_image(source))
 
-    def detect(self, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
+    def detect(self, images: Sequence[Tensor], frames: Sequence[Frame], score: float = 0.0) -> list[ImageDetections]:
         """The detections in `images` from `prepare`, in pixels of the original images.
+
+        Those with a score below `score` may be left out, which saves their masks and keypoints.
 
         Only images that are padded to the same shape run together, so that the others do not change the detections in
         an image; with the padding "bucket", all do.
@@ -300,9 +303,13 @@ class Predictor:
             chosen = [frames[place] for place in places]
             padded = pad_images([images[place] for place in places], self.config.input.divisor, self.padding, chosen)
             with torch.inference_mode():
-                detections = self.runner.predict(padded.to(self.device)).to("cpu")
+                detections = self._run(padded.to(self.device), score).to("cpu")
             found |= {place: self.results(detections, index, frames[place]) for index, place in enumerate(places)}
         return [found[place] for place in range(len(frames))]
+
+    def _run(self, images: ImageBatch, score: float) -> Detections:
+        """The detections of the model; an exported file returns those below `score`, too."""
+        return self.runner.predict(images) if self._detector is None else self._detector.predict(images, score)
 
     def score_boxes(
         self, images: Sequence[Tensor], frames: Sequence[Frame], given: Sequence[GivenBoxes]
@@ -351,23 +358,6 @@ class Predictor:
         if keypoint is None or keypoint.skeleton or keypoint.names != COCO_KEYPOINTS:
             return () if keypoint is None else keypoint.skeleton
         return PERSON_SKELETON
-
-
-def _check_arguments(
-    score: Score, boxes: object | None, labels: object | None, channels: str, batch_size: int, errors: str
-) -> None:
-    """Raise ValueError for arguments of `predict` that are out of range or contradict each other."""
-    scores = score.values() if isinstance(score, Mapping) else (score,)
-    for lowest in scores:
-        require_score(lowest)
-    if boxes is not None and any(scores):
-        raise ValueError(f"score={score} would drop rows, but boxes= returns one row per box; leave score out")
-    if labels is not None and boxes is None:
-        raise ValueError("labels= are the classes of given boxes, but boxes= is missing; pass boxes=, too")
-    if errors not in ("raise", "return"):
-        raise ValueError(f"errors={errors!r} is not known; expected 'raise' or 'return'")
-    require_channels(channels)
-    whole_number("batch_size", batch_size, "1 or more")
 
 
 def to_original(

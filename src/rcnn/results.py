@@ -13,9 +13,8 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -34,36 +33,17 @@ from rcnn.ops.coco_backend import encode_region
 from rcnn.ops.contours import TOLERANCE
 from rcnn.ops.masks import Region
 from rcnn.ops.pasting import Pasting, paste_as
+from rcnn.prediction_arguments import Score, require_score
 from rcnn.weights.systems.classes import category_ids as default_ids
 
 if TYPE_CHECKING:
     import supervision
 
 T = TypeVar("T")
-Score: TypeAlias = float | Mapping[str, float]  # the lowest score that is kept: of all classes, or by class name
 # an index that selects several detections
 Rows: TypeAlias = slice | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
 SHOWN_SIDE = 1024  # longer side of the picture in a notebook, pixels
 SHOWN_ROWS = 20  # detections listed in a notebook
-
-
-def require_score(score: float) -> float:
-    """`score`; a ValueError unless it is a number from 0 to 1."""
-    if not isinstance(score, Real) or not 0 <= score <= 1:
-        raise ValueError(f"score={score!r}; expected a number from 0 to 1")
-    return score
-
-
-def is_whole_number(value: object) -> TypeGuard[int | np.integer[Any]]:
-    """Whether `value` is an integer of Python or numpy; True and False are not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def whole_number(name: str, value: object, expected: str, least: int = 1) -> int:
-    """The argument `name` as an int; a ValueError, ending in `expected`, unless it is an integer from `least` on."""
-    if not is_whole_number(value) or value < least:
-        raise ValueError(f"{name}={value!r}; expected {expected}")
-    return int(value)
 
 
 def require_classes(names: Iterable[str], classes: Sequence[str]) -> None:

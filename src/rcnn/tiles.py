@@ -26,8 +26,9 @@ from rcnn.arguments import wrong_type
 from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image
 from rcnn.data.images import MAX_PIXELS
 from rcnn.ops.masks import Region
+from rcnn.prediction_arguments import Score, whole_number
 from rcnn.predictor import Predictor
-from rcnn.results import ImageDetections, Score, whole_number
+from rcnn.results import ImageDetections
 
 OVERLAP = 0.25  # of a tile's side, shared with the next tile
 MIN_TILE = 32  # pixels
@@ -85,13 +86,13 @@ def predict_tiled(
     height, width = pixels.shape[1:]
     source = ImageSource(image=pixels)
     if max(height, width) <= tile:
-        return replace(predictor.predict(pixels).above(score), source=source)
+        return replace(predictor.predict(pixels, score=score), source=source)
     parts, tiles = list[_Part](), tiles_of(height, width, tile, overlap)
     for start in range(0, len(tiles), batch_size):
         some = tiles[start : start + batch_size]
-        results = predictor.predict([_cropped(pixels, one) for one in some], batch_size=batch_size)
+        results = predictor.predict([_cropped(pixels, one) for one in some], score=score, batch_size=batch_size)
         for one, result in zip(some, results, strict=True):
-            parts += _parts(result.above(score), one, (height, width), max(1.0, tile * BORDER))
+            parts += _parts(result, one, (height, width), max(1.0, tile * BORDER))
     merged = [_merged(group) for group in _groups(parts)]
     merged.sort(key=lambda part: -part.score)
     keypoint = predictor.config.keypoint

@@ -28,10 +28,11 @@ from rcnn.models.heads.keypoint import KeypointHead
 from rcnn.models.overrides import Overrides
 from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.nms import nms
+from rcnn.prediction_arguments import is_whole_number
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame, build_preprocessor
 from rcnn.region_features import RegionFeatures
-from rcnn.results import ImageDetections, is_whole_number
+from rcnn.results import ImageDetections
 from rcnn.runtime.devices import Device, Precision
 from rcnn.structures import Detections, ImageBatch
 
@@ -140,8 +141,8 @@ class AugmentedPredictor(Predictor):
         return image, Frame(original=size, size=size, resized=size, to_original_scale=(1.0, 1.0))
 
     @override
-    def detect(self, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
-        """The detections in `images` (3, H, W), one after the other."""
+    def detect(self, images: Sequence[Tensor], frames: Sequence[Frame], score: float = 0.0) -> list[ImageDetections]:
+        """The detections in `images` (3, H, W), one after the other, of any score."""
         with torch.inference_mode():
             return [self._detect(image, frame) for image, frame in zip(images, frames, strict=True)]
 

@@ -33,6 +33,7 @@ LEVELS = {
     "models": 2, "data": 2,
     "weights": 3, "metrics": 3, "drawing": 3, "given_steps": 3,
     "runtime": 4,
+    "prediction_arguments": 3,
     "region_features": 4,
     "results": 4,
     "predictor": 5, "tta": 5, "tiles": 5,

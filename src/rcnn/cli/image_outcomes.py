@@ -132,6 +132,7 @@ def read_source(predictor: Predictor, options: ImageOptions, source: Source) -> 
 
 def _detect(predictor: Predictor, options: ImageOptions, source: Source, read: Future[ReadImage]) -> DetectedImage:
     """The detections of the model in an image, or the scores of its given boxes."""
+    from rcnn.prediction_arguments import lowest_score
     from rcnn.results import ImageSource
     from rcnn.tiles import predict_tiled
 
@@ -148,7 +149,8 @@ def _detect(predictor: Predictor, options: ImageOptions, source: Source, read: F
             )  # fmt: skip
         elif image.prepared is not None:
             resized, frame = image.prepared
-            found = replace(predictor.detect([resized], [frame])[0], source=ImageSource(image=image.pixels))
+            lowest = lowest_score(options.keep.score, predictor.classes)
+            found = replace(predictor.detect([resized], [frame], lowest)[0], source=ImageSource(image=image.pixels))
         else:
             found = predictor.predict(image.pixels, boxes=boxes)
     except Exception as error:  # one bad input must not stop the others

@@ -185,7 +185,7 @@ def _predict_one(
 
 def _detect(predictor: Predictor, frame: VideoFrame, options: ImageOptions) -> ImageDetections:
     if not options.tile:
-        return predictor.predict(frame.pixels, max_pixels=0)
+        return predictor.predict(frame.pixels, score=options.keep.score, max_pixels=0)
     from rcnn.tiles import predict_tiled
 
     return predict_tiled(

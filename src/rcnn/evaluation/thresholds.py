@@ -15,7 +15,7 @@ from rcnn.evaluation.folder import THRESHOLDS_FILE
 from rcnn.metrics import analysis
 from rcnn.metrics.analysis import analysed_kind
 from rcnn.metrics.choice import metric_for
-from rcnn.results import require_score
+from rcnn.prediction_arguments import require_score
 from rcnn.text_files import read_json
 
 _EXPECTED = "expected the thresholds.json that `rcnn eval` writes"

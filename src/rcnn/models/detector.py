@@ -74,13 +74,18 @@ class Detector(nn.Module):
     forward = losses  # what DistributedDataParallel calls
 
     @torch.no_grad()
-    def predict(self, images: ImageBatch) -> Detections:
-        """Detections (B, D) in pixels of the network input, sorted by score, the highest first."""
+    def predict(self, images: ImageBatch, score: float = 0.0) -> Detections:
+        """Detections (B, D) in pixels of the network input, sorted by score, the highest first.
+
+        Those with a score below `score` are not valid. On CPUs, their masks and keypoints are not computed.
+        """
         features = self.features(images)
         detections = self.detect_boxes(features, images)
+        if score > 0 and not self.needs_low_scores():
+            detections = detections.above(score)
         for head in self.region_heads():
             detections = head.predict(features, detections, images)
-        return detections
+        return detections.above(score) if score > 0 else detections
 
     @torch.no_grad()
     def predict_boxes(
@@ -143,6 +148,12 @@ class Detector(nn.Module):
     def region_heads(self) -> list[MaskHead | CascadeMaskHead | KeypointHead]:
         """The heads that are trained on the box head's regions and add to its detections."""
         return [head for head in (self.mask_head, self.keypoint_head) if head is not None]
+
+    def needs_low_scores(self) -> bool:
+        """Whether a head uses detections with low scores for others: mask voting, or perhaps the user's own head."""
+        votes = self.config.mask is not None and self.config.mask.vote_iou > 0
+        ours = all(isinstance(head, MaskHead | CascadeMaskHead | KeypointHead) for head in self.region_heads())
+        return votes or not ours
 
     def predict_masks(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with masks (B, D, m, m). Raises ValueError for a detector without a mask head."""

@@ -98,7 +98,7 @@ def require_sendable(**arguments: object) -> None:
         except Exception as error:  # PicklingError, AttributeError, TypeError: it depends on the value
             raise ValueError(
                 f"{name} cannot be sent to the processes that are started (devices=, max_restarts=): {error}. Define "
-                "functions at the top level of a module, not inside a function or as a lambda"
+                "functions and classes at the top level of a module, not inside a function or as a lambda"
             ) from error
 
 

@@ -207,7 +207,7 @@ class Service:
                 content_type = request.headers.get("content-type", "")
                 pixels = await run(self._images, self._decode, body, content_type)
                 image, frame = await run(self._images, self.predictor.preprocessor, pixels)
-                found = (await self._detect(image, frame)).above(score)
+                found = (await self._detect(image, frame, score)).above(score)
                 threads = self._pictures if format == "picture" else self._answers
                 return await run(threads, self._answer, found, format, pixels)
         except TimeoutError as error:
@@ -251,10 +251,13 @@ class Service:
                 raise _form() from error
             raise HTTPException(400, error.problem) from error
 
-    async def _detect(self, image: Tensor, frame: Frame) -> ImageDetections:
-        """The detections, when the model has processed the image; 503 if the queue is full or closed."""
+    async def _detect(self, image: Tensor, frame: Frame, score: float) -> ImageDetections:
+        """The detections, when the model has processed the image; 503 if the queue is full or closed.
+
+        Those with a score below `score` may be left out.
+        """
         try:
-            return await asyncio.wrap_future(self.batcher.submit(image, frame, self.options.seconds))
+            return await asyncio.wrap_future(self.batcher.submit(image, frame, self.options.seconds, score))
         except Busy as error:
             raise _unavailable("too many images wait") from error
         except Closed as error:

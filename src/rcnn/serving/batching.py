@@ -35,6 +35,7 @@ class Job:
     image: Tensor  # (3, h, w)
     frame: Frame
     shape: tuple[int, int]  # (height, width) when padded
+    score: float  # detections with a lower score may be left out
     deadline: float  # time.monotonic() at which the client stops waiting for the result
     done: Future[ImageDetections] = field(default_factory=Future)
 
@@ -61,14 +62,15 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def submit(self, image: Tensor, frame: Frame, seconds: float) -> Future[ImageDetections]:
+    def submit(self, image: Tensor, frame: Frame, seconds: float, score: float = 0.0) -> Future[ImageDetections]:
         """The future result of a prepared image; it is dropped if it waits longer than `seconds`.
 
-        Raises Busy if the queue is full, Closed if the batcher is closed.
+        Detections with a score below `score` may be left out. Raises Busy if the queue is full,
+        Closed if the batcher is closed.
         """
         config = self._predictor.config.input
         job = Job(
-            image=image, frame=frame, deadline=time.monotonic() + seconds,
+            image=image, frame=frame, score=score, deadline=time.monotonic() + seconds,
             shape=padded_shape([frame.size], config.divisor, self._predictor.padding),
         )  # fmt: skip
         with self._changed:
@@ -91,7 +93,8 @@ class Batcher:
         while batch := self._next():
             started = time.monotonic()
             try:
-                found = self._predictor.detect([job.image for job in batch], [job.frame for job in batch])
+                images, frames = [job.image for job in batch], [job.frame for job in batch]
+                found = self._predictor.detect(images, frames, min(job.score for job in batch))
             except Exception as error:  # the thread continues with the next requests
                 for job in batch:
                     job.done.set_exception(error)

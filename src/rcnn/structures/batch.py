@@ -179,6 +179,11 @@ class Detections(_Batch):
             raise ValueError(f"Detections: boxes have shape {tuple(self.boxes.shape)}; expected (B, D, 4)")
         self._check_rows(("scores", "labels", "valid", "masks", "keypoints"), self.boxes.shape[:2])
 
+    def above(self, score: float) -> Self:
+        """The same rows; those with a score below `score` are not valid, and their values are 0."""
+        valid = self.valid & (self.scores >= score)  # (B, D)
+        return self._map(lambda value: value * valid.reshape(*valid.shape, *[1] * (value.ndim - 2)))
+
 
 for _structure in (ImageBatch, Targets, Proposals, Detections):
     pytree.register_dataclass(_structure)

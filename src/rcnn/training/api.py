@@ -29,6 +29,7 @@ from rcnn.training.request import RunRequest, can_continue
 from rcnn.training.run import run_training
 from rcnn.training.saver import Outcome
 from rcnn.training.starting import CONFIG
+from rcnn.training.trackers import Tracker, own_trackers
 from rcnn.training.training_plan import TrainingPlan
 
 
@@ -65,6 +66,7 @@ def train(
     device: str = "auto",
     devices: int = 1,
     max_restarts: int = 0,
+    trackers: Sequence[Tracker] = (),
     log: Callable[[str], object] = print,
 ) -> TrainingRun:
     """Train a model (its name or config), or fine-tune a checkpoint (its folder), on a data set.
@@ -88,8 +90,10 @@ def train(
     `devices`: number of processes to start on this machine, one per GPU, or on the CPU if there is none.
     `max_restarts`: if one of them fails, all are started again up to this number of times, and continue from last/;
     with 1 or more, a process is started also for one device. A script that starts processes needs
-    `if __name__ == "__main__":`. `log` receives the progress lines; where processes are started, it and the functions
-    in `augment` must be module-level functions.
+    `if __name__ == "__main__":`. `trackers`: objects of your own with the methods `start`, `log` and `close`, which get
+    the numbers of the log (docs/training.md, Watching a run), beside the programs that train.trackers names. `log`
+    receives the progress lines; where processes are started, `log`, the functions in `augment` and the classes of
+    `trackers` must be defined at the top level of a module.
 
     Raises FileNotFoundError, FileExistsError or ValueError before training starts.
     """
@@ -106,10 +110,11 @@ def train(
         relative_boxes=relative_boxes, weights=weights, resume=resume or is_restarted(), strict=strict,
         allow_empty=allow_empty, allow=allow, device=device,
     )  # fmt: skip
+    request = replace(request, trackers=own_trackers(trackers))
     _require_count(devices)
     if devices > 1 or max_restarts > 0:
         require_devices(devices, device)
-        require_sendable(augment=request.augment, log=log)
+        require_sendable(augment=request.augment, trackers=request.trackers, log=log)
         planned = plan_training(request, log, devices=devices)  # refuses before any process is started
         with output_or_new(request.output, "train", planned.request.model.removeprefix(CONFIG)) as folder:
             return _train_in_processes(replace(request, output=folder), log, devices, max_restarts)
@@ -140,7 +145,7 @@ def plan(
     devices: int = 1,
     log: Callable[[str], object] = print,
 ) -> TrainingPlan:
-    """What `train` with the same arguments would do, as `rcnn train --dry-run`: nothing is trained or written.
+    """What `train` would do with these arguments, as `rcnn train --dry-run`: nothing is trained or written.
 
     `print(plan)` shows every value that was given or chosen with its reason; `plan.values` and `plan.reasons` have
     them by name, and `plan.measure(5)` runs five steps for their time and memory. Weights that are not on this machine

@@ -35,7 +35,7 @@ def write_pictures(detector: Detector, validation: Dataset, plan: RunPlan, folde
             require_size(record, (pixels.shape[1], pixels.shape[2]))
         except (OSError, ValueError):
             continue
-        example = draw_example(predictor, record, pixels, predictor.predict(pixels).above(SCORE))
+        example = draw_example(predictor, record, pixels, predictor.predict(pixels, score=SCORE))
         assert example.ground_truth is not None
         own = folder / printable(f"{number}-{record.path.stem}")  # the page links to it
         own.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from rcnn.models import DetectorConfig
 from rcnn.outputs import REPLACED
 from rcnn.runtime.launch import LAUNCHED
 from rcnn.training.settings import TrainConfig
+from rcnn.training.trackers import Tracker
 from rcnn.weights.files import WEIGHTS_FILE
 
 
@@ -30,6 +31,7 @@ class RunRequest:
     overrides: tuple[str, ...] = ()  # KEY=VALUE settings of the model, and of training with the prefix `train.`
     recipe: str = ""  # name of a published recipe; `overrides` change its settings
     augment: tuple[Step, ...] | None = None  # replaces train.augment; may hold functions, which text cannot
+    trackers: tuple[Tracker, ...] = ()  # the user's own, beside those of train.trackers
     settings: TrainConfig | None = None  # default training settings, instead of those of `model`
     split: str = ""  # to train on, as in `open_dataset`
     val_splits: tuple[str, ...] = ()  # the first chooses best/; NO_SPLIT alone: no evaluation

@@ -206,7 +206,8 @@ def _run_log(plan: RunPlan, output: Path, state: TrainState, log: Log) -> Silent
     if not state.processes.is_first:
         return SilentLog()
     settings = plan.settings
-    reports = Reports([TRACKERS[name]() for name in chosen_trackers(settings.trackers)], log)
+    named = [TRACKERS[name]() for name in chosen_trackers(settings.trackers)]
+    reports = Reports([*named, *plan.request.trackers], log)
     reports.start(output, plan.record(), state.step)
     size = RunSize(
         steps=settings.steps,

@@ -15,11 +15,12 @@ from rcnn.training.found_run import EVENTS, TRACKED
 
 Name = Literal["tensorboard", "wandb", "mlflow"]  # also the names of the packages and of the extras of rcnn
 AUTO: Literal["auto"] = "auto"  # in train.trackers: TensorBoard if it is installed
+METHODS = ("start", "log", "close")  # of a tracker
 STEP = "step"  # the x axis of the charts of Weights & Biases
 
 
 class Tracker(Protocol):
-    """The interface of a tracker. A run calls it in the first process only."""
+    """The interface of a tracker, also of your own. A run calls it in the first process only."""
 
     def start(self, folder: Path, record: Mapping[str, Any], first_step: int) -> None:
         """The run in `folder` starts or continues at `first_step`; `record` is the contents of its config.json."""
@@ -117,6 +118,25 @@ def chosen_trackers(names: Sequence[Name | Literal["auto"]]) -> list[Name]:
             raise ValueError(f"train.trackers: {name} is not installed; run: pip install 'rcnn[{name}]'")
         chosen.append(name)
     return chosen
+
+
+def own_trackers(given: Sequence[Tracker]) -> tuple[Tracker, ...]:
+    """The trackers that were passed from Python. ValueError for one without the methods of `Tracker`."""
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ValueError(f"trackers is {given!r}; expected a list of objects with the methods {', '.join(METHODS)}")
+    for number, tracker in enumerate(given):
+        if isinstance(tracker, str):
+            raise ValueError(
+                f"trackers[{number}] is {tracker!r}; names are for the setting: "
+                f"overrides=['train.trackers=[{tracker}]']. Expected an object with the methods {', '.join(METHODS)}"
+            )
+        missing = [name for name in METHODS if not callable(getattr(tracker, name, None))]
+        if missing or isinstance(tracker, type):
+            what = f"has no method {missing[0]}" if missing else "is a class"
+            raise ValueError(
+                f"trackers[{number}] {what}; expected an object with the methods {', '.join(METHODS)}, got {tracker!r}"
+            )
+    return tuple(given)
 
 
 def _is_installed(package: str) -> bool:

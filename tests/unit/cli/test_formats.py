@@ -60,7 +60,7 @@ class FixedPredictor(Predictor):
     """A predictor that finds the same objects in every image."""
 
     @overrides
-    def detect(self, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
+    def detect(self, images: Sequence[Tensor], frames: Sequence[Frame], score: float = 0.0) -> list[ImageDetections]:
         return [found() for _ in images]
 
 

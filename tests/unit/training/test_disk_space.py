@@ -138,3 +138,19 @@ def test_a_full_disk_during_a_run_says_how_to_go_on(
     assert message.startswith("rcnn: last cannot be written: No space left on device")
     resumed = f"to continue: rcnn train mask_rcnn_compact --data {data} --output '{output}' --resume --device cpu"
     assert going_on == (resumed if saved else f"to start again: {shlex.join(['rcnn', *words])}")
+
+
+def test_a_limit_of_the_shell_on_files_is_found_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    space = disk_space(build_detector(CONFIG), TrainConfig(optimizer="adamw"), tmp_path)
+    state = space.last - space.best  # two momenta of each weight: the largest file
+    assert state > space.best
+    monkeypatch.setattr(resource, "getrlimit", Mock(return_value=(state, resource.RLIM_INFINITY)))
+    assert require_space(space, tmp_path / "run") == []
+    monkeypatch.setattr(resource, "getrlimit", Mock(return_value=(state - 1, resource.RLIM_INFINITY)))
+    with pytest.raises(
+        OSError, match=r"for this shell, which limits files to [0-9.,]+ MB: the largest file of a"
+    ) as error:
+        require_space(space, tmp_path / "run")
+    assert error.value.errno == errno.EFBIG
+    assert error.value.filename == str(tmp_path / "run" / "last")
