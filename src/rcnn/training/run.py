@@ -192,8 +192,9 @@ def _out_of_memory_in_evaluation(plan: RunPlan, error: BaseException, output: Pa
     size = plan.config.input
     return (
         f"not enough memory on {plan.device} for the evaluation after {counted(step, 'step')}: lower "
-        f"input.max_size={size.max_size} and input.min_size={size.min_size}, or start a new run with --val-split none "
-        f"and evaluate it with rcnn eval. The steps so far are saved in {output}/last. ({_reason(error)})"
+        f"input.max_size={size.max_size} and input.min_size={size.min_size}, or start a new run with "
+        f"val_split=none (--val-split) and evaluate it with rcnn eval. The steps so far are saved in "
+        f"{output}/last. ({_reason(error)})"
     )
 
 
