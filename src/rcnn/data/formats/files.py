@@ -51,8 +51,8 @@ def require_one_per_split(folder: Path, annotations: str) -> None:
     if is_one_file(annotations):
         raise ValueError(
             f"annotations {annotations!r} (--annotations) is one file; expected a file for each split, e.g. "
-            "labels/{split}.json: write {split} in place of the split's name, name the split (--split), or give the "
-            f"file itself as the data set ({as_typed('--data', str(folder / annotations))})"
+            "labels/{split}.json: write {split} in place of the split's name, name the split with split (--split), or "
+            f"give the file itself as the data set ({as_typed('--data', str(folder / annotations))})"
         )
 
 

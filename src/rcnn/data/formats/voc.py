@@ -28,8 +28,9 @@ from pathlib import Path
 
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import MetricName, RawEntry, Tables
+from rcnn.data.folders import images_in, subfolders
 from rcnn.data.formats.files import ALL, is_hidden, visible
-from rcnn.data.formats.many_files import images_in, named_tables, note_same_names, subfolders
+from rcnn.data.formats.many_files import named_tables, note_same_names
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc_masks import (
     CLASS_MAPS,

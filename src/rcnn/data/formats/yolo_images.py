@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data.checks.images import may_skip
-from rcnn.data.formats.many_files import walk
+from rcnn.data.folders import walk
 from rcnn.data.formats.yolo_layouts import FoundPath, Layout, resolved
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
@@ -75,6 +75,14 @@ def labels_folder(images: Path, root: Path) -> Path | None:
         if parts[place] in LABELS_OF:
             return root.joinpath(*parts[:place], LABELS_OF[parts[place]], *parts[place + 1 :])
     return None
+
+
+def images_folders(labels: Path, root: Path) -> list[Path]:
+    """The folders of images that `labels_folder` gives the folder `labels`; they may not exist."""
+    parts = Path(os.path.relpath(labels, root)).parts
+    places = [place for place, part in enumerate(parts) if part in LABELS_OF.values()]
+    named = [root.joinpath(*parts[: places[-1]], name, *parts[places[-1] + 1 :]) for name in LABELS_OF if places]
+    return [images for images in named if labels_folder(images, root) == labels]
 
 
 def expected_labels(image: Path, root: Path) -> Path:

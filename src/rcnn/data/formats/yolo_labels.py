@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from rcnn.data.formats.many_files import images_in, walk
-from rcnn.data.formats.yolo_images import ImageSource, label_names, labels_folder
+from rcnn.data.folders import images_in, walk
+from rcnn.data.formats.yolo_images import ImageSource, images_folders, label_names, labels_folder
 from rcnn.data.formats.yolo_layouts import NAMES_FILES, Layout
 
 LABELIMG_NAMES = "classes.txt"  # LabelImg writes it into every folder of labels
@@ -43,9 +43,10 @@ def second_labels(layout: Layout, sources: Sequence[ImageSource]) -> dict[Folder
 
 
 def misplaced_labels(layout: Layout, sources: Sequence[ImageSource]) -> list[Path]:
-    """The folders in labels/ with label files of the names of images that have none, e.g. labels/ for images/train/.
+    """The folders with label files of the names of images that have none, e.g. labels/ for images/train/.
 
-    Folders that correspond to a folder of images are left out: their files belong to these.
+    They are in labels/, or else anywhere in the data set, e.g. annotations/. Folders that correspond to a folder of
+    images are left out: their files belong to these.
     """
     of_folder: defaultdict[Path, set[str]] = defaultdict(set)
     for source in sources:
@@ -55,7 +56,16 @@ def misplaced_labels(layout: Layout, sources: Sequence[ImageSource]) -> list[Pat
     for folder, stems in of_folder.items():
         if (tops := _tops(folder, layout.root)) is not None:
             found |= {place for stem, places in _unmatched(*tops).items() if stem in stems for place in places}
-    return sorted(found)
+    return sorted(found or _elsewhere(layout.root, set().union(*of_folder.values())))
+
+
+def _elsewhere(root: Path, stems: set[str]) -> Iterator[Path]:
+    """The folders in `root` with label files of the names `stems`, without those that belong to a folder of images."""
+    for place, names in _folders_of_labels(root):
+        if stems.isdisjoint(names):
+            continue
+        if not any(map(images_in, (place, *images_folders(place, root)))):
+            yield place
 
 
 def _tops(images: Path, root: Path) -> tuple[Path, Path] | None:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import yaml
 
+from rcnn.data.folders import subfolders
 from rcnn.data.formats.files import ALL, visible
-from rcnn.data.formats.many_files import subfolders
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import excerpt, few, printable
 from rcnn.text_files import lines_of, read_text, yaml_value
