@@ -30,6 +30,7 @@ WEIGHTS = {
     "chainer-fcis/": "resnet101@msra",
     "chainercv/": "resnet101@msra",
     "mask-faster-rcnn/": "resnet101@msra",  # 4.1: the caffe ResNet of pytorch-resnet
+    "mask-faster-rcnn/res50": "resnet50@msra",
     "detectron2/": "imagenet",
     "detectron2/scratch_": "none",
     "lsj/": "none",  # init_checkpoint = ""
