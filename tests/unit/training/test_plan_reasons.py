@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from rcnn.models import model_config
+from rcnn.models.overrides import override
 from rcnn.training.describe import describe_plan
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
@@ -40,20 +43,24 @@ def rows(request: RunRequest) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("start", ["model", "recipe", "checkpoint", "weights", "resumed"])
-def test_each_row_of_the_plan_has_a_reason(start: str, data: Path, trained: Path) -> None:
+def test_each_row_of_the_plan_has_a_reason(
+    start: str, data: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights = trained / "last"
+    theirs = override(model_config("mask_rcnn_r50_fpn"), ["box.pooler.sampling_ratio=2", "rpn.legacy.straddle=0"])
+    monkeypatch.setattr("rcnn.training.fitted_model.read_weights", lambda name: SimpleNamespace(config=theirs))
     requests = {
         "model": RunRequest(model="mask_rcnn_r50_fpn", weights="none", data=data, overrides=("box.fc_width=64",)),
         "recipe": RunRequest(recipe="chainer-mask-rcnn/R50-C4-COCO", weights="none", data=data),
         "checkpoint": RunRequest(model=str(weights), data=data),
-        "weights": RunRequest(model="mask_rcnn_compact", weights=str(weights), data=data),
+        "weights": RunRequest(model="mask_rcnn_r50_fpn", data=data),
         "resumed": RunRequest(model="mask_rcnn_compact", data=data, output=trained, resume=True),
     }
     expected = {
         "model": {"box.fc_width": "given", "num_classes": "from the data"},
         "recipe": {"mask.initializer": "recipe chainer-mask-rcnn/R50-C4-COCO", "num_classes": "from the data"},
         "checkpoint": {"mask.convs": f"of the checkpoint {weights}", "num_classes": "from the data"},
-        "weights": {"mask.convs": f"of the weights {weights}", "num_classes": "from the data"},
+        "weights": {"rpn.legacy.straddle": "of the weights mask_rcnn_r50_fpn@torchvision"},
         "resumed": dict.fromkeys(("mask.convs", "num_classes"), f"as recorded in {trained}/config.json"),
     }
     found = rows(requests[start])
