@@ -50,7 +50,7 @@ def require_run_folder(output: Path | None, *, resume: bool) -> None:
     if output is not None and not is_one_of_several():
         found = find_run(output)
         if not resume:
-            require_no_run(output, found.checkpoints)
+            require_no_run(output, found.checkpoints, "--resume")
 
 
 def require_an_input(words: Sequence[str]) -> None:

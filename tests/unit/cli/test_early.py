@@ -15,7 +15,7 @@ from rcnn.outputs import OutputFolder
 CASES = (  # words, what the message contains
     ("train m --data {0}/gone", "gone does not exist; expected the folder of a data set"),
     ("train m --data {0} --output {0}/file", "file is a file; expected a folder"),
-    ("train m --data {0} --output {0}/run", "run contains a run (last/): continue it with"),
+    ("train m --data {0} --output {0}/run", "run contains a run (last/): continue it with --resume, or"),
     ("train m --data {0} --output {0}/used", "used is in use by process"),
     ("train m", "give a model or a checkpoint, and its data"),
     ("eval m --data {0}/gone", "gone does not exist"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from rcnn.training.disk_space import disk_space, require_space
 from rcnn.training.settings import TrainConfig
 from rcnn.training.state import TrainState, write_state
 from rcnn.weights.checkpoint import write_checkpoint
+from rcnn.weights.files import WEIGHTS_FILE
 from tests.command import rcnn
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 
@@ -114,6 +116,28 @@ def test_the_number_of_a_disk_error_is_not_lost(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert of_torch.value.errno == of_safetensors.value.errno == errno.EFBIG
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_full_disk_during_a_run_says_how_to_go_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], saved: bool
+) -> None:
+    output = tmp_path / "my run"
+
+    def full(*_: object, **__: object) -> None:
+        if saved:
+            (output / "last").mkdir()
+            (output / "last" / WEIGHTS_FILE).touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last")
+
+    monkeypatch.setattr("rcnn.training.run.train", full)
+    words = ("train", "mask_rcnn_compact", "--data", data, "--output", output, "--val-split", "none", "--device", "cpu")
+    words = (*map(str, words), *TINY_MODEL, "train.workers=0")
+    assert rcnn(*words) == 2
+    message, going_on = capsys.readouterr().err.splitlines()[-2:]
+    assert message.startswith("rcnn: last cannot be written: No space left on device")
+    resumed = f"to continue: rcnn train mask_rcnn_compact --data {data} --output '{output}' --resume --device cpu"
+    assert going_on == (resumed if saved else f"to start again: {shlex.join(['rcnn', *words])}")
 
 
 def test_a_limit_of_the_shell_on_files_is_found_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
