@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcnn.cli.early import given_once, is_setting, require_places, require_run_folder
+from rcnn.cli.early import warn_of_repeats, is_setting, require_places, require_run_folder
 from rcnn.cli.failures import COMMAND_LINE, discard_output, note_stop
 from rcnn.cli.loading_line import end_loading_line
 from rcnn.cli.options import (
@@ -148,7 +148,7 @@ def train(
         model, words = None, [model, *words]
     if schedule:
         words.append(f"train.schedule={schedule}")
-    given_once(words)
+    warn_of_repeats(words)
     if resume and output is None:
         run = model if model and is_run(Path(model)) else "RUN"
         raise ValueError(
