@@ -31,8 +31,8 @@ def warn_of_repeats(words: list[str] | None) -> list[str] | None:
         values.setdefault(key.strip(), []).append(value)
     for key, given in values.items():
         if len(given) > 1 and not is_one_of_several():
-            line = f"warning: {key} is given {len(given)} times ({', '.join(given)}); the last value is used: {given[-1]}"
-            typer.echo(line, err=True)
+            values_typed = f"{len(given)} times ({', '.join(given)})"
+            typer.echo(f"warning: {key} is given {values_typed}; the last value is used: {given[-1]}", err=True)
     return words
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcnn.cli.early import warn_of_repeats, is_setting, require_an_input, require_places
+from rcnn.cli.early import is_setting, require_an_input, require_places, warn_of_repeats
 from rcnn.cli.failures import DEBUG
 from rcnn.cli.options import (
     TTA,
