@@ -1,4 +1,4 @@
-"""Checks of the paths and settings on the command line. A command makes them before it imports torch, which takes seconds."""
+"""Checks of the paths and settings of a command, made before it imports torch, which takes seconds."""
 
 from __future__ import annotations
 
