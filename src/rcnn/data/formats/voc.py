@@ -45,7 +45,7 @@ from rcnn.data.formats.voc_masks import (
     read_instances,
     warn_of_unknown,
 )
-from rcnn.data.formats.voc_xml import VocImage, difficult, read_voc_image
+from rcnn.data.formats.voc_xml import LABELME, PROBED_BYTES, VocImage, difficult, read_voc_image
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
 from rcnn.text_files import lines_of
 
@@ -246,12 +246,13 @@ def _first_xml(place: Path) -> Path | None:
 
 
 def _holds_voc(place: Path) -> bool:
-    """Whether the first XML file of a folder, by its name, has VOC's root element."""
+    """Whether the first XML file of a folder, by its name, has VOC's root element, and none of LabelMe's elements."""
     first = _first_xml(place)
     if first is None or not first.is_file():
         return False
     with first.open("rb") as file:
-        return ROOT.search(file.read(4096)) is not None
+        start = file.read(PROBED_BYTES)
+    return ROOT.search(start) is not None and LABELME.search(start) is None
 
 
 def _described(split: _Split, image_id: str, warnings: Warnings, damaged: dict[str, str]) -> VocImage | None:
