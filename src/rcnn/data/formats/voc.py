@@ -233,11 +233,16 @@ def _is_of_class(file: Path) -> bool:
 
 
 def _beside_images(folder: Path) -> dict[str, _Split]:
-    """Subfolders with XML files beside their images (Roboflow), and the folder itself as "all" (LabelImg)."""
+    """Subfolders with XML files beside their images (Roboflow), and the folder itself as "all" (LabelImg).
+
+    A single subfolder of XML files without images is "all" too, if the images are in data/ (FiftyOne) or images/.
+    """
     places = {ALL: folder} | {one.name: one for one in subfolders(folder)}
-    return {
-        name: _Split(file=place, annotations=place, images=place) for name, place in places.items() if _holds_voc(place)
-    }
+    found = {name: place for name, place in places.items() if _holds_voc(place)}
+    images = next((folder / name for name in ("data", "images") if images_in(folder / name)), None)
+    if len(found) == 1 and images is not None and not images_in(place := next(iter(found.values()))):
+        return {ALL: _Split(file=place, annotations=place, images=images)}
+    return {name: _Split(file=place, annotations=place, images=place) for name, place in found.items()}
 
 
 def _first_xml(place: Path) -> Path | None:
