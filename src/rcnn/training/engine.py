@@ -109,9 +109,11 @@ def optimize_or_skip(
     run: RunFolder,
     log: SilentLog,
 ) -> dict[str, Tensor]:
-    """Call `optimize`. If a loss is not finite: DivergedError, or with `train.nonfinite=skip` no losses."""
+    """Call `optimize`. If a loss is not finite: DivergedError; with `train.nonfinite=skip`, mostly no losses."""
     try:
-        return optimize(state, batches, settings, rate)
+        losses = optimize(state, batches, settings, rate)
+        state.skipped = 0
+        return losses
     except NonFiniteError as error:  # in all processes
         skip_or_stop(error, state, settings, run, log)
         return {}

@@ -40,6 +40,28 @@ def test_a_name_in_two_folders_is_ambiguous(tmp_path: Path) -> None:
     assert "are in images/part0, images/part1, and 1.png is in more than one of them (ambiguous): write" in found
 
 
+def test_a_folder_with_all_files_is_named(tmp_path: Path) -> None:
+    every = ["1.png", "2.png", "3.png"]
+    found = message(tmp_path / "a", [f"raw/photos/{name}" for name in every])
+    assert found.endswith("but they are in raw/photos: name it with images (--images)")
+    assert len(open_dataset(tmp_path / "a", "val", images="raw/photos")) == 3  # the advice
+    found = message(tmp_path / "b", [f"{folder}/{name}" for folder in ("copy", "raw") for name in every])
+    assert found.endswith(
+        "but files of these names are in copy, raw: name the right folder with images (--images), e.g. copy"
+    )
+    tables = coco_tables([annotation(1)], images=3)
+    for image, part in zip(tables["images"], (0, 0, 1), strict=True):
+        image["file_name"] = f"part{part}/1.png" if part else f"part{part}/{image['file_name']}"
+    (tmp_path / "c").mkdir()
+    write_annotations(tmp_path / "c", tables)
+    write_images(tmp_path / "elsewhere" / "part0", ["1.png", "2.png"])
+    write_images(tmp_path / "elsewhere" / "part1", ["1.png"])
+    (tmp_path / "c" / "raw").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"but they are in \S+/c/raw: name it with images \(--images\)$"):
+        open_dataset(tmp_path / "c", "val")
+    assert len(open_dataset(tmp_path / "c", "val", images="raw")) == 3
+
+
 def test_files_of_other_images_are_not_named(tmp_path: Path) -> None:
     found = message(tmp_path / "a", ["val/1.png", "images/part/3.png"])
     assert "2 of its 3 images are not in val, " in found

@@ -272,20 +272,29 @@ def test_fcis(row: tuple[str, int, float, float, float, float, int, float, bool]
     assert config.input.pixel_mean == zoo.input.pixel_mean[::-1]
 
 
+# facts, 4.1: what res101-lg.yml changes; SCALES and MAX_SIZE in training too
+LARGE = ("TEST.SCALES=[800]", "TEST.MAX_SIZE=1333", "TEST.RPN_POST_NMS_TOP_N=1000", "ANCHOR_SCALES=[2,4,8,16,32]")
+
+
 @pytest.mark.parametrize(
     ("name", "words", "steps", "drop"),
     [
         ("res101", "", 1_250_000, 800_000),
         ("res101-align", "POOLING_ALIGN=True", 1_250_000, 800_000),
         ("res101-from-frcn", "", 490_000, 350_000),
+        ("res50", "", 1_250_000, 800_000),
+        ("res101-lg", " ".join(LARGE), 1_250_000, 800_000),
     ],
 )
 def test_mask_faster_rcnn(name: str, words: str, steps: int, drop: int) -> None:
     """Facts, 4.1 and 4.2: lr 1e-3 for one image, decay 1e-4 on weights, none on biases."""
     recipe = find_recipe(f"mask-faster-rcnn/{name}")
-    shapes: Shapes = resnet_shapes(101) | {
+    depth = 50 if name == "res50" else 101
+    assert (recipe.model, recipe.weights) == (f"mask_rcnn_r{depth}_c4", f"resnet{depth}@msra")
+    assert "rcnn data minus-refer" in recipe.describe()
+    shapes: Shapes = resnet_shapes(depth) | {
         "rpn.convs.0.weight": (512, 1024, 3, 3),
-        "rpn.deltas.weight": (48, 512, 1, 1),
+        "rpn.deltas.weight": (60 if name == "res101-lg" else 48, 512, 1, 1),
         "box_head.logits.weight": (81, 2048),
         "mask_head.deconv.weight": (2048, 256, 2, 2),
         "backbone.stem.conv1.weight": (64, 3, 7, 7),
