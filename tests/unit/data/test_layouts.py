@@ -236,7 +236,7 @@ def test_files_of_coco_that_have_no_objects(tmp_path: Path) -> None:
     captions: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": entries}
     file = tmp_path / "annotations" / "captions_val2017.json"
     file.write_text(json.dumps(captions))
-    with pytest.raises(FileNotFoundError, match=r"captions_val2017.json has captions.*: get COCO's instances"):
+    with pytest.raises(FileNotFoundError, match=r"captions_val2017.json is a file of captions.*: get COCO's instances"):
         open_dataset(tmp_path)
     with pytest.raises(ValueError, match=r"has captions, not objects.*expected a file such as instances_val2017.json"):
         open_dataset(file)

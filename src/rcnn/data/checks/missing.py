@@ -10,7 +10,9 @@ from pathlib import Path, PurePosixPath
 from rcnn.data.checks.tables import RawTables
 from rcnn.data.folders import walk
 from rcnn.data.images import IMAGE_SUFFIXES
-from rcnn.data.messages import MissingImagesError, close_to, counted, few
+from rcnn.data.messages import SAVE_IMAGES, MissingImagesError, close_to, counted, few
+
+PREFIXED = re.compile(r"[0-9a-f]{8}-.+")  # the name of an uploaded image in Label Studio
 
 
 def missing_images(
@@ -37,6 +39,7 @@ def missing_images(
         by_option = ", or name their folder with images (--images)" if raw.takes_images else ""
         return MissingImagesError(
             f"{listed}{similar}), none of them in {where}{found_instead}: copy the images there{correct}{by_option}"
+            f"{SAVE_IMAGES if _is_of_cvat(raw) else ''}"
         )
     is_are, them = ("is", "it") if one else ("are", "them")
     remove = (
@@ -53,6 +56,11 @@ def missing_images(
     )
 
 
+def _is_of_cvat(raw: RawTables) -> bool:
+    """Whether the file has the name of a split of CVAT, or is beside CVAT's names of classes."""
+    return raw.file.stem.endswith("default") or os.path.isfile(raw.root / "labelmap.txt")
+
+
 def _has_file_per_image(raw: RawTables) -> bool:
     """Whether every image has its own annotation file."""
     return raw.file.is_dir() or raw.file.suffix == ".txt"
@@ -65,6 +73,8 @@ def _similar(wanted: Sequence[str], images: Sequence[str]) -> str:
     """
     stems = {os.path.splitext(name)[0]: os.path.splitext(name)[1] for name in images}
     own = [os.path.splitext(_base(name))[0] for name in wanted]
+    if all(PREFIXED.fullmatch(_base(name)) for name in wanted) and {_base(name)[9:] for name in wanted} <= set(images):
+        return " (the files have these names without the 8 characters and - that Label Studio adds)"
     if all(stem in stems for stem in own):
         file = "the file has" if len(own) == 1 else "the files have"
         return f" ({file} the suffix {few(sorted({stems[stem] for stem in own}))})"

@@ -29,6 +29,7 @@ PATTERNS = (
     "annotations/{split}.json",
     "{split}/_annotations.coco.json",  # Roboflow
     "{split}/annotations.json",
+    "{split}/labels.json",  # FiftyOne
     "_annotations.coco.json",  # Roboflow without splits, or the folder of one
     "result.json",  # Label Studio
     "annotations.json",

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
+from rcnn.data.formats.signatures import HINTS, OWN_JSON, PATHS, STARTS, TOOLS
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import close_to, counted, few
 from rcnn.text_files import OTHER_ENCODING, is_binary
@@ -18,47 +19,10 @@ NAMES = {"classes.txt", "obj.names", "data.yaml"}  # files with the names of YOL
 ADD_NAMES = "No file has the names of the classes: add classes.txt, with a name per line in the order of their numbers."
 YOLO_LINE = re.compile(r"\d+(?:[ \t]+[-+.\deE]+){4,}\s*$", re.MULTILINE)
 LOOKED_AT = 20_000  # files; further files are not counted
-VIA_COLUMN = "region_shape_attributes"  # a column of VIA's CSV export
 MAX_JSON = 50_000_000  # bytes of a JSON file that is read to say what it contains
 MAX_START = 4096  # characters at the start of a file, which are read
-CVAT_XML = re.compile(r"<annotations[\s>]")  # the root element of CVAT's own format
 MASK_ENDINGS = ("_mask", "_masks", "_label", "_seg", "-mask", "_gt")  # of the names of masks
 MASK_FOLDER = re.compile(r"mask|label|annot|segm|truth|^gt$", re.IGNORECASE)  # in the names of folders of masks
-AGAIN = "export the annotations again as COCO"
-TABLE_FILES = "a table of a data set: write its images to files, and use rcnn.Dataset.from_records in Python"
-# keys of a JSON object, or of the first entry of a list -> the tool that writes them
-TOOLS: tuple[tuple[set[str], str], ...] = (
-    ({"data", "annotations"}, "Label Studio"),
-    ({"data", "completions"}, "Label Studio"),
-    ({"annotator", "annotation_id"}, "Label Studio"),
-    ({"data_row", "projects"}, "Labelbox"),
-    ({"Labeled Data", "Label"}, "Labelbox"),
-    ({"classTitle", "geometryType"}, "Supervisely"),
-    ({"size", "objects", "tags"}, "Supervisely"),
-    ({"classes", "tags", "projectType"}, "Supervisely"),
-    ({"item", "annotations"}, "V7 (Darwin)"),
-    ({"asset", "regions"}, "VoTT"),
-    ({"assets", "tags"}, "VoTT"),
-    ({"instances", "metadata"}, "SuperAnnotate"),
-    ({"image", "annotations"}, "CreateML"),
-)
-HINTS = {  # suffix -> what the file is, and what to do
-    ".tfrecord": f"TensorFlow records: {AGAIN}",
-    ".record": f"TensorFlow records: {AGAIN}",
-    ".csv": f"a table: convert it to COCO's format, or {AGAIN}",
-    ".ndjson": f"JSON of another tool, an object per line: {AGAIN}",
-    ".jsonl": f"JSON of another tool, an object per line: {AGAIN}",
-    ".parquet": TABLE_FILES,
-    ".arrow": TABLE_FILES,
-    ".zip": "an archive: unpack it",
-    ".tar": "an archive: unpack it",
-    ".gz": "an archive: unpack it",
-    ".tgz": "an archive: unpack it",
-    ".7z": "an archive: unpack it",
-    ".rar": "an archive: unpack it",
-    ".safetensors": "a checkpoint, not a data set",
-    ".pth": "a checkpoint, not a data set",
-}
 
 
 def not_recognised(folder: Path, annotations: str, formats: str) -> FileNotFoundError:
@@ -92,11 +56,11 @@ def no_such_split(folder: Path, split: str, splits: Sequence[str], files: str) -
 
 def hint_for(file: Path) -> str:
     """What a file that is not an annotation file contains, and what to do; empty if not known."""
-    if file.suffix.lower() == ".xml" and CVAT_XML.search(_start(file)):
-        return f"CVAT's own XML: {AGAIN} (COCO 1.0 in CVAT's list of formats)"
-    if file.suffix.lower() == ".csv" and VIA_COLUMN in _start(file).partition("\n")[0]:
-        return "VIA's table: in VIA choose Annotation > Export Annotations (as json), and give that file"
-    return HINTS.get(file.suffix.lower(), "")
+    suffix, start = file.suffix.lower(), ""
+    for own, pattern, text in STARTS:
+        if suffix == own and pattern.search(start := start or _start(file)):
+            return text
+    return HINTS.get(suffix, "")
 
 
 def tool_of(content: object) -> str:
@@ -104,8 +68,7 @@ def tool_of(content: object) -> str:
     entry = content[0] if isinstance(content, list) and content else content
     if not isinstance(entry, dict):
         return ""
-    tool = next((tool for keys, tool in TOOLS if keys <= entry.keys()), "")
-    return f"in {tool}'s own JSON format: {AGAIN}" if tool else ""
+    return next((OWN_JSON.format(tool=tool, action=todo) for keys, tool, todo in TOOLS if keys <= entry.keys()), "")
 
 
 def _start(file: Path) -> str:
@@ -133,11 +96,14 @@ def _files(folder: Path) -> Iterator[str]:
 def _advice(folder: Path, files: Sequence[str]) -> str:
     """What the files are, and what to do about it."""
     for name in files:
-        path = folder / name
-        if path.name.startswith("captions_") and path.suffix == ".json":
-            return f"{name} has captions, not objects: get COCO's instances_*.json too."
-        if path.name.startswith(("instances_", "person_keypoints_")) and path.suffix == ".json":
+        if PurePath(name).name.startswith(("instances_", "person_keypoints_")) and PurePath(name).suffix == ".json":
             return f"{name} is a COCO file: give that file, or the folder that contains annotations/ and the images."
+    for name in files:
+        for pattern, what in PATHS:
+            if pattern.search(PurePath(name).as_posix()):
+                return f"{name} is {what}."
+    for name in files:
+        path = folder / name
         if path.suffix.lower() == ".json" and path.suffix != ".json":
             one_image = '"shapes"' in _start(path)  # labelme's, which `annotations` refuses
             other = "" if one_image else ", or name it with annotations (--annotations)"

@@ -20,7 +20,7 @@ from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.yolo_images import ImageSource, expected_labels, images_of
 from rcnn.data.formats.yolo_keypoints import BOX, keypoint_shape
-from rcnn.data.formats.yolo_labels import absent_images, misplaced_labels, second_labels, unused_labels
+from rcnn.data.formats.yolo_labels import absent_images, has_yolo_lines, misplaced_labels, second_labels, unused_labels
 from rcnn.data.formats.yolo_layouts import Layout, layout_of, layout_splits
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few
 from rcnn.text_files import read_text
@@ -256,8 +256,25 @@ def _note_unlabelled(layout: Layout, sources: Sequence[ImageSource], warnings: W
     if without and len(without) == len(sources):
         expected = os.path.relpath(expected_labels(sources[0].path, layout.root), layout.root).replace(os.sep, "/")
         what = f"no label file; expected e.g. {expected} for {sources[0].name}"
-        if places := misplaced_labels(layout, sources):
-            what += f", but label files of these names are in {few([str(place) for place in places])}: move them there"
+        what += _where_labels_are(layout, misplaced_labels(layout, sources))
         warnings.add(what, "used as images without objects", without, "image", kind="no-labels")
     if without:
         warnings.note(f"{counted(len(without), 'image')} without a label file ({few(without)}): used as negatives")
+
+
+def _where_labels_are(layout: Layout, places: Sequence[Path]) -> str:
+    """What to do about text files with the names of images in the folders `places`; empty if there are none."""
+    upper = {part for place in places for part in place.parts if part != "labels" and part.lower() == "labels"}
+    if upper:
+        return (
+            f", but there is a folder {few(sorted(upper))}: name the folders images and labels, in lower case, also in "
+            f"{layout.file.name}"
+        )
+    if labels := [place for place in places if has_yolo_lines(place)]:
+        return f", but label files of these names are in {few([str(place) for place in labels])}: move them there"
+    if places:
+        return (
+            f", but the text files in {few([str(place) for place in places])} do not have YOLO's lines: export the "
+            "annotations again in YOLO's format, or as COCO"
+        )
+    return ""
