@@ -48,7 +48,11 @@ def test_each_row_of_the_plan_has_a_reason(
 ) -> None:
     weights = trained / "last"
     theirs = override(model_config("mask_rcnn_r50_fpn"), ["box.pooler.sampling_ratio=2", "rpn.legacy.straddle=0"])
-    monkeypatch.setattr("rcnn.training.fitted_model.read_weights", lambda name: SimpleNamespace(config=theirs))
+
+    def read(name: str) -> SimpleNamespace:
+        return SimpleNamespace(config=theirs)
+
+    monkeypatch.setattr("rcnn.training.fitted_model.read_weights", read)
     requests = {
         "model": RunRequest(model="mask_rcnn_r50_fpn", weights="none", data=data, overrides=("box.fc_width=64",)),
         "recipe": RunRequest(recipe="chainer-mask-rcnn/R50-C4-COCO", weights="none", data=data),

@@ -291,7 +291,7 @@ NETWORKS = {
 def test_the_network_is_that_of_the_facts(name: str) -> None:
     recipe = find_recipe(name)
     ours = setting_values(override(model_config(recipe.model), recipe.model_settings))
-    different = {}
+    different = dict[str, tuple[object, object]]()
     for key, expected in NETWORKS[name].items():
         equal = pytest.approx(expected) if isinstance(expected, float) else expected
         different |= {} if ours[key] == equal else {key: (ours[key], expected)}
