@@ -359,3 +359,8 @@ def test_evaluations_are_those_of_the_epochs_of_the_publisher(
     assert -(-settings.steps // settings.evaluate_every) == evaluations
     assert name in reasons["evaluate_every"]
     assert recipe.with_evaluations(trained, images=images, processes=each, given={"evaluate_every"}) == (trained, {})
+
+
+def test_a_recipe_names_the_depth_that_its_model_does_not() -> None:
+    assert find_recipe("lsj/R101-FPN-100ep").network == ("mask_rcnn_r50_fpn_syncbn_caffe", "backbone.depth=101")
+    assert find_recipe("lsj/R50-FPN-100ep").network == ("mask_rcnn_r50_fpn_syncbn_caffe",)

@@ -387,11 +387,6 @@ def test_a_recipe_that_fits_another_model_has_no_warning() -> None:
     assert (set(found.settings), warning) == (set(recipe.settings), "")
 
 
-def test_a_recipe_names_the_depth_that_its_model_does_not() -> None:
-    assert find_recipe("lsj/R101-FPN-100ep").network == ("mask_rcnn_r50_fpn_syncbn_caffe", "backbone.depth=101")
-    assert find_recipe("lsj/R50-FPN-100ep").network == ("mask_rcnn_r50_fpn_syncbn_caffe",)
-
-
 def test_a_batch_that_cannot_be_that_of_the_recipe_says_so() -> None:
     recipe = replace(next(iter(RECIPES.values())), name="a/b", images_per_step=8)
     for processes, accumulate, reason in (
