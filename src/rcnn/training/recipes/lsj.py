@@ -7,7 +7,7 @@ from rcnn.training.recipes.recipe import Recipe
 SOURCE = "facebookresearch/detectron2 at 02b5c4e2: MODEL_ZOO.md, configs/new_baselines"
 # 100 epochs are 184,375 steps of 64 images; the learning rate decays after 163,889 and 177,546 of them
 STEPS = 184_375
-WARM_UP = 500  # a fraction of the run: twice as many steps in 200 epochs
+WARM_UP = 500  # steps in 100 epochs; it is a fraction of the run
 SETTINGS = (
     "backbone.frozen_stages=0",
     "rpn.convs=2",
