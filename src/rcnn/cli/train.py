@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcnn.cli.early import given_once, is_setting, require_places, require_run_folder
+from rcnn.cli.early import is_setting, require_places, require_run_folder, warn_of_repeats
 from rcnn.cli.failures import COMMAND_LINE, discard_output, note_stop
 from rcnn.cli.loading_line import end_loading_line
 from rcnn.cli.options import (
@@ -22,7 +22,6 @@ from rcnn.cli.options import (
     Offline,
     RelativeBoxes,
     Strict,
-    settings_argument,
 )
 from rcnn.cli.workers import Devices, MaxRestarts, launch, require_devices
 from rcnn.commands import AGAIN, CONTINUE, as_typed
@@ -51,7 +50,7 @@ def train(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        settings_argument("Settings, e.g. rpn.proposals.nms_iou=0.6 train.steps=500."),
+        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, e.g. rpn.proposals.nms_iou=0.6 train.steps=500."),
     ] = None,
     recipe: Annotated[
         str,
@@ -148,7 +147,7 @@ def train(
         model, words = None, [model, *words]
     if schedule:
         words.append(f"train.schedule={schedule}")
-    given_once(words)
+    warn_of_repeats(words)
     if resume and output is None:
         run = model if model and is_run(Path(model)) else "RUN"
         raise ValueError(

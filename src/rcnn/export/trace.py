@@ -59,6 +59,8 @@ def trace(detector: Detector, record: ExportRecord) -> tuple[ExportedProgram, Ex
     except Exception as error:  # of torch.export: many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{record.config.name} cannot be traced by torch.export: {reason}") from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names the source files of this machine
     least = least_size(program)
     return program, record if record.size else replace(record, least_size=least)
 

@@ -53,9 +53,7 @@ class Exported:
     path: Path
     record: ExportRecord
     difference: Difference  # from the detector in PyTorch, on one generated batch; int8: from float32, on real images
-    accuracy: Accuracy | None = (
-        None  # AP of the checkpoint (int8: of the float32 file) and of the file; None: not measured
-    )
+    accuracy: Accuracy | None = None  # AP before (int8: of the float32 file) and after; None: not measured
 
 
 def export_model(

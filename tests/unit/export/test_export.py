@@ -58,6 +58,12 @@ def test_the_smallest_images_are_not_padded(mask_model: tuple[Detector, Exported
     require_equal_on_small_images(detector, open_exported(written.path, CPU))
 
 
+def test_the_file_names_no_source_files(mask_model: tuple[Detector, Exported]) -> None:
+    """torch's notes at each node have the paths of the machine that exported the file."""
+    _, written = mask_model
+    assert b"detector.py" not in written.path.read_bytes()
+
+
 def test_the_file_carries_its_config_and_class_names(mask_model: tuple[Detector, Exported]) -> None:
     detector, written = mask_model
     record = exported_record(written.path)
@@ -190,6 +196,7 @@ def test_a_torch_program_of_fixed_size_and_batch(tmp_path: Path) -> None:
     written = export_model(detector, tmp_path / "model.pt2", size=(120, 150), batch=2)
     assert written.record.size == (128, 160)
     assert written.difference.boxes == 0.0
+    assert b"detector.py" not in written.path.read_bytes()
     model = open_exported(written.path, CPU)
     images = batch_of(3, 96, 160)  # two runs, the second filled up
     expected = prepare_for_inference(detector).predict(model._padded(images))

@@ -21,7 +21,14 @@ from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 from tests.unit.training import runs
 
-BRIEF = (*TINY_MODEL, "train.steps=2", "train.batch_size=2", "train.workers=0", "train.log_every=1")
+BRIEF = (
+    *TINY_MODEL,
+    "train.steps=2",
+    "train.batch_size=2",
+    "train.workers=0",
+    "train.log_every=1",
+    "train.evaluate_every=2",
+)
 
 
 @pytest.fixture(scope="module")
