@@ -12,7 +12,6 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rcnn.ops.tracing import is_traced
@@ -60,8 +59,8 @@ def lacks_avx512() -> bool:
 def winograd(input: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
     """`F.conv2d(input, weight, bias, padding=1)`, and ReLU if wanted: (N, K, H, W), channels last, of (N, C, H, W).
 
-    `weight` (K, C, 3, 3), `bias` (K,), all float32 or float64; without gradients. Memory beyond the result: a padded
-    copy of the maps, the transformed weights, and twice STRIP_BYTES (or one row of tiles, if that is more).
+    `weight` (K, C, 3, 3), `bias` (K,), all float32 or float64; without gradients. Memory beyond the result: the
+    transformed weights and about 2.5 times STRIP_BYTES (or one row of tiles, if that is more), for any N and H.
     """
     count, channels, height, width = input.shape
     kernels = len(weight)
@@ -69,15 +68,14 @@ def winograd(input: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool =
     of_window, of_tile = input.new_tensor(OF_WINDOW), input.new_tensor(OF_TILE)
     weights = transformed_weight(weight)  # (36, C, K)
     shift = input.new_zeros(kernels) if bias is None else bias
-    borders = (0, 0, 1, TILE * columns - width + 1, 1, TILE * rows - height + 1)
-    padded = F.pad(input.permute(0, 2, 3, 1), borders)  # (N, 4 rows + 2, 4 w + 2, C)
     output = input.new_empty(count, height, width, kernels)
     row = WINDOW**2 * columns * max(channels, kernels)
     most = min(rows, max(1, STRIP_BYTES // (row * input.element_size())))  # rows of tiles in a strip
     first, second = input.new_empty(2, row * most)  # memory for all strips and steps
-    for maps, result in zip(padded, output, strict=True):
+    framed = input.new_zeros(TILE * most + 2, TILE * columns + 2, channels)  # a strip with a border of one pixel
+    for maps, result in zip(input.permute(0, 2, 3, 1), output, strict=True):  # (H, W, C), (H, W, K)
         for start in range(0, rows, most):
-            strip = maps[TILE * start : TILE * (start + most) + WINDOW - TILE]
+            strip = frame(maps, TILE * start, TILE * min(start + most, rows), framed)
             windows = strip.unfold(0, WINDOW, TILE).unfold(1, WINDOW, TILE).permute(3, 4, 0, 1, 2)  # (6, 6, r, w, C)
             inputs = part(first, windows.shape).copy_(windows)
             inputs = on_both_sides(of_window, inputs, second, first).view(WINDOW**2, -1, channels)  # (36, r w, C)
@@ -95,6 +93,20 @@ def transformed_weight(weight: Tensor) -> Tensor:
     matrix = torch.tensor(OF_WEIGHT, dtype=torch.float64)
     both = torch.kron(matrix, matrix).to(weight.dtype)  # (36, 9)
     return torch.matmul(both, weight.permute(0, 2, 3, 1).flatten(1, 2)).permute(1, 2, 0)
+
+
+def frame(maps: Tensor, start: int, end: int, framed: Tensor) -> Tensor:
+    """Rows `start` - 1 to `end` of `maps` (H, W, C) in the memory `framed`, 0 outside: (end - start + 2, ..., C).
+
+    The first column of `framed` and those after the W next ones are 0, and stay so.
+    """
+    height, width = maps.shape[:2]
+    strip = framed[: end - start + 2]
+    above, below = max(0, 1 - start), max(0, end + 1 - height)  # rows outside
+    strip[:above] = 0
+    strip[len(strip) - below :] = 0
+    strip[above : len(strip) - below, 1 : width + 1] = maps[start - 1 + above : end + 1 - below]
+    return strip
 
 
 def on_both_sides(matrix: Tensor, values: Tensor, memory: Tensor, result: Tensor) -> Tensor:
