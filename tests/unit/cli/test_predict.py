@@ -144,10 +144,12 @@ def test_an_image_is_drawn_while_the_model_works_on_the_next(
     drawn, calls = threading.Event(), list[int]()
     detect, draw = Predictor.detect, ImageDetections.draw
 
-    def waiting(self: Predictor, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
+    def waiting(
+        self: Predictor, images: Sequence[Tensor], frames: Sequence[Frame], score: float
+    ) -> list[ImageDetections]:
         calls.append(len(images))
         assert len(calls) < 2 or drawn.wait(60)
-        return detect(self, images, frames)
+        return detect(self, images, frames, score)
 
     def tell(result: ImageDetections, **options: Any) -> Image.Image:
         picture = draw(result, **options)

@@ -28,7 +28,7 @@ OPTIONS = ImageOptions(keep=Filter(score=0.0), pictures=False)
 class NoObjects:
     """A predictor that finds nothing."""
 
-    def predict(self, pixels: torch.Tensor, max_pixels: int) -> ImageDetections:
+    def predict(self, pixels: torch.Tensor, score: float, max_pixels: int) -> ImageDetections:
         none = np.zeros((0, 4), np.float32)
         return ImageDetections(
             height=8, width=8, boxes=none, scores=none[:, 0], labels=none[:, 0].astype(int), classes=("cat",)

@@ -42,13 +42,13 @@ def predictor() -> Predictor:
 class Gate:
     """The predictor's `detect`, which waits until the test opens it; keeps the number of images of each batch."""
 
-    def __init__(self, detect: Callable[[list[Tensor], list[Frame]], list[ImageDetections]]) -> None:
+    def __init__(self, detect: Callable[[list[Tensor], list[Frame], float], list[ImageDetections]]) -> None:
         self.detect, self.opened, self.batches = detect, threading.Event(), list[list[tuple[int, int]]]()
 
-    def __call__(self, images: list[Tensor], frames: list[Frame]) -> list[ImageDetections]:
+    def __call__(self, images: list[Tensor], frames: list[Frame], score: float) -> list[ImageDetections]:
         self.batches.append([frame.size for frame in frames])
         assert self.opened.wait(30)
-        return self.detect(images, frames)
+        return self.detect(images, frames, score)
 
 
 @contextmanager
