@@ -140,6 +140,7 @@ class Conv2d(nn.Conv2d):
         relu: bool = False,
         norm_after_relu: bool = False,  # tensorpack's heads with group norm
         padding: Padding = "symmetric",  # of strided convolutions, see `border`
+        winograd: bool = False,  # may be computed by `ops/winograd.py`; its rounding adds up in a chain of layers
     ) -> None:
         zeros = border(kernel, stride, padding)
         super().__init__(
@@ -154,7 +155,7 @@ class Conv2d(nn.Conv2d):
         )
         self.border = zeros
         self.norm = build_norm(norm, out_channels, eps, trained_affine=trained_affine)
-        self.relu, self.norm_after_relu = relu, norm_after_relu
+        self.relu, self.norm_after_relu, self.winograd = relu, norm_after_relu, winograd
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         zero_bias(self)
 
@@ -190,7 +191,7 @@ class Conv2d(nn.Conv2d):
     def fused(self, input: Tensor, plus: Tensor | None) -> Tensor:
         """The convolution, the addition of `plus` and the ReLU; `plus` is overwritten."""
         ops = torch.ops.mkldnn
-        if plus is None and self.is_plain() and winograd_is_faster(input, self.weight):
+        if self.winograd and plus is None and self.is_plain() and winograd_is_faster(input, self.weight):
             return winograd(input, self.weight, self.bias, relu=self.relu)
         relu = "relu" if self.relu else "none"
         shape = (self.padding, self.stride, self.dilation, self.groups)

@@ -91,7 +91,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("relu", [False, True])
 def test_a_layer_uses_it_only_in_prediction_and_where_it_is_faster(used: list[int], relu: bool) -> None:
     maps, _, _ = inputs(2, 4, 6, 6, 7)
-    layer = Conv2d(4, 6, 3, relu=relu)
+    layer = Conv2d(4, 6, 3, relu=relu, winograd=True)
     assert layer(maps).requires_grad
     assert not used
     with torch.no_grad():
@@ -101,11 +101,12 @@ def test_a_layer_uses_it_only_in_prediction_and_where_it_is_faster(used: list[in
         assert len(used) == 1
         layer(maps.contiguous())
         layer(maps[:, :, :5, :5])
-        Conv2d(4, 6, 1)(maps)
-        Conv2d(4, 6, 3, stride=2)(maps)
-        Conv2d(4, 6, 3, dilation=2)(maps)
-        Conv2d(4, 6, 3, groups=2)(maps)
-        Conv2d(4, 3, 3)(maps)
+        Conv2d(4, 6, 3)(maps)
+        Conv2d(4, 6, 1, winograd=True)(maps)
+        Conv2d(4, 6, 3, stride=2, winograd=True)(maps)
+        Conv2d(4, 6, 3, dilation=2, winograd=True)(maps)
+        Conv2d(4, 6, 3, groups=2, winograd=True)(maps)
+        Conv2d(4, 3, 3, winograd=True)(maps)
         layer(maps, plus=torch.zeros_like(expected))
         assert len(used) == 1
 
@@ -117,7 +118,7 @@ def test_it_is_not_used_in_graphs_or_with_other_types(used: list[int]) -> None:
     assert not winograd_is_faster(maps.bfloat16(), weight.bfloat16())
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         assert not winograd_is_faster(fake.from_tensor(maps), weight)
-    layer = Conv2d(4, 6, 3)
+    layer = Conv2d(4, 6, 3, winograd=True)
     program = torch.export.export(layer, (maps,))
     assert "convolution" in str(program.graph) or "conv2d" in str(program.graph)
     assert not used
