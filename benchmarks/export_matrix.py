@@ -129,8 +129,8 @@ def cell_of(difference: Difference, fixed: str = "") -> Cell:
         return Cell(status="failed", reason="nothing is detected")
     reasons: list[str] = []
     for name, most in TOLERANCES.items():
-        value: float = getattr(difference, name)
-        if value > most:
+        value: float | None = getattr(difference, name)
+        if value is not None and value > most:
             reasons.append(f"{name} by up to {value:.2g}{' px' if name in ('boxes', 'keypoints') else ''}")
     if difference.unmatched:
         count = difference.matched + difference.unmatched

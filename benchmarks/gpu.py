@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gpu_kernels import cases, on_device, outputs
+from gpu_loader import prefetch_check
 from gpu_models import compiled_checks, inference_rows, sync_checks, training_rows
 from gpu_report import Report, table
 
@@ -72,6 +73,8 @@ def main() -> None:
     with torch.random.fork_rng():
         kernel_checks(report)
         sync_checks(report)
+        if report.device.type == "cuda":  # on a CPU, nothing is pinned or copied
+            prefetch_check(report)
         compiled_checks(report)
         inference_rows(report)
         training_rows(report)

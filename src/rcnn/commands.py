@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shlex
 
+CONTINUE, AGAIN = "to continue", "to start again"
+GOING_ON = (CONTINUE, AGAIN)  # beginnings of the notes of an error that say how to go on
+
 
 def as_typed(*words: object) -> str:
     """The words of a command, or of a part of it, as they are typed in a shell.

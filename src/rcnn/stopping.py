@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 AGAIN = 0.02  # seconds until `Stopped` is raised again, if Python discarded it
@@ -30,7 +30,8 @@ class Stopped(BaseException):
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Within the block, a signal raises Stopped, so that temporary files are removed; a second Ctrl-C ends at once.
+    """Within the block, a signal raises Stopped, so that temporary files are removed; see `_end_at_once` for a second
+    Ctrl-C.
 
     Training replaces these handlers by its own (training/signals.py). No effect outside the main thread.
     """
@@ -46,7 +47,7 @@ def stopping_on_signals() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         for each in taken:
-            signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
+            signal.signal(each, _end_at_once if each == signal.SIGINT else signal.SIG_IGN)
         raise Stopped(number)
 
     unraisable = sys.unraisablehook
@@ -71,6 +72,36 @@ def stopping_on_signals() -> Iterator[None]:
         sys.unraisablehook = unraisable
         for number in taken:
             signal.signal(number, before[number] or signal.SIG_DFL)  # None: not set by Python
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """The handler of a second Ctrl-C: end the process, with a line, because the command has not said its own yet."""
+    with suppress(OSError, ValueError):  # the terminal is gone, or stderr has no file descriptor
+        os.write(sys.stderr.fileno(), f"rcnn: stopped by {signal.Signals(number).name}, twice\n".encode())
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+@contextmanager
+def completing() -> Iterator[None]:
+    """A block in which a run that was stopped completes its files and messages, so that further signals are ignored.
+
+    Ctrl-C raises KeyboardInterrupt. No effect outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # Windows has only the first
+    handlers = {getattr(signal, name): signal.SIG_IGN for name in names if hasattr(signal, name)}
+    before = {
+        number: signal.signal(number, handler) or signal.SIG_DFL  # None: not set by Python
+        for number, handler in (handlers | {signal.SIGINT: signal.default_int_handler}).items()
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def stop_with_launcher() -> None:

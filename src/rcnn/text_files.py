@@ -21,6 +21,13 @@ BYTE_ORDER_MARKS = {  # UTF-32 first: its mark starts with that of UTF-16
 }  # fmt: skip
 
 
+OTHER_ENCODING = "text in another encoding than UTF-8; save it as UTF-8"
+
+
+class NotUnicodeError(ValueError):
+    """A text file in another encoding than UTF-8, UTF-16 and UTF-32, e.g. in Windows' cp1252."""
+
+
 def read_text(path: Path) -> str:
     """The text of a file, see `decoded`. Raises ValueError that names the file, OSError where it cannot be read."""
     require_regular(path)
@@ -106,7 +113,10 @@ def lines_of(path: Path) -> list[str]:
 
 
 def read_json(path: Path, advice: str = "it may be cut short or another kind of file: export or copy it again") -> Any:
-    """The value in a JSON file. Raises ValueError, which ends with `advice`, where it is damaged; OSError as usual."""
+    """The value in a JSON file. Raises ValueError, which ends with `advice`, where it is damaged; OSError as usual.
+
+    JSON is text in UTF-8, UTF-16 or UTF-32. Raises NotUnicodeError for text in another encoding.
+    """
     require_regular(path)
     content = path.read_bytes()
     if not content:
@@ -114,8 +124,25 @@ def read_json(path: Path, advice: str = "it may be cut short or another kind of 
     try:
         with gc_paused():
             return json.loads(content)
+    except UnicodeDecodeError as error:
+        if is_binary(content):
+            raise ValueError(f"{path} is not JSON: it is a binary file; {advice}") from error
+        raise NotUnicodeError(f"{path} is {OTHER_ENCODING}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); {advice}") from error
+
+
+def is_binary(content: bytes) -> bool:
+    """Whether the start of a file that is not in a Unicode encoding has control characters, which texts do not have."""
+    return any(byte < 32 and byte not in b"\t\n\f\r\x1b" for byte in content[:1024])
+
+
+def contains_key(content: bytes, key: str) -> bool:
+    """Whether the content of a JSON file, or its start, contains the text `key` in quotes; it is not parsed."""
+    encoding = json.detect_encoding(content)
+    if encoding.startswith("utf-8"):
+        return f'"{key}"'.encode() in content
+    return f'"{key}"' in content.decode(encoding, "replace")
 
 
 @contextmanager

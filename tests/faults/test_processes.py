@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -74,6 +75,7 @@ def test_a_lost_worker_ends_the_run_with_its_state_saved(
     assert "Traceback" not in errors
     [line] = [line for line in errors.splitlines() if "worker process" in line]
     assert ("killed by SIGKILL" in line) == (number == signal.SIGKILL)
+    assert re.fullmatch(r"to continue: rcnn train .* --resume.*", errors.splitlines()[-1])
     check_saved(tmp_path / "run")
 
 

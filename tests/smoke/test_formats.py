@@ -21,6 +21,7 @@ from tests.unit.data.coco_folders import annotation, coco_tables, write_images
 from tests.unit.data.format_folders import (
     reference,
     write_labelme,
+    write_labelme_xml,
     write_lvis,
     write_masks,
     write_refer,
@@ -58,6 +59,11 @@ def labelme() -> tuple[str, str]:
     return "plants", "train"
 
 
+def labelme_xml() -> tuple[str, str]:
+    write_labelme_xml(tables(["a.jpg"]), PICTURES, Path("fields/train"))
+    return "fields", "train"
+
+
 def yolo() -> tuple[str, str]:
     write_yolo(tables(["a.jpg"]), PICTURES, Path("shapes"), "train", polygons=True)
     return "shapes", "train"
@@ -93,6 +99,7 @@ def mask_folders() -> tuple[str, str]:
 
 FORMATS: dict[str, Callable[[], tuple[str, str]]] = {
     "labelme": labelme,
+    "LabelMe XML": labelme_xml,
     "YOLO": yolo,
     "Pascal VOC": voc,
     "SBD": sbd,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+
+from rcnn.data.loading import TrainingBatch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -30,6 +36,23 @@ def test_a_dry_run_checks_and_measures_everything(
     assert len(report["milliseconds"]) >= 16
     assert report["not_measured"] == []
     assert "11 of 11 checks passed" in printed
+
+
+def test_the_check_of_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal batches pass, and a changed one is found. Pinned memory and the side stream are used on a GPU only."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    loader, reports = importlib.import_module("gpu_loader"), importlib.import_module("gpu_report")
+    report = reports.Report(device=torch.device("cpu"), deadline=0.0, tiny=True)
+    loader.prefetch_check(report)
+    assert list(report.checks.values()) == ["ok"]
+
+    def damaged(batches: Iterator[TrainingBatch], device: torch.device) -> Iterator[TrainingBatch]:
+        for batch in batches:
+            yield replace(batch, targets=replace(batch.targets, boxes=batch.targets.boxes + 1))
+
+    monkeypatch.setattr(loader, "prefetched", damaged)
+    loader.prefetch_check(report)
+    assert list(report.checks.values()) == ["AssertionError: Targets.boxes differs"]
 
 
 def test_the_shell_script_is_valid() -> None:

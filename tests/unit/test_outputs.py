@@ -124,6 +124,9 @@ def test_an_output_that_is_no_folder_is_refused(tmp_path: Path) -> None:
                 OutputFolder(tmp_path / link / below)
     with pytest.raises(OSError, match=r"x cannot be written \(File name too long\): choose another output"):
         OutputFolder(tmp_path / ("x" * 300))
+    for place in ("/proc", "/proc/rcnn-output") if Path("/proc/self").exists() else ():
+        with pytest.raises(OSError, match=rf"^{place} cannot be written \(.*\): choose another output \(--output\)$"):
+            OutputFolder(place)
     with pytest.raises(FileExistsError, match=r"cannot create a folder in .*file \(File exists\): choose another"):
         new_output("eval", "m", below=tmp_path / "file")
 

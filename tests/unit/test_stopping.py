@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rcnn.runtime.launch import _stopped_once
-from rcnn.stopping import Stopped, stopping_on_signals
+from rcnn.stopping import Stopped, completing, stopping_on_signals
 
 
 class Mortal:
@@ -51,6 +52,34 @@ def test_a_signal_stops_the_block_wherever_it_arrives(send: Callable[[int], None
     assert error.value.number == number
     assert signal.getsignal(number) == before
     assert sys.unraisablehook == hook
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_second_ctrl_c_ends_at_once_with_a_line() -> None:
+    """Also while the first one removes temporary files, before the command has printed its own line."""
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        try:
+            sys.stderr = os.fdopen(write, "w")
+            with stopping_on_signals():
+                try:
+                    signal.raise_signal(signal.SIGINT)
+                finally:
+                    signal.raise_signal(signal.SIGINT)
+        finally:
+            os._exit(1)
+    os.close(write)
+    with os.fdopen(read) as printed:
+        assert printed.read() == "rcnn: stopped by SIGINT, twice\n"
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGINT
+
+
+def test_what_follows_a_stop_is_interrupted_by_ctrl_c_only() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    before = [signal.getsignal(number) for number in numbers]
+    with pytest.raises(KeyboardInterrupt), completing():
+        list(map(signal.raise_signal, (*numbers[1:], numbers[0])))
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 @pytest.mark.parametrize("block", [stopping_on_signals, partial(_stopped_once, Path())])

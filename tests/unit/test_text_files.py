@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rcnn.text_files import as_given, lines_of, missing_text, read_text, yaml_value
+from rcnn.text_files import (
+    NotUnicodeError,
+    as_given,
+    contains_key,
+    lines_of,
+    missing_text,
+    read_json,
+    read_text,
+    yaml_value,
+)
 from rcnn.weights.systems.settings import plain_yaml
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -35,6 +44,25 @@ def test_other_encodings_are_refused(content: bytes, what: str, tmp_path: Path) 
     (tmp_path / "classes.txt").write_bytes(content)
     with pytest.raises(ValueError, match=f"classes.txt is .*{what}"):
         read_text(tmp_path / "classes.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_is_read_in_each_encoding_of_unicode(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes('{"Äpfel": 1}'.encode(encoding))
+    assert read_json(tmp_path / "a.json") == {"Äpfel": 1}
+    assert contains_key((tmp_path / "a.json").read_bytes(), "Äpfel")
+    assert not contains_key((tmp_path / "a.json").read_bytes(), "pfel")
+
+
+def test_json_in_another_encoding_and_binary_files_are_refused(tmp_path: Path) -> None:
+    for encoding in ("latin-1", "cp1252"):
+        (tmp_path / "a.json").write_bytes('{"Äpfel": 1}'.encode(encoding))
+        with pytest.raises(NotUnicodeError, match=r"a\.json is text in another encoding than UTF-8; save it as UTF-8$"):
+            read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    with pytest.raises(ValueError, match=r"a\.json is not JSON: it is a binary file; it may be") as error:
+        read_json(tmp_path / "a.json")
+    assert not isinstance(error.value, NotUnicodeError)
 
 
 def test_aliases_are_bounded() -> None:

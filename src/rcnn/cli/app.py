@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typing_extensions import override
 
 from rcnn.cli.benchmark import benchmark
 from rcnn.cli.compare import compare
@@ -15,6 +18,7 @@ from rcnn.cli.doctor import doctor
 from rcnn.cli.download import download
 from rcnn.cli.eval import evaluate
 from rcnn.cli.export import export
+from rcnn.cli.failures import COMMAND_LINE
 from rcnn.cli.main import DESCRIPTION, version_line
 from rcnn.cli.models import models
 from rcnn.cli.predict import predict
@@ -24,8 +28,33 @@ from rcnn.cli.serve import serve
 from rcnn.cli.train import train
 from rcnn.cli.visualize import visualize
 
+
+class Commands(TyperGroup):
+    """The commands; an error about the value of an option says which value was given."""
+
+    @override
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            message = error.message.removeprefix("Value error, ")
+            value = given_value(COMMAND_LINE.get(()), error.param.opts) if error.param is not None else ""
+            error.message = f"got {value!r}. {message}" if value and value not in message else message
+            raise
+
+
+def given_value(words: Sequence[str], names: Sequence[str]) -> str:
+    """The value of the option `names` among the words of a command line; empty if it is not there."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in names:
+            return value if equals else following
+    return ""
+
+
 app = typer.Typer(
     name="rcnn",
+    cls=Commands,
     help=DESCRIPTION,
     no_args_is_help=True,
     add_completion=False,

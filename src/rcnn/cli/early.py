@@ -1,12 +1,13 @@
-"""Checks of the paths on the command line. A command makes them before it imports torch, which takes seconds."""
+"""Checks of the paths and settings of a command, made before it imports torch, which takes seconds."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+import typer
 
 from rcnn.cli.failures import is_one_of_several
 from rcnn.outputs import require_folder, require_not_in_use
@@ -19,13 +20,19 @@ def is_setting(word: str) -> bool:
     return bool(equals) and "/" not in key and not os.path.exists(word)  # exists: no error for a long word
 
 
-def given_once(words: list[str] | None) -> list[str] | None:
-    """The settings KEY=VALUE. ValueError for a key that is given twice: one of its values would have no effect."""
-    keys = Counter(word.partition("=")[0].strip() for word in words or ())
-    for key, count in keys.items():
-        if count > 1:
-            given = [word for word in words or () if word.partition("=")[0].strip() == key]
-            raise ValueError(f"{key} is given {count} times ({', '.join(given)}); expected once")
+def warn_of_repeats(words: list[str] | None) -> list[str] | None:
+    """The settings KEY=VALUE. One line on stderr for each key that is given more than once: the last value counts.
+
+    Scripts repeat keys on purpose: their usual settings, and then those of one run.
+    """
+    values: dict[str, list[str]] = {}
+    for word in words or ():
+        key, _, value = word.partition("=")
+        values.setdefault(key.strip(), []).append(value)
+    for key, given in values.items():
+        if len(given) > 1 and not is_one_of_several():
+            values_typed = f"{len(given)} times ({', '.join(given)})"
+            typer.echo(f"warning: {key} is given {values_typed}; the last value is used: {given[-1]}", err=True)
     return words
 
 
@@ -50,7 +57,7 @@ def require_run_folder(output: Path | None, *, resume: bool) -> None:
     if output is not None and not is_one_of_several():
         found = find_run(output)
         if not resume:
-            require_no_run(output, found.checkpoints)
+            require_no_run(output, found.checkpoints, "--resume")
 
 
 def require_an_input(words: Sequence[str]) -> None:

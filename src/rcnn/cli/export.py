@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -89,8 +90,10 @@ def export(
             checkpoint, path / default if output is None else path, to=target, size=parse_size(size),
             batch=parse_batch(batch), precision=precision.value, calibrate=calibrate,
             with_resize=with_resize, data=data,
-            overrides=overrides or (), allow=allow or (), log=typer.echo,
+            overrides=overrides or (), allow=allow or (), log=partial(typer.echo, err=True),
         )  # fmt: skip
+    if written.accuracy is not None:
+        typer.echo("\n".join(written.accuracy.lines()))
     megabytes = written.path.stat().st_size / 1e6
     if written.record.target == "openvino":
         megabytes += written.path.with_suffix(".bin").stat().st_size / 1e6

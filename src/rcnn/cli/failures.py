@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import TextIO
 
 LAUNCHED = "RCNN_LAUNCHED"  # as in runtime/launch.py, which would import torch
-PID = "pid"  # as in runtime/in_flight.py
+PID, STOPPED = "pid", "stopped"  # as in runtime/in_flight.py
 COMMAND_LINE: ContextVar[tuple[str, ...]] = ContextVar("command line")  # the words that main() runs
 DEBUG: ContextVar[bool] = ContextVar("debug", default=False)  # whether main() shows tracebacks
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torch's launcher reads the error of a process there
@@ -17,10 +17,33 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torch's launcher reads the error of a 
 
 def note_process() -> None:
     """Write the id of this process where the launcher of `--devices` finds it, beside its error file."""
+    _note(PID, str(os.getpid()))
+
+
+def note_stop(number: int, *, told: bool) -> bool:
+    """Write that the signal `number` has stopped this process where the launcher of `--devices` finds it.
+
+    `told`: the first process has printed what became of the command; else the launcher prints that it was stopped.
+    Returns whether there is such a launcher.
+    """
+    return _note(STOPPED, f"{int(number)} {'told' if told else ''}")
+
+
+def _note(name: str, text: str) -> bool:
     file = os.environ.get(ERROR_FILE, "")
-    if file and os.environ.get(LAUNCHED) == "1":
-        with open(os.path.join(os.path.dirname(file), PID), "w", encoding="utf-8") as note:
-            note.write(str(os.getpid()))
+    if not file or not is_launched():
+        return False
+    with open(os.path.join(os.path.dirname(file), name), "w", encoding="utf-8") as note:
+        note.write(text)
+    return True
+
+
+def with_going_on(text: str, error: BaseException) -> str:
+    """`text`, a message about `error`, followed by how to go on, where `error` has a note about it."""
+    from rcnn.commands import GOING_ON  # imported here, because `rcnn --help` does not need it
+
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(GOING_ON)]
+    return "\n".join([text, *notes[:1]])
 
 
 def is_one_of_several() -> bool:
@@ -28,13 +51,23 @@ def is_one_of_several() -> bool:
     return os.environ.get("WORLD_SIZE", "").strip() not in ("", "1")
 
 
+def is_launched() -> bool:
+    """Whether the launcher of `--devices` or `--max-restarts` started this process."""
+    return os.environ.get(LAUNCHED) == "1"
+
+
 def has_launcher() -> bool:
     """Whether a launcher started this process, alone (`--max-restarts` on one device) or together with others."""
-    return is_one_of_several() or os.environ.get(LAUNCHED) == "1"
+    return is_one_of_several() or is_launched()
 
 
 def quiet_unless_first() -> None:
-    """Print nothing but errors in all processes except the first, because their messages are the same."""
+    """Print nothing but errors in all processes except the first, because their messages are the same.
+
+    Nor does torch then print the stack of its C++ functions before an error of rcnn; called before torch is imported.
+    """
+    if is_one_of_several():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if is_one_of_several() and os.environ.get("RANK", "0") != "0":
         nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         sys.stdout, sys.stderr = nowhere, nowhere
@@ -50,16 +83,18 @@ def report_failure(error: BaseException, text: str, *, expected: bool) -> None:
     import traceback
 
     trace = "".join(traceback.format_exception(error))
-    lost = type(error).__name__ == "LostProcessError"  # by name: its module imports torch
+    kind = type(error).__name__  # by name: the modules of these errors import torch
+    lost, common = kind == "LostProcessError", kind == "DivergedError"
     if file := os.environ.get(ERROR_FILE, ""):
         details = {"message": text, "extraInfo": {"py_callstack": trace, "timestamp": str(int(time.time()))}}
         with open(file, "w", encoding="utf-8") as written:
-            json.dump({"message": details, "lost": lost, "expected": expected}, written)
+            json.dump({"message": details, "lost": lost, "common": common, "expected": expected}, written)
     if not has_launcher():
-        print(f"rcnn: {text}", file=sys.stderr)
-    elif os.environ.get(LAUNCHED) != "1" and not lost:
+        print(f"rcnn: {with_going_on(text, error)}", file=sys.stderr)
+    elif not is_launched() and not lost:
         where = f"process {os.environ.get('RANK', '?')} of {os.environ['WORLD_SIZE']}"
-        print(f"rcnn ({where}): {text}" + ("" if expected else f"\n{trace}"), file=sys.__stderr__)
+        text = text if expected else f"{text}\n{trace}"
+        print(f"rcnn ({where}): {with_going_on(text, error)}", file=sys.__stderr__)
 
 
 def discard_output(*streams: TextIO) -> None:

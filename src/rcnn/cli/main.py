@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NoReturn
 
 from rcnn import __version__
 from rcnn.cli.failures import (
@@ -18,10 +19,14 @@ from rcnn.cli.failures import (
     DEBUG,
     discard_output,
     has_launcher,
+    is_launched,
     note_process,
+    note_stop,
     quiet_unless_first,
     report_failure,
+    with_going_on,
 )
+from rcnn.cli.loading_line import end_loading_line, start_loading_line
 from rcnn.stopping import Stopped, stop_with_launcher, stopping_on_signals
 
 DESCRIPTION = "R-CNN models for PyTorch: train, evaluate, predict, and convert checkpoints of other frameworks."
@@ -79,9 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if words == ["--version"]:
             print(version_line(), flush=True)
             sys.exit(0)
+        quiet_unless_first()
+        if arguments is None and words[0] == "train" and "--help" not in words and not is_launched():
+            start_loading_line()
         from rcnn.cli.app import app
 
-        quiet_unless_first()
         note_process()
         stop_with_launcher()
         COMMAND_LINE.set(tuple(words))
@@ -97,6 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 ended += [end.code or 0] if end.code is None or isinstance(end.code, int) else []
                 sys.stdout.flush()  # here, because an error in Python's own flush at exit would have no message
                 raise
+            except (Stopped, KeyboardInterrupt) as stop:  # here, because a second Ctrl-C may follow at once
+                _exit_stopped(stop, words, ended, debug=debug)
+            finally:
+                end_loading_line()
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError) and _has_lost_reader():  # rcnn --help | head -1
             discard_output()
@@ -115,17 +126,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         report_failure(error, f"{type(error).__name__}: {error}", expected=False)
         sys.exit(2)
-    except (Stopped, KeyboardInterrupt) as stop:
-        if debug:
-            raise
-        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-        try:
-            print(f"rcnn: stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
-            sys.stdout.flush()
-        except OSError:  # the terminal is gone (SIGHUP)
-            discard_output()
-        ended.append(128 + number)
-        sys.exit(128 + number)
+    except (Stopped, KeyboardInterrupt) as stop:  # while the command was imported
+        _exit_stopped(stop, words, ended, debug=debug)
+
+
+def _exit_stopped(
+    stop: Stopped | KeyboardInterrupt, words: Sequence[str], ended: list[int], *, debug: bool
+) -> NoReturn:
+    """Say that a signal has stopped the command, and for a training how to go on, and exit."""
+    from rcnn.commands import AGAIN, as_typed  # imported here, because `rcnn --help` does not need it
+
+    if debug:
+        raise stop
+    number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+    if words[0] == "train":
+        stop.add_note(f"{AGAIN}: {as_typed('rcnn', *words)}")  # after what the run has noted
+    try:
+        if not note_stop(number, told=False):  # else the launcher says it
+            print(with_going_on(f"rcnn: stopped by {signal.Signals(number).name}", stop), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    except OSError:  # the terminal is gone (SIGHUP)
+        discard_output()
+    ended.append(128 + number)
+    sys.exit(128 + number)
 
 
 def _end_at_once(ended: Sequence[int]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rcnn.cli.early import given_once
+from rcnn.cli.early import warn_of_repeats
 
 
 class Precision(StrEnum):
@@ -73,8 +73,8 @@ Allow = Annotated[
 
 
 def settings_argument(description: str, form: str = "KEY.SUB=VALUE") -> Any:
-    """The argument of a command for settings, each given once; `description` is its help, `form` the form of each."""
-    return typer.Argument(metavar=form, help=description, callback=given_once)
+    """The argument of a command for settings; `description` is its help, `form` the form of each."""
+    return typer.Argument(metavar=form, help=description, callback=warn_of_repeats)
 
 
 def _go_offline(offline: bool) -> None:

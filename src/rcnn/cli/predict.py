@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcnn.cli.early import given_once, is_setting, require_an_input, require_places
+from rcnn.cli.early import is_setting, require_an_input, require_places, warn_of_repeats
 from rcnn.cli.failures import DEBUG
 from rcnn.cli.options import (
     TTA,
@@ -260,5 +260,5 @@ def require_tiles_fit(tile: int, overlap: float, boxes: Path | None) -> None:
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The inputs and the KEY=VALUE settings among the arguments; a word that is the name of a file is an input."""
     overrides = [word for word in arguments if SETTING.match(word) and is_setting(word)]
-    given_once(overrides)
+    warn_of_repeats(overrides)
     return [word for word in arguments if word not in overrides], overrides

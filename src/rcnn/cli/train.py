@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcnn.cli.early import given_once, is_setting, require_places, require_run_folder
-from rcnn.cli.failures import discard_output
+from rcnn.cli.early import is_setting, require_places, require_run_folder, warn_of_repeats
+from rcnn.cli.failures import COMMAND_LINE, discard_output, note_stop
+from rcnn.cli.loading_line import end_loading_line
 from rcnn.cli.options import (
     Allow,
     AllowEmpty,
@@ -22,10 +22,9 @@ from rcnn.cli.options import (
     Offline,
     RelativeBoxes,
     Strict,
-    settings_argument,
 )
 from rcnn.cli.workers import Devices, MaxRestarts, launch, require_devices
-from rcnn.commands import as_typed
+from rcnn.commands import AGAIN, CONTINUE, as_typed
 from rcnn.new_outputs import output_or_new
 from rcnn.training.found_run import is_restarted, is_run, start_of_run
 
@@ -51,7 +50,7 @@ def train(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        settings_argument("Settings, e.g. rpn.proposals.nms_iou=0.6 train.steps=500."),
+        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, e.g. rpn.proposals.nms_iou=0.6 train.steps=500."),
     ] = None,
     recipe: Annotated[
         str,
@@ -67,8 +66,8 @@ def train(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the run: config.json, log.jsonl, curve.html, curve.png, last/, best/. Defaults to a new "
-            "runs/train-MODEL-N."
+            help="Folder of the run: config.json, log.jsonl (its steps count from 0), curve.html, curve.png, last/, "
+            "best/. Defaults to a new runs/train-MODEL-N."
         ),
     ] = None,
     split: Annotated[
@@ -148,7 +147,7 @@ def train(
         model, words = None, [model, *words]
     if schedule:
         words.append(f"train.schedule={schedule}")
-    given_once(words)
+    warn_of_repeats(words)
     if resume and output is None:
         run = model if model and is_run(Path(model)) else "RUN"
         raise ValueError(
@@ -199,8 +198,9 @@ def train(
     if devices > 1:
         require_devices(devices, device)
     needs_weights = not dry_run or measure_steps > 0
-    plan = plan_training(request, partial(typer.echo, err=True), devices=devices, download=needs_weights)
+    plan = plan_training(request, _status, devices=devices, download=needs_weights)
     if dry_run:
+        end_loading_line()
         for line in describe_plan(plan):
             typer.echo(line)
         typer.echo("nothing was written (--dry-run)")
@@ -210,18 +210,29 @@ def train(
     if devices > 1 or max_restarts > 0:
         with output_or_new(output, "train", plan.request.model) as folder:
             more = ["--output", str(folder)] if output is None else []
-            launch(devices, device, max_restarts=max_restarts, more=more)
+            line = partial(_going_on, plan, folder, launched=devices > 1)
+            launch(devices, device, max_restarts=max_restarts, more=more, going_on=line)
         return
-    outcome = execute(plan, log=print_of_run)
-    with suppress(OSError):  # the terminal is gone (SIGHUP)
-        for line in _outcome_lines(outcome, plan, data):
-            print_of_run(line)
+    outcome = execute(
+        plan,
+        log=print_of_run,
+        ending=partial(_outcome_lines, plan=plan, data=data),
+        going_on=partial(_going_on, plan),
+    )
     if outcome.signal is not None:
+        note_stop(outcome.signal, told=plan.processes.is_first)
         raise typer.Exit(128 + outcome.signal)
+
+
+def _status(line: str) -> None:
+    """Print a status message of the plan."""
+    end_loading_line()
+    typer.echo(line, err=True)
 
 
 def print_of_run(line: str) -> None:
     """Print a line about a run, which goes on if nothing reads stdout any more: `rcnn train ... | head -1`."""
+    end_loading_line()
     try:
         typer.echo(line)
     except BrokenPipeError:
@@ -229,10 +240,24 @@ def print_of_run(line: str) -> None:
         typer.echo("warning: standard output was closed; training continues, and its log is in log.jsonl", err=True)
 
 
+def _going_on(plan: RunPlan, output: Path, *, launched: bool = False) -> str:
+    """The line with the command that continues the run in `output`, or starts it again if it has no last/.
+
+    `launched` as for `continue_command`.
+    """
+    from rcnn.training.request import can_continue, continue_command
+
+    processes = plan.processes.count
+    if can_continue(output):
+        return f"{CONTINUE}: {continue_command(plan.request, processes, output, plan.own_code, launched=launched)}"
+    again = as_typed("rcnn", *COMMAND_LINE.get(()))
+    by_torchrun = processes > 1 and not launched
+    return f"{AGAIN}: {again}" + f" (in {processes} processes, started as before)" * by_torchrun
+
+
 def _outcome_lines(outcome: Outcome, plan: RunPlan, data: Path) -> Iterator[str]:
     """What became of a run: finished or stopped, how to continue, and its best checkpoint."""
     from rcnn.data.messages import counted
-    from rcnn.training.request import continue_command
 
     if outcome.finished:
         early = outcome.step < outcome.steps
@@ -240,8 +265,7 @@ def _outcome_lines(outcome: Outcome, plan: RunPlan, data: Path) -> Iterator[str]
         yield f"{how} after {counted(outcome.step, 'step')}; the run is in {outcome.output}"
     else:
         done = f"stopped after {outcome.step} of {counted(outcome.steps, 'step')}"
-        again = continue_command(plan.request, plan.processes.count, outcome.output, plan.own_code)
-        yield f"{done}; to continue: {again}"
+        yield f"{done}; {_going_on(plan, outcome.output)}"
     if outcome.best is not None:
         yield f"best {outcome.best_metric} {outcome.best:.4f}, in {outcome.output / 'best'}"
     if outcome.best == 0:

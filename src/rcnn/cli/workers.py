@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -27,10 +27,18 @@ MaxRestarts = Annotated[
 ]
 
 
-def launch(devices: int, device: str, *, max_restarts: int = 0, more: Sequence[str] = ()) -> None:
+def launch(
+    devices: int,
+    device: str,
+    *,
+    max_restarts: int = 0,
+    more: Sequence[str] = (),
+    going_on: Callable[[], str] | None = None,
+) -> None:
     """Run this command, with the words `more`, in `devices` processes, and exit with their status.
 
-    After a failure they are started again up to `max_restarts` times, with --resume.
+    After a failure they are started again up to `max_restarts` times, with --resume. `going_on`: the line on how to go
+    on, printed after the message of the processes.
     """
     from rcnn.runtime.launch import launch_command
 
@@ -42,6 +50,8 @@ def launch(devices: int, device: str, *, max_restarts: int = 0, more: Sequence[s
         if ended.message:
             typer.echo(f"rcnn: {ended.message}", err=True)
         if not ended.failed or restarts == max_restarts:
+            if ended.message and going_on is not None:
+                typer.echo(going_on(), err=True)
             break
         typer.echo(f"rcnn: starting all processes again ({restarts + 1} of {max_restarts})", err=True)
         options = [*options, *(["--resume"] if "--resume" not in options else [])]

@@ -131,8 +131,8 @@ def find_held_out(dataset: Dataset, held_out: HeldOut) -> list[int]:
     common = indices_of(dataset, [name for name in held_out.files if name in known])
     if dataset.split == held_out.split and common and not is_of_other_files(dataset.subset(common), held_out):
         raise ValueError(
-            f"{_lacks(dataset, missing)}. Use the data set of the run, or name the split (--split) to evaluate on all "
-            "of its images"
+            f"{_lacks(dataset, missing)}. Use the data set of the run, or name the split with split (--split), to "
+            "evaluate on all of its images"
         )
     stems = [PurePosixPath(name).stem for name in dataset.file_names]
     wanted, uses = {PurePosixPath(name).stem for name in held_out.files}, Counter(stems)

@@ -86,7 +86,7 @@ def _metric_of(tables: Sequence[Tables], names: Sequence[str]) -> tuple[MetricNa
         return tables[0].metric, []
     own = ", ".join(f"{one.metric} ({name})" for one, name in zip(tables, names, strict=True))
     return "coco", [
-        f"{tables[0].file}: the splits have different metrics, {own}; coco is used unless --metric is given"
+        f"{tables[0].file}: the splits have different metrics, {own}; coco is used unless metric (--metric) is given"
     ]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SKIPPED = "skipped"  # the usual action about an entry that cannot be used
+SAVE_IMAGES = ". CVAT exports them too with the option 'Save images'"
 SHOWN = 5  # ids in a line, before the rest are counted
 BY_NAME = ("field", "label file", "split")  # entries that have names instead of ids
 LONGEST = 200  # characters of a value in a message; longer ones are cut

@@ -10,6 +10,7 @@ Letters: N objects of one image, J keypoints, K classes.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -25,7 +26,14 @@ from rcnn.data.checks.ids import as_id
 from rcnn.data.checks.run_lengths import rles_fit
 from rcnn.data.checks.tables import Id, MetricName, RawEntry, RawTables, Tables
 from rcnn.data.messages import MissingImagesError, Warnings, close_to, counted, excerpt, few
-from rcnn.data.own_values import is_torchvision_boxes, object_values, plain, require_same_number, values_of
+from rcnn.data.own_values import (
+    is_torchvision_boxes,
+    object_place,
+    object_values,
+    plain,
+    require_same_number,
+    values_of,
+)
 from rcnn.data.records import Dataset, ImageRecord
 
 RECORD_KEYS = (
@@ -77,7 +85,7 @@ def dataset_of_records(
     root = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
     images: list[RawEntry] = []
     for index, (entry, file) in enumerate(zip(entries, files, strict=True)):
-        image_id = image_id_of(entry, index + 1, f"record {index}")
+        image_id = image_id_of(entry, index, f"record {index}")
         image = {"id": image_id, "file_name": os.path.relpath(file, root)}
         images.append(image | {side: plain(entry[side]) for side in ("height", "width") if entry.get(side) is not None})
     require_different_ids([image["id"] for image in images], "record")
@@ -103,18 +111,18 @@ def image_id_of(entry: Mapping[str, Any], default: int, where: str) -> Id:
 
 
 def require_different_ids(ids: Sequence[Id], noun: str) -> None:
-    """Raise ValueError for an id that two entries have, each of which is called `noun` and its number."""
+    """Raise ValueError for an id that two entries have, each of which is called `noun` and its index."""
     first: dict[Id, int] = {}
     for index, one in enumerate(ids):
         if first.setdefault(one, index) != index:
             raise ValueError(
                 f"{noun} {index} has the image_id {one!r} of {noun} {first[one]}; expected another id for each image: "
-                "images without an image_id are numbered, so give one to all images or to none"
+                "without an image_id, it is the index, so give one to all images or to none"
             )
 
 
 def _require_files(files: Sequence[str]) -> None:
-    """Raise MissingImagesError, with the number of the first record, for files that do not exist.
+    """Raise MissingImagesError, with the index of the first record, for files that do not exist.
 
     Raises ValueError for a folder.
     """
@@ -145,7 +153,7 @@ def checked_dataset(
     known: KnownImages | None = None,
     pixels: Callable[[int], Tensor] | None = None,
 ) -> Dataset:
-    """The checked data set. Messages name the annotation file `name`, and an entry by `noun` and its number."""
+    """The checked data set. Messages name the annotation file `name`, and an entry by `noun` and its index."""
     places = [f"{noun} {index}" for index in range(len(entries))]
     names = tuple(classes) if classes is not None else _label_names(entries)
     of_records = [
@@ -163,6 +171,7 @@ def checked_dataset(
         annotations=annotations,
         categories=[{"id": label + 1, "name": one} | extra for label, one in enumerate(names)],
         metric=metric,
+        names=_object_names(of_records, annotations, places),
     )
     tables = check_tables(raw, Warnings(raw.file), known)
     if tables.refusals:
@@ -180,14 +189,25 @@ def checked_dataset(
     )
 
 
+def _object_names(
+    of_records: Sequence[Sequence[RawEntry]], annotations: Sequence[RawEntry], places: Sequence[str]
+) -> dict[object, str]:
+    """The names of the objects in warnings, by the ids of `annotations`; without ids that several objects have."""
+    names = [object_place(where, i) for where, own in zip(places, of_records, strict=True) for i in range(len(own))]
+    ids = [as_id(entry["id"]) for entry in annotations]
+    uses = Counter(ids)
+    return {one: name for one, name in zip(ids, names, strict=True) if one is not None and uses[one] == 1}
+
+
 def _require_visibility(of_records: Sequence[Sequence[RawEntry]], joints: int, places: Sequence[str]) -> None:
     """Raise ValueError for a flat list of x, y of `joints` keypoints, which COCO's form would take as visible."""
     for where, entries in zip(places, of_records, strict=True):
-        if any(len(entry.get("keypoints", ())) == 2 * joints > 0 for entry in entries):
-            raise ValueError(
-                f"{where} has an object with {2 * joints} numbers as keypoints; expected {3 * joints}: x, y, "
-                f"visibility (2: visible, 1: hidden, 0: not labelled) of {counted(joints, 'keypoint')}"
-            )
+        for i, entry in enumerate(entries):
+            if len(entry.get("keypoints", ())) == 2 * joints > 0:
+                raise ValueError(
+                    f"{object_place(where, i)} has {2 * joints} numbers as keypoints; expected {3 * joints}: x, y, "
+                    f"visibility (2: visible, 1: hidden, 0: not labelled) of {counted(joints, 'keypoint')}"
+                )
 
 
 def _require_canvas(
@@ -208,17 +228,19 @@ def _require_masks(of_records: Sequence[Sequence[RawEntry]], tables: Tables, pla
     """Raise ValueError for a mask that is not of the size of its image, or damaged."""
     sizes = {image["id"]: [image["height"], image["width"]] for image in tables.images}
     for where, entries in zip(places, of_records, strict=True):
-        for entry in entries:
+        for i, entry in enumerate(entries):
             mask, size = entry.get("segmentation"), sizes.get(entry["image_id"])
             if not isinstance(mask, dict) or size is None:
                 continue
             if mask["size"] != size:
                 raise ValueError(
-                    f"{where} has a mask of {few(mask['size'])} (height, width) for an image of {few(size)}; "
-                    "expected a mask of the size of the image"
+                    f"{object_place(where, i)} has a mask of {few(mask['size'])} (height, width) for an image of "
+                    f"{few(size)}; expected a mask of the size of the image"
                 )
             if not rles_fit([mask], np.array([size])).all():
-                raise ValueError(f"{where} has RLE that cannot be decoded; expected COCO's counts of {few(size)}")
+                raise ValueError(
+                    f"{object_place(where, i)} has RLE that cannot be decoded; expected COCO's counts of {few(size)}"
+                )
 
 
 def _stored(tables: Tables, known: KnownImages | None) -> Tables:
@@ -238,8 +260,9 @@ def _annotations(entry: Mapping[str, Any], image_id: Id, names: Sequence[str], w
         raise ValueError(f"{where} has labels, but neither boxes nor segmentations; expected one of them")
     found: list[RawEntry] = []
     for i, label in enumerate(labels):
-        values = object_values({field: column[i] for field, column in columns.items() if column[i] is not None}, where)
-        found.append({"image_id": image_id, "category_id": _label(label, names, where) + 1} | values)
+        place = object_place(where, i)
+        values = object_values({field: column[i] for field, column in columns.items() if column[i] is not None}, place)
+        found.append({"image_id": image_id, "category_id": _label(label, names, place) + 1} | values)
     return found
 
 
@@ -260,11 +283,11 @@ def _label_names(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     found: set[str] = set()
     for index, entry in enumerate(entries):
         where = f"record {index}"
-        for label in map(plain, values_of("labels", entry.get("labels"), where)):
+        for i, label in enumerate(map(plain, values_of("labels", entry.get("labels"), where))):
             if not isinstance(label, str):
                 raise ValueError(
-                    f"{where} has the label {label!r}, which is not a name; expected names of classes, or pass "
-                    "the names: classes=[...]"
+                    f"{object_place(where, i)} has the label {label!r}, which is not a name; expected names of "
+                    "classes, or pass the names: classes=[...]"
                 )
             found.add(label)
     if not found:

@@ -19,7 +19,7 @@ from rcnn.data.checks.tables import Image, RawEntry
 from rcnn.data.image_inputs import as_image
 from rcnn.data.messages import counted, excerpt
 from rcnn.data.own import checked_dataset, image_id_of, names_of, require_different_ids
-from rcnn.data.own_values import plain, values_of
+from rcnn.data.own_values import object_place, plain, values_of
 from rcnn.data.records import Dataset
 
 OVERSHOOT = 0.5  # that float images may be outside 0..1, e.g. after resizing; these values are clipped
@@ -103,9 +103,9 @@ def _note_on_labels(dataset: Dataset, first_label: int) -> tuple[str, ...]:
 
 def _of_target(target: Mapping[str, Any], classes: int, first_label: int, index: int) -> dict[str, Any]:
     """A target dict in torchvision's form as the dict of a record."""
-    labels = [
-        _number(label, index) - first_label for label in values_of("labels", target.get("labels"), f"image {index}")
-    ]
+    where = f"image {index}"
+    written = values_of("labels", target.get("labels"), where)
+    labels = [_number(label, object_place(where, i)) - first_label for i, label in enumerate(written)]
     if labels and not 0 <= min(labels) <= max(labels) < classes:
         largest, smallest = max(labels) + first_label, min(labels) + first_label
         other = 1 if largest == classes else 0
@@ -118,11 +118,11 @@ def _of_target(target: Mapping[str, Any], classes: int, first_label: int, index:
     return {"labels": labels, **columns}
 
 
-def _number(label: object, index: int) -> int:
-    """A label of image `index` as a number. Raises ValueError for text, booleans and fractions."""
+def _number(label: object, where: str) -> int:
+    """The label of an object as a number. Raises ValueError for text, booleans and fractions."""
     number = as_id(plain(label))
     if not isinstance(number, int):
-        raise ValueError(f"image {index} has the label {excerpt(label)}; expected the number of a class")
+        raise ValueError(f"{where} has the label {excerpt(label)}; expected the number of a class")
     return number
 
 

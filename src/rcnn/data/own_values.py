@@ -1,6 +1,7 @@
 """The values of an object in a record, as COCO's form has them. What cannot be right is refused, with its place.
 
-In all functions, `where` names the record ("record 3"), or the image of a torch data set ("image 3").
+In all functions, `where` names the record ("record 3") or the image of a torch data set ("image 3"), and for a value of
+one object also that object ("record 3, object 0"). Both are counted from 0.
 
 Letters: H, W height and width of an image, J keypoints, P points of a polygon.
 """
@@ -28,6 +29,11 @@ FORMS = {  # key of a record -> the value of each object
     "keypoints": "(J, 3): x, y, visibility",
     "labels": "the name of a class, or its number if classes=[...] is given",
 }
+
+
+def object_place(where: str, index: int) -> str:
+    """How messages name the object `index` of the record or image `where`."""
+    return f"{where}, object {index}"
 
 
 def values_of(key: str, values: Any, where: str) -> list[Any]:
@@ -194,13 +200,13 @@ def _numpy(value: Any) -> Any:
 def _flag(value: Any, where: str) -> int:
     number = plain(value)
     if not isinstance(number, (int, float)) or number not in (0, 1):
-        raise ValueError(f"{where} has crowd or difficult {excerpt(value)}; expected 0 or 1 (or a bool) per object")
+        raise ValueError(f"{where} has crowd or difficult {excerpt(value)}; expected 0 or 1 (or a bool)")
     return int(number)
 
 
 def _expressions(value: Any, where: str) -> list[Any]:
     if isinstance(value, str) or not np.iterable(value):
-        raise ValueError(f"{where} has expressions {excerpt(value)} of an object; expected a list of texts")
+        raise ValueError(f"{where} has expressions {excerpt(value)}; expected a list of texts")
     return list(value)
 
 
@@ -209,7 +215,7 @@ def _numbers(values: Any, key: str, where: str) -> np.ndarray:
     try:
         return np.asarray(_numpy(values), dtype=np.float64)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a list of tensors with gradients
-        raise ValueError(f"{where} has {key} {excerpt(values)}; expected {_per_object(key)}") from error
+        raise ValueError(f"{where} has {key} {excerpt(values)}; expected {FORMS[key]}") from error
 
 
 CONVERTED: dict[str, Callable[[Any, str], Any]] = {  # field of COCO's form -> its value

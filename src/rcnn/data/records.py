@@ -162,12 +162,13 @@ class Dataset:
         Keys: `file`, the path of the image; `labels`, a class name or number per object; also per object: `boxes`
         (x1, y1, x2, y2 in pixels), `segmentations` (polygons [[x, y, x, y, ...], ...], COCO's RLE, or a bool mask
         (H, W)), `keypoints` (J, 3: x and y of a pixel counted from 0, visibility 0, 1 or 2), `crowd`, `difficult`,
-        `areas`, `expressions` (a list of strings), `annotation_ids`. `image_id`, `height` and `width` are optional.
+        `areas`, `expressions` (a list of strings), `annotation_ids`. `image_id` (default: the index of the record),
+        `height` and `width` are optional.
         `classes` are the names of the labels (default: the names in alphabetical order); `keypoints` are the names of
         the keypoints; `metric` is the default in evaluation. Fields are checked like those of annotation files: boxes
         are clipped to the image for training; boxes of zero size or outside the image are skipped in training and kept
-        in evaluation; `warnings` counts both. Raises ValueError or FileNotFoundError; the message names the record and
-        the fault.
+        in evaluation; `warnings` counts both. Raises ValueError or FileNotFoundError; the message names the record, the
+        object and the fault. Both are counted from 0.
         """
         from rcnn.data.own import dataset_of_records
 

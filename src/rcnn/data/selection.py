@@ -30,7 +30,7 @@ class SplitPart:
 
     @property
     def name(self) -> str:
-        """What the user would write after --split."""
+        """What the user would write as the split."""
         return self.split if self.image_list is None else f"{self.split}:{self.image_list}"
 
     def of(self, tables: Tables) -> Tables:
@@ -52,8 +52,19 @@ class Selection:
         """The checked tables. For one whole split, `known` images are not searched for again."""
         if len(self.parts) == 1 and self.parts[0].image_list is None:
             return read_split(self.location, self.parts[0].split, known)
-        tables = [part.of(read_split(self.location, part.split)) for part in self.parts]
-        return merge(tables, [part.split for part in self.parts])
+        parts: dict[str, list[SplitPart]] = {}  # by the split that they are of
+        for part in self.parts:
+            parts.setdefault(ALL if is_one_file(self.location.annotations) else part.split, []).append(part)
+        return merge([self._together(of_split) for of_split in parts.values()], list(parts))
+
+    def _together(self, parts: Sequence[SplitPart]) -> Tables:
+        """The tables of a split, or of its images that the lists of `parts` name together."""
+        tables = read_split(self.location, parts[0].split)
+        lists = [part.image_list for part in parts if part.image_list is not None]
+        if not lists:
+            return tables
+        listed = {index for one in lists for index in listed_indices(listed_names(one), tables, one)}
+        return select_images(tables, sorted(listed))
 
 
 def select(location: Location, split: str) -> Selection:
@@ -65,8 +76,8 @@ def select(location: Location, split: str) -> Selection:
         known = splits_at(location)
         if len(known) > 1:
             raise ValueError(
-                f"{location.folder} has the splits {', '.join(known)}; choose one, or several as in "
-                f"--split {'+'.join(known[:2])} (in Python: split=)"
+                f"{location.folder} has the splits {', '.join(known)}; choose one with split (--split), or "
+                f"several, e.g. {'+'.join(known[:2])}"
             )
         return Selection(location=location, name=known[0], parts=(SplitPart(split=known[0]),))
     if is_one_file(location.annotations) and not location.file_split:
@@ -75,12 +86,13 @@ def select(location: Location, split: str) -> Selection:
         words = [split] if _is_one(location, split) else [word.strip() for word in split.split("+")]
         parts = tuple(_part(location, part) for word in words for part in _expanded(location, word))
     if repeated := [part for part, uses in Counter(parts).items() if uses > 1]:
-        raise ValueError(f"--split {split} has {repeated[0].name} twice; name each split once")
+        twice = repeated[0].image_list or repeated[0].split
+        raise ValueError(f"split={split} (--split) has {twice} twice; name each split or list once")
     whole = {part.split for part in parts if part.image_list is None}
     if inside := [part for part in parts if part.image_list is not None and part.split in whole]:
         raise ValueError(
-            f"--split {split} has {inside[0].split} twice: as a whole, and its images in {inside[0].image_list}; leave "
-            "one out"
+            f"split={split} (--split) has {inside[0].split} twice: as a whole, and its images in "
+            f"{inside[0].image_list}; leave one out"
         )
     return Selection(location=location, name=split, parts=parts)
 
@@ -111,6 +123,7 @@ def _list_file(location: Location, file: str) -> Path | None:
 def _parts_of_file(location: Location, split: str) -> tuple[SplitPart, ...]:
     """The images of the only annotation file: all, with `split` as their name, or those of lists, "a.txt+b.txt"."""
     words = [split] if _is_one_list(location, split) else [word.strip() for word in split.split("+")]
+    _require_named(words)
     whole = [word for word in words if not word.endswith(LIST_SUFFIX)]
     for word in whole:
         _require_no_colon(word)
@@ -118,8 +131,8 @@ def _parts_of_file(location: Location, split: str) -> tuple[SplitPart, ...]:
         return (SplitPart(split=split),)
     if whole:
         raise ValueError(
-            f"--split {split}: {location.folder / location.annotations} is one file for all splits, so {whole[0]} is "
-            "all of its images; expected lists of images, e.g. a.txt+b.txt, or one name for all images"
+            f"split={split} (--split): {location.folder / location.annotations} is one file for all splits, so "
+            f"{whole[0]} is all of its images; expected lists of images, e.g. a.txt+b.txt, or one name for all images"
         )
     return tuple(_list_of_file(location, word) for word in words)
 
@@ -134,12 +147,19 @@ def _list_of_file(location: Location, word: str) -> SplitPart:
     return SplitPart(split=ALL, image_list=_require_list(location, word, image_list))
 
 
+def _require_named(words: Sequence[str]) -> None:
+    """Raise ValueError for an empty one of the names that are joined by +."""
+    if not all(words):
+        raise ValueError("an empty name between the + of split (--split); expected e.g. train+val")
+
+
 def _require_no_colon(word: str) -> None:
     """Raise ValueError for "train:ids": a list of images without the suffix of one."""
     _, colon, file = word.partition(":")
     if colon:
         raise ValueError(
-            f"--split {word}: expected a list of images with a name that ends in {LIST_SUFFIX}, got {file}; rename it"
+            f"split={word} (--split): expected a list of images with a name that ends in {LIST_SUFFIX}, got {file}; "
+            "rename it"
         )
 
 
@@ -158,12 +178,11 @@ def _part(location: Location, word: str) -> SplitPart:
         before, colon, _ = word.partition(":")
         if colon and before in splits_at(location):
             _require_no_colon(word)
-        if not word:
-            raise ValueError("an empty name between the + of --split; expected e.g. train+val")
+        _require_named([word])
         if location.file_split and word != location.file_split:
             raise ValueError(
                 f"{location.folder / location.annotations} is one annotation file, so it has no split {word!r}; leave "
-                "--split out, or give the folder"
+                "split (--split) out, or give the folder"
             )
         return SplitPart(split=word)
     split, colon, file = word.partition(":")

@@ -131,7 +131,8 @@ def _require_space(folder: Path, archives: Sequence[Archive]) -> None:
     if needed > free:
         raise DownloadError(
             f"{', '.join(archive.name for archive in archives)}: needs about {megabytes(needed)} in {folder}, "
-            f"which has {megabytes(free)} free: free some space, choose another --output, or fewer splits with --split"
+            f"which has {megabytes(free)} free: free some space, choose another output (--output), or fewer splits "
+            "with split (--split)"
         )
 
 

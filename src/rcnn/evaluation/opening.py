@@ -141,7 +141,8 @@ def dataset_for(
     dataset = opened(held_out.split if its_split else usual)
     indices = find_held_out(dataset, held_out)
     if len({dataset.file_names[index] for index in indices}) < len(held_out.files):
-        others = [one for one in known if one not in dataset.split.split("+")]
+        opened_names = {dataset.split, *dataset.split.split("+")}
+        others = [one for one in known if one not in opened_names]
         also = _splits_with_held_out(others, held_out, data, options)
         if also:
             dataset = opened("+".join([dataset.split, *also] if indices else also))

@@ -126,7 +126,7 @@ def _files_below(folder: Path) -> list[Path]:
 def _read_file(path: Path) -> list[Result]:
     results = read_json_or_lines(path)
     if isinstance(results, dict) and {"images", "annotations"} <= results.keys():
-        raise ValueError(f"{path} has annotations, not results; give the data set with --data, and a checkpoint")
+        raise ValueError(f"{path} has annotations, not results; give the data set with data (--data), and a checkpoint")
     if not isinstance(results, list):
         raise ValueError(
             f"{path} is not a results file; expected a list [{{'image_id': 1, 'category_id': 1, 'score': 0.9, ...}}]"
@@ -237,7 +237,7 @@ def uncovered_images(path: Path, results: Sequence[Result], dataset: Dataset, li
     of = f"the first {counted(count, 'image')}" if limit else f"the {counted(count, 'image')}"
     return (
         f"{source} {covered} of {of} of the split; the {rest} without detections. To evaluate only some images, give "
-        "their ids: --split IDS.txt",
+        "their ids: split=IDS.txt (--split)",
     )
 
 

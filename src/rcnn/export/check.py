@@ -45,6 +45,7 @@ def check_file(
     thresholds of `detector` and `program` are 0 afterwards. Warns if neither detects anything even then. Raises
     ValueError if no detection of the copy matches.
     """
+    say("comparing the file with PyTorch on a generated batch")
     difference, how = difference_of(path, detector), ""
     if not difference.matched:
         say(f"{none_matched(difference)} on a generated batch: {LOWERED}")

@@ -20,8 +20,8 @@ class Difference:
 
     boxes: float = 0.0  # pixels
     scores: float = 0.0
-    masks: float = 0.0
-    keypoints: float = 0.0  # pixels
+    masks: float | None = None  # None: no masks
+    keypoints: float | None = None  # pixels; None: no keypoints
     matched: int = 0
     unmatched: int = 0  # without a match, except those with the lowest scores if the other set has any detection
 
@@ -33,8 +33,8 @@ class Difference:
     def text(self) -> str:
         """The differences in words."""
         parts = [f"boxes {self.boxes:.1e} px", f"scores {self.scores:.1e}"]
-        parts += [f"masks {self.masks:.1e}"] if self.masks else []
-        parts += [f"keypoints {self.keypoints:.1e} px"] if self.keypoints else []
+        parts += [] if self.masks is None else [f"masks {self.masks:.1e}"]
+        parts += [] if self.keypoints is None else [f"keypoints {self.keypoints:.1e} px"]
         return f"{self.matched} detections matched, {self.unmatched} not; largest differences: {', '.join(parts)}"
 
 
@@ -48,8 +48,8 @@ def joined(parts: Sequence[Difference]) -> Difference:
     return Difference(
         boxes=max(part.boxes for part in parts),
         scores=max(part.scores for part in parts),
-        masks=max(part.masks for part in parts),
-        keypoints=max(part.keypoints for part in parts),
+        masks=max((part.masks for part in parts if part.masks is not None), default=None),
+        keypoints=max((part.keypoints for part in parts if part.keypoints is not None), default=None),
         matched=sum(part.matched for part in parts),
         unmatched=sum(part.unmatched for part in parts),
     )

@@ -22,7 +22,7 @@ import torch
 from torch.export import ExportedProgram
 
 from rcnn.data.messages import counted
-from rcnn.export.accuracy import measure_accuracy
+from rcnn.export.accuracy import Accuracy, measure_accuracy
 from rcnn.export.calibration import CalibrationImages, batches, spread
 from rcnn.export.check import check_file
 from rcnn.export.compare import Difference, agreement, compare, joined
@@ -57,6 +57,13 @@ class Quantization:
     seconds_float32: float = 0.0  # per image, median
     seconds_int8: float = 0.0
 
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """AP of the float32 and the int8 file; None: not measured."""
+        if self.ap_float32 is None or self.ap_int8 is None:
+            return None
+        return Accuracy(images=self.ap_images, models=("float32", "int8"), before=self.ap_float32, after=self.ap_int8)
+
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON, for the file's record."""
         return asdict(self) | {"float_layers": list(self.float_layers)}
@@ -70,12 +77,12 @@ def write_int8(
     images: CalibrationImages,
     say: Callable[[str], object],
     output: Path,
-) -> tuple[ExportRecord, Difference]:
+) -> tuple[ExportRecord, Difference, Accuracy | None]:
     """Write the program of `detector`, prepared for inference, as an int8 file for onnxruntime or OpenVINO.
 
-    Returns the record with the measurements, and the differences between the detections of the int8 file and the
-    float32 file on the user's images. The float32 file is first compared with PyTorch; messages name
-    `output`.
+    Returns the record with the measurements, the differences between the detections of the int8 file and the float32
+    file on the user's images, and AP of both if the images have annotations. The float32 file is first compared with
+    PyTorch; messages name `output`.
     """
     with tempfile.TemporaryDirectory(prefix="rcnn-int8-") as name:
         folder = Path(name)
@@ -93,7 +100,7 @@ def write_int8(
         how = measure(*files, images, how, say)
         record = replace(record, quantization=how.to_dict())
         store(quantized, record, path)
-    return record, difference
+    return record, difference, how.accuracy
 
 
 def quantize(
@@ -149,6 +156,7 @@ def choose_float_layers(
     count = min(PARTS, len(layers))
     bounds = [index * len(layers) // count for index in range(count + 1)]
     parts = [tuple(layers[first:last]) for first, last in pairwise(bounds)]
+    say(f"keeping each of {count} parts in float in turn")
     alone = {part: measured(part) for part in parts}  # agreement with only this part in float
     best, kept = whole, ()
     for part in sorted(parts, key=lambda part: -alone[part])[:FLOAT_PARTS]:

@@ -5,7 +5,8 @@ Letters: B images, H x W padded size, D detections, m side of a mask, J keypoint
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,6 @@ from rcnn.structures import ImageBatch
 
 LARGEST = 8192  # longest side of an image, pixels
 MOST_IMAGES = 1024
-LEAST = 65  # smallest side of an image if the model has no divisor; torch.export specializes maps with a side of 1
 EXAMPLE_SIDE = 192  # smallest side of the image that is traced; a multiple of the usual divisors
 
 
@@ -52,15 +52,39 @@ def trace(detector: Detector, record: ExportRecord) -> tuple[ExportedProgram, Ex
     """
     example = example_inputs(record)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), one_graph_for_all_sizes(detector):
             program = torch.export.export(
                 TensorDetector(detector).eval(), tuple(example.values()), dynamic_shapes=dynamic_shapes(record)
             )
     except Exception as error:  # of torch.export: many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{record.config.name} cannot be traced by torch.export: {reason}") from error
-    least = least_size(program, record.config)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names the source files of this machine
+    least = least_size(program)
     return program, record if record.size else replace(record, least_size=least)
+
+
+@contextlib.contextmanager
+def one_graph_for_all_sizes(detector: Detector) -> Iterator[None]:
+    """Within the block, torch.export makes no graph of its own for maps with a side of 1.
+
+    By default it does where a size is compared with 1, e.g. for broadcasting. With weights in channels-last layout, it
+    does so in addition at each convolution, where it predicts the layout of the result. Afterwards the weights, also
+    those of the program, are in channels-last layout again, in which convolutions are fast.
+    """
+    weights = [weight for weight in detector.parameters() if weight.ndim == 4]
+    layouts = [weight.is_contiguous(memory_format=torch.channels_last) for weight in weights]
+    for weight in weights:
+        weight.data = weight.data.clone(memory_format=torch.contiguous_format)  # also of 1x1 kernels
+    settings: Any = torch.fx.experimental._config
+    try:
+        with settings.patch(backed_size_oblivious=True):
+            yield
+    finally:
+        for weight, channels_last in zip(weights, layouts, strict=True):
+            if channels_last:
+                weight.data = weight.data.clone(memory_format=torch.channels_last)
 
 
 def example_inputs(record: ExportRecord, batch: int | None = None, seed: int = 0) -> dict[str, Tensor]:
@@ -95,19 +119,20 @@ def dynamic_shapes(record: ExportRecord) -> dict[str, Any]:
     if record.size is None and not record.config.input.canvas:
         unit = record.config.input.divisor
         for axis, name in ((2, "height"), (3, "width")):
-            images[axis] = unit * Dim(name, min=1, max=LARGEST // unit) if unit else Dim(name, min=LEAST, max=LARGEST)
+            # torch takes a symbol that is not itself a side of an input as 2 or more, so it is the units plus 1
+            more = Dim(f"{name}_units_plus_1", min=2, max=LARGEST // unit + 1) if unit else None
+            images[axis] = Dim(name, min=1, max=LARGEST) if more is None else unit * more - unit
     batch = {axis: value for axis, value in images.items() if axis == 0}
     return {name: images if name == "images" else batch for name in record.inputs}
 
 
-def least_size(program: ExportedProgram, config: DetectorConfig) -> tuple[int, int]:
+def least_size(program: ExportedProgram) -> tuple[int, int]:
     """The smallest padded (height, width) that the program accepts."""
     ranges: Mapping[Any, Any] = program.range_constraints
     shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == "images")
-    unit = max(1, config.input.divisor)
     least: list[int] = []
     for side in shape[2:]:
-        symbols: list[Any] = [] if isinstance(side, int) else list(side.node.expr.free_symbols)
-        lowest = [int(ranges[symbol].lower) * unit for symbol in symbols]
-        least.append(max(lowest) if lowest else int(side))
+        expression: Any = side if isinstance(side, int) else side.node.expr
+        lowest = {symbol: ranges[symbol].lower for symbol in getattr(expression, "free_symbols", ())}
+        least.append(int(expression.subs(lowest) if lowest else expression))
     return least[0], least[1]

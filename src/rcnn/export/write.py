@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 from torch.export import ExportedProgram
 
 from rcnn.arguments import CHECKPOINT, as_path, as_text
@@ -52,7 +53,7 @@ class Exported:
     path: Path
     record: ExportRecord
     difference: Difference  # from the detector in PyTorch, on one generated batch; int8: from float32, on real images
-    accuracy: Accuracy | None = None  # AP of the checkpoint and of the file; None: no data set was given
+    accuracy: Accuracy | None = None  # AP before (int8: of the float32 file) and after; None: not measured
 
 
 def export_model(
@@ -125,17 +126,19 @@ def export_model(
         prepared = prepare_for_inference(detector, network)
         say(f"tracing {record.config.name}")
         program, record = trace(prepared, record)
-        say(f"writing {path}")
+        accuracy = None
+        if target != "torch":
+            say("translating the operators to ONNX")
         with folder.writing_together(*names) as temporary:
             if images is not None:
-                record, difference = write_int8(program, record, temporary / path.name, prepared, images, say, path)
+                written = temporary / path.name
+                record, difference, accuracy = write_int8(program, record, written, prepared, images, say, path)
                 say(f"int8 compared with float32 on images of {calibrate}: {difference.text()}")
             elif record.with_resize:
                 difference = write_with_resize(program, record, temporary / path.name, prepared, say, path)
             else:
                 write_file(program, record, temporary / path.name)
                 difference = check_file(temporary / path.name, prepared, program, record, say, path)
-    accuracy = None
     if annotated is not None:
         original = Predictor(detector, classes=record.classes, device="cpu")
         accuracy = measure_accuracy(original, path, annotated, ("checkpoint", "file"), say)
@@ -251,6 +254,8 @@ def _with_shape(record: ExportRecord, size: Size, batch: Literal["dynamic"] | in
     config = record.config.input
     if batch != "dynamic" and not (is_whole_number(batch) and batch >= 1):
         raise ValueError(f"batch={batch!r}; expected 1 or more, or 'dynamic'")
+    if isinstance(size, np.ndarray):
+        size = tuple(np.atleast_1d(size).tolist())
     if size != "dynamic" and not _is_pair(size):
         raise ValueError(f"size={size!r}; expected (height, width), e.g. (800, 1333), or 'dynamic'")
     if size != "dynamic" and min(size) < 32:

@@ -248,9 +248,9 @@ def fused_by_onednn(input: Tensor) -> bool:
     """
     return (
         input.device.type == "cpu"
-        and input.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()  # first: torch.export adds a guard for the layout
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
+        and input.is_contiguous(memory_format=torch.channels_last)
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
         and (input.dtype == torch.float32 or (input.dtype == torch.bfloat16 and onednn_has_bfloat16()))

@@ -33,7 +33,8 @@ from rcnn.outputs.marker import CHOOSE, CHOOSE_FOLDER, MARKER, drop_unfinished_l
 COMPLETE = ".rcnn-complete-"  # start of the names of folders with complete files that are still to be moved
 NAME_BYTES = 255  # limit of a file name on Linux, macOS and Windows
 ANY_CONTENT = "any"  # in place of a digest: files that grow (log.jsonl) and folders (last/)
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+# ENOENT: below /proc, whose folder exists; EINVAL: characters that the file system does not take
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOENT, errno.EINVAL, errno.ENOTSUP)
 
 
 class OutputFolder:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 PID = "pid"  # file with the id of the process, beside the error file; cli/failures.py writes it
+STOPPED = "stopped"  # file: a signal has stopped the process; cli/failures.py writes it
 IN_FLIGHT = "in_flight"  # the file of this module, beside the error file
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # environment variable: torch's launcher sets the path of the error file
 

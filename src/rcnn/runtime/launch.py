@@ -32,7 +32,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from rcnn import threads
 from rcnn.commands import as_typed
 from rcnn.data.messages import counted
-from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT, PID
+from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT, PID, STOPPED
 from rcnn.runtime.meeting import LostProcessError
 from rcnn.stopping import LAUNCHER, STOP_SECONDS, stop_with_launcher
 
@@ -40,7 +40,9 @@ T = TypeVar("T")
 
 LAUNCHED = "RCNN_LAUNCHED"  # set for the processes: this launcher prints their errors
 TYPED = "RCNN_TYPED"  # set for the processes: the command that the user typed
+TORCH_LOG = "TORCH_CPP_LOG_LEVEL"  # its warnings of a lost process have the stack of torch's C++ functions
 LOST = "lost"  # key in an error file: the process only lost the connection to another one
+COMMON = "common"  # key in an error file: all processes have this error
 RESULT = "result"  # file with what a function returned in a process, beside its error file
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # passed on to the processes; Windows has only two
 REPEATED = 2.0  # seconds: `timeout` and batch systems signal this process and its group; both count as one signal
@@ -119,7 +121,7 @@ def launch_command(words: Sequence[str], *, devices: int, typed: Sequence[str] =
         except SignalException as stop:
             if message := _error_while_stopping(devices, Path(logs)):
                 return Ended(status=2, message=message)
-            return Ended(status=128 + int(stop.sigval))
+            return _stopped(int(stop.sigval), Path(logs))
         except ChildFailedError as error:
             return _ended(error.failures, devices, Path(logs))
     return Ended(status=0)
@@ -202,6 +204,8 @@ def _config(devices: int, logs: str) -> LaunchConfig:
 def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
     """Within the block, environment variables for the processes; each gets a share of the CPU cores."""
     added = {LAUNCHED: "1", LAUNCHER: str(os.getpid())}
+    if TORCH_LOG not in os.environ:
+        added[TORCH_LOG] = "ERROR"
     if typed:
         added[TYPED] = as_typed("rcnn", *typed)
     if not threads.set_by_user():
@@ -291,20 +295,41 @@ def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> 
     causes = {rank: _caused_by_another(failure, first) for rank, failure in failures.items()}
     rank = min(failures, key=lambda rank: (causes[rank], failures[rank].timestamp, rank))
     failure = failures[rank]
+    data: Mapping[str, Any] = failure.error_file_data
+    has_message = isinstance(data.get("message"), Mapping)
+    if (causes[rank] or (failure.exitcode > 0 and not has_message)) and (number := _first_signal(logs)):
+        return _stopped(number, logs)
     where = f"process {rank} of {devices}"
     if failure.exitcode < 0:
         doing = _in_flight(logs, failure.local_rank)
         hint = ", most often because the memory ran out" if failure.exitcode == -signal.SIGKILL else ""
         return Ended(status=2, failed=True, message=f"{where} was killed by {failure.signal_name()}{hint}{doing}")
-    details = failure.error_file_data.get("message")
-    if not isinstance(details, Mapping):  # it has ended as intended, with its own exit status
+    if not has_message:  # it has ended as intended, with its own exit status
         return Ended(status=failure.exitcode)
-    message = f"{_text(failure.error_file_data)}\n({where}{_in_flight(logs, failure.local_rank)})"
+    message = _text(data)
+    if not data.get(COMMON, False):
+        message += f"\n({where}{_in_flight(logs, failure.local_rank)})"
     for other, cause in causes.items():
         if cause == KILLED_HERE:
             doing = _in_flight(logs, failures[other].local_rank)
             message += f"\nprocess {other} of {devices} did not react and was killed{doing}"
     return Ended(status=failure.exitcode, failed=True, message=message)
+
+
+def _stopped(number: int, logs: Path) -> Ended:
+    """The result after the signal `number`; with a message unless the first process has said what became of the run."""
+    told = any(note.read_text(encoding="utf-8").endswith("told") for note in logs.glob(f"**/{STOPPED}"))
+    return Ended(status=128 + number, message="" if told else f"stopped by {signal.Signals(number).name}")
+
+
+def _first_signal(logs: Path) -> int:
+    """The number of the signal that stopped a process before any other one had an error; 0 if there is none."""
+    notes = [(note.stat().st_mtime_ns, note) for note in logs.glob(f"**/{STOPPED}") if note.stat().st_size]
+    errors = [path.stat().st_mtime_ns for path in logs.glob("**/error.json")]
+    time_ns, first = min(notes, default=(sys.maxsize, Path()))
+    if time_ns > min(errors, default=sys.maxsize - 1):
+        return 0
+    return int(first.read_text(encoding="utf-8").split()[0])
 
 
 def _text(data: Mapping[str, Any]) -> str:

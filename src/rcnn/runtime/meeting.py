@@ -7,8 +7,11 @@ lock or a disk, does not.
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -20,6 +23,8 @@ from rcnn.runtime.monitor import Monitor
 ASK = 0.02  # seconds between the questions whether all have arrived
 OWN, ALL = 0.001, 0.02  # shares of a core that the main thread, or all threads, of a process at work use at least
 ENDED, FAILED = "ended", "failed"  # in place of a sign of life
+SILENT = 3  # periods without a beat after which a process is known not to run
+LAST = 0.3  # seconds in which the first process ends after it has left the meeting, and its launcher ends the others
 
 
 class LostProcessError(ConnectionError):
@@ -72,6 +77,40 @@ class Meeting:
             # that follows fails at once.
             return
 
+    def let_first_end(self) -> None:
+        """Wait in all other processes until the first has left the meeting, and for LAST more seconds.
+
+        A launcher ends the other processes at once when one ends with a status other than 0.
+        """
+        limit = time.monotonic() + self._seconds
+        with suppress(RuntimeError):  # the process with the store has ended
+            while self._rank and time.monotonic() < limit and self._life_of(0) not in (ENDED, FAILED):
+                time.sleep(ASK)
+        if self._rank:
+            time.sleep(LAST)
+
+    def silent(self) -> list[str]:
+        """The other processes that do not run at all, e.g. stopped or on a lost machine, and what each works on.
+
+        It takes up to SILENT periods to find out. A process that waits for another one, or hangs, still runs.
+        """
+        missing = {rank: self._beat_of(rank) for rank in range(self._count) if rank != self._rank}
+        end = time.monotonic() + SILENT * self._period
+        while missing and time.monotonic() < end:
+            time.sleep(self._period / 4)
+            missing = {rank: beat for rank, beat in missing.items() if self._beat_of(rank) == beat}
+        left = [rank for rank in missing if self._life_of(rank) in (ENDED, FAILED)]
+        return [f"{self.name(rank)} at {_work(beat)}" for rank, beat in missing.items() if rank not in left]
+
+    def name(self, rank: int) -> str:
+        """A process in messages, e.g. "process 1 of 4 (pid 4711 on node7)"."""
+        key, process = f"place of {rank}", f"process {rank} of {self._count}"
+        return f"{process} ({self._store.get(key).decode()})" if self._store.check([key]) else process
+
+    def _beat_of(self, rank: int) -> str:
+        key = f"beat of {rank}"
+        return self._store.get(key).decode() if self._store.check([key]) else ""
+
     def _arrival(self, rank: int) -> str:
         return f"{self._turn}/{rank}"
 
@@ -102,10 +141,11 @@ class Meeting:
         if sign == FAILED:
             raise LostProcessError(f"{process} has failed; its message says why")
         if time.monotonic() - since > self._seconds:
-            work = sign.partition(" ")[2] or "the start"
+            if silent := self.silent():  # this one may wait for them
+                raise StalledProcessError(stopped_message(silent))
             raise StalledProcessError(
-                f"{process} has stalled at {work}: it has used no CPU time for {self._seconds:g} seconds. Find out "
-                "whether something has stopped it, or whether a disk does not answer"
+                f"{self.name(rank)} has stalled at {_work(sign)}: it has used no CPU time for {self._seconds:g} "
+                "seconds. Find out whether something has stopped it, or whether a disk does not answer"
             )
 
     def _life_of(self, rank: int) -> str:
@@ -115,11 +155,14 @@ class Meeting:
 
     def _show_life(self) -> None:
         """Write a sign of life after each period in which this process was at work; print its stacks if it stalls."""
-        signs, last, used = 0, time.monotonic(), _cpu_times()
+        signs, beats, last, used = 0, 0, time.monotonic(), _cpu_times()
         stalled = False  # its stacks are printed
         with suppress(RuntimeError):  # the process with the store has ended
             self._store.set(f"life of {self._rank}", f"0 {self._monitor.work}")
+            self._store.set(f"place of {self._rank}", f"pid {os.getpid()} on {socket.gethostname()}")
             while not self._ended.wait(self._period):
+                beats += 1
+                self._store.set(f"beat of {self._rank}", f"{beats} {self._monitor.work}")
                 now = time.monotonic()
                 own, all_threads = (new - old for new, old in zip(_cpu_times(), used, strict=True))
                 if own > OWN * (now - last) or all_threads > ALL * (now - last):
@@ -133,6 +176,20 @@ class Meeting:
         """Whether another process has arrived where this one has not."""
         following = [f"{self._turn + 1}/{rank}" for rank in range(self._count) if rank != self._rank]
         return any(self._store.check([key]) for key in following)
+
+
+def _work(sign: str) -> str:
+    """What a process works on, from its sign of life."""
+    return sign.partition(" ")[2] or "the start"
+
+
+def stopped_message(silent: Sequence[str]) -> str:
+    """The message for processes that do not run, as `Meeting.silent` names them."""
+    it, have = ("it", "has") if len(silent) == 1 else ("they", "have")
+    return (
+        f"{'; '.join(silent)} {have} stopped: {it} no longer {'runs' if it == 'it' else 'run'}. Find out whether a "
+        "signal (kill -STOP, Ctrl-Z) or a debugger stopped it, or whether its machine was lost"
+    )
 
 
 def _cpu_times() -> tuple[float, float]:

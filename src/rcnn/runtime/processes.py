@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rcnn.runtime.meeting import LostProcessError, Meeting
+from rcnn.runtime.meeting import LostProcessError, Meeting, StalledProcessError, stopped_message
 from rcnn.runtime.monitor import RESTING, Monitor
 
 T = TypeVar("T")
@@ -29,6 +29,7 @@ ASK = 0.02  # seconds between questions of the first process whether the others 
 LOST = re.compile(
     r"gloo|pair closure|Connection (?:closed|reset|refused)|Broken pipe|NCCL|Socket|TCPStore", re.IGNORECASE
 )
+TIMED_OUT = re.compile(r"timed? ?out", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class Processes:
     local_rank: int = 0  # of this process among those of its machine
     meeting: Meeting | None = None  # where they wait for each other; None with one process
     monitor: Monitor | None = None  # of this process
+    # all of them call it before each exchange of `in_order`; it may end the work by raising the same in all
+    stopping: Callable[[], None] | None = None
 
     @property
     def is_first(self) -> bool:
@@ -108,10 +111,18 @@ class Processes:
         for start in range(0, count, length):
             end = min(start + length, count)
             mine = len(self.own_places(end - start, size))
-            parts = [iter(part) for part in self.gather(list(islice(own, mine)), patient=False)]
+            values = list(islice(own, mine))
+            if self.stopping is not None:
+                self.stopping()
+            parts = [iter(part) for part in self.gather(values, patient=False)]
             for place in range(end - start) if parts else ():
                 yield next(parts[place // size % self.count])
         self.rest()
+
+    def let_first_end(self) -> None:
+        """Wait in all other processes until the first has ended, so that its messages are those of the run."""
+        if self.meeting is not None:
+            self.meeting.let_first_end()
 
     def wait(self) -> None:
         """Wait until every process has called this."""
@@ -201,7 +212,9 @@ def _connected(numbers: Processes, device: torch.device, timeout: float, monitor
             )
         place = dist.PrefixStore("rcnn/meeting", store)
         with Meeting(place, rank=numbers.rank, count=numbers.count, monitor=monitor, seconds=timeout) as meeting:
-            yield replace(numbers, meeting=meeting)
+            processes = replace(numbers, meeting=meeting)
+            with lost_processes(processes):
+                yield processes
         if own:  # not after an error: then this would wait for the other processes, which wait for this one
             dist.destroy_process_group()
 
@@ -255,10 +268,32 @@ def lost_processes(processes: Processes) -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or LOST.search(str(error)):
             reason = (str(error).splitlines() or [""])[0]
+            if silent := _silent(processes, reason):
+                raise StalledProcessError(stopped_message(silent)) from error
             raise LostProcessError(
-                f"process {processes.rank} of {processes.count} lost the connection to another process ({reason})"
+                f"process {processes.rank} of {processes.count} lost the connection to {_other(processes)} ({reason})"
             ) from error
         raise
+
+
+def _silent(processes: Processes, reason: str) -> list[str]:
+    """The other processes that do not run, if `reason` (torch's) says that this one has waited in vain."""
+    if processes.meeting is None or not TIMED_OUT.search(reason):
+        return []
+    try:
+        return processes.meeting.silent()
+    except RuntimeError:  # the process with the store has ended
+        return []
+
+
+def _other(processes: Processes) -> str:
+    """The other process, where there is only one."""
+    if processes.meeting is None or processes.count != 2:
+        return "another process"
+    try:
+        return processes.meeting.name(1 - processes.rank)
+    except RuntimeError:  # the process with the store has ended
+        return f"process {1 - processes.rank}"
 
 
 def device_of_process(device: torch.device, processes: Processes) -> torch.device:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -27,6 +26,8 @@ from rcnn.prediction_arguments import require_score
 from rcnn.results import ImageDetections
 from rcnn.serving.wire import from_wire, require_token
 
+LONGEST = 1e8  # seconds, three years; sockets take up to 292 years in nanoseconds
+
 
 class Client:
     """A client of the service at `url`, e.g. http://localhost:8000; `token`: the service's token, if it has one."""
@@ -40,9 +41,10 @@ class Client:
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise ValueError(f"{url!r} is not the URL of a service; expected e.g. http://localhost:8000")
         require_token(token)
-        if timeout is not None and not (isinstance(timeout, Real) and 0 < timeout < math.inf):
-            raise ValueError(f"timeout={timeout!r}; expected a number of seconds above 0, e.g. 60, or None")
-        self.url, self._token, self.timeout = url.rstrip("/"), token, timeout
+        if timeout is not None and not (isinstance(timeout, Real) and 0 < timeout <= LONGEST):
+            raise ValueError(f"timeout={timeout!r}; expected a number of seconds above 0, up to {LONGEST:g}, or None")
+        self.url, self._token = url.rstrip("/"), token
+        self.timeout = None if timeout is None else float(timeout)  # of a fraction or numpy's number
 
     def predict(self, image: ImageInput, *, score: float = 0.0, channels: Channels = "rgb") -> ImageDetections:
         """The detections of one image, as `rcnn.Predictor.predict` returns them; arguments as there. Not for lists.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from rcnn.arguments import DATA, OUTPUT, SPLIT, as_path, as_text, as_texts, wrong_type
+from rcnn.commands import AGAIN, CONTINUE
 from rcnn.data import Dataset
 from rcnn.data.messages import counted
 from rcnn.given_steps import Given, as_steps
@@ -21,11 +23,11 @@ from rcnn.runtime.launch import (
     require_devices,
     require_sendable,
 )
-from rcnn.runtime.processes import process_numbers
 from rcnn.training.found_run import is_restarted
 from rcnn.training.plan import plan_training
-from rcnn.training.request import RunRequest
+from rcnn.training.request import RunRequest, can_continue
 from rcnn.training.run import run_training
+from rcnn.training.saver import Outcome
 from rcnn.training.starting import CONFIG
 from rcnn.training.trackers import Tracker, own_trackers
 from rcnn.training.training_plan import TrainingPlan
@@ -233,21 +235,31 @@ def _names_of(split: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
 def _train_in_processes(
     request: RunRequest, log: Callable[[str], object], devices: int, max_restarts: int
 ) -> TrainingRun:
-    for restarts in range(max_restarts):
+    for restarts in count():
         try:
             return launch_function(_train, request, log, devices=devices)
-        except FailedWhileStoppingError:
-            raise
         except ProcessFailedError as error:
+            if restarts == max_restarts or isinstance(error, FailedWhileStoppingError):
+                error.add_note(_going_on(request.output or Path()))
+                raise
             log(str(error))
             log(f"starting all processes again ({restarts + 1} of {max_restarts})")
             request = replace(request, resume=True)
-    return launch_function(_train, request, log, devices=devices)
+    raise AssertionError  # the loop has no other end
+
+
+def _going_on(output: Path) -> str:
+    """How to continue the run in `output`, or to start it again if it has no last/."""
+    if can_continue(output):
+        return f"{CONTINUE}, make the same call with resume=True and output={str(output)!r}"
+    return f"{AGAIN}, make the same call"
+
+
+def _ending(outcome: Outcome) -> Iterator[str]:
+    if not outcome.finished:
+        yield f"stopped after {counted(outcome.step, 'step')}; {_going_on(outcome.output)}"
 
 
 def _train(request: RunRequest, log: Callable[[str], object]) -> TrainingRun:
-    outcome = run_training(request, log=log)
-    if not outcome.finished and process_numbers().is_first:
-        done = f"stopped after {counted(outcome.step, 'step')}"
-        log(f"{done}; to continue, make the same call with resume=True and output={str(outcome.output)!r}")
+    outcome = run_training(request, log=log, ending=_ending, going_on=_going_on)
     return TrainingRun(folder=outcome.output, step=outcome.step, finished=outcome.finished, best=outcome.best)

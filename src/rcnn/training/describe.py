@@ -171,8 +171,8 @@ def _validation(plan: RunPlan) -> str:
     reason = plan.reasons.get("val-split")
     if not plan.validations:
         from_python = isinstance(plan.request.data, Dataset)
-        choice = "pass a data set as validation=" if from_python else "choose a split with --val-split"
-        hint = f"{reason}; {choice}" if reason else "--val-split none"
+        choice = "pass a data set as validation=" if from_python else "choose a split with val_split (--val-split)"
+        hint = f"{reason}; {choice}" if reason else "val_split=none (--val-split)"
         return f"no evaluation, so no best/ ({hint})"
     why = f": {reason}" if reason and plan.held_out is not None else ""
     return f"evaluated on {' and '.join(map(_data, plan.validations))}{why}"

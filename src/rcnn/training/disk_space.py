@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +58,19 @@ def disk_space(detector: Detector, settings: TrainConfig, output: Path | None) -
 
 
 def require_space(space: DiskSpace, output: Path | None) -> list[str]:
-    """Warnings if the run may need more space than is free. OSError if there is no space for last/."""
+    """Warnings if the run may need more space than is free.
+
+    OSError if there is no space for last/, or if one of its files is larger than the shell allows (ulimit -f).
+    """
     where = output or Path("runs")
+    largest = max(space.best, space.last - space.best)  # bytes: the weights, the state of the optimizer and the EMA
+    if largest > (limit := largest_file()):
+        raise OSError(
+            errno.EFBIG,
+            f"{os.strerror(errno.EFBIG)} for this shell, which limits files to {_mb(limit)}: the largest file of a "
+            f"checkpoint has {_mb(largest)}",
+            str(where / "last"),
+        )
     if space.free < space.last:
         raise OSError(
             errno.ENOSPC,
@@ -73,6 +86,16 @@ def require_space(space: DiskSpace, output: Path | None) -> list[str]:
     ]
 
 
+def largest_file() -> float:
+    """Bytes that a file of this process may have; infinity without a limit."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return math.inf
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit
+
+
 def tensor_bytes(value: Any) -> int:
     """The bytes of all tensors in `value`: a tensor, or dicts, lists and tuples that contain tensors."""
     if isinstance(value, Tensor):
@@ -82,5 +105,5 @@ def tensor_bytes(value: Any) -> int:
     return sum(tensor_bytes(one) for one in value) if isinstance(value, Iterable) and not isinstance(value, str) else 0
 
 
-def _mb(size: int) -> str:
+def _mb(size: float) -> str:
     return f"{size / 1e6:,.1f} MB"

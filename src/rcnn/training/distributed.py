@@ -124,16 +124,16 @@ def share_buffers(detector: nn.Module, processes: Processes) -> None:
 
 
 @contextmanager
-def together(processes: Processes, stop: StopRequests, *, at_limit: bool = True) -> Iterator[None]:
+def together(processes: Processes, stop: StopRequests) -> Iterator[None]:
     """A block that all processes leave together: all of them normally, or all of them with an exception.
 
     A stop request, the end of the time limit, or an error in one process ends the block in all processes, with
-    StopRequested, or with LostProcessError where another process failed. `at_limit` as in `interrupting`: False for a
-    block in which the processes wait for each other, because their clocks differ.
+    StopRequested, or with LostProcessError where another process failed. In the block, no process may wait for another
+    one, because a stop request interrupts it.
     """
     problem: BaseException | None = None
     try:
-        with stop.interrupting(at_limit=at_limit):
+        with stop.interrupting():
             yield
     except (Exception, StopRequested) as error:
         problem = error
@@ -145,3 +145,9 @@ def together(processes: Processes, stop: StopRequests, *, at_limit: bool = True)
     if number or expired:
         stop.signal = int(number) or None
         raise StopRequested
+
+
+def stop_together(processes: Processes, stop: StopRequests) -> None:
+    """Raise StopRequested in all processes if one of them has a stop request or is at its time limit."""
+    with together(processes, stop):
+        pass

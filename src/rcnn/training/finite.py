@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from rcnn.commands import as_typed
 from rcnn.data.loading import TrainingBatch
-from rcnn.data.messages import named_images
+from rcnn.data.messages import counted, named_images
 from rcnn.models import Detector, DetectorConfig
 from rcnn.models.build import build_detector
 from rcnn.models.overrides import config_from_dict, config_to_dict
@@ -80,17 +80,25 @@ def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run
 def skip_or_stop(
     error: NonFiniteError, state: TrainState, settings: TrainConfig, run: RunFolder, log: SilentLog
 ) -> None:
-    """With `train.nonfinite=skip`, log a warning and drop the gradients of the step; else raise DivergedError."""
+    """With `train.nonfinite=skip`, log a warning and drop the gradients of the step; else raise DivergedError.
+
+    Also raised if `train.nonfinite_limit` steps in a row, or all steps of a short run, were skipped.
+    """
     text = explain(error, state, settings, run)
     state.optimizer.zero_grad(set_to_none=True)
-    if settings.nonfinite == "skip":
-        log.log(f"warning: {text}. The step is skipped (train.nonfinite=skip)")
-        return
-    raise DivergedError(
-        f"{text}. Check the annotations of these images; if they are right, try a lower train.lr, more "
-        "train.warmup_steps or train.clip_norm=10, or train.nonfinite=skip. resume=True (--resume) continues from the "
-        "last checkpoint that was saved"
-    ) from error
+    remedy = "try a lower train.lr, more train.warmup_steps or train.clip_norm=10"
+    if settings.nonfinite == "stop":
+        raise DivergedError(
+            f"{text}. Check the annotations of these images; if they are right, {remedy}, or train.nonfinite=skip"
+        ) from error
+    state.skipped += 1
+    if state.skipped >= min(settings.nonfinite_limit, settings.steps):
+        raise DivergedError(
+            f"{text}. This is the last of {counted(state.skipped, 'step')} in a row that train.nonfinite=skip skipped "
+            f"(train.nonfinite_limit={settings.nonfinite_limit}), so the model no longer learns: check the annotations "
+            f"of these images; if they are right, {remedy}"
+        ) from error
+    log.log(f"warning: {text}. The step is skipped (train.nonfinite=skip)")
 
 
 @contextmanager

@@ -52,6 +52,7 @@ OPTIONAL: dict[str, type] = {
     "weights": str,
     "recipe": str,
     "processes": int,
+    "extra_images": int,
     "held_out": dict,
     "left_out": list,
     "data_identity": dict,
@@ -130,12 +131,15 @@ def is_run(path: Path) -> bool:
     return read_record(path / RECORD) is not None
 
 
-def require_no_run(path: Path, checkpoints: Sequence[str]) -> None:
-    """ValueError if the run in `path` has `checkpoints`: only a run that is resumed may write there."""
+def require_no_run(path: Path, checkpoints: Sequence[str], resume: str = "resume=True (--resume)") -> None:
+    """ValueError if the run in `path` has `checkpoints`: only a run that is resumed may write there.
+
+    `resume`: how the caller asks for that.
+    """
     if checkpoints:
         raise ValueError(
-            f"{path} contains a run ({listed(checkpoints)}): continue it with resume=True (--resume), or choose "
-            "another output (--output)"
+            f"{path} contains a run ({listed(checkpoints)}): continue it with {resume}, or choose another "
+            "output (--output)"
         )
 
 

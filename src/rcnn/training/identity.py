@@ -34,13 +34,6 @@ def data_identity(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def images_of_run(record: Mapping[str, Any]) -> int:
-    """Number of training images in the record of a run; 0 if it is not recorded."""
-    identity = record.get("data_identity", {}).get(record["splits"][0] if record["splits"] else "")
-    images = identity.get("images") if isinstance(identity, Mapping) else 0
-    return images if type(images) is int else 0
-
-
 def _digest(dataset: Dataset) -> str:
     """SHA-256 of the parts of the annotations that training uses; independent of their format and number of files."""
     objects, outlines = dataset.objects, dataset.objects.outlines

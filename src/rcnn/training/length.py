@@ -66,36 +66,14 @@ def with_length(
     return settings, {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Earlier:
-    """The length of a run that is resumed, until now."""
-
-    settings: TrainConfig
-    images: int  # number of training images
-    processes: int
-
-    @property
-    def each(self) -> int:
-        """Images per step."""
-        return self.settings.images_per_step(self.processes)
-
-    @property
-    def is_uniform(self) -> bool:
-        """Whether all steps have had the same number of images, so that the length is that of a new run."""
-        usual, _ = with_length(self.settings, images=self.images, processes=self.processes, given=())
-        return usual.steps == self.settings.steps
-
-
 def with_rest(
-    settings: TrainConfig, before: Earlier, *, done: int, images: int, each: int
+    settings: TrainConfig, *, done: int, done_images: int, images: int, each: int
 ) -> tuple[TrainConfig, dict[str, str]]:
     """`settings` of a run that has had other images per step, with the steps for the images that are left.
 
-    `settings` have the new length; if it is the same as in `before`, the number of images that are left does not
-    change. `done`: steps done. `each`: images per step from now on. `images` as in `with_length`.
+    `done` steps are done, with `done_images` images. `each`: images per step from now on. `images` as in `with_length`.
     """
-    more = _images_of(settings, images, each) - _images_of(before.settings, before.images, before.each)
-    left = (before.settings.steps - done) * before.each + more
+    left = _images_of(settings, images, each) - done_images
     reason = f"{counted(done, 'step')} done, then the images that are left, {each} per step"
     return replace(settings, steps=max(1, done + max(0, round(left / each)))), {"steps": reason}
 

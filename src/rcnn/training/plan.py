@@ -14,11 +14,12 @@ from rcnn.data.held_out import HeldOut
 from rcnn.data.messages import counted
 from rcnn.data.trained_images import TrainedImages
 from rcnn.data.transforms import OwnStep
-from rcnn.models import DetectorConfig
+from rcnn.models import DetectorConfig, model_config
 from rcnn.models.overrides import config_to_dict
 from rcnn.models.own import own_factories
 from rcnn.models.setting_tables import settings_table
 from rcnn.models.unused_settings import override_used
+from rcnn.models.zoo import MODELS
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers
@@ -27,8 +28,8 @@ from rcnn.training.chosen_start import Start, choose_start, setting_keys
 from rcnn.training.disk_space import DiskSpace, disk_space, require_space
 from rcnn.training.fitted_model import FittedModel, fit_model, fit_to_data
 from rcnn.training.found_run import FoundRun, find_run
-from rcnn.training.identity import data_identity, images_of_run
-from rcnn.training.length import LENGTHS, Earlier, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
+from rcnn.training.identity import data_identity
+from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
 from rcnn.training.request import RunRequest
 from rcnn.training.resume_checks import record_to_resume, require_fixed
 from rcnn.training.run_data import RunData, shared_images
@@ -37,6 +38,7 @@ from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
 from rcnn.training.starting import (
     starting_config,
     starting_settings,
+    starts_fresh,
 )
 from rcnn.training.state import steps_done
 from rcnn.weights.catalogue.entry import Entry
@@ -62,6 +64,7 @@ class RunPlan:
     changed: tuple[str, ...]  # settings that differ from those of the run that is resumed, as KEY: OLD -> NEW
     warnings: tuple[str, ...]
     download: Entry | None  # the weights that the run downloads; `config` then has the model's settings, not the file's
+    extra_images: int  # that the steps so far had in addition to the present number of images per step
     identity: dict[str, dict[str, Any]]  # of the data, by split; see `data_identity`
     space: DiskSpace  # for the checkpoints
     trained_images: TrainedImages | None  # for evaluations; None: its images are not files
@@ -101,7 +104,7 @@ class RunPlan:
         """The contents of config.json."""
         several = {"processes": self.processes.count} if self.processes.count > 1 else {}
         content = {"model": config_to_dict(self.config), **self.about(), "classes": list(self.dataset.classes)}
-        return content | several
+        return content | several | ({"extra_images": self.extra_images} if self.extra_images else {})
 
 
 def settings_of(model: str, overrides: Sequence[str], allow: Sequence[str] = ()) -> tuple[TrainConfig, InputConfig]:
@@ -143,7 +146,8 @@ def plan_training(
         device=device,
         processes=processes,
         request=start.request,
-        reasons=model.data.reasons
+        reasons=_model_reasons(start, model.config)
+        | model.data.reasons
         | _setting_reasons(start)
         | {PREFIX + name: reason for name, reason in chosen.reasons.items()}
         | chosen.advice.reasons
@@ -153,6 +157,7 @@ def plan_training(
         changed=_changed_settings(start, model, chosen.settings),
         warnings=tuple(_warnings(start, model, chosen.settings, processes, found, space)),
         download=model.absent,
+        extra_images=chosen.extra_images,
         identity={split: data_identity(dataset) for split, dataset in model.data.every.items()},
         space=space,
         trained_images=TrainedImages.of(model.data.training),
@@ -166,6 +171,7 @@ class _Length:
     settings: TrainConfig
     reasons: dict[str, str]  # setting of the length -> why it has its value
     advice: Advice  # on the settings of model and training
+    extra_images: int  # as in RunPlan
 
 
 def _choose_length(start: Start, model: FittedModel, processes: Processes, found: FoundRun) -> _Length:
@@ -186,17 +192,23 @@ def _choose_length(start: Start, model: FittedModel, processes: Processes, found
             published=recipe.images_per_step if recipe is not None else 0,
         )
         reasons |= more
-        if before is not None and start.record is not None and not given.isdisjoint(("epochs", "schedule")):
-            earlier = Earlier(
-                settings=before,
-                images=images_of_run(start.record) or len(training),
-                processes=start.record.get("processes", 1),
+        if recipe is not None:
+            settings, more = recipe.with_evaluations(
+                settings, images=len(training), processes=processes.count, given=given
             )
-            each = settings.images_per_step(processes.count)
-            # a run that was resumed before may have had other images per step before that
-            if "last" in found.checkpoints and not (each == earlier.each and earlier.is_uniform):
-                done = steps_done(start.request.output or Path())
-                settings, more = with_rest(settings, earlier, done=done, images=len(training), each=each)
+            reasons |= more
+    each, extra = settings.images_per_step(processes.count), 0
+    if before is not None and start.record is not None and "last" in found.checkpoints:
+        earlier = before.images_per_step(start.record.get("processes", 1))
+        extra = start.record.get("extra_images", 0)
+        if each != earlier or extra:
+            done = steps_done(start.request.output or Path())
+            extra += done * (earlier - each)
+            if not given.isdisjoint(("epochs", "schedule")):
+                done_images = done * each + extra
+                settings, more = with_rest(
+                    settings, done=done, done_images=done_images, images=len(training), each=each
+                )
                 reasons |= more
     advice = model.advice
     if start.is_advised:
@@ -216,7 +228,7 @@ def _choose_length(start: Start, model: FittedModel, processes: Processes, found
         if given.intersection(LENGTHS) and "patience" not in given:  # the user wants these steps
             settings = replace(settings, patience=0)
         require_fixed(before, settings, start.request.output)
-    return _Length(settings=settings, reasons=reasons, advice=advice)
+    return _Length(settings=settings, reasons=reasons, advice=advice, extra_images=extra)
 
 
 def _changed_settings(start: Start, model: FittedModel, settings: TrainConfig) -> tuple[str, ...]:
@@ -281,6 +293,24 @@ def _images_warning(
             "batches and another learning rate. The images per step are train.batch_size x train.accumulate x the "
             "number of processes"
         )
+
+
+def _model_reasons(start: Start, config: DetectorConfig) -> dict[str, str]:
+    """The reason for each setting that differs from the model that is named, if nobody gave or chose it."""
+    if config.name not in MODELS:  # there is nothing to compare with
+        return {}
+    request, usual = start.request, {one.path: one.default for one in settings_table(model_config(config.name))}
+    if not start.is_new:
+        reason = f"as recorded in {request.record_file}"
+    elif request.config is not None:
+        reason = "of the config that was passed"
+    elif starts_fresh(request.model):
+        reason = f"of the weights {request.weights}"
+    else:
+        reason = f"of the checkpoint {request.model}"
+    paths = (one.path for one in settings_table(config) if one.path not in usual or usual[one.path] != one.default)
+    of_data = ("num_classes", "keypoint.")
+    return {path: "from the data" if start.is_new and path.startswith(of_data) else reason for path in paths}
 
 
 def _setting_reasons(start: Start) -> dict[str, str]:

@@ -11,9 +11,11 @@ from rcnn.commands import as_typed
 from rcnn.data import Dataset
 from rcnn.data.transforms import Step
 from rcnn.models import DetectorConfig
+from rcnn.outputs import REPLACED
 from rcnn.runtime.launch import LAUNCHED
 from rcnn.training.settings import TrainConfig
 from rcnn.training.trackers import Tracker
+from rcnn.weights.files import WEIGHTS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +57,13 @@ class RunRequest:
         return f"{self.output}/config.json"
 
 
-def continue_command(request: RunRequest, processes: int, output: Path, own_code: Sequence[str] = ()) -> str:
+def continue_command(
+    request: RunRequest, processes: int, output: Path, own_code: Sequence[str] = (), *, launched: bool = False
+) -> str:
     """The command that continues the run in `output`, which was stopped, with the same number of processes.
 
-    `own_code`: the user's code that the run imports. A run that is resumed imports only what --allow names.
+    `own_code`: the user's code that the run imports. A run that is resumed imports only what --allow names. `launched`:
+    `--devices` starts the processes of this run; known from the environment in one of them.
     """
     words = ["rcnn", "train", request.model, "--data", str(request.data_name), "--output", str(output), "--resume"]
     words += [] if request.device == "auto" else ["--device", request.device]
@@ -66,6 +71,11 @@ def continue_command(request: RunRequest, processes: int, output: Path, own_code
     words += ["--strict"] * request.strict + ["--allow-empty"] * request.allow_empty
     if processes == 1:
         return as_typed(*words)
-    if os.environ.get(LAUNCHED) == "1":
+    if launched or os.environ.get(LAUNCHED) == "1":
         return as_typed(*words, "--devices", processes)
     return f"{as_typed(*words)} (in {processes} processes, started as before)"
+
+
+def can_continue(output: Path) -> bool:
+    """Whether the run in `output` has a last/, from which it can be resumed."""
+    return any((output / f"{prefix}last" / WEIGHTS_FILE).exists() for prefix in ("", REPLACED))

@@ -59,7 +59,7 @@ def recorded_settings(record: dict[str, Any], output: Path | None) -> tuple[Dete
 def _unusable(output: Path | None, error: ValueError) -> ValueError:
     return ValueError(
         f"{output}/config.json, the record of the run, has settings that cannot be used ({error}). Restore it, or "
-        f"start a new run from {output}/last with another --output"
+        f"start a new run from {output}/last with another output (--output)"
     )
 
 
@@ -81,16 +81,22 @@ def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
             "same data set as validation="
         )
     given = {
-        "--split": (request.split, training),
-        "--val-split": (", ".join(request.val_splits), evaluated),
+        "split (--split)": (request.split, training),
+        "val_split (--val-split)": (", ".join(request.val_splits), evaluated),
         "validation": (validation, ", ".join(validations)),
-        "--val-fraction": (asked, fraction),
-        "--annotations": (request.annotations, record["annotations"]),
-        "--images": (request.images, record.get("images", "")),
-        "--relative-boxes": ("set" * request.relative_boxes, "set" * record.get("relative_boxes", False)),
-        "--weights": ("" if same_weights(request.weights, weights) else request.weights, weights or NO_WEIGHTS),
-        "--recipe": (request.recipe, record.get("recipe", "")),
-        "MODEL": (request.model, record["started_from"]),
+        "val_fraction (--val-fraction)": (asked, fraction),
+        "annotations (--annotations)": (request.annotations, record["annotations"]),
+        "images (--images)": (request.images, record.get("images", "")),
+        "relative_boxes (--relative-boxes)": (
+            "set" * request.relative_boxes,
+            "set" * record.get("relative_boxes", False),
+        ),
+        "weights (--weights)": (
+            "" if same_weights(request.weights, weights) else request.weights,
+            weights or NO_WEIGHTS,
+        ),
+        "recipe (--recipe)": (request.recipe, record.get("recipe", "")),
+        "the model": (request.model, record["started_from"]),
     }
     for option, (value, before) in given.items():
         if value and value != before and not _same_path(value, before):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,13 @@ from rcnn.models.setting_tables import settings_table
 from rcnn.new_outputs import output_or_new
 from rcnn.runtime.memory import is_out_of_memory
 from rcnn.runtime.processes import Processes, joined, process_numbers
+from rcnn.stopping import completing
 from rcnn.training.batch_size import chosen_batch_size, with_batch_size
 from rcnn.training.describe import describe_start
 from rcnn.training.determinism import deterministic
 from rcnn.training.distributed import batch_norm_warnings
 from rcnn.training.engine import train
+from rcnn.training.finite import DivergedError
 from rcnn.training.found_run import CURVE, HELD_OUT, LOG, PICTURES, PLOT, REPORT
 from rcnn.training.identity import identity_changes, require_same_data
 from rcnn.training.log import RunLog, SilentLog, log_gap, read_log
@@ -45,18 +47,35 @@ from rcnn.training.view import RunSize
 Log = Callable[[str], object]
 
 
-def run_training(request: RunRequest, *, log: Log = print) -> Outcome:
-    """Plan a run and execute it. `log` receives status messages.
+def run_training(
+    request: RunRequest,
+    *,
+    log: Log = print,
+    ending: Callable[[Outcome], Iterable[str]] = lambda outcome: (),
+    going_on: Callable[[Path], str] = lambda output: "",
+) -> Outcome:
+    """Plan a run and execute it. `log` receives status messages; `ending` and `going_on` as for `execute`.
 
     Under a launcher such as torchrun, each process calls it; the first one writes the folder and the messages.
 
     A ValueError or OSError says what is wrong and what to do; after one from `plan_training` nothing was written.
     """
-    return execute(plan_training(request, log if process_numbers().is_first else _silent), log=log)
+    plan = plan_training(request, log if process_numbers().is_first else _silent)
+    return execute(plan, log=log, ending=ending, going_on=going_on)
 
 
-def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
-    """Train as planned. The folder of the run gets config.json, log.jsonl, curve.html, curve.png, and checkpoints."""
+def execute(
+    plan: RunPlan,
+    *,
+    log: Log = print,
+    ending: Callable[[Outcome], Iterable[str]] = lambda outcome: (),
+    going_on: Callable[[Path], str] = lambda output: "",
+) -> Outcome:
+    """Train as planned. The folder of the run gets config.json, log.jsonl, curve.html, curve.png, and checkpoints.
+
+    `ending`: lines for the log about how the run ended. `going_on` says how to go on with the run in a folder; an error
+    that ends the run gets this as a note.
+    """
     with deterministic(plan.settings.deterministic):
         own = chosen_batch_size(plan) if plan.auto_batch_size else None  # before processes can wait for each other
         with joined(plan.device, 2 * plan.settings.watchdog, watchdog=plan.settings.watchdog) as processes:
@@ -64,7 +83,10 @@ def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
             if own is not None:
                 plan, line = with_batch_size(plan, own, processes)
                 log(line)
-            return _execute(plan, processes, log)
+            outcome = _execute(plan, processes, log, ending, going_on)
+            if outcome.signal is not None:
+                processes.let_first_end()
+            return outcome
 
 
 def _silent(line: str) -> None:
@@ -81,7 +103,13 @@ def _output(plan: RunPlan, processes: Processes) -> Iterator[Path]:
         yield processes.share(output)
 
 
-def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
+def _execute(
+    plan: RunPlan,
+    processes: Processes,
+    log: Log,
+    ending: Callable[[Outcome], Iterable[str]],
+    going_on: Callable[[Path], str],
+) -> Outcome:
     """Train as planned, together with the other processes."""
     provenance = plan.about() | {"rcnn": __version__, "torch": torch.__version__}
     processes.wait()  # until all have read what is in the folder
@@ -105,24 +133,50 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         if plan.settings.deterministic:
             threads = counted(torch.get_num_threads(), "thread")
             log(f"train.deterministic=true: every run with {threads} on this hardware gives the same weights")
-        before, ending = (state.step, state.evaluation_due), "failed"
         try:
-            with _run_log(plan, output, state, log) as run_log:
-                evaluate = _evaluation(plan, run_log, state, output)
-                outcome = train(state, batches_of(plan), plan.settings, run, run_log, evaluate=evaluate)
-            done = "finished" if state.step == plan.settings.steps else "stopped early by train.patience"
-            ending = done if outcome.finished else "stopped"
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise ValueError(_out_of_memory(plan, error)) from error
-        finally:
-            processes.rest(failed=ending == "failed")
-            if processes.is_first:
-                lead = f"{state.step} of {counted(plan.settings.steps, 'step')}, {ending}."
+            return _train(plan, run, state, log, ending)
+        except BaseException as error:
+            if note := going_on(output):
+                error.add_note(note)
+            if isinstance(error, DivergedError):  # of all processes
+                processes.let_first_end()
+            raise
+
+
+def _train(
+    plan: RunPlan, run: RunFolder, state: TrainState, log: Log, ending: Callable[[Outcome], Iterable[str]]
+) -> Outcome:
+    """Train from `state` on, write the charts and the page of the run, and log the lines of `ending`."""
+    before, how, outcome = (state.step, state.evaluation_due), "failed", None
+    try:
+        with _run_log(plan, run.path, state, log) as run_log:
+            evaluate = _evaluation(plan, run_log, state, run.path)
+            outcome = train(
+                state,
+                batches_of(plan),
+                plan.settings,
+                run,
+                run_log,
+                evaluate=evaluate,
+                after_evaluation=partial(_draw_progress, run, plan, state),
+            )
+        done = "finished" if state.step == plan.settings.steps else "stopped early by train.patience"
+        how = done if outcome.finished else "stopped"
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(_out_of_memory(plan, error)) from error
+    finally:
+        with completing():  # a launcher may send another signal, e.g. because another process has ended first
+            state.processes.rest(failed=how == "failed")
+            if state.processes.is_first:
+                lead = f"{state.step} of {counted(plan.settings.steps, 'step')}, {how}."
                 # after a failure, e.g. a full disk, an error of the charts must not hide the error of the run
-                with suppress(OSError, ValueError) if ending == "failed" else nullcontext():
+                with suppress(OSError, ValueError) if how == "failed" else nullcontext():
                     _draw_curve(run, plan, lead, unchanged=(state.step, state.evaluation_due) == before)
+            with suppress(OSError):  # the terminal is gone (SIGHUP)
+                for line in () if outcome is None else ending(outcome):
+                    log(line)
     return outcome
 
 
@@ -146,8 +200,9 @@ def _out_of_memory_in_evaluation(plan: RunPlan, error: BaseException, output: Pa
     size = plan.config.input
     return (
         f"not enough memory on {plan.device} for the evaluation after {counted(step, 'step')}: lower "
-        f"input.max_size={size.max_size} and input.min_size={size.min_size}, or start a new run with --val-split none "
-        f"and evaluate it with rcnn eval. The steps so far are saved in {output}/last. ({_reason(error)})"
+        f"input.max_size={size.max_size} and input.min_size={size.min_size}, or start a new run with "
+        f"val_split=none (--val-split) and evaluate it with rcnn eval. The steps so far are saved in "
+        f"{output}/last. ({_reason(error)})"
     )
 
 
@@ -241,6 +296,13 @@ def _is_done(state: TrainState, plan: RunPlan) -> bool:
     return state.step == plan.settings.steps and not (state.evaluation_due and plan.validations)
 
 
+def _draw_progress(run: RunFolder, plan: RunPlan, state: TrainState) -> None:
+    """Write the charts and the page of a run that goes on; an error, e.g. a full disk, is left to its end."""
+    if state.processes.is_first:
+        with suppress(OSError, ValueError):
+            _draw_curve(run, plan, f"{state.step} of {counted(plan.settings.steps, 'step')}, running.", unchanged=False)
+
+
 def _draw_curve(run: RunFolder, plan: RunPlan, lead: str, *, unchanged: bool) -> None:
     """Write the charts, and the page of the run, which starts with `lead`.
 
@@ -301,7 +363,7 @@ def _evaluation(plan: RunPlan, log: SilentLog, state: TrainState, output: Path) 
     """A function that evaluates the run's detector, as the settings say; None without a validation set."""
     if not plan.validations:
         return None
-    first, processes, settings = plan.validations[0], state.processes, plan.settings
+    first, settings = plan.validations[0], plan.settings
 
     def evaluate(detector: Detector) -> Metrics:
         try:
@@ -312,6 +374,7 @@ def _evaluation(plan: RunPlan, log: SilentLog, state: TrainState, output: Path) 
             raise ValueError(_out_of_memory_in_evaluation(plan, error, output, state.step)) from error
 
     def measured(detector: Detector) -> Metrics:
+        processes = state.processes  # with what ends this evaluation
         loss = {LOSS: validation_loss(detector, first, plan, processes)} if settings.validation_loss else {}
         metrics = evaluate_detector(
             detector,

@@ -202,7 +202,7 @@ def choose_splits(request: RunRequest) -> tuple[str, tuple[str, ...], dict[str, 
         start = "minival" if default.lower().startswith("minival") else "val"
         reasons["val-split"] = f"its name starts with '{start}'" if default else NO_VALIDATION_SPLIT
         if request.val_fraction == 0 and not default:
-            reasons["val-split"] += ", and --val-fraction 0 holds no images out"
+            reasons["val-split"] += ", and val_fraction=0 (--val-fraction) holds no images out"
     return training, validations, reasons
 
 
@@ -259,7 +259,7 @@ def _held_out(
         counts = class_counts(training)
         absent = absent_classes(training.classes, counts.totals(held), counts.totals())
         share = share_text(len(held) / len(training), wanted, absent)
-        return held_out, f"{count} {verb} held out from training, see --val-fraction: {share}"
+        return held_out, f"{count} {verb} held out from training, see val_fraction (--val-fraction): {share}"
     if fraction:
         raise ValueError(
             f"{training.annotation_file} has {counted(len(training), 'image')}, too few to hold out {fraction:g} of "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rcnn.data.messages import counted
 from rcnn.models import Detector
-from rcnn.training.distributed import share_buffers, together
+from rcnn.training.distributed import share_buffers, stop_together
 from rcnn.training.log import SilentLog
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.settings import TrainConfig
@@ -52,8 +53,10 @@ class Saver:
         run: RunFolder,
         log: SilentLog,
         evaluate: Callable[[Detector], Metrics] | None,
+        after_evaluation: Callable[[], object] | None = None,
     ) -> None:
         self.state, self.settings, self.run, self.log, self.evaluate = state, settings, run, log, evaluate
+        self.after_evaluation = after_evaluation
         self.saved = state.step  # the step of last/
         self._kept = 0  # the step of the last step-N/ that was written
         self._metrics: Metrics | None = None
@@ -82,13 +85,11 @@ class Saver:
         if self.evaluate is None or not state.evaluation_due:
             return
         state.processes.rest()
-        # The clocks of several processes differ, so one that stops at its time limit would be lost to the others, which
-        # wait for it: they complete what they do together
-        with together(state.processes, stop, at_limit=False):
-            share_buffers(state.evaluated, state.processes)
-        # last/ is saved: the evaluation is repeated when the run is resumed
-        with stop.interrupting(at_limit=state.processes.count == 1):
-            self._metrics = self.evaluate(whole_detector(state.evaluated))
+        stop_together(state.processes, stop)
+        # A signal may reach one process only, and their clocks differ. One that left this exchange would be lost to the
+        # others, which wait for it, so nothing interrupts it
+        share_buffers(state.evaluated, state.processes)
+        self._metrics = self._evaluate(self.evaluate, stop)
         value = choose(self._metrics, self.settings.best)
         if is_better(value, state.best):
             state.best, state.since_best = value, 0
@@ -100,7 +101,24 @@ class Saver:
         state.evaluation_due = False
         self.save_last()
         ended = state.step == self.settings.steps
+        if self.after_evaluation is not None and not ended:
+            self.after_evaluation()
         state.processes.doing("the end of the run" if ended else f"the data of step {state.step}")
+
+    def _evaluate(self, evaluate: Callable[[Detector], Metrics], stop: StopRequests) -> Metrics:
+        """The metrics. A stop request ends the evaluation; last/ is saved, and a run that is resumed repeats it.
+
+        Several processes agree to end it at their next exchange of results.
+        """
+        state, processes = self.state, self.state.processes
+        if processes.count == 1:
+            with stop.interrupting():
+                return evaluate(whole_detector(state.evaluated))
+        state.processes = replace(processes, stopping=partial(stop_together, processes, stop))
+        try:
+            return evaluate(whole_detector(state.evaluated))
+        finally:
+            state.processes = processes
 
     def ends_early(self) -> bool:
         """Whether early stopping (`train.patience`) ends the run now; says so in the log."""

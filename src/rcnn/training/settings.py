@@ -27,7 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value of number
     "weight_decay": FRACTION, "norm_weight_decay": FRACTION, "clip_norm": (0, math.inf),
     "seed": (0, 2**31 - 1), "workers": (0, MAX_WORKERS),
     "repeat_threshold": FRACTION, "flip": FRACTION, "scales": SIDE, "scale_range": SIDE, "jitter": FRACTION,
-    "watchdog": (0, 10**9), "log_every": (1, math.inf), "pictures": (0, math.inf),
+    "nonfinite_limit": (1, MOST_STEPS), "watchdog": (0, 10**9), "log_every": (1, math.inf), "pictures": (0, math.inf),
     "checkpoint_every": (1, math.inf), "keep": (0, math.inf), "time_limit": (0, math.inf),
     "evaluate_every": (0, math.inf), "patience": (0, math.inf),
 }  # fmt: skip
@@ -99,6 +99,7 @@ class TrainConfig:
     # deterministic algorithms only: equal runs give equal weights, with the same number of threads; can be slower
     deterministic: bool = False
     nonfinite: Literal["stop", "skip"] = "stop"  # what to do at a step with a loss or gradient that is not finite
+    nonfinite_limit: int = 20  # with nonfinite=skip: this number of skipped steps in a row ends the run with an error
     watchdog: float = 300.0  # seconds without progress after which every process prints its stacks; 0: never
 
     log_every: int = 20  # steps between lines of log.jsonl

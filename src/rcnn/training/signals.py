@@ -31,7 +31,6 @@ class StopRequests:
         self.signal: int | None = None
         self._deadline = time.monotonic() + seconds if seconds else None
         self._interrupting = False
-        self._at_limit = False  # whether the time limit interrupts, too
         self._interrupts = 0  # Ctrl-C so far
 
     @property
@@ -45,18 +44,15 @@ class StopRequests:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     @contextmanager
-    def interrupting(self, *, at_limit: bool = True) -> Iterator[None]:
-        """Within this block a stop request raises StopRequested at once, even while the process waits for data.
-
-        `at_limit`: the end of the time limit does so, too.
-        """
-        self._interrupting, self._at_limit = True, at_limit
+    def interrupting(self) -> Iterator[None]:
+        """Within this block a stop request raises StopRequested at once, even while the process waits for data."""
+        self._interrupting = True
         try:
-            if self.requested or (at_limit and self.expired):
+            if self.requested or self.expired:
                 raise StopRequested
             yield
         finally:
-            self._interrupting = self._at_limit = False
+            self._interrupting = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler. The second Ctrl-C raises KeyboardInterrupt, which ends the run without saving."""
@@ -70,7 +66,7 @@ class StopRequests:
 
     def expire(self, number: int, frame: FrameType | None) -> None:
         """The handler of the signal at the end of the time limit."""
-        if self._at_limit:
+        if self._interrupting:
             raise StopRequested
 
 

@@ -43,6 +43,7 @@ class TrainState:
     best: float | None = None  # the best value so far of the metric that best/ is chosen by
     since_best: int = 0  # evaluations since the best; 0 until a value is above 0
     evaluation_due: bool = False  # the evaluation after `step` is not done yet
+    skipped: int = 0  # steps in a row, up to `step`, that were not finite (train.nonfinite=skip); not saved
 
     @classmethod
     def start(cls, detector: Detector, settings: TrainConfig, processes: Processes = ALONE) -> TrainState:

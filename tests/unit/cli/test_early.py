@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from rcnn.cli.early import is_setting, require_an_input
+from rcnn.cli.early import is_setting, require_an_input, warn_of_repeats
 from rcnn.outputs import OutputFolder
 
 CASES = (  # words, what the message contains
     ("train m --data {0}/gone", "gone does not exist; expected the folder of a data set"),
     ("train m --data {0} --output {0}/file", "file is a file; expected a folder"),
-    ("train m --data {0} --output {0}/run", "run contains a run (last/): continue it with"),
+    ("train m --data {0} --output {0}/run", "run contains a run (last/): continue it with --resume, or"),
     ("train m --data {0} --output {0}/used", "used is in use by process"),
     ("train m", "give a model or a checkpoint, and its data"),
     ("eval m --data {0}/gone", "gone does not exist"),
@@ -29,9 +29,6 @@ CASES = (  # words, what the message contains
     ("train --resume --data {0}", "expected the folder of the run as --output: rcnn train --resume --output RUN"),
     ("train m --resume", "expected the folder of the run as --output: rcnn train --resume --output RUN"),
     ("train {0}/old --resume", "rcnn train --resume --output {0}/old"),
-    ("train m --data {0} train.lr=1 train.ema=0 train.lr=2", "train.lr is given 2 times (train.lr=1, train.lr=2); exp"),
-    ("train m --data {0} train.schedule=1x --schedule 2x", "train.schedule is given 2 times"),
-    ("train --recipe r --data {0} train.lr=1 train.lr=1", "train.lr is given 2 times"),
 )
 CODE = """
 import contextlib, io, json, sys
@@ -79,3 +76,13 @@ def test_a_path_with_an_equals_sign_is_no_setting(tmp_path: Path, monkeypatch: p
     Path("lr=0.1").mkdir()
     assert not any(map(is_setting, ("lr=0.1", "runs/lr=0.1/best", "photo.jpg", "https://host/a?size=1")))
     assert all(map(is_setting, ("train.lr=0.1", "keypoint.names=[" + "nose," * 99 + "]")))
+
+
+def test_the_last_value_of_a_repeated_setting_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train.lr=1", "train.ema=0", "train.lr=2", " train.lr=0.5"]
+    assert warn_of_repeats(words) == words
+    expected = "warning: train.lr is given 3 times (1, 2, 0.5); the last value is used: 0.5\n"
+    assert capsys.readouterr() == ("", expected)
+    warn_of_repeats(["train.lr=1", "train.ema=0"])
+    warn_of_repeats(None)
+    assert capsys.readouterr() == ("", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -14,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -23,7 +21,7 @@ from rich.markup import render
 
 from rcnn import __version__
 from rcnn.cli import app
-from rcnn.cli.main import _message, main
+from rcnn.cli.main import main
 from rcnn.cli.train import print_of_run
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
@@ -179,24 +177,6 @@ def test_an_error_is_one_line(
     monkeypatch.setattr(app, "app", fail)
     monkeypatch.setattr(shutil, "disk_usage", free)
     assert refused(capsys, "doctor") == line
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
-        OSError(errno.ENOMEM, "Cannot allocate memory"),
-        RuntimeError("can't start new thread"),
-        MemoryError(),
-    ],
-)
-def test_a_lack_of_address_space_names_the_limit(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    resource = pytest.importorskip("resource")
-    monkeypatch.setattr(resource, "getrlimit", Mock(return_value=(4_000_000 * 1024, resource.RLIM_INFINITY)))
-    line = _message(error)
-    assert line is not None
-    assert line.startswith("not enough memory (")
-    assert line.endswith("): this shell limits the address space to 4.1 GB; raise it: ulimit -v unlimited")
 
 
 def test_settings_that_need_too_much_memory(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -91,6 +91,44 @@ def write_labelme(coco: Tables, images: Path, folder: Path) -> None:
         (folder / image["file_name"]).with_suffix(".json").write_text(json.dumps(content, indent=2))
 
 
+def labelme_xml_object(name: str, shape: str, number: int, deleted: int = 0) -> str:
+    """An object as CVAT writes it in its format "LabelMe 3.0"; `shape` is its `polygon` or `segm`."""
+    parts = "<parts><hasparts></hasparts><ispartof></ispartof></parts><attributes></attributes>"
+    about = f"<deleted>{deleted}</deleted><verified>0</verified><occluded>no</occluded><date></date><id>{number}</id>"
+    return f"<object><name>{escape(name)}</name>{about}{parts}{shape}</object>"
+
+
+def labelme_xml_polygon(points: list[float]) -> str:
+    """A polygon of x, y, x, y, ..."""
+    pairs = zip(points[::2], points[1::2], strict=True)
+    return f"<polygon>{''.join(f'<pt><x>{x}</x><y>{y}</y></pt>' for x, y in pairs)}<username></username></polygon>"
+
+
+def labelme_xml_file(name: str, size: tuple[int, int], objects: list[str]) -> str:
+    """The content of a file about an image of `size` (height, width), as CVAT writes it."""
+    source = "<source><sourceImage></sourceImage><sourceAnnotation>Datumaro</sourceAnnotation></source>"
+    sides = f"<imagesize><nrows>{size[0]}</nrows><ncols>{size[1]}</ncols></imagesize>"
+    about = f"<filename>{name}</filename><folder></folder>{source}{sides}"
+    return f"<annotation>{about}{''.join(objects)}</annotation>"
+
+
+def write_labelme_xml(coco: Tables, images: Path, folder: Path) -> None:
+    """An XML file beside each image; the first object of an image is a polygon, the others are masks."""
+    (folder / "Masks").mkdir(parents=True)
+    for image in coco["images"]:
+        link(images / image["file_name"], folder / image["file_name"])
+        stem, objects = Path(image["file_name"]).stem, list[str]()
+        for number, one in enumerate(objects_of(coco, image)):
+            shape = labelme_xml_polygon(one["segmentation"][0])
+            if number:
+                name, box = f"{stem}_mask_{number}.png", "<box><xmin>0</xmin></box>"
+                Image.fromarray(mask_of(one, image).astype(np.uint8) * 255).convert("RGB").save(folder / "Masks" / name)
+                shape = f"<segm><mask>{name}</mask>{box}<username></username></segm>"
+            objects.append(labelme_xml_object(name_of(coco, one), shape, number))
+        content = labelme_xml_file(image["file_name"], (image["height"], image["width"]), objects)
+        (folder / f"{stem}.xml").write_text(content)
+
+
 def write_yolo(coco: Tables, images: Path, root: Path, split: str, *, polygons: bool) -> None:
     """Ultralytics' layout: data.yaml, images/SPLIT and labels/SPLIT; a line per part of an object, or per box."""
     names = names_of(coco)

@@ -15,7 +15,7 @@ from rcnn.data import Dataset, open_dataset
 from rcnn.data.checks.outlines import polygon_area
 from rcnn.metrics.coco import evaluate
 from rcnn.ops.run_lengths import run_totals
-from tests.unit.data.coco_folders import SQUARE, annotation, coco_tables, write_annotations, write_coco
+from tests.unit.data.coco_folders import SQUARE, annotation, coco_tables, write_annotations, write_coco, write_images
 
 FILE = "instances_val.json"
 
@@ -347,3 +347,17 @@ def test_a_json_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "c" / "labels.json").symlink_to(tmp_path / "gone.json")
     with pytest.raises(FileNotFoundError, match=r"labels\.json is a file that cannot be read \(No such file or dir"):
         open_dataset(tmp_path)
+
+
+def test_files_in_other_encodings(tmp_path: Path) -> None:
+    """Editors and scripts on Windows write UTF-16 and cp1252."""
+    tables = coco_tables([annotation(1)], images=1)
+    tables["categories"][0]["name"] = "K\xe4se"
+    write_images(tmp_path, ["1.png"])
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le"):
+        (tmp_path / "labels.json").write_bytes(json.dumps(tables, ensure_ascii=False).encode(encoding))
+        assert "K\xe4se" in open_dataset(tmp_path).classes
+    (tmp_path / "labels.json").write_bytes(json.dumps(tables, ensure_ascii=False).encode("cp1252"))
+    for path in (tmp_path, tmp_path / "labels.json"):
+        with pytest.raises(ValueError, match=r"labels\.json is text in another encoding than UTF-8; save it as UTF-8"):
+            open_dataset(path)

@@ -72,5 +72,5 @@ def test_another_data_set_with_some_of_the_names_is_evaluated_as_a_whole(
     other = write_tiny_coco(tmp_path / "other", {"train": 6}, size=(48, 48))
     assert len(dataset_for(None, other, held_out=held_out)) == 6
     (data / "train" / "train_12.png").unlink()  # the data set itself, which has lost an image
-    with pytest.raises(ValueError, match=r"does not have 1 image .*train_12.png.* name the split \(--split\) to eval"):
+    with pytest.raises(ValueError, match=r"does not have 1 image .*train_12.png.* with split \(--split\), to eval"):
         dataset_for(None, data, held_out=held_out)

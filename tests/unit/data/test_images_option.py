@@ -46,7 +46,7 @@ def test_the_folder_is_within_the_data_set_or_from_the_working_directory(
     assert open_dataset(root / "annotations" / "instances_all.json", images="photos")[0].path.is_file()
     photos.rename(root / "pictures")
     assert open_dataset(root, images="pictures")[0].path.is_file()
-    message = r"--images photos: there is no folder \S+data/photos or \S+/photos; expected the folder of the images"
+    message = r"images=photos \(--images\): there is no folder \S+data/photos or \S+/photos; expected the fold"
     with pytest.raises(FileNotFoundError, match=message):
         open_dataset(root, images="photos")
 
@@ -85,7 +85,7 @@ def test_check_takes_the_splits_that_training_takes(tmp_path: Path, capsys: pyte
         assert rcnn("data", "check", root, "--split", split) == 2
         assert message in capsys.readouterr().err
     assert rcnn("data", "check", root, "--split", ids, "--fix", tmp_path / "out") == 2
-    assert "is a list of images; expected splits for --fix" in capsys.readouterr().err
+    assert "is a list of images; expected splits, which are" in capsys.readouterr().err
 
 
 def test_an_image_of_two_splits_counts_once_in_the_total(tmp_path: Path) -> None:

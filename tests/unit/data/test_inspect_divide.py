@@ -127,7 +127,11 @@ def test_what_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     small = write_tiny_coco(tmp_path / "small", {"train": 9, "val": 2})
     for data, words, message in (
         (small, ("--split", "train", "--fractions", ".8,.2"), "has 9 images; expected at least 10"),
-        (small, ("--fractions", ".8,.2"), "has the splits train, val; choose one, or several as in --split train+val"),
+        (
+            small,
+            ("--fractions", ".8,.2"),
+            "the splits train, val; choose one with split (--split), or several, e.g. train+val",
+        ),
         (root, ("--fractions", ".8,x"), "--fractions .8,x: expected numbers that add up to 1"),
         (root, ("--fractions", ".8,.1"), "fractions 0.8, 0.1: expected two or more positive numbers"),
         (root, ("--fractions", ".8,.2", "--names", "a,a"), "expected 2 different names, one per fraction"),

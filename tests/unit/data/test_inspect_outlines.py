@@ -11,7 +11,8 @@ from pycocotools import mask as coco_mask
 
 from rcnn.data import open_dataset
 from rcnn.data.checks.tables import Annotation
-from rcnn.data.inspect.outlines import crossing_polygons, outline_measures
+from rcnn.data.crossings import crossing_polygons
+from rcnn.data.inspect.outlines import outline_measures
 from rcnn.data.segmentations import pack_outlines
 from tests.tiny_data import write_tiny_coco
 

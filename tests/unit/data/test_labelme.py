@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,10 @@ def test_damaged_and_other_files_are_skipped_and_unlabelled_images_noted(tmp_pat
     assert expected in open_dataset(tmp_path, "all").warnings[0]
     assert "1 file has no list of shapes, so it is not a labelme file (id settings.json): skipped" in text
     assert "2 images without a JSON file are not used" in dataset.notes[0]
+    for name in ("a.json", "empty.json"):
+        (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match=rf"lists no images that can be used: (.|\n)*{re.escape(expected)}"):
+        open_dataset(tmp_path)
 
 
 def test_files_and_images_of_a_split_in_two_folders(tmp_path: Path) -> None:

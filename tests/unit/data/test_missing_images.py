@@ -40,6 +40,28 @@ def test_a_name_in_two_folders_is_ambiguous(tmp_path: Path) -> None:
     assert "are in images/part0, images/part1, and 1.png is in more than one of them (ambiguous): write" in found
 
 
+def test_a_folder_with_all_files_is_named(tmp_path: Path) -> None:
+    every = ["1.png", "2.png", "3.png"]
+    found = message(tmp_path / "a", [f"raw/photos/{name}" for name in every])
+    assert found.endswith("but they are in raw/photos: name it with images (--images)")
+    assert len(open_dataset(tmp_path / "a", "val", images="raw/photos")) == 3  # the advice
+    found = message(tmp_path / "b", [f"{folder}/{name}" for folder in ("copy", "raw") for name in every])
+    assert found.endswith(
+        "but files of these names are in copy, raw: name the right folder with images (--images), e.g. copy"
+    )
+    tables = coco_tables([annotation(1)], images=3)
+    for image, part in zip(tables["images"], (0, 0, 1), strict=True):
+        image["file_name"] = f"part{part}/1.png" if part else f"part{part}/{image['file_name']}"
+    (tmp_path / "c").mkdir()
+    write_annotations(tmp_path / "c", tables)
+    write_images(tmp_path / "elsewhere" / "part0", ["1.png", "2.png"])
+    write_images(tmp_path / "elsewhere" / "part1", ["1.png"])
+    (tmp_path / "c" / "raw").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"but they are in \S+/c/raw: name it with images \(--images\)$"):
+        open_dataset(tmp_path / "c", "val")
+    assert len(open_dataset(tmp_path / "c", "val", images="raw")) == 3
+
+
 def test_files_of_other_images_are_not_named(tmp_path: Path) -> None:
     found = message(tmp_path / "a", ["val/1.png", "images/part/3.png"])
     assert "2 of its 3 images are not in val, " in found
@@ -54,3 +76,17 @@ def test_only_files_that_may_be_meant_are_suggested(tmp_path: Path) -> None:
     assert "(1.png, 2.png, 3.png (the files have the suffix .jpg)), none of them in val" in found
     found = message(tmp_path / "c", ["val/1.png", "val/12.png", "val/32.png"])
     assert "did you mean" not in found  # 12.png is another image than 2.png
+
+
+def test_leading_folders_that_the_data_set_lacks(tmp_path: Path) -> None:
+    """As in Objects365: images/v1/patch0/1.png in the file, train/patch0/1.png on the disk."""
+    tables = coco_tables([annotation(1)], images=2)
+    for number, image in enumerate(tables["images"]):
+        image["file_name"] = f"images/v1/patch{number}/{image['file_name']}"
+    write_annotations(tmp_path, tables)
+    for number in (0, 1):
+        write_images(tmp_path / "raw" / f"patch{number}", [f"{number + 1}.png"])
+    with pytest.raises(FileNotFoundError) as error:
+        open_dataset(tmp_path, "val")
+    assert str(error.value).endswith(f"but they are in {tmp_path / 'raw'}: name it with images (--images)")
+    assert len(open_dataset(tmp_path, "val", images="raw")) == 2

@@ -126,7 +126,7 @@ def test_errors_of_selections(tmp_path: Path) -> None:
     (root / "one.txt").write_text("1\n")
     (root / "binary.txt").write_bytes(b"\xff\xfe\xfd")
     for split, message in {
-        "": r"has the splits train, val; choose one, or several as in --split train\+val \(in Python: split=\)",
+        "": r"has the splits train, val; choose one with split \(--split\), or several, e\.g\. train\+val",
         "train+": r"an empty name between the \+",
         "train+train": "has train twice",
         "train+train:one.txt": r"has train twice: as a whole, and its images in .*one\.txt; leave",
@@ -228,7 +228,7 @@ def test_a_name_with_a_plus_is_one_split_if_it_exists(tmp_path: Path) -> None:
 
 def test_a_list_of_images_must_be_a_txt_file(tmp_path: Path) -> None:
     root = write_tiny_coco(tmp_path, {"train": 2, "val": 1})
-    with pytest.raises(ValueError, match=r"--split train:ids1: .* ends in \.txt, got ids1; rename it"):
+    with pytest.raises(ValueError, match=r"split=train:ids1 \(--split\): .* ends in \.txt, got ids1; rename it"):
         open_dataset(root, "train:ids1")
 
 
@@ -254,13 +254,18 @@ def test_lists_of_the_images_of_one_annotation_file_are_one_set(tmp_path: Path) 
     for name, line in (("a.txt", "3"), ("b.txt", "1"), ("c+d.txt", "2")):
         (root / name).write_text(line)
     opened = partial(open_dataset, root, annotations="labels.json", images="train")
-    assert [record.path.name for record in opened("a.txt+x:b.txt")] == ["3.png", "1.png"]
+    assert [record.path.name for record in opened("a.txt+x:b.txt")] == ["1.png", "3.png"]
     assert opened("c+d.txt").image_ids == (2,)
     assert opened("train+val").image_ids == (1, 2, 3)
+    (root / "d.txt").write_text("2\n3")
+    shared = opened("a.txt+d.txt")  # each lists image 3
+    assert (shared.image_ids, shared.notes) == ((2, 3), ())
     for split, message in {
-        "val:ids.lst": r"--split val:ids\.lst: .* ends in \.txt, got ids\.lst; rename it",
+        "val:ids.lst": r"split=val:ids\.lst \(--split\): .* ends in \.txt, got ids\.lst; rename it",
         "train+b.txt": r"labels\.json is one file for all splits, so train is all of its images; expected lists",
-        "a.txt+a.txt": r"has all:.*a\.txt twice",
+        "a.txt+a.txt": r"split=a\.txt\+a\.txt \(--split\) has \S+a\.txt twice; name each",
+        "a.txt+": r"an empty name between the \+ of split \(--split\)",
+        "train+": r"an empty name between the \+",
     }.items():
         with pytest.raises(ValueError, match=message):
             opened(split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,8 @@ import time
 from collections.abc import Callable
 from email.message import Message
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 from urllib.error import HTTPError
 
 import pytest
@@ -165,6 +168,15 @@ def test_a_silent_worker_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         take(batches_of_workers(stop, 0, 1), 2)
     assert time.monotonic() - started < 10
     assert not multiprocessing.active_children()
+
+
+def test_the_time_of_a_suspended_computer_hardly_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = Mock(return_value=[])
+    monkeypatch.setattr(workers, "connection", SimpleNamespace(wait=wait))
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=Mock(side_effect=itertools.count(step=3600))))
+    with pytest.raises(WorkerError, match="has not responded for 100 seconds"):
+        take(batches_of_workers(Numbered(), 0, 1), 1)
+    assert wait.call_count == 50  # each hour counts as 2 seconds
 
 
 def test_a_slow_batch_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,7 +315,7 @@ def test_a_damaged_data_yaml_is_named(content: bytes, what: str, tmp_path: Path)
 
 def test_a_missing_class_file_is_asked_for(tmp_path: Path) -> None:
     place(tmp_path, "images/a.png", "labels/a.txt")
-    with pytest.raises(FileNotFoundError, match=r"no file has the names of the classes: add classes\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"No file has the names of the classes: add classes\.txt"):
         open_dataset(tmp_path)
 
 

@@ -32,14 +32,50 @@ def test_classes_without_a_name_are_counted_once(tmp_path: Path) -> None:
         assert open_dataset(write_yolo(tmp_path / str(number), names), "train").notes == ()
 
 
-@pytest.mark.parametrize("folder", ["labels", "labels/Train", "labels/old/train"])
+@pytest.mark.parametrize("folder", ["labels", "labels/Train", "labels/old/train", "annotations", "yolo/txt/train"])
 def test_label_files_in_another_folder_are_named(folder: str, tmp_path: Path) -> None:
     [finding] = open_dataset(write_yolo(tmp_path, "[fig]", labels=folder), "train", allow_empty=True).findings
     assert finding.kind == "no-labels"
     expected = (
         "2 images have no label file; expected e.g. labels/train/0.txt for images/train/0.png, but label files of "
     )
-    assert f"{expected}these names are in {tmp_path / folder}: move them (id 0.png, 1.png)" in finding.line()
+    assert f"{expected}these names are in {tmp_path / folder}: move them there (id 0.png, 1.png)" in finding.line()
+
+
+def test_label_files_of_a_split_with_its_own_folders_are_not_named(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_images(tmp_path / split / "images", ["0.png"])
+    (tmp_path / "train" / "labels").mkdir()
+    (tmp_path / "train" / "labels" / "0.txt").write_text("0 .5 .5 .2 .2\n")
+    (tmp_path / "data.yaml").write_text("train: train/images\nval: val/images\nnames: [fig]\n")
+    [finding] = open_dataset(tmp_path, "val", allow_empty=True).findings
+    assert "expected e.g. val/labels/0.txt for val/images/0.png (id 0.png)" in finding.line()
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "expected"),
+    [
+        (
+            "photos/a.png",
+            "Annotation/a.txt",
+            "a.png in YOLO's format. Put the images into images/ and .* No file has",
+        ),
+        (
+            "a.png",
+            "a.txt",
+            "a.txt looks like the label file of a.png in YOLO's format. No file has",
+        ),
+    ],
+)
+def test_label_files_in_a_folder_that_is_not_recognised(tmp_path: Path, image: str, label: str, expected: str) -> None:
+    write_images((tmp_path / image).parent, [Path(image).name])
+    (tmp_path / label).parent.mkdir(exist_ok=True)
+    (tmp_path / label).write_text("\n0 0.5 0.5 0.25 0.25\n")
+    with pytest.raises(FileNotFoundError, match=expected):
+        open_dataset(tmp_path)
+    (tmp_path / label).write_text("a photo of 3 kites, 2 cups and 5 dogs\n")
+    with pytest.raises(FileNotFoundError, match="There are images, but no annotations"):
+        open_dataset(tmp_path)
 
 
 def test_label_files_of_other_images_are_not_named(tmp_path: Path) -> None:

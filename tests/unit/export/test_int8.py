@@ -91,9 +91,9 @@ def test_an_int8_file_carries_its_measurements(
     output = tmp_path / "int8.onnx"
     words = ("export", checkpoint, "--output", output, "--size", "96x128", "--batch", 1)
     assert command(*words, "--precision", "int8", "--calibrate", data) == 0
-    printed = capsys.readouterr().out
-    assert "calibrating on 3 images" in printed
-    assert "bbox AP: float32" in printed
+    results, progress = capsys.readouterr()
+    assert "calibrating on 3 images" in progress
+    assert "bbox AP: float32" in results
     record = exported_record(output)
     made = record.quantization
     assert (record.precision, made["images"], made["ap_images"]) == ("int8", 3, 2)

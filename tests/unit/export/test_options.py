@@ -1,15 +1,22 @@
-"""Options of an export that are refused before anything is traced."""
+"""Options of an export that are refused before anything is traced, and what the command prints where."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rcnn.export.write import export_model
+from rcnn.export import write
+from rcnn.export.accuracy import Accuracy
+from rcnn.export.compare import Difference
+from rcnn.export.write import Exported, export_model
+from rcnn.models import model_config
+from rcnn.runtime.record import ExportRecord
+from tests.command import rcnn as command
 from tests.unit.export.detectors import detector_of
 
 
@@ -22,6 +29,8 @@ from tests.unit.export.detectors import detector_of
         ({"size": "800x1333"}, r"size='800x1333'; expected \(height, width\), e\.g\. \(800, 1333\), or 'dynamic'"),
         ({"size": 800}, r"size=800; expected \(height, width\)"),
         ({"size": (800, 1333)}, "size=800x1333; faster_rcnn_compact puts images on a canvas of 320x320: leave"),
+        ({"size": np.array([800, 1333])}, "size=800x1333; faster_rcnn_compact puts images on a canvas"),
+        ({"size": np.array(800)}, r"size=\(800,\); expected \(height, width\)"),
         ({"size": (np.int64(800), np.int64(1333))}, "size=800x1333; faster_rcnn_compact puts images on a canvas"),
         ({"batch": True}, "batch=True; expected 1 or more, or 'dynamic'"),
         ({"batch": "2"}, "batch='2'; expected 1 or more, or 'dynamic'"),
@@ -43,3 +52,25 @@ def test_what_torch_files_do_not_have_is_refused_without_onnxruntime(
         export_model(detector_of("faster_rcnn_compact"), tmp_path / "a.pt2", with_resize=True)
     with pytest.raises(ValueError, match="int8 needs the quantizers of onnxruntime and OpenVINO"):
         export_model(detector_of("faster_rcnn_compact"), tmp_path / "a.pt2", precision="int8", calibrate=tmp_path)
+
+
+def test_results_are_printed_on_stdout_and_progress_on_stderr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exported(checkpoint: Path, path: Path, *, log: Callable[[str], object], **options: object) -> Exported:
+        log("tracing faster_rcnn_compact")
+        path.write_bytes(bytes(250_000))
+        record = ExportRecord(config=model_config("faster_rcnn_compact"), classes=(), target="onnx")
+        accuracy = Accuracy(images=2, models=("checkpoint", "file"), before={"bbox": 0.5, "segm": None},
+                            after={"bbox": 0.25, "segm": None})  # fmt: skip
+        return Exported(path=path, record=record, difference=Difference(), accuracy=accuracy)
+
+    monkeypatch.setattr(write, "export_model", exported)
+    assert command("export", "model", "--output", tmp_path / "a.onnx") == 0
+    printed = capsys.readouterr()
+    assert printed.err == "tracing faster_rcnn_compact\n"
+    assert printed.out.splitlines() == [
+        "bbox AP: checkpoint 0.5000, file 0.2500",
+        "segm AP: checkpoint none, file none",
+        f"wrote {tmp_path / 'a.onnx'} (0.2 MB, float32)",
+    ]

@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig
 
 from rcnn.runtime import launch
-from rcnn.runtime.in_flight import ERROR_FILE, PID
+from rcnn.runtime.in_flight import ERROR_FILE, PID, STOPPED
 from rcnn.runtime.launch import ProcessFailedError, _apart, _result_after, _signal_processes
 
 
@@ -86,6 +86,26 @@ def stopped_with(monkeypatch: pytest.MonkeyPatch, errors: Sequence[Mapping[str, 
     monkeypatch.setattr(launch, "elastic_launch", fake)
 
 
+@pytest.mark.parametrize("own", ["", "INFO"])
+def test_torch_does_not_print_its_stack_before_the_message(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes get this variable, unless the user has set it; it is read when torch is imported."""
+    monkeypatch.delenv(launch.TORCH_LOG, raising=False)
+    if own:
+        monkeypatch.setenv(launch.TORCH_LOG, own)
+    seen = list[str | None]()
+
+    def fake(config: LaunchConfig, program: object) -> Callable[..., None]:
+        def noting(*arguments: object) -> None:
+            seen.append(os.environ.get("TORCH_CPP_LOG_LEVEL"))
+
+        return noting
+
+    monkeypatch.setattr(launch, "elastic_launch", fake)
+    launch.launch_command(["train"], devices=2)
+    assert seen == [own or "ERROR"]
+    assert os.environ.get(launch.TORCH_LOG, "") == own
+
+
 def test_an_error_while_stopping_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     full = {"message": {"message": "last/ cannot be written: disk full"}, "lost": False, "expected": True}
     lost = {"message": {"message": "lost the connection"}, "lost": True, "expected": True}
@@ -101,7 +121,7 @@ def test_an_error_while_stopping_is_reported(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_process_that_only_lost_another_one_while_stopping_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped_with(monkeypatch, [{"message": {"message": "lost the connection"}, "lost": True}, {"message": "<NONE>"}])
     ended = launch.launch_command(["train"], devices=2)
-    assert (ended.status, ended.message) == (128 + signal.SIGINT, "")
+    assert (ended.status, ended.message) == (128 + signal.SIGINT, "stopped by SIGINT")
 
 
 def test_a_process_that_ends_itself_has_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,3 +137,38 @@ def test_a_process_that_ends_itself_has_a_message(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(launch, "elastic_launch", fake)
     with pytest.raises(ProcessFailedError, match=r"^a process ended with exit status 3 before it had a result$"):
         launch.launch_function(print, devices=2)
+
+
+@pytest.mark.parametrize(
+    ("notes", "codes", "errors", "status", "message"),
+    [
+        ({0: "15 told", 1: "15 "}, (143, 143), {}, 143, ""),  # process 0 has said it
+        ({1: "15 "}, (-15, 143), {}, 143, "stopped by SIGTERM"),  # before the training began
+        ({1: "15 ", 0: ""}, (2, 143), {0: {"lost": True}}, 143, "stopped by SIGTERM"),  # 0 has lost it
+        ({1: "2 "}, (-15, 130), {}, 130, "stopped by SIGINT"),
+        ({1: "15 "}, (2, 143), {0: {"common": True}}, 2, "message of 0"),  # NaN, which all processes had
+        ({}, (3, 143), {}, 3, ""),
+    ],
+)
+def test_a_signal_to_one_process_is_reported_once(
+    tmp_path: Path,
+    notes: Mapping[int, str],
+    codes: tuple[int, int],
+    errors: Mapping[int, Mapping[str, object]],
+    status: int,
+    message: str,
+) -> None:
+    failures = dict[int, ProcessFailure]()
+    for rank in range(len(codes)):
+        own = tmp_path / str(rank)
+        own.mkdir()
+        if rank in notes:
+            (own / STOPPED).write_text(notes[rank])
+    for rank, code in enumerate(codes):
+        file = tmp_path / str(rank) / "error.json"
+        if rank in errors:
+            details = {"message": f"message of {rank}", "extraInfo": {"timestamp": "1"}}
+            file.write_text(json.dumps({"message": details, "expected": True, **errors[rank]}))
+        failures[rank] = ProcessFailure(local_rank=rank, pid=1, exitcode=code, error_file=str(file))
+    ended = launch._ended(failures, 2, tmp_path)
+    assert (ended.status, ended.message) == (status, message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,10 +15,10 @@ import torch
 import rcnn
 from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT
 from rcnn.runtime.launch import FailedWhileStoppingError, ProcessFailedError
-from rcnn.runtime.processes import Processes
 from rcnn.training.request import RunRequest
 from rcnn.training.saver import Outcome
 from rcnn.training.state import TrainState
+from rcnn.weights.files import WEIGHTS_FILE
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 
 BRIEF = ("train.steps=1", "train.batch_size=1", "train.workers=0", "train.warmup_steps=0")
@@ -163,21 +164,25 @@ def test_one_text_is_not_taken_for_its_letters(tmp_path: Path) -> None:
         rcnn.train("mask_rcnn_compact", data, tmp_path / "run", overrides="steps")
 
 
-@pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])
-def test_one_process_says_that_the_run_was_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, lines: int
+@pytest.mark.parametrize(("saved", "finished"), [(True, False), (False, False), (True, True)])
+def test_a_stopped_run_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool, finished: bool
 ) -> None:
-    outcome = Outcome(output=tmp_path, step=3, steps=5, finished=False, best=None, best_metric="", metrics=None)
+    said = list[str]()
+    outcome = Outcome(output=tmp_path, step=3, steps=5, finished=finished, best=None, best_metric="", metrics=None)
 
-    def stopped(*_: object, **__: object) -> Outcome:
+    def stopped(*_: object, ending: Callable[[Outcome], Iterable[str]], **__: object) -> Outcome:
+        said.extend(ending(outcome))
         return outcome
 
     monkeypatch.setattr("rcnn.training.api.run_training", stopped)
-    monkeypatch.setattr("rcnn.training.api.process_numbers", lambda: Processes(rank=rank, count=2))
-    said: list[str] = []
-    rcnn.train("mask_rcnn_compact", tmp_path, tmp_path, log=said.append)
+    if saved:
+        (tmp_path / "last").mkdir()
+        (tmp_path / "last" / WEIGHTS_FILE).touch()
+    rcnn.train("mask_rcnn_compact", tmp_path, tmp_path)
     again = f"to continue, make the same call with resume=True and output='{tmp_path}'"
-    assert said == [f"stopped after 3 steps; {again}"] * lines
+    again = again if saved else "to start again, make the same call"
+    assert said == [f"stopped after 3 steps; {again}"] * (not finished)
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "mps"])

@@ -28,6 +28,7 @@ from rcnn.training.plan import RunPlan, plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.saver import Outcome
 from rcnn.training.settings import TrainConfig, without_auto
+from rcnn.weights.files import WEIGHTS_FILE
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 from tests.unit.training.process_runs import in_processes
 from tests.unit.training.runs import run
@@ -207,12 +208,14 @@ def test_the_warm_up_follows_the_number_of_steps(data: Path) -> None:
     assert any("train.warmup_steps=70 is not less than train.steps=60" in line for line in plan.warnings)
 
 
-def test_a_run_of_all_steps_was_not_stopped_early(data: Path) -> None:
+def test_a_run_of_all_steps_was_not_stopped_early(data: Path, tmp_path: Path) -> None:
     """The plan of the command has the number of steps before the batch size was chosen."""
     plan = plan_of(data, "train.steps=144")
     outcome = Outcome(output=data, step=12, steps=12, finished=True, best=None, best_metric="", metrics=None)
     assert list(_outcome_lines(outcome, plan, data)) == [f"finished after 12 steps; the run is in {data}"]
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / WEIGHTS_FILE).touch()
     [early] = _outcome_lines(replace(outcome, step=9), plan, data)
     assert early.startswith("stopped early (train.patience=0) after 9 steps")
-    [stopped, *_] = _outcome_lines(replace(outcome, step=9, finished=False), plan, data)
+    [stopped, *_] = _outcome_lines(replace(outcome, output=tmp_path, step=9, finished=False), plan, data)
     assert stopped.startswith("stopped after 9 of 12 steps; to continue: rcnn train mask_rcnn_compact")

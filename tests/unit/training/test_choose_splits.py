@@ -16,7 +16,7 @@ def test_one_annotation_file_has_only_the_split_that_the_user_names(tmp_path: Pa
     request = RunRequest(data=data, split="train", annotations="annotations/instances_train.json")
     training, validations, reasons = choose_splits(request)
     assert (training, validations, list(reasons)) == ("train", (), ["val-split"])
-    with pytest.raises(ValueError, match=r"name the split \(--split\), or give the file itself .*/annotations/inst"):
+    with pytest.raises(ValueError, match=r"with split \(--split\), or give the file itself .*/annotations/inst"):
         choose_splits(RunRequest(data=data, annotations=request.annotations))
     pattern = "annotations/instances_{split}.json"
     assert choose_splits(RunRequest(data=data, split="train", annotations=pattern))[1] == ("val",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from rcnn.training.disk_space import disk_space, require_space
 from rcnn.training.settings import TrainConfig
 from rcnn.training.state import TrainState, write_state
 from rcnn.weights.checkpoint import write_checkpoint
+from rcnn.weights.files import WEIGHTS_FILE
 from tests.command import rcnn
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 
@@ -114,3 +116,41 @@ def test_the_number_of_a_disk_error_is_not_lost(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert of_torch.value.errno == of_safetensors.value.errno == errno.EFBIG
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_full_disk_during_a_run_says_how_to_go_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], saved: bool
+) -> None:
+    output = tmp_path / "my run"
+
+    def full(*_: object, **__: object) -> None:
+        if saved:
+            (output / "last").mkdir()
+            (output / "last" / WEIGHTS_FILE).touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last")
+
+    monkeypatch.setattr("rcnn.training.run.train", full)
+    words = ("train", "mask_rcnn_compact", "--data", data, "--output", output, "--val-split", "none", "--device", "cpu")
+    words = (*map(str, words), *TINY_MODEL, "train.workers=0")
+    assert rcnn(*words) == 2
+    message, going_on = capsys.readouterr().err.splitlines()[-2:]
+    assert message.startswith("rcnn: last cannot be written: No space left on device")
+    resumed = f"to continue: rcnn train mask_rcnn_compact --data {data} --output '{output}' --resume --device cpu"
+    assert going_on == (resumed if saved else f"to start again: {shlex.join(['rcnn', *words])}")
+
+
+def test_a_limit_of_the_shell_on_files_is_found_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    space = disk_space(build_detector(CONFIG), TrainConfig(optimizer="adamw"), tmp_path)
+    state = space.last - space.best  # two momenta of each weight: the largest file
+    assert state > space.best
+    monkeypatch.setattr(resource, "getrlimit", Mock(return_value=(state, resource.RLIM_INFINITY)))
+    assert require_space(space, tmp_path / "run") == []
+    monkeypatch.setattr(resource, "getrlimit", Mock(return_value=(state - 1, resource.RLIM_INFINITY)))
+    with pytest.raises(
+        OSError, match=r"for this shell, which limits files to [0-9.,]+ MB: the largest file of a"
+    ) as error:
+        require_space(space, tmp_path / "run")
+    assert error.value.errno == errno.EFBIG
+    assert error.value.filename == str(tmp_path / "run" / "last")

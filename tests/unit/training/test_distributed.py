@@ -6,8 +6,9 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -33,6 +34,7 @@ from rcnn.training.run_folder import RunFolder
 from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import whole_state
 from rcnn.training.state import TrainState, read_state
+from rcnn.training.validation import Metrics
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL
 from tests.unit.random_batches import random_images, random_targets
@@ -142,7 +144,8 @@ def resumed(processes: Processes, folder: Path) -> dict[str, Tensor]:
 def in_two(processes: Processes, folder: Path, run_of_one: Path) -> dict[str, Any]:
     """All that two processes do in these tests, so that they are started once."""
     found: dict[str, Any] = cases(processes, folder) | {"resumed": resumed(processes, run_of_one)}
-    return found | interrupted(processes, folder) | {"messages": not_finite(processes, folder)}
+    found |= {"messages": not_finite(processes, folder), "stopped": stopped(processes, folder)}
+    return found | interrupted(processes, folder)
 
 
 def interrupted(processes: Processes, folder: Path) -> dict[str, Any]:
@@ -173,6 +176,34 @@ def not_finite(processes: Processes, folder: Path) -> list[str]:
     return messages
 
 
+def stopped(processes: Processes, folder: Path) -> list[tuple[int, int | None, bool]]:
+    """The ends of runs of which only the second process gets a signal: while it waits for data, or evaluates."""
+    ends = list[tuple[int, int | None, bool]]()
+    settings = replace(SETTINGS, batch_size=2, evaluate_every=1, diagnostics=False)
+    for where in ("data", "evaluation"):
+        state = TrainState.start(detector_of("frozen", torch.float32), settings, processes)
+
+        def signalled(image: int, where: str = where) -> int:
+            if processes.rank == 1 and where == "evaluation":
+                os.kill(os.getpid(), signal.SIGTERM)
+            return image
+
+        def evaluate(detector: Detector, state: TrainState = state, act: Callable[[int], int] = signalled) -> Metrics:
+            own = map(act, state.processes.own_places(4, 1))
+            return {"bbox": {"AP": float(len(list(state.processes.in_order(own, 4, 1))))}}
+
+        def batches(first: int, where: str = where) -> Generator[TrainingBatch, None, None]:
+            for number, batch in enumerate(stream(first, torch.float32, processes.rank, 2)):
+                if processes.rank == 1 and number == 1 and where == "data":
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+        with RunFolder(folder / where, classes=("a", "b"), provenance={}, writes=processes.is_first) as run:
+            outcome = engine.train(state, batches, settings, run, SilentLog(), evaluate=evaluate)
+        ends.append((outcome.step, outcome.signal, state.evaluation_due))
+    return ends
+
+
 def infinite_gradient(module: nn.Module, inputs: object, output: dict[str, Tensor]) -> None:
     for value in output.values():
         value.register_hook(partial(torch.mul, float("inf")))
@@ -200,6 +231,8 @@ def test_two_processes_equal_one_with_all_images(tmp_path: Path) -> None:
     for found in (first, second):  # with the same number of processes, a run that is resumed is the same bit for bit
         assert all(torch.equal(found["interrupted"][name], value) for name, value in found["whole"].items())
     assert_named(first["messages"], second["messages"], two)
+    assert first["stopped"] == second["stopped"] == [(1, signal.SIGTERM, False), (1, signal.SIGTERM, True)]
+    assert [read_state(two / where / "last")["step"] for where in ("data", "evaluation")] == [1, 1]
 
 
 @pytest.mark.exhaustive

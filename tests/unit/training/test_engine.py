@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def test_a_nan_loss_stops_before_the_weights_change(tmp_path: Path) -> None:
                 batch = batch_of(replace(batch.images, pixels=pixels), batch.targets, (71, 72, 71))
             yield batch
 
-    with pytest.raises(DivergedError, match=r"step 2: .*nan.* images 71, 72\..*train\.lr.*resume=True") as error:
+    with pytest.raises(DivergedError, match=r"step 2: .*nan.* images 71, 72\..*train\.lr.*=skip$") as error:
         train(detector, spoilt, replace(SETTINGS, steps=5, checkpoint_every=1), tmp_path)
     assert isinstance(error.value, ValueError)  # so that the command prints it on one line
     assert all(value.isfinite().all() for name, value in detector.named_parameters())
@@ -184,6 +185,21 @@ def test_the_first_layer_that_is_not_finite_is_named_and_the_step_can_be_skipped
     assert "on images 2, 3." in warning
     assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [0, 2]
     assert all(value.isfinite().all() for value in detector.state_dict().values())
+
+
+@pytest.mark.parametrize(("wrong", "limit", "ends"), [("11011", 3, 0), ("1101110", 3, 6), ("11", 20, 2), ("101", 2, 0)])
+def test_a_run_that_only_skips_steps_ends_with_an_error(tmp_path: Path, wrong: str, limit: int, ends: int) -> None:
+    """`wrong`: the steps that are not finite; `ends`: the step that ends the run, from 1."""
+
+    def spoilt(first: int) -> Iterator[TrainingBatch]:
+        for number, batch in enumerate(stream(first), start=first):
+            pixels = batch.images.pixels.float() * (float("nan") if wrong[number] == "1" else 1)
+            yield batch_of(replace(batch.images, pixels=pixels), batch.targets, (1, 2))
+
+    settings = replace(SETTINGS, steps=len(wrong), nonfinite="skip", nonfinite_limit=limit, diagnostics=False)
+    said = rf"step {ends - 1}: .*last of {min(limit, ends)} steps in a row .*\(train\.nonfinite_limit={limit}\)"
+    with pytest.raises(DivergedError, match=said) if ends else nullcontext():
+        assert train(tiny(), spoilt, settings, tmp_path).finished
 
 
 @pytest.mark.compile

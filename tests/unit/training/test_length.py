@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rcnn.training.length import Earlier, changed_by, length_warning, with_length, with_rest
+from rcnn.training.length import changed_by, length_warning, with_length, with_rest
 from rcnn.training.schedule import learning_rate, milestone_steps
 from rcnn.training.settings import TrainConfig
 
@@ -54,36 +54,10 @@ def test_epochs() -> None:
 def test_a_run_with_other_images_per_step_goes_on_for_the_images_that_are_left(
     earlier: int, each: int, done: int, epochs: float, steps: int
 ) -> None:
-    before = TrainConfig(batch_size=earlier, epochs=12, steps=12 * 1600 // earlier)
     now = TrainConfig(batch_size=each, epochs=epochs, steps=int(epochs) * 1600 // each)
-    settings, reasons = with_rest(
-        now, Earlier(settings=before, images=1600, processes=1), done=done, images=1600, each=each
-    )
+    settings, reasons = with_rest(now, done=done, done_images=done * earlier, images=1600, each=each)
     assert settings == replace(now, steps=steps)
     assert reasons == {"steps": f"{done} steps done, then the images that are left, {each} per step"}
-
-
-def earlier(settings: TrainConfig) -> Earlier:
-    return Earlier(settings=settings, images=118_287, processes=1)
-
-
-def test_machines_that_join_and_leave_do_not_change_the_number_of_images() -> None:
-    one = TrainConfig(batch_size=16, schedule="1x", steps=90_000)
-    four, done = replace(one, batch_size=64, steps=22_500), 30_000
-    joined, _ = with_rest(four, earlier(one), done=done, images=118_287, each=64)
-    left, _ = with_rest(one, earlier(joined), done=done + 5_000, images=118_287, each=16)
-    assert 16 * done + 64 * 5_000 + 16 * (left.steps - done - 5_000) == 90_000 * 16
-    again, _ = with_rest(one, earlier(left), done=left.steps - 7, images=118_287, each=16)  # the same command again
-    assert again.steps == left.steps
-    assert [earlier(settings).is_uniform for settings in (one, joined, left)] == [True, False, False]
-
-
-def test_images_that_were_added_are_left_too() -> None:
-    ten = TrainConfig(batch_size=10, epochs=2, steps=20)
-    before = Earlier(settings=ten, images=100, processes=1)
-    assert before.is_uniform
-    settings, _ = with_rest(replace(ten, batch_size=20), before, done=10, images=150, each=20)
-    assert settings.steps == 10 + (2 * 150 - 10 * 10) / 20
 
 
 def test_steps_of_a_recipe_are_scaled_to_the_images_and_typed_steps_are_not() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rcnn.data import open_dataset
+from rcnn.data.held_out import HeldOut
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.opening import dataset_for, trained_on_warning
 from rcnn.training.plan import RunPlan, plan_training
@@ -62,3 +64,15 @@ def test_another_data_set_without_the_held_out_images_is_evaluated_as_a_whole(on
     options = DatasetOptions(annotations=FILE, images="new")
     dataset = dataset_for(None, other, held_out=plan.held_out, options=options)
     assert sorted(dataset.file_names) == ["new_1.png", "new_2.png"]
+
+
+def test_images_that_several_lists_held_out_are_opened_once(one_file: Path) -> None:
+    """One of them is not in the data set any more, so its other splits are searched: there are none."""
+    every = open_dataset(one_file, "all", annotations=FILE, images="train")
+    for name, ids in (("a.txt", every.image_ids[:8]), ("b.txt", every.image_ids[8:])):
+        (one_file / name).write_text("\n".join(map(str, ids)))
+    hashes = [sha256(record.path.read_bytes()).hexdigest() for record in list(every)[2:4]]
+    files = tuple(f"old/{name}" for name in (*every.file_names[2:4], "gone.png"))
+    held_out = HeldOut(split="a.txt+b.txt", fraction=0.2, files=files, contents=(*hashes, "0" * 64))
+    options = DatasetOptions(annotations=FILE, images="train")
+    assert dataset_for(None, one_file, held_out=held_out, options=options).file_names == every.file_names[2:4]

@@ -21,7 +21,14 @@ from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 from tests.unit.training import runs
 
-BRIEF = (*TINY_MODEL, "train.steps=2", "train.batch_size=2", "train.workers=0", "train.log_every=1")
+BRIEF = (
+    *TINY_MODEL,
+    "train.steps=2",
+    "train.batch_size=2",
+    "train.workers=0",
+    "train.log_every=1",
+    "train.evaluate_every=2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +126,16 @@ def test_epochs_of_a_run_with_other_images_per_step(data: Path, run: Path, batch
     assert plan_training(request, log=lambda line: None).settings.steps == steps
 
 
-def test_the_same_command_again_after_a_change_of_the_images_per_step(data: Path, run: Path) -> None:
-    """After its two steps of two images, the run was resumed with one image per step: 4 steps are 6 images."""
-    record = json.loads((run / "config.json").read_text())
-    record["train"] |= {"epochs": 2.0, "batch_size": 1, "steps": 4}
-    (run / "config.json").write_text(json.dumps(record))
-    words = ("train.epochs=2", "train.batch_size=1")
-    request = RunRequest(model="mask_rcnn_compact", data=data, output=run, overrides=words, resume=True, device="cpu")
-    assert plan_training(request, log=lambda line: None).settings.steps == 4
+def test_the_images_of_a_run_count_through_several_changes_of_the_images_per_step(data: Path, run: Path) -> None:
+    """Its two steps had two images each; two epochs are 6 images. The same command again changes nothing."""
+    once, twice = ("train.epochs=2", "train.batch_size=1"), ("train.epochs=2", "train.batch_size=2")
+    for words, steps, extra in ((("train.batch_size=1",), 2, 2), (once, 4, 2), (once, 4, 2), ((), 4, 2), (twice, 3, 0)):
+        request = RunRequest(
+            model="mask_rcnn_compact", data=data, output=run, overrides=words, resume=True, device="cpu"
+        )
+        plan = plan_training(request, log=lambda line: None)
+        assert (plan.settings.steps, plan.record().get("extra_images", 0)) == (steps, extra), words
+        (run / "config.json").write_text(json.dumps(plan.record()))
 
 
 def test_changes_are_reported(data: Path, run: Path) -> None:

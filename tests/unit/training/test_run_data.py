@@ -53,7 +53,7 @@ def test_images_are_held_out_where_there_is_no_validation_split(undivided: Path)
     assert not set(plan.dataset.image_ids) & set(validation.image_ids)
     assert set(validation.file_names) == set(plan.held_out.files)
     assert (plan.dataset.split, validation.split) == ("train", "train (held out)")
-    text = "2 of 12 images are held out from training, see --val-fraction: 16.7% (requested: 20.0%)"
+    text = "2 of 12 images are held out from training, see val_fraction (--val-fraction): 16.7% (requested: 20.0%)"
     assert all(text in "\n".join(describe_start(one)) for one in (plan, planned(undivided, val_fraction=0.2)))
     assert planned(undivided).held_out == plan.held_out
     record = json.loads(json.dumps(plan.record()))
@@ -74,7 +74,10 @@ def test_the_fraction_that_is_held_out(undivided: Path, several: Path) -> None:
         plan = planned(undivided, **options)
         assert (plan.validations, plan.held_out, len(plan.dataset)) == ((), None, 12)
     plan = planned(undivided, val_fraction=0.0)
-    reason = "no split starts with 'val', and --val-fraction 0 holds no images out; choose a split with --val-split"
+    reason = (
+        "no split starts with 'val', and val_fraction=0 (--val-fraction) holds no images out; choose a split with "
+        "val_split (--val-split)"
+    )
     assert f"no evaluation, so no best/ ({reason})" in "\n".join(describe_start(plan))
     with pytest.raises(ValueError, match=r"val_fraction=1 \(--val-fraction\): expected 0 \(no images\) to less than 1"):
         planned(undivided, val_fraction=1.0)
@@ -130,9 +133,9 @@ def test_a_run_with_held_out_images_is_resumed_and_evaluated(
     resumed = planned(undivided, ("train.steps=2",), output=run.folder, resume=True)
     assert resumed.held_out == held_out
     assert set(resumed.validations[0].file_names) == set(held_out.files)
-    with pytest.raises(ValueError, match=r"--val-fraction cannot change when a run is resumed: it is 0.2"):
+    with pytest.raises(ValueError, match=r"val_fraction \(--val-fraction\) cannot change .*: it is 0.2"):
         planned(undivided, ("train.steps=2",), output=run.folder, resume=True, val_fraction=0.3)
-    with pytest.raises(ValueError, match=r"--val-split cannot change .*: it is not set in .*, got none"):
+    with pytest.raises(ValueError, match=r"val_split \(--val-split\) cannot change .*: it is not set in .*, got none"):
         planned(undivided, ("train.steps=2",), output=run.folder, resume=True, val_splits=("none",))
 
     words = ("--data", undivided, "--output", tmp_path / "eval", "--device", "cpu", "--pictures", "0")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+import signal
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from typing_extensions import override
 
 from rcnn.runtime.processes import Processes
 from rcnn.training import saver
@@ -40,23 +42,49 @@ def test_the_processes_evaluate_the_same_statistics(tmp_path: Path, monkeypatch:
     assert len(shared) == 1
 
 
-def test_a_process_at_its_time_limit_still_shares_its_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clocks of several processes differ: the others wait for the statistics of this one."""
-    shared = list[nn.Module]()
+@dataclass(frozen=True, kw_only=True)
+class Agreeing(Processes):
+    """Stands for several processes: notes that this one has told the others that it stops."""
+
+    told: list[tuple[float, ...]]
+
+    @override
+    def most(self, *values: float) -> list[float]:
+        self.told.append(values)
+        return list(values)
+
+
+@pytest.mark.parametrize("why", ["signal", "time limit", "signal to this process meanwhile"])
+def test_a_process_that_stops_before_an_evaluation_does_not_leave_the_others_waiting(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells them before they exchange the statistics; once the exchange has begun, it completes it."""
+    shared, told = list[nn.Module](), list[tuple[float, ...]]()
+    stop = StopRequests(1e-9 if why == "time limit" else 0)
 
     def share(detector: nn.Module, processes: Processes) -> None:
+        stop.handle(signal.SIGTERM, None)
         shared.append(detector)
 
     monkeypatch.setattr(saver, "share_buffers", share)
-    state: Any = SimpleNamespace(processes=Processes(), evaluated=nn.Identity(), evaluation_due=True, step=1)
+    if why == "signal":
+        stop.handle(signal.SIGTERM, None)
+    state: Any = SimpleNamespace(
+        processes=Agreeing(count=2, told=told), evaluated=nn.Identity(), evaluation_due=True, step=1
+    )
+
+    def evaluate(detector: nn.Module) -> dict[str, dict[str, float]]:
+        return {"bbox": {"AP": float(len(list(state.processes.in_order(iter(()), 1, 1))))}}
+
     nothing: Any = None
-    stop = StopRequests(1e-9)
-    while not stop.expired:
-        pass
-    due = saver.Saver(state, SETTINGS, nothing, nothing, lambda detector: {})
+    due = saver.Saver(state, SETTINGS, nothing, nothing, evaluate)
     with pytest.raises(StopRequested):
         due.evaluate_if_due(stop)
-    assert shared == [state.evaluated]
+    meanwhile = "meanwhile" in why
+    assert len(shared) == meanwhile
+    number, expired = (0, 1) if why == "time limit" else (signal.SIGTERM, 0)
+    assert told == [(0, 0, 0)] * meanwhile + [(number, expired, 0)]
+    assert state.processes.stopping is None
 
 
 def test_a_checkpoint_that_a_killed_process_left_out_is_written_when_the_run_is_resumed(tmp_path: Path) -> None:

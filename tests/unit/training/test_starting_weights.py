@@ -131,7 +131,7 @@ def test_a_run_by_name_fine_tunes_published_weights_and_resumes_without_them(
     monkeypatch.setenv("RCNN_CACHE", str(tmp_path / "empty"))
     run(MODEL, data, tmp_path / "run", ["train.steps=2"], resume=True, lines=lines)
     assert any("resuming" in line for line in lines)
-    with pytest.raises(ValueError, match=rf"--weights cannot change when a run is resumed: it is {NAME} in .*none"):
+    with pytest.raises(ValueError, match=rf"weights \(--weights\) cannot change .*: it is {NAME} in .*none"):
         run(MODEL, data, tmp_path / "run", ["train.steps=3"], resume=True, weights="none")
 
 

@@ -79,7 +79,7 @@ def _without(raw: RawTables, error: DataError | MissingImagesError) -> RawTables
 
 def _checked_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None) -> Tables:
     warnings.names = raw.names
-    _require_entries(raw)
+    _require_entries(raw, warnings)
     ids = image_ids(raw)
     folder, images = known or check_images(raw, ids, warnings)
     if [image["id"] for image in images] != ids:
@@ -104,8 +104,11 @@ def _checked_tables(raw: RawTables, warnings: Warnings, known: KnownImages | Non
     )
 
 
-def _require_entries(raw: RawTables) -> None:
-    """Raise unless each table has entries with the required fields."""
+def _require_entries(raw: RawTables, warnings: Warnings) -> None:
+    """Raise unless each table has entries with the required fields.
+
+    `warnings` are those of the format's reader: they say why it skipped all images.
+    """
     for name, fields in REQUIRED.items():
         entries: list[object] = getattr(raw, name)
         needed = set(fields)
@@ -117,7 +120,9 @@ def _require_entries(raw: RawTables) -> None:
             message += f"Every entry needs {' and '.join(fields)}: add what is missing, or remove the entry"
             raise DataError("missing-field", message, name, wrong)
     if not raw.images:
-        raise DataError("no-images", f"{raw.file} lists no images: export the split again")
+        lines = warnings.lines()
+        what = "lists no images that can be used: repair its files, or" if lines else "lists no images:"
+        raise DataError("no-images", "\n".join((f"{raw.file} {what} export the split again", *lines)))
     if not raw.categories:
         raise DataError(
             "no-categories",

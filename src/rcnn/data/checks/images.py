@@ -217,11 +217,11 @@ def _require_found(
     missing = [place for place, path in enumerate(found) if path is None]
     if outside := [place for place in missing if _is_outside(names[place], files)]:
         name = excerpt(names[outside[0]])
+        by_option = ", or name its folder with images (--images)" if raw.takes_images else ""
         raise DataError(
             "image-outside",
             f"{raw.file}: image {brief(ids[outside[0]])} has the file_name {name}, which is outside the data set "
-            f"{raw.root}, and no file in it has that name: copy the image there, or name its folder with --images DIR "
-            "(COCO's format)",
+            f"{raw.root}, and no file in it has that name: copy the image there{by_option}",
             "images",
             outside,
             name,

@@ -69,6 +69,7 @@ class RawTables:
     images: list[RawEntry]
     annotations: list[RawEntry]
     categories: list[RawEntry]
+    takes_images: bool = False  # whether the user can name the folder of the images: `images` of `open_dataset`
     relative_boxes: bool = False  # boxes are fractions, as given by the user; otherwise found from the values
     metric: MetricName = "coco"  # default metric of the format
     names: Mapping[object, str] = field(default_factory=dict)  # annotation id -> name in messages

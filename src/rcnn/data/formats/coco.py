@@ -17,7 +17,7 @@ from rcnn.data.formats.files import PRUNED, annotation_file, find_splits, image_
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import tool_of
 from rcnn.data.messages import Warnings, counted, excerpt, few
-from rcnn.text_files import read_json
+from rcnn.text_files import contains_key, read_json
 
 NAME = "COCO"
 KEYPOINTS = "annotations/person_keypoints_{split}.json"  # COCO's file with keypoints, of persons only
@@ -29,6 +29,7 @@ PATTERNS = (
     "annotations/{split}.json",
     "{split}/_annotations.coco.json",  # Roboflow
     "{split}/annotations.json",
+    "{split}/labels.json",  # FiftyOne
     "_annotations.coco.json",  # Roboflow without splits, or the folder of one
     "result.json",  # Label Studio
     "annotations.json",
@@ -79,6 +80,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         images=tables["images"],
         annotations=tables["annotations"],
         categories=tables["categories"],
+        takes_images=True,
         relative_boxes=options.relative_boxes,
         metric=_metric(content, tables["images"], warnings),
     )
@@ -155,4 +157,4 @@ def _holds_coco(file: Path) -> bool:
     if file.name.startswith(KNOWN_NAMES):
         return True
     content = file.read_bytes()
-    return all(f'"{word}"'.encode() in content for word in TABLES)
+    return all(contains_key(content, word) for word in TABLES)

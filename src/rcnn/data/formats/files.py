@@ -20,6 +20,7 @@ NO_SPLITS = (
     "via_region_data",
 )  # fmt: skip
 BY_ENDING = ("annotations/{split}.json", "{split}.json")
+FIFTYONE = "labels.json"  # its COCODetectionDataset has this file and the images in data/
 IMAGES = ("{split}", "images/{split}", "{split}/images", "images", ".")  # where the images of a split may be
 # Splits of COCO with their images in the folder of another split: minival2014 and valminusminival2014 (Girshick),
 # superminival2014 and train_minus_refer_valtest2014 (mask-faster-rcnn), val2017_100 (tensorpack), test-dev2017.
@@ -51,8 +52,8 @@ def require_one_per_split(folder: Path, annotations: str) -> None:
     if is_one_file(annotations):
         raise ValueError(
             f"annotations {annotations!r} (--annotations) is one file; expected a file for each split, e.g. "
-            "labels/{split}.json: write {split} in place of the split's name, name the split (--split), or give the "
-            f"file itself as the data set ({as_typed('--data', str(folder / annotations))})"
+            "labels/{split}.json: write {split} in place of the split's name, name the split with split (--split), or "
+            f"give the file itself as the data set ({as_typed('--data', str(folder / annotations))})"
         )
 
 
@@ -84,7 +85,8 @@ def image_folders(file: Path, folder: Path, split: str, images: Path | None = No
     if images is not None:
         return (images,)
     names = [split, *([whole] if (whole := whole_split(split)) else [])]
-    folders = [file.parent, *(folder / pattern.replace("{split}", name) for pattern in IMAGES for name in names)]
+    beside = [file.parent, *([file.parent / "data"] if file.name == FIFTYONE else [])]
+    folders = [*beside, *(folder / pattern.replace("{split}", name) for pattern in IMAGES for name in names)]
     return tuple(dict.fromkeys(one for one in folders if one != folder / "annotations"))
 
 

@@ -20,14 +20,15 @@ from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.ids import as_id
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import Id, RawEntry, Tables
+from rcnn.data.folders import images_in, subfolders
 from rcnn.data.formats.files import ALL, visible
-from rcnn.data.formats.many_files import images_in, named_tables, subfolders
+from rcnn.data.formats.many_files import named_tables
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.via import ellipse_points
 from rcnn.data.images import IMAGE_SUFFIXES, image_size, read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, printable
 from rcnn.ops.coco_backend import Rle, as_rle, encode_mask, encode_region, rle_mask
-from rcnn.text_files import lines_of, read_json
+from rcnn.text_files import OTHER_ENCODING, NotUnicodeError, contains_key, lines_of, read_json
 
 NAME = "labelme"
 SUBFOLDERS = ("annotations", "labels", "json", "images", "ann")  # other folders that may contain the files of a split
@@ -146,10 +147,10 @@ def _holds_labelme(place: Path) -> bool:
 
 def _has_shapes(path: Path) -> bool:
     with path.open("rb") as file:
-        if b'"shapes"' in file.read(START):
+        if contains_key(file.read(START), "shapes"):
             return True
         file.seek(0)
-        return os.fstat(file.fileno()).st_size <= MAX_BYTES and b'"shapes"' in file.read()
+        return os.fstat(file.fileno()).st_size <= MAX_BYTES and contains_key(file.read(), "shapes")
 
 
 def _json_files(place: Path) -> list[Path]:
@@ -163,8 +164,8 @@ def _contents(place: Path, warnings: Warnings) -> Iterator[tuple[Path, RawEntry]
             data = read_json(file)
         except ValueError as error:
             what = "content that is not JSON" if file.stat().st_size else "no content (0 bytes)"
-            if isinstance(error.__cause__, UnicodeDecodeError):
-                what = "text in another encoding than UTF-8; save it as UTF-8"
+            if isinstance(error, NotUnicodeError):
+                what = OTHER_ENCODING
             warnings.add(what, "skipped with its image", [file.name], "file", kind="unreadable-file")
             continue
         if isinstance(data, dict) and isinstance(data.get("shapes"), list):

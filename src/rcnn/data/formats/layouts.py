@@ -12,9 +12,9 @@ from typing import Protocol
 from rcnn.arguments import as_text
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
-from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via, voc, yolo
+from rcnn.data.folders import subfolders
+from rcnn.data.formats import coco, labelme, labelme_xml, lvis, mask_folder, refer, sbd, via, voc, yolo
 from rcnn.data.formats.files import annotation_file, require_one_per_split, split_of
-from rcnn.data.formats.many_files import subfolders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import hint_for, no_such_split, not_recognised
 from rcnn.data.messages import counted, few
@@ -49,12 +49,14 @@ class Format(Protocol):
 
 # The splits of a folder are those of the first group that has any: its other files are not taken for more splits.
 GROUPS: tuple[tuple[Format, ...], ...] = (
-    (refer,), (lvis, coco, via), (labelme,), (yolo,), (sbd,), (voc,), (mask_folder,)
+    (refer,), (lvis, coco, via), (labelme,), (yolo,), (sbd,), (labelme_xml,), (voc,), (mask_folder,)
 )  # fmt: skip
 FILE_SUFFIXES = (".json", ".yaml", ".yml")  # of files that can be given instead of a folder
 MAX_SEARCHED = 50  # folders in which a data set is searched for, if the given folder is none
 USUAL_SPLIT = re.compile(r"all$|train|val|test", re.IGNORECASE)
-TAKE_IMAGES: tuple[Format, ...] = (coco, lvis)  # formats for which --images and --relative-boxes have a meaning
+# formats for which the arguments `images` and `relative_boxes` of `open_dataset` have a meaning
+TAKE_IMAGES: tuple[Format, ...] = (coco, lvis, via)
+TAKE_RELATIVE: tuple[Format, ...] = (coco, lvis)
 FORMATS = tuple(one for group in GROUPS for one in group)  # the first that recognises a split reads it
 PATTERNS = tuple(dict.fromkeys((*coco.PATTERNS, *via.PATTERNS)))  # of annotation files that hold a whole split
 
@@ -130,7 +132,9 @@ def _images_folder(images: Path | str, folder: Path) -> Path | None:
     found = next((path for path in (folder / images, Path(images)) if path.is_dir()), None)
     if found is None:
         tried = " or ".join(dict.fromkeys(str(path) for path in (folder / images, Path.cwd() / images)))
-        raise FileNotFoundError(f"--images {images}: there is no folder {tried}; expected the folder of the images")
+        raise FileNotFoundError(
+            f"images={images} (--images): there is no folder {tried}; expected the folder of the images"
+        )
     return found
 
 
@@ -223,12 +227,16 @@ def _read(location: Location, split: str, known: KnownImages | None) -> Tables:
             searched = "" if location.file_split else " or ".join(_offered(location))
             raise no_such_split(folder, split, splits_at(location), searched)
         chosen = coco  # a file in the place of an annotation file: COCO's reader says what is wrong with it
-    if chosen not in TAKE_IMAGES and (location.relative_boxes or location.images is not None):
-        option = "--relative-boxes" if location.relative_boxes else "--images"
-        raise ValueError(
-            f"{option} is for COCO's format, but {folder} has split {split!r} in the format of {chosen.NAME}: leave "
-            f"{option} out"
-        )
+    for option, given, takers in (
+        ("relative_boxes (--relative-boxes)", location.relative_boxes, TAKE_RELATIVE),
+        ("images (--images)", location.images is not None, TAKE_IMAGES),
+    ):
+        if given and chosen not in takers:
+            names = " and ".join(one.NAME for one in takers)
+            raise ValueError(
+                f"{option} is for the formats {names}, but {folder} has split {split!r} in the format of "
+                f"{chosen.NAME}: leave {option} out"
+            )
     options = ReadOptions(
         annotations=annotations,
         keypoints=location.keypoints,

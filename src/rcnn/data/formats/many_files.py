@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.data.checks.tables import MetricName, RawEntry, RawTables
-from rcnn.data.formats.files import visible
+from rcnn.data.folders import images_in
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import Warnings, counted, few
 from rcnn.ops.coco_backend import Rle, encode_region
@@ -44,43 +43,6 @@ def named_tables(
         categories=[{"id": number, "name": name} for name, number in ids.items()],
         metric=metric,
     )
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted, without hidden ones; none if the folder does not exist."""
-    try:
-        return visible(one for one in folder.iterdir() if one.is_dir())
-    except OSError:
-        return []
-
-
-def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """A folder and its subfolders with the names of their files, sorted; without hidden subfolders.
-
-    Links are followed, each folder once. Hidden folders have copies of images, e.g. .ipynb_checkpoints or .thumbnails.
-    """
-    seen = set[str]()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
-        yield Path(place), sorted(names)
-
-
-def images_in(folder: Path) -> dict[str, str]:
-    """Stem -> file name of the images in a folder, sorted; the first name if two images have the same stem."""
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError:
-        return {}
-    found: dict[str, str] = {}
-    for name in names:
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-            found.setdefault(stem, name)
-    return dict(sorted(found.items()))
 
 
 def note_same_names(folder: Path, warnings: Warnings) -> None:

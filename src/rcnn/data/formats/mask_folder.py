@@ -25,17 +25,9 @@ import numpy as np
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.images import readable_sizes
 from rcnn.data.checks.tables import RawEntry, Tables
+from rcnn.data.folders import images_in, subfolders, walk
 from rcnn.data.formats.files import ALL, visible
-from rcnn.data.formats.many_files import (
-    DEFAULT_CLASS,
-    images_in,
-    instances,
-    named_tables,
-    note_same_names,
-    pixels_mask,
-    subfolders,
-    walk,
-)
+from rcnn.data.formats.many_files import DEFAULT_CLASS, instances, named_tables, note_same_names, pixels_mask
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.images import IMAGE_SUFFIXES, ImageError, read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, few

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import TABLES, Id, RawEntry, RawTables, Tables
-from rcnn.data.formats.many_files import subfolders
+from rcnn.data.folders import subfolders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.plain_pickle import read_plain_pickle
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt

@@ -17,8 +17,9 @@ import numpy as np
 
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import RawEntry, Tables
+from rcnn.data.folders import images_in
 from rcnn.data.formats.files import visible
-from rcnn.data.formats.many_files import images_in, instances, named_tables
+from rcnn.data.formats.many_files import instances, named_tables
 from rcnn.data.formats.matlab import read_struct
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc import CLASSES

@@ -9,53 +9,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
-from rcnn.commands import as_typed
+from rcnn.data.formats.signatures import HINTS, OWN_JSON, PATHS, STARTS, TOOLS
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import close_to, counted, few
+from rcnn.text_files import OTHER_ENCODING, is_binary
 
 YOLO_FOLDERS = {"images", "labels"}
+NAMES = {"classes.txt", "obj.names", "data.yaml"}  # files with the names of YOLO's classes
+ADD_NAMES = "No file has the names of the classes: add classes.txt, with a name per line in the order of their numbers."
+YOLO_LINE = re.compile(r"\d+(?:[ \t]+[-+.\deE]+){4,}\s*$", re.MULTILINE)
 LOOKED_AT = 20_000  # files; further files are not counted
-VIA_COLUMN = "region_shape_attributes"  # a column of VIA's CSV export
 MAX_JSON = 50_000_000  # bytes of a JSON file that is read to say what it contains
 MAX_START = 4096  # characters at the start of a file, which are read
-CVAT_XML = re.compile(r"<annotations[\s>]")  # the root element of CVAT's own format
 MASK_ENDINGS = ("_mask", "_masks", "_label", "_seg", "-mask", "_gt")  # of the names of masks
 MASK_FOLDER = re.compile(r"mask|label|annot|segm|truth|^gt$", re.IGNORECASE)  # in the names of folders of masks
-AGAIN = "export the annotations again as COCO"
-TABLE_FILES = "a table of a data set: write its images to files, and use rcnn.Dataset.from_records in Python"
-# keys of a JSON object, or of the first entry of a list -> the tool that writes them
-TOOLS: tuple[tuple[set[str], str], ...] = (
-    ({"data", "annotations"}, "Label Studio"),
-    ({"data", "completions"}, "Label Studio"),
-    ({"annotator", "annotation_id"}, "Label Studio"),
-    ({"data_row", "projects"}, "Labelbox"),
-    ({"Labeled Data", "Label"}, "Labelbox"),
-    ({"classTitle", "geometryType"}, "Supervisely"),
-    ({"size", "objects", "tags"}, "Supervisely"),
-    ({"classes", "tags", "projectType"}, "Supervisely"),
-    ({"item", "annotations"}, "V7 (Darwin)"),
-    ({"asset", "regions"}, "VoTT"),
-    ({"assets", "tags"}, "VoTT"),
-    ({"instances", "metadata"}, "SuperAnnotate"),
-    ({"image", "annotations"}, "CreateML"),
-)
-HINTS = {  # suffix -> what the file is, and what to do
-    ".tfrecord": f"TensorFlow records: {AGAIN}",
-    ".record": f"TensorFlow records: {AGAIN}",
-    ".csv": f"a table: convert it to COCO's format, or {AGAIN}",
-    ".ndjson": f"JSON of another tool, an object per line: {AGAIN}",
-    ".jsonl": f"JSON of another tool, an object per line: {AGAIN}",
-    ".parquet": TABLE_FILES,
-    ".arrow": TABLE_FILES,
-    ".zip": "an archive: unpack it",
-    ".tar": "an archive: unpack it",
-    ".gz": "an archive: unpack it",
-    ".tgz": "an archive: unpack it",
-    ".7z": "an archive: unpack it",
-    ".rar": "an archive: unpack it",
-    ".safetensors": "a checkpoint, not a data set",
-    ".pth": "a checkpoint, not a data set",
-}
 
 
 def not_recognised(folder: Path, annotations: str, formats: str) -> FileNotFoundError:
@@ -74,8 +41,8 @@ def not_recognised(folder: Path, annotations: str, formats: str) -> FileNotFound
     more = " (and more)" if len(files) >= LOOKED_AT else ""
     return FileNotFoundError(
         f"{folder} has no annotations in a known format. It contains {kinds}{more}{inside}. {_advice(folder, files)} "
-        f"The formats are {formats}: docs/data.md and docs/data/formats.md show their folders. Use --annotations PATH "
-        "for a COCO file at another place"
+        f"The formats are {formats}: docs/data.md and docs/data/formats.md show their folders. For a COCO file at "
+        "another place, give its path with annotations (--annotations)"
     )
 
 
@@ -89,11 +56,11 @@ def no_such_split(folder: Path, split: str, splits: Sequence[str], files: str) -
 
 def hint_for(file: Path) -> str:
     """What a file that is not an annotation file contains, and what to do; empty if not known."""
-    if file.suffix.lower() == ".xml" and CVAT_XML.search(_start(file)):
-        return f"CVAT's own XML: {AGAIN} (COCO 1.0 in CVAT's list of formats)"
-    if file.suffix.lower() == ".csv" and VIA_COLUMN in _start(file).partition("\n")[0]:
-        return "VIA's table: in VIA choose Annotation > Export Annotations (as json), and give that file"
-    return HINTS.get(file.suffix.lower(), "")
+    suffix, start = file.suffix.lower(), ""
+    for own, pattern, text in STARTS:
+        if suffix == own and pattern.search(start := start or _start(file)):
+            return text
+    return HINTS.get(suffix, "")
 
 
 def tool_of(content: object) -> str:
@@ -101,8 +68,7 @@ def tool_of(content: object) -> str:
     entry = content[0] if isinstance(content, list) and content else content
     if not isinstance(entry, dict):
         return ""
-    tool = next((tool for keys, tool in TOOLS if keys <= entry.keys()), "")
-    return f"in {tool}'s own JSON format: {AGAIN}" if tool else ""
+    return next((OWN_JSON.format(tool=tool, action=todo) for keys, tool, todo in TOOLS if keys <= entry.keys()), "")
 
 
 def _start(file: Path) -> str:
@@ -130,14 +96,17 @@ def _files(folder: Path) -> Iterator[str]:
 def _advice(folder: Path, files: Sequence[str]) -> str:
     """What the files are, and what to do about it."""
     for name in files:
-        path = folder / name
-        if path.name.startswith("captions_") and path.suffix == ".json":
-            return f"{name} has captions, not objects: get COCO's instances_*.json too."
-        if path.name.startswith(("instances_", "person_keypoints_")) and path.suffix == ".json":
+        if PurePath(name).name.startswith(("instances_", "person_keypoints_")) and PurePath(name).suffix == ".json":
             return f"{name} is a COCO file: give that file, or the folder that contains annotations/ and the images."
+    for name in files:
+        for pattern, what in PATHS:
+            if pattern.search(PurePath(name).as_posix()):
+                return f"{name} is {what}."
+    for name in files:
+        path = folder / name
         if path.suffix.lower() == ".json" and path.suffix != ".json":
-            one_image = '"shapes"' in _start(path)  # labelme's, which --annotations refuses
-            other = "" if one_image else f", or give {as_typed('--annotations', name)}"
+            one_image = '"shapes"' in _start(path)  # labelme's, which `annotations` refuses
+            other = "" if one_image else ", or name it with annotations (--annotations)"
             return f"{name} is not searched for, because its suffix is not .json: rename it{other}."
         if path.suffix.lower() == ".json":
             return f"{name} is {_json_kind(path)}."
@@ -150,11 +119,13 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
     if wrong := _wrong_case(files):
         return f"YOLO's folders must be named images and labels, in lower case: rename {few(wrong)}."
     if any(PurePath(name).suffix.lower() == ".txt" and "labels" in PurePath(name).parts for name in files):
-        return (
-            "The files in labels/ look like YOLO's, but no file has the names of the classes: add classes.txt, with a "
-            "name per line in the order of their numbers."
-        )
+        return f"The files in labels/ look like YOLO's. {ADD_NAMES}"
     images = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if label := _label_of_an_image(folder, files, images):
+        names = "" if {PurePath(name).name for name in files} & NAMES else f" {ADD_NAMES}"
+        if PurePath(label[0]).parent != PurePath(label[1]).parent:
+            names = f" Put the images into images/ and their label files into labels/ beside it.{names}"
+        return f"{label[0]} looks like the label file of {label[1]} in YOLO's format.{names}"
     if mask := _mask_of_an_image(images):
         return (
             f"{mask[0]} looks like the mask of {mask[1]}. Put the images into images/ and their masks, with the same "
@@ -170,6 +141,16 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
             "There are images, but no annotations: outline the objects with a labelling tool and export them as COCO."
         )
     return "Give the folder that contains the images and their annotations."
+
+
+def _label_of_an_image(folder: Path, files: Sequence[str], images: Sequence[str]) -> tuple[str, str] | None:
+    """A text file that starts with a line of YOLO's, and the image with its name, among the paths; None if not any."""
+    named = {PurePath(name).stem: name for name in reversed(images)}
+    for name in files:
+        path = PurePath(name)
+        if path.suffix.lower() == ".txt" and path.stem in named and YOLO_LINE.match(_start(folder / name).lstrip()):
+            return name, named[path.stem]
+    return None
 
 
 def _wrong_case(files: Sequence[str]) -> list[str]:
@@ -211,6 +192,8 @@ def _json_kind(path: Path) -> str:
         return "empty (0 bytes): export it again"
     try:
         content = json.loads(text)
+    except UnicodeDecodeError:
+        return "not JSON: it is a binary file" if is_binary(text) else OTHER_ENCODING
     except (ValueError, RecursionError):
         return "not valid JSON: it may be cut short"
     if tool := tool_of(content):

@@ -20,7 +20,7 @@ from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.files import annotation_file, find_splits, image_folders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.messages import SKIPPED, Warnings, brief, excerpt, few
-from rcnn.text_files import read_json
+from rcnn.text_files import contains_key, read_json
 
 NAME = "VIA"
 PATTERNS = (
@@ -85,11 +85,12 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     labels = {name: label for label, name in enumerate(sorted(set(names) or {folder.resolve().name}), start=1)}
     raw = RawTables(
         file=file,
-        root=folder,
-        folders=image_folders(file, folder, split),
+        root=folder if options.images is None else options.images,
+        folders=image_folders(file, folder, split, options.images),
         images=[{"id": number, "file_name": one["filename"]} for number, one in enumerate(entries, start=1)],
         annotations=[one | {"category_id": labels[name]} for (_, one), name in zip(objects, names, strict=True)],
         categories=[{"id": label, "name": name} for name, label in labels.items()],
+        takes_images=True,
         names={one["id"]: f"region {region.name}" for region, one in objects},
     )
     return check_tables(raw, warnings, options.known)
@@ -127,7 +128,7 @@ def _holds_via(file: Path) -> bool:
     if file.name == "via_region_data.json":
         return True
     content = file.read_bytes()
-    return b'"regions"' in content and b'"filename"' in content
+    return contains_key(content, "regions") and contains_key(content, "filename")
 
 
 def _entries(data: object, file: Path) -> list[RawEntry]:

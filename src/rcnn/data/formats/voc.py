@@ -28,8 +28,9 @@ from pathlib import Path
 
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import MetricName, RawEntry, Tables
+from rcnn.data.folders import images_in, subfolders
 from rcnn.data.formats.files import ALL, is_hidden, visible
-from rcnn.data.formats.many_files import images_in, named_tables, note_same_names, subfolders
+from rcnn.data.formats.many_files import named_tables, note_same_names
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc_masks import (
     CLASS_MAPS,
@@ -44,7 +45,7 @@ from rcnn.data.formats.voc_masks import (
     read_instances,
     warn_of_unknown,
 )
-from rcnn.data.formats.voc_xml import VocImage, difficult, read_voc_image
+from rcnn.data.formats.voc_xml import LABELME, PROBED_BYTES, VocImage, difficult, read_voc_image
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
 from rcnn.text_files import lines_of
 
@@ -232,11 +233,16 @@ def _is_of_class(file: Path) -> bool:
 
 
 def _beside_images(folder: Path) -> dict[str, _Split]:
-    """Subfolders with XML files beside their images (Roboflow), and the folder itself as "all" (LabelImg)."""
+    """Subfolders with XML files beside their images (Roboflow), and the folder itself as "all" (LabelImg).
+
+    A single subfolder of XML files without images is "all" too, if the images are in data/ (FiftyOne) or images/.
+    """
     places = {ALL: folder} | {one.name: one for one in subfolders(folder)}
-    return {
-        name: _Split(file=place, annotations=place, images=place) for name, place in places.items() if _holds_voc(place)
-    }
+    found = {name: place for name, place in places.items() if _holds_voc(place)}
+    images = next((folder / name for name in ("data", "images") if images_in(folder / name)), None)
+    if len(found) == 1 and images is not None and not images_in(place := next(iter(found.values()))):
+        return {ALL: _Split(file=place, annotations=place, images=images)}
+    return {name: _Split(file=place, annotations=place, images=place) for name, place in found.items()}
 
 
 def _first_xml(place: Path) -> Path | None:
@@ -245,12 +251,13 @@ def _first_xml(place: Path) -> Path | None:
 
 
 def _holds_voc(place: Path) -> bool:
-    """Whether the first XML file of a folder, by its name, has VOC's root element."""
+    """Whether the first XML file of a folder, by its name, has VOC's root element, and none of LabelMe's elements."""
     first = _first_xml(place)
     if first is None or not first.is_file():
         return False
     with first.open("rb") as file:
-        return ROOT.search(file.read(4096)) is not None
+        start = file.read(PROBED_BYTES)
+    return ROOT.search(start) is not None and LABELME.search(start) is None
 
 
 def _described(split: _Split, image_id: str, warnings: Warnings, damaged: dict[str, str]) -> VocImage | None:

@@ -7,6 +7,7 @@ coordinates from 0, e.g. LabelImg (libs/labelFile.py: integers, 0 replaced by 1)
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -16,6 +17,8 @@ from rcnn.data.checks.numbers import MAX_COORDINATE, as_flag, as_number
 from rcnn.data.messages import Warnings, printable
 
 MAX_BYTES = 16 << 20  # an image of ten thousand objects has 3 MB
+PROBED_BYTES = 4096  # at the start of a file, which tell its format
+LABELME = re.compile(rb"<(imagesize|sourceImage|pt|segm)[\s/>]")  # elements of LabelMe's XML that VOC does not have
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -42,13 +45,13 @@ def read_voc_image(file: Path, *, from_one: bool) -> VocImage:
 
     Raises ValueError for a file that is not VOC's XML, or too large.
     """
-    root = _parse(file)
+    root = parsed(file)
     if root.tag != "annotation":
         raise ValueError(f"{file} has the root element {printable(root.tag)!r}; expected 'annotation'")
-    height, width = (as_number(_text(root, f"size/{field}")) for field in ("height", "width"))
+    height, width = (as_number(text_of(root, f"size/{field}")) for field in ("height", "width"))
     known = all(side.is_integer() and 0 < side <= MAX_COORDINATE for side in (height, width))
     return VocImage(
-        file_name=_text(root, "filename"),
+        file_name=text_of(root, "filename"),
         size=(int(height), int(width)) if known else None,  # some tools write 0
         objects=[_object(one, from_one) for one in root.findall("object")],
     )
@@ -63,22 +66,26 @@ def difficult(described: VocObject, name: str, warnings: Warnings) -> int:
 
 def _object(element: Element, from_one: bool) -> VocObject:
     """An object. If corners count pixels from 1, the box of pixel 1 alone becomes 0 to 1."""
-    x1, y1, x2, y2 = (as_number(_text(element, f"bndbox/{corner}")) for corner in CORNERS)
+    x1, y1, x2, y2 = (as_number(text_of(element, f"bndbox/{corner}")) for corner in CORNERS)
     plausible = all(abs(value) <= MAX_COORDINATE for value in (x1, y1, x2, y2)) and x2 >= x1 and y2 >= y1
     first = 1 if from_one else 0
     return VocObject(
-        name=_text(element, "name"),
+        name=text_of(element, "name"),
         box=(x1 - first, y1 - first, x2 - x1 + first, y2 - y1 + first) if plausible else None,
-        difficult=as_flag(_text(element, "difficult")),
+        difficult=as_flag(text_of(element, "difficult")),
     )
 
 
-def _text(element: Element, path: str) -> str:
+def text_of(element: Element, path: str) -> str:
+    """The text of the element at `path` in `element`, stripped and printable; empty if there is none."""
     return printable((element.findtext(path) or "").strip())
 
 
-def _parse(file: Path) -> Element:
-    """The root element. A document type, which could define entities, is refused."""
+def parsed(file: Path) -> Element:
+    """The root element of an XML file of one image. A document type, which could define entities, is refused.
+
+    Raises ValueError, with the file, for other files, and for those that are too large.
+    """
     if not os.path.getsize(file):
         raise ValueError(f"{file} is empty (0 bytes): export or copy it again")
     if os.path.getsize(file) > MAX_BYTES:

@@ -19,7 +19,8 @@ from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.yolo_images import ImageSource, expected_labels, images_of
-from rcnn.data.formats.yolo_labels import absent_images, misplaced_labels, second_labels, unused_labels
+from rcnn.data.formats.yolo_keypoints import BOX, keypoint_shape
+from rcnn.data.formats.yolo_labels import absent_images, has_yolo_lines, misplaced_labels, second_labels, unused_labels
 from rcnn.data.formats.yolo_layouts import Layout, layout_of, layout_splits
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few
 from rcnn.text_files import read_text
@@ -29,7 +30,7 @@ SPLIT_FILES = (
     "{split} in data.yaml, {split}.txt, images/{split}/ with labels/{split}/, {split}/images/ with {split}/labels/"
 )
 OVER_EDGE = 0.01  # fraction of the image that a coordinate may be outside it, as rounding causes in many files
-BOX = 5  # numbers in a line: class, centre x, centre y, width, height
+PROBED = 100  # label files in which lines with keypoints are searched for
 MIN_POLYGON = 7  # class, x and y of three points
 
 
@@ -93,6 +94,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     shared = [source.name for source in sources if source.labels is not None and uses[source.labels] > 1]
     what = "the label file of another image: their names differ only in the suffix"
     warnings.add(what, "used for each of them; give each its own name and label file", shared, "image")
+    pose = _keypoint_shape(sources, layout)
     images: list[RawEntry] = []
     found: list[RawEntry] = []
     for source in sources:
@@ -104,7 +106,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         elif source.labels is not None and stems[source.labels.stem] == 1:
             start = source.labels.stem
         lines = list(_lines(source, size, layout.root, warnings, names, start))
-        objects = list(_objects(lines, layout, warnings))
+        objects = list(_objects(lines, layout, pose, warnings))
         found += [entry | {"image_id": source.name} for entry in objects]
         if lines and not objects:
             warnings.all_skipped([source.name])
@@ -163,7 +165,17 @@ def _lines(
             yield _Line(name=name, words=words, size=size)
 
 
-def _objects(lines: Iterable[_Line], layout: Layout, warnings: Warnings) -> Iterator[RawEntry]:
+def _keypoint_shape(sources: Sequence[ImageSource], layout: Layout) -> tuple[int, int] | None:
+    """`kpt_shape` of lines with other keypoints than data.yaml describes, if the first label files have such lines."""
+    labelled = [source for source in sources if source.labels is not None][:PROBED]
+    ignored = Warnings(layout.file)
+    lines = [line.words for one in labelled for line in _lines(one, (1, 1), layout.root, ignored, {}, "")]
+    return keypoint_shape([words for words in lines if len(words) != BOX + layout.keypoints])
+
+
+def _objects(
+    lines: Iterable[_Line], layout: Layout, pose: tuple[int, int] | None, warnings: Warnings
+) -> Iterator[RawEntry]:
     """The annotations of an image, without the image; a line that is written twice is one object."""
     seen = set[tuple[str, ...]]()
     for line in lines:
@@ -171,14 +183,17 @@ def _objects(lines: Iterable[_Line], layout: Layout, warnings: Warnings) -> Iter
             warnings.add("the same line as another annotation of the image", "used once", [line.name])
             continue
         seen.add(tuple(line.words))
-        values = _values(line, layout, warnings)
+        values = _values(line, layout, pose, warnings)
         if values is not None:
             label, *numbers = values
             yield {"id": line.name, "category_id": int(label), "iscrowd": 0} | _outline(numbers, line.size)
 
 
-def _values(line: _Line, layout: Layout, warnings: Warnings) -> list[float] | None:
-    """The numbers of a box (5) or a polygon (7 or more) in a line; None, with a warning, for anything else."""
+def _values(line: _Line, layout: Layout, pose: tuple[int, int] | None, warnings: Warnings) -> list[float] | None:
+    """The numbers of a box (5) or a polygon (7 or more) in a line; None, with a warning, for anything else.
+
+    `pose` is the `kpt_shape` of lines with keypoints that data.yaml does not describe.
+    """
     if any("," in word for word in line.words):
         what = "commas; expected numbers with decimal points, separated by spaces (0 0.5 0.5 0.25 0.25)"
         warnings.add(what, SKIPPED, [line.name], kind="bad-shape")
@@ -186,6 +201,12 @@ def _values(line: _Line, layout: Layout, warnings: Warnings) -> list[float] | No
     values = [as_number(word) for word in line.words]
     keypoints = layout.keypoints
     if keypoints and len(values) == BOX + keypoints:
+        values = values[:BOX]
+    elif pose is not None and len(values) == BOX + pose[0] * pose[1]:
+        each = "x, y, visibility" if pose[1] == 3 else "x, y"
+        what = f"{counted(pose[0], 'keypoint')} ({each}) after the box, but data.yaml has no such kpt_shape"
+        advice = f"only the box was used; write kpt_shape: [{pose[0]}, {pose[1]}] in data.yaml"
+        warnings.add(what, advice, [line.name], kind="bad-shape")
         values = values[:BOX]
     elif len(values) == BOX + 1:
         warnings.add("a sixth number, e.g. a confidence", "that number was not used", [line.name])
@@ -235,8 +256,25 @@ def _note_unlabelled(layout: Layout, sources: Sequence[ImageSource], warnings: W
     if without and len(without) == len(sources):
         expected = os.path.relpath(expected_labels(sources[0].path, layout.root), layout.root).replace(os.sep, "/")
         what = f"no label file; expected e.g. {expected} for {sources[0].name}"
-        if places := misplaced_labels(layout, sources):
-            what += f", but label files of these names are in {few([str(place) for place in places])}: move them"
+        what += _where_labels_are(layout, misplaced_labels(layout, sources))
         warnings.add(what, "used as images without objects", without, "image", kind="no-labels")
     if without:
         warnings.note(f"{counted(len(without), 'image')} without a label file ({few(without)}): used as negatives")
+
+
+def _where_labels_are(layout: Layout, places: Sequence[Path]) -> str:
+    """What to do about text files with the names of images in the folders `places`; empty if there are none."""
+    upper = {part for place in places for part in place.parts if part != "labels" and part.lower() == "labels"}
+    if upper:
+        return (
+            f", but there is a folder {few(sorted(upper))}: name the folders images and labels, in lower case, also in "
+            f"{layout.file.name}"
+        )
+    if labels := [place for place in places if has_yolo_lines(place)]:
+        return f", but label files of these names are in {few([str(place) for place in labels])}: move them there"
+    if places:
+        return (
+            f", but the text files in {few([str(place) for place in places])} do not have YOLO's lines: export the "
+            "annotations again in YOLO's format, or as COCO"
+        )
+    return ""

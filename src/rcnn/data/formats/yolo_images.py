@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data.checks.images import may_skip
-from rcnn.data.formats.many_files import walk
+from rcnn.data.folders import walk
 from rcnn.data.formats.yolo_layouts import FoundPath, Layout, resolved
 from rcnn.data.images import IMAGE_SUFFIXES
-from rcnn.data.messages import SKIPPED, Warnings, counted, few
+from rcnn.data.messages import SAVE_IMAGES, SKIPPED, Warnings, counted, few
 from rcnn.text_files import lines_of
 
 LABELS_OF = {"images": "labels", "JPEGImages": "labels"}  # folder of images -> folder of their labels beside it
@@ -54,7 +54,8 @@ def images_of(layout: Layout, split: str, warnings: Warnings) -> list[ImageSourc
             found.setdefault(name, ImageSource(name=name, path=path, labels=_labels(path, layout.root, folders)))
     if not found:
         raise FileNotFoundError(
-            f"{layout.file}: split {split!r} has no images in {few([str(one) for one in layout.sources[split]])}"
+            f"{layout.file}: split {split!r} has no images in {few([str(one) for one in layout.sources[split]])}: "
+            "copy them there, or export the data set again with its images"
         )
     return list(found.values())
 
@@ -75,6 +76,14 @@ def labels_folder(images: Path, root: Path) -> Path | None:
         if parts[place] in LABELS_OF:
             return root.joinpath(*parts[:place], LABELS_OF[parts[place]], *parts[place + 1 :])
     return None
+
+
+def images_folders(labels: Path, root: Path) -> list[Path]:
+    """The folders of images that `labels_folder` gives the folder `labels`; they may not exist."""
+    parts = Path(os.path.relpath(labels, root)).parts
+    places = [place for place, part in enumerate(parts) if part in LABELS_OF.values()]
+    named = [root.joinpath(*parts[: places[-1]], name, *parts[places[-1] + 1 :]) for name in LABELS_OF if places]
+    return [images for images in named if labels_folder(images, root) == labels]
 
 
 def expected_labels(image: Path, root: Path) -> Path:
@@ -131,9 +140,10 @@ def _listed(source: Path, root: Path, warnings: Warnings) -> list[Path]:
             differ = _written(first.text) != _written(text) and (first.shortened or place.shortened)
             (other_paths if differ else repeated).append(_name(first.path, root))
     if missing and not may_skip(len(missing), len(lines)):
+        of_cvat = all(line.startswith("data/") for line in lines)
         raise FileNotFoundError(
             f"{source}: {counted(len(missing), 'image')} that it lists {'is' if len(missing) == 1 else 'are'} not in "
-            f"{root} ({few(missing)}); copy them there, or remove these lines"
+            f"{root} ({few(missing)}); copy them there, or remove these lines{SAVE_IMAGES if of_cvat else ''}"
         )
     warnings.add(f"no file in {root}", SKIPPED, missing, "image", kind="missing-image")
     what = f"more than one line in {source.name}"

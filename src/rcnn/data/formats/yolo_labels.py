@@ -8,12 +8,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from rcnn.data.formats.many_files import images_in, walk
-from rcnn.data.formats.yolo_images import ImageSource, label_names, labels_folder
+from rcnn.data.folders import images_in, walk
+from rcnn.data.formats.unknown import YOLO_LINE
+from rcnn.data.formats.yolo_images import ImageSource, images_folders, label_names, labels_folder
 from rcnn.data.formats.yolo_layouts import NAMES_FILES, Layout
 
 LABELIMG_NAMES = "classes.txt"  # LabelImg writes it into every folder of labels
 SPLIT_NAME = re.compile(r"(train|val|valid|validation|test)(val|-dev)?(\d{4})?", re.IGNORECASE)  # e.g. val2017
+MAX_START = 4096  # bytes at the start of a label file, which are read to see whether it has YOLO's lines
+PROBED = 10  # label files that are opened in search of a line
 Folders = tuple[Path, Path]  # of label files that are not read, and of those that are
 
 
@@ -43,9 +46,10 @@ def second_labels(layout: Layout, sources: Sequence[ImageSource]) -> dict[Folder
 
 
 def misplaced_labels(layout: Layout, sources: Sequence[ImageSource]) -> list[Path]:
-    """The folders in labels/ with label files of the names of images that have none, e.g. labels/ for images/train/.
+    """The folders with label files of the names of images that have none, e.g. labels/ for images/train/.
 
-    Folders that correspond to a folder of images are left out: their files belong to these.
+    They are in labels/, or else anywhere in the data set, e.g. annotations/. Folders that correspond to a folder of
+    images are left out: their files belong to these.
     """
     of_folder: defaultdict[Path, set[str]] = defaultdict(set)
     for source in sources:
@@ -55,7 +59,26 @@ def misplaced_labels(layout: Layout, sources: Sequence[ImageSource]) -> list[Pat
     for folder, stems in of_folder.items():
         if (tops := _tops(folder, layout.root)) is not None:
             found |= {place for stem, places in _unmatched(*tops).items() if stem in stems for place in places}
-    return sorted(found)
+    return sorted(found or _elsewhere(layout.root, set().union(*of_folder.values())))
+
+
+def has_yolo_lines(folder: Path) -> bool:
+    """Whether the first label file with a line in a folder starts with one of YOLO's; True if there is no such file."""
+    for name in sorted(label_names(str(folder)).values())[:PROBED]:
+        with (folder / name).open("rb") as opened:
+            start = opened.read(MAX_START).decode(errors="replace").lstrip()
+        if start:
+            return YOLO_LINE.match(start) is not None
+    return True
+
+
+def _elsewhere(root: Path, stems: set[str]) -> Iterator[Path]:
+    """The folders in `root` with label files of the names `stems`, without those that belong to a folder of images."""
+    for place, names in _folders_of_labels(root):
+        if stems.isdisjoint(names):
+            continue
+        if not any(map(images_in, (place, *images_folders(place, root)))):
+            yield place
 
 
 def _tops(images: Path, root: Path) -> tuple[Path, Path] | None:

@@ -4,6 +4,7 @@
 |---|---|---|
 | Ultralytics, Roboflow | `names` in data.yaml | `train`, `val`, `test` in data.yaml: folder, list file, or several |
 | darknet, CVAT | names file | list files train.txt, valid.txt, or those that obj.data names |
+| Roboflow's darknet | _darknet.labels in each split | SPLIT |
 | Label Studio, LabelImg | classes.txt | images/SPLIT, SPLIT/images, images/, or the folder itself |
 """
 
@@ -18,14 +19,22 @@ from pathlib import Path
 
 import yaml
 
+from rcnn.data.folders import subfolders
 from rcnn.data.formats.files import ALL, visible
-from rcnn.data.formats.many_files import subfolders
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import excerpt, few, printable
 from rcnn.text_files import lines_of, read_text, yaml_value
 
 KEYS = ("train", "val", "valid", "validation", "test")  # splits in data.yaml, obj.data and names of list files
-NAMES_FILES = ("classes.txt", "obj.names", "data/obj.names", "labels/classes.txt", "predefined_classes.txt")
+ROBOFLOW_NAMES = "_darknet.labels"
+NAMES_FILES = (
+    "classes.txt",
+    "obj.names",
+    "data/obj.names",
+    "labels/classes.txt",
+    "predefined_classes.txt",
+    ROBOFLOW_NAMES,
+)
 HAS_NAMES = re.compile(r"^names\s*:", re.MULTILINE)
 HAS_SPLIT = re.compile(r"^(train|val)\s*:", re.MULTILINE)
 MAX_YAML = 1 << 20  # bytes
@@ -70,7 +79,7 @@ def layout_of(folder: Path, annotations: str = "") -> Layout:
         raise FileNotFoundError(f"{folder / annotations} is not a YOLO data file with names and train or val")
     names_file = next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
     if names_file is None:
-        names_file = next(iter(visible(folder.glob("*.names"))), None)
+        names_file = next(iter(visible(folder.glob("*.names"))), None) or _names_of_splits(folder)
     damaged = folder / "data.yaml"
     if names_file is None and damaged.is_file() and _has_labels(folder):
         return _of_config(damaged, folder)
@@ -198,6 +207,18 @@ def _names(value: object, file: Path) -> list[str]:
 def _unnamed(value: object, count: int) -> tuple[int, ...]:
     """The numbers below `count` that a mapping {number: name} does not have."""
     return tuple(number for number in range(count) if number not in value) if isinstance(value, Mapping) else ()
+
+
+def _names_of_splits(folder: Path) -> Path | None:
+    """The names file that Roboflow writes into the folder of each split; None if there is none.
+
+    Raises ValueError if they differ.
+    """
+    first, *others = visible(folder.glob(f"*/{ROBOFLOW_NAMES}")) or [None]
+    for other in others:
+        if first is not None and other is not None and lines_of(other) != lines_of(first):
+            raise ValueError(f"{first} and {other} differ: the class numbers of all splits must have the same names")
+    return first
 
 
 def _has_labels(folder: Path) -> bool:

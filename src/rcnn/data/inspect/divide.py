@@ -30,7 +30,7 @@ from rcnn.outputs import OutputFolder
 from rcnn.progress import Progress, no_progress
 
 NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}  # of the parts, by their number
-NAME = re.compile(r"\w[\w.-]*")  # of a part: a file name that --split can take
+NAME = re.compile(r"\w[\w.-]*")  # of a part: a file name that `split` can be
 RESERVED = ("none", "annotations")  # --val-split none, and the folder of the annotation files
 
 

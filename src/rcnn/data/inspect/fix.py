@@ -76,7 +76,7 @@ def fix_dataset(
     """
     path, split = as_path(path, "the data set", DATA), as_text(split, "split", SPLIT)
     if any(part.strip().endswith(LIST_SUFFIX) for part in split.split("+")):
-        raise ValueError(f"--split {split} is a list of images; expected splits for --fix, which writes whole splits")
+        raise ValueError(f"split={split} (--split) is a list of images; expected splits, which are copied whole")
     _require_own(as_path(output, OUTPUT))
     location = locate(path, annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes)
     parts = select(location, split).parts if split else ()

@@ -31,7 +31,8 @@ from rcnn.data.loading.training_batch import TrainingBatch
 from rcnn.structures import ImageBatch, Targets
 
 AHEAD = 2  # batches that a worker makes before they are requested
-PATIENCE = 25  # seconds without a message from a worker (it may send one per image) before WorkerError
+PATIENCE = 20  # seconds without a message from a worker (it may send one per image): the run ends within 30
+LONGEST_WAIT = 2.0  # seconds that one wait of a second counts at most: the rest is that of a suspended computer
 STARTUP = 100  # the same before its first message: processes that are not forked import torch first
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 ALIGNMENT = 64  # bytes; start of each tensor in a batch's memory
@@ -109,11 +110,12 @@ class _Workers:
         number = self._next % len(self._workers)
         worker = self._workers[number]
         self._next += 1
-        waited = 0  # seconds; counted, not measured, so that the time of a suspended computer does not count
+        waited = 0.0  # seconds
         while True:
+            began = time.monotonic()
             ready = connection.wait([worker.channel, worker.process.sentinel], timeout=1)
             if worker.channel in ready:
-                waited = 0
+                waited = 0.0
                 self._alive.add(number)
                 batch = _receive(worker)
                 if batch is not None:
@@ -123,11 +125,11 @@ class _Workers:
             elif ready:
                 raise WorkerError(_ended(worker.process))
             else:
-                waited += 1
-                if waited >= (PATIENCE if number in self._alive else STARTUP):
+                waited += min(time.monotonic() - began, LONGEST_WAIT)
+                if waited >= (limit := PATIENCE if number in self._alive else STARTUP):
                     raise WorkerError(
                         f"the worker process {worker.process.pid}, which prepares images, has not responded for "
-                        f"{waited} seconds: it may be stopped, or waiting for a disk or network. {CURE}"
+                        f"{limit} seconds: it may be stopped, or waiting for a disk or network. {CURE}"
                     )
 
     def close(self) -> None:

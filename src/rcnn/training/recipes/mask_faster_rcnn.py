@@ -1,4 +1,7 @@
-"""mask-faster-rcnn (lichengunc): ResNet-101 C4 for MAttNet, trained without the test images of the REFER data sets."""
+"""mask-faster-rcnn (lichengunc): ResNet C4 for MAttNet, trained without the test images of the REFER data sets.
+
+Its configs vgg16 and mobile have no recipe: its VGG-16 and MobileNet have no mask branch, so it cannot train them.
+"""
 
 from __future__ import annotations
 
@@ -57,14 +60,16 @@ def _pooler(kind: str) -> tuple[str, ...]:
     return tuple(f"{head}.{setting}" for head in ("box", "mask") for setting in maxima)
 
 
-def _recipe(name: str, *settings: str, box: float | None = None, mask: float | None = None, differs: str) -> Recipe:
+def _recipe(
+    name: str, *settings: str, depth: int = 101, box: float | None = None, mask: float | None = None, differs: str
+) -> Recipe:
     return Recipe(
         name=f"mask-faster-rcnn/{name}",
-        model="mask_rcnn_r101_c4",
-        weights="resnet101@msra",
+        model=f"mask_rcnn_r{depth}_c4",
+        weights=f"resnet{depth}@msra",
         settings=(*SYSTEM, *settings),
         images_per_step=1,
-        trained_on="COCO train2014 without the images of the REFER val and test sets, and valminusminival2014",
+        trained_on=TRAINED_ON,
         evaluated_on=MINIVAL,
         box=box,
         mask=mask,
@@ -74,18 +79,36 @@ def _recipe(name: str, *settings: str, box: float | None = None, mask: float | N
     )
 
 
+TRAINED_ON = (
+    "COCO train2014 without the images of the REFER val and test sets, and valminusminival2014 (make it with rcnn data "
+    "minus-refer DIR, then --split train_minus_refer_valtest2014+valminusminival2014 --val-split minival2014)"
+)
 MINIVAL = "COCO minival2014"
-CROWDS = "crowds are ignored; the original trains on them as objects"
+DIFFERS = (
+    "crowds are ignored; the original trains on them as objects. It repeats negative regions until there are 256, and "
+    "adds the ground truth to the proposals of an image without a positive one"
+)
 
 RECIPES = (
-    _recipe("res101", *_pooler("affine"), *NOTIME, box=35.8, mask=30.7, differs=CROWDS),
-    _recipe("res101-align", *_pooler("image_affine"), *NOTIME, differs=CROWDS),
+    _recipe("res101", *_pooler("affine"), *NOTIME, box=35.8, mask=30.7, differs=DIFFERS),
+    _recipe("res101-align", *_pooler("image_affine"), *NOTIME, differs=DIFFERS),
     _recipe(
         "res101-from-frcn",
         *_pooler("affine"),
         "train.steps=490000",
         "train.milestones=[0.7142857142857143]",
         'train.lr_factors={"*": 0.1, "mask_head.*": 1}',
-        differs=f"{CROWDS}; starts from ImageNet weights, the original from its own Faster R-CNN",
+        differs=f"{DIFFERS}; starts from ImageNet weights, the original from its own Faster R-CNN",
+    ),
+    _recipe("res50", *_pooler("affine"), *NOTIME, depth=50, differs=DIFFERS),
+    _recipe(
+        "res101-lg",
+        *_pooler("affine"),
+        *NOTIME,
+        "input.min_size=800",
+        "input.max_size=1333",
+        "rpn.anchors.sizes=[[32,64,128,256,512]]",
+        "rpn.proposals.post_nms=1000",
+        differs=f"{DIFFERS}; the original has no script for this config, so the number of steps is that of res101",
     ),
 )

@@ -1,0 +1,44 @@
+"""Messages of the parser, and of errors that a limit of the shell causes."""
+
+from __future__ import annotations
+
+import errno
+from unittest.mock import Mock
+
+import pytest
+
+from rcnn.cli.main import _message, main
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--val-fraction", "abc"), ("--devices", "1.5"), ("--measure", "-3"), ("--max-restarts", "many")],
+)
+@pytest.mark.parametrize("form", ["{} {}", "{}={}"])
+def test_an_option_with_a_wrong_value_is_named_with_it(
+    option: str, value: str, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["train", "m", *form.format(option, value).split()])
+    assert end.value.code == 2
+    shown = " ".join(capsys.readouterr().err.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", " ").split())
+    assert f"Invalid value for '{option}': " in shown
+    assert value in shown.partition(f"'{option}': ")[2]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+        MemoryError(),
+    ],
+)
+def test_a_lack_of_address_space_names_the_limit(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", Mock(return_value=(4_000_000 * 1024, resource.RLIM_INFINITY)))
+    line = _message(error)
+    assert line is not None
+    assert line.startswith("not enough memory (")
+    assert line.endswith("): this shell limits the address space to 4.1 GB; raise it: ulimit -v unlimited")
