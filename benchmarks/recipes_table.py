@@ -24,9 +24,14 @@ def table() -> str:
 
 
 def _table(system: str, recipes: list[Recipe]) -> str:
-    lines = [f"### {system}", "", "| recipe | model | box | mask | keypoints | hours | hardware |", "|---" * 7 + "|"]
+    lines = [
+        f"### {system}",
+        "",
+        "| recipe | model | box | mask | keypoints | AR | hours | hardware |",
+        "|---" * 8 + "|",
+    ]
     for recipe in recipes:
-        scores = [str(score or "-") for score in (recipe.box, recipe.mask, recipe.keypoints)]
+        scores = [str(score or "-") for score in (recipe.box, recipe.mask, recipe.keypoints, recipe.recall)]
         cells = (
             f"`{recipe.name}`",
             f"`{' '.join(recipe.network)}`",

@@ -130,10 +130,10 @@ def list_recipes(
         typer.echo(json.dumps({one.name: dataclasses.asdict(one) for one in found}, indent=2))
         return
     width = max(len(one.name) for one in found)
-    typer.echo(f"{'name':{width}}    box  mask  kpts  hours  hardware")
+    typer.echo(f"{'name':{width}}    box  mask  kpts    AR  hours  hardware")
     for one in found:
         hours = "    -" if one.hours is None else f"{one.hours:5.1f}"
-        scores = _columns(one.box, one.mask, one.keypoints)
+        scores = _columns(one.box, one.mask, one.keypoints, one.recall)
         typer.echo(f"{one.name:{width}}  {scores}  {hours}  {one.hardware or '-'}")
     if len(found) == 1:
         [one] = found
@@ -142,7 +142,8 @@ def list_recipes(
         typer.echo("settings    " + as_typed(*one.settings))
     else:
         typer.echo(
-            "box, mask, kpts: published AP in percent (VOC and SBD: AP50). With one name: all facts and settings."
+            "box, mask, kpts: published AP in percent (VOC and SBD: AP50). AR: average recall of 1000 proposals. "
+            "With one name: all facts and settings."
         )
 
 

@@ -81,6 +81,11 @@ def _with_images(plan: RunPlan, images: int, processes: int) -> RunPlan:
     settings, lengths = with_length(
         settings, images=len(plan.dataset), processes=processes, given=given, published=published
     )
+    if recipe is not None:
+        settings, evaluations = recipe.with_evaluations(
+            settings, images=len(plan.dataset), processes=processes, given=given
+        )
+        lengths |= evaluations
     advised, reasons = plan.advised, plan.reasons | {PREFIX + name: reason for name, reason in lengths.items()}
     is_advised = not plan.request.recipe and plan.request.settings is None
     if is_advised and "warmup_steps" not in given and is_long_warmup(settings):

@@ -34,6 +34,7 @@ def train(
     log: SilentLog,
     *,
     evaluate: Callable[[Detector], Metrics] | None = None,
+    after_evaluation: Callable[[], object] | None = None,
 ) -> Outcome:
     """Train from `state.step` to `settings.steps`, changing `state` in place, on the device of its detector.
 
@@ -43,8 +44,9 @@ def train(
     learning rate has decayed for the last time. A stop signal ends it after the current step, or at once while it waits
     for data or evaluates. A run that is resumed gives bitwise the same weights as an uninterrupted one. With several
     processes, each runs this loop; if one fails, all end. Raises DivergedError if a loss is not finite.
+    `after_evaluation` is called when the metrics are logged and saved, except after the last step.
     """
-    saver, processes = Saver(state, settings, run, log, evaluate), state.processes
+    saver, processes = Saver(state, settings, run, log, evaluate, after_evaluation), state.processes
     may_save = True  # False during a step, and with several processes until all of them have completed it
     state.detector.train()
     with (

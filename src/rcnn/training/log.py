@@ -163,7 +163,8 @@ class RunLog(SilentLog):
             spent = time.perf_counter() - self._started
             left = spent / (self._step - self._first_step) * (self.steps - self._step)
             text = f"step {self._step} of {self.steps}"
-            self._plain(", ".join(part for part in (text, loss, f"about {duration(left)} left", self._pace()) if part))
+            shown = [text, loss, f"about {duration(left)} left", *self._details(parts=False)]
+            self._plain(", ".join(part for part in shown if part))
 
     @override
     def evaluated(self, images: int, total: int) -> None:
@@ -191,9 +192,13 @@ class RunLog(SilentLog):
 
     def _shown(self) -> Group:
         """What a terminal shows: the bar and the details."""
+        return Group(self._bar, *(Text(line) for line in self._details(parts=True)))
+
+    def _details(self, *, parts: bool) -> list[str]:
+        """What is known beside the progress; with `parts` also the parts of the loss."""
         if self._size is None:
-            return Group(self._bar)
-        return Group(self._bar, Text(details(self._size, self._step, self._pace(), self._losses, self._metrics)))
+            return []
+        return details(self._size, self._step, self._pace(), self._losses, self._metrics, parts=parts)
 
     def _is_quiet(self) -> bool:
         return time.perf_counter() - self._reported >= QUIET

@@ -14,11 +14,12 @@ from rcnn.data.held_out import HeldOut
 from rcnn.data.messages import counted
 from rcnn.data.trained_images import TrainedImages
 from rcnn.data.transforms import OwnStep
-from rcnn.models import DetectorConfig
+from rcnn.models import DetectorConfig, model_config
 from rcnn.models.overrides import config_to_dict
 from rcnn.models.own import own_factories
 from rcnn.models.setting_tables import settings_table
 from rcnn.models.unused_settings import override_used
+from rcnn.models.zoo import MODELS
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers
@@ -37,6 +38,7 @@ from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
 from rcnn.training.starting import (
     starting_config,
     starting_settings,
+    starts_fresh,
 )
 from rcnn.training.state import steps_done
 from rcnn.weights.catalogue.entry import Entry
@@ -144,7 +146,8 @@ def plan_training(
         device=device,
         processes=processes,
         request=start.request,
-        reasons=model.data.reasons
+        reasons=_model_reasons(start, model.config)
+        | model.data.reasons
         | _setting_reasons(start)
         | {PREFIX + name: reason for name, reason in chosen.reasons.items()}
         | chosen.advice.reasons
@@ -189,6 +192,11 @@ def _choose_length(start: Start, model: FittedModel, processes: Processes, found
             published=recipe.images_per_step if recipe is not None else 0,
         )
         reasons |= more
+        if recipe is not None:
+            settings, more = recipe.with_evaluations(
+                settings, images=len(training), processes=processes.count, given=given
+            )
+            reasons |= more
     each, extra = settings.images_per_step(processes.count), 0
     if before is not None and start.record is not None and "last" in found.checkpoints:
         earlier = before.images_per_step(start.record.get("processes", 1))
@@ -285,6 +293,24 @@ def _images_warning(
             "batches and another learning rate. The images per step are train.batch_size x train.accumulate x the "
             "number of processes"
         )
+
+
+def _model_reasons(start: Start, config: DetectorConfig) -> dict[str, str]:
+    """The reason for each setting that differs from the model that is named, if nobody gave or chose it."""
+    if config.name not in MODELS:  # there is nothing to compare with
+        return {}
+    request, usual = start.request, {one.path: one.default for one in settings_table(model_config(config.name))}
+    if not start.is_new:
+        reason = f"as recorded in {request.record_file}"
+    elif request.config is not None:
+        reason = "of the config that was passed"
+    elif starts_fresh(request.model):
+        reason = f"of the weights {request.weights}"
+    else:
+        reason = f"of the checkpoint {request.model}"
+    paths = (one.path for one in settings_table(config) if one.path not in usual or usual[one.path] != one.default)
+    of_data = ("num_classes", "keypoint.")
+    return {path: "from the data" if start.is_new and path.startswith(of_data) else reason for path in paths}
 
 
 def _setting_reasons(start: Start) -> dict[str, str]:

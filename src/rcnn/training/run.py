@@ -151,7 +151,15 @@ def _train(
     try:
         with _run_log(plan, run.path, state, log) as run_log:
             evaluate = _evaluation(plan, run_log, state, run.path)
-            outcome = train(state, batches_of(plan), plan.settings, run, run_log, evaluate=evaluate)
+            outcome = train(
+                state,
+                batches_of(plan),
+                plan.settings,
+                run,
+                run_log,
+                evaluate=evaluate,
+                after_evaluation=partial(_draw_progress, run, plan, state),
+            )
         done = "finished" if state.step == plan.settings.steps else "stopped early by train.patience"
         how = done if outcome.finished else "stopped"
     except (RuntimeError, MemoryError) as error:
@@ -286,6 +294,13 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
 def _is_done(state: TrainState, plan: RunPlan) -> bool:
     """Whether all steps are done, and their evaluation too."""
     return state.step == plan.settings.steps and not (state.evaluation_due and plan.validations)
+
+
+def _draw_progress(run: RunFolder, plan: RunPlan, state: TrainState) -> None:
+    """Write the charts and the page of a run that goes on; an error, e.g. a full disk, is left to its end."""
+    if state.processes.is_first:
+        with suppress(OSError, ValueError):
+            _draw_curve(run, plan, f"{state.step} of {counted(plan.settings.steps, 'step')}, running.", unchanged=False)
 
 
 def _draw_curve(run: RunFolder, plan: RunPlan, lead: str, *, unchanged: bool) -> None:

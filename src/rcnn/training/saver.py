@@ -53,8 +53,10 @@ class Saver:
         run: RunFolder,
         log: SilentLog,
         evaluate: Callable[[Detector], Metrics] | None,
+        after_evaluation: Callable[[], object] | None = None,
     ) -> None:
         self.state, self.settings, self.run, self.log, self.evaluate = state, settings, run, log, evaluate
+        self.after_evaluation = after_evaluation
         self.saved = state.step  # the step of last/
         self._kept = 0  # the step of the last step-N/ that was written
         self._metrics: Metrics | None = None
@@ -99,6 +101,8 @@ class Saver:
         state.evaluation_due = False
         self.save_last()
         ended = state.step == self.settings.steps
+        if self.after_evaluation is not None and not ended:
+            self.after_evaluation()
         state.processes.doing("the end of the run" if ended else f"the data of step {state.step}")
 
     def _evaluate(self, evaluate: Callable[[Detector], Metrics], stop: StopRequests) -> Metrics:

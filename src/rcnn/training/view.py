@@ -29,16 +29,21 @@ def speed(size: RunSize, steps: int, seconds: float, waiting: float) -> str:
     return f"{steps * size.images_per_step / seconds:.1f} images/s, {100 * waiting / seconds:.0f} % waiting for images"
 
 
-def details(size: RunSize, step: int, pace: str, losses: Mapping[str, float], metrics: Mapping[str, float]) -> str:
-    """The lines under the progress bar, after `step` steps. `losses` also contains `lr`."""
-    parts = [f"epoch {step * size.images_per_step / max(1, size.images):.1f}", pace]
+def details(
+    size: RunSize, step: int, pace: str, losses: Mapping[str, float], metrics: Mapping[str, float], *, parts: bool
+) -> list[str]:
+    """The lines under the progress bar, after `step` steps; with `parts`, one has the parts of the loss.
+
+    `losses` also contains `lr`.
+    """
+    progress = [f"epoch {step * size.images_per_step / max(1, size.images):.1f}", pace]
     if (most := most_memory(size.device)) is not None:
-        parts.append(f"peak memory {most / 2**30:.1f} GiB")
-    parts += [f"learning rate {losses['lr']:.3g}"] if "lr" in losses else []
-    lines = [", ".join(part for part in parts if part)]
+        progress.append(f"peak memory {most / 2**30:.1f} GiB")
+    progress += [f"learning rate {losses['lr']:.3g}"] if "lr" in losses else []
+    lines = [", ".join(part for part in progress if part)]
     named = [f"{name} {value:.3f}" for name, value in losses.items() if name not in ("lr", "loss") and "/" not in name]
-    if named:
+    if named and parts:
         lines.append(f"loss {losses.get('loss', 0.0):.3f} = {' + '.join(named)}")
     if shown := [f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in MAIN if name in metrics]:
         lines.append(f"last evaluation: {', '.join(shown)}")
-    return "\n".join(lines)
+    return lines

@@ -76,3 +76,17 @@ def test_only_files_that_may_be_meant_are_suggested(tmp_path: Path) -> None:
     assert "(1.png, 2.png, 3.png (the files have the suffix .jpg)), none of them in val" in found
     found = message(tmp_path / "c", ["val/1.png", "val/12.png", "val/32.png"])
     assert "did you mean" not in found  # 12.png is another image than 2.png
+
+
+def test_leading_folders_that_the_data_set_lacks(tmp_path: Path) -> None:
+    """As in Objects365: images/v1/patch0/1.png in the file, train/patch0/1.png on the disk."""
+    tables = coco_tables([annotation(1)], images=2)
+    for number, image in enumerate(tables["images"]):
+        image["file_name"] = f"images/v1/patch{number}/{image['file_name']}"
+    write_annotations(tmp_path, tables)
+    for number in (0, 1):
+        write_images(tmp_path / "raw" / f"patch{number}", [f"{number + 1}.png"])
+    with pytest.raises(FileNotFoundError) as error:
+        open_dataset(tmp_path, "val")
+    assert str(error.value).endswith(f"but they are in {tmp_path / 'raw'}: name it with images (--images)")
+    assert len(open_dataset(tmp_path, "val", images="raw")) == 2

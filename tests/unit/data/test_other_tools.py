@@ -58,6 +58,7 @@ def write(root: Path, files: dict[str, str]) -> Path:
             "in DOTA's format: export the annotations",
         ),
         ("wider_face_split/wider_face_train_bbx_gt.txt", "a.jpg\n1\n", "of WIDER FACE: convert it to COCO's format."),
+        ("train/metadata.jsonl", "{}", "of an image folder of Hugging Face: use rcnn.Dataset.from_records in Python"),
         ("annotation_train.odgt", "{}", "of CrowdHuman: convert it to COCO's format."),
         (
             "annotations/training/ADE_train_00000001.png",

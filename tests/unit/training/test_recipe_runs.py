@@ -88,6 +88,8 @@ def test_a_recipe_and_its_parameter_groups_are_shown(data: Path, capsys: pytest.
     assert "recipe fcis/R101-VOC-random: mask AP50 (VOC) 66.0 on VOC 2012 val (SBD), trained on " in "\n".join(lines)
     assert "train.log_every 5 (given)" in lines
     assert "train.steps 55 (44 epochs of 5 images, 4 per step)" in lines
+    evaluations = "train.evaluate_every 3 (recipe fcis/R101-VOC-random: every 2 epochs of 5 images, 4 per step)"
+    assert evaluations in lines
     assert any(
         line.startswith("parameters: learning rate x 3, weight decay 0: 1 tensor (box_head.red") for line in lines
     )

@@ -29,6 +29,7 @@ from tests.unit.training import runs
 
 ROOT = Path(__file__).resolve().parents[3]
 BRIEF = ("train.steps=4", "train.batch_size=2", "train.workers=0", "train.log_every=1", "train.warmup_steps=2")
+BRIEF += ("train.evaluate_every=0",)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,8 @@ def test_ctrl_c_leaves_a_run_that_resumes(data: Path, tmp_path: Path, group: boo
     from tests.faults.running_commands import running
 
     output = tmp_path / "run"
-    words = [*TINY_MODEL, *BRIEF, "train.steps=400", "train.workers=2", "train.checkpoint_every=1000"]
+    own = ("train.steps=400", "train.batch_size=2", "train.workers=2", "train.checkpoint_every=1000")
+    words = [*TINY_MODEL, *own, *BRIEF[3:]]
     options = ("--data", data, "--output", output, "--val-split", "none", "--device", "cpu")
     with running("train", "mask_rcnn_compact", *options, *words) as process:
         until = time.monotonic() + 120

@@ -81,10 +81,28 @@ def test_speed_and_details_by_hand() -> None:
     assert speed(SIZE, 10, 8.0, 2.0) == "5.0 images/s, 25 % waiting for images"
     assert speed(SIZE, 0, 8.0, 2.0) == ""
     losses = {"loss": 1.5, "lr": 0.02, "mask": 1.0, "box_class": 0.5}
-    epoch, loss, evaluation = details(SIZE, 25, "5.0 images/s", losses, {"segm_AP": 0.25, "segm_AP50": 1.0}).split("\n")
+    metrics = {"segm_AP": 0.25, "segm_AP50": 1.0}
+    epoch, loss, evaluation = details(SIZE, 25, "5.0 images/s", losses, metrics, parts=True)
+    assert details(SIZE, 25, "5.0 images/s", losses, metrics, parts=False) == [epoch, evaluation]
     assert re.fullmatch(r"epoch 2\.5, 5\.0 images/s, peak memory \d+\.\d GiB, learning rate 0\.02", epoch)
     assert loss == "loss 1.500 = mask 1.000 + box_class 0.500"
     assert evaluation == "last evaluation: segm AP 0.250"
+
+
+def test_a_line_without_a_terminal_has_the_epoch_the_learning_rate_and_the_last_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rcnn.training.log.QUIET", 0)
+    with RunLog(tmp_path / "log.jsonl", steps=100, size=SIZE) as log:
+        log.write(step=0, loss=2.0, lr=0.1, mask=2.0)
+        log.write(step=0, bbox_AP=0.125)
+        log.advance(0)
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"step 1 of 100, loss 2\.000, about \S+ left, epoch 0\.1, \S+ images/s, 0 % waiting for images, "
+        r"peak memory \S+ GiB, learning rate 0\.1, last evaluation: bbox AP 0\.125",
+        line,
+    )
 
 
 def test_a_terminal_shows_progress_losses_and_the_last_evaluation(
@@ -290,23 +308,6 @@ def test_the_page_of_a_run_names_the_checkpoint_that_it_started_from(data: Path)
     assert _tables(plan)["Run"]["weights"] == "random"
     fine_tuned = replace(plan, request=replace(request, model="runs/a/best"))
     assert _tables(fine_tuned)["Run"]["weights"] == "runs/a/best"
-
-
-def test_the_page_of_a_run_that_failed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: object, **more: object) -> None:
-        raise ValueError("no images")
-
-    monkeypatch.setattr("rcnn.training.run.train", fail)
-    with pytest.raises(ValueError, match="no images"):
-        runs.run("mask_rcnn_compact", data, tmp_path / "run", (*TINY_MODEL, *BRIEF), charts=True)
-    assert "0 of 2 steps, failed." in (tmp_path / "run/report.html").read_text(encoding="utf-8")
-
-    def fail_too(*arguments: object, **more: object) -> None:
-        raise ValueError("no charts")
-
-    monkeypatch.setattr("rcnn.training.run._draw_curve", fail_too)
-    with pytest.raises(ValueError, match="no images"):
-        runs.run("mask_rcnn_compact", data, tmp_path / "run2", (*TINY_MODEL, *BRIEF), charts=True)
 
 
 @pytest.mark.parametrize(

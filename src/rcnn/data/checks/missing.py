@@ -125,19 +125,22 @@ def _elsewhere(wanted: Sequence[str], found: Sequence[str | None], raw: RawTable
 
 
 def _holders(wanted: Sequence[str], places: Mapping[str, Sequence[Path]]) -> list[Path]:
-    """The folders that contain all paths `wanted`, else all their files without folders if these have different names.
+    """The folders that contain all paths `wanted`, without leading folders that they do not have (see `check_images`).
 
-    `places` has the folders of the files by their names.
+    Otherwise those that contain all their files without folders, if these have different names. `places` has the
+    folders of the files by their names.
     """
-    paths = [PurePosixPath(name.replace("\\", "/")) for name in wanted]
-    parents = paths[0].parts[:-1]
-    tops = [
-        Path(*folder.parts[: len(folder.parts) - len(parents)])
-        for folder in places[_base(wanted[0])]
-        if folder.parts[len(folder.parts) - len(parents) :] == parents
-    ]
-    if holders := [top for top in tops if all(os.path.isfile(top / path) for path in paths)]:
-        return holders
+    paths = [PurePosixPath(name.replace("\\", "/")).parts for name in wanted]
+    for start in range(max(1, min(map(len, paths)) - 1)):
+        ends = [path[start:] for path in paths]
+        parents = ends[0][:-1]
+        tops = [
+            Path(*folder.parts[: len(folder.parts) - len(parents)])
+            for folder in places[ends[0][-1]]
+            if folder.parts[len(folder.parts) - len(parents) :] == parents
+        ]
+        if holders := [top for top in tops if all(os.path.isfile(top.joinpath(*end)) for end in ends)]:
+            return holders
     first, *others = places.values()
     return [folder for folder in first if all(folder in one for one in others)] if len(places) == len(wanted) else []
 

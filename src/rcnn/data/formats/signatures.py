@@ -37,6 +37,7 @@ PATHS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"_gtFine_\w+\.(json|png)$", f"of Cityscapes: {CONVERT}"),
         (r"(^|/)panoptic_[^/]+\.json$", "COCO's panoptic segmentation: get, or export, instances_*.json"),
         (r"(^|/)captions_[^/]+\.json$", "a file of captions, not of objects: get COCO's instances_*.json too"),
+        (r"(^|/)metadata\.(jsonl|csv)$", "of an image folder of Hugging Face: use rcnn.Dataset.from_records in Python"),
         (r"\.odgt$", f"of CrowdHuman: {CONVERT}"),
         (r"wider_face_\w+_bbx_gt\.txt$", f"of WIDER FACE: {CONVERT}"),
         (r"-annotations-(bbox|object-segmentation)\.csv$", f"of Open Images: {CONVERT}"),

@@ -16,10 +16,11 @@ TRAINING = (
     'train.lr_factors={"box_head.reduce.*": 3}',
     "train.filter_empty=true",
     "train.flip=0.5",
+    "train.checkpoint_every=5000",
 )
 # The authors sum the gradients of all GPUs, and count each flipped image as a further image. So their learning rate of
 # 0.0005 is multiplied by the number of GPUs here, their weight decay of 0.0005 is divided by it, and the number of
-# epochs is doubled.
+# epochs is doubled. They save a checkpoint after each of their epochs, which is when a run evaluates here.
 AUTHORS_COCO = (
     *TRAINING,
     'train.weight_decays={"*.bias": 0}',
@@ -43,6 +44,7 @@ RECIPES = (
         weights=WEIGHTS,
         settings=AUTHORS_COCO,
         images_per_step=8,
+        evaluate_epochs=2,
         trained_on=COCO_2014,
         evaluated_on=MINIVAL,
         mask=29.2,
@@ -56,6 +58,7 @@ RECIPES = (
         weights=WEIGHTS,
         settings=("fcis.ohem=false", *AUTHORS_COCO),
         images_per_step=8,
+        evaluate_epochs=2,
         trained_on=COCO_2014,
         evaluated_on=MINIVAL,
         mask=28.8,
@@ -78,6 +81,7 @@ RECIPES = (
             "train.warmup_steps=0",
         ),
         images_per_step=4,
+        evaluate_epochs=2,
         trained_on="VOC 2012 train (SBD)",
         evaluated_on="VOC 2012 val (SBD)",
         mask=66.0,
@@ -99,6 +103,7 @@ RECIPES = (
             "train.warmup_factor=0.1",
         ),
         images_per_step=8,
+        evaluate_epochs=1,
         trained_on="COCO trainval2014",
         evaluated_on=MINIVAL,
         mask=22.9,
@@ -118,6 +123,7 @@ RECIPES = (
             "train.warmup_steps=0",
         ),
         images_per_step=1,
+        evaluate_epochs=8,
         trained_on="SBD train",
         evaluated_on="SBD val",
         mask=63.2,
@@ -139,6 +145,7 @@ RECIPES = (
             "train.warmup_factor=0.1",
         ),
         images_per_step=3,
+        evaluate_epochs=12,
         trained_on=COCO_2014,
         evaluated_on="COCO val2017",
         mask=24.3,
@@ -159,6 +166,7 @@ RECIPES = (
             "train.warmup_steps=0",
         ),
         images_per_step=1,
+        evaluate_epochs=28,
         trained_on="SBD train",
         evaluated_on="SBD val",
         mask=64.1,

@@ -7,13 +7,13 @@ from rcnn.training.recipes.recipe import Recipe
 SOURCE = "facebookresearch/detectron2 at 02b5c4e2: MODEL_ZOO.md, configs/new_baselines"
 # 100 epochs are 184,375 steps of 64 images; the learning rate decays after 163,889 and 177,546 of them
 STEPS = 184_375
+WARM_UP = 500  # steps in 100 epochs; it is a fraction of the run
 SETTINGS = (
     "backbone.frozen_stages=0",
     "rpn.convs=2",
     "train.batch_size=1",
     "train.lr=0.1",
     "train.reference_batch=64",
-    "train.warmup_steps=500",
     "train.warmup_factor=0.067",
     "train.milestones=[0.8888894915254237,0.9629613559322034]",
     "train.momentum=0.9",
@@ -29,12 +29,13 @@ SETTINGS = (
 
 
 def _recipe(depth: int, epochs: int, box: float, mask: float) -> Recipe:
+    factor = epochs // 100
     deeper = () if depth == 50 else (f"backbone.depth={depth}",)  # the model has 50 layers
     return Recipe(
         name=f"lsj/R{depth}-FPN-{epochs}ep",
         model="mask_rcnn_r50_fpn_syncbn_caffe",
         weights="none",
-        settings=(*deeper, *SETTINGS, f"train.steps={epochs // 100 * STEPS}"),
+        settings=(*deeper, *SETTINGS, f"train.steps={factor * STEPS}", f"train.warmup_steps={factor * WARM_UP}"),
         images_per_step=64,
         box=box,
         mask=mask,

@@ -84,20 +84,23 @@ TRAINED_ON = (
     "minus-refer DIR, then --split train_minus_refer_valtest2014+valminusminival2014 --val-split minival2014)"
 )
 MINIVAL = "COCO minival2014"
-CROWDS = "crowds are ignored; the original trains on them as objects"
+DIFFERS = (
+    "crowds are ignored; the original trains on them as objects. It repeats negative regions until there are 256, and "
+    "adds the ground truth to the proposals of an image without a positive one"
+)
 
 RECIPES = (
-    _recipe("res101", *_pooler("affine"), *NOTIME, box=35.8, mask=30.7, differs=CROWDS),
-    _recipe("res101-align", *_pooler("image_affine"), *NOTIME, differs=CROWDS),
+    _recipe("res101", *_pooler("affine"), *NOTIME, box=35.8, mask=30.7, differs=DIFFERS),
+    _recipe("res101-align", *_pooler("image_affine"), *NOTIME, differs=DIFFERS),
     _recipe(
         "res101-from-frcn",
         *_pooler("affine"),
         "train.steps=490000",
         "train.milestones=[0.7142857142857143]",
         'train.lr_factors={"*": 0.1, "mask_head.*": 1}',
-        differs=f"{CROWDS}; starts from ImageNet weights, the original from its own Faster R-CNN",
+        differs=f"{DIFFERS}; starts from ImageNet weights, the original from its own Faster R-CNN",
     ),
-    _recipe("res50", *_pooler("affine"), *NOTIME, depth=50, differs=CROWDS),
+    _recipe("res50", *_pooler("affine"), *NOTIME, depth=50, differs=DIFFERS),
     _recipe(
         "res101-lg",
         *_pooler("affine"),
@@ -106,6 +109,6 @@ RECIPES = (
         "input.max_size=1333",
         "rpn.anchors.sizes=[[32,64,128,256,512]]",
         "rpn.proposals.post_nms=1000",
-        differs=f"{CROWDS}; the original has no script for this config, so the number of steps is that of res101",
+        differs=f"{DIFFERS}; the original has no script for this config, so the number of steps is that of res101",
     ),
 )

@@ -12,7 +12,6 @@ TRAINING = (
     "train.lr=0.01",
     "train.reference_batch=8",
     "train.warmup_steps=1000",
-    "train.warmup_factor=0.001",
     "train.momentum=0.9",
     "train.weight_decay=0.0001",
     "train.norm_weight_decay=0",
@@ -49,7 +48,10 @@ SINGLE_MAP = ("rpn.max_log_scale=4.4225985979389275", "box.max_log_scale=4.42259
 MASKS = ("mask.pooler.sampling_ratio=2", "mask.target=sampled_bitmap")
 GROUP_NORM = ("fpn.conv_bias=true", "box.norm_after_relu=true", "mask.norm_after_relu=true")  # ReLU before the norm
 LARGE_SCALES = ("train.scale_range=[640,800]",)
-WARM_UP = "with fewer GPUs, tensorpack's warm-up has fewer updates"
+WARM_UP_RATE = 1e-5  # the first learning rate, with 8 GPUs and more
+DIFFERS = (
+    "training images are resized as uint8, tensorpack's as float32; with fewer GPUs, its warm-up has fewer updates"
+)
 IMAGENET_R50, IMAGENET_R101, IMAGENET_GN = "resnet50@tensorpack", "resnet101@tensorpack", "resnet50_gn@tensorpack"
 
 
@@ -63,20 +65,21 @@ def _recipe(
     weights: str = IMAGENET_R50,
     images_per_step: int = 8,
     hardware: str = V100S,
-    differs: str = WARM_UP,
+    differs: str = "",
 ) -> Recipe:
+    warm_up = f"train.warmup_factor={WARM_UP_RATE / (0.01 * images_per_step / 8):g}"
     return Recipe(
         name=f"tensorpack/{name}",
         model=model,
         weights=weights,
-        settings=(*SYSTEM, *settings),
+        settings=(*SYSTEM, warm_up, *settings),
         images_per_step=images_per_step,
         box=box,
         mask=mask,
         hours=hours,
         hardware=hardware,
         source=SOURCE,
-        differs=differs,
+        differs=f"{DIFFERS}; {differs}" if differs else DIFFERS,
     )
 
 
