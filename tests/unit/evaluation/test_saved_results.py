@@ -249,7 +249,7 @@ def test_results_are_scored_without_the_image_files(tmp_path: Path) -> None:
     with_images = evaluate(found, data, split="val", output=tmp_path / "a").metrics
     without = evaluate(found, truth, output=tmp_path / "b").metrics
     assert without.kinds == with_images.kinds
-    assert 0 < without.kinds["bbox"]["AP"] < 1
+    assert without.kinds["bbox"]["AP"] not in (None, 0, 1)
     assert "data:image/jpeg" in (tmp_path / "a" / "report.html").read_text()
     assert "data:image/jpeg" not in (tmp_path / "b" / "report.html").read_text()
     assert compare(found, found, truth, samples=0).images == 3
