@@ -82,6 +82,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         annotations=tables["annotations"],
         categories=tables["categories"],
         takes_images=True,
+        optional_files=options.optional_files and options.images is None,
         relative_boxes=options.relative_boxes,
         metric=_metric(content, tables["images"], warnings),
     )
