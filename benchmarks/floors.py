@@ -29,6 +29,11 @@ from rcnn.models.inference import Precision
 PRODUCTS = ("conv", "addmm", "mm", "bmm", "baddbmm", "linear")  # parts of the names of operators
 
 
+def is_product(name: str) -> bool:
+    """Whether an operator of this name is a convolution or a product of matrices; upsample_bilinear2d is neither."""
+    return any(part in name for part in PRODUCTS) and "upsample" not in name
+
+
 class Floor(TorchDispatchMode):
     """Adds up the seconds of convolutions and products, by operator."""
 
@@ -41,7 +46,7 @@ class Floor(TorchDispatchMode):
         start = time.perf_counter()
         result = func(*args, **(kwargs or {}))
         name = func.__name__.partition(".")[0]
-        if any(part in name for part in PRODUCTS):
+        if is_product(name):
             self.seconds[name] += time.perf_counter() - start
         return result
 

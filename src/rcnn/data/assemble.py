@@ -70,6 +70,7 @@ def assemble(
         notes=tables.notes,
         metric=tables.metric,
         pixels=pixels,
+        without_files=tables.without_files,
     )
 
 

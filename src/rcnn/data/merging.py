@@ -77,6 +77,7 @@ def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
         keypoints_differ=keypoints_differ,
         findings=tuple(dict.fromkeys(finding for one in tables for finding in one.findings)),
         notes=tuple(dict.fromkeys(notes)),
+        without_files=any(one.without_files for one in tables),
     )
 
 

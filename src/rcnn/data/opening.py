@@ -19,13 +19,14 @@ from rcnn.text_files import gc_paused
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
-    """The keyword arguments of `open_dataset`, which describes them."""
+    """The keyword arguments of `open_dataset`, which describes them, and `optional_files`."""
 
     ignore_other_classes: bool = False
     keypoints: bool = False
     one_class: bool = False
     annotations: str = ""
     images: str | Path = ""
+    optional_files: bool = False  # image files may all be absent, in formats with the sizes of the images
     relative_boxes: bool = False
     strict: bool = False
     allow_empty: bool = False
@@ -86,6 +87,7 @@ def open_with(
         options.annotations,
         images=options.images,
         keypoints=options.keypoints,
+        optional_files=options.optional_files,
         relative_boxes=options.relative_boxes,
     )
     if classes is not None:  # also an array of numpy

@@ -147,6 +147,7 @@ class Dataset:
     notes: tuple[str, ...] = ()  # decisions that are not about faults, a line each
     metric: MetricName = "coco"  # default metric of the format, see `rcnn.metrics`
     pixels: Callable[[int], Tensor] | None = None  # reads image i, uint8 RGB (3, H, W); None: images are files
+    without_files: bool = False  # the image files are absent: the data set serves to score saved results only
 
     @classmethod
     def from_records(
@@ -281,8 +282,8 @@ class Dataset:
 
     @property
     def has_files(self) -> bool:
-        """Whether the images are files."""
-        return self.pixels is None
+        """Whether the images are files that are there."""
+        return self.pixels is None and not self.without_files
 
     @property
     def class_counts(self) -> dict[str, int]:

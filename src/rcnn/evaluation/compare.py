@@ -82,6 +82,7 @@ def compare(
     if data is not None:
         require_path_options(data, split, options)
     models = tuple(None if is_results(source) else model_record(source) for source in sources)
+    options = replace(options, optional_files=not any(models))
     _require_same_classes(sources, models)
     one_class = _are_proposals(sources, models)
     with nullcontext() if output is None else OutputFolder(output) as folder:

@@ -88,7 +88,7 @@ def open_subject(
         )
     else:
         record = None
-        options = replace(options, one_class=has_proposals(source))
+        options = replace(options, one_class=has_proposals(source), optional_files=True)
     if isinstance(data, Dataset):
         dataset = in_one_class(data, record) if options.one_class else data
         split, held_out = data.split, None

@@ -124,6 +124,8 @@ def _examples(
     log: Log,
 ) -> list[Example]:
     """The pictures of the report; `log` receives a warning for each image of saved results that cannot be read."""
+    if dataset.without_files:
+        return []
     failed = {image.record.image_id for image in evaluation.failed}
     if analysis is not None:
         return draw_worst(dataset, analysis, options.pictures, skeleton=skeleton, failed=failed, log=log)

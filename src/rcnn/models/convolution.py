@@ -8,13 +8,14 @@ channels-last layout, so only this gradient is computed from copies.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
+
+from rcnn.ops.winograd import lacks_avx512
 
 LEAST_POSITIONS, LEAST_CHANNELS = 3000, 64  # of a map; for smaller ones the copies save little
 
@@ -46,14 +47,8 @@ def gradient_needs_copies(input: Tensor, weight: Tensor) -> bool:
         and input.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and input.is_contiguous(memory_format=torch.channels_last)
-        and onednn_prefers_default_layout()
+        and lacks_avx512()
     )
-
-
-@cache
-def onednn_prefers_default_layout() -> bool:
-    """Whether oneDNN has no fast weight gradient for channels-last maps on this CPU: x86 with AVX2, not AVX-512."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 class ConvolutionWithCopies(torch.autograd.Function):

@@ -47,6 +47,6 @@ def subsampled(x: Tensor) -> Tensor:
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, config: FPNConfig) -> Conv2d:
-    conv = Conv2d(in_channels, out_channels, kernel, norm=config.norm, bias=config.conv_bias or None)
+    conv = Conv2d(in_channels, out_channels, kernel, norm=config.norm, bias=config.conv_bias or None, winograd=True)
     nn.init.kaiming_uniform_(conv.weight, a=1)
     return conv

@@ -13,6 +13,7 @@ from typing_extensions import override
 from rcnn.models.config import Norm
 from rcnn.models.convolution import convolve
 from rcnn.models.heads.region_norm import SyncBatchNorm2d, masked_batch_norm
+from rcnn.ops.winograd import winograd, winograd_is_faster
 
 GROUPS = 32  # of group norm (Wu and He 2018)
 Padding = Literal["symmetric", "align", "tensorflow"]
@@ -120,7 +121,7 @@ class Conv2d(nn.Conv2d):
 
     A norm with fixed statistics is multiplied into the weights at each call. That saves two passes over the
     activations, and memory for the backward pass. In prediction on a CPU, if there is no norm, oneDNN computes the
-    residual and the ReLU within the convolution.
+    residual and the ReLU within the convolution, or Winograd's algorithm computes it with fewer multiplications.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class Conv2d(nn.Conv2d):
         relu: bool = False,
         norm_after_relu: bool = False,  # tensorpack's heads with group norm
         padding: Padding = "symmetric",  # of strided convolutions, see `border`
+        winograd: bool = False,  # may be computed by `ops/winograd.py`; its rounding adds up in a chain of layers
     ) -> None:
         zeros = border(kernel, stride, padding)
         super().__init__(
@@ -153,7 +155,7 @@ class Conv2d(nn.Conv2d):
         )
         self.border = zeros
         self.norm = build_norm(norm, out_channels, eps, trained_affine=trained_affine)
-        self.relu, self.norm_after_relu = relu, norm_after_relu
+        self.relu, self.norm_after_relu, self.winograd = relu, norm_after_relu, winograd
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         zero_bias(self)
 
@@ -187,14 +189,26 @@ class Conv2d(nn.Conv2d):
         return convolve(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def fused(self, input: Tensor, plus: Tensor | None) -> Tensor:
-        """The convolution, the addition of `plus` and the ReLU in one pass over the maps; `plus` is overwritten."""
+        """The convolution, the addition of `plus` and the ReLU; `plus` is overwritten."""
         ops = torch.ops.mkldnn
+        if self.winograd and plus is None and self.is_plain() and winograd_is_faster(input, self.weight):
+            return winograd(input, self.weight, self.bias, relu=self.relu)
         relu = "relu" if self.relu else "none"
         shape = (self.padding, self.stride, self.dilation, self.groups)
         if plus is None:
             return ops._convolution_pointwise(input, self.weight, self.bias, *shape, relu, [], "")
         return ops._convolution_pointwise_.binary(
             plus, input, self.weight, self.bias, *shape, "add", 1.0, relu if self.relu else None, [], None
+        )
+
+    def is_plain(self) -> bool:
+        """Whether each output pixel depends on its 3x3 neighbours, and on all channels."""
+        return (self.kernel_size, self.stride, self.dilation, self.padding, self.groups) == (
+            (3, 3),
+            (1, 1),
+            (1, 1),
+            (1, 1),
+            1,
         )
 
     def normed(self, x: Tensor, valid: Tensor | None) -> Tensor:

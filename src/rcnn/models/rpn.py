@@ -202,7 +202,7 @@ class RPN(nn.Module):
 def rpn_convs(in_channels: int, config: RPNConfig) -> tuple[nn.Sequential, int]:
     """The 3x3 convolutions before the two outputs (figure 3), and their output channels."""
     widths = [in_channels] + [config.width or in_channels] * config.convs
-    convs = [Conv2d(before, after, 3, relu=True) for before, after in pairwise(widths)]
+    convs = [Conv2d(before, after, 3, relu=True, winograd=True) for before, after in pairwise(widths)]
     for conv in convs:
         init_linear(conv, std=0.01)
     return nn.Sequential(*convs), widths[-1]

@@ -35,6 +35,17 @@ def disc(side: int = 21) -> np.ndarray:
     return x * x + y * y <= (side // 2) ** 2
 
 
+def test_every_value_of_a_pixel_is_blended_as_in_float32() -> None:
+    canvas = np.arange(256 * 3, dtype=np.int64).reshape(16, 16, 3).astype(np.uint8)
+    canvas = np.pad(canvas, ((4, 60), (4, 60), (0, 0)))
+    drawn = np.asarray(draw_objects(canvas, AWAY, [0], NAMES, masks=[Region(2, 2, np.ones((20, 20), dtype=bool))]))
+    values = canvas[4:20, 4:20].astype(np.float32)
+    ink = np.asarray(object_colour(0), dtype=np.float32)
+    expected = np.rint(values * np.float32(1 - OPACITY) + ink * np.float32(OPACITY)).astype(np.uint8)
+    np.testing.assert_array_equal(drawn[4:20, 4:20], expected)
+    assert len(np.unique(canvas[4:20, 4:20, 0])) == 256
+
+
 def test_a_mask_is_blended_and_edged() -> None:
     mask = disc()
     drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, masks=[Region(5, 30, mask)]))

@@ -12,11 +12,14 @@ import torch
 from PIL import Image
 
 from rcnn.data import open_dataset
+from rcnn.data.held_out import HeldOut
+from rcnn.data.opening import DatasetOptions, open_with
 from rcnn.drawing.pictures import draw_objects
 from rcnn.evaluation import examples
 from rcnn.evaluation.api import evaluate
 from rcnn.evaluation.compare import compare
 from rcnn.evaluation.examples import draw_spread, draw_worst
+from rcnn.evaluation.opening import dataset_for
 from rcnn.evaluation.results import evaluate_results
 from rcnn.metrics.analysis import analyse
 from rcnn.outputs import OutputFolder
@@ -68,7 +71,7 @@ def test_results_of_a_part_of_the_images_are_reported(tmp_path: Path) -> None:
     (line,) = evaluate_results(mine, dataset).warnings
     assert line == (
         f"{mine} has results for 2 of the 5 images of the split; the other 3 count as images without detections. To "
-        "evaluate only some images, give their ids: --split IDS.txt"
+        "evaluate only some images, give their ids: split=IDS.txt (--split)"
     )
     other.write_text(json.dumps([one for one in results if one["image_id"] != 5]))
     assert evaluate_results(other, dataset).warnings == (), "images without detections are usual"
@@ -231,3 +234,49 @@ def test_a_missing_file_of_results_is_named(tmp_path: Path) -> None:
     for function in (lambda: evaluate(missing, data), lambda: compare(mine, missing, data)):
         with pytest.raises(FileNotFoundError, match=r"coco_results\.json does not exist; expected a file in COCO's"):
             function()
+
+
+def test_results_are_scored_without_the_image_files(tmp_path: Path) -> None:
+    """Two JSON files, as for pycocotools; the metrics are those with the images."""
+    data = write_tiny_coco(tmp_path / "data", {"val": 3}, size=(64, 96))
+    results = perfect(data, "bbox", "segmentation")
+    results[0]["bbox"] = [0, 0, 5, 5]
+    found, alone = tmp_path / "found.json", tmp_path / "alone"
+    found.write_text(json.dumps(results[:-1]))
+    alone.mkdir()
+    truth = alone / "truth.json"
+    truth.write_bytes((data / "annotations" / "instances_val.json").read_bytes())
+    with_images = evaluate(found, data, split="val", output=tmp_path / "a").metrics
+    without = evaluate(found, truth, output=tmp_path / "b").metrics
+    assert without.kinds == with_images.kinds
+    assert without.kinds["bbox"]["AP"] not in (None, 0, 1)
+    assert "data:image/jpeg" in (tmp_path / "a" / "report.html").read_text()
+    assert "data:image/jpeg" not in (tmp_path / "b" / "report.html").read_text()
+    assert compare(found, found, truth, samples=0).images == 3
+
+    options = DatasetOptions(optional_files=True)
+    dataset = open_with(options, truth)
+    assert dataset.notes == (
+        f"{truth}: none of its 3 images is there: scored with the sizes in this file, without pictures. For pictures, "
+        "name the folder of the images with images (--images)",
+    )
+    with pytest.raises(FileNotFoundError, match="lists 3 images"):
+        evaluate(found, truth, images=alone)  # a folder that the user names must have them
+    with pytest.raises(FileNotFoundError, match="lists 3 images"):
+        open_dataset(truth)
+    tables = json.loads(truth.read_text())
+    del tables["images"][1]["width"]
+    truth.write_text(json.dumps(tables))
+    with pytest.raises(FileNotFoundError, match="lists 3 images"):
+        evaluate(found, truth)
+
+
+def test_results_of_held_out_images_are_scored_without_the_files(tmp_path: Path) -> None:
+    """Held-out images are then known by their names only."""
+    data = write_tiny_coco(tmp_path / "data", {"val": 3}, size=(64, 96))
+    dataset = open_dataset(data, "val")
+    held_out = HeldOut(split="val", fraction=0.5, files=dataset.file_names[:2], contents=("0" * 32, "1" * 32))
+    for path in dataset.folder.glob("*.png"):
+        path.unlink()
+    opened = dataset_for(None, data, held_out=held_out, options=DatasetOptions(optional_files=True))
+    assert opened.file_names == dataset.file_names[:2]

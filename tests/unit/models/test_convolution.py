@@ -16,7 +16,7 @@ ONE = (1, 1)
 @pytest.fixture
 def without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU without AVX-512, and for maps of any size."""
-    monkeypatch.setattr(convolution, "onednn_prefers_default_layout", lambda: True)
+    monkeypatch.setattr(convolution, "lacks_avx512", lambda: True)
     monkeypatch.setattr(convolution, "LEAST_POSITIONS", 0)
     monkeypatch.setattr(convolution, "LEAST_CHANNELS", 0)
 
@@ -69,7 +69,7 @@ def test_torchs_convolution_elsewhere(without_avx512: None, monkeypatch: pytest.
         weight = weight.detach()[:3, :1].requires_grad_()
         bias = bias.detach()[:3]
     if case == "AVX-512":
-        monkeypatch.setattr(convolution, "onednn_prefers_default_layout", lambda: False)
+        monkeypatch.setattr(convolution, "lacks_avx512", lambda: False)
     stride = (2, 2) if case == "stride" else ONE
     with torch.set_grad_enabled(case != "no_grad"), torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
         y = convolve(input, weight, bias, stride, ONE, ONE, 3 if case == "groups" else 1)

@@ -19,7 +19,15 @@ from rcnn.data.checks.additions import add_annotation_fields, add_category_field
 from rcnn.data.checks.boxes import check_areas, check_boxes
 from rcnn.data.checks.categories import check_categories, with_unique_names, without_placeholder
 from rcnn.data.checks.ids import annotation_ids, as_id, category_ids, image_ids, places_of
-from rcnn.data.checks.images import SKIPPED_IMAGES, add_skipped, check_images, may_skip, written_name
+from rcnn.data.checks.images import (
+    SKIPPED_IMAGES,
+    add_skipped,
+    check_images,
+    have_sizes,
+    images_without_files,
+    may_skip,
+    written_name,
+)
 from rcnn.data.checks.keypoints import check_keypoints
 from rcnn.data.checks.numbers import MAX_COORDINATE, flags
 from rcnn.data.checks.outlines import Outline, check_outlines
@@ -81,7 +89,13 @@ def _checked_tables(raw: RawTables, warnings: Warnings, known: KnownImages | Non
     warnings.names = raw.names
     _require_entries(raw, warnings)
     ids = image_ids(raw)
-    folder, images = known or check_images(raw, ids, warnings)
+    without_files = False
+    try:
+        folder, images = known or check_images(raw, ids, warnings)
+    except MissingImagesError as error:
+        if error.places or not raw.optional_files or not have_sizes(raw.images):
+            raise
+        folder, images, without_files = raw.root, images_without_files(raw, ids, warnings), True
     if [image["id"] for image in images] != ids:
         raise ValueError(f"{raw.file} was changed after it was opened: do not change it while it is used")
     numbers = category_ids(raw)
@@ -101,6 +115,7 @@ def _checked_tables(raw: RawTables, warnings: Warnings, known: KnownImages | Non
         notes=warnings.notes(),
         metric=raw.metric,
         names=raw.names,
+        without_files=without_files,
     )
 
 

@@ -48,6 +48,25 @@ def check_images(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> tuple
     ]
 
 
+def have_sizes(entries: Sequence[RawEntry]) -> bool:
+    """Whether all images have a height and a width."""
+    return all(_side(entry.get("height")) and _side(entry.get("width")) for entry in entries)
+
+
+def images_without_files(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> list[Image]:
+    """The images with the names and sizes that their entries state, none of which is a file; a note says so."""
+    names = _written_names(raw, ids, warnings)
+    sizes = _sizes(raw.images, ids, [Path(name) for name in names], warnings)
+    warnings.note(
+        f"none of its {counted(len(names), 'image')} is there: scored with the sizes in this file, without pictures. "
+        "For pictures, name the folder of the images with images (--images)"
+    )
+    return [
+        {"id": one, "file_name": name, "height": height, "width": width}
+        for one, name, (height, width) in zip(ids, names, sizes, strict=True)
+    ]
+
+
 def written_name(entry: RawEntry) -> Any:
     """The file name of an image, or its URL if it has no file name, as LVIS' images; None if it has neither."""
     name = entry.get("file_name")
@@ -229,7 +248,8 @@ def _require_found(
     if missing:
         used = set(found)
         unused = {name for one in files.folders for name in files.names(one) if f"{one}{os.sep}{name}" not in used}
-        raise missing_images(found, names, raw, sorted(unused), search=not may_skip(len(missing), len(names)))
+        search = not may_skip(len(missing), len(names)) and not (raw.optional_files and not used - {None})
+        raise missing_images(found, names, raw, sorted(unused), search=search)
     return [path for path in found if path is not None]
 
 

@@ -70,6 +70,7 @@ class RawTables:
     annotations: list[RawEntry]
     categories: list[RawEntry]
     takes_images: bool = False  # whether the user can name the folder of the images: `images` of `open_dataset`
+    optional_files: bool = False  # the files may all be absent if the entries have the sizes of the images
     relative_boxes: bool = False  # boxes are fractions, as given by the user; otherwise found from the values
     metric: MetricName = "coco"  # default metric of the format
     names: Mapping[object, str] = field(default_factory=dict)  # annotation id -> name in messages
@@ -91,3 +92,4 @@ class Tables:
     names: Mapping[object, str] = field(default_factory=dict)  # as in RawTables
     refusals: tuple[DataError | MissingImagesError, ...] = ()  # why the file is refused; the entries are left out
     skipped: tuple[tuple[Id, str], ...] = ()  # id and file name of images whose files are missing or cannot be read
+    without_files: bool = False  # no image file is there (RawTables.optional_files); file names are as written

@@ -70,6 +70,7 @@ class Location:
     file_split: str = ""  # the split of the one annotation file that the user gave instead of a folder
     images: Path | None = None  # folder of the images; None: searched for in the usual places
     keypoints: bool = False  # prefers COCO's person_keypoints_SPLIT.json
+    optional_files: bool = False  # image files may all be absent, in formats with the sizes of the images
     relative_boxes: bool = False  # boxes are fractions of the image
 
 
@@ -79,6 +80,7 @@ def locate(
     *,
     images: Path | str = "",
     keypoints: bool = False,
+    optional_files: bool = False,
     relative_boxes: bool = False,
 ) -> Location:
     """The location of a data set; `path` is its folder or its only annotation file.
@@ -87,7 +89,7 @@ def locate(
     not exist, ValueError for a file that is not an annotation file, or if both a file and `annotations` are given.
     """
     annotations, images = as_optional_text(annotations, "annotations"), as_optional_text(images, "images")
-    located = partial(Location, keypoints=keypoints, relative_boxes=relative_boxes)
+    located = partial(Location, keypoints=keypoints, optional_files=optional_files, relative_boxes=relative_boxes)
     if path.is_dir():
         return located(folder=path, annotations=_within(annotations, path), images=_images_folder(images, path))
     require_data_path(path)
@@ -241,6 +243,7 @@ def _read(location: Location, split: str, known: KnownImages | None) -> Tables:
         annotations=annotations,
         keypoints=location.keypoints,
         images=location.images,
+        optional_files=location.optional_files,
         relative_boxes=location.relative_boxes,
         known=known,
     )

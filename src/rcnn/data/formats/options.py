@@ -17,6 +17,7 @@ class ReadOptions:
     annotations: str = ""  # path or pattern of the annotation file within the folder; empty: the usual ones
     keypoints: bool = False  # prefers annotations with keypoints if there are several files
     images: Path | None = None  # folder of the images, which may be elsewhere; None: the usual places
+    optional_files: bool = False  # image files may all be absent, in formats with the sizes of the images
     relative_boxes: bool = False  # boxes are fractions of the image
     known: KnownImages | None = None  # images that an earlier check found; they are not searched for again
 
