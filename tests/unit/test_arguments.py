@@ -94,6 +94,21 @@ def test_the_message_is_short_and_says_what_is_expected() -> None:
         rcnn.open_dataset("")
 
 
+def test_names_may_be_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rcnn.list_recipes(Path("tensorpack")) == rcnn.list_recipes("tensorpack")  # type: ignore[arg-type]
+    model = "mask_rcnn_r50_fpn"
+    assert rcnn.list_weights(Path(model)) == rcnn.list_weights(model)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no data set is called 'photos'; expected one of "):
+        rcnn.download_dataset(Path("photos"), tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="coco2017 has no split 'x'; expected one of "):
+        rcnn.download_dataset(Path("coco2017"), tmp_path, split="x")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match=r"got 5 \(int\) for split; expected "):
+        rcnn.download_dataset("coco2017", tmp_path, split=5)  # type: ignore[arg-type]
+    monkeypatch.setenv("RCNN_OFFLINE", "1")
+    with pytest.raises(ValueError, match="owner/name cannot be written: RCNN_OFFLINE forbids"):
+        rcnn.push_to_hub(tmp_path / "absent", Path("owner/name"))  # type: ignore[arg-type]
+
+
 def test_paths_and_texts_are_accepted_in_every_form(tmp_path: Path) -> None:
     assert as_path(tmp_path, "it") == as_path(str(tmp_path), "it") == tmp_path
     assert as_text(Path("a/b"), "it") == "a/b"

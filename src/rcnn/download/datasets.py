@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from rcnn.arguments import as_text
+from rcnn.arguments import as_text, as_texts
 from rcnn.download.catalogue import DOWNLOADS, Archive
 from rcnn.download.extract import extract
 from rcnn.download.fetch import DownloadError, fetch, file_digest, megabytes, remove_download
@@ -36,10 +36,11 @@ def download_dataset(
     the user put into `output`/downloads, which is used instead of a download. Raises ValueError for an unknown name or
     split, DownloadError where the download fails, FileExistsError for files in `output` that rcnn did not write.
     """
-    if as_text(name, "the data set", f"one of {', '.join(DOWNLOADS)}") not in DOWNLOADS:
+    name = as_text(name, "the data set", f"one of {', '.join(DOWNLOADS)}")
+    if name not in DOWNLOADS:
         raise ValueError(f"no data set is called {name!r}; expected one of {', '.join(DOWNLOADS)}")
     known = DOWNLOADS[name]
-    chosen = ((split,) if split else ()) if isinstance(split, str) else tuple(split)
+    chosen = as_texts(split, "split") if split else ()
     for one in chosen:
         if one not in known.splits:
             raise ValueError(f"{name} has no split {one!r}; expected one of {', '.join(known.splits)}")

@@ -158,7 +158,7 @@ def push(
     kept. Raises ValueError for a wrong name, offline mode, a checkpoint of only a backbone, or a repository with a
     config.json that rcnn did not write, ImportError without rcnn[hub], ConnectionError if the upload fails.
     """
-    as_text(repository, "the repository", "owner/name")
+    repository = as_text(repository, "the repository", "owner/name")
     if not NAME.fullmatch(f"{PREFIX}{repository}") or "@" in repository:
         raise ValueError(f"{repository} is not the name of a repository; expected owner/name")
     if is_offline():

@@ -78,6 +78,18 @@ def test_only_files_that_may_be_meant_are_suggested(tmp_path: Path) -> None:
     assert "did you mean" not in found  # 12.png is another image than 2.png
 
 
+@pytest.mark.parametrize("name", ["part/1.png/", "part/.", "."])
+def test_file_names_that_are_folders(tmp_path: Path, name: str) -> None:
+    tables = coco_tables([annotation(1)], images=2)
+    tables["images"][0]["file_name"] = name
+    write_annotations(tmp_path, tables)
+    write_images(tmp_path / "raw", ["1.png", "2.png"])
+    with pytest.raises(
+        FileNotFoundError, match=r"but a file of this name is in \S*raw: write the folder into file_name"
+    ):
+        open_dataset(tmp_path, "val")
+
+
 def test_leading_folders_that_the_data_set_lacks(tmp_path: Path) -> None:
     """As in Objects365: images/v1/patch0/1.png in the file, train/patch0/1.png on the disk."""
     tables = coco_tables([annotation(1)], images=2)

@@ -94,6 +94,14 @@ def test_layouts_of_fiftyone(tmp_path: Path) -> None:
         write_images(divided / split / "data", ["1.png"])
     assert splits(divided) == ["test", "train"]
     assert open_dataset(divided, "test")[0].path == divided / "test" / "data" / "1.png"
+    other = write(tmp_path / "other", {"annotations/labels.json": json.dumps(TABLES)})
+    write_images(other / "images", ["1.png"])
+    assert splits(other) == ["labels"]
+    assert len(open_dataset(other)) == 1
+    copy = {"data.yaml": "train: images\nnames: [cup]\n", "labels/1.txt": "0 .5 .5 .5 .5\n"}
+    yolo = write(tmp_path / "yolo", copy | {"train/labels.json": json.dumps(TABLES)})
+    write_images(yolo / "images", ["1.png", "2.png"])
+    assert len(open_dataset(yolo, "train")) == 2
     xml = voc_file("1.png", (40, 60), [voc_object("cup", (1, 2, 30, 24))])
     voc = write(tmp_path / "voc", {"labels/1.xml": xml})
     write_images(voc / "data", ["1.png"])
@@ -124,17 +132,27 @@ def test_files_that_are_not_yolos_are_not_to_be_moved_into_labels(tmp_path: Path
     )
     with pytest.raises(ValueError, match=expected):
         open_dataset(tmp_path, "train")
-    write(tmp_path, {"train/labelTxt/1.txt": "0 .5 .5 .5 .5\n"})
-    with pytest.raises(ValueError, match=r"label files of these names are in .*labelTxt: move them there"):
+    names = {"train/labelTxt/0.txt": "cup\n", "train/labelTxt/classes.txt": "cup\n"}  # not label files of the images
+    write(tmp_path, names | {"train/labelTxt/1.txt": "0 .5 .5 .5 .5\n"})
+    move = r"label files of these names are in .*labelTxt: move them there"
+    with pytest.raises(ValueError, match=move):
+        open_dataset(tmp_path, "train")
+    (tmp_path / "train" / "labelTxt" / "1.txt").unlink()
+    (tmp_path / "train" / "labelTxt" / "1.txt").mkdir()  # cannot be read
+    with pytest.raises(ValueError, match=move):
         open_dataset(tmp_path, "train")
 
 
 def test_yolos_folders_in_upper_case(tmp_path: Path) -> None:
-    write_images(tmp_path / "Images", ["1.png"])
-    write(tmp_path, {"data.yaml": "train: Images\nnames: [cup]\n", "Labels/1.txt": "0 .5 .5 .5 .5\n"})
-    expected = r"there is a folder Labels: name the folders images and labels, in lower case, also in data\.yaml"
-    with pytest.raises(ValueError, match=expected):
-        open_dataset(tmp_path, "train")
+    advice = r"there is a folder Labels: name the folders images and labels, in lower case, also in data\.yaml"
+    root = tmp_path / "Labels" / "set"
+    write_images(root / "Images", ["1.png"])
+    write(root, {"data.yaml": "train: Images\nnames: [cup]\n", "Labels/1.txt": "0 .5 .5 .5 .5\n"})
+    with pytest.raises(ValueError, match=advice):
+        open_dataset(root, "train")
+    (root / "Labels").rename(root / "annotations")
+    with pytest.raises(ValueError, match=r"are in \S*/annotations: move them there"):  # Labels is above the data set
+        open_dataset(root, "train")
 
 
 def test_names_of_label_studio_without_its_prefix(tmp_path: Path) -> None:

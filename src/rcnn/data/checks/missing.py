@@ -136,7 +136,7 @@ def _holders(wanted: Sequence[str], places: Mapping[str, Sequence[Path]]) -> lis
         parents = ends[0][:-1]
         tops = [
             Path(*folder.parts[: len(folder.parts) - len(parents)])
-            for folder in places[ends[0][-1]]
+            for folder in places[_base(wanted[0])]
             if folder.parts[len(folder.parts) - len(parents) :] == parents
         ]
         if holders := [top for top in tops if all(os.path.isfile(top.joinpath(*end)) for end in ends)]:

@@ -7,13 +7,14 @@ own file names. LVIS v1 names its image files by URL.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from rcnn.data.checks.additions import VERIFIED
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import TABLES, MetricName, RawEntry, RawTables, Tables
 from rcnn.data.formats.divided import later_edits
-from rcnn.data.formats.files import PRUNED, annotation_file, find_splits, image_folders
+from rcnn.data.formats.files import FIFTYONE, FIFTYONE_IMAGES, PRUNED, annotation_file, find_splits, image_folders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import tool_of
 from rcnn.data.messages import Warnings, counted, excerpt, few
@@ -29,7 +30,7 @@ PATTERNS = (
     "annotations/{split}.json",
     "{split}/_annotations.coco.json",  # Roboflow
     "{split}/annotations.json",
-    "{split}/labels.json",  # FiftyOne
+    "{split}/labels.json",  # FiftyOne: see `_holds`
     "_annotations.coco.json",  # Roboflow without splits, or the folder of one
     "result.json",  # Label Studio
     "annotations.json",
@@ -49,13 +50,13 @@ OTHER_FILES = {"caption": "captions", "segments_info": "panoptic segmentations"}
 
 def splits(folder: Path, annotations: str = "") -> set[str]:
     """Names of the splits in `folder`; `annotations` is the pattern of their files, if it is not a usual one."""
-    return find_splits(folder, _patterns(annotations), _holds_coco)
+    return find_splits(folder, _patterns(annotations), partial(_holds, folder, annotations))
 
 
 def recognises(folder: Path, split: str, annotations: str = "") -> bool:
     """Whether `folder` has a COCO file of `split`."""
     file = annotation_file(folder, split, _patterns(annotations))
-    return file is not None and (not file.is_file() or _holds_coco(file))
+    return file is not None and (not file.is_file() or _holds(folder, annotations, file))
 
 
 def read(folder: Path, split: str, options: ReadOptions) -> Tables:
@@ -151,6 +152,17 @@ def _patterns(annotations: str, keypoints: bool = False) -> Sequence[str]:
     if annotations:
         return (annotations,)
     return (KEYPOINTS, *PATTERNS) if keypoints else PATTERNS
+
+
+def _holds(folder: Path, annotations: str, file: Path) -> bool:
+    """Whether a file is COCO's, and of a split of `folder`: FiftyOne's file in a subfolder has its images beside it.
+
+    Without them, it may be a copy of the annotations in a data set of another format.
+    """
+    is_copy = file.name == FIFTYONE and file.parent not in (folder, folder / "annotations")
+    if is_copy and not annotations and not (file.parent / FIFTYONE_IMAGES).is_dir():
+        return False
+    return _holds_coco(file)
 
 
 def _holds_coco(file: Path) -> bool:

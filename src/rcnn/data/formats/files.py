@@ -20,7 +20,8 @@ NO_SPLITS = (
     "via_region_data",
 )  # fmt: skip
 BY_ENDING = ("annotations/{split}.json", "{split}.json")
-FIFTYONE = "labels.json"  # its COCODetectionDataset has this file and the images in data/
+FIFTYONE = "labels.json"  # its COCODetectionDataset has this file and the images in FIFTYONE_IMAGES
+FIFTYONE_IMAGES = "data"
 IMAGES = ("{split}", "images/{split}", "{split}/images", "images", ".")  # where the images of a split may be
 # Splits of COCO with their images in the folder of another split: minival2014 and valminusminival2014 (Girshick),
 # superminival2014 and train_minus_refer_valtest2014 (mask-faster-rcnn), val2017_100 (tensorpack), test-dev2017.
@@ -85,7 +86,7 @@ def image_folders(file: Path, folder: Path, split: str, images: Path | None = No
     if images is not None:
         return (images,)
     names = [split, *([whole] if (whole := whole_split(split)) else [])]
-    beside = [file.parent, *([file.parent / "data"] if file.name == FIFTYONE else [])]
+    beside = [file.parent, *([file.parent / FIFTYONE_IMAGES] if file.name == FIFTYONE else [])]
     folders = [*beside, *(folder / pattern.replace("{split}", name) for pattern in IMAGES for name in names)]
     return tuple(dict.fromkeys(one for one in folders if one != folder / "annotations"))
 
@@ -102,10 +103,12 @@ def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], b
     """Names of the splits that have a file matching one of `patterns` for which `holds` returns True.
 
     A pattern without "{split}" is the file of a data set that is not divided: the split "all". Files that match only by
-    the end of their name are skipped if they have the prefix of another pattern (NO_SPLITS). A damaged file beside
-    a good one of the same pattern is a split too; reading it raises the error.
+    the end of their name are skipped if they have the prefix of another pattern (NO_SPLITS). A file is of one split
+    only: of that of the first pattern. A damaged file beside a good one of the same pattern is a split too; reading it
+    raises the error.
     """
     names: set[str] = set()
+    taken: set[Path] = set()
     fixed = [pattern for pattern in patterns if "{split}" not in pattern]
     for pattern in patterns:
         if "{split}" not in pattern:
@@ -113,21 +116,25 @@ def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], b
             continue
         before, _, after = pattern.partition("{split}")
         shape = re.compile(re.escape(before) + "(?P<split>[^/]+)" + re.escape(after.replace("{split}", "(?P=split)")))
-        good: set[str] = set()
-        damaged: set[str] = set()
+        good: dict[Path, str] = {}
+        damaged: dict[Path, str] = {}
         for path in sorted(folder.glob("*".join(map(glob.escape, pattern.split("{split}"))))):
             named = shape.fullmatch(path.relative_to(folder).as_posix())
-            if named is None or path.is_dir() or named["split"].startswith("."):  # hidden: see `visible`
+            if named is None or path in taken or path.is_dir():
+                continue
+            if named["split"].startswith("."):  # hidden: see `visible`
                 continue
             if pattern in BY_ENDING and (
                 path.name.startswith(NO_SPLITS) or path.relative_to(folder).as_posix() in fixed
             ):
                 continue
             if not path.is_file() or holds(path):  # a broken link or a pipe: reading it says so
-                good.add(named["split"])
+                good[path] = named["split"]
             elif _is_damaged(path):
-                damaged.add(named["split"])
-        names |= good | damaged if good else set()
+                damaged[path] = named["split"]
+        found = good | damaged if good else {}
+        names.update(found.values())
+        taken.update(found)
     return names
 
 

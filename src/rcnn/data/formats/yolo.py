@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -256,21 +256,22 @@ def _note_unlabelled(layout: Layout, sources: Sequence[ImageSource], warnings: W
     if without and len(without) == len(sources):
         expected = os.path.relpath(expected_labels(sources[0].path, layout.root), layout.root).replace(os.sep, "/")
         what = f"no label file; expected e.g. {expected} for {sources[0].name}"
-        what += _where_labels_are(layout, misplaced_labels(layout, sources))
+        what += _where_labels_are(layout, misplaced_labels(layout, sources), {source.path.stem for source in sources})
         warnings.add(what, "used as images without objects", without, "image", kind="no-labels")
     if without:
         warnings.note(f"{counted(len(without), 'image')} without a label file ({few(without)}): used as negatives")
 
 
-def _where_labels_are(layout: Layout, places: Sequence[Path]) -> str:
-    """What to do about text files with the names of images in the folders `places`; empty if there are none."""
-    upper = {part for place in places for part in place.parts if part != "labels" and part.lower() == "labels"}
+def _where_labels_are(layout: Layout, places: Sequence[Path], stems: Collection[str]) -> str:
+    """What to do about text files with the names `stems` of images in the folders `places`; empty if there are none."""
+    parts = {part for place in places for part in place.relative_to(layout.root).parts}
+    upper = {part for part in parts if part != "labels" and part.lower() == "labels"}
     if upper:
         return (
             f", but there is a folder {few(sorted(upper))}: name the folders images and labels, in lower case, also in "
             f"{layout.file.name}"
         )
-    if labels := [place for place in places if has_yolo_lines(place)]:
+    if labels := [place for place in places if has_yolo_lines(place, stems)]:
         return f", but label files of these names are in {few([str(place) for place in labels])}: move them there"
     if places:
         return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from rcnn.data.folders import images_in, walk
@@ -62,11 +62,18 @@ def misplaced_labels(layout: Layout, sources: Sequence[ImageSource]) -> list[Pat
     return sorted(found or _elsewhere(layout.root, set().union(*of_folder.values())))
 
 
-def has_yolo_lines(folder: Path) -> bool:
-    """Whether the first label file with a line in a folder starts with one of YOLO's; True if there is no such file."""
-    for name in sorted(label_names(str(folder)).values())[:PROBED]:
-        with (folder / name).open("rb") as opened:
-            start = opened.read(MAX_START).decode(errors="replace").lstrip()
+def has_yolo_lines(folder: Path, stems: Collection[str]) -> bool:
+    """Whether the first file with a line, of the label files `stems` in a folder, starts with one of YOLO's.
+
+    True if there is no such file that can be read. Other text files there may be the names of the classes.
+    """
+    names = label_names(str(folder))
+    for stem in sorted(names.keys() & set(stems))[:PROBED]:
+        try:
+            with (folder / names[stem]).open("rb") as opened:
+                start = opened.read(MAX_START).decode(errors="replace").lstrip()
+        except OSError:
+            continue
         if start:
             return YOLO_LINE.match(start) is not None
     return True

@@ -26,7 +26,8 @@ def list_recipes(name: str = "") -> list[Recipe]:
 
     `rcnn.train(recipe=recipe.name, data=...)` trains with one. Raises ValueError, with similar names, if there is none.
     """
-    if as_text(name, "the recipe", "a name, or a part of one") in RECIPES:
+    name = as_text(name, "the recipe", "a name, or a part of one")
+    if name in RECIPES:
         return [RECIPES[name]]
     return [recipe for recipe in RECIPES.values() if name in recipe.name] or [find_recipe(name)]
 

@@ -17,7 +17,8 @@ def list_weights(model: str = "") -> list[str]:
     Commands, `rcnn.Predictor`, `rcnn.load`, `rcnn.evaluate` and `rcnn.train` accept these names. Raises ValueError for
     the name of weights, and with similar names for an unknown model.
     """
-    if not as_text(model, "the model", "the name of a model"):
+    model = as_text(model, "the model", "the name of a model")
+    if not model:
         return list(names.entries())
     found = [entry.name for entry in names.detectors_of(model)]
     if not found and model not in MODELS:
