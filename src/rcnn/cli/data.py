@@ -77,8 +77,10 @@ def check(
             directory, fix, split=split, annotations=annotations, images=images, keypoints=keypoints,
             relative_boxes=relative_boxes, crowds_as_objects=crowds_as_objects, workers=workers, progress=progress_bar,
         )  # fmt: skip
-        report, content = done.after, done.after.to_dict() | {"repaired": list(done.actions)}
-        lines = [*(f"fix: {action}" for action in done.actions), f"wrote {fix}"]
+        report, lines = done.after, done.lines()
+        content = report.to_dict() | {
+            "repaired": list(done.actions), "left_out": list(done.left_out), "not_fixed": list(done.not_fixed)
+        }  # fmt: skip
     else:
         report = check_dataset(
             directory, split=split, annotations=annotations, images=images, relative_boxes=relative_boxes,

@@ -32,7 +32,7 @@ from rcnn.training.identity import data_identity
 from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
 from rcnn.training.request import RunRequest
 from rcnn.training.resume_checks import record_to_resume, require_fixed
-from rcnn.training.run_data import RunData, shared_images
+from rcnn.training.run_data import RunData, misspelt_classes, shared_images
 from rcnn.training.schedule import schedule_warnings
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
 from rcnn.training.starting import (
@@ -251,6 +251,7 @@ def _warnings(
     yield from length_warning(settings, images=len(data.training), processes=processes.count)
     yield from _images_warning(settings, start.record, start.before, processes)
     yield from shared_images(data)
+    yield from misspelt_classes(data)
     yield from dict.fromkeys(line for dataset in data.every.values() for line in dataset.warnings)
     for evaluation in model.evaluations:
         yield from evaluation.warnings

@@ -16,6 +16,7 @@ from rcnn.data.checks.tables import Id
 from rcnn.data.defaults import default_training_split, default_validation_split
 from rcnn.data.formats.files import is_one_file
 from rcnn.data.held_out import DEFAULT_FRACTION, HeldOut, divide_held_out, hold_out, indices_of, require_fraction
+from rcnn.data.inspect.classes import rare_similar_classes
 from rcnn.data.messages import counted
 from rcnn.data.readable import report_unreadable, without_unreadable
 from rcnn.data.selection import LIST_SUFFIX
@@ -280,6 +281,11 @@ def shared_images(data: RunData) -> Iterator[str]:
                 f"also in the training split {data.training.split}, so its metrics do not measure how well the model "
                 "does on new images. Choose other splits; `rcnn data check DIR` lists such images"
             )
+
+
+def misspelt_classes(data: RunData) -> tuple[str, ...]:
+    """A warning about classes with very few objects and a name like that of a class with many."""
+    return tuple(one.line() for one in rare_similar_classes([data.training, *data.validations]))
 
 
 def _progress(what: str, images: int, log: Callable[[str], object]) -> Callable[..., None]:

@@ -33,7 +33,7 @@ def class_findings(datasets: Sequence[Dataset]) -> list[Finding]:
             found += _classes_not_in_training(datasets[training], datasets[other], names[other])
             found += _untrained_classes(datasets[training], datasets[other], untrained)
     found += _empty_categories(datasets, set[str]().union(*names))
-    return [*found, *_rare_similar(datasets)] if datasets else found
+    return [*found, *rare_similar_classes(datasets)]
 
 
 def new_objects(datasets: Sequence[Dataset]) -> list[np.ndarray]:
@@ -66,8 +66,10 @@ def _empty_categories(datasets: Sequence[Dataset], used: set[str]) -> list[Findi
     return found
 
 
-def _rare_similar(datasets: Sequence[Dataset]) -> tuple[Finding, ...]:
+def rare_similar_classes(datasets: Sequence[Dataset]) -> tuple[Finding, ...]:
     """Classes with few objects and a name that may be a misspelt name of a class with many objects."""
+    if not datasets:
+        return ()
     uses = Counter[str]()
     for dataset, new in zip(datasets, new_objects(datasets), strict=True):
         counts = np.bincount(dataset.objects.labels[new], minlength=len(dataset.classes))

@@ -16,7 +16,7 @@ import numpy as np
 
 from rcnn.arguments import DATA, OUTPUT, SPLIT, as_path, as_text
 from rcnn.commands import as_typed
-from rcnn.data.assemble import object_rows
+from rcnn.data.assemble import NOT_TRAINED, object_rows
 from rcnn.data.checks.boxes import CONTRADICTS, UNPROVEN, box_agreement
 from rcnn.data.checks.kinds import REPAIRED
 from rcnn.data.checks.outlines import clip_polygons, outline_areas, outline_boxes
@@ -36,7 +36,7 @@ from rcnn.data.inspect.check import (
 from rcnn.data.inspect.images import leak_roles, same_classes
 from rcnn.data.inspect.outlines import outline_measures
 from rcnn.data.merging import renumber_verified
-from rcnn.data.messages import counted, few
+from rcnn.data.messages import SKIPPED, Finding, counted, few
 from rcnn.data.selection import LIST_SUFFIX, select
 from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_splits
 from rcnn.outputs import MARKER, OutputFolder, files_of_rcnn
@@ -50,9 +50,16 @@ class FixReport:
     """What `fix_dataset` did."""
 
     output: Path
-    actions: tuple[str, ...]  # a line each
+    actions: tuple[str, ...]  # what was repaired or removed, a line each
+    left_out: tuple[str, ...]  # entries that cannot be used, so the copy does not have them
+    not_fixed: tuple[str, ...]  # faults that remain, and splits that were not written
     before: CheckReport
     after: CheckReport  # of the copy
+
+    def lines(self) -> list[str]:
+        """The lines that `rcnn data check --fix` prints before those of `after`."""
+        shown = (("fix", self.actions), ("left out", self.left_out), ("not fixed", self.not_fixed))
+        return [*(f"{start}: {line}" for start, lines in shown for line in lines), f"wrote {self.output}"]
 
 
 def fix_dataset(
@@ -85,14 +92,15 @@ def fix_dataset(
     before = CheckReport.of(
         path, checked, [*refused, *findings_within_splits(checked), *findings_between_splits(checked)]
     )
-    actions = [f"{one.what}: the split was not written" for one in refused]
-    actions += [one.line() for one in opening_findings(checked) if one.ids and one.kind in REPAIRED]
-    leaked = _leaked_places(checked, actions)
+    opening = opening_findings(checked)
+    actions, not_fixed = list[str](), [f"{one.what}: the split was not written" for one in refused]
+    leaked = _leaked_places(checked, not_fixed)
     cleaned = [_clean(one, leaked.get(place, set()), actions) for place, one in enumerate(checked)]
-    actions += [f"split {one.name!r} has no images left and was not written" for one in cleaned if not one.images]
+    not_fixed += [f"split {one.name!r} has no images left and was not written" for one in cleaned if not one.images]
     cleaned = [one for one in cleaned if one.images]
     if not cleaned:
-        raise ValueError(f"{path}: no image is left after the repair: " + "; ".join(actions[:3]))
+        reasons = [*not_fixed, *(one.line() for one in opening if one.ids and one.kind in REPAIRED), *actions]
+        raise ValueError(f"{path}: no image is left after the repair: " + "; ".join(reasons[:3]))
     cleaned = _with_same_categories(cleaned, actions)
     if crowds_as_objects:
         cleaned = [_without_crowds(one, actions) for one in cleaned]
@@ -103,10 +111,34 @@ def fix_dataset(
             write_splits(folder, cleaned, advance=advance)
     after = check_dataset(output, keypoints=keypoints, workers=workers, progress=progress)
     # clipped to their images, boxes of another form look right
-    guessed = [one for one in opening_findings(checked) if UNPROVEN in one.action]
+    guessed = [one for one in opening if UNPROVEN in one.action]
     guessed = [one for one in guessed if one.kind not in {finding.kind for finding in after.findings}]
     after = replace(after, findings=(*refused, *guessed, *after.findings))
-    return FixReport(output=Path(output), actions=tuple(actions), before=before, after=after)
+    remaining = {(one.kind, one.what) for one in after.findings}
+    found = [_as_written(one) for one in opening if one.ids and one.kind in REPAIRED]
+    repaired = [one for one in found if (one.kind, one.what) not in remaining]
+    return FixReport(
+        output=Path(output),
+        actions=(*(one.line() for one in repaired if not _is_left_out(one)), *actions),
+        left_out=tuple(one.line() for one in repaired if _is_left_out(one)),
+        not_fixed=(*not_fixed, *(one.line() for one in found if (one.kind, one.what) in remaining)),
+        before=before,
+        after=after,
+    )
+
+
+def _as_written(finding: Finding) -> Finding:
+    """A fault that was found when the data set was opened, with what was done about it in the copy."""
+    if finding.action == NOT_TRAINED:
+        return replace(finding, action=SKIPPED)
+    if finding.kind == "box-contradicts-outline":
+        return replace(finding, action="the box around the outline was written")
+    return finding
+
+
+def _is_left_out(finding: Finding) -> bool:
+    """Whether the entries with a fault, or the files, are not in the copy."""
+    return finding.kind == "all-skipped" or finding.action.startswith((SKIPPED, "not used"))
 
 
 def _require_own(output: Path) -> None:
@@ -129,7 +161,7 @@ def _without_crowds(one: CocoSplit, actions: list[str]) -> CocoSplit:
     return replace(one, annotations=annotations)
 
 
-def _leaked_places(checked: Sequence[CheckedSplit], actions: list[str]) -> dict[int, set[int]]:
+def _leaked_places(checked: Sequence[CheckedSplit], not_fixed: list[str]) -> dict[int, set[int]]:
     """Index of a split -> indices of its training images that are copies of evaluation images.
 
     A training split without any other usable images is left out: it stays as it is.
@@ -148,7 +180,7 @@ def _leaked_places(checked: Sequence[CheckedSplit], actions: list[str]) -> dict[
         if usable <= copied:
             del leaked[place]
             command = as_typed("rcnn", "data", "split", one.dataset.root, "--split", one.dataset.split)
-            actions.append(
+            not_fixed.append(
                 f"split {one.dataset.split!r}: every image is a copy of one in an evaluation split. None was removed, "
                 f"because no training image would be left. To divide it: {command} --fractions 0.8,0.2 --output OUT"
             )
