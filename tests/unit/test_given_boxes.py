@@ -24,6 +24,7 @@ from rcnn.weights.systems import mask_faster_rcnn
 from tests.command import rcnn
 from tests.narrow import instance, present
 from tests.tiny_data import TINY_MODEL
+from tests.unit.random_batches import random_images
 from tests.unit.weights.mask_faster_rcnn_peer import WORDS, Slow, paste, peer_state
 from tests.unit.weights.state_dicts import convert_state
 
@@ -49,6 +50,20 @@ def noise(height: int, width: int, seed: int = 0) -> Tensor:
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     return Predictor(tiny(), classes=CLASSES, device="cpu")
+
+
+@torch.no_grad()
+def test_rows_that_are_not_valid_hold_zeros_whatever_the_given_boxes_hold(predictor: Predictor) -> None:
+    detector, images = predictor.detector, random_images([(96, 128)])
+    boxes = torch.cat([torch.from_numpy(BOXES), torch.zeros(1, 4)])[None]  # (1, 4, 4)
+    valid, features = torch.tensor([[True, True, True, False]]), detector.features(images)
+    expected = detector.predict_boxes(features, images, boxes, valid, None)
+    boxes[0, 3] = torch.nan
+    found = detector.predict_boxes(features, images, boxes, valid, None)
+    for name in ("boxes", "scores", "labels", "masks"):
+        values = getattr(found, name)
+        assert torch.equal(values, getattr(expected, name)), name
+        assert not values[0, 3].any(), name
 
 
 @torch.no_grad()

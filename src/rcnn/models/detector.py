@@ -102,9 +102,9 @@ class Detector(nn.Module):
         probabilities = head.score(features, regions, valid)  # (B, R, K)
         labels = probabilities.argmax(-1) if labels is None else labels
         detections = Detections(
-            boxes=boxes * valid[..., None],
-            scores=probabilities.gather(2, labels[..., None])[..., 0] * valid,
-            labels=labels * valid,
+            boxes=torch.where(valid[..., None], boxes, 0.0),
+            scores=torch.where(valid, probabilities.gather(2, labels[..., None])[..., 0], 0.0),
+            labels=torch.where(valid, labels, 0),
             valid=valid,
             masks=head.masks_of(features, regions, valid, labels) if isinstance(head, FCISHead) else None,
         )

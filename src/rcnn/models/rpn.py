@@ -140,7 +140,7 @@ class RPN(nn.Module):
         box, sort_key = torch.cat(boxes, 1), torch.cat(sort_keys, 1)
         valid = self.large_enough(box, images) & sort_key.isfinite() & box.isfinite().all(-1)
         kept, valid = nms(box, sort_key, torch.cat(groups, 1), valid, nms_iou, post_nms)
-        box = gather_boxes(box, kept) * valid[..., None]
+        box = torch.where(valid[..., None], gather_boxes(box, kept), 0.0)  # boxes that are not valid may be NaN
         return Proposals(boxes=box, objectness=sort_key.gather(1, kept).where(valid, 0.0), valid=valid)
 
     def candidates(self, levels: list[Level], images: ImageBatch) -> Sequence[AnchorOutputs]:

@@ -190,7 +190,7 @@ def vote_weights(
     kept_boxes = gather_boxes(boxes, kept)  # (B, D, 4)
     voters = (box_iou(kept_boxes, boxes) >= iou) & valid[:, None] & kept_valid[..., None]  # (B, D, N)
     of_class = scores.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, scores.shape[1]))  # (B, D, N)
-    votes = of_class * voters
+    votes = torch.where(voters, of_class, 0.0)  # not `of_class * voters`: scores of invalid candidates may be NaN
     return votes / votes.sum(-1, keepdim=True).clamp(min=torch.finfo(votes.dtype).tiny)
 
 

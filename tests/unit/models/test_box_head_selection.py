@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,24 @@ def test_suppression_within_and_across_classes_equals_torchvisions(agnostic: boo
         torch.testing.assert_close(found.boxes[image][real], box[kept])
         assert torch.equal(found.scores[image][real], score[kept])
         assert torch.equal(found.labels[image][real], label[kept])
+
+
+@pytest.mark.parametrize("nms", ["hard", "soft_linear"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_rows_that_are_not_valid_hold_zeros_whatever_the_candidates_hold(nms: Any, value: float) -> None:
+    """The padding repeats the first candidate, here one that is not finite."""
+    boxes, scores, valid = second_stage(0)
+    config = SelectionConfig(nms=nms, max_detections=boxes.shape[1] * boxes.shape[2])
+    without = valid[..., None].repeat(1, 1, scores.shape[2])
+    without[:, 0, 0] = False
+    expected = select_detections(boxes, scores, without, config, 0.05)
+    boxes[:, 0, 0], scores[:, 0, 0] = value, value
+    found = select_detections(boxes, scores, valid[..., None], config, 0.05)
+    assert found.valid.any(1).all()
+    assert torch.equal(found.valid, expected.valid)
+    for each, other in ((found.boxes, expected.boxes), (found.scores, expected.scores)):
+        assert torch.equal(each, other)
+        assert not each[~found.valid].any()
 
 
 def test_nms_across_classes_keeps_fewer() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import CascadeConfig, DetectorConfig, KeypointHeadConfig
 from rcnn.models.heads.cascade import CascadeHead, CascadeMaskHead
+from rcnn.models.heads.regions import Regions
 from rcnn.models.overrides import override
 from rcnn.structures import ImageBatch, Proposals
 from tests.narrow import instance, present, total
@@ -145,6 +146,32 @@ def test_later_stages_take_all_boxes_of_the_one_before_and_label_them_more_stric
     assert not first.boxes.requires_grad
     assert not any(regions.boxes.requires_grad for regions in first.later)
     assert min(counts) > 0
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@torch.no_grad()
+def test_boxes_that_are_not_finite_are_zeros_in_the_next_stage(value: float) -> None:
+    detector = lively(tiny())
+    head = instance(detector.box_head, CascadeHead)
+    features, proposals, images = inputs()
+    stage, number = head.heads()[0], torch.zeros_like(proposals.valid, dtype=torch.int64)
+    regions = Regions(
+        boxes=proposals.boxes,
+        matched=number,
+        labels=number,
+        positive=torch.zeros_like(proposals.valid),
+        valid=proposals.valid,
+        max_positives=1,
+    )
+    outputs = stage.predict_regions(features, regions.boxes, regions.valid)
+    expected = head.next_proposals(stage, outputs, regions, images)
+    deltas = outputs.deltas.clone()
+    deltas[:, 3] = value
+    found = head.next_proposals(stage, outputs._replace(deltas=deltas), regions, images)
+    others = torch.arange(25) != 3
+    assert not found.valid[:, 3].any()
+    assert not found.boxes[~found.valid].any()
+    assert torch.equal(found.boxes[:, others], expected.boxes[:, others])
 
 
 def test_resampling_adds_the_ground_truth_boxes_to_each_stage() -> None:

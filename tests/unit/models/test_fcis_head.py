@@ -247,6 +247,28 @@ def test_without_voting_and_a_second_pass_the_boxes_are_proposals() -> None:
     assert distance.max() < 1e-3
 
 
+@pytest.mark.parametrize("vote_iou", [0.0, 0.5])
+@torch.no_grad()
+def test_rows_that_are_not_valid_hold_zeros_whatever_the_candidates_hold(vote_iou: float) -> None:
+    """The padding repeats the first candidate, here NaN."""
+    head = detector_of(tiny(FCISConfig(width=32, vote_iou=vote_iou))).box_head
+    assert isinstance(head, FCISHead)
+    boxes = torch.tensor([[[0.0, 0, 1, 1], [10, 20, 40, 60], [50, 30, 90, 100]]])
+    scores = torch.tensor([[[0.1, 0.1, 0.1], [0.9, 0, 0], [0, 0.8, 0]]])
+    masks, valid = torch.full((1, 3, 21, 21), 0.9), torch.tensor([[False, True, True]])
+    images = random_images([(128, 112)])
+    expected = head.detections(boxes, scores, masks, valid, images)
+    boxes[0, 0], scores[0, 0], masks[0, 0] = torch.nan, torch.nan, torch.nan
+    found = head.detections(boxes, scores, masks, valid, images)
+    assert found.valid.sum() == 2
+    pairs = (found.boxes, expected.boxes), (found.scores, expected.scores), (found.masks, expected.masks)
+    for each, other in pairs:
+        assert each is not None
+        assert other is not None
+        assert torch.equal(each, other)
+        assert not each[~found.valid].any()
+
+
 def test_scales_are_not_clipped() -> None:
     """None of the three systems clips scales: deltas may enlarge a side a hundredfold."""
     head = detector_of(tiny()).box_head

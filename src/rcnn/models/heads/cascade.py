@@ -81,7 +81,8 @@ class CascadeHead(nn.Module):
         valid = regions.valid & sides_longer_than(boxes) & boxes.isfinite().all(-1)
         if self.config.resample and regions.appended is not None:
             valid = valid & ~regions.appended
-        return Proposals(boxes=boxes * valid[..., None], objectness=torch.zeros_like(boxes[..., 0]), valid=valid)
+        boxes = torch.where(valid[..., None], boxes, 0.0)  # not `boxes * valid`: boxes that are not valid may be NaN
+        return Proposals(boxes=boxes, objectness=torch.zeros_like(boxes[..., 0]), valid=valid)
 
     def refine(self, stage: BoxHead, outputs: BoxOutputs, boxes: Tensor, labels: Tensor, sizes: Tensor) -> Tensor:
         """Boxes (B, R, 4), xyxy pixels of the input, refined by a stage's deltas for the classes `labels` (B, R).

@@ -236,11 +236,11 @@ class FCISHead(nn.Module):
         order = torch.where(real, 0, 1).sort(dim=1, stable=True)[1]  # valid detections first, still by score
         real = real.gather(1, order)
         return Detections(
-            boxes=gather_boxes(boxes * scale, order) * real[..., None],
-            scores=best.gather(1, order) * real,
-            labels=labels.gather(1, order) * real,
+            boxes=torch.where(real[..., None], gather_boxes(boxes * scale, order), 0.0),
+            scores=torch.where(real, best.gather(1, order), 0.0),
+            labels=torch.where(real, labels.gather(1, order), 0),
             valid=real,
-            masks=masks.gather(1, order[..., None, None].expand_as(masks)) * real[..., None, None],
+            masks=torch.where(real[..., None, None], masks.gather(1, order[..., None, None].expand_as(masks)), 0.0),
         )
 
     def vote(self, boxes: Tensor, masks: Tensor, weights: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

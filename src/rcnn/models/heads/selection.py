@@ -42,8 +42,8 @@ def select_detections(
             boxes, scores, groups, valid, config.nms_iou, sigma, config.soft_nms_threshold, config.max_detections
         )
     return Detections(
-        boxes=gather_boxes(boxes, index) * kept[..., None],
-        scores=scores * kept,
-        labels=labels.gather(1, index) * kept,
+        boxes=torch.where(kept[..., None], gather_boxes(boxes, index), 0.0),  # what is not kept may be NaN
+        scores=torch.where(kept, scores, 0.0),
+        labels=torch.where(kept, labels.gather(1, index), 0),
         valid=kept,
     )
