@@ -1,7 +1,8 @@
 """Position-sensitive average pooling (Dai et al. 2016, equation 1; Li et al. 2017), as an op, `rcnn::ps_roi_pool`.
 
-A region is divided into k x k groups (the papers' bins). There is one map per class and group: group (i, j) is read
-only from map (i, j). The pooled map has s x s cells. s is a multiple of k, so each group has (s / k) x (s / k) cells.
+A region is divided into k x k groups (bins in Dai et al., cells in Li et al.). There is one map per class and group:
+group (i, j) is read only from map (i, j). The pooled map has s x s cells. s is a multiple of k, so each group has
+(s / k) x (s / k) cells. A point is one value of a map.
 
 Letters: B images, R regions, C channels of the result, k groups per side, s cells per side, N cells of all regions.
 """

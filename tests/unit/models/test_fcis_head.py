@@ -110,8 +110,8 @@ def test_ohem_selects_the_hardest_regions() -> None:
     )
     regions, _ = head.losses(features, proposals, images, targets, torch.tensor(0))
     pooled = head.pool(head.score_maps(features), regions.boxes, regions.valid)
-    masks, _ = head.mask_losses(pooled.outside_inside, regions, images, targets)
-    moved = head.box_losses(pooled.deltas, regions, targets)
+    masks, _ = head.mask_loss_per_region(pooled.outside_inside, regions, images, targets)
+    moved = head.box_loss_per_region(pooled.deltas, regions, targets)
     expected = torch.zeros(3)
     count = 0
     for image in range(2):

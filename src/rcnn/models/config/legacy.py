@@ -52,7 +52,8 @@ class LegacyFCISConfig:
     """Rules of the two Chainer ports of FCIS; the defaults are the rules of the original (MXNet)."""
 
     rounded_regions: bool = True  # round region borders to whole pixels before pooling (original, chainer-fcis)
-    # regions: ten times the mean over regions (original, ChainerCV); pixels: mean over the positive regions' pixels
+    # regions: ten times the mean over all regions (original, ChainerCV); pixels: the mean over the cells of positive
+    # regions, without a factor (chainer-fcis)
     mask_loss: Literal["regions", "pixels"] = "regions"
     # ground-truth masks: only the part inside the object's box (original, chainer-fcis), or all of it (ChainerCV)
     mask_within_box: bool = True

@@ -1,9 +1,13 @@
 """Second stage of FCIS (Li et al. 2017): boxes, classes and masks of all regions, pooled from shared maps.
 
-The position-sensitive score maps are an outside map and an inside map for each class and each of the k x k groups (the
-paper's cells) of a region. The outside map is high at pixels of the region that do not belong to the object, the inside
-map at pixels of the object. For each class, the class logit is max(inside, outside), averaged over the cells; the mask
-logit is their difference, inside - outside. No layer is applied per region.
+The position-sensitive score maps are an outside map and an inside map for each class and each of the k x k groups of a
+region. The outside map is high at pixels of the region that do not belong to the object, the inside map at pixels of
+the object. Pooling gives s x s cells per region, several for each group. For each class, the class logit is
+max(inside, outside), averaged over the cells; the mask logit of a cell is the difference, inside - outside. No layer is
+applied per region.
+
+Groups are what the paper calls cells (Dai et al. 2016: bins). Cells are, as in the other heads, those of the pooled
+map; the paper calls them the pixels of a region.
 
 Letters: B images, P proposals, R regions, N candidates (of both passes), D detections, K classes, k groups per side,
 s cells per side.
@@ -34,8 +38,8 @@ from rcnn.ops.processes import loss_normalizer
 from rcnn.ops.ps_roi import ps_roi_pool
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
-# Factor of the mask loss in the authors' code (MXNet). It belongs to that loss, not to `config.loss_weights`: the mask
-# loss of a Chainer port has no factor (models/legacy/fcis.py: mask_loss).
+# Factor of the mask loss in the authors' code (MXNet) and in ChainerCV. It is not in `config.loss_weights`, because it
+# belongs to this way of averaging: chainer-fcis averages otherwise, without a factor (models/legacy/fcis.py).
 MASK_WEIGHT = 10.0
 
 
@@ -106,29 +110,29 @@ class FCISHead(nn.Module):
             sampling = replace(sampling, batch_size=num_regions, positive_fraction=1.0)
         regions = sample_regions(proposals, targets, num_classes=self.num_classes, sampling=sampling, seed=seed)
         pooled = self.pool(self.score_maps(features), regions.boxes, regions.valid)
-        class_loss = F.cross_entropy(pooled.logits.flatten(0, 1), regions.labels.flatten(), reduction="none")
-        class_loss = class_loss.view_as(regions.valid) * regions.valid  # (B, R)
-        box_loss = self.box_losses(pooled.deltas, regions, targets)
-        mask_loss, has_mask = self.mask_losses(pooled.outside_inside, regions, images, targets)
+        class_losses = F.cross_entropy(pooled.logits.flatten(0, 1), regions.labels.flatten(), reduction="none")
+        class_losses = class_losses.view_as(regions.valid) * regions.valid  # (B, R), as the other two
+        box_losses = self.box_loss_per_region(pooled.deltas, regions, targets)
+        mask_losses, has_mask = self.mask_loss_per_region(pooled.outside_inside, regions, images, targets)
         kept = regions.valid
         if config.ohem:
-            hardness = torch.where(kept, class_loss + MASK_WEIGHT * mask_loss + box_loss, -1.0).detach()
+            hardness = torch.where(kept, class_losses + MASK_WEIGHT * mask_losses + box_losses, -1.0).detach()
             hardest = hardness.topk(min(config.sampling.batch_size, hardness.shape[1]), dim=1)[1]
             kept = torch.zeros_like(kept).scatter(1, hardest, True) & kept
-        normalizer = loss_normalizer(kept.sum(dtype=class_loss.dtype))
-        weights = config.loss_weights
+        normalizer = loss_normalizer(kept.sum(dtype=class_losses.dtype))
+        class_weight, box_weight, mask_weight = config.loss_weights
         return regions, {
-            "box_class": weights[0] * (class_loss * kept).sum() / normalizer,
-            "box_delta": weights[1] * (box_loss * kept).sum() / normalizer,
-            "mask": weights[2] * self.mask_loss(mask_loss, has_mask, kept),
+            "box_class": class_weight * (class_losses * kept).sum() / normalizer,
+            "box_delta": box_weight * (box_losses * kept).sum() / normalizer,
+            "mask": mask_weight * self.mean_mask_loss(mask_losses, has_mask, kept),
         }
 
-    def box_losses(self, deltas: Tensor, regions: Regions, targets: Targets) -> Tensor:
+    def box_loss_per_region(self, deltas: Tensor, regions: Regions, targets: Targets) -> Tensor:
         """Smooth L1 loss (B, R) of each region's box; 0 for background."""
         target_deltas = encode_targets(regions, targets, self.config.delta_weights)
         return smooth_l1(deltas, target_deltas, 1.0).sum(-1) * regions.positive
 
-    def mask_losses(
+    def mask_loss_per_region(
         self, outside_inside: Tensor, regions: Regions, images: ImageBatch, targets: Targets
     ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy (B, R) over the cells of each positive region's own class.
@@ -163,9 +167,12 @@ class FCISHead(nn.Module):
             least=self.config.mask_threshold,
         )
 
-    def mask_loss(self, masks: Tensor, has_mask: Tensor, kept: Tensor) -> Tensor:
-        """The mask loss (): ten times the mean of the regions' losses `masks` (B, R) over the `kept` regions (B, R)."""
-        return MASK_WEIGHT * (masks * kept).sum() / loss_normalizer(kept.sum(dtype=masks.dtype))
+    def mean_mask_loss(self, losses: Tensor, has_mask: Tensor, kept: Tensor) -> Tensor:
+        """The mask loss (): ten times the mean over the `kept` regions of their mask losses, `losses` (B, R).
+
+        `has_mask` and `kept` are bool (B, R).
+        """
+        return MASK_WEIGHT * (losses * kept).sum() / loss_normalizer(kept.sum(dtype=losses.dtype))
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch) -> Detections:
         """The best detections (B, D), with masks (B, D, s, s); their boxes are fitted to the masks by voting."""

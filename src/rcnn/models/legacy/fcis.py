@@ -28,11 +28,11 @@ class LegacyFCISHead(FCISHead):
         return self.crop_masks(bitmaps, regions, images, targets.boxes if self.legacy.mask_within_box else None)
 
     @override
-    def mask_loss(self, masks: Tensor, has_mask: Tensor, kept: Tensor) -> Tensor:
+    def mean_mask_loss(self, losses: Tensor, has_mask: Tensor, kept: Tensor) -> Tensor:
         """The mask loss (); with `mask_loss="pixels"`, the mean over the regions with a mask, without the factor 10."""
         if self.legacy.mask_loss == "regions":
-            return super().mask_loss(masks, has_mask, kept)
-        return (masks * kept).sum() / loss_normalizer((has_mask & kept).sum(dtype=masks.dtype))
+            return super().mean_mask_loss(losses, has_mask, kept)
+        return (losses * kept).sum() / loss_normalizer((has_mask & kept).sum(dtype=losses.dtype))
 
     @override
     def is_candidate(self, boxes: Tensor) -> Tensor:
