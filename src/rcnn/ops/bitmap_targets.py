@@ -1,4 +1,4 @@
-"""Ground-truth masks in the frames of regions, cropped from bitmaps by the rules of older frameworks.
+"""Ground-truth masks in the frames of regions, cropped from bitmaps by the rules of FCIS and of older frameworks.
 
 `rcnn.ops.masks.crop_bitmaps` has the rules of Detectron2 and torchvision. Letters: B images, G ground-truth objects,
 R regions, m the side of the result.
@@ -45,7 +45,7 @@ def cut_bitmaps(
     sampled: one bilinear sample at each cell's centre, not binarized; zero beyond the centres of the image's outermost
     pixels (tensorpack).
     resized: region borders are rounded to whole pixels, the crop is resized as by OpenCV (bilinear), and values above
-    0.5 are set (chainer-mask-rcnn).
+    0.5 are set (chainer-mask-rcnn), or values of at least `least` (FCIS, also its plain head).
     truncated: borders are rounded down, the crop is resized as uint8, and values of 1 are set (DeNA).
     nearest: borders are rounded down, the last pixel is included, and the crop is resized as by Pillow (nearest)
     (mask-faster-rcnn).

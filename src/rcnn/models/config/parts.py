@@ -10,9 +10,9 @@ from typing import Any, Literal
 # roi_align: He et al. 2017; roi_pool: maximum over rounded bins (Girshick 2015).
 # The others are of old systems (models/legacy/pooling.py): crop_resize: crop whole cells of the map, then resize
 # (chainer-mask-rcnn); affine: bilinear samples from border to border, both included, zeros outside of the map
-# (mask-faster-rcnn, TensorFlow's crop_and_resize, RoIWarp: Dai et al. 2016); normalized: as affine, with coordinates
-# that run from the first pixel's centre to the last's (matterport); image_affine: as normalized, from the first pixel
-# of each image to its last, without padding (mask-faster-rcnn's POOLING_ALIGN)
+# (mask-faster-rcnn, TensorFlow's crop_and_resize, RoIWarp: Dai et al. 2016); normalized: as affine, with the first and
+# last pixels of the input at the first and last cells of the map (matterport); image_affine: as normalized, but the
+# pixels are those of each image without its padding (mask-faster-rcnn's POOLING_ALIGN)
 Pooling = Literal["roi_align", "roi_pool", "crop_resize", "affine", "normalized", "image_affine"]
 NO_LIMIT = 100.0  # a `max_log_scale` that has no effect
 

@@ -51,7 +51,8 @@ class AffinePooler(CropPooler):
 class ImageAffinePooler(AffinePooler):
     """Like `AffinePooler`, but the image's first and last pixels are mapped to the map's first and last cells.
 
-    This is mask-faster-rcnn's POOLING_ALIGN. It needs the image sizes that `SizedDetector` adds to the features.
+    This is mask-faster-rcnn's POOLING_ALIGN. `NormalizedPooler` differs in that it uses the pixels of the input, which
+    includes the padding of the batch. This class needs the image sizes that `SizedDetector` adds to the features.
     """
 
     kinds = ("image_affine",)
@@ -66,7 +67,10 @@ class ImageAffinePooler(AffinePooler):
 
 
 class NormalizedPooler(CropPooler):
-    """Like `AffinePooler`, with coordinates from the centre of the first pixel to that of the last (matterport)."""
+    """Like `AffinePooler`, but the first and last pixels of the input are mapped to the map's first and last cells.
+
+    This is matterport's pooling.
+    """
 
     kinds = ("normalized",)
     rule = "normalized"
