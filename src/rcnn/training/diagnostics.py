@@ -127,7 +127,7 @@ def _of_masks(
     positives = regions.positives()
     maps = head.positive_maps(features, positives)
     logits = head.class_logits(maps, positives.labels, positives.positive)  # (B, R, m, m)
-    masks = head.targets(positives, targets, logits.shape[-1], images)
-    counted = positives.positive & head.targets.has_mask(targets).gather(1, positives.matched)  # (B, R)
+    masks = head.mask_targets(positives, targets, logits.shape[-1], images)
+    counted = positives.positive & head.mask_targets.has_mask(targets).gather(1, positives.matched)  # (B, R)
     right = ((logits > 0) == (masks > 0.5)).flatten(2).float().mean(-1)  # (B, R)
     return {"mask_accuracy": Ratio((right * counted).sum(), counted.sum())}

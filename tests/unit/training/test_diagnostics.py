@@ -85,7 +85,7 @@ def test_the_pixels_of_masks_against_a_loop(monkeypatch: pytest.MonkeyPatch) -> 
     head = detector.mask_head
     assert isinstance(head, MaskHead)
     kept = dict[str, torch.Tensor]()
-    predict, masks_of = head.class_logits, head.targets.__class__.__call__
+    predict, masks_of = head.class_logits, head.mask_targets.__class__.__call__
 
     def watched_logits(maps: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         kept["logits"], kept["positive"] = predict(maps, labels, valid), valid
@@ -96,7 +96,7 @@ def test_the_pixels_of_masks_against_a_loop(monkeypatch: pytest.MonkeyPatch) -> 
         return kept["masks"]
 
     monkeypatch.setattr(head, "class_logits", watched_logits)
-    monkeypatch.setattr(head.targets.__class__, "__call__", watched_masks)
+    monkeypatch.setattr(head.mask_targets.__class__, "__call__", watched_masks)
     values = diagnostics(detector, a_batch(), torch.tensor([5, 0]))
     fractions = []
     for b, r in kept["positive"].nonzero().tolist():

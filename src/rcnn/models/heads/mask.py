@@ -56,7 +56,7 @@ class MaskHead(nn.Module):
         rules: BoxRules = HALF_OPEN,
     ) -> None:
         super().__init__()
-        self.config, self.pooler, self.targets, self.rules = config, pooler, targets, rules
+        self.config, self.pooler, self.mask_targets, self.rules = config, pooler, targets, rules
         self.trunk = trunk
         self.shared = None if shared is None else SharedLayers(shared)
         before = shared if trunk is None else trunk
@@ -79,8 +79,8 @@ class MaskHead(nn.Module):
         maps = self.positive_maps(features, positives)
         logits = self.class_logits(maps, positives.labels, positives.positive)  # (B, R, m, m)
         with torch.no_grad():
-            masks = self.targets(positives, targets, logits.shape[-1], images).to(logits.dtype)
-            counted = positives.positive & self.targets.has_mask(targets).gather(1, positives.matched)
+            masks = self.mask_targets(positives, targets, logits.shape[-1], images).to(logits.dtype)
+            counted = positives.positive & self.mask_targets.has_mask(targets).gather(1, positives.matched)
         loss = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean((2, 3))  # (B, R)
         loss = self.config.loss_weight * (loss * counted).sum()
         return {"mask": loss / loss_normalizer(counted.sum(dtype=loss.dtype))}
