@@ -109,7 +109,10 @@ class RPN(nn.Module):
         return levels
 
     def split_outputs(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, A_l) and sort keys (B, A_l) from the outputs of the objectness layer."""
+        """Logits and sort keys, (B, A_l) each, from the outputs of the objectness layer.
+
+        Here they are the same; systems with two logits per anchor override this (models/legacy/rpn.py).
+        """
         return outputs, outputs
 
     def training_proposals(self, levels: list[Level], images: ImageBatch) -> Proposals:
@@ -178,10 +181,10 @@ class RPN(nn.Module):
         )
         predicted_deltas = gather_boxes(deltas, positive_index)
         box = smooth_l1(predicted_deltas, target_deltas, self.config.smooth_l1_beta)
-        weights = self.config.loss_weights
+        objectness_weight, box_weight = self.config.loss_weights
         return {
-            "rpn_objectness": weights[0] * (objectness * valid).sum() / objectness_count,
-            "rpn_box": weights[1] * (box * positive).sum() / box_count,
+            "rpn_objectness": objectness_weight * (objectness * valid).sum() / objectness_count,
+            "rpn_box": box_weight * (box * positive).sum() / box_count,
         }
 
     def label(self, anchors: Tensor, images: ImageBatch, targets: Targets) -> tuple[Tensor, Tensor]:

@@ -97,7 +97,7 @@ class BoxHead(nn.Module):
         regions, valid = proposals.boxes[:, :count], proposals.valid[:, :count]
         outputs = self.predict_regions(features, regions, valid)
         scales = images.scales_or_one
-        boxes = self.decode(outputs.deltas, self.rules.last_pixel_to_original(regions, scales), scales)
+        boxes = self.decode(outputs.deltas, self.rules.last_pixel_to_original(regions, scales), pixel_size=scales)
         return self.select(boxes, outputs.logits.softmax(-1)[..., :-1], valid, images)
 
     def select(self, boxes: Tensor, scores: Tensor, valid: Tensor, images: ImageBatch) -> Detections:

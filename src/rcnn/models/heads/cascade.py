@@ -87,7 +87,9 @@ class CascadeHead(nn.Module):
     def refine(self, stage: BoxHead, outputs: BoxOutputs, boxes: Tensor, labels: Tensor, sizes: Tensor) -> Tensor:
         """Boxes (B, R, 4), xyxy pixels of the input, refined by a stage's deltas for the classes `labels` (B, R).
 
-        They are clipped to `sizes` (B, 2), (height, width).
+        They are clipped to `sizes` (B, 2), (height, width), as half-open boxes: no system defines a cascade with other
+        boxes, so `validate` refuses it. In training these are the sizes of the input; in prediction `stage.clip_sizes`,
+        as for the detections.
         """
         deltas = stage.deltas_of_class(outputs.deltas, labels)[:, :, None]  # (B, R, 1, 4)
         return clip_boxes(stage.decode(deltas, boxes)[:, :, 0], sizes)
