@@ -84,9 +84,8 @@ def build_detector(
     fpn = build_pyramid(trunk, config)
     maps = feature_maps(trunk, fpn, config)
     rules = build_box_rules(config.legacy.boxes)
-    heads = build_heads(
-        config, trunk, maps, rules, factories
-    )  # before the RPN: the order of construction decides which random weights a seed gives
+    # before the RPN: the order of construction decides which random weights a seed gives
+    heads = build_heads(config, trunk, maps, rules, factories)
     parts = (config.box, config.mask, config.keypoint)
     needs_sizes = any(part is not None and part.pooler.kind == "image_affine" for part in parts)
     detector_class = SizedDetector if needs_sizes else Detector

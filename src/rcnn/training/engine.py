@@ -111,7 +111,11 @@ def optimize_or_skip(
     run: RunFolder,
     log: SilentLog,
 ) -> dict[str, Tensor]:
-    """Call `optimize`. If a loss is not finite: DivergedError; with `train.nonfinite=skip`, mostly no losses."""
+    """Call `optimize`, and return its losses.
+
+    If a loss or a gradient is not finite, raise DivergedError; with `train.nonfinite=skip`, log a warning and return no
+    losses, unless too many steps in a row were skipped (`skip_or_stop`).
+    """
     try:
         losses = optimize(state, batches, settings, rate)
         state.skipped = 0
@@ -135,6 +139,7 @@ def optimize(
     mean_losses, losses = dict[str, Tensor](), dict[str, Tensor]()
     with unchanged_statistics(detector):  # those of batch norm, if this block raises NonFiniteError
         for number, (batch, seed) in enumerate(inputs, start=1):
+            # gradients add up in each process; their mean over the processes is taken once, with the last batch
             with nullcontext() if number == len(inputs) else without_averaging(state.model):
                 losses = backward(batch, seed, state, settings, divisor=len(inputs))
             means = state.processes.mean(torch.stack(list(losses.values()))).detach() / len(inputs)
@@ -143,7 +148,7 @@ def optimize(
             if not torch.isfinite(torch.stack(list(mean_losses.values())).sum()):
                 raise NonFiniteError([(batch, seed)], losses)
         gradients = [parameter.grad for parameter in detector.parameters() if parameter.grad is not None]
-        norm = whole(nn.utils.get_total_norm(gradients))
+        norm = whole(nn.utils.get_total_norm(gradients))  # over all processes, if the gradients are divided among them
         if not torch.isfinite(norm):
             raise NonFiniteError(inputs, losses)
     if settings.clip_norm:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from rcnn.training.settings import TrainConfig
 
-COSINE_DECAYED = math.acos(0.1 * 2 - 1) / math.pi  # fraction of a run after which a cosine is below .1, about .8
+COSINE_DECAYED = math.acos(0.1 * 2 - 1) / math.pi  # fraction of a run, about .8, after which a cosine is below .1
 
 
 def learning_rate(step: int, settings: TrainConfig, processes: int = 1) -> float:
@@ -32,9 +32,10 @@ def milestone_steps(settings: TrainConfig) -> list[int]:
 
 
 def last_decay(settings: TrainConfig) -> int:
-    """The steps after which the learning rate is at its lowest: its last milestone within the run.
+    """The number of steps after which the learning rate has decayed: the last milestone within the run.
 
-    A cosine has none: the steps after which its learning rate has done nine tenths of the way down. 0: constant.
+    A cosine has no milestones; for it, the number of steps after which nine tenths of its decay are done. 0 if the
+    learning rate is constant.
     """
     if settings.cosine:
         return math.ceil(COSINE_DECAYED * settings.steps)
