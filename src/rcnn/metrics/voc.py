@@ -12,10 +12,10 @@ Masks follow the same rules with the IoU of masks (AP^r: Hariharan et al. 2014),
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +34,35 @@ from rcnn.metrics.values import FIELDS, Metrics, Number, PerClass
 from rcnn.ops.coco_backend import as_compressed, iou_matrix
 
 Year = Literal[2007, 2012]
-_Row = tuple[float, float, int, bool, int]  # score, IoU, object, ignored, index of the image
 THRESHOLDS: dict[str, dict[str, float]] = {"bbox": {"AP50": 0.5}, "segm": {"AP50": 0.5, "AP70": 0.7}}
 # The recalls of py-faster-rcnn's voc_eval.py and of ChainerCV, which papers report. Here, .6 and .7 are one rounding
 # error higher than in the devkit's MATLAB code, so that a recall of exactly .6 does not reach .6.
 RECALLS_2007 = np.arange(0, 1.1, 0.1)
+
+
+class _Object(NamedTuple):
+    """A ground-truth object of one image and class."""
+
+    number: int  # over all images
+    shape: Any  # box [x, y, width, height] or compressed RLE
+    ignored: bool
+
+
+class _Detection(NamedTuple):
+    """A detection in one image, of one class."""
+
+    score: float
+    shape: Any  # as that of an object
+
+
+class _Match(NamedTuple):
+    """A detection with the object that it overlaps most."""
+
+    score: float
+    iou: float  # 0: there is no object of the class in the image
+    object: int  # its number; -1: there is none
+    ignored: bool  # whether this object is ignored
+    image: int  # index of the image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +138,7 @@ def hits_of(matches: Matches, threshold: float) -> Hits:
     hit = matches.ious >= threshold
     true = np.zeros(len(hit), dtype=bool)
     candidates = np.flatnonzero(hit & ~matches.ignored)
-    firsts = np.unique(matches.objects[candidates], return_index=True)[
-        1
-    ]  # the highest-scoring detection of each object
+    _, firsts = np.unique(matches.objects[candidates], return_index=True)  # the best detection of each object
     true[candidates[firsts]] = True
     false = ~true & ~(hit & matches.ignored)
     return Hits(true=true, false=false, images=matches.images, positives=matches.positives)
@@ -154,8 +176,20 @@ def mean_of_known(values: Sequence[Number]) -> Number:
 def matches_of(inputs: EvaluationInputs, kind: str) -> dict[Id, Matches]:
     """The detections of each class, sorted by score; equal scores are sorted by image id, then in the given order."""
     sizes = {image["id"]: (image.get("height", 0), image.get("width", 0)) for image in inputs.data["images"]}
-    objects: dict[tuple[Id, Id], list[tuple[int, Any, bool]]] = defaultdict(list)  # number, shape, ignored
     order = {image: index for index, image in enumerate(inputs.images)}
+    objects, positives = _objects_of(inputs, kind, sizes, order)
+    found = _detections_of(inputs, kind, sizes)
+    matches: dict[Id, list[_Match]] = defaultdict(list)
+    for (image, category), detections in sorted(found.items(), key=lambda item: order[item[0][0]]):
+        matches[category] += _matched(detections, objects.get((image, category), []), order[image])
+    return {category: _sorted(matches[category], positives[category]) for category in inputs.names}
+
+
+def _objects_of(
+    inputs: EvaluationInputs, kind: str, sizes: Mapping[Id, tuple[int, int]], order: Mapping[Id, int]
+) -> tuple[dict[tuple[Id, Id], list[_Object]], dict[Id, npt.NDArray[np.int64]]]:
+    """The objects by image and class, and for each class the number (I,) of those that are not ignored, by image."""
+    objects: dict[tuple[Id, Id], list[_Object]] = defaultdict(list)
     positives = {category: np.zeros(len(order), dtype=np.int64) for category in inputs.names}
     without = 0
     for number, (annotation, crowd) in enumerate(inputs.annotations):
@@ -167,34 +201,42 @@ def matches_of(inputs: EvaluationInputs, kind: str) -> dict[Id, Matches]:
         shape = annotation["bbox"]
         if kind == "segm":
             shape = as_compressed(outline_of(annotation) or box_outline(annotation), *sizes[image])
-        objects[image, category].append((number, shape, ignored))
+        objects[image, category].append(_Object(number, shape, ignored))
     if kind == "segm":
         require_outlines(inputs.source, len(inputs.annotations), without)
+    return objects, positives
 
-    found: dict[tuple[Id, Id], list[tuple[float, Any]]] = defaultdict(list)  # score, shape
+
+def _detections_of(
+    inputs: EvaluationInputs, kind: str, sizes: Mapping[Id, tuple[int, int]]
+) -> dict[tuple[Id, Id], list[_Detection]]:
+    """The detections by image and class, in the given order."""
+    found: dict[tuple[Id, Id], list[_Detection]] = defaultdict(list)
     for result in inputs.results:
         shape, image = result[FIELDS[kind]], result["image_id"]
         shape = shape if kind == "bbox" else as_compressed(shape, *sizes[image])
-        found[image, result["category_id"]].append((result["score"], shape))
-
-    rows: dict[Id, list[_Row]] = defaultdict(list)
-    for (image, category), detections in sorted(found.items(), key=lambda item: order[item[0][0]]):
-        candidates = objects.get((image, category), [])
-        ious = iou_matrix([shape for _, shape in detections], [shape for _, shape, _ in candidates])  # (D, G)
-        for (score, _), row in zip(detections, ious, strict=True):
-            best = int(row.argmax()) if len(row) else -1
-            number, _, ignored = candidates[best] if len(row) else (-1, None, False)
-            overlap = float(row[best]) if len(row) else 0.0
-            rows[category].append((score, overlap, number, ignored, order[image]))
-    return {category: _sorted(rows[category], positives[category]) for category in inputs.names}
+        found[image, result["category_id"]].append(_Detection(result["score"], shape))
+    return found
 
 
-def _sorted(rows: Sequence[_Row], positives: npt.NDArray[np.int64]) -> Matches:
-    ordered = sorted(rows, key=lambda row: -row[0])  # stable
+def _matched(detections: Sequence[_Detection], objects: Sequence[_Object], image: int) -> list[_Match]:
+    """The detections of one image and class, each with the object that it overlaps most."""
+    ious = iou_matrix([each.shape for each in detections], [each.shape for each in objects])  # (D, G)
+    if not objects:
+        return [_Match(each.score, 0.0, -1, False, image) for each in detections]
+    bests = ious.argmax(1)
+    return [
+        _Match(detection.score, float(row[best]), objects[best].number, objects[best].ignored, image)
+        for detection, row, best in zip(detections, ious, bests.tolist(), strict=True)
+    ]
+
+
+def _sorted(matches: Sequence[_Match], positives: npt.NDArray[np.int64]) -> Matches:
+    ordered = sorted(matches, key=lambda match: -match.score)  # stable
     return Matches(
-        ious=np.array([row[1] for row in ordered], dtype=np.float64),
-        objects=np.array([row[2] for row in ordered], dtype=np.int64),
-        ignored=np.array([row[3] for row in ordered], dtype=bool),
-        images=np.array([row[4] for row in ordered], dtype=np.int64),
+        ious=np.array([match.iou for match in ordered], dtype=np.float64),
+        objects=np.array([match.object for match in ordered], dtype=np.int64),
+        ignored=np.array([match.ignored for match in ordered], dtype=bool),
+        images=np.array([match.image for match in ordered], dtype=np.int64),
         positives=positives,
     )
