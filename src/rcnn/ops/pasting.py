@@ -51,7 +51,7 @@ def paste_as(
         return
     for mask, box in zip(masks.detach().float().cpu(), boxes.detach().float().cpu(), strict=True):
         if not bool(torch.isfinite(box).all()):
-            yield Region(0, 0, np.zeros((0, 0), np.bool_))  # a box that is not finite sets no pixel
+            yield _no_pixels()
         elif kind == "stretched":
             yield _stretched(mask, box, size)
         elif kind in ("fitted", "fitted_above"):
@@ -70,11 +70,16 @@ def paste_as(
             yield _resized(padded, (x0, y0, max(x0, x1), max(y0, y1)), size)
 
 
+def _no_pixels() -> Region:
+    """The region of a mask that sets no pixel of the image."""
+    return Region(0, 0, np.zeros((0, 0), np.bool_))
+
+
 def _resized(mask: Tensor, window: tuple[int, int, int, int], size: tuple[int, int]) -> Region:
     """`mask` resized to the pixels of `window`, (x0, y0, x1, y1) inclusive, and clipped to the image."""
     x0, y0, x1, y1 = window
     if x1 < 0 or y1 < 0 or x0 >= size[1] or y0 >= size[0]:
-        return Region(0, 0, np.zeros((0, 0), np.bool_))
+        return _no_pixels()
     set_there = (resize_bilinear(mask[None], (y1 - y0 + 1, x1 - x0 + 1))[0] > 0.5).numpy()
     inside = set_there[max(0, -y0) : size[0] - y0, max(0, -x0) : size[1] - x0]
     return Region(max(0, x0), max(0, y0), inside)
@@ -84,7 +89,7 @@ def _fitted(mask: Tensor, box: Tensor, size: tuple[int, int], threshold: float, 
     """`mask` resized to `box`, rounded to whole pixels, and clipped to the image; it can be empty."""
     x0, y0, x1, y1 = (int(value) for value in box.round())
     if x1 <= max(x0, 0) or y1 <= max(y0, 0) or x0 >= size[1] or y0 >= size[0]:
-        return Region(0, 0, np.zeros((0, 0), np.bool_))
+        return _no_pixels()
     values = resize_bilinear(mask[None], (y1 - y0, x1 - x0))[0]
     set_there = (values >= threshold if at_least else values > threshold).numpy()
     return Region(max(0, x0), max(0, y0), set_there[max(0, -y0) : size[0] - y0, max(0, -x0) : size[1] - x0])
@@ -96,7 +101,7 @@ def _stretched(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Region:
     x0, y0, x1, y1 = torch.minimum(box.clamp(min=0), limit).tolist()
     height, width = int(y1 - y0 + 1), int(x1 - x0 + 1)
     if height < 1 or width < 1:
-        return Region(0, 0, np.zeros((0, 0), np.bool_))
+        return _no_pixels()
     values = mask.numpy() * np.float32(255)
     low, high = values.min(), values.max()
     levels = (values - low) * (255.0 / ((high - low) or 1.0)) + 0.5

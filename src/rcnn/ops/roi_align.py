@@ -161,32 +161,42 @@ def _axis_weights(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Along one axis of `length` cells: first cell (n,), one past the last (n,), and weights (n, size, cells) between.
 
-    A sample more than one cell outside the map is zero; closer samples have the border's value.
+    A bin is the mean of its samples, and a sample interpolates two cells; a weight is what a cell adds to a bin. A
+    sample more than one cell outside the map is zero; closer samples have the border's value.
     """
+    # region -> map: x * scale - offset
     offset = 0.5 if aligned else 0.0
     start, end = start * scale - offset, end * scale - offset  # (n,)
     extent = end - start
     if not aligned:
         extent = extent.clamp(min=1.0)
+
+    # sample j of bin i is at start + i * bin_size + (j + 0.5) * bin_size / samples
     bin_size = extent / size
     samples = torch.full_like(bin_size, sampling_ratio) if sampling_ratio > 0 else bin_size.ceil().clamp(min=0)
     most = max(1, int(samples.max()))
-    bins = torch.arange(size, dtype=torch.float32)[:, None]
-    steps = torch.arange(most, dtype=torch.float32)
-    n = len(start)
-    per_bin = samples.clamp(min=1)[:, None, None]
-    at = start[:, None, None] + bins * bin_size[:, None, None] + (steps + 0.5) * bin_size[:, None, None] / per_bin
-    inside = (steps < samples[:, None, None]) & (at >= -1.0) & (at <= length)  # (n, size, most)
+    i = torch.arange(size, dtype=torch.float32)[:, None]
+    j = torch.arange(most, dtype=torch.float32)
+    start, bin_size, samples = (value[:, None, None] for value in (start, bin_size, samples))  # (n, 1, 1)
+    per_bin = samples.clamp(min=1)
+    at = start + i * bin_size + (j + 0.5) * bin_size / per_bin  # (n, size, most)
+    inside = (j < samples) & (at >= -1.0) & (at <= length)
+
+    # value of a sample: (1 - share) * map[low] + share * map[high]
     at = at.clamp(0, length - 1)
     low = at.floor()
     share = at - low
     low = low.to(torch.int64)
     high = (low + 1).clamp(max=length - 1)
-    weight = inside / per_bin
-    first = torch.where(inside, low, length).amin((1, 2))
+
+    # cells that are read: first .. last - 1
+    first = torch.where(inside, low, length).amin((1, 2))  # (n,)
     last = torch.where(inside, high, -1).amax((1, 2)) + 1  # at most `first` if no sample is inside
     span = max(1, int((last - first).max()))
-    weights = torch.zeros(n, size, span)
+
+    # weights[:, i, cell - first] = sum over the samples of bin i of (1 - share or share) / per_bin
+    weight = inside / per_bin
+    weights = torch.zeros(len(first), size, span)
     base = first[:, None, None]
     weights.scatter_add_(2, (low - base).clamp(0, span - 1), weight * (1 - share))
     weights.scatter_add_(2, (high - base).clamp(0, span - 1), weight * share)
