@@ -37,7 +37,7 @@ from rcnn.data.transforms import (
     Step,
     augment,
     augmented_size,
-    placed,
+    resized_and_flipped,
     size_when_decoded,
 )
 from rcnn.data.transforms.steps import scale_jitter_of
@@ -274,7 +274,7 @@ class Batches:
             sample = self._sample(chosen, seed)
         except UnreadableImageError:  # reported when the image itself is due
             return None
-        return placed(sample, self.settings, self.input_config, seed, self.targets.pairs or ())
+        return resized_and_flipped(sample, self.settings, self.input_config, seed, self.targets.pairs or ())
 
     @cached_property
     def _with_objects(self) -> Indices:

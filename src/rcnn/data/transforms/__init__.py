@@ -1,6 +1,6 @@
 """Augmentation of training samples: image, boxes, outlines, bitmaps and keypoints change together."""
 
-from rcnn.data.transforms.augment import Augmentation, augment, augmented_size, placed, size_when_decoded
+from rcnn.data.transforms.augment import Augmentation, augment, augmented_size, resized_and_flipped, size_when_decoded
 from rcnn.data.transforms.colour import jitter
 from rcnn.data.transforms.geometry import flip, preprocess, to_input
 from rcnn.data.transforms.sample import Sample
@@ -30,8 +30,8 @@ __all__ = [
     "augmented_size",
     "flip",
     "jitter",
-    "placed",
     "preprocess",
+    "resized_and_flipped",
     "size_when_decoded",
     "to_input",
 ]

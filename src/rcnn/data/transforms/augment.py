@@ -66,24 +66,24 @@ def augment(
     All random numbers depend on `seed` only (the run's seed and the position in its stream), so the result does not
     depend on the process that computes it. Every number is drawn whether it is used or not, and each step has its own
     generator, chosen by the kind of the step: neither another setting nor a step of another kind changes its draws.
-    `other(seed)` is another image of the data set, as `placed` returns it, for steps that use one.
+    `other(seed)` is another image of the data set, as `resized_and_flipped` returns it, for steps that use one.
     """
-    generator, chosen = _drawn_size(settings, input_config, seed)
+    generator, drawn_input = _draw_input(settings, input_config, seed)
     flipped = generator.random() < settings.flip
     factors = [max(0.0, 1 + settings.jitter * value) for value in generator.uniform(-1, 1, 3).tolist()]
     fill = mean_colour(input_config)
-    for step, random in _steps(settings, seed, before_resize=True):
-        sample = step(sample, random, Scene(frame=None, fill=fill))
-    sample, frame = _resized(sample, settings, chosen, seed)
+    for step, step_generator in _steps_of_stage(settings, seed, before_resize=True):
+        sample = step(sample, step_generator, Scene(frame=None, fill=fill))
+    sample, frame = _resize(sample, settings, drawn_input, seed)
     if settings.jitter:  # after the resize, because the resized image is usually much smaller
         sample = replace(sample, image=within(sample.image, frame, lambda image: jitter(image, *factors)))
-    for step, random in _steps(settings, seed, before_resize=False):
+    for step, step_generator in _steps_of_stage(settings, seed, before_resize=False):
         scene = Scene(frame=frame, fill=fill, other=lambda random: other([*seed, int(random.integers(2**63))]))
-        sample = step(sample, random, scene)
+        sample = step(sample, step_generator, scene)
     return flip(sample, pairs) if flipped else sample, frame
 
 
-def placed(
+def resized_and_flipped(
     sample: Sample,
     settings: Augmentation,
     input_config: InputConfig,
@@ -91,9 +91,9 @@ def placed(
     pairs: Sequence[tuple[int, int]] = (),
 ) -> Sample:
     """A sample that is only resized and flipped at random: the source of pasted objects."""
-    generator, chosen = _drawn_size(settings, input_config, seed)
+    generator, drawn_input = _draw_input(settings, input_config, seed)
     flipped = generator.random() < settings.flip
-    sample, _ = _resized(sample, settings, chosen, seed)
+    sample, _ = _resize(sample, settings, drawn_input, seed)
     return flip(sample, pairs) if flipped else sample
 
 
@@ -101,14 +101,14 @@ def augmented_size(
     original: tuple[int, int], settings: Augmentation, input_config: InputConfig, seed: Seed
 ) -> tuple[int, int]:
     """The (height, width) of an image of size `original` after `augment` with the same arguments."""
-    jittered = scale_jitter_of(settings.augment)
-    if jittered is not None:
-        return jittered.size, jittered.size
-    for step, random in _steps(settings, seed, before_resize=True):
+    scale_jitter = scale_jitter_of(settings.augment)
+    if scale_jitter is not None:
+        return scale_jitter.size, scale_jitter.size
+    for step, step_generator in _steps_of_stage(settings, seed, before_resize=True):
         if isinstance(step, RandomCrop):
-            _, _, *size = step.window(original, random)
+            _, _, *size = step.window(original, step_generator)
             original = size[0], size[1]
-    return build_preprocessor(_drawn_size(settings, input_config, seed)[1]).frame(original).size
+    return build_preprocessor(_draw_input(settings, input_config, seed)[1]).frame(original).size
 
 
 def size_when_decoded(
@@ -124,7 +124,7 @@ def size_when_decoded(
         return None
     if scale_jitter_of(steps) is not None or any(_is_before_resize(step) for step in steps):
         return None
-    return build_preprocessor(_drawn_size(settings, input_config, seed)[1]).resized_size(original)
+    return build_preprocessor(_draw_input(settings, input_config, seed)[1]).resized_size(original)
 
 
 def mean_colour(input_config: InputConfig) -> Colour:
@@ -133,17 +133,17 @@ def mean_colour(input_config: InputConfig) -> Colour:
     return (third, second, first) if input_config.channel_order == "bgr" else (first, second, third)
 
 
-def _resized(sample: Sample, settings: Augmentation, chosen: InputConfig, seed: Seed) -> tuple[Sample, Frame]:
+def _resize(sample: Sample, settings: Augmentation, drawn_input: InputConfig, seed: Seed) -> tuple[Sample, Frame]:
     """A sample in the network's input, and its frame."""
-    for step, own_seed in _seeded(settings.augment, seed):
+    for step, step_seed in _with_seeds(settings.augment, seed):
         if isinstance(step, ScaleJitter):
-            frame = step.frame(sample.size, np.random.default_rng(own_seed))
-            image = _window_of_resized(sample.image, frame, chosen)
-            return cut(to_input(sample, image, frame, chosen.resize), before=sample.bitmaps), frame
-    return preprocess(sample, build_preprocessor(chosen, resize_for_training))
+            frame = step.frame(sample.size, np.random.default_rng(step_seed))
+            image = _resize_window(sample.image, frame, drawn_input)
+            return cut(to_input(sample, image, frame, drawn_input.resize), before=sample.bitmaps), frame
+    return preprocess(sample, build_preprocessor(drawn_input, resize_for_training))
 
 
-def _window_of_resized(image: Tensor, frame: Frame, config: InputConfig) -> Tensor:
+def _resize_window(image: Tensor, frame: Frame, config: InputConfig) -> Tensor:
     """The network's image (3, *frame.size): the part of the resized image (3, H, W) inside it, else the mean colour."""
     (height, width), (top, left), (rows, columns) = frame.resized, frame.corner, frame.size
     y, x = -top, -left  # top left corner of the part in the resized image
@@ -162,13 +162,13 @@ def _window_of_resized(image: Tensor, frame: Frame, config: InputConfig) -> Tens
     return canvas
 
 
-def _steps(
+def _steps_of_stage(
     settings: Augmentation, seed: Seed, *, before_resize: bool
 ) -> list[tuple[Callable[[Sample, np.random.Generator, Scene], Sample], np.random.Generator]]:
     """The steps of one stage with their random generators."""
     return [
-        (step, np.random.default_rng(own_seed))
-        for step, own_seed in _seeded(settings.augment, seed)
+        (step, np.random.default_rng(step_seed))
+        for step, step_seed in _with_seeds(settings.augment, seed)
         if not isinstance(step, ScaleJitter) and _is_before_resize(step) == before_resize
     ]
 
@@ -177,7 +177,7 @@ def _is_before_resize(step: Step) -> bool:
     return isinstance(step, RandomCrop) or (isinstance(step, OwnStep) and step.before_resize)
 
 
-def _seeded(steps: Sequence[Step], seed: Seed) -> list[tuple[Step, list[int]]]:
+def _with_seeds(steps: Sequence[Step], seed: Seed) -> list[tuple[Step, list[int]]]:
     """The steps, each with the seed of its generator: `seed`, its kind, and how many of the kind are listed up to it.
 
     Own steps are of one kind if their functions have the same name. The last number is never 0: numpy fills short seeds
@@ -192,7 +192,7 @@ def _seeded(steps: Sequence[Step], seed: Seed) -> list[tuple[Step, list[int]]]:
     return seeded
 
 
-def _drawn_size(
+def _draw_input(
     settings: Augmentation, input_config: InputConfig, seed: Seed
 ) -> tuple[np.random.Generator, InputConfig]:
     """The random generator of `seed` after its first draw, and the input settings with the shorter side drawn."""
