@@ -22,7 +22,8 @@ ZOO = "Detectron2's model zoo"
 CELL_ANCHORS = r"proposal_generator\.anchor_generator\.cell_anchors\.\d+"
 BUFFERS = rf"pixel_mean|pixel_std|{CELL_ANCHORS}"
 Shapes = Mapping[str, tuple[int, ...]]
-Choices = list[tuple[tuple[str, ...], Assumption]]  # (settings of Detectron2, what is assumed)
+Choice = tuple[tuple[str, ...], Assumption]  # (settings of Detectron2, what is assumed)
+Choices = list[Choice]
 PIXELS = (("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"), ("input.pixel_mean", "input.pixel_std"))
 ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
 
@@ -50,20 +51,25 @@ def settings_of_tensors(shapes: Shapes, given: Mapping[str, Any], source: str) -
     settings |= _rpn(shapes, source)
     if heads:
         settings |= _heads(shapes, shared, source)
-        _assume(assumed, "box pooling", ("box.pooler.kind", "box.pooler.aligned", "box.pooler.sampling_ratio"))
-        _assume(assumed, "detections", ("box.score_threshold", "box.selection.nms_iou", "box.selection.max_detections"),
-                ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST"))  # fmt: skip
+        pooling = ("box.pooler.kind", "box.pooler.aligned", "box.pooler.sampling_ratio")
+        limits = ("box.score_threshold", "box.selection.nms_iou", "box.selection.max_detections")
+        assumed.append(_zoo_choice("box pooling", (), pooling))
+        assumed.append(
+            _zoo_choice("detections", ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST"), limits)
+        )
     else:
         settings |= RPN
-        _assume(
-            assumed, "proposals", ("rpn.proposals.post_nms", "rpn.proposals.nms_iou"), ("MODEL.RPN.POST_NMS_TOPK_TEST",)
-        )
+        limits = ("rpn.proposals.post_nms", "rpn.proposals.nms_iou")
+        assumed.append(_zoo_choice("proposals", ("MODEL.RPN.POST_NMS_TOPK_TEST",), limits))
     if dilated:
-        _assume(assumed, "res5", ("backbone.res5_dilation",), ("MODEL.RESNETS.RES5_DILATION",))
-    _assume(assumed, "anchors", ("rpn.anchors.sizes", "rpn.anchors.ratios"), ANCHORS)
-    _assume(assumed, "image size", ("input.min_size", "input.max_size"), ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"))
-    _assume(assumed, "pixels", ("input.channel_order",), ("INPUT.FORMAT",))
-    _assume(assumed, "pixels", PIXELS[1], PIXELS[0])
+        assumed.append(_zoo_choice("res5", ("MODEL.RESNETS.RES5_DILATION",), ("backbone.res5_dilation",)))
+    sides = ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
+    assumed += [
+        _zoo_choice("anchors", ANCHORS, ("rpn.anchors.sizes", "rpn.anchors.ratios")),
+        _zoo_choice("image size", sides, ("input.min_size", "input.max_size")),
+        _zoo_choice("pixels", ("INPUT.FORMAT",), ("input.channel_order",)),
+        _zoo_choice("pixels", *PIXELS),
+    ]
     return settings, assumed
 
 
@@ -97,8 +103,9 @@ def _sizes_and_ratios(cell: Tensor) -> tuple[list[float], list[float]] | None:
     return (sizes, ratios) if len(sizes) * len(ratios) == len(cell) else None
 
 
-def _assume(assumed: Choices, what: str, ours: tuple[str, ...], theirs: tuple[str, ...] = ()) -> None:
-    assumed.append((theirs, Assumption(what, ZOO, ours)))
+def _zoo_choice(what: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Choice:
+    """The assumption that `what` is as in the zoo: settings `theirs` of Detectron2, which are `ours` in rcnn."""
+    return theirs, Assumption(what, ZOO, ours)
 
 
 def _trunk_norm(shapes: Shapes, prefix: str, given: Mapping[str, Any], assumed: Choices) -> str:
@@ -147,15 +154,16 @@ def _trunk(
     if norm == "SyncBN":
         stem = f"{prefix}stem.conv1.norm.num_batches_tracked" in shapes
         settings["MODEL.BACKBONE.FREEZE_AT"] = 0 if stem else 2
-        if (
-            stem and "proposal_generator.rpn_head.conv.weight" in shapes
-        ):  # two convolutions: trained with large-scale jitter
+        # trained from scratch; those trained with large-scale jitter have two convolutions in the RPN, with other names
+        if stem and "proposal_generator.rpn_head.conv.weight" in shapes:
             settings |= IMAGENET_STD | {"MODEL.RESNETS.STRIDE_IN_1X1": False}
     if groups > 1:
         settings |= IMAGENET_STD
-    _assume(assumed, "frozen stages in training", ("backbone.frozen_stages",), ("MODEL.BACKBONE.FREEZE_AT",))
     stride = f"stride in the {'1x1' if settings['MODEL.RESNETS.STRIDE_IN_1X1'] else '3x3'} convolutions"
-    _assume(assumed, stride, ("backbone.stride_in_1x1",), ("MODEL.RESNETS.STRIDE_IN_1X1",))
+    assumed += [
+        _zoo_choice("frozen stages in training", ("MODEL.BACKBONE.FREEZE_AT",), ("backbone.frozen_stages",)),
+        _zoo_choice(stride, ("MODEL.RESNETS.STRIDE_IN_1X1",), ("backbone.stride_in_1x1",)),
+    ]
     return settings
 
 
