@@ -44,6 +44,11 @@ def as_text(value: Any, what: str, expected: str = "a str or Path", *, empty: bo
     return text
 
 
+def as_optional_text(value: Any, what: str) -> str:
+    """As `as_text` for an argument that may be left out: None is the empty text."""
+    return "" if value is None else as_text(value, what)
+
+
 def as_texts(value: object, what: str) -> tuple[str, ...]:
     """One text or several as a tuple. Raises ArgumentTypeError for anything else, e.g. numbers."""
     if isinstance(value, str):

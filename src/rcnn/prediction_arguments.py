@@ -23,8 +23,8 @@ def require_score(score: float) -> float:
 def lowest_score(score: Score, classes: Sequence[str]) -> float:
     """The lowest score that is kept of any of the `classes` of the model; 0 if `score` names only some of them."""
     if not isinstance(score, Mapping):
-        return score
-    return min((score.get(name, 0.0) for name in classes), default=0.0)
+        return float(score)
+    return float(min((score.get(name, 0.0) for name in classes), default=0.0))
 
 
 def is_whole_number(value: object) -> TypeGuard[int | np.integer[Any]]:

@@ -10,6 +10,7 @@ from typing import TextIO
 
 LAUNCHED = "RCNN_LAUNCHED"  # as in runtime/launch.py, which would import torch
 PID, STOPPED = "pid", "stopped"  # as in runtime/in_flight.py
+TOLD = "told"  # in STOPPED: the end was printed
 COMMAND_LINE: ContextVar[tuple[str, ...]] = ContextVar("command line")  # the words that main() runs
 DEBUG: ContextVar[bool] = ContextVar("debug", default=False)  # whether main() shows tracebacks
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torch's launcher reads the error of a process there
@@ -23,19 +24,35 @@ def note_process() -> None:
 def note_stop(number: int, *, told: bool) -> bool:
     """Write that the signal `number` has stopped this process where the launcher of `--devices` finds it.
 
-    `told`: the first process has printed what became of the command; else the launcher prints that it was stopped.
-    Returns whether there is such a launcher.
+    `told`: the first process has printed what became of the command; else the launcher prints that it was stopped. A
+    later note does not take this back. Returns whether there is such a launcher.
     """
-    return _note(STOPPED, f"{int(number)} {'told' if told else ''}")
+    if not told and _noted(STOPPED).endswith(TOLD):
+        return True
+    return _note(STOPPED, f"{int(number)} {TOLD if told else ''}")
 
 
 def _note(name: str, text: str) -> bool:
-    file = os.environ.get(ERROR_FILE, "")
-    if not file or not is_launched():
+    if not (path := _note_file(name)):
         return False
-    with open(os.path.join(os.path.dirname(file), name), "w", encoding="utf-8") as note:
+    with open(path, "w", encoding="utf-8") as note:
         note.write(text)
     return True
+
+
+def _noted(name: str) -> str:
+    """The text that this process has written as `name`; empty if it has not."""
+    path = _note_file(name)
+    if not path or not os.path.exists(path):
+        return ""
+    with open(path, encoding="utf-8") as note:
+        return note.read()
+
+
+def _note_file(name: str) -> str:
+    """The file beside the error file; empty if no launcher of `--devices` started this process."""
+    file = os.environ.get(ERROR_FILE, "")
+    return os.path.join(os.path.dirname(file), name) if file and is_launched() else ""
 
 
 def with_going_on(text: str, error: BaseException) -> str:

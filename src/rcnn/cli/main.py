@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(version_line(), flush=True)
             sys.exit(0)
         quiet_unless_first()
-        if arguments is None and words[0] == "train" and "--help" not in words and not is_launched():
+        if arguments is None and words[0] == "train" and not {"-h", "--help"} & set(words) and not is_launched():
             start_loading_line()
         from rcnn.cli.app import app
 
@@ -319,7 +319,7 @@ def _lack_of_memory(error: Exception, text: str) -> str:
     if not (is_thread or is_mapping or lacks or (isinstance(error, RuntimeError) and _is_out_of_memory(error))):
         return ""
     reason = f"not enough memory ({text or type(error).__name__})"
-    if limit := _address_space():
+    if "CUDA" not in text and (limit := _address_space()):
         return f"{reason}: this shell limits the address space to {limit / 1e9:.1f} GB; raise it: ulimit -v unlimited"
     if is_thread:
         return f"{reason}: the limit on processes and threads is reached; raise it (ulimit -u), or use fewer workers"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rcnn.cli.early import is_setting, require_places, require_run_folder, warn_of_repeats
-from rcnn.cli.failures import COMMAND_LINE, discard_output, note_stop
+from rcnn.cli.failures import COMMAND_LINE, discard_output, is_launched, note_stop
 from rcnn.cli.loading_line import end_loading_line
 from rcnn.cli.options import (
     Allow,
@@ -245,12 +245,14 @@ def _going_on(plan: RunPlan, output: Path, *, launched: bool = False) -> str:
 
     `launched` as for `continue_command`.
     """
+    from rcnn.runtime.launch import typed_command
     from rcnn.training.request import can_continue, continue_command
 
     processes = plan.processes.count
     if can_continue(output):
         return f"{CONTINUE}: {continue_command(plan.request, processes, output, plan.own_code, launched=launched)}"
-    again = as_typed("rcnn", *COMMAND_LINE.get(()))
+    launched = launched or is_launched()
+    again = typed_command() if is_launched() else as_typed("rcnn", *COMMAND_LINE.get(()))
     by_torchrun = processes > 1 and not launched
     return f"{AGAIN}: {again}" + f" (in {processes} processes, started as before)" * by_torchrun
 

@@ -297,7 +297,9 @@ def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> 
     failure = failures[rank]
     data: Mapping[str, Any] = failure.error_file_data
     has_message = isinstance(data.get("message"), Mapping)
-    if (causes[rank] or (failure.exitcode > 0 and not has_message)) and (number := _first_signal(logs)):
+    number = _first_signal(logs)
+    # the launcher stops the others when one process ends: a process that ended otherwise was not stopped by this signal
+    if number and (causes[rank] or (failure.exitcode == 128 + number and not has_message)):
         return _stopped(number, logs)
     where = f"process {rank} of {devices}"
     if failure.exitcode < 0:

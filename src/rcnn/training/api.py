@@ -8,7 +8,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from rcnn.arguments import DATA, OUTPUT, SPLIT, as_path, as_text, as_texts, wrong_type
+from rcnn.arguments import DATA, OUTPUT, SPLIT, as_optional_text, as_path, as_text, as_texts, wrong_type
 from rcnn.commands import AGAIN, CONTINUE
 from rcnn.data import Dataset
 from rcnn.data.messages import counted
@@ -206,16 +206,16 @@ def _request(
         data=data if isinstance(data, Dataset) else Path(data),
         validation=validation,
         output=None if output is None else as_path(output, OUTPUT),
-        recipe=as_text(recipe, "recipe"),
+        recipe=as_optional_text(recipe, "recipe"),
         overrides=as_overrides(overrides),
         augment=None if augment is None else as_steps(augment),
         split=as_text(split, "split", SPLIT),
         val_splits=_names_of(val_split) if val_split else (),
         val_fraction=val_fraction,
-        annotations=as_text(annotations, "annotations"),
-        images=as_text(images, "images"),
+        annotations=as_optional_text(annotations, "annotations"),
+        images=as_optional_text(images, "images"),
         relative_boxes=relative_boxes,
-        weights=as_text(weights, "weights"),
+        weights=as_optional_text(weights, "weights"),
         device=device,
         resume=resume,
         strict=strict,

@@ -299,7 +299,7 @@ def _is_done(state: TrainState, plan: RunPlan) -> bool:
 def _draw_progress(run: RunFolder, plan: RunPlan, state: TrainState) -> None:
     """Write the charts and the page of a run that goes on; an error, e.g. a full disk, is left to its end."""
     if state.processes.is_first:
-        with suppress(OSError, ValueError):
+        with suppress(Exception):
             _draw_curve(run, plan, f"{state.step} of {counted(plan.settings.steps, 'step')}, running.", unchanged=False)
 
 

@@ -97,7 +97,8 @@ def _row(folder: Path, run: Path, record: dict[str, Any], settings: TrainConfig)
     losses = [line["loss"] for line in lines if isinstance(line.get("loss"), int | float)]
     seconds = [line["seconds"] for line in lines if isinstance(line.get("seconds"), int | float)]
     step = max((line["step"] + 1 for line in lines), default=0)
-    since_best = next((line[SINCE_BEST] for line in reversed(lines) if type(line.get(SINCE_BEST)) is int), 0)
+    evaluations = [(line["step"] + 1, line[SINCE_BEST]) for line in lines if type(line.get(SINCE_BEST)) is int]
+    evaluated, since_best = evaluations[-1] if evaluations else (0, 0)
     return RunRow(
         folder=run.relative_to(folder).as_posix(),
         model=str(record["model"].get("name", "?")),
@@ -105,7 +106,7 @@ def _row(folder: Path, run: Path, record: dict[str, Any], settings: TrainConfig)
         step=step,
         steps=settings.steps,
         hours=max(seconds, default=0.0) / 3600,
-        stopped_early=ends_run(step, since_best, settings),
+        stopped_early=ends_run(evaluated, since_best, settings),
         running=_is_running(run),
         loss=losses[-1] if losses else None,
         box=_best(lines, "bbox_AP"),

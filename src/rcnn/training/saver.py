@@ -121,9 +121,10 @@ class Saver:
             state.processes = processes
 
     def ends_early(self) -> bool:
-        """Whether early stopping (`train.patience`) ends the run now; says so in the log."""
-        state, patience = self.state, self.settings.patience
-        if not ends_run(state.step, state.since_best, self.settings):
+        """Whether early stopping (`train.patience`) ends the run after the last evaluation; says so in the log."""
+        state, patience, every = self.state, self.settings.patience, self.settings.evaluate_every
+        is_evaluated = every > 0 and state.step % every == 0 and not state.evaluation_due
+        if not (is_evaluated and ends_run(state.step, state.since_best, self.settings)):
             return False
         self.log.log(
             f"stopped early after {state.step} of {counted(self.settings.steps, 'step')}: "

@@ -131,12 +131,13 @@ def is_better(value: float | None, best: float | None) -> bool:
     return value is not None and (best is None or value > best)
 
 
-def ends_run(step: int, since_best: int, settings: TrainConfig) -> bool:
-    """Whether `since_best` evaluations without improvement end a run after `step` steps (`train.patience`; 0: never).
+def ends_run(evaluated: int, since_best: int, settings: TrainConfig) -> bool:
+    """Whether `since_best` evaluations without improvement end a run (`train.patience`; 0: never).
 
-    Not before steps at the lowest learning rate: its decay usually improves a model that no longer gets better.
+    `evaluated`: the number of steps before the last evaluation. It follows steps at the lowest learning rate: the decay
+    usually improves a model that no longer gets better.
     """
-    return 0 < settings.patience <= since_best and step > last_decay(settings)
+    return 0 < settings.patience <= since_best and evaluated > last_decay(settings)
 
 
 def flatten(metrics: Metrics) -> dict[str, float | None]:

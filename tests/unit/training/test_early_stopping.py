@@ -44,6 +44,21 @@ def test_a_run_does_not_end_early_before_the_learning_rate_has_decayed(
     assert train(tiny(), stream, settings, tmp_path, evaluate=evaluate).step == ends_at
 
 
+def test_the_lowest_learning_rate_is_evaluated_before_a_run_ends_early(tmp_path: Path) -> None:
+    """The patience is over after 8 steps, the last decay comes after 9: the evaluation after 12 steps decides."""
+
+    def evaluate(detector: Detector) -> dict[str, dict[str, float]]:
+        return {"bbox": {"AP": 0.5}}
+
+    settings = replace(SETTINGS, steps=20, evaluate_every=4, patience=1, milestones=(9,), checkpoint_every=5)
+    assert train(tiny(), stream, replace(settings, steps=10), tmp_path, evaluate=evaluate).step == 10
+    found: list[int] = []
+    for _ in range(2):  # a run that ended early ends at once when it is resumed
+        found.append(train(tiny(), stream, settings, tmp_path, evaluate=evaluate, resume=True).step)
+    assert found == [12, 12]
+    assert [line["step"] + 1 for line in read_log(tmp_path / "log.jsonl") if "bbox_AP" in line] == [4, 8, 10, 12]
+
+
 def test_evaluations_that_are_not_better_end_a_run_early_and_for_good(tmp_path: Path) -> None:
     values = iter([0.1, 0.5, 0.5, 0.4, 0.6])
 
