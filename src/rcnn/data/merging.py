@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 from rcnn.data.checks.additions import VERIFIED
@@ -128,14 +129,22 @@ def _add_categories(categories: list[Category], tables: Tables) -> dict[int, int
             known["id"] = free
             categories.append(known)
             used.add(free)
-        elif known.get("keypoints") != category.get("keypoints"):
+        elif differ := _first_difference(category.get("keypoints") or (), known.get("keypoints") or ()):
             raise ValueError(
-                f"{tables.file}: category {category['name']!r} has the keypoints {excerpt(category.get('keypoints'))}, "
-                f"but {excerpt(known.get('keypoints'))} in another split; splits that are used as one need the "
-                "same keypoints"
+                f"{tables.file}: category {category['name']!r} has other keypoints than in another split: {differ}; "
+                "splits that are used as one need the same keypoints"
             )
         ids[category["id"]] = known["id"]
     return ids
+
+
+def _first_difference(here: Sequence[str], there: Sequence[str]) -> str:
+    """How many keypoints two lists of names have, and the first that differs; empty for equal lists."""
+    for number, names in enumerate(zip_longest(here, there), start=1):
+        if names[0] != names[1]:
+            own, other = ("missing" if name is None else excerpt(name) for name in names)
+            return f"{len(here)} here and {len(there)} there; number {number} (from 1) is {own} here and {other} there"
+    return ""
 
 
 def _drop_unlike_keypoints(annotations: list[Annotation]) -> bool:

@@ -21,7 +21,10 @@ from rcnn.preprocess import InputConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ShownSettings:
-    """The training settings that change what a page shows, with the defaults of training."""
+    """The training settings that change what a page shows, with the defaults of training.
+
+    Except for `batch_size` and `workers`: each image is alone, and is read in this process.
+    """
 
     augment: tuple[Step, ...]
     flip: float = 0.5
@@ -39,7 +42,7 @@ class ShownSettings:
 
 
 def with_steps(settings: LoaderSettings | None, given: Given) -> LoaderSettings:
-    """`settings` (None: the defaults of training) with other steps of augmentation. ValueError for invalid steps."""
+    """`settings` (None: those of `ShownSettings`) with other steps of augmentation. ValueError for invalid steps."""
     steps = as_steps(given)
     if settings is None:
         return ShownSettings(augment=steps)

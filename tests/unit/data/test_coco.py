@@ -48,6 +48,7 @@ def refused(root: Path, tables: Any) -> str:
         ({"images": [], "annotations": {}}, "it has no list annotations, categories"),
         (coco_tables([]) | {"categories": None}, "it has no list categories"),
         (coco_tables([], images=0), "lists no images"),
+        (coco_tables([], images=0) | {"info": {"metric": "x"}}, f"{FILE} lists no images: export the split again"),
         (coco_tables([]) | {"categories": []}, "lists no categories"),
         (coco_tables([]) | {"images": [{"id": 1}]}, "entry 0 (from 0) of images (id 1) has no file_name"),
         (coco_tables([]) | {"images": [{"file_name": "1.png"}]}, "entry 0 (from 0) of images has no id"),

@@ -35,7 +35,7 @@ def test_every_shape_that_is_an_object(tmp_path: Path) -> None:
     mask = np.zeros((11, 21), np.uint8)
     mask[2:, :5] = 1
     shapes = [
-        labelme_shape("kite", TRIANGLE),
+        labelme_shape("kite", TRIANGLE, ""),  # some converters write no type
         labelme_shape("cup", [[30.0, 20.0], [10.0, 5.0]], "rectangle"),
         labelme_shape("kite", [[30.0, 20.0], [30.0, 30.0]], "circle"),
         labelme_shape("cup", [[20.0, 10.0], [40.0, 20.0]], "mask", mask=png(mask)),

@@ -45,6 +45,10 @@ def write(root: Path, files: dict[str, str]) -> Path:
         ("annotations/captions_val2017.json", "{}", "a file of captions, not of objects: get COCO's inst"),
         ("validation-annotations-bbox.csv", "ImageID,Source\n", "of Open Images: convert it to COCO's format."),
         ("train.csv", "ImageId,EncodedPixels\na.png,1 5\n", "a table with run lengths, as in Kaggle's competitions"),
+        ("rle.csv", "\ufeffid,annotation,width\n", "a table with run lengths, as in Kaggle's competitions"),
+        ("boxes.csv", "image_id,annotation,x\n", "a table: convert it to COCO's format, or export the"),
+        ("notes.csv", "image,text\na.jpg,EncodedPixels\n", "a table: convert it to COCO's format, or export the"),
+        ("all.xml", '<?xml version="1.0"?>\n<annotations>\n', "CVAT's own XML: export the annotations again as COCO"),
         ("labels_x.csv", "cat,10,8,20,16,a.jpg,64,48\n", "the table of makesense.ai: export as a single file in COCO"),
         ("boxes.csv", "filename,width,height,class\n", "a table: convert it to COCO's format, or export the"),
         (

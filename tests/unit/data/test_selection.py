@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -226,7 +227,14 @@ def test_parts_of_keypoints(tmp_path: Path) -> None:
     assert keypoints.reshape(-1).tolist() == points[1]
     (tmp_path / "annotations" / "instances_other.json").write_text(json.dumps(coco_tables([annotation(1)])))
     write_images(tmp_path / "other", ["1.png", "2.png"])
-    with pytest.raises(ValueError, match=r"category 'kite' has the keypoints None, but \['left', 'right'\] in another"):
+    expected = "category 'kite' has other keypoints than in another split: 0 here and 2 there; number 1 (from 1) is "
+    with pytest.raises(ValueError, match=re.escape(f"{expected}missing here and 'left' there; splits that")):
+        open_dataset(tmp_path, "val+other")
+    tables["categories"][0]["keypoints"] = ["left", "middle"]
+    (tmp_path / "annotations" / "instances_other.json").write_text(json.dumps(tables))
+    with pytest.raises(
+        ValueError, match=r"2 here and 2 there; number 2 \(from 1\) is 'middle' here and 'right' there;"
+    ):
         open_dataset(tmp_path, "val+other")
 
 

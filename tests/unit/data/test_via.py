@@ -156,6 +156,12 @@ def test_faulty_regions_are_skipped(tmp_path: Path, faulty: Any, message: str) -
     assert len(dataset.to_coco()["annotations"]) == 2
 
 
+def test_regions_of_a_wrong_type_are_one_fault(tmp_path: Path) -> None:
+    regions: Any = "none"
+    [warning] = opened(tmp_path, [region(RECT)], regions).warnings
+    assert "1 image has regions that are neither a list nor an object (id 2): used as background" in warning
+
+
 def test_attributes_without_a_class_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"via_region_data\.json: regions have the attributes a, b, and it"):
         opened(tmp_path, [region(RECT, a="1", b="2")])

@@ -77,7 +77,19 @@ def test_polygons_with_the_same_number_of_points_are_polygons(tmp_path: Path, po
         assert not any("keypoint" in line for line in dataset.warnings)
 
 
-def test_a_polygon_around_the_whole_image_is_a_polygon(tmp_path: Path) -> None:
-    """Its coordinates are 0 and 1, like visibilities."""
-    dataset = write(tmp_path, ["0 0 0 0 1 0 1 1 0 1 1"])
+@pytest.mark.parametrize("start", range(4))
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_polygon_around_the_whole_image_is_a_polygon(tmp_path: Path, start: int, step: int) -> None:
+    """Its coordinates are 0 and 1, like visibilities; it is closed, as some tools write it."""
+    corners = ["0 0", "1 0", "1 1", "0 1"]
+    line = " ".join(["0", *(corners[(start + step * place) % 4] for place in range(5))])
+    dataset = write(tmp_path, [line])
     assert None not in dataset[0].segmentations
+    assert dataset[0].boxes.tolist() == [[0, 0, *SIZE]]
+
+
+def test_a_polygon_that_crosses_itself_is_not_a_box_with_keypoints(tmp_path: Path) -> None:
+    """It was read as a box of half the size, with three keypoints."""
+    dataset = write(tmp_path, ["0 .3 .3 .5 .5 .5 .3 .3 .5 .4 .6"])
+    assert None not in dataset[0].segmentations
+    np.testing.assert_allclose(dataset[0].boxes, [[0.3 * 60, 0.3 * 40, 0.5 * 60, 0.6 * 40]], atol=1e-3)

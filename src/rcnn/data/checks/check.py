@@ -32,9 +32,10 @@ from rcnn.data.checks.keypoints import check_keypoints
 from rcnn.data.checks.numbers import MAX_COORDINATE, flags
 from rcnn.data.checks.outlines import Outline, check_outlines
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, RawEntry, RawTables, Tables
-from rcnn.data.messages import DataError, MissingImagesError, Warnings, excerpt
+from rcnn.data.messages import SKIPPED, DataError, MissingImagesError, Warnings, excerpt
 
 REQUIRED = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id",)}
+FILES = ("file", "image")  # nouns of warnings about whole images
 KnownImages = tuple[Path, list[Image]]  # the folder of the images, and the images that an earlier check found
 
 
@@ -122,7 +123,7 @@ def _checked_tables(raw: RawTables, warnings: Warnings, known: KnownImages | Non
 def _require_entries(raw: RawTables, warnings: Warnings) -> None:
     """Raise unless each table has entries with the required fields.
 
-    `warnings` are those of the format's reader: they say why it skipped all images.
+    `warnings` are those of the format's reader: if it skipped all images, they say why.
     """
     for name, fields in REQUIRED.items():
         entries: list[object] = getattr(raw, name)
@@ -135,7 +136,8 @@ def _require_entries(raw: RawTables, warnings: Warnings) -> None:
             message += f"Every entry needs {' and '.join(fields)}: add what is missing, or remove the entry"
             raise DataError("missing-field", message, name, wrong)
     if not raw.images:
-        lines = warnings.lines()
+        skipped = [one for one in warnings.findings() if one.noun in FILES and one.action.startswith(SKIPPED)]
+        lines = [one.line() for one in skipped]
         what = "lists no images that can be used: repair its files, or" if lines else "lists no images:"
         raise DataError("no-images", "\n".join((f"{raw.file} {what} export the split again", *lines)))
     if not raw.categories:

@@ -230,7 +230,8 @@ def _parts(
         for field, types in OPTIONAL.items():
             if shape.get(field) is not None and not isinstance(shape[field], types):
                 warnings.add(f"{field} of a wrong type", "not used", [name], kind="bad-shape")
-        kind = "polygon" if shape.get("shape_type") is None else shape["shape_type"]  # version 3 has polygons only
+        kind = shape.get("shape_type")
+        kind = "polygon" if kind is None or kind == "" else kind  # version 3 has polygons only
         label = shape.get("label")
         text = printable(str(label)).strip() if isinstance(label, (str, int, float)) else ""
         if kind in IGNORED_SHAPES:

@@ -51,9 +51,9 @@ PATHS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ),
     )
 )
-# pattern at the start of a text file in a format with this suffix -> what the file is, and what to do
+# suffix, pattern that matches from the start of a text file with it -> what the file is, and what to do
 STARTS: tuple[tuple[str, re.Pattern[str], str], ...] = (
-    (".xml", re.compile(r"<annotations[\s>]"), f"CVAT's own XML: {AGAIN} (COCO 1.0 in CVAT's list of formats)"),
+    (".xml", re.compile(r"(?s:.*?)<annotations[\s>]"), f"CVAT's own XML: {AGAIN} (COCO 1.0 in CVAT's list of formats)"),
     (
         ".csv",
         re.compile(r"[^\n]*region_shape_attributes"),

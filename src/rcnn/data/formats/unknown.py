@@ -58,7 +58,7 @@ def hint_for(file: Path) -> str:
     """What a file that is not an annotation file contains, and what to do; empty if not known."""
     suffix, start = file.suffix.lower(), ""
     for own, pattern, text in STARTS:
-        if suffix == own and pattern.search(start := start or _start(file)):
+        if suffix == own and pattern.match(start := start or _start(file)):
             return text
     return HINTS.get(suffix, "")
 
@@ -74,7 +74,7 @@ def tool_of(content: object) -> str:
 def _start(file: Path) -> str:
     """The first MAX_START characters of a text file; empty if it cannot be read."""
     try:
-        with file.open(encoding="utf-8", errors="replace") as text:
+        with file.open(encoding="utf-8-sig", errors="replace") as text:
             return text.read(MAX_START)
     except OSError:
         return ""

@@ -81,7 +81,8 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     regions = [region for number, one in enumerate(entries, start=1) for region in _regions(one, number, warnings)]
     objects, names = _objects(regions, folder.resolve().name, file, warnings)
     left = {region.image_id for region, _ in objects}
-    warnings.all_skipped([i for i, one in enumerate(entries, start=1) if one["regions"] and i not in left])
+    known = [i for i, one in enumerate(entries, start=1) if one["regions"] and isinstance(one["regions"], (list, dict))]
+    warnings.all_skipped([i for i in known if i not in left])
     labels = {name: label for label, name in enumerate(sorted(set(names) or {folder.resolve().name}), start=1)}
     raw = RawTables(
         file=file,

@@ -20,6 +20,8 @@ MIN_POINTS = 3  # keypoints (x, y) at least: a line of two may be a quadrangle
 MARGIN = 0.25  # fraction of its box that a keypoint may be outside it
 MOST = 0.95  # fraction of the keypoints that are in their boxes
 CROSSING = 0.25  # fraction of the lines that cross themselves; annotators rarely draw such polygons
+MIN_CROSSING = 2  # such lines at least: one may be a mistake of an annotator
+MOST_LINES = 1000  # that are compared
 PIXELS = 1000.0  # size of an image
 
 
@@ -27,14 +29,14 @@ def keypoint_shape(lines: Sequence[Sequence[str]]) -> tuple[int, int] | None:
     """`kpt_shape` of the lines of many objects: number of keypoints, and of numbers for each; None for polygons.
 
     All lines without those of boxes must have the same number of numbers, which polygons rarely have. Nearly all
-    keypoints must be in their boxes; visibilities are 0, 1 or 2. Without visibilities, many of the lines, read as
-    polygons, must cross themselves.
+    keypoints must be in their boxes; visibilities are 0, 1 or 2. Without visibilities, many of the lines, at least
+    MIN_CROSSING, must cross themselves if they are read as polygons. Only the first MOST_LINES are compared.
     """
     longer = [line for line in lines if len(line) not in BOX_LINES]
     counts = {len(line) for line in longer}
     if len(counts) != 1 or min(counts) < BOX:
         return None
-    values = np.array([[as_number(word) for word in line] for line in longer])  # (L, count)
+    values = np.array([[as_number(word) for word in line] for line in longer[:MOST_LINES]])  # (L, count)
     if not np.isfinite(values).all():
         return None
     boxes, rest = values[:, 1:BOX], values[:, BOX:]
@@ -48,7 +50,7 @@ def keypoint_shape(lines: Sequence[Sequence[str]]) -> tuple[int, int] | None:
         known = np.asarray(points.any(axis=2))  # 0, 0: not labelled
         if known.any() and _inside(points, known, boxes):
             crossing = crossing_among(PIXELS * values[:, 1:].reshape(len(values), -1, 2))
-            if len(crossing) >= CROSSING * len(values):
+            if len(crossing) >= max(MIN_CROSSING, CROSSING * len(values)):
                 return points.shape[1], 2
     return None
 
