@@ -125,10 +125,10 @@ def build_heads(
         return Heads(box=build_fcis_head(config, backbone, rules))
     made = {name: checked_head(factory, config, maps) for name, factory in factories.items() if name != "backbone"}
     box = made["box_head"] if "box_head" in made else build_box_head(config, maps, rules)
-    shared = box.trunk if isinstance(box, BoxHead) and isinstance(box.trunk, Res5) else None
+    box_res5 = box.trunk if isinstance(box, BoxHead) and isinstance(box.trunk, Res5) else None
     mask, keypoint = made.get("mask_head"), made.get("keypoint_head")
     if mask is None and config.mask is not None:
-        mask = build_mask_head(config, config.mask, maps, rules, shared)
+        mask = build_mask_head(config, config.mask, maps, rules, box_res5)
     if keypoint is None and config.keypoint is not None:
         keypoint = build_keypoint_head(config, config.keypoint, maps, rules)
     return Heads(box=box, mask=mask, keypoint=keypoint)
@@ -176,9 +176,9 @@ def build_box_head(config: DetectorConfig, maps: FeatureMaps, rules: BoxRules) -
 
 
 def build_mask_head(
-    config: DetectorConfig, mask: MaskHeadConfig, maps: FeatureMaps, rules: BoxRules, shared: Res5 | None
+    config: DetectorConfig, mask: MaskHeadConfig, maps: FeatureMaps, rules: BoxRules, box_res5: Res5 | None
 ) -> MaskHead | CascadeMaskHead:
-    """The mask head, or one per stage of a cascade; with C4 it uses the box head's res5, `shared`."""
+    """The mask head, or one per stage of a cascade; with C4 it uses `box_res5`."""
     classes = {"polygon": PolygonTargets, "bitmap": BitmapTargets, "soft_bitmap": BitmapTargets}
     targets = classes.get(mask.target, CutBitmapTargets)(mask.target, rules)
 
@@ -194,11 +194,11 @@ def build_mask_head(
                 norm=mask.norm,
                 norm_after_relu=mask.norm_after_relu,
             )
-        before = shared if trunk is None else trunk
+        before = box_res5 if trunk is None else trunk
         enlarges = before is None or mask.trunk == "fbnet"  # D2Go's blocks enlarge the map themselves
         return MaskHead(
             trunk=trunk,
-            shared=shared if mask.trunk == "res5" else None,
+            box_res5=box_res5 if mask.trunk == "res5" else None,
             deconv=None if enlarges else mask_deconv(before.channels, mask.width),
             pooler=build_pooler(mask.pooler, config.legacy, maps, rules),
             num_classes=config.num_classes,

@@ -30,7 +30,10 @@ class Heads:
 
 
 class Detector(nn.Module):
-    """Image -> features -> proposals -> detections (Ren et al. 2015, figure 2; masks: He et al. 2017, figure 1)."""
+    """Image -> features -> proposals -> detections (Ren et al. 2015, figure 2; masks: He et al. 2017, figure 1).
+
+    A stage and its subclasses (models/legacy/) have the same signatures, so some do not use their `images` or `seed`.
+    """
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Region proposal network (Ren et al. 2015, section 3.1): boxes that may contain an object, of any class.
 
-Letters: B images, A anchors of all levels, S sampled anchors, P proposals, L levels.
+Letters: B images, A_l anchors of one level, A of all levels, S sampled anchors; k best anchors of a level before NMS,
+N of all levels, P proposals after NMS.
 """
 
 from __future__ import annotations
@@ -78,7 +79,10 @@ class RPN(nn.Module):
     def losses(
         self, features: dict[str, Tensor], images: ImageBatch, targets: Targets, seed: Tensor
     ) -> tuple[Proposals, dict[str, Tensor]]:
-        """Proposals for the second stage, and the losses of equation 1; `seed` selects the sample (`random_keys`)."""
+        """Proposals for the second stage, and the losses of equation 1.
+
+        `seed`, () or (2,) int64, selects the sample of anchors (`random_keys`).
+        """
         levels = self.head(features)
         losses = self.sampled_losses(levels, images, targets, seed)
         return self.training_proposals(levels, images), losses
@@ -113,7 +117,7 @@ class RPN(nn.Module):
         return outputs, outputs
 
     def training_proposals(self, levels: list[Level], images: ImageBatch) -> Proposals:
-        """The proposals (B, P) that the second stage is trained on: more than `predict` returns, by default."""
+        """The proposals (B, P) that the second stage is trained on; by default from more anchors than in `predict`."""
         config = self.config.proposals
         return self.select_proposals(levels, images, config.pre_nms_train, config.post_nms_train, config.nms_iou)
 
@@ -125,23 +129,26 @@ class RPN(nn.Module):
 
         The `post_nms` best boxes of all levels are kept (section 3.3).
         """
-        sort_keys: list[Tensor] = []
-        boxes: list[Tensor] = []
-        groups: list[Tensor] = []
-        for group, outputs in enumerate(self.candidates(levels, images)):
+        level_boxes: list[Tensor] = []
+        level_sort_keys: list[Tensor] = []
+        level_numbers: list[Tensor] = []
+        for number, outputs in enumerate(self.candidates(levels, images)):
             best, index = outputs.sort_keys.topk(_smaller(pre_nms, outputs.sort_keys.shape[1]), dim=1)  # (B, k)
-            boxes.append(
+            level_boxes.append(
                 self.rules.decode_and_clip(
                     outputs.deltas, outputs.anchors, index, images.sizes, DELTA_WEIGHTS, self.config.max_log_scale
                 )
             )
-            sort_keys.append(best)
-            groups.append(torch.full_like(index, group))
-        box, sort_key = torch.cat(boxes, 1), torch.cat(sort_keys, 1)
-        valid = self.large_enough(box, images) & sort_key.isfinite() & box.isfinite().all(-1)
-        kept, valid = nms(box, sort_key, torch.cat(groups, 1), valid, nms_iou, post_nms)
-        box = gather_boxes(box, kept) * valid[..., None]
-        return Proposals(boxes=box, objectness=sort_key.gather(1, kept).where(valid, 0.0), valid=valid)
+            level_sort_keys.append(best)
+            level_numbers.append(torch.full_like(index, number))
+        boxes, sort_keys = torch.cat(level_boxes, 1), torch.cat(level_sort_keys, 1)  # (B, N, 4), (B, N)
+        candidate = self.large_enough(boxes, images) & sort_keys.isfinite() & boxes.isfinite().all(-1)
+        kept, valid = nms(boxes, sort_keys, torch.cat(level_numbers, 1), candidate, nms_iou, post_nms)  # (B, P)
+        return Proposals(
+            boxes=gather_boxes(boxes, kept) * valid[..., None],
+            objectness=sort_keys.gather(1, kept).where(valid, 0.0),
+            valid=valid,
+        )
 
     def candidates(self, levels: list[Level], images: ImageBatch) -> Sequence[AnchorOutputs]:
         """The levels; anchors that cannot become proposals have a sort key of -inf."""
@@ -165,7 +172,7 @@ class RPN(nn.Module):
         with torch.no_grad():
             matched, label = self.label(anchors, images, targets)
             keys = random_keys(seed, label.shape, RANDOM_STREAM)
-            index, is_object, valid = sample(label, keys, sampling.batch_size, sampling.positive_fraction)  # (B, S)
+            index, is_object, valid = sample(label, keys, sampling.batch_size, sampling.max_positives)  # (B, S)
             # positives come first in the sample, and only they have a target box
             positive_index = index[:, : sampling.max_positives]
             positive = is_object[:, : positive_index.shape[1], None]
@@ -173,15 +180,15 @@ class RPN(nn.Module):
             target_deltas = encode_deltas(target_boxes, anchors[positive_index], DELTA_WEIGHTS)
             target_deltas = torch.where(positive, target_deltas, 0.0)  # not finite without a ground-truth box
             objectness_count, box_count = self.normalizers(valid.to(logits.dtype))
-        objectness = F.binary_cross_entropy_with_logits(
+        objectness_loss = F.binary_cross_entropy_with_logits(
             logits.gather(1, index), is_object.to(logits.dtype), reduction="none"
         )
         predicted_deltas = gather_boxes(deltas, positive_index)
-        box = smooth_l1(predicted_deltas, target_deltas, self.config.smooth_l1_beta)
+        box_loss = smooth_l1(predicted_deltas, target_deltas, self.config.smooth_l1_beta)
         weights = self.config.loss_weights
         return {
-            "rpn_objectness": weights[0] * (objectness * valid).sum() / objectness_count,
-            "rpn_box": weights[1] * (box * positive).sum() / box_count,
+            "rpn_objectness": weights[0] * (objectness_loss * valid).sum() / objectness_count,
+            "rpn_box": weights[1] * (box_loss * positive).sum() / box_count,
         }
 
     def label(self, anchors: Tensor, images: ImageBatch, targets: Targets) -> tuple[Tensor, Tensor]:

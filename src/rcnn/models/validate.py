@@ -165,7 +165,7 @@ def _require_positives(config: DetectorConfig) -> None:
         size, fraction = sampling.batch_size, sampling.positive_fraction
         if part == "fcis.sampling" and config.fcis is not None and config.fcis.ohem:
             continue  # every region is used, then those with the highest losses
-        if fraction > 0 and int(size * fraction) < 1:
+        if fraction > 0 and sampling.max_positives < 1:
             raise ValueError(
                 f"{part} has batch_size={size} and positive_fraction={fraction}, so no sample has a positive box; "
                 "expected batch_size * positive_fraction >= 1: increase one of them"

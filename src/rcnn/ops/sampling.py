@@ -1,4 +1,7 @@
-"""Sampling of the boxes for a loss, with randomness as an argument."""
+"""Sampling of the boxes for a loss, with randomness as an argument.
+
+Letters: B images, N boxes per image, S sampled boxes, M the most positives among them.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +34,19 @@ def random_keys(seed: Tensor, shape: Sequence[int], stream: int) -> Tensor:
     that batch.
     """
     rows, columns = shape
-    device = seed.device
-    seed, first = seed.unbind() if seed.ndim else (seed, 0)
-    state = _mix(_mix((seed & _MASK) ^ (stream & _MASK)) ^ ((seed >> 32) & _MASK))
-    row = torch.arange(rows, device=device)[:, None] + first
-    column = torch.arange(columns, device=device)
-    high = _mix((_times(row, 0x9E3779B9) + state) & _MASK)  # (B, 1)
-    low = _mix(high ^ 0x5BD1E995)
-    high = _mix((_times(column, 0x9E3779B9) + high) & _MASK)  # (B, N)
-    low = _mix((_times(column, 0x85EBCA6B) + low) & _MASK)
+    value, first_row = seed.unbind() if seed.ndim else (seed, 0)
+    state = _mix(_mix((value & _MASK) ^ (stream & _MASK)) ^ ((value >> 32) & _MASK))
+    row = torch.arange(rows, device=seed.device)[:, None] + first_row  # (B, 1)
+    column = torch.arange(columns, device=seed.device)  # (N,)
+    row_high = _mix((_times(row, 0x9E3779B9) + state) & _MASK)  # (B, 1)
+    row_low = _mix(row_high ^ 0x5BD1E995)
+    high = _mix((_times(column, 0x9E3779B9) + row_high) & _MASK)  # (B, N)
+    low = _mix((_times(column, 0x85EBCA6B) + row_low) & _MASK)
     return (high << 31) | (low >> 1)
 
 
-def sample(labels: Tensor, keys: Tensor, size: int, positive_fraction: float) -> tuple[Tensor, Tensor, Tensor]:
-    """A sample of up to `size` boxes per image: positives up to their fraction, then negatives.
+def sample(labels: Tensor, keys: Tensor, size: int, max_positives: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A sample of up to `size` boxes per image: up to `max_positives` positives, then negatives.
 
     As in Detectron2 and torchvision, negatives replace missing positives; missing negatives are not replaced.
 
@@ -52,23 +54,22 @@ def sample(labels: Tensor, keys: Tensor, size: int, positive_fraction: float) ->
         labels: (B, N) int64: 1 positive, 0 negative, -1 ignored.
         keys: (B, N) int64 >= 0 from `random_keys`; the boxes with the lowest keys are sampled.
         size: number of boxes to sample per image.
-        positive_fraction: upper limit of positives, as a fraction of `size`.
+        max_positives: upper limit of positives per image.
 
     Returns:
         index: (B, S) int64 into N, S = min(size, N); the positives come first. 0 where not valid.
         positive: (B, S) bool.
         valid: (B, S) bool, a prefix of each row.
     """
-    number = labels.shape[1]
-    max_positives = min(int(size * positive_fraction), number)
-    size = min(size, number)
+    count = labels.shape[1]
+    sample_size, most_positives = min(size, count), min(max_positives, count)
     never = torch.iinfo(torch.int64).max
-    positives = torch.where(labels == 1, keys, never).topk(max_positives, largest=False)[1]
-    negatives = torch.where(labels == 0, keys, never).topk(size, largest=False)[1]  # (B, S)
-    count = (labels == 1).sum(1, keepdim=True).clamp(max=max_positives)  # (B, 1)
-    total = (count + (labels == 0).sum(1, keepdim=True)).clamp(max=size)
-    position = torch.arange(size, device=labels.device)[None]  # (1, S)
-    positive, valid = position < count, position < total
-    source = torch.cat([positives, negatives], 1)  # (B, P + S)
-    index = source.gather(1, torch.where(positive, position, (position - count + max_positives).clamp(min=0)))
-    return torch.where(valid, index, 0), positive, valid
+    positives = torch.where(labels == 1, keys, never).topk(most_positives, largest=False)[1]  # (B, M)
+    negatives = torch.where(labels == 0, keys, never).topk(sample_size, largest=False)[1]  # (B, S)
+    num_positives = (labels == 1).sum(1, keepdim=True).clamp(max=most_positives)  # (B, 1)
+    num_sampled = (num_positives + (labels == 0).sum(1, keepdim=True)).clamp(max=sample_size)  # (B, 1)
+    position = torch.arange(sample_size, device=labels.device)[None]  # (1, S)
+    positive, valid = position < num_positives, position < num_sampled  # (B, S)
+    ranked = torch.cat([positives, negatives], 1)  # (B, M + S)
+    rank = torch.where(positive, position, (position - num_positives + most_positives).clamp(min=0))  # (B, S)
+    return torch.where(valid, ranked.gather(1, rank), 0), positive, valid

@@ -84,7 +84,8 @@ def _of_anchors(
     logits = torch.cat([level.logits for level in levels], 1)  # (B, A)
     _, label = rpn.label(torch.cat([level.anchors for level in levels]), images, targets)
     keys = random_keys(seed, label.shape, RANDOM_STREAM)
-    index, positive, valid = sample(label, keys, rpn.config.sampling.batch_size, rpn.config.sampling.positive_fraction)
+    sampling = rpn.config.sampling
+    index, positive, valid = sample(label, keys, sampling.batch_size, sampling.max_positives)
     return anchor_values(logits.gather(1, index), positive, valid)
 
 
@@ -128,6 +129,6 @@ def _of_masks(
     maps = head.positive_maps(features, positives)
     logits = head.class_logits(maps, positives.labels, positives.positive)  # (B, R, m, m)
     masks = head.targets(positives, targets, logits.shape[-1], images)
-    counted = positives.positive & head.targets.has_mask(targets).gather(1, positives.matched)  # (B, R)
+    has_mask = positives.positive & head.targets.has_mask(targets).gather(1, positives.matched)  # (B, R)
     right = ((logits > 0) == (masks > 0.5)).flatten(2).float().mean(-1)  # (B, R)
-    return {"mask_accuracy": Ratio((right * counted).sum(), counted.sum())}
+    return {"mask_accuracy": Ratio((right * has_mask).sum(), has_mask.sum())}

@@ -96,10 +96,13 @@ def train(
 
 
 def diagnose(state: TrainState, batch: TrainingBatch, settings: TrainConfig, step: int) -> dict[str, float]:
-    """`diagnostics` of the batch of all processes after `step`; empty where the weights are divided."""
+    """`diagnostics` of the batch of all processes after `step`, on the samples of this step.
+
+    Empty where the weights are divided.
+    """
     if not settings.diagnostics or (settings.shard and state.processes.count > 1):
         return {}
-    seed = torch.tensor([(settings.seed << 32) + step, batch.first], device=state.detector.pixel_mean.device)
+    seed = sample_seed(batch, state, settings, step)
     return diagnostics(state.detector, batch, seed, bf16=settings.bf16, processes=state.processes)
 
 
@@ -132,7 +135,8 @@ def optimize(
     detector, optimizer = state.detector, state.optimizer
     set_learning_rate(optimizer, rate)
     inputs = [on_device(batch, state, settings) for batch in batches]
-    mean_losses, losses = dict[str, Tensor](), dict[str, Tensor]()
+    mean_losses: dict[str, Tensor] = {}
+    losses: dict[str, Tensor] = {}  # of the last batch, in this process
     with unchanged_statistics(detector):  # those of batch norm, if this block raises NonFiniteError
         for number, (batch, seed) in enumerate(inputs, start=1):
             with nullcontext() if number == len(inputs) else without_averaging(state.model):
@@ -156,9 +160,16 @@ def optimize(
 
 
 def on_device(batch: TrainingBatch, state: TrainState, settings: TrainConfig) -> tuple[TrainingBatch, Tensor]:
-    """The batch on the device of the detector, and the seed (2,) of its random samples in the present step."""
-    device = state.detector.pixel_mean.device
-    return batch.to(device), torch.tensor([(settings.seed << 32) + state.step, batch.first], device=device)
+    """The batch on the device of the detector, and the seed of its random samples in the present step."""
+    return batch.to(state.device), sample_seed(batch, state, settings, state.step)
+
+
+def sample_seed(batch: TrainingBatch, state: TrainState, settings: TrainConfig, step: int) -> Tensor:
+    """The seed (2,) int64 of the random samples of `batch` in `step`, see `random_keys`.
+
+    `step` is `state.step` until the step is complete; then `state.step` is already the next one.
+    """
+    return torch.tensor([(settings.seed << 32) + step, batch.first], device=state.device)
 
 
 def backward(

@@ -180,6 +180,17 @@ def test_ground_truth_boxes_are_added_to_the_regions_and_marked() -> None:
     assert regions.positive[regions.appended].all()
 
 
+def test_without_a_positive_one_row_remains_for_the_layers_of_positives() -> None:
+    targets = targets_of(random_boxes(1, 3, seed=5), torch.randint(0, 3, (1, 3)), [2])
+    sampling = replace(BOX_SAMPLING, batch_size=64, positive_fraction=0.0)
+    regions = sample_regions(
+        proposals_of(random_boxes(1, 20, seed=6)), targets, num_classes=3, sampling=sampling, seed=torch.tensor(0)
+    )
+    assert regions.valid.any()
+    assert not regions.positive.any()
+    assert regions.positives().boxes.shape == (1, 1, 4)
+
+
 def test_classes_that_share_a_box_are_found_as_if_each_had_it() -> None:
     shared = head_of(BoxHeadConfig(fc_width=16, class_agnostic=True, score_threshold=0.1))
     own = head_of(BoxHeadConfig(fc_width=16, score_threshold=0.1))
@@ -231,4 +242,4 @@ def test_a_mask_for_all_classes_is_the_mask_of_each() -> None:
 
 def test_the_most_objects_of_a_sample() -> None:
     assert BOX_SAMPLING.max_positives == 128
-    assert replace(BOX_SAMPLING, batch_size=3).max_positives == 1
+    assert replace(BOX_SAMPLING, batch_size=7).max_positives == 1

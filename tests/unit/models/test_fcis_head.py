@@ -27,7 +27,7 @@ from rcnn.models.config import (
     ProposalConfig,
     RPNConfig,
 )
-from rcnn.models.heads.fcis import FCISHead, of_class
+from rcnn.models.heads.fcis import FCISHead
 from rcnn.models.zoo import fcis
 from rcnn.ops.bitmap_targets import cut_bitmaps
 from rcnn.ops.boxes import box_iou
@@ -197,9 +197,6 @@ def test_masks_are_of_the_likeliest_class_and_classes_of_the_larger_map() -> Non
         np.testing.assert_allclose(scores[0, place].numpy(), probabilities[:-1], rtol=1e-4)
         outside, inside = outside_inside[logits.argmax()]
         np.testing.assert_allclose(masks[0, place], np.exp(inside) / (np.exp(inside) + np.exp(outside)), atol=1e-5)
-    torch.testing.assert_close(
-        of_class(pooled.outside_inside, torch.tensor([[2, 3]]))[0, 1], pooled.outside_inside[0, 1, 3]
-    )
 
 
 @pytest.mark.parametrize("scaled", [False, True])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
+from rcnn.models.config.parts import SamplingConfig
 from rcnn.ops.sampling import random_keys, sample
 
 SEED = torch.tensor(17)
@@ -82,7 +83,7 @@ def test_rows_seeds_and_streams_are_independent() -> None:
 
 def test_every_place_is_drawn_equally_often() -> None:
     labels = torch.zeros(2000, 20, dtype=torch.int64)
-    index, positive, valid = sample(labels, random_keys(SEED, (2000, 20), stream=0), 5, 0.5)
+    index, positive, valid = sample(labels, random_keys(SEED, (2000, 20), stream=0), 5, 2)
     assert valid.all()
     assert not positive.any()
     counts = torch.bincount(index.flatten(), minlength=20).double()
@@ -94,8 +95,9 @@ def test_every_place_is_drawn_equally_often() -> None:
 def test_numbers_drawn_are_those_of_torchvision(positives: int, negatives: int, fraction: float) -> None:
     labels = torch.cat([torch.ones(positives), torch.zeros(negatives), -torch.ones(20)]).long()
     labels = labels[torch.randperm(len(labels))]
+    most = SamplingConfig(batch_size=32, positive_fraction=fraction, positive_iou=0.5).max_positives
     [theirs_positive], [theirs_negative] = BalancedPositiveNegativeSampler(32, fraction)([labels])
-    index, positive, valid = sample(labels[None], random_keys(SEED, (1, len(labels)), stream=0), 32, fraction)
+    index, positive, valid = sample(labels[None], random_keys(SEED, (1, len(labels)), stream=0), 32, most)
     size = min(32, len(labels))
     assert index.shape == positive.shape == valid.shape == (1, size)
     assert positive.sum() == theirs_positive.sum()
@@ -114,7 +116,7 @@ def test_numbers_drawn_are_those_of_torchvision(positives: int, negatives: int, 
 def test_the_lowest_keys_are_drawn() -> None:
     labels = torch.tensor([[1, 0, 1, 0, 1, -1, 0, 0]])
     keys = torch.tensor([[5, 9, 1, 2, 3, 0, 4, 4]])
-    index, positive, valid = sample(labels, keys, 4, 0.5)
+    index, positive, valid = sample(labels, keys, 4, 2)
     assert index[0, :3].tolist() == [2, 4, 3]
     assert index[0, 3].item() in (6, 7)  # equal keys: either
     assert positive.tolist() == [[True, True, False, False]]
@@ -123,12 +125,12 @@ def test_the_lowest_keys_are_drawn() -> None:
 
 def test_images_with_different_numbers_of_candidates() -> None:
     labels = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0], [-1, -1, -1, -1], [-1, 1, 0, -1]])
-    index, positive, valid = sample(labels, torch.arange(4).expand(4, -1), 3, 0.34)
+    index, positive, valid = sample(labels, torch.arange(4).expand(4, -1), 3, 1)
     assert valid.tolist() == [[1, 0, 0], [1, 1, 1], [0, 0, 0], [1, 1, 0]]
     assert positive.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0]]
     assert index.tolist() == [[0, 0, 0], [0, 1, 2], [0, 0, 0], [1, 2, 0]]
 
 
 def test_nothing_to_draw_from() -> None:
-    index, positive, valid = sample(torch.zeros(2, 0).long(), random_keys(SEED, (2, 0), 0), 8, 0.5)
+    index, positive, valid = sample(torch.zeros(2, 0).long(), random_keys(SEED, (2, 0), 0), 8, 4)
     assert index.shape == positive.shape == valid.shape == (2, 0)

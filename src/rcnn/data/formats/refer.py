@@ -26,7 +26,7 @@ from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt
 from rcnn.text_files import read_json
 
 NAME = "REFER"
-REFS = re.compile(r"refs\((?P<by>\w+)\)\.p")
+REFS = re.compile(r"refs\((?P<author>\w+)\)\.p")
 SPLIT_FILES = "references with the split {split} in refs(*).p"
 # where images may be, in the folder of instances.json or up to two folders above
 IMAGES = ("images/mscoco/images/train2014", "images/train2014", "train2014", "images/saiapr_tc-12")
@@ -67,16 +67,20 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Suffix of the names of splits -> refs(*).p file with these splits."""
-    own = _refs_in(folder)
-    if own:
-        return {f"_{by}" if len(own) > 1 else "": file for by, file in own.items()}
-    inner = {one.name.replace("+", "plus"): refs for one in subfolders(folder) if (refs := _refs_in(one))}
-    return {
-        "".join((f"_{name}" if len(inner) > 1 else "", f"_{by}" if len(refs) > 1 else "")): file
-        for name, refs in inner.items()
-        for by, file in refs.items()
-    }
+    """Suffix of the names of splits -> refs(*).p file with these splits.
+
+    In refcoco/ itself: {"_google": refs(google).p, "_unc": refs(unc).p}, or {"": refs(unc).p} if there is no other. In
+    the folder above: {"_refcoco_google": refcoco/refs(google).p, ..., "_refcocoplus": refcoco+/refs(unc).p}.
+    """
+    if refs := _refs_in(folder):
+        return {f"_{author}" if len(refs) > 1 else "": file for author, file in refs.items()}
+    data_sets = {inner.name.replace("+", "plus"): found for inner in subfolders(folder) if (found := _refs_in(inner))}
+    files: dict[str, Path] = {}
+    for name, refs in data_sets.items():
+        data_set = f"_{name}" if len(data_sets) > 1 else ""
+        for author, file in refs.items():
+            files[data_set + (f"_{author}" if len(refs) > 1 else "")] = file
+    return files
 
 
 def _refs_in(folder: Path) -> dict[str, Path]:
@@ -84,7 +88,7 @@ def _refs_in(folder: Path) -> dict[str, Path]:
     if not (folder / "instances.json").is_file():
         return {}
     named = {file: REFS.fullmatch(file.name) for file in sorted(folder.glob("refs(*).p"))}
-    return {match["by"]: file for file, match in named.items() if match is not None}
+    return {match["author"]: file for file, match in named.items() if match is not None}
 
 
 def _split_names(file: Path) -> set[str]:
@@ -92,7 +96,7 @@ def _split_names(file: Path) -> set[str]:
         references, _ = read_references(file)
     except (ValueError, OSError):
         return {"train"}  # reading this split raises the error
-    return {name for one in references for name in _names_of(one.split)}
+    return {name for reference in references for name in _names_of(reference.split)}
 
 
 def _names_of(split: str) -> Iterator[str]:
@@ -121,13 +125,13 @@ def _read_file(file: Path, changed: int, size: int) -> tuple[tuple[Reference, ..
     usable: list[Reference] = []
     unusable: list[str] = []
     count = 0
-    for place, entry in enumerate(content):
+    for position, entry in enumerate(content):
         reference = _reference(entry)
         count += 0 if reference is None else len(reference.expressions)
         if count > MAX_EXPRESSIONS:  # a list that is referred to many times takes little space in the file
             raise ValueError(f"{file} has more than {MAX_EXPRESSIONS:,} expressions: download it again")
         if reference is None:
-            unusable.append(str(entry.get("ref_id", place) if isinstance(entry, dict) else place)[:20])
+            unusable.append(str(entry.get("ref_id", position) if isinstance(entry, dict) else position)[:20])
         else:
             usable.append(reference)
     return tuple(usable), tuple(unusable)
@@ -139,10 +143,10 @@ def _reference(entry: object) -> Reference | None:
         return None
     image, annotation, split = entry.get("image_id"), entry.get("ann_id"), entry.get("split")
     sentences = entry.get("sentences")
-    whole = type(image) is int and type(annotation) is int
-    if not whole or not isinstance(split, str) or not split or not isinstance(sentences, list):
+    has_ids = type(image) is int and type(annotation) is int
+    if not has_ids or not isinstance(split, str) or not split or not isinstance(sentences, list):
         return None
-    texts = [one.get("sent") or one.get("raw") for one in sentences if isinstance(one, dict)]
+    texts = [sentence.get("sent") or sentence.get("raw") for sentence in sentences if isinstance(sentence, dict)]
     return Reference(image, annotation, split, tuple(text for text in texts if isinstance(text, str)))
 
 
@@ -153,14 +157,14 @@ def _raw_tables(file: Path, split: str) -> tuple[RawTables, Warnings]:
     warnings.add("no usable ids, split or sentences", SKIPPED, unusable, "reference", kind="bad-expression")
     expressions: defaultdict[Id, list[str]] = defaultdict(list)
     used: set[Id] = set()
-    for one in references:
-        if split in _names_of(one.split):
-            expressions[one.annotation_id] += one.expressions
-            used.add(one.image_id)
+    for reference in references:
+        if split in _names_of(reference.split):
+            expressions[reference.annotation_id] += reference.expressions
+            used.add(reference.image_id)
     _note_shared_images(references, split, used, warnings)
     tables = _instances(file.parent / "instances.json")
-    own = {entry.get("id") for entry in tables["annotations"] if isinstance(entry.get("id"), int)}
-    lost = [one for one in expressions if one not in own]
+    known = {entry.get("id") for entry in tables["annotations"] if isinstance(entry.get("id"), int)}
+    lost = [annotation_id for annotation_id in expressions if annotation_id not in known]
     warnings.add("expressions, but no entry in instances.json", SKIPPED, lost, kind="bad-expression")
     annotations = [
         entry | ({"expressions": expressions[entry["id"]]} if entry.get("id") in expressions else {})
@@ -180,9 +184,10 @@ def _raw_tables(file: Path, split: str) -> tuple[RawTables, Warnings]:
 
 def _note_shared_images(references: Sequence[Reference], split: str, used: set[Id], warnings: Warnings) -> None:
     """Note the images that training and evaluation share: the splits of refs(google).p divide objects, not images."""
-    others = {one.image_id for one in references if (one.split == "train") != (split == "train")}
+    in_training = split == "train"
+    others = {reference.image_id for reference in references if (reference.split == "train") != in_training}
     if shared := len(others & used):
-        which = "other splits" if split == "train" else "split train"
+        which = "other splits" if in_training else "split train"
         warnings.note(
             f"{counted(shared, 'image')} of split {split} {'is' if shared == 1 else 'are'} also in {which}, with other "
             "objects: do not train and evaluate on these splits, except for referring expressions"
@@ -208,9 +213,9 @@ def _instances(file: Path) -> dict[str, list[RawEntry]]:
     return tables
 
 
-def _image_folders(place: Path) -> tuple[Path, tuple[Path, ...]]:
+def _image_folders(folder: Path) -> tuple[Path, tuple[Path, ...]]:
     """The folder that all images must be in, and where they may be: in the data set's folder or up to two above it."""
-    for root in (place, place.parent, place.parent.parent):
+    for root in (folder, folder.parent, folder.parent.parent):
         if folders := tuple(root / name for name in IMAGES if (root / name).is_dir()):
             return root, folders
-    return place, (place / "images", place)
+    return folder, (folder / "images", folder)

@@ -33,19 +33,22 @@ class BatchSampler:
         self._cached: tuple[int, Indices] | None = None  # (epoch, its batches) of the last call
 
     def __call__(self, n: int) -> list[tuple[int, int]]:
-        """The images of batch n: (index in the data set, position in the sequence) for each; a position occurs once."""
-        epoch = n * self.batch_size // self.epoch_length  # in which the batch begins
+        """The images of batch n, each as a pair: index in the data set, and position in the sequence.
+
+        A repeated image has the same index, but never the same position.
+        """
+        epoch = n * self.batch_size // self.epoch_length  # the epoch that the first image of the batch belongs to
         if self._cached is None or self._cached[0] != epoch:
             self._cached = (epoch, self._batches(epoch))
-        index, position = self._cached[1][n - self._first_batch(epoch)].tolist()
-        return list(zip(index, position, strict=True))
+        indices, positions = self._cached[1][n - self._first_batch(epoch)].tolist()
+        return list(zip(indices, positions, strict=True))
 
     def _first_batch(self, epoch: int) -> int:
-        """The first batch that begins in `epoch`: its first position in the sequence / batch size, rounded up."""
+        """The first batch that begins in `epoch`: the position where the epoch begins / batch size, rounded up."""
         return (epoch * self.epoch_length + self.batch_size - 1) // self.batch_size
 
     def _batches(self, epoch: int) -> Indices:
-        """The batches that begin in `epoch`, (n, 2, batch_size): image indices and positions in the sequence."""
+        """All batches that begin in `epoch`, (count, 2, batch_size): the image indices of each, and their positions."""
         first, end = self._first_batch(epoch), self._first_batch(epoch + 1)
         position = np.arange(first * self.batch_size, end * self.batch_size)
         last_epoch = position[-1] // self.epoch_length  # the last of these batches may contain images of later epochs

@@ -43,7 +43,7 @@ class SamplingConfig:
     @property
     def max_positives(self) -> int:
         """Upper limit of positive boxes in the sample of an image."""
-        return max(1, int(self.batch_size * self.positive_fraction))
+        return int(self.batch_size * self.positive_fraction)
 
 
 @dataclass(frozen=True, kw_only=True)

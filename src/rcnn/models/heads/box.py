@@ -1,6 +1,7 @@
 """Box head (Girshick 2015, figure 1): class scores and refined boxes of regions.
 
-Letters: B images, R regions, K classes, C channels, D detections.
+Letters: B images, R regions, K classes, D detections; C channels and s side of the pooled maps; E channels of the
+trunk's output, and t its side if the output is maps (res5: E = 2048, t = 7).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rcnn.models.layers import init_linear
 from rcnn.models.pooler import RegionPooler
 from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.capacity import valid_prefix
+from rcnn.ops.classes import gather_classes
 from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.losses import focal_loss, smooth_l1
 from rcnn.ops.precision import at_least_float32
@@ -33,8 +35,8 @@ class PooledRegions(NamedTuple):
     """Features of R regions per image: the pooled maps, the trunk's maps, and the vectors that the last layers read."""
 
     pooled: Tensor  # (B, R, C, s, s)
-    maps: Tensor | None  # (B, R, F, h, w), the output of a trunk that outputs maps (res5: 2048 x 7 x 7); else None
-    vectors: Tensor  # (B, R, F), the output of the trunk, or the mean over the cells of `maps`
+    maps: Tensor | None  # (B, R, E, t, t), the output of a trunk that outputs maps; else None
+    vectors: Tensor  # (B, R, E), the output of the trunk, or the mean over the cells of `maps`
 
 
 class BoxOutputs(NamedTuple):
@@ -42,7 +44,7 @@ class BoxOutputs(NamedTuple):
 
     logits: Tensor  # (B, R, K + 1), background last
     deltas: Tensor  # (B, R, K, 4), or (B, R, 1, 4) where the classes share a box
-    maps: Tensor | None  # (B, R, 2048, 7, 7)
+    maps: Tensor | None  # (B, R, E, t, t)
 
 
 def input_sizes(images: ImageBatch) -> Tensor:
@@ -51,7 +53,7 @@ def input_sizes(images: ImageBatch) -> Tensor:
 
 
 class BoxHead(nn.Module):
-    """Proposals -> detections. `trunk` computes (N, C) or (N, C, h, w) from pooled features."""
+    """Proposals -> detections. `trunk` computes (B * R, E) or (B * R, E, t, t) from pooled maps (B * R, C, s, s)."""
 
     def __init__(
         self,
@@ -170,8 +172,7 @@ class BoxHead(nn.Module):
         """The deltas (B, R, 4) of each region's class `labels` (B, R), from (B, R, K, 4) or (B, R, 1, 4)."""
         if self.config.class_agnostic:
             return deltas[:, :, 0]
-        index = labels.clamp(max=self.num_classes - 1)[..., None, None].expand(-1, -1, 1, 4)  # background has label K
-        return deltas.gather(2, index)[:, :, 0]
+        return gather_classes(deltas, labels)
 
 
 def encode_targets(regions: Regions, targets: Targets, weights: Sequence[float]) -> Tensor:

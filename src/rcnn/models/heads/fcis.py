@@ -26,6 +26,7 @@ from rcnn.models.layers import Conv2d, init_linear
 from rcnn.ops.bitmap_targets import cut_bitmaps
 from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.capacity import valid_prefix
+from rcnn.ops.classes import gather_classes
 from rcnn.ops.losses import smooth_l1
 from rcnn.ops.mask_voting import vote_masks, vote_weights
 from rcnn.ops.nms import nms
@@ -138,7 +139,7 @@ class FCISHead(nn.Module):
         if targets.bitmaps is None:
             raise ValueError("FCIS trains on Targets.bitmaps, but the batch has none; use a data set with masks")
         target = self.mask_targets(targets.bitmaps, regions, images, targets)
-        outside, inside = of_class(outside_inside, regions.labels).unbind(2)  # (B, R, s, s) each
+        outside, inside = gather_classes(outside_inside, regions.labels).unbind(2)  # (B, R, s, s) each
         logits, target = inside - outside, target.to(inside.dtype)
         loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3))
         not_empty = targets.bitmaps.flatten(2).any(-1).gather(1, regions.matched)
@@ -189,7 +190,7 @@ class FCISHead(nn.Module):
         A mask is that of the most probable class, which can be background. Boxes are xyxy pixels of the input.
         """
         pooled = self.pool(maps, boxes, valid)
-        outside, inside = of_class(pooled.outside_inside, pooled.logits.argmax(-1)).unbind(2)
+        outside, inside = gather_classes(pooled.outside_inside, pooled.logits.argmax(-1)).unbind(2)
         refined = self.rules.decode(pooled.deltas, boxes, self.config.delta_weights, NO_LIMIT)
         return pooled.logits.softmax(-1)[..., :-1], (inside - outside).sigmoid(), refined
 
@@ -199,7 +200,8 @@ class FCISHead(nn.Module):
 
     def masks_of(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, labels: Tensor) -> Tensor:
         """Mask probabilities (B, R, s, s) of regions (B, R, 4) for the classes `labels` (B, R)."""
-        outside, inside = of_class(self.pool(self.score_maps(features), boxes, valid).outside_inside, labels).unbind(2)
+        pooled = self.pool(self.score_maps(features), boxes, valid)
+        outside, inside = gather_classes(pooled.outside_inside, labels).unbind(2)
         return (inside - outside).sigmoid() * valid[..., None, None]
 
     def is_candidate(self, boxes: Tensor) -> Tensor:
@@ -253,9 +255,3 @@ class FCISHead(nn.Module):
     def is_detection(self, boxes: Tensor) -> Tensor:
         """Which boxes (B, D, 4), pixels of the original image, are kept after voting: here all of them."""
         return torch.ones_like(boxes[..., 0], dtype=torch.bool)
-
-
-def of_class(outside_inside: Tensor, labels: Tensor) -> Tensor:
-    """The outside and inside maps (B, R, 2, s, s) of the class of each region, `labels` (B, R), K for background."""
-    index = labels[..., None, None, None, None].expand(-1, -1, 1, *outside_inside.shape[3:])
-    return outside_inside.gather(2, index)[:, :, 0]

@@ -1,6 +1,7 @@
 """Mask head (He et al. 2017, figure 4): a small mask per detection and class.
 
-Letters: B images, R regions, D detections, K classes, m side of a mask (28; C4: 14).
+Letters: B images, R regions, D detections, K classes, m side of a mask (28; C4: 14); E channels and t side of the maps
+that the head's own layers get: pooled maps or, with C4, the output of res5.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rcnn.models.heads.trunks import Res5, Trunk
 from rcnn.models.layers import init_linear, zero_bias
 from rcnn.models.pooler import RegionPooler
 from rcnn.ops.capacity import valid_prefix
+from rcnn.ops.classes import gather_classes
 from rcnn.ops.mask_voting import average_masks
 from rcnn.ops.precision import at_least_float32
 from rcnn.ops.processes import loss_normalizer
@@ -27,19 +29,19 @@ from rcnn.structures import Detections, ImageBatch, Targets
 
 
 @dataclass(frozen=True)
-class SharedLayers:
+class SharedRes5:
     """The box head's res5, which with C4 the mask head uses too.
 
     No nn.Module, so a head that has it as an attribute neither registers nor saves these layers: the box head does.
     """
 
-    res5: Res5
+    layers: Res5
 
 
 class MaskHead(nn.Module):
     """Regions -> mask logits (K or 1, m, m) per region.
 
-    `trunk` has the head's own layers before the last two. With C4 it is None, and `shared` is the box head's res5.
+    `trunk` has the head's own layers before the last two. With C4 it is None, and `box_res5` is the box head's res5.
     `deconv` doubles the side of the map; it is None if the trunk does so.
     """
 
@@ -47,7 +49,7 @@ class MaskHead(nn.Module):
         self,
         *,
         trunk: Trunk | None,
-        shared: Res5 | None,
+        box_res5: Res5 | None,
         deconv: nn.ConvTranspose2d | None,
         pooler: RegionPooler,
         num_classes: int,
@@ -56,16 +58,15 @@ class MaskHead(nn.Module):
         rules: BoxRules = HALF_OPEN,
     ) -> None:
         super().__init__()
-        self.config, self.pooler, self.targets, self.rules = config, pooler, targets, rules
-        self.trunk = trunk
-        self.shared = None if shared is None else SharedLayers(shared)
-        before = shared if trunk is None else trunk
-        if before is None:
+        layers = box_res5 if trunk is None else trunk
+        if layers is None:
             raise ValueError(
                 "mask.trunk=res5 shares the layers of the box head, but the box head has no res5; set mask.trunk=convs"
             )
-        self.deconv = deconv
-        channels = before.channels if deconv is None else deconv.out_channels
+        self.config, self.pooler, self.targets, self.rules = config, pooler, targets, rules
+        self.shared_res5 = None if box_res5 is None else SharedRes5(box_res5)
+        self.trunk, self.deconv = trunk, deconv
+        channels = layers.channels if deconv is None else deconv.out_channels
         self.logits = nn.Conv2d(channels, 1 if config.class_agnostic else num_classes, 1)
         init_linear(self.logits, std=0.001)
         if config.initializer != "default":
@@ -80,10 +81,10 @@ class MaskHead(nn.Module):
         logits = self.class_logits(maps, positives.labels, positives.positive)  # (B, R, m, m)
         with torch.no_grad():
             masks = self.targets(positives, targets, logits.shape[-1], images).to(logits.dtype)
-            counted = positives.positive & self.targets.has_mask(targets).gather(1, positives.matched)
+            has_mask = positives.positive & self.targets.has_mask(targets).gather(1, positives.matched)
         loss = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean((2, 3))  # (B, R)
-        loss = self.config.loss_weight * (loss * counted).sum()
-        return {"mask": loss / loss_normalizer(counted.sum(dtype=loss.dtype))}
+        loss = self.config.loss_weight * (loss * has_mask).sum()
+        return {"mask": loss / loss_normalizer(has_mask.sum(dtype=loss.dtype))}
 
     def predict(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with masks: probabilities (B, D, m, m) in the frame of each box."""
@@ -96,18 +97,18 @@ class MaskHead(nn.Module):
         return replace(detections, masks=F.pad(masks, (0, 0, 0, 0, 0, detections.valid.shape[1] - count)))
 
     def positive_maps(self, features: dict[str, Tensor], positives: Regions) -> Tensor:
-        """Maps (B * R, C, s, s) of the positive regions; with C4, those that the box head has computed."""
-        if self.shared is not None and positives.maps is not None:
+        """Maps (B * R, E, t, t) of the positive regions; with C4, those that the box head has computed."""
+        if self.shared_res5 is not None and positives.maps is not None:
             return positives.maps.flatten(0, 1)
         return self.region_maps(features, positives.boxes, positives.positive)
 
     def region_maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
-        """Maps (B * R, C, s, s) of regions (B, R, 4), xyxy pixels of the network input: pooled; with C4, after res5."""
+        """Maps (B * R, E, t, t) of regions (B, R, 4), xyxy pixels of the network input: pooled; with C4, after res5."""
         maps = self.pooler(features, boxes, valid).flatten(0, 1)
-        return maps if self.shared is None else self.shared.res5(maps)
+        return maps if self.shared_res5 is None else self.shared_res5.layers(maps)
 
     def class_logits(self, maps: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """Logits (B, R, m, m) float32 of each region's class `labels` (B, R), from maps (B * R, C, s, s).
+        """Logits (B, R, m, m) float32 of each region's class `labels` (B, R), from maps (B * R, E, t, t).
 
         With `class_agnostic`, all classes have the same logits.
         """
@@ -115,9 +116,7 @@ class MaskHead(nn.Module):
         if self.deconv is not None:
             x = F.relu_(self.deconv(x))
         logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K or 1, m, m)
-        index = labels.clamp(max=logits.shape[2] - 1)  # background regions have label K; clamp it to index the logits
-        index = index[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
-        return at_least_float32(logits.gather(2, index)[:, :, 0])
+        return at_least_float32(gather_classes(logits, labels))
 
 
 def initialize(layers: Sequence[nn.ConvTranspose2d | nn.Conv2d], *, he: bool) -> None:

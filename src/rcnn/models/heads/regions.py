@@ -1,6 +1,6 @@
 """Regions: the proposals that the second stage is trained on.
 
-Letters: B images, P proposals, G ground-truth boxes, R regions, C channels.
+Letters: B images, P proposals, G ground-truth boxes, R regions, E channels and t side of the maps of the box trunk.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Regions:
     positive: Tensor  # (B, R) bool
     valid: Tensor  # (B, R) bool
     max_positives: int  # upper limit of positive regions per image
-    # (B, R, C, h, w), the output of the box trunk if it outputs maps; with C4, the mask head shares it
+    # (B, R, E, t, t), the output of the box trunk if it outputs maps; with C4, the mask head shares it
     maps: Tensor | None = None
     appended: Tensor | None = None  # (B, R) bool: the region is an appended ground-truth box, not a proposal
     later: tuple[Regions, ...] = ()  # the regions of a cascade's later stages
@@ -42,9 +42,10 @@ class Regions:
     def positives(self) -> Regions:
         """The leading rows, which contain all positives; without `appended` and `later`.
 
-        These are `max_positives` rows, or fewer in eager mode on the CPU, where counting the positives is free.
+        These are `max_positives` rows, or fewer in eager mode on the CPU, where counting the positives is free. One row
+        remains without positives, so that no layer gets an empty batch.
         """
-        count = min(valid_prefix(self.positive), self.max_positives)
+        count = min(valid_prefix(self.positive), max(1, self.max_positives))
         return Regions(
             boxes=self.boxes[:, :count],
             matched=self.matched[:, :count],
@@ -82,7 +83,7 @@ def sample_regions(
     is_negative = real & ~is_positive & (iou.clamp(min=0) >= sampling.min_negative_iou)  # the IoU is -1 without objects
     label = torch.where(is_positive, 1, torch.where(is_negative, 0, -1))  # the rest is ignored
     keys = random_keys(seed, label.shape, stream)
-    index, positive, valid = sample(label, keys, sampling.batch_size, sampling.positive_fraction)  # (B, R)
+    index, positive, valid = sample(label, keys, sampling.batch_size, sampling.max_positives)  # (B, R)
     matched = matched.gather(1, index)
     return Regions(
         boxes=gather_boxes(boxes, index),

@@ -46,18 +46,19 @@ SMALL_IMAGES = {  # for images of 320 to 640 pixels
 CONSTRUCTORS = "torchvision's constructors"
 
 
-def rules(lowest: int, convs: int) -> Rules:
-    """torchvision's names -> ours.
+def rules(config: DetectorConfig) -> Rules:
+    """torchvision's names -> ours, in a network of `config`.
 
-    `lowest` is the number of the lowest FPN level (2 for ResNets), `convs` the number of convolutions in the box head.
     The names from before torchvision 0.13, which the published files keep, are last.
     """
-    level = f"{{1+{lowest}}}"
-    heads = {str(convs - 1 + 2 * fc): str(fc) for fc in range(1, 9)}  # after the convolutions and a flatten
+    level = f"{{1+{lowest_level(config)}}}"
+    convs = config.box.convs
+    # a box head with 4 convolutions: convolutions 0 to 3, flatten 4, fc1 5, ReLU 6, fc2 7, ReLU 8, ...
+    fcs = {str(convs - 1 + 2 * fc): str(fc) for fc in range(1, 9)}
     box_head = (
         (r"roi_heads\.box_head\.(\d+)\.1\.(.+)", "box_head.trunk.conv{1+1}.norm.{2}"),
         (r"roi_heads\.box_head\.(\d+)\.0\.(.+)", "box_head.trunk.conv{1+1}.{2}"),
-        (rf"roi_heads\.box_head\.({'|'.join(heads)})\.(weight|bias)", "box_head.trunk.fc{1:fc}.{2}"),
+        (rf"roi_heads\.box_head\.({'|'.join(fcs)})\.(weight|bias)", "box_head.trunk.fc{1:fc}.{2}"),
     )
     return Rules(
         (  # norms before convolutions: in the other direction, the name of a norm matches both rules
@@ -86,39 +87,43 @@ def rules(lowest: int, convs: int) -> Rules:
             (r"rpn\.head\.conv\.(weight|bias)", "rpn.convs.0.{1}"),
             (r"roi_heads\.mask_head\.mask_fcn(\d)\.(.+)", "mask_head.trunk.conv{1}.{2}"),
         ),
-        words={"fc": heads, "conv": {str(2 * i): str(i + 1) for i in range(32)}},  # a ReLU follows each convolution
+        words={"fc": fcs, "conv": {str(2 * i): str(i + 1) for i in range(32)}},  # a ReLU follows each convolution
     )
+
+
+def lowest_level(config: DetectorConfig) -> int:
+    """Number of the lowest level of the FPN: p2 with a ResNet, p4 with MobileNetV3."""
+    return 2 if isinstance(config.backbone, cfg.ResNetConfig) else 4
 
 
 def read(found: Found, settings: SettingsSource) -> Plan:
     """The network of a torchvision state dict, which holds no settings: those of its constructors are used."""
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights  # slow
 
-    convs = count(found.state, r"roi_heads\.box_head\.\d+\.0\.weight")
     small_images, no_eps = (_is_published(found.source, files) for files in (SMALL_IMAGES, NO_EPS))
     config = _config(found, small_images=small_images, no_eps=no_eps)
-    lowest = 2 if isinstance(config.backbone, cfg.ResNetConfig) else 4
-    placed = rules(lowest, convs).place(found.state, found.source, f"{SYSTEM.name} ({config.name})")
+    placed = rules(config).place(found.state, found.source, f"{SYSTEM.name} ({config.name})")
+    is_resnet = isinstance(config.backbone, cfg.ResNetConfig)
     persons = config.keypoint is not None and config.num_classes == 1
     categories = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     names = tuple(f"N/A {i}" if name == "N/A" else name for i, name in enumerate(categories) if i)
-    known = f"torchvision's published file, known by its name {Path(found.source).name} or its content"
-    size = known if small_images else CONSTRUCTORS
-    eps = known if no_eps else CONSTRUCTORS
+    published = f"torchvision's published file, known by its name {Path(found.source).name} or its content"
+    size_source = published if small_images else CONSTRUCTORS
+    eps_source = published if no_eps else CONSTRUCTORS
     return Plan(
         config=config,
         placed=placed,
         tensor=lambda name, value, config: anchors_from_ratio_outer(name, background_last(name, value), config),
         classes=("person",) if persons else class_names(config.num_classes, names),
         assumed=(
-            Assumption("image size", size, ("input.min_size", "input.max_size")),
+            Assumption("image size", size_source, ("input.min_size", "input.max_size")),
             Assumption("anchors", CONSTRUCTORS, ("rpn.anchors.sizes", "rpn.anchors.ratios")),
             Assumption(
                 "detections",
                 CONSTRUCTORS,
                 ("box.score_threshold", "box.selection.nms_iou", "box.selection.max_detections"),
             ),
-            *([Assumption("eps of the norms", eps, ("backbone.norm_eps",))] if lowest == 2 else []),
+            *([Assumption("eps of the norms", eps_source, ("backbone.norm_eps",))] if is_resnet else []),
         ),
     )
 
@@ -128,16 +133,17 @@ def to_torchvision(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
 
     Raises ValueError for a network that torchvision does not build.
     """
-    if reason := _unsupported(config):
-        raise ValueError(f"{config.name} cannot be exported to torchvision: expected {reason}")
-    back = rules(2 if isinstance(config.backbone, cfg.ResNetConfig) else 4, config.box.convs).inverted()
-    theirs = {name: background_first(name, with_trunk_eps(name, value, config)) for name, value in state.items()}
-    return {
-        back.required(name, SYSTEM.name): anchors_to_ratio_outer(name, value, config) for name, value in theirs.items()
-    }
+    if expected := _unmet_requirement(config):
+        raise ValueError(f"{config.name} cannot be exported to torchvision: expected {expected}")
+    back = rules(config).inverted()
+    exported: dict[str, Tensor] = {}
+    for name, value in state.items():
+        with_background = background_first(name, with_trunk_eps(name, value, config))
+        exported[back.required(name, SYSTEM.name)] = anchors_to_ratio_outer(name, with_background, config)
+    return exported
 
 
-def _unsupported(config: DetectorConfig) -> str:
+def _unmet_requirement(config: DetectorConfig) -> str:
     """What torchvision expects and `config` does not have, as part of a message; empty if torchvision can build it."""
     backbone = config.backbone
     if config.fpn is None:
@@ -159,10 +165,10 @@ def _unsupported(config: DetectorConfig) -> str:
 def _config(found: Found, *, small_images: bool, no_eps: bool) -> DetectorConfig:
     """The config of a file; `small_images` and `no_eps` say whether it is a published file with these settings."""
     state, source = found.state, found.source
-    scores = state.get("roi_heads.box_predictor.cls_score.weight")
+    classifier = state.get("roi_heads.box_predictor.cls_score.weight")  # (K + 1, channels)
     mobile = "backbone.body.0.0.weight" in state
     blocks = blocks_of(state, r"backbone\.body\.layer(\d)\.(\d+)\.conv3\.weight", (1, 2, 3, 4))
-    if scores is None or not (mobile or all(blocks)):
+    if classifier is None or not (mobile or all(blocks)):
         backbone = few([name for name in state if name.startswith("backbone.")], 2)
         raise ValueError(
             f"{source} is a torchvision detector on a network that rcnn does not support ({backbone}); expected "
@@ -178,35 +184,35 @@ def _config(found: Found, *, small_images: bool, no_eps: bool) -> DetectorConfig
         base = model_config(f"faster_rcnn_mobilenet_v3_large_{'320_' if small_images else ''}fpn")
         return replace(
             base,
-            num_classes=len(scores) - 1,
+            num_classes=len(classifier) - 1,
             backbone=cfg.MobileNetConfig(norm=norm, frozen_stages=0 if trained else 3),
         )
     depth, unusual = depth_and_blocks(blocks)
-    width, within = found.shape("backbone.body.layer1.0.conv2.weight")[:2]
-    groups = width // within
-    trunk = f"r{depth}" if groups == 1 else f"x{depth}_{groups}x{within}d"
+    width, width_per_group = found.shape("backbone.body.layer1.0.conv2.weight")[:2]
+    groups = width // width_per_group
+    resnet = f"r{depth}" if groups == 1 else f"x{depth}_{groups}x{width_per_group}d"
     convs = count(state, r"roi_heads\.box_head\.\d+\.0\.weight")
-    second = convs > 0
-    name = f"{kind}_rcnn_{trunk}_fpn{'_v2' if second else ''}"
-    base = faster_rcnn_r50_fpn_v2() if second else model_config("faster_rcnn_r50_fpn")
-    group: cfg.Norm = "bn" if "backbone.fpn.inner_blocks.0.1.weight" in state else "none"
+    is_v2 = convs > 0
+    name = f"{kind}_rcnn_{resnet}_fpn{'_v2' if is_v2 else ''}"
+    base = faster_rcnn_r50_fpn_v2() if is_v2 else model_config("faster_rcnn_r50_fpn")
+    fpn_norm: cfg.Norm = "bn" if "backbone.fpn.inner_blocks.0.1.weight" in state else "none"
     mask_norm: cfg.Norm = "bn" if "roi_heads.mask_head.0.1.weight" in state else "none"
     return replace(
         base,
         name=name,
-        num_classes=len(scores) - 1,
+        num_classes=len(classifier) - 1,
         input=cfg.InputConfig(resize="bilinear"),
         backbone=cfg.ResNetConfig(
             depth=depth,
             blocks=unusual,
             groups=groups,
-            width_per_group=within,
+            width_per_group=width_per_group,
             norm=norm,
             norm_eps=0.0 if no_eps else 1e-5,
         ),
-        fpn=cfg.FPNConfig(norm=group),
+        fpn=cfg.FPNConfig(norm=fpn_norm),
         rpn=replace(RPN, convs=max(1, count(state, r"rpn\.head\.conv\.\d+\.0\.weight"))),
-        box=replace(BOX, convs=convs, fcs=1 if second else 2, norm="bn" if second else "none"),
+        box=replace(BOX, convs=convs, fcs=1 if is_v2 else 2, norm="bn" if is_v2 else "none"),
         legacy=LEGACY,
         mask=replace(MASK, norm=mask_norm) if masks else None,
         keypoint=keypoint,
