@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rcnn.training.recipes import RECIPES, Recipe
@@ -41,8 +42,21 @@ def _table(system: str, recipes: list[Recipe]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"Source: {source}." for source in dict.fromkeys(recipe.source for recipe in recipes))]
-    lines += [f"Differs: {differs}." for differs in dict.fromkeys(recipe.differs for recipe in recipes) if differs]
+    lines += ["", "Where rcnn differs:", "", *differences] if (differences := list(_differences(recipes))) else []
     return "\n".join([*lines, ""])
+
+
+def _differences(recipes: Sequence[Recipe]) -> Iterator[str]:
+    """A list item for each difference, with the recipes that have it. One text may begin with that of other recipes."""
+    names: dict[str, list[str]] = {}
+    texts = sorted({recipe.differs for recipe in recipes if recipe.differs})
+    for recipe in recipes:
+        start = next((text for text in texts if recipe.differs.startswith(f"{text}; ")), "")
+        for part in filter(None, (start, recipe.differs.removeprefix(f"{start}; "))):
+            names.setdefault(part, []).append(f"`{recipe.name.partition('/')[2]}`")
+    for part, those in names.items():
+        who = "All" if len(those) == len(recipes) > 1 else ", ".join(those)
+        yield f"- {who}: {part}."
 
 
 def updated(text: str) -> str:

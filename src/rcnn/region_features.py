@@ -21,7 +21,8 @@ class RegionFeatures:
     """The box head's features of N given boxes of one image; row i of each array is box i.
 
     C channels and side s of the pooled map, F features of the head: 256 x 7 x 7 and 1024 with an FPN; 1024 x 14 x 14
-    (mask-faster-rcnn: 7 x 7) and 2048 with C4, where `vectors` are the means of `maps`.
+    (mask-faster-rcnn: 7 x 7) and 2048 with C4, where `vectors` are the means of `maps`; 112 x 6 x 6 and 160 with
+    FBNetV3.
     """
 
     boxes: npt.NDArray[np.float32]  # (N, 4) xyxy, pixels of the original image

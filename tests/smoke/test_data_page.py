@@ -71,6 +71,7 @@ WRITERS: dict[str, Callable[[list[str]], None]] = {
     "Roboflow": roboflow,
     "CVAT": one_file,
     "Label Studio": label_studio,
+    "FiftyOne": one_file,
     "One file": one_file,
     "VIA": via,
 }

@@ -52,11 +52,11 @@ Images = Annotated[
     str,
     typer.Option(
         help="Folder of the images, relative to the data set or to the current folder. Defaults to the usual folders "
-        "beside the annotations (COCO's format)."
+        "beside the annotations. For the formats COCO, LVIS and VIA."
     ),
 ]
 RelativeBoxes = Annotated[
-    bool, typer.Option("--relative-boxes", help="Boxes are fractions of the image (0 to 1), in COCO's format.")
+    bool, typer.Option("--relative-boxes", help="Boxes are fractions of the image (0 to 1). For COCO and LVIS.")
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse annotation files with errors instead of repairing or skipping these.")

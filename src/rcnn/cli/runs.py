@@ -22,7 +22,7 @@ def runs(
 
     found = list_runs(folder)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(row) for row in found], indent=2))
+        typer.echo(json.dumps([dataclasses.asdict(row) | {"state": row.state} for row in found], indent=2))
         return
     if not found:
         typer.echo(f"no runs in {folder}", err=True)

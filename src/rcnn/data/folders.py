@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,18 @@ def subfolders(folder: Path) -> list[Path]:
         return visible(one for one in folder.iterdir() if one.is_dir())
     except OSError:
         return []
+
+
+def first_files(folder: Path, suffix: str, number: int) -> list[Path]:
+    """The first `number` files of a folder with a suffix, by name, without hidden ones; none if there is no folder.
+
+    Only these are asked whether they are files: a folder may have many, on a slow disk.
+    """
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(suffix) and not name.startswith(".")]
+    except OSError:
+        return []
+    return [file for name in heapq.nsmallest(number, names) if (file := folder / name).is_file()]
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from rcnn.data.checks.check import KnownImages
@@ -13,7 +13,7 @@ from rcnn.data.formats.files import ALL, is_one_file
 from rcnn.data.formats.layouts import Location, read_split, splits_at
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.merging import merge, select_images
-from rcnn.data.messages import SKIPPED, few
+from rcnn.data.messages import SKIPPED, counted, few
 from rcnn.text_files import lines_of
 
 # Names that papers use for sets of COCO 2014 (trainval35k has 35k of val2014's 40k images; Bell et al. 2016).
@@ -35,9 +35,7 @@ class SplitPart:
 
     def of(self, tables: Tables) -> Tables:
         """This part of the `tables` of the split. Raises ValueError for a list with images that it does not have."""
-        if self.image_list is None:
-            return tables
-        return select_images(tables, listed_indices(listed_names(self.image_list), tables, self.image_list))
+        return tables if self.image_list is None else select_listed(tables, [self.image_list])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +59,7 @@ class Selection:
         """The tables of a split, or of its images that the lists of `parts` name together."""
         tables = read_split(self.location, parts[0].split)
         lists = [part.image_list for part in parts if part.image_list is not None]
-        if not lists:
-            return tables
-        listed = {index for one in lists for index in listed_indices(listed_names(one), tables, one)}
-        return select_images(tables, sorted(listed))
+        return select_listed(tables, lists) if lists else tables
 
 
 def select(location: Location, split: str) -> Selection:
@@ -239,6 +234,20 @@ def listed_names(image_list: Path) -> list[str]:
     return names
 
 
+def select_listed(tables: Tables, lists: Sequence[Path]) -> Tables:
+    """The images of `tables` that the `lists` name, each once; a note counts the lines that name one again."""
+    chosen: set[int] = set()
+    notes: list[str] = []
+    for one in lists:
+        indices = listed_indices(listed_names(one), tables, one)
+        if repeated := len(indices) - len(set(indices)):
+            verb = "names" if repeated == 1 else "name"
+            notes.append(f"{one}: {counted(repeated, 'line')} {verb} an image of an earlier line: it is used once")
+        chosen.update(indices)
+    selected = select_images(tables, sorted(chosen))
+    return replace(selected, notes=(*selected.notes, *notes))
+
+
 def skipped_names(tables: Tables) -> set[str]:
     """The ids, names and stems of the images that were skipped, with a warning: a list of images may contain them."""
     skipped = [finding.ids for finding in tables.findings if finding.noun == "image" and finding.action == SKIPPED]
@@ -248,7 +257,7 @@ def skipped_names(tables: Tables) -> set[str]:
 
 
 def listed_indices(names: Sequence[str], tables: Tables, image_list: Path) -> list[int]:
-    """The indices of the images with `names`, which are in the file `image_list`, ascending.
+    """The indices of the images with `names`, which are in the file `image_list`, in the order of the names.
 
     A name is an image id, a file name, or a file name without folder or without suffix. Images that were skipped when
     `tables` were read are left out. Raises ValueError for a name that is none of these, or that matches more than one
@@ -260,7 +269,7 @@ def listed_indices(names: Sequence[str], tables: Tables, image_list: Path) -> li
         path = PurePosixPath(image["file_name"])
         for table, name in zip(known, (str(image["id"]), str(path), path.name, path.stem), strict=True):
             table.setdefault(name, []).append(index)
-    chosen: set[int] = set()
+    chosen: list[int] = []
     unknown: list[str] = []
     for name in names:
         found = next((table[name] for table in known[1:] if name in table), None)
@@ -279,11 +288,12 @@ def listed_indices(names: Sequence[str], tables: Tables, image_list: Path) -> li
         elif len(found) > 1:
             raise ValueError(f"{image_list}: {name} is the name of {len(found)} images; give their ids or paths")
         else:
-            chosen.update(found)
+            chosen += found
     if unknown or not chosen:
+        example = " or ".join(dict.fromkeys((str(images[0]["id"]), images[0]["file_name"])))
         raise UnknownNamesError(
             f"{image_list}: {few(unknown or names)}: not an id or file name of the {len(images)} images; expected e.g. "
-            f"{images[0]['id']} or {images[0]['file_name']}",
+            f"{example}",
             len(unknown or names),
         )
-    return sorted(chosen)
+    return chosen

@@ -141,8 +141,10 @@ def halve_weights(model: Any) -> None:
             continue
         output = node.output(0)
         if any(target.get_node().get_type_name() in LAYERS for target in output.get_target_inputs()):
-            half = opset13.constant(node.data.astype(np.float16), openvino.Type.f16)
-            output.replace(opset13.convert(half, "f32").output(0))
+            values = node.data.astype(np.float16)
+            if np.isfinite(values).all():  # else some are above 65,504, the largest number of float16
+                half = opset13.constant(values, openvino.Type.f16)
+                output.replace(opset13.convert(half, "f32").output(0))
 
 
 def _cause(error: BaseException) -> str:

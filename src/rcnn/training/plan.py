@@ -252,10 +252,30 @@ def _warnings(
     yield from _images_warning(settings, start.record, start.before, processes)
     yield from shared_images(data)
     yield from misspelt_classes(data)
-    yield from dict.fromkeys(line for dataset in data.every.values() for line in dataset.warnings)
-    for evaluation in model.evaluations:
-        yield from evaluation.warnings
+    yield from _dataset_warnings(data)
+    validations = [one.split for one in data.validations]
+    yield from _with_splits([*zip(validations, (plan.warnings for plan in model.evaluations), strict=True)])
     yield from _differing_config(start, model)
+
+
+def _dataset_warnings(data: RunData) -> Iterator[str]:
+    """The warnings of the data sets; those with the same annotation file name the split."""
+    groups: dict[Path, list[tuple[str, Sequence[str]]]] = {}
+    for name, dataset in data.every.items():
+        groups.setdefault(dataset.annotation_file, []).append((name, dataset.warnings))
+    for group in groups.values():
+        yield from _with_splits(group)
+
+
+def _with_splits(groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
+    """Each line of the groups (split, lines) once; a line that is not in all groups starts with its splits."""
+    splits: dict[str, list[str]] = {}
+    for name, lines in groups:
+        for line in dict.fromkeys(lines):
+            splits.setdefault(line, []).append(name)
+    for line, names in splits.items():
+        named = f"split{'' if len(names) == 1 else 's'} {' and '.join(names)}"
+        yield line if len(names) == len(groups) else f"{named}: {line}"
 
 
 def _device_reason(request: RunRequest, device: torch.device) -> dict[str, str]:

@@ -45,6 +45,7 @@ from rcnn.training.validation_loss import validation_loss
 from rcnn.training.view import RunSize
 
 Log = Callable[[str], object]
+RUNNING = ", running."  # on the page of a run that goes on
 
 
 def run_training(
@@ -300,16 +301,17 @@ def _draw_progress(run: RunFolder, plan: RunPlan, state: TrainState) -> None:
     """Write the charts and the page of a run that goes on; an error, e.g. a full disk, is left to its end."""
     if state.processes.is_first:
         with suppress(Exception):
-            _draw_curve(run, plan, f"{state.step} of {counted(plan.settings.steps, 'step')}, running.", unchanged=False)
+            _draw_curve(run, plan, f"{state.step} of {counted(plan.settings.steps, 'step')}{RUNNING}", unchanged=False)
 
 
 def _draw_curve(run: RunFolder, plan: RunPlan, lead: str, *, unchanged: bool) -> None:
     """Write the charts, and the page of the run, which starts with `lead`.
 
     `unchanged`: no step was done, so the existing charts and page are not written again: the page keeps its date, and
-    the charts the learning rates of the run.
+    the charts the learning rates of the run. A page of a process that was killed still says that the run goes on.
     """
-    if unchanged and all((run.path / name).exists() for name in (CURVE, PLOT, REPORT)):
+    complete = all((run.path / name).exists() for name in (CURVE, PLOT, REPORT))
+    if unchanged and complete and RUNNING not in (run.path / REPORT).read_text(encoding="utf-8"):
         return
     lines = read_log(run.path / LOG)
     schedule = partial(learning_rate, settings=plan.settings, processes=plan.processes.count)

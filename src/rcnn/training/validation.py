@@ -86,7 +86,7 @@ def _measure(
         processes=processes,
     )
     for line in failure_warnings(evaluation.failed, len(validation)):  # other warnings are in the plan of the run
-        log(f"warning: {line}")
+        log(f"warning: split {validation.split}: {line}")
     metrics = evaluation.metrics.to_dict()
     if processes.is_first and new_best(metrics):
         metrics[THRESHOLDS] = measure_thresholds(evaluation, validation)

@@ -41,6 +41,8 @@ def validation_loss(detector: Detector, validation: Dataset, plan: RunPlan, proc
     training, device, total = detector.training, detector.pixel_mean.device, 0.0
     detector.eval()
     for number in range(count):
+        if processes.stopping is not None:
+            processes.stopping()
         batch = batches.make(number).to(device)
         processes.doing(f"the validation loss of {named_images(batch.image_ids)}")
         seed = torch.tensor([0, number * processes.count + batch.first], device=device)

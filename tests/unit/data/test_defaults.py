@@ -51,5 +51,7 @@ def test_a_list_of_images_may_be_a_path(tmp_path: Path) -> None:
     assert [len(one.image_sizes) for one in describe_dataset(data, split=ids).splits] == [11]
     assert browse_dataset(data, tmp_path / "page", split=ids, limit=1).failed == ()
     assert split_dataset(data, (0.8, 0.2), tmp_path / "parts", split=ids)
-    with pytest.raises(ValueError, match=r"ids\.txt is a list of images; expected splits for --fix"):
+    with pytest.raises(
+        ValueError, match=r"ids\.txt \(--split\) is a list of images; expected splits, which are copied whole"
+    ):
         fix_dataset(data, tmp_path / "fixed", split=ids)

@@ -42,18 +42,18 @@ def grown(first: Mapping[str, float], last: Mapping[str, float]) -> dict[str, fl
 
 @dataclass(frozen=True)
 class Keeping:
-    """Makes batches, and keeps .2 MB of each."""
+    """Makes batches, and keeps .4 MB of each."""
 
     batches: Batches
 
     def make(self, n: int, after_image: Callable[[], None] | None = None) -> TrainingBatch:
-        KEPT.append(torch.ones(50_000))
+        KEPT.append(torch.ones(100_000))
         return self.batches.make(n, after_image)
 
 
 @pytest.mark.parametrize("leaks", [False, True])
 def test_memory_of_the_workers_is_flat(tmp_path: Path, leaks: bool) -> None:
-    """20 epochs after the first 10. The second case shows that .2 MB per batch are seen."""
+    """20 epochs after the first 10. The second case shows that .4 MB per batch are seen."""
     batches = numbered_batches(seven_images(tmp_path), Model(), Settings(flip=0.5))
     with closing(batches_of_workers(Keeping(batches) if leaks else batches, 0, 2)) as stream:
 
@@ -66,7 +66,7 @@ def test_memory_of_the_workers_is_flat(tmp_path: Path, leaks: bool) -> None:
     assert len(growth) == 3
     assert growth["main"] < 1.5
     for number in range(2):
-        assert 4 < growth[f"worker {number}"] < 10 if leaks else growth[f"worker {number}"] < 1.5
+        assert growth[f"worker {number}"] > 4 if leaks else growth[f"worker {number}"] < 1.5
 
 
 class Memory:

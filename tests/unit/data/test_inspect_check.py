@@ -15,6 +15,7 @@ import pytest
 from rcnn.data import open_dataset
 from rcnn.data.checks.kinds import KINDS
 from rcnn.data.inspect.check import check_dataset
+from rcnn.data.inspect.fix import fix_dataset
 from rcnn.data.inspect.images import leak_roles
 from tests.command import rcnn
 from tests.conftest import ROOT
@@ -67,6 +68,18 @@ def test_a_rare_class_with_the_name_of_another_one_is_warned_of(tmp_path: Path) 
     assert "very few objects in all splits together" in found[0].line()
     tables["categories"][1]["name"] = "parrot"
     assert not check_dataset(write_coco(tmp_path, tables), only=["rare-similar-class"]).findings
+
+
+def test_a_report_is_printed_as_the_command_prints_it(
+    clean: tuple[Path, Data], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(clean[0], tmp_path / "data")
+    write_tables(root, clean[1])
+    assert rcnn("data", "check", root, "--no-images") == 0
+    assert capsys.readouterr().out == f"{check_dataset(root, no_images=True)}\n"
+    assert rcnn("data", "check", root, "--fix", tmp_path / "a") == 0
+    said = capsys.readouterr().out.replace(str(tmp_path / "a"), "OUT")
+    assert said == f"{fix_dataset(root, tmp_path / 'b')}\n".replace(str(tmp_path / "b"), "OUT")
 
 
 @pytest.mark.parametrize("seed", range(PLACES))

@@ -83,6 +83,43 @@ def test_faults_are_skipped_and_named(tmp_path: Path) -> None:
     ]
 
 
+def test_other_xml_files_are_no_images(tmp_path: Path) -> None:
+    """As CVAT's own export beside the files of LabelMe."""
+    write_split(tmp_path, {"a": [labelme_xml_object("kite", TRIANGLE, 0)]})
+    (tmp_path / "annotations.xml").write_text("<annotations><image id='0' name='a.jpg'></image></annotations>")
+    (tmp_path / "b.xml").mkdir()
+    dataset = open_dataset(tmp_path)
+    assert dataset.image_ids == ("a",)
+    [warning] = dataset.warnings
+    assert warning.endswith("no root element annotation, so it is not a LabelMe file (id annotations.xml): skipped")
+
+
+def test_the_folders_of_labelmes_own_tool(tmp_path: Path) -> None:
+    segm = "<segm><mask>a_mask_1.png</mask></segm>"
+    objects = [labelme_xml_object("kite", TRIANGLE, 0), labelme_xml_object("cup", segm, 1)]
+    beside = write_split(tmp_path / "beside" / "roads", {"a": objects})
+    (beside / "Masks").mkdir()
+    mask = np.zeros(SIZE, np.uint8)
+    mask[30:36, 40:45] = 255
+    Image.fromarray(mask).save(beside / "Masks" / "a_mask_1.png")
+    expected = open_dataset(tmp_path / "beside", "roads")
+    own = tmp_path / "own"
+    for name, pattern in (("Annotations", "*.xml"), ("Images", "*.jpg"), ("Masks", "Masks/*.png")):
+        (own / name / "roads").mkdir(parents=True)
+        for file in beside.glob(pattern):
+            (own / name / "roads" / file.name).write_bytes(file.read_bytes())
+    assert splits(own) == ["roads"]
+    dataset = open_dataset(own, "roads")
+    assert dataset[0].path == own / "Images" / "roads" / "a.jpg"
+    assert dataset.warnings == ()
+    assert dataset.to_coco()["annotations"] == expected.to_coco()["annotations"]
+    for name in ("Annotations", "Images", "Masks"):
+        for file in list((own / name / "roads").iterdir()):
+            file.rename(own / name / file.name)
+    assert splits(own) == ["all"]
+    assert open_dataset(own).to_coco()["annotations"] == expected.to_coco()["annotations"]
+
+
 def test_files_that_are_all_damaged_say_why(tmp_path: Path) -> None:
     write_split(tmp_path, {"a": []})
     (tmp_path / "a.xml").write_text("<annotation><imagesize>")

@@ -148,6 +148,32 @@ def test_errors_of_selections(tmp_path: Path) -> None:
         open_dataset(root, "test:same.txt")
 
 
+def test_an_image_that_a_list_names_again_is_used_once(tmp_path: Path) -> None:
+    root = two_splits(tmp_path)
+    (root / "a.txt").write_text("2\n1.png\n2\n1\n")
+    (root / "b.txt").write_text("1\n1\n")
+    lines = [
+        f"{root / 'a.txt'}: 2 lines name an image of an earlier line: it is used once",
+        f"{root / 'b.txt'}: 1 line names an image of an earlier line: it is used once",
+    ]
+    dataset = open_dataset(root, "train:a.txt")
+    assert (dataset.image_ids, dataset.notes) == ((1, 2), (lines[0],))
+    both = open_dataset(root, "train:a.txt+train:b.txt")  # lists may share images
+    assert (both.image_ids, both.notes) == ((1, 2), tuple(lines))
+    (root / "c.txt").write_text("1\n2\n")
+    assert open_dataset(root, "train:c.txt").notes == ()
+
+
+def test_an_image_whose_id_is_its_name_is_one_example(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png"])
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .2 .2\n")
+    (tmp_path / "classes.txt").write_text("kite\n")
+    (tmp_path / "ids.txt").write_text("77\n")
+    with pytest.raises(ValueError, match=r"of the 1 images; expected e\.g\. images/a\.png$"):
+        open_dataset(tmp_path, "ids.txt")
+
+
 def test_a_line_that_is_an_id_and_the_name_of_another_image_is_refused(tmp_path: Path) -> None:
     tables = coco_tables([annotation(1)])
     tables["images"] = [

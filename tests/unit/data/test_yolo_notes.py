@@ -32,6 +32,29 @@ def test_classes_without_a_name_are_counted_once(tmp_path: Path) -> None:
         assert open_dataset(write_yolo(tmp_path / str(number), names), "train").notes == ()
 
 
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("../datasets/shapes", True),
+        ("/content/shapes", True),
+        ("C:\\data\\photos", False),
+        ("../datasets/photos/", False),
+        ("photos", False),
+        (".", False),
+    ],
+)
+def test_a_path_that_does_not_exist_is_named_unless_it_is_that_of_the_folder(
+    path: str, named: bool, tmp_path: Path
+) -> None:
+    root = write_yolo(tmp_path / "photos", "[fig]")
+    file = root / "data.yaml"
+    file.write_text(f"path: {path}\n{file.read_text()}")
+    dataset = open_dataset(root, "train")
+    assert len(dataset.objects.labels) == 2
+    line = f"{file}: path is {path!r}, which does not exist; {root} is used"
+    assert dataset.notes == ((line,) if named else ())
+
+
 @pytest.mark.parametrize("folder", ["labels", "labels/Train", "labels/old/train", "annotations", "yolo/txt/train"])
 def test_label_files_in_another_folder_are_named(folder: str, tmp_path: Path) -> None:
     [finding] = open_dataset(write_yolo(tmp_path, "[fig]", labels=folder), "train", allow_empty=True).findings

@@ -22,13 +22,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from typing_extensions import override
 
 import rcnn
 from rcnn.models import build_detector, model_config, overrides
 from rcnn.predictor import Predictor
-from rcnn.preprocess import Frame
 from rcnn.results import ImageDetections
 from tests.unit.serving.running import ServiceOptions, request, running
 
@@ -178,9 +176,9 @@ def test_a_refusal_takes_less_than_100_ms_while_the_model_is_busy(
     """The fastest of 20 refusals, because other programs may use the cores."""
     detect, go_on = predictor.detect, threading.Event()
 
-    def busy(images: list[Tensor], frames: list[Frame]) -> list[ImageDetections]:
+    def busy(*given: Any) -> list[ImageDetections]:
         assert go_on.wait(30)
-        return detect(images, frames)
+        return detect(*given)
 
     def admitted(address: str) -> int:
         while (status := request(address, picture())[0]) == 503:  # one of the refused requests came first

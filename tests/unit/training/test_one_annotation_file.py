@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -76,3 +77,28 @@ def test_images_that_several_lists_held_out_are_opened_once(one_file: Path) -> N
     held_out = HeldOut(split="a.txt+b.txt", fraction=0.2, files=files, contents=(*hashes, "0" * 64))
     options = DatasetOptions(annotations=FILE, images="train")
     assert dataset_for(None, one_file, held_out=held_out, options=options).file_names == every.file_names[2:4]
+
+
+def test_warnings_about_some_of_the_splits_name_them(one_file: Path, tmp_path: Path) -> None:
+    """Three lists of one file: its faults are those of all, and what is evaluated differs between the lists."""
+    root = shutil.copytree(one_file, tmp_path / "data")
+    tables = json.loads((root / FILE).read_text())
+    ids = [image["id"] for image in tables["images"]]
+    tables["categories"][0]["supercategory"] = []  # a fault of the file
+    lists = {"train.txt": ids[:8], "day.txt": ids[8:10], "night.txt": ids[10:]}
+    for entry in tables["annotations"]:
+        if entry["image_id"] in lists["night.txt"]:
+            del entry["segmentation"]
+    flat = next(entry for entry in tables["annotations"] if entry["image_id"] == ids[8])
+    flat["bbox"] = [1, 1, 0, 5]
+    del flat["segmentation"]
+    (root / FILE).write_text(json.dumps(tables))
+    for name, own in lists.items():
+        (root / name).write_text("\n".join(map(str, own)))
+    warnings = planned(root, split="train.txt", val_splits=("day.txt", "night.txt")).warnings
+    about = f"{root / FILE}: 1 category has a supercategory that is not text (id 10): not used"
+    assert [line for line in warnings if "supercategory" in line] == [about]
+    [line] = [line for line in warnings if "zero size" in line]
+    assert line.startswith(f"split day.txt: {root / FILE}: 1 annotation has a box of zero size (id {flat['id']})")
+    [line] = [line for line in warnings if "masks are not evaluated" in line]
+    assert line.startswith("split night.txt: masks are not evaluated")

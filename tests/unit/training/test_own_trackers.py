@@ -18,7 +18,7 @@ from tests.tiny_data import TINY_MODEL, write_tiny_coco
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "training.md"
 BRIEF = (
     "train.steps=3", "train.batch_size=2", "train.workers=0", "train.warmup_steps=1", "train.log_every=1",
-    "train.pictures=0", "train.diagnostics=false",
+    "train.pictures=0", "train.diagnostics=false", "train.evaluate_every=0",
 )  # fmt: skip
 
 

@@ -147,6 +147,12 @@ def test_a_run_with_epochs_and_patterns_is_recorded_and_resumed(data: Path, tmp_
 def test_the_page_of_recipes_is_up_to_date() -> None:
     text = recipes_table.PAGE.read_text(encoding="utf-8")
     assert recipes_table.updated(text) == text, "run python benchmarks/recipes_table.py"
+    tensorpack = text.split("### tensorpack\n")[1].split("\n### ")[0]
+    first, second = re.findall(r"^- (.*?): (.*)$", tensorpack, flags=re.MULTILINE)  # what all have is said once
+    assert first[0] == "All"
+    assert first[1].startswith("training images are resized as uint8")
+    assert second[0] == "`R101-FPN-9x-GN-CasAug-scratch`"
+    assert second[1].startswith("scales of the backbone's norms start at 1")
 
 
 def test_the_example_in_python_is_a_plan_of_the_recipe(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

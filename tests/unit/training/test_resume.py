@@ -107,10 +107,10 @@ def test_a_setting_that_cannot_change_is_refused_without_harm(data: Path, run: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "val"}, "--split cannot change.*it is train in .*, got val"),
-        ({"val_split": "none"}, "--val-split cannot change"),
-        ({"annotations": "a.json"}, "--annotations cannot change.*not set"),
-        ({"weights": "imagenet"}, "--weights cannot change"),
+        ({"split": "val"}, r"split \(--split\) cannot change.*it is train in .*, got val"),
+        ({"val_split": "none"}, r"val_split \(--val-split\) cannot change"),
+        ({"annotations": "a.json"}, r"annotations \(--annotations\) cannot change.*not set"),
+        ({"weights": "imagenet"}, r"weights \(--weights\) cannot change"),
     ],
 )
 def test_an_option_that_cannot_change_is_refused(data: Path, run: Path, options: dict[str, str], message: str) -> None:

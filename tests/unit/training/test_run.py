@@ -215,7 +215,7 @@ def test_an_image_that_cannot_be_evaluated_is_reported_during_training(
     run(damaged, tmp_path / "run", "train.steps=1")
     said = capsys.readouterr().err
     assert "warning: " in said.split("val_2.png")[0]
-    assert "warning: 1 of 2 images could not be evaluated and counts as having no detections" in said
+    assert "warning: split val: 1 of 2 images could not be evaluated and counts as having no detections" in said
 
 
 def test_splits_are_found_by_their_names(data: Path, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from unittest.mock import patch
 
@@ -21,22 +19,32 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train": 2, "val": 1}, size=(64, 96))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
-def test_the_page_of_a_run_that_is_killed_is_that_of_the_last_evaluation(data: Path, tmp_path: Path) -> None:
-    def kill_at_the_second(*given: object) -> None:
-        if given[-1] == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
+def test_the_page_is_that_of_the_last_evaluation_while_a_run_goes_on(data: Path, tmp_path: Path) -> None:
+    """What is on the disk when the next evaluation begins to draw is what a run that is killed there leaves."""
+    output, seen = tmp_path / "run", list[str]()
 
-    child = os.fork()
-    if not child:
-        with patch("rcnn.training.run.write_pictures", kill_at_the_second):
-            runs.run("mask_rcnn_compact", data, tmp_path / "run", (*TINY_MODEL, *BRIEF), charts=True)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    def read(*given: object) -> None:
+        if given[-1] == 2:  # the evaluation after the second step
+            seen.extend((output / name).read_text(encoding="utf-8") for name in ("report.html", "curve.html"))
+
+    with patch("rcnn.training.run.write_pictures", read):
+        runs.run("mask_rcnn_compact", data, output, (*TINY_MODEL, *BRIEF), charts=True)
+    page, curve = seen
     assert "1 of 2 steps, running." in page
     assert "bbox AP50" in page  # the evaluation after the first step
-    assert "<svg" in (tmp_path / "run/curve.html").read_text(encoding="utf-8")
+    assert "<svg" in curve
+
+
+def test_the_page_says_that_a_run_has_finished_also_if_its_process_was_killed_before_it_wrote_so(
+    data: Path, tmp_path: Path
+) -> None:
+    words, page = (*TINY_MODEL, *BRIEF), tmp_path / "run" / "report.html"
+    runs.run("mask_rcnn_compact", data, tmp_path / "run", words, charts=True)
+    finished = page.read_text(encoding="utf-8")
+    assert "2 of 2 steps, finished." in finished
+    page.write_text(finished.replace("2 of 2 steps, finished.", "2 of 2 steps, running."), encoding="utf-8")
+    runs.run("mask_rcnn_compact", data, tmp_path / "run", words, charts=True, resume=True)
+    assert "2 of 2 steps, finished." in page.read_text(encoding="utf-8")
 
 
 def test_the_page_of_a_run_that_failed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

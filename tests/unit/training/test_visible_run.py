@@ -350,7 +350,8 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
     assert rcnn("runs", folder) == 0
     assert re.search(r"^first +mask_rcnn_compact +2 +finished", capsys.readouterr().out, re.MULTILINE)
     assert rcnn("runs", folder, "--json") == 0
-    assert json.loads(capsys.readouterr().out)[0]["folder"] == "first"
+    shown = json.loads(capsys.readouterr().out)[0]
+    assert (shown["folder"], shown["state"]) == ("first", "finished")
     for name, value in {"steps": None, "patience": "4"}.items():  # damaged records do not hide the others
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(record | {"train": record["train"] | {name: value}}))

@@ -127,7 +127,7 @@ def test_the_python_function_takes_a_list_of_names(tmp_path: Path) -> None:
     assert rcnn.load_checkpoint(folder).classes == names
     for wrong, message in (
         (["a", "b"], r"got 2 class names, expected 3 \(num_classes\)"),
-        ([0, 1, 2], "expected class names as text, got 0, 1, 2"),
+        ([0, 1, 2], r"got \[0, 1, 2\] \(list\) for classes; expected a text or a list of texts"),
     ):
         given: Any = wrong
         with pytest.raises(ValueError, match=message):

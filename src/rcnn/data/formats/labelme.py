@@ -20,7 +20,7 @@ from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.ids import as_id
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import Id, RawEntry, Tables
-from rcnn.data.folders import images_in, subfolders
+from rcnn.data.folders import first_files, images_in, subfolders
 from rcnn.data.formats.files import ALL, visible
 from rcnn.data.formats.many_files import named_tables
 from rcnn.data.formats.options import ReadOptions
@@ -140,7 +140,7 @@ def _places(folder: Path, split: str) -> list[Path]:
 def _holds_labelme(place: Path) -> bool:
     """Whether one of the first JSON files in a folder contains labelme's key "shapes"."""
     try:
-        return any(map(_has_shapes, _json_files(place)[:MAX_PROBED]))
+        return any(map(_has_shapes, first_files(place, ".json", MAX_PROBED)))
     except OSError:
         return False
 

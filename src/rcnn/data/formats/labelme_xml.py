@@ -1,6 +1,7 @@
 """LabelMe's XML format: one file per image (Russell et al. 2008), which CVAT exports as "LabelMe 3.0".
 
-The XML files are beside their images, in a folder per split (CVAT), or in the folder itself. Polygons are outlines, a
+The XML files are beside their images, in a folder per split (CVAT), or in the folder itself; or they are in
+Annotations/, and the images with the same paths in Images/, as LabelMe's own tool has them. Polygons are outlines, a
 polygon of the type "bounding_box" is a box, and `segm` names the image of a mask in Masks/. Deleted objects are not
 read.
 labelme's JSON files are another format: see labelme.py.
@@ -10,29 +11,40 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_flag, as_number
 from rcnn.data.checks.tables import RawEntry, Tables
-from rcnn.data.folders import images_in, subfolders
+from rcnn.data.folders import first_files, images_in, subfolders
 from rcnn.data.formats.files import ALL, visible
 from rcnn.data.formats.many_files import named_tables, note_same_names
 from rcnn.data.formats.options import ReadOptions
-from rcnn.data.formats.voc_xml import LABELME, PROBED_BYTES, parsed, text_of
+from rcnn.data.formats.voc_xml import LABELME, PROBED_BYTES, ROOT_TAG, parsed, text_of
 from rcnn.data.images import ImageError, read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted
 from rcnn.ops.coco_backend import encode_mask
 
 NAME = "LabelMe XML"
-SPLIT_FILES = "{split}/ with LabelMe's XML files and their images"
-MASKS = "Masks"  # the folder of masks beside the XML files
+SPLIT_FILES = "{split}/ with LabelMe's XML files and their images, Annotations/{split}/ with Images/{split}/"
+ANNOTATIONS = "Annotations"  # LabelMe's own folder of XML files
+IMAGES = ("Images", "images", "JPEGImages")  # folders of the images beside it
+MASKS = "Masks"  # the folder of masks beside the XML files, or beside Annotations/
 PROBED = 5  # XML files of a folder that are opened in search of one of LabelMe's
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Folders:
+    """Where the images and masks of a split are."""
+
+    images: Path
+    masks: Path
+
+
 def splits(folder: Path, annotations: str = "") -> set[str]:
-    """Names of the subfolders with LabelMe's XML files; "all" for the files in the folder itself."""
+    """Names of the subfolders with LabelMe's XML files; "all" for files in the folder itself, or in Annotations/."""
     return set() if annotations else set(_places(folder))
 
 
@@ -50,8 +62,9 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     place = _places(folder).get(split)
     if place is None:
         raise FileNotFoundError(f"{folder} has no split {split!r} with LabelMe's XML files")
+    own = _folders(folder, place)
     warnings = Warnings(place)
-    beside = images_in(place)
+    names = images_in(own.images)
     images: list[RawEntry] = []
     found: list[RawEntry] = []
     for file in _xml_files(place):
@@ -62,28 +75,45 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
             what = f"XML that is {damage}"
             warnings.add(what, "skipped with its image", [file.name], "file", kind="unreadable-file")
             continue
+        if root.tag != ROOT_TAG:
+            what = f"no root element {ROOT_TAG}, so it is not a LabelMe file"
+            warnings.add(what, SKIPPED, [file.name], "file", kind="unreadable-file")
+            continue
         size = _size(root)
-        name = beside.get(file.stem) or os.path.basename(text_of(root, "filename").replace("\\", "/"))
-        path = (place / (name or f"{file.stem}.jpg")).relative_to(folder).as_posix()
+        name = names.get(file.stem) or os.path.basename(text_of(root, "filename").replace("\\", "/"))
+        path = (own.images / (name or f"{file.stem}.jpg")).relative_to(folder).as_posix()
         images.append({"id": file.stem, "file_name": path} | ({"height": size[0], "width": size[1]} if size else {}))
         elements = [one for one in root.findall("object") if not as_flag(text_of(one, "deleted"))]
-        objects = list(_objects(elements, file, size, warnings))
+        objects = list(_objects(elements, file, own.masks, size, warnings))
         found += objects
         warnings.all_skipped([file.stem] if elements and not objects else [])
-    note_same_names(place, warnings)
-    raw = named_tables(file=place, root=folder, folders=(folder, place), images=images, annotations=found)
+    note_same_names(own.images, warnings)
+    raw = named_tables(file=place, root=folder, folders=(folder, own.images), images=images, annotations=found)
     return check_tables(raw, warnings, options.known)
 
 
 def _places(folder: Path) -> dict[str, Path]:
-    """The folders of the splits, by name."""
-    places = {one.name: one for one in subfolders(folder)} | {ALL: folder}
-    return {name: place for name, place in places.items() if _holds_labelme(place)}
+    """The folders with the XML files of the splits, by the name of the split."""
+    top = folder / ANNOTATIONS
+    places = [(one.name, one) for one in subfolders(top)] + [(ALL, top)]
+    places += [(one.name, one) for one in subfolders(folder) if one != top] + [(ALL, folder)]
+    return {name: place for name, place in places if _holds_labelme(place)}
+
+
+def _folders(folder: Path, files: Path) -> _Folders:
+    """The folders of the split with the XML files in `files`: there, or, as in LabelMe's own tool, in Images, Masks."""
+    top = folder / ANNOTATIONS
+    if images_in(files) or not files.is_relative_to(top):
+        return _Folders(images=files, masks=files / MASKS)
+    path = files.relative_to(top)
+    places = (folder / name / path for name in IMAGES)
+    images = next((place for place in places if place.is_dir()), files)
+    return _Folders(images=images, masks=folder / MASKS / path)
 
 
 def _holds_labelme(place: Path) -> bool:
     """Whether one of the first XML files of a folder has elements of LabelMe."""
-    for file in _xml_files(place)[:PROBED]:
+    for file in first_files(place, ".xml", PROBED):
         with file.open("rb") as opened:
             start = opened.read(PROBED_BYTES)
         if b"<annotation" in start and LABELME.search(start):
@@ -103,9 +133,9 @@ def _size(root: Element) -> tuple[int, int] | None:
 
 
 def _objects(
-    elements: list[Element], file: Path, size: tuple[int, int] | None, warnings: Warnings
+    elements: list[Element], file: Path, masks: Path, size: tuple[int, int] | None, warnings: Warnings
 ) -> Iterator[RawEntry]:
-    """The objects of a file, numbered from 1."""
+    """The objects of a file, numbered from 1; `masks` is the folder of their masks."""
     for number, element in enumerate(elements, start=1):
         name = f"{file.stem}:{number}"
         entry: RawEntry = {"id": name, "image_id": file.stem, "category": text_of(element, "name"), "iscrowd": 0}
@@ -124,18 +154,20 @@ def _objects(
                 yield entry | {"bbox": [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]}
             else:
                 yield entry | {"segmentation": [[value for point in points for value in point]]}
-        elif (mask := _mask(element, file, size, name, warnings)) is not None:
+        elif (mask := _mask(element, masks, size, name, warnings)) is not None:
             yield entry | {"segmentation": mask}
 
 
-def _mask(element: Element, file: Path, size: tuple[int, int] | None, name: str, warnings: Warnings) -> RawEntry | None:
-    """The mask that `segm` names, a file in Masks/; None, with a warning, if it cannot be used."""
+def _mask(
+    element: Element, masks: Path, size: tuple[int, int] | None, name: str, warnings: Warnings
+) -> RawEntry | None:
+    """The mask that `segm` names, a file in `masks`; None, with a warning, if it cannot be used."""
     written = os.path.basename(text_of(element, "segm/mask").replace("\\", "/"))
     if not written:
         warnings.add("neither a polygon nor a mask", SKIPPED, [name], kind="bad-shape")
         return None
     try:
-        pixels = read_ids(file.parent / MASKS / written) > 0
+        pixels = read_ids(masks / written) > 0
     except (ImageError, OSError):
         warnings.add(f"a mask that is not in {MASKS}/, or cannot be read", SKIPPED, [name], kind="bad-mask")
         return None

@@ -28,8 +28,8 @@ from pathlib import Path
 
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import MetricName, RawEntry, Tables
-from rcnn.data.folders import images_in, subfolders
-from rcnn.data.formats.files import ALL, is_hidden, visible
+from rcnn.data.folders import first_files, images_in, subfolders
+from rcnn.data.formats.files import ALL, visible
 from rcnn.data.formats.many_files import named_tables, note_same_names
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc_masks import (
@@ -190,7 +190,7 @@ def _lists(root: Path) -> dict[str, _Split]:
     if holds_instances(root):
         for file in _list_files(root / "ImageSets" / "Segmentation"):
             found[f"{file.stem}{ending}"] = listed(file=file, masks=root)
-    if not found and annotations is not None and _first_xml(annotations) is not None:
+    if not found and annotations is not None and first_files(annotations, ".xml", 1):
         found[ALL] = listed(file=annotations)
     if not found and mask_ids(root):
         found[ALL] = listed(file=root, masks=root)
@@ -245,15 +245,10 @@ def _beside_images(folder: Path) -> dict[str, _Split]:
     return {name: _Split(file=place, annotations=place, images=place) for name, place in found.items()}
 
 
-def _first_xml(place: Path) -> Path | None:
-    """The first XML file of a folder by its name, as every copy of the folder has it; None if there is none."""
-    return min((file for file in place.glob("*.xml") if not is_hidden(file)), default=None)
-
-
 def _holds_voc(place: Path) -> bool:
     """Whether the first XML file of a folder, by its name, has VOC's root element, and none of LabelMe's elements."""
-    first = _first_xml(place)
-    if first is None or not first.is_file():
+    first = next(iter(first_files(place, ".xml", 1)), None)
+    if first is None:
         return False
     with first.open("rb") as file:
         start = file.read(PROBED_BYTES)

@@ -18,6 +18,7 @@ from rcnn.data.messages import Warnings, printable
 
 MAX_BYTES = 16 << 20  # an image of ten thousand objects has 3 MB
 PROBED_BYTES = 4096  # at the start of a file, which tell its format
+ROOT_TAG = "annotation"  # the root element, also of LabelMe's XML
 LABELME = re.compile(rb"<(imagesize|sourceImage|pt|segm)[\s/>]")  # elements of LabelMe's XML that VOC does not have
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -46,8 +47,8 @@ def read_voc_image(file: Path, *, from_one: bool) -> VocImage:
     Raises ValueError for a file that is not VOC's XML, or too large.
     """
     root = parsed(file)
-    if root.tag != "annotation":
-        raise ValueError(f"{file} has the root element {printable(root.tag)!r}; expected 'annotation'")
+    if root.tag != ROOT_TAG:
+        raise ValueError(f"{file} has the root element {printable(root.tag)!r}; expected {ROOT_TAG!r}")
     height, width = (as_number(text_of(root, f"size/{field}")) for field in ("height", "width"))
     known = all(side.is_integer() and 0 < side <= MAX_COORDINATE for side in (height, width))
     return VocImage(

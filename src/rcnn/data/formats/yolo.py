@@ -84,6 +84,8 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
             f"{layout.file}: {split} is {few([excerpt(one) for one in layout.missing[split]])}, which does not exist; "
             f"correct the path, relative to {layout.root}"
         )
+    if layout.absent_path:
+        warnings.note(f"path is {excerpt(layout.absent_path)}, which does not exist; {layout.root} is used")
     for line in layout.moved.get(split, []):
         warnings.note(f"{split}: {line}")
     listed = images_of(layout, split, warnings)

@@ -54,6 +54,7 @@ class Layout:
     keypoints: int = 0  # numbers of an object's keypoints in a line
     missing: dict[str, list[str]] = field(default_factory=dict)  # split -> paths of data.yaml that do not exist
     moved: dict[str, list[str]] = field(default_factory=dict)  # split -> notes about paths that lead elsewhere
+    absent_path: str = ""  # `path` of data.yaml if there is no such folder, and the file is not in a folder of its name
 
 
 def layout_splits(folder: Path, annotations: str = "") -> set[str]:
@@ -156,7 +157,15 @@ def _of_config(file: Path, folder: Path) -> Layout:
         keypoints=_keypoint_numbers(config.get("kpt_shape")),
         missing={key: texts for key, texts in missing.items() if texts},
         moved=moved,
+        absent_path=_absent_path(config.get("path"), folder),
     )
+
+
+def _absent_path(path: object, folder: Path) -> str:
+    """`path` of a data.yaml in `folder`, if it is not there. ../datasets/coco8 means a folder that is called coco8."""
+    if not isinstance(path, str) or "\0" in path or _exists(folder / path):
+        return ""
+    return "" if path.replace("\\", "/").rstrip("/").rpartition("/")[2] == folder.absolute().name else path
 
 
 def _keypoint_numbers(shape: object) -> int:

@@ -110,6 +110,10 @@ class CheckReport:
             "notes": list(self.notes),
         }
 
+    def __str__(self) -> str:
+        """The lines that `rcnn data check` prints."""
+        return "\n".join(self.lines())
+
     def lines(self) -> list[str]:
         """One line per finding and note, and a summary."""
         shown = [f"{KINDS[one.kind].severity} [{one.kind}]: {one.line()}" for one in self.findings]

@@ -56,6 +56,10 @@ class FixReport:
     before: CheckReport
     after: CheckReport  # of the copy
 
+    def __str__(self) -> str:
+        """The lines that `rcnn data check --fix` prints."""
+        return "\n".join([*self.lines(), *self.after.lines()])
+
     def lines(self) -> list[str]:
         """The lines that `rcnn data check --fix` prints before those of `after`."""
         shown = (("fix", self.actions), ("left out", self.left_out), ("not fixed", self.not_fixed))
