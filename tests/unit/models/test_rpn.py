@@ -239,21 +239,6 @@ def test_inclusive_proposals_equal_the_old_formulas(kind: Any, decode: Any) -> N
 
 
 @torch.no_grad()
-def test_rows_that_are_not_valid_hold_zeros_whatever_the_candidates_hold() -> None:
-    """The padding repeats the first candidate, here of a level with deltas that are NaN."""
-    network, images = rpn(), images_of(SIZES)
-    first, second = network.head(maps())
-    broken = replace(first, deltas=torch.full_like(first.deltas, torch.nan))
-    found = network.select_proposals([broken, second], images, 40, 100, 0.7)
-    alone = network.select_proposals([second], images, 40, 100, 0.7)
-    assert found.valid.any(1).all()
-    assert not found.valid.all()
-    assert torch.equal(found.valid, alone.valid)
-    assert torch.equal(found.boxes, alone.boxes)  # not so if any is NaN
-    assert torch.equal(found.objectness, alone.objectness)
-
-
-@torch.no_grad()
 def test_nms_is_per_level_unless_joint() -> None:
     features = maps()
     many = ["proposals.post_nms=500", "proposals.pre_nms=500"]
