@@ -185,10 +185,10 @@ def _work(sign: str) -> str:
 
 def stopped_message(silent: Sequence[str]) -> str:
     """The message for processes that do not run, as `Meeting.silent` names them."""
-    it, have = ("it", "has") if len(silent) == 1 else ("they", "have")
+    stopped = "has stopped: it no longer runs" if len(silent) == 1 else "have stopped: they no longer run"
     return (
-        f"{'; '.join(silent)} {have} stopped: {it} no longer {'runs' if it == 'it' else 'run'}. Find out whether a "
-        "signal (kill -STOP, Ctrl-Z) or a debugger stopped it, or whether its machine was lost"
+        f"{'; '.join(silent)} {stopped}. Find out whether a signal (kill -STOP, Ctrl-Z) or a debugger stopped it, or "
+        "whether its machine was lost"
     )
 
 

@@ -111,7 +111,11 @@ def test_a_head_of_the_user_sees_all_detections() -> None:
     detector.mask_head = Counts()  # type: ignore[bad-assignment]
     everything = detector.predict(IMAGES)
     score = middle(everything)
-    require_equal(detector.predict(IMAGES, score), everything.above(score))
+    found = detector.predict(IMAGES, score)
+    assert found.valid.sum() < everything.valid.sum()
+    mean = everything.scores.mean(1)[:, None].expand_as(found.valid)[found.valid]  # also of those that are not kept
+    assert torch.equal(present(found.masks)[found.valid], mean[:, None, None].expand(-1, 2, 2))
+    require_equal(found, everything.above(score))
 
 
 def test_the_predictor_passes_the_lowest_score_of_all_classes() -> None:

@@ -68,7 +68,10 @@ def tool_of(content: object) -> str:
     entry = content[0] if isinstance(content, list) and content else content
     if not isinstance(entry, dict):
         return ""
-    return next((OWN_JSON.format(tool=tool, action=todo) for keys, tool, todo in TOOLS if keys <= entry.keys()), "")
+    for keys, tool, action in TOOLS:
+        if keys <= entry.keys():
+            return OWN_JSON.format(tool=tool, action=action)
+    return ""
 
 
 def _start(file: Path) -> str:
