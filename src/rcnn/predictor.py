@@ -30,7 +30,7 @@ from rcnn.data.image_inputs import (
     is_one_image,
 )
 from rcnn.data.images import MAX_PIXELS
-from rcnn.data.loading import Padding, alike, pad_images
+from rcnn.data.loading import Padding, alike, pad_images, require_padding
 from rcnn.data.messages import counted
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
@@ -74,7 +74,7 @@ class Predictor:
         Raises FileNotFoundError or ValueError for a checkpoint that cannot be used, and ValueError if the number of
         `classes` is not that of the detector.
         """
-        self.device, self.padding = choose_device(device), padding
+        self.device, self.padding = choose_device(device), require_padding(padding)
         model = open_model(detector, device=self.device, precision=precision, overrides=overrides, allow=allow)
         self.config, self.precision, self.runner = model.config, model.precision, model.runner
         self.preprocessor, self._detector = model.preprocessor, model.detector

@@ -202,6 +202,8 @@ def test_one_image_gives_one_result_and_a_list_a_list(detector: Detector) -> Non
 def test_invalid_arguments_list_the_choices(detector: Detector) -> None:
     with pytest.raises(ValueError, match="precision='float16' is not known; expected float32, bfloat16, auto"):
         Predictor(detector, precision="float16")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="padding='buckets' is not known; expected exact, bucket"):
+        Predictor(detector, padding="buckets")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="got 3 classes; the detector has 2"):
         Predictor(detector, classes=("a", "b", "c"))
     with pytest.raises(ValueError, match="overrides and allow are for checkpoints"):

@@ -119,8 +119,11 @@ def advise_training(
                 "learning rate has decayed for the last time"
             )
     if validation_images:
-        values["evaluate_every"] = max(1, round(steps / EVALUATIONS), math.ceil(validation_images / each))
+        least = math.ceil(validation_images / each)
+        values["evaluate_every"] = max(1, round(steps / EVALUATIONS), least)
         reasons["evaluate_every"] = f"up to {EVALUATIONS} evaluations in the run"
+        if values["evaluate_every"] == least:
+            reasons["evaluate_every"] = "an evaluation has no more images than are trained on before it"
     if start.warmup_steps > steps * MOST_WARMUP:
         values["warmup_steps"], reasons["warmup_steps"] = int(steps * SHORT_WARMUP), WARMUP_REASON
     if start.ema:

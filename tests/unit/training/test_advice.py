@@ -167,6 +167,9 @@ def test_a_typed_number_of_epochs_does_not_swamp_the_run_with_evaluations(data: 
     plan = planned(data, "train.epochs=12", "train.batch_size=1")
     assert (plan.settings.steps, plan.settings.evaluate_every) == (36, 4)
     assert plan.reasons["train.evaluate_every"] == "up to 10 evaluations in the run"
+    short = planned(data, "train.steps=2", "train.batch_size=1")  # the validation set has one image
+    assert short.settings.evaluate_every == 1
+    assert short.reasons["train.evaluate_every"] == "an evaluation has no more images than are trained on before it"
 
 
 def test_a_length_typed_for_a_resumed_run_turns_early_stopping_off(data: Path, tmp_path: Path) -> None:

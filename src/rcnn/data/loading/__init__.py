@@ -1,7 +1,7 @@
 """Training batches: which images, padded to one shape, made by worker processes."""
 
 from rcnn.data.loading.batches import Batches, LoaderSettings, numbered_batches, require_masks_to_copy, training_batches
-from rcnn.data.loading.padding import Padding, alike, pad_images, padded_shape
+from rcnn.data.loading.padding import Padding, alike, pad_images, padded_shape, require_padding
 from rcnn.data.loading.prefetch import prefetched
 from rcnn.data.loading.sampler import BatchSampler
 from rcnn.data.loading.training_batch import TrainingBatch
@@ -20,5 +20,6 @@ __all__ = [
     "padded_shape",
     "prefetched",
     "require_masks_to_copy",
+    "require_padding",
     "training_batches",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ from rcnn.structures import ImageBatch
 
 Padding = Literal["exact", "bucket"]
 BUCKET = 64  # the sides of a bucket are multiples of this, pixels
+
+
+def require_padding(padding: Padding) -> Padding:
+    """`padding`; ValueError if there is no such rule."""
+    if padding not in get_args(Padding):
+        raise ValueError(f"padding={padding!r} is not known; expected {', '.join(get_args(Padding))}")
+    return padding
 
 
 def padded_shape(sizes: Sequence[tuple[int, int]], divisor: int, padding: Padding) -> tuple[int, int]:
