@@ -23,7 +23,7 @@ STRIDES = (4, 8, 16, 32, 64)  # of the compact models' feature maps
     ("model", "side", "objects", "expected"),
     [
         ("mask_rcnn_compact", 128, [6.0], (6, 12, 24, 48, 96)),  # each twice the one before, as is usual
-        ("mask_rcnn_compact", 128, [6.0, 6, 80, 80, 80], (6, 12, 25, 51, 104)),  # the largest anchor is needed
+        ("mask_rcnn_compact", 128, [6.0, 6, 100, 100, 100], (6, 12, 24, 49, 100)),  # ... unless large objects need more
         ("mask_rcnn_compact", 128, [2.0], (4, 8, 16, 32, 64)),  # not smaller than a cell
         ("mask_rcnn_compact", 128, [12.0], None),  # IoU with 16 pixels: .56
         ("mask_rcnn_compact", 128, [6.0, 40, 40, 40, 40, 40], None),  # a sixth of the objects is small
@@ -54,7 +54,7 @@ def scattered(count: int) -> Dataset:
     for number in range(count):
         corner, size = generator.uniform(0, SIDE - 10, (10, 2)), generator.uniform(5, 10, (10, 2))
         boxes = np.hstack([corner, corner + size]).tolist()
-        record = {"file": Path(__file__), "id": number, "height": SIDE, "width": SIDE}
+        record = {"file": Path(__file__), "image_id": number, "height": SIDE, "width": SIDE}
         records.append(record | {"labels": ["thing"] * 10, "boxes": boxes})
     return Dataset.from_records(records)
 
