@@ -50,7 +50,7 @@ MOST_PROPOSALS = 1000  # as in the papers
 FEW_IMAGES = 200
 FROZEN_BLOCKS = 8  # of FBNet's 15
 JITTERED_IMAGES = 1000
-MOST_WORKERS = 8  # per process; one of them prepares about 75 photos of 800 pixels per second (docs/results.md)
+MOST_WORKERS = 8  # per process; one of them prepares about 80 photos of 800 pixels per second (docs/results.md)
 
 
 @dataclass(frozen=True, kw_only=True)
