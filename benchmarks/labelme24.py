@@ -32,11 +32,11 @@ def labelme(image: dict[str, Any], annotations: list[dict[str, Any]]) -> dict[st
         for part in parts:
             points = [part[i : i + 2] for i in range(0, len(part), 2)]
             group = number if len(parts) > 1 else None
-            shape = {"label": "person", "points": points, "group_id": group, "description": ""}
+            shape: dict[str, Any] = {"label": "person", "points": points, "group_id": group, "description": ""}
             shapes.append(shape | {"shape_type": "polygon", "flags": {}, "mask": None})
-    size = {"imageHeight": image["height"], "imageWidth": image["width"]}
-    name = {"imagePath": image["file_name"], "imageData": None}
-    return {"version": "5.5.0", "flags": {}, "shapes": shapes} | name | size
+    file: dict[str, Any] = {"version": "5.5.0", "flags": {}, "shapes": shapes}
+    file |= {"imagePath": image["file_name"], "imageData": None}
+    return file | {"imageHeight": image["height"], "imageWidth": image["width"]}
 
 
 def write(annotation_file: Path, images: Path, output: Path, photos: Collection[int] = PHOTOS) -> None:

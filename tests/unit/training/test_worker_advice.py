@@ -35,7 +35,11 @@ def test_only_a_run_on_a_gpu_gets_more_workers_unless_they_are_given(
     data = write_tiny_coco(tmp_path / "data", {"train": 2}, size=(32, 48))
     monkeypatch.setattr(plan, "available_cores", lambda: 6)
     device = "cuda"
-    monkeypatch.setattr(plan, "choose_device", lambda name: torch.device(device))
+
+    def chosen(name: str) -> torch.device:
+        return torch.device(device)
+
+    monkeypatch.setattr(plan, "choose_device", chosen)
 
     def planned(*words: str, settings: TrainConfig | None = None, devices: int = 1) -> tuple[int, str]:
         request = RunRequest(model="mask_rcnn_compact", data=data, overrides=(*TINY_MODEL, *words), settings=settings)
