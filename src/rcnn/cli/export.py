@@ -93,7 +93,7 @@ def export(
             overrides=overrides or (), allow=allow or (), log=partial(typer.echo, err=True),
         )  # fmt: skip
     if written.accuracy is not None:
-        typer.echo("\n".join(written.accuracy.lines()))
+        typer.echo(str(written.accuracy))
     megabytes = written.path.stat().st_size / 1e6
     if written.record.target == "openvino":
         megabytes += written.path.with_suffix(".bin").stat().st_size / 1e6
