@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,61 @@ from rcnn.cli import app, workers
 from rcnn.cli.failures import COMMAND_LINE
 from rcnn.cli.main import main
 from rcnn.runtime.launch import Ended
+from rcnn.stopping import Stopped
+
+AGAIN = "to start again: rcnn eval 'a b' --devices 2\n"
+
+
+@pytest.mark.parametrize(
+    ("ended", "printed"),
+    [
+        (Ended(status=143, message="stopped by SIGTERM"), f"rcnn: stopped by SIGTERM\n{AGAIN}"),
+        (Ended(status=2, failed=True, message="no images"), "rcnn: no images\n"),
+        (Ended(status=1), ""),
+    ],
+)
+def test_after_a_stop_the_command_that_starts_the_processes_again_is_printed(
+    ended: Ended, printed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rcnn.runtime.launch.launch_command", lambda words, **_: ended)
+    token = COMMAND_LINE.set(("eval", "a b", "--devices", "2"))
+    try:
+        with pytest.raises(typer.Exit) as end:
+            workers.launch(2, "cpu")
+    finally:
+        COMMAND_LINE.reset(token)
+    assert (end.value.exit_code, capsys.readouterr().err) == (ended.status, printed)
+
+
+def test_a_process_whose_launcher_was_killed_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing reads its note then. A note in a folder that is gone must not hide the message."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise Stopped(15)
+
+    monkeypatch.setattr(app, "app", stop)
+    monkeypatch.setattr("rcnn.stopping._LAUNCHERS", [])
+    file = tmp_path / "gone" / "error.json"
+    values = {"RCNN_LAUNCHED": "1", "RCNN_TYPED": "rcnn eval 'a b' --devices 2", "TORCHELASTIC_ERROR_FILE": str(file)}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("rcnn.cli.main.note_process", lambda: None)
+    monkeypatch.setattr("rcnn.cli.main.stop_with_launcher", lambda: None)
+    for parent, printed in (
+        (os.getppid(), ""),
+        (os.getppid() + 1, f"has ended\n{AGAIN}"),
+    ):
+        monkeypatch.setattr("rcnn.stopping._LAUNCHERS", [parent])
+        file.parent.mkdir() if not printed else shutil.rmtree(file.parent)
+        with pytest.raises(SystemExit) as end:
+            main(["eval", "m", "--output", "out"])
+        assert end.value.code == 143
+        said = capsys.readouterr().err
+        assert said.endswith(printed)
+        assert said.startswith("rcnn: stopped, because the process that started this one" if printed else "")
+        assert bool(said) == bool(printed)
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, TypeError, ValueError])
