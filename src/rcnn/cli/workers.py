@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rcnn import threads
 from rcnn.cli.failures import COMMAND_LINE
 from rcnn.commands import AGAIN, as_typed
 
@@ -61,6 +62,24 @@ def launch(
         options = [*options, *(["--resume"] if "--resume" not in options else [])]
     if ended.status:
         raise typer.Exit(ended.status)
+
+
+def note_threads(devices: int, device: str) -> None:
+    """Print the number of threads of each process if results may differ by it from those of one process.
+
+    On a CPU, torch adds up the terms of a convolution in another order with another number of threads.
+    """
+    from rcnn.runtime.devices import choose_device
+
+    number = threads.per_process(devices)
+    if threads.set_by_user() or number == threads.available_cores() or choose_device(device).type != "cpu":
+        return
+    each = f"{devices} processes with {number} thread{'s' * (number > 1)} each"
+    typer.echo(
+        f"{each}: with another number of threads, scores may differ by rounding; {threads.NUMBER}={number} sets it for "
+        "any number of processes",
+        err=True,
+    )
 
 
 def require_devices(devices: int, device: str) -> None:

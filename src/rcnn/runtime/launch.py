@@ -209,7 +209,7 @@ def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
     if typed:
         added[TYPED] = as_typed("rcnn", *typed)
     if not threads.set_by_user():
-        added[threads.NUMBER] = str(max(1, threads.available_cores() // devices))
+        added[threads.NUMBER] = str(threads.per_process(devices))
     os.environ.update(added)
     try:
         yield

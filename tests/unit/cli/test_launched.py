@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import typer
 
+from rcnn import threads
 from rcnn.cli import app, workers
 from rcnn.cli.failures import COMMAND_LINE
 from rcnn.cli.main import main
-from rcnn.runtime.launch import Ended
+from rcnn.runtime.launch import Ended, launch_command
 from rcnn.stopping import Stopped
 
 AGAIN = "to start again: rcnn eval 'a b' --devices 2\n"
@@ -92,6 +93,47 @@ def test_the_launcher_of_one_process_gets_its_error(
     assert "cuDNN error" in error["message"]["message"]
     assert error["expected"] == (kind is ValueError)
     assert not capsys.readouterr().err  # the launcher prints it
+
+
+@pytest.mark.parametrize(
+    ("devices", "cores", "own", "device", "line"),
+    [
+        (2, 8, "", "cpu", "2 processes with 4 threads each: with another number of threads, scores may differ"),
+        (4, 2, "", "auto", "4 processes with 1 thread each: "),
+        (4, 1, "", "cpu", ""),  # one process has one thread, too
+        (2, 8, "3", "cpu", ""),  # the user has set it for any number of processes
+        (2, 8, "", "cuda", ""),
+    ],
+)
+def test_the_number_of_threads_is_printed_where_results_depend_on_it(
+    devices: int,
+    cores: int,
+    own: str,
+    device: str,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The processes get that number: the same torch adds up in the same order with the same number of threads."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "usable_cores", lambda: cores)
+    monkeypatch.setattr(threads, "available_cores", lambda: cores)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: device == "cuda")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8 * (device == "cuda"))
+    if own:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    workers.note_threads(devices, device)
+    said = capsys.readouterr().err
+    assert said.startswith(line)
+    assert bool(said) == bool(line)
+    given = list[str]()
+
+    def fake(*_: object) -> Callable[..., None]:
+        return lambda *_: given.append(os.environ["OMP_NUM_THREADS"])
+
+    monkeypatch.setattr("rcnn.runtime.launch.elastic_launch", fake)
+    launch_command(["eval"], devices=devices)
+    assert given == [own or str(max(1, cores // devices))]
 
 
 def test_words_after_two_dashes_are_passed_to_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from typing_extensions import override
 from rcnn.runtime.processes import Processes
 from rcnn.training import saver
 from rcnn.training.distributed import stop_together
-from rcnn.training.log import RunLog
+from rcnn.training.log import SilentLog
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.signals import StopRequested, StopRequests
 from rcnn.training.state import TrainState
@@ -213,9 +213,8 @@ def test_the_processes_wait_for_the_charts_of_the_first(tmp_path: Path) -> None:
 
     state = TrainState.start(tiny(), replace(SETTINGS, steps=2), Waiting())
     state.step, state.evaluation_due = 1, True
-    with RunFolder(tmp_path, classes=("a", "b"), provenance={}) as run, RunLog(tmp_path / "log.jsonl", steps=2) as log:
-        run.claim(resumes=False)
-        due = saver.Saver(state, SETTINGS, run, log, lambda detector: {"bbox": {"AP": 0.0}}, charts)
+    with RunFolder(tmp_path, classes=("a", "b"), provenance={}) as run:
+        due = saver.Saver(state, SETTINGS, run, SilentLog(), lambda detector: {"bbox": {"AP": 0.0}}, charts)
         due.evaluate_if_due(StopRequests())
     assert events[-2:] == ["charts", "wait"]
 
