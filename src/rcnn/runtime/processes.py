@@ -102,7 +102,7 @@ class Processes:
             return self.share(compute() if self.is_first else None)  # type: ignore[arg-type]
         value = self.share(self.unless_stopped(compute) if self.is_first else None)
         self.stopping()
-        return value
+        return value  # type: ignore[return-value]
 
     def own_places(self, count: int, size: int) -> list[int]:
         """The indices of `count` items that this process works on: groups of `size` go to the processes in turn."""

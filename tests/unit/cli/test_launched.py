@@ -32,7 +32,11 @@ AGAIN = "to start again: rcnn eval 'a b' --devices 2\n"
 def test_after_a_stop_the_command_that_starts_the_processes_again_is_printed(
     ended: Ended, printed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("rcnn.runtime.launch.launch_command", lambda words, **_: ended)
+
+    def launched(*_: object, **__: object) -> Ended:
+        return ended
+
+    monkeypatch.setattr("rcnn.runtime.launch.launch_command", launched)
     token = COMMAND_LINE.set(("eval", "a b", "--devices", "2"))
     try:
         with pytest.raises(typer.Exit) as end:
@@ -129,7 +133,10 @@ def test_the_number_of_threads_is_printed_where_results_depend_on_it(
     given = list[str]()
 
     def fake(*_: object) -> Callable[..., None]:
-        return lambda *_: given.append(os.environ["OMP_NUM_THREADS"])
+        def noting(*_: object) -> None:
+            given.append(os.environ["OMP_NUM_THREADS"])
+
+        return noting
 
     monkeypatch.setattr("rcnn.runtime.launch.elastic_launch", fake)
     launch_command(["eval"], devices=devices)
