@@ -22,9 +22,10 @@ MASKED = -100.0  # is added to the attention between pixels that are not neighbo
 @contextlib.contextmanager
 def window_masks_without_slices(network: nn.Module) -> Iterator[None]:
     """Within the block, the blocks of timm's Swin in `network` take their masks from `window_mask`."""
+    modules: Any = network.modules()
     blocks: list[Any] = [
         module
-        for module in network.modules()
+        for module in modules
         if getattr(module, "dynamic_mask", False) and hasattr(module, "get_attn_mask") and any(module.shift_size)
     ]
     for block in blocks:
