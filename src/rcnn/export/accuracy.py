@@ -24,9 +24,6 @@ class Accuracy:
     before: dict[str, Number]  # of the checkpoint (int8: of the float32 file)
     after: dict[str, Number]  # of the file
 
-    def __str__(self) -> str:
-        return "\n".join(self.lines())
-
     def lines(self) -> list[str]:
         """One line per kind of result, e.g. "bbox AP: checkpoint 0.3812, file 0.3809"."""
         first, second = self.models
