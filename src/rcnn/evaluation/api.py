@@ -107,7 +107,9 @@ def evaluate(
             allow_empty=allow_empty, device=device, precision=precision, allow=allow, output=output,
             pictures=pictures, boundary=boundary,
         )  # fmt: skip
-        return launch_function(_call, again, devices=devices)
+        # on a CPU, the last digits of scores depend on the number of threads
+        same_threads = choose_device(device).type == "cpu"
+        return launch_function(_call, again, devices=devices, same_threads=same_threads)
     chosen = EvaluationOptions(
         limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
         pictures=pictures, boundary=boundary,
