@@ -31,6 +31,7 @@ class NotUnicodeError(ValueError):
 def read_text(path: Path) -> str:
     """The text of a file, see `decoded`. Raises ValueError that names the file, OSError where it cannot be read."""
     require_regular(path)
+    require_no_folder(path)
     return decoded(path.read_bytes(), str(path))
 
 
@@ -44,11 +45,16 @@ def require_regular(path: Path) -> None:
         raise ValueError(f"{path} is not a regular file (a pipe or a device?); expected a file")
 
 
+def require_no_folder(path: Path) -> None:
+    """Raise ValueError for a folder in place of a file."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected a file: put the file back, or rename or remove the folder")
+
+
 def require_file(path: Path) -> None:
     """Like `require_regular`; also raise ValueError for a folder, FileNotFoundError or PermissionError."""
     require_regular(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; expected a file: put the file back, or copy it again")
+    require_no_folder(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} {missing_text(path)}; copy it again")
     with path.open("rb"):  # PermissionError: some libraries report it as a missing file
@@ -118,6 +124,7 @@ def read_json(path: Path, advice: str = "it may be cut short or another kind of 
     JSON is text in UTF-8, UTF-16 or UTF-32. Raises NotUnicodeError for text in another encoding.
     """
     require_regular(path)
+    require_no_folder(path)
     content = path.read_bytes()
     if not content:
         raise ValueError(f"{path} is empty (0 bytes); {advice}")

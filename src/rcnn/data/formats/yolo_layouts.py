@@ -80,7 +80,7 @@ def layout_of(folder: Path, annotations: str = "") -> Layout:
         raise FileNotFoundError(f"{folder / annotations} is not a YOLO data file with names and train or val")
     names_file = next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
     if names_file is None:
-        names_file = next(iter(visible(folder.glob("*.names"))), None) or _names_of_splits(folder)
+        names_file = next(iter(_files(folder, "*.names")), None) or _names_of_splits(folder)
     damaged = folder / "data.yaml"
     if names_file is None and damaged.is_file() and _has_labels(folder):
         return _of_config(damaged, folder)
@@ -100,7 +100,7 @@ class FoundPath:
 
 def _config_file(folder: Path, annotations: str) -> Path | None:
     """data.yaml, or another YAML file in the folder that has names and splits; only `annotations`, if it is given."""
-    found = visible((*folder.glob("*.yaml"), *folder.glob("*.yml")))
+    found = _files(folder, "*.yaml", "*.yml")
     found = sorted(found, key=lambda file: (file.stem != "data", file.name))
     if annotations:
         found = [folder / annotations] if annotations.lower().endswith((".yaml", ".yml")) else []
@@ -113,6 +113,11 @@ def _config_file(folder: Path, annotations: str) -> Path | None:
             if HAS_NAMES.search(text) and HAS_SPLIT.search(text):
                 return file
     return None
+
+
+def _files(folder: Path, *patterns: str) -> list[Path]:
+    """The files in a folder that match one of `patterns`, sorted, without hidden ones and folders."""
+    return visible(file for pattern in patterns for file in folder.glob(pattern) if not file.is_dir())
 
 
 def _of_config(file: Path, folder: Path) -> Layout:
@@ -223,7 +228,7 @@ def _names_of_splits(folder: Path) -> Path | None:
 
     Raises ValueError if they differ.
     """
-    first, *others = visible(folder.glob(f"*/{ROBOFLOW_NAMES}")) or [None]
+    first, *others = _files(folder, f"*/{ROBOFLOW_NAMES}") or [None]
     for other in others:
         if first is not None and other is not None and lines_of(other) != lines_of(first):
             raise ValueError(f"{first} and {other} differ: the class numbers of all splits must have the same names")
@@ -238,7 +243,7 @@ def _has_labels(folder: Path) -> bool:
 def _listed(folder: Path) -> dict[str, list[Path]]:
     """darknet's list files: those that obj.data names, else train.txt, valid.txt, ... in the folder."""
     found: dict[str, list[Path]] = {}
-    for data in visible((*folder.glob("*.data"), *folder.glob("data/*.data"))):
+    for data in _files(folder, "*.data", "data/*.data"):
         for line in lines_of(data):
             key, _, value = (part.strip() for part in line.partition("="))
             place = resolved(value, (folder,)) if key in KEYS and value else None
