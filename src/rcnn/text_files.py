@@ -15,6 +15,7 @@ import yaml
 
 MAX_YAML_NODES = 1_000_000  # values of a YAML document with its aliases (*name) expanded
 MAX_YAML_DEPTH = 100  # brackets that are open at a time
+FEW_LEVELS = "expected lists and mappings in a few levels"
 BYTE_ORDER_MARKS = {  # UTF-32 first: its mark starts with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig",
@@ -169,13 +170,11 @@ def yaml_value(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
 
     Raises yaml.YAMLError where it is damaged, and where aliases (`*name`) refer to themselves or expand to more than
     MAX_YAML_NODES values: 500 bytes can describe a billion. The same for more than MAX_YAML_DEPTH open brackets, for
-    which PyYAML's time grows with the square of their number.
+    which PyYAML's time grows with the square of their number, and for what is nested too deeply for Python.
     """
     brackets = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", text))
     if _is_deep(brackets) and _is_deep(_brackets_of_tokens(text, loader)):  # the first also counts those in comments
-        raise yaml.YAMLError(
-            f"more than {MAX_YAML_DEPTH} brackets are open; expected lists and mappings in a few levels"
-        )
+        raise yaml.YAMLError(f"more than {MAX_YAML_DEPTH} brackets are open; {FEW_LEVELS}")
     reader = loader(text)
     try:
         node = reader.get_single_node()
@@ -183,6 +182,8 @@ def yaml_value(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
             return None
         _count_nodes(node, {})
         return reader.construct_document(node)
+    except RecursionError as error:
+        raise yaml.YAMLError(f"lists and mappings are nested too deeply; {FEW_LEVELS}") from error
     finally:
         reader.dispose()
 

@@ -71,7 +71,8 @@ def test_a_text_is_no_switch(call: Callable[..., object], name: str) -> None:
 
 
 def test_fractions_and_choices_of_another_type_are_refused() -> None:
-    for value in ("", "0.2", float("nan"), True, 1, -0.1, [0.2], 10**400):
+    wrong: tuple[Any, ...] = ("", "0.2", float("nan"), True, 1, -0.1, [0.2], 10**400)
+    for value in wrong:
         with pytest.raises(ValueError, match=r"^val_fraction=.* \(--val-fraction\): expected 0 \(no images\) to less"):
             plan(val_fraction=value)
     for value in ([None], np.array(["onnx", "torch"]), 5):
@@ -81,7 +82,8 @@ def test_fractions_and_choices_of_another_type_are_refused() -> None:
             rcnn.export_model(NOWHERE, "a.onnx", precision=value)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"^padding=.* is not known; expected exact, bucket"):
             rcnn.Predictor(NOWHERE, padding=value)  # type: ignore[arg-type]
-    for value in (np.array(["cpu", "cuda"]), 10**5000, None, 0.5):
+    wrong = (np.array(["cpu", "cuda"]), 10**5000, None, 0.5)
+    for value in wrong:
         with pytest.raises(ValueError, match=r"^device .* is not (known|supported); expected auto, cpu"):
             plan(device=value)
 
@@ -139,13 +141,13 @@ def test_paths_that_no_file_can_have_are_refused_at_once(
     }
     reason = r"contains a NUL character \(\\x00\)" if "\0" in path else "is too long for a path: names have up to 255"
     for name, call in calls.items():
-        with pytest.raises(ValueError, match=rf"^got '.*' for {name}, which {reason}.*; expected ") as refused:
+        with pytest.raises(ValueError, match=rf"^got '.* for {name}, which {reason}.*; expected ") as refused:
             call()
         assert len(str(refused.value)) < 450
-    for arguments in ({"output": path}, {"weights": path}, {"images": path}):
-        with pytest.raises(ValueError, match=rf"^got '.*' for .*, which {reason}"):
-            plan(**arguments)
-    with pytest.raises(FileNotFoundError, match=rf"^'.*' {reason}.*: check the path"):
+    for call in (partial(plan, output=path), partial(plan, weights=path), partial(plan, images=path)):
+        with pytest.raises(ValueError, match=rf"^got '.* for .*, which {reason}"):
+            call()
+    with pytest.raises(FileNotFoundError, match=rf"^'.* {reason}.*: check the path"):
         predictor.predict(path)
     found = predictor.predict([path, IMAGE], errors="return")
     assert isinstance(found[0], FileNotFoundError)
@@ -154,5 +156,5 @@ def test_paths_that_no_file_can_have_are_refused_at_once(
 
 
 def test_several_names_joined_by_plus_may_be_longer_than_one_name(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="has no data set"):
+    with pytest.raises(FileNotFoundError, match="has no annotations in a known format"):
         rcnn.open_dataset(tmp_path, "+".join(["train"] * 60))

@@ -206,17 +206,17 @@ def target_of(path: Path, to: str | None) -> Target:
     """The target of a file name, which must have the suffix of `to` if that is given."""
     by_suffix = {suffix: target for target, suffix in SUFFIXES.items()}
     expected = ", ".join(f"{suffix} ({target})" for target, suffix in SUFFIXES.items())
-    if to is None and path.suffix in by_suffix:
-        return by_suffix[path.suffix]
-    for target, suffix in SUFFIXES.items():
-        if target == to and path.suffix == suffix:
-            return target
     if to is not None and not is_one_of(to, SUFFIXES):
         raise ValueError(f"the target {shown(to, 60)} is not known; expected {', '.join(SUFFIXES)}")
+    if to is None and path.suffix in by_suffix:
+        return by_suffix[path.suffix]
+    own = next((suffix for target, suffix in SUFFIXES.items() if target == to), "")
+    if own and path.suffix == own:
+        return by_suffix[own]
     if not path.suffix:
         raise ValueError(f"{path} has no suffix; expected {expected}")
-    if to is not None:
-        raise ValueError(f"--to {to} writes {SUFFIXES[to]}, but --output is {path}")
+    if own:
+        raise ValueError(f"--to {to} writes {own}, but --output is {path}")
     raise ValueError(f"{path} has the suffix {path.suffix!r}; expected {expected}")
 
 

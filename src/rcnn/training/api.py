@@ -115,6 +115,7 @@ def train(
             "torchrun has started this process again after a failure, but without output= the run that failed cannot "
             "be found: give rcnn.train the folder of the run as output"
         )
+    require_switches(resume=resume)
     max_restarts = whole_number("max_restarts", max_restarts, "0 or more", 0)
     devices = whole_number("devices", devices, "1 or more processes")
     request = _request(

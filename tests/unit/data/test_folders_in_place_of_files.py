@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from PIL import Image
 
 import rcnn
 from rcnn.data import splits
+from rcnn.data.formats import yolo_layouts
 from rcnn.outputs import OutputFolder
 from rcnn.text_files import read_json, read_text
 from tests.tiny_data import write_tiny_coco
@@ -70,7 +72,7 @@ def _coco(folder: Path) -> None:
 
 
 CASES: list[tuple[Callable[[Path], None], str, str]] = [  # data set, name of the folder, and what happens (a split)
-    (_yolo, "data.yaml", "all"),
+    (_yolo, "data.yaml", "train"),
     (_yolo, "classes.txt", "train"),
     (_yolo, "labels/train/a.txt", "train"),
     (_yolo, "obj.names", "train"),
@@ -136,3 +138,17 @@ def test_what_rcnn_wrote_below_the_images_is_no_data(tmp_path: Path) -> None:
                 Image.new("RGB", (32, 32)).save(picture)
     assert sorted(rcnn.open_dataset(tmp_path).file_names) == ["a.png", "b.png", "night/c.png"]
     assert len(list(tmp_path.rglob("*.jpg"))) == 4
+
+
+@pytest.mark.parametrize("value", ["[" * 300 + "]" * 300, "\n  " + "- " * 2000 + "1"], ids=["brackets", "dashes"])
+def test_a_deeply_nested_data_yaml_is_read_once(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _yolo(tmp_path)
+    _write(tmp_path / "data.yaml", f"names: [disc]\ntrain: images/train\nother: {value}\n")
+    read = MagicMock(side_effect=yolo_layouts.yaml_value)
+    monkeypatch.setattr(yolo_layouts, "yaml_value", read)
+    with pytest.raises(ValueError, match=r"data\.yaml is not YAML \(.*; expected lists and mappings in a few"):
+        rcnn.open_dataset(tmp_path, "train")
+    assert "is not YAML" in "\n".join(rcnn.check_dataset(tmp_path).lines())
+    assert read.call_count == 1
+    _write(tmp_path / "data.yaml", "names: [disc]\ntrain: images/train\n")
+    assert len(rcnn.open_dataset(tmp_path, "train")) == 2  # the file is another one now

@@ -14,8 +14,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -120,12 +122,21 @@ def _files(folder: Path, *patterns: str) -> list[Path]:
     return visible(file for pattern in patterns for file in folder.glob(pattern) if not file.is_dir())
 
 
+@lru_cache(maxsize=4)
+def _parsed(file: Path, changed: int, size: int) -> tuple[Any, str]:
+    """The value in a YAML file, or what is wrong with it. Kept, because each split needs it, and PyYAML takes long."""
+    try:
+        return yaml_value(read_text(file)), ""
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, KeyError) as error:
+        return None, " ".join(str(error).split())[:300]
+
+
 def _of_config(file: Path, folder: Path) -> Layout:
     """The layout of a data.yaml. Paths are searched for relative to its `path`, then within the folder."""
-    try:
-        config = yaml_value(read_text(file))
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is not YAML ({' '.join(str(error).split())[:300]})") from error
+    status = file.stat()
+    config, problem = _parsed(file, status.st_mtime_ns, status.st_size)
+    if problem:
+        raise ValueError(f"{file} is not YAML ({problem})")
     if not isinstance(config, dict):
         raise ValueError(f"{file} is not a YOLO data file: expected names, train and val, got {excerpt(config)}")
     base = folder / str(config["path"]) if isinstance(config.get("path"), str) else folder

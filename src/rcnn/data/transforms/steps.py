@@ -80,7 +80,9 @@ class ScaleJitter:
     def __post_init__(self) -> None:
         _require_range("scale_jitter.scale", self.scale, 0, 100, "factors", open_below=True)
         if not isinstance(self.size, Integral) or self.size < 1:
-            raise ValueError(f"train.augment: scale_jitter.size is {shown(self.size, 60)}; expected 1 or more pixels, e.g. 1024")
+            raise ValueError(
+                f"train.augment: scale_jitter.size is {shown(self.size, 60)}; expected 1 or more pixels, e.g. 1024"
+            )
 
     def frame(self, original: tuple[int, int], random: np.random.Generator) -> Frame:
         """Where an image of size `original` is in the network's input."""
