@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from rcnn.arguments import DATA, as_path
+
 MAX_YAML_NODES = 1_000_000  # values of a YAML document with its aliases (*name) expanded
 MAX_YAML_DEPTH = 100  # brackets that are open at a time
 FEW_LEVELS = "expected lists and mappings in a few levels"
@@ -81,7 +83,8 @@ def missing_text(path: Path) -> str:
 
 
 def require_data_path(path: Path) -> None:
-    """Raise FileNotFoundError if `path`, which is expected to be a data set, does not exist."""
+    """Raise FileNotFoundError if `path`, which is expected to be a data set, does not exist or cannot."""
+    as_path(path, "the data set", DATA)
     if not path.exists():
         raise FileNotFoundError(
             f"{as_given(path)} {missing_text(path)}; expected the folder of a data set, or an annotation file, in one "
