@@ -173,6 +173,12 @@ def process_numbers() -> Processes:
     return Processes(rank=rank, count=count, local_rank=local)
 
 
+def processes_here(count: int) -> int:
+    """How many of the `count` processes run on this machine, as their launcher says; all, if it does not say."""
+    local = os.environ.get("LOCAL_WORLD_SIZE", "").strip()
+    return int(local) if local.isdecimal() and 0 < int(local) <= count else count
+
+
 @contextmanager
 def joined(device: torch.device, timeout: float = 0.0, *, watchdog: float | None = None) -> Iterator[Processes]:
     """Within the block, this process is connected to the others that a launcher started, if there are any.
