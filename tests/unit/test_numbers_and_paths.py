@@ -82,8 +82,8 @@ def test_fractions_and_choices_of_another_type_are_refused() -> None:
             rcnn.export_model(NOWHERE, "a.onnx", precision=value)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"^padding=.* is not known; expected exact, bucket"):
             rcnn.Predictor(NOWHERE, padding=value)  # type: ignore[arg-type]
-    wrong = (np.array(["cpu", "cuda"]), 10**5000, None, 0.5)
-    for value in wrong:
+    devices: tuple[Any, ...] = (np.array(["cpu", "cuda"]), 10**5000, None, 0.5)
+    for value in devices:
         with pytest.raises(ValueError, match=r"^device .* is not (known|supported); expected auto, cpu"):
             plan(device=value)
 
