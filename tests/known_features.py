@@ -1,4 +1,4 @@
-"""Detectors that take known feature maps, or known outputs of a box head, instead of computing them again."""
+"""Detectors that take known feature maps, or known outputs of the heads, instead of computing them again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from rcnn.models import Detector
 from rcnn.models.heads.box import BoxHead, BoxOutputs
 from rcnn.models.heads.cascade import CascadeHead
+from rcnn.models.rpn import Level
 from rcnn.structures import ImageBatch
 from tests.narrow import instance
 
@@ -25,6 +26,14 @@ def known_features(detector: Detector, features: Mapping[str, Tensor]) -> Genera
 
     with patch.object(detector, "features", given):
         yield
+
+
+@contextmanager
+def known_levels(detector: Detector, features: Mapping[str, Tensor]) -> Generator[list[Level], None, None]:
+    """As `known_features`; the RPN's head is run once, here, and the detector takes its outputs again and again."""
+    levels = detector.rpn.head(dict(features))
+    with known_features(detector, features), patch.object(detector.rpn, "head", return_value=levels):
+        yield levels
 
 
 @torch.no_grad()
