@@ -103,15 +103,18 @@ def _analysis(
     ids = dataset.image_ids[: metrics.images]
     analysis = analyse(
         metric_for(dataset, tuple(metrics.kinds), metrics.metric),
-        dataset.to_coco(),
+        evaluation.ground_truth,
         evaluation.results,
         kind,
         image_ids=ids,
         max_detections=options.max_detections,
+        checked=True,
     )
     if "keypoints" not in metrics.kinds:
         return analysis
-    curves = keypoint_curves(dataset.to_coco(), evaluation.results, ids, sigmas, options.max_detections)
+    curves = keypoint_curves(
+        evaluation.ground_truth, evaluation.results, ids, sigmas, options.max_detections, checked=True
+    )
     return replace(analysis, keypoint_curves=curves)
 
 

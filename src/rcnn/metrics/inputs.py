@@ -98,6 +98,11 @@ def check_truth(
             raise ValueError(f"kind {kind!r} is not known; expected {', '.join(known_kinds)}")
     data, source = read_ground_truth(ground_truth)
     check_ground_truth(data, source)
+    return _inputs_of(data, source, image_ids)
+
+
+def _inputs_of(data: GroundTruth, source: str, image_ids: Iterable[Id] | None) -> EvaluationInputs:
+    """The inputs without results."""
     # the string "0" and null count as 0, as when a data set is opened
     crowds = flags([annotation.get("iscrowd", 0) for annotation in data["annotations"]])[0].tolist()
     images = chosen_images(data, image_ids, source)
@@ -125,6 +130,16 @@ def check_inputs(
     if "segm" in kinds:
         check_masks(inputs.data, kept, inputs.source)
     return replace(inputs, results=list(kept.values()))
+
+
+def checked_inputs(
+    ground_truth: Path | str | GroundTruth, results: Sequence[Entry], image_ids: Iterable[Id] | None
+) -> EvaluationInputs:
+    """What `check_inputs` returns, for ground truth and results that were checked before."""
+    data, source = read_ground_truth(ground_truth)
+    inputs = _inputs_of(data, source, image_ids)
+    chosen = set(inputs.images)
+    return replace(inputs, results=[result for result in results if result["image_id"] in chosen])
 
 
 def require_limit(max_detections: int | None) -> None:

@@ -22,8 +22,10 @@ from rcnn.models.unused_settings import override_used
 from rcnn.models.zoo import MODELS
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
-from rcnn.runtime.processes import Processes, device_of_process, process_numbers
-from rcnn.training.advice import Advice, advise_training
+from rcnn.runtime.launch import typed_command
+from rcnn.runtime.processes import Processes, device_of_process, process_numbers, processes_here
+from rcnn.threads import available_cores
+from rcnn.training.advice import Advice, advise_training, advise_workers
 from rcnn.training.chosen_start import Start, choose_start, setting_keys
 from rcnn.training.disk_space import DiskSpace, disk_space, require_space
 from rcnn.training.fitted_model import FittedModel, fit_model, fit_to_data
@@ -68,6 +70,7 @@ class RunPlan:
     identity: dict[str, dict[str, Any]]  # of the data, by split; see `data_identity`
     space: DiskSpace  # for the checkpoints
     trained_images: TrainedImages | None  # for evaluations; None: its images are not files
+    commands: tuple[str, ...]  # that started and resumed the run, each once
 
     @property
     def dataset(self) -> Dataset:
@@ -104,6 +107,7 @@ class RunPlan:
         """The contents of config.json."""
         several = {"processes": self.processes.count} if self.processes.count > 1 else {}
         content = {"model": config_to_dict(self.config), **self.about(), "classes": list(self.dataset.classes)}
+        content |= {"commands": list(self.commands)}
         return content | several | ({"extra_images": self.extra_images} if self.extra_images else {})
 
 
@@ -135,6 +139,7 @@ def plan_training(
     start = choose_start(request, record, log, download=download)
     model = fit_model(start, log, download=download)
     chosen = _choose_length(start, model, processes, found)
+    chosen = _with_workers(chosen, start, device, devices if devices > 1 else processes_here(processes.count))
     space = disk_space(model.detector, chosen.settings, start.request.output)
     return RunPlan(
         output=start.request.output,
@@ -161,7 +166,14 @@ def plan_training(
         identity={split: data_identity(dataset) for split, dataset in model.data.every.items()},
         space=space,
         trained_images=TrainedImages.of(model.data.training),
+        commands=_commands(record),
     )
+
+
+def _commands(record: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The commands of the run in `record` and that of this process."""
+    earlier = () if record is None else map(str, record.get("commands", ()))
+    return tuple(dict.fromkeys((*earlier, typed_command())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +181,7 @@ class _Length:
     """The training settings of a run, complete."""
 
     settings: TrainConfig
-    reasons: dict[str, str]  # setting of the length -> why it has its value
+    reasons: dict[str, str]  # setting -> why it has its value, apart from the advice
     advice: Advice  # on the settings of model and training
     extra_images: int  # as in RunPlan
 
@@ -229,6 +241,18 @@ def _choose_length(start: Start, model: FittedModel, processes: Processes, found
             settings = replace(settings, patience=0)
         require_fixed(before, settings, start.request.output)
     return _Length(settings=settings, reasons=reasons, advice=advice, extra_images=extra)
+
+
+def _with_workers(chosen: _Length, start: Start, device: torch.device, processes: int) -> _Length:
+    """`chosen` with as many workers as suit this machine, in a new run on a GPU, if nobody gave their number.
+
+    `processes`: that train on this machine.
+    """
+    if device.type == "cpu" or not start.is_new or start.request.settings is not None or "workers" in start.given:
+        return chosen
+    workers, reason = advise_workers(available_cores(), processes)
+    settings = replace(chosen.settings, workers=workers)
+    return replace(chosen, settings=settings, reasons=chosen.reasons | {"workers": reason})
 
 
 def _changed_settings(start: Start, model: FittedModel, settings: TrainConfig) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import sys
@@ -40,20 +41,28 @@ def grown(first: Mapping[str, float], last: Mapping[str, float]) -> dict[str, fl
     return {name: last[name] - first[name] for name in first}
 
 
+def return_free_memory() -> None:
+    """Give the memory that earlier tests freed back to the system: a forked worker would fill it before it grows."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
+    if trim is not None:
+        trim(0)
+
+
 @dataclass(frozen=True)
 class Keeping:
-    """Makes batches, and keeps .4 MB of each."""
+    """Makes batches, and keeps 2 MB of each."""
 
     batches: Batches
 
     def make(self, n: int, after_image: Callable[[], None] | None = None) -> TrainingBatch:
-        KEPT.append(torch.ones(100_000))
+        KEPT.append(torch.ones(500_000))
         return self.batches.make(n, after_image)
 
 
 @pytest.mark.parametrize("leaks", [False, True])
 def test_memory_of_the_workers_is_flat(tmp_path: Path, leaks: bool) -> None:
-    """20 epochs after the first 10. The second case shows that .4 MB per batch are seen."""
+    """20 epochs after the first 10. The second case shows that 2 MB per batch are seen."""
+    return_free_memory()
     batches = numbered_batches(seven_images(tmp_path), Model(), Settings(flip=0.5))
     with closing(batches_of_workers(Keeping(batches) if leaks else batches, 0, 2)) as stream:
 
@@ -66,7 +75,7 @@ def test_memory_of_the_workers_is_flat(tmp_path: Path, leaks: bool) -> None:
     assert len(growth) == 3
     assert growth["main"] < 1.5
     for number in range(2):
-        assert growth[f"worker {number}"] > 4 if leaks else growth[f"worker {number}"] < 1.5
+        assert growth[f"worker {number}"] > 20 if leaks else growth[f"worker {number}"] < 1.5
 
 
 class Memory:
