@@ -77,4 +77,8 @@ class KnownOutputs:
         same = (boxes[:, :, None] == self.boxes[:, None]).all(-1)  # (B, R, R')
         assert (same.any(-1) | ~valid).all(), "a region is not among those of the first batch"
         image, region = torch.arange(len(boxes))[:, None], same.int().argmax(-1)
-        return tree_map_only(Tensor, lambda values: values.detach()[image, region], self.outputs)
+
+        def known(values: Tensor) -> Tensor:
+            return values.detach()[image, region]
+
+        return tree_map_only(Tensor, known, self.outputs)
