@@ -108,7 +108,9 @@ def whole_number(name: str, value: object, expected: str, least: int = 1, most: 
 
     Also a ValueError for more than `most`.
     """
-    if not is_whole_number(value) or value < least:
+    if not is_whole_number(value):
+        raise ArgumentTypeError(f"{name}={shown(value, 60)}; expected {expected}")
+    if value < least:
         raise ValueError(f"{name}={shown(value, 60)}; expected {expected}")
     if value > most:
         raise ValueError(f"{name}={shown(value, 60)}; expected {most:,} or less")

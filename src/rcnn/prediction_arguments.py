@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TypeAlias
 
-from rcnn.arguments import is_one_of, require_max_pixels, shown, whole_number
+from rcnn.arguments import ArgumentTypeError, is_one_of, require_max_pixels, shown, whole_number
 from rcnn.data.image_inputs import require_channels
 
 Score: TypeAlias = float | Mapping[str, float]  # the lowest score that is kept: of all classes, or by class name
@@ -14,7 +14,9 @@ Score: TypeAlias = float | Mapping[str, float]  # the lowest score that is kept:
 
 def require_score(score: float) -> float:
     """`score`; a ValueError unless it is a number from 0 to 1."""
-    if not isinstance(score, Real) or not 0 <= score <= 1:
+    if not isinstance(score, Real):
+        raise ArgumentTypeError(f"score={shown(score, 60)}; expected a number from 0 to 1")
+    if not 0 <= score <= 1:
         raise ValueError(f"score={shown(score, 60)}; expected a number from 0 to 1")
     return score
 

@@ -268,7 +268,8 @@ def _going_on(output: Path) -> str:
 
 def _ending(outcome: Outcome) -> Iterator[str]:
     if not outcome.finished:
-        yield f"stopped after {counted(outcome.step, 'step')}; {_going_on(outcome.output)}"
+        done = counted(outcome.step, "step")
+        yield f"stopped by {outcome.stopped_by} after {done}; {_going_on(outcome.output)}"
 
 
 def _train(request: RunRequest, log: Callable[[str], object]) -> TrainingRun:
