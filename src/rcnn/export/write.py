@@ -94,7 +94,7 @@ def export_model(
     any size, resizes it approximately like the checkpoint, and returns boxes in pixels of that image. `data`: a data
     set; AP of the checkpoint and of the file is measured on its validation images (int8: use `calibrate`). `classes`:
     class names for a detector. `overrides` and `allow` as in `rcnn.Predictor`. `log` is called with lines about the
-    progress.
+    progress; `print` of the result shows AP and the file.
 
     The file is run once on a generated batch and compared with the model in PyTorch. If no detection matches there,
     e.g. because there are none, a temporary copy with a score threshold of 0 is compared instead.
