@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 
+from rcnn.arguments import ArgumentTypeError
 from rcnn.data.image_inputs import require_channels
 
 Score: TypeAlias = float | Mapping[str, float]  # the lowest score that is kept: of all classes, or by class name
@@ -15,7 +16,9 @@ Score: TypeAlias = float | Mapping[str, float]  # the lowest score that is kept:
 
 def require_score(score: float) -> float:
     """`score`; a ValueError unless it is a number from 0 to 1."""
-    if not isinstance(score, Real) or not 0 <= score <= 1:
+    if not isinstance(score, Real):
+        raise ArgumentTypeError(f"score={score!r}; expected a number from 0 to 1")
+    if not 0 <= score <= 1:
         raise ValueError(f"score={score!r}; expected a number from 0 to 1")
     return score
 
@@ -34,7 +37,9 @@ def is_whole_number(value: object) -> TypeGuard[int | np.integer[Any]]:
 
 def whole_number(name: str, value: object, expected: str, least: int = 1) -> int:
     """The argument `name` as an int; a ValueError, ending in `expected`, unless it is an integer from `least` on."""
-    if not is_whole_number(value) or value < least:
+    if not is_whole_number(value):
+        raise ArgumentTypeError(f"{name}={value!r}; expected {expected}")
+    if value < least:
         raise ValueError(f"{name}={value!r}; expected {expected}")
     return int(value)
 

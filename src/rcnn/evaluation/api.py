@@ -26,6 +26,7 @@ from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results, is_results
 from rcnn.evaluation.run import evaluate_predictor, run_evaluation
 from rcnn.models.overrides import Overrides, as_overrides
+from rcnn.prediction_arguments import whole_number
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision, choose_device
 from rcnn.runtime.launch import launch_function, require_devices
@@ -94,6 +95,7 @@ def evaluate(
     if not isinstance(model, Predictor):
         model = as_path(model, "the model", f"{MODEL}, saved results, or a Predictor")
     require_path_options(data, split, options)
+    devices = whole_number("devices", devices, "1 or more processes")
     if devices > 1 and (isinstance(model, Predictor) or not is_results(model)):
         if isinstance(model, Predictor):
             raise ValueError(f"devices={devices} needs a checkpoint: give its path instead of a predictor")

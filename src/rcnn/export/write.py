@@ -54,6 +54,18 @@ class Exported:
     record: ExportRecord
     difference: Difference  # from the detector in PyTorch, on one generated batch; int8: from float32, on real images
     accuracy: Accuracy | None = None  # AP before (int8: of the float32 file) and after; None: not measured
+    bytes: int  # of the file; OpenVINO: of both files
+
+    def __str__(self) -> str:
+        """The lines that `rcnn export` prints, and the differences that were found when the file was checked."""
+        other = "the float32 file" if self.record.precision == "int8" else "PyTorch"
+        checked = "not checked: nothing was detected" if self.difference.is_empty else self.difference.text()
+        return "\n".join([*self.lines(), f"compared with {other}: {checked}"])
+
+    def lines(self) -> list[str]:
+        """The lines that `rcnn export` prints: AP if it was measured, and the file."""
+        measured = [] if self.accuracy is None else self.accuracy.lines()
+        return [*measured, f"wrote {self.path} ({self.bytes / 1e6:.1f} MB, {self.record.precision})"]
 
 
 def export_model(
@@ -82,7 +94,7 @@ def export_model(
     any size, resizes it approximately like the checkpoint, and returns boxes in pixels of that image. `data`: a data
     set; AP of the checkpoint and of the file is measured on its validation images (int8: use `calibrate`). `classes`:
     class names for a detector. `overrides` and `allow` as in `rcnn.Predictor`. `log` is called with lines about the
-    progress.
+    progress; `print` of the result shows AP and the file.
 
     The file is run once on a generated batch and compared with the model in PyTorch. If no detection matches there,
     e.g. because there are none, a temporary copy with a score threshold of 0 is compared instead.
@@ -144,7 +156,8 @@ def export_model(
         accuracy = measure_accuracy(original, path, annotated, ("checkpoint", "file"), say)
     elif record.with_resize:
         say("AP with this resize was not measured: give a data set with --data DIR")
-    return Exported(path=path, record=record, difference=difference, accuracy=accuracy)
+    written = sum(path.with_name(name).stat().st_size for name in names)
+    return Exported(path=path, record=record, difference=difference, accuracy=accuracy, bytes=written)
 
 
 def file_bytes(detector: Detector, record: ExportRecord) -> int:

@@ -16,6 +16,7 @@ from rcnn.given_steps import Given, as_steps
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.new_outputs import output_or_new
+from rcnn.prediction_arguments import whole_number
 from rcnn.runtime.launch import (
     FailedWhileStoppingError,
     ProcessFailedError,
@@ -102,8 +103,7 @@ def train(
             "torchrun has started this process again after a failure, but without output= the run that failed cannot "
             "be found: give rcnn.train the folder of the run as output"
         )
-    if max_restarts < 0:
-        raise ValueError(f"max_restarts={max_restarts}; expected 0 or more")
+    max_restarts = whole_number("max_restarts", max_restarts, "0 or more", least=0)
     request = _request(
         model, data, output, recipe=recipe, overrides=overrides, augment=augment, split=split, val_split=val_split,
         val_fraction=val_fraction, validation=validation, annotations=annotations, images=images,
@@ -111,7 +111,7 @@ def train(
         allow_empty=allow_empty, allow=allow, device=device,
     )  # fmt: skip
     request = replace(request, trackers=own_trackers(trackers))
-    _require_count(devices)
+    devices = whole_number("devices", devices, "1 or more processes")
     if devices > 1 or max_restarts > 0:
         require_devices(devices, device)
         require_sendable(augment=request.augment, trackers=request.trackers, log=log)
@@ -159,16 +159,11 @@ def plan(
         relative_boxes=relative_boxes, weights=weights, resume=resume, strict=strict, allow_empty=allow_empty,
         allow=allow, device=device,
     )  # fmt: skip
-    _require_count(devices)
+    devices = whole_number("devices", devices, "1 or more processes")
     if devices > 1:
         require_devices(devices, device)
     make = partial(plan_training, request, log, devices=devices)
     return TrainingPlan(make(download=False), complete=partial(make, download=True))
-
-
-def _require_count(devices: int) -> None:
-    if devices < 1:
-        raise ValueError(f"devices={devices}; expected 1 or more processes")
 
 
 def _request(
@@ -257,7 +252,8 @@ def _going_on(output: Path) -> str:
 
 def _ending(outcome: Outcome) -> Iterator[str]:
     if not outcome.finished:
-        yield f"stopped after {counted(outcome.step, 'step')}; {_going_on(outcome.output)}"
+        done = counted(outcome.step, "step")
+        yield f"stopped by {outcome.stopped_by} after {done}; {_going_on(outcome.output)}"
 
 
 def _train(request: RunRequest, log: Callable[[str], object]) -> TrainingRun:

@@ -57,6 +57,7 @@ OPTIONAL: dict[str, type] = {
     "left_out": list,
     "data_identity": dict,
     "trained_images": dict,
+    "commands": list,
 }
 EXPECTED: dict[type, str] = {
     dict: "an object",

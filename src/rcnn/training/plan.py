@@ -22,6 +22,7 @@ from rcnn.models.unused_settings import override_used
 from rcnn.models.zoo import MODELS
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
+from rcnn.runtime.launch import typed_command
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers, processes_here
 from rcnn.threads import available_cores
 from rcnn.training.advice import Advice, advise_training, advise_workers
@@ -69,6 +70,7 @@ class RunPlan:
     identity: dict[str, dict[str, Any]]  # of the data, by split; see `data_identity`
     space: DiskSpace  # for the checkpoints
     trained_images: TrainedImages | None  # for evaluations; None: its images are not files
+    commands: tuple[str, ...]  # that started and resumed the run, each once
 
     @property
     def dataset(self) -> Dataset:
@@ -105,6 +107,7 @@ class RunPlan:
         """The contents of config.json."""
         several = {"processes": self.processes.count} if self.processes.count > 1 else {}
         content = {"model": config_to_dict(self.config), **self.about(), "classes": list(self.dataset.classes)}
+        content |= {"commands": list(self.commands)}
         return content | several | ({"extra_images": self.extra_images} if self.extra_images else {})
 
 
@@ -163,7 +166,14 @@ def plan_training(
         identity={split: data_identity(dataset) for split, dataset in model.data.every.items()},
         space=space,
         trained_images=TrainedImages.of(model.data.training),
+        commands=_commands(record),
     )
+
+
+def _commands(record: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The commands of the run in `record` and that of this process."""
+    earlier = () if record is None else map(str, record.get("commands", ()))
+    return tuple(dict.fromkeys((*earlier, typed_command())))
 
 
 @dataclass(frozen=True, kw_only=True)
