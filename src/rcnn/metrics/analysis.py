@@ -18,6 +18,7 @@ from rcnn.background import in_background
 from rcnn.data.checks.tables import MetricName
 from rcnn.metrics import coco, lvis
 from rcnn.metrics.coco_entries import ground_truth_of_kind, results_of_kind
+from rcnn.metrics.collection import garbage_stays
 from rcnn.metrics.errors import ImageErrors, Shape, image_errors
 from rcnn.metrics.inputs import Entry, EvaluationInputs, GroundTruth, Id, check_inputs, checked_inputs
 from rcnn.metrics.thresholds import Thresholds, best_thresholds
@@ -83,6 +84,7 @@ def analysed_kind(kinds: Iterable[str]) -> str:
     return "" if "proposals" in kinds else next((kind for kind in ("segm", "bbox") if kind in kinds), "")
 
 
+@garbage_stays()
 def analyse(
     metric: MetricName,
     ground_truth: Path | str | GroundTruth,
@@ -257,8 +259,8 @@ class _Matches:
             kept = [shape for shape in self.detections.get(number, ()) if shape.entry["score"] >= score]
             rows = {shape.number for shape in kept}
             objects = [
-                replace(shape, matched=self.found_by.get(shape.number) in rows)
-                for shape in self.objects.get(number, ())
+                Shape(number=one.number, entry=one.entry, size=one.size, matched=self.found_by.get(one.number) in rows)
+                for one in self.objects.get(number, ())
             ]
             images.append(image_errors(image_id, kept, objects, self.inputs.names))
         return tuple(sorted(images, key=lambda image: (-len(image.errors), image.hits)))

@@ -33,6 +33,7 @@ from rcnn.metrics.coco_entries import (
     require_same_keypoints,
     require_same_keypoints_in_results,
 )
+from rcnn.metrics.collection import garbage_stays
 from rcnn.metrics.inputs import Entry, EvaluationInputs, GroundTruth, Id, check_inputs, require_limit
 from rcnn.metrics.values import CLASS_METRICS, FIELDS, SIZES, Metrics, Number, PerClass
 from rcnn.ops.coco_backend import COCOeval, Params, StreamingEval
@@ -182,7 +183,8 @@ class CocoEvaluation:
             require_same_keypoints(inputs, keypoint_sigmas)
         self._inputs = inputs
         self._max_detections = max_detections
-        self._kinds = {kind: _Matching(inputs, kind, keypoint_sigmas, max_detections) for kind in kinds}
+        with garbage_stays():
+            self._kinds = {kind: _Matching(inputs, kind, keypoint_sigmas, max_detections) for kind in kinds}
         self._left = {image["id"]: image for image in inputs.numbered_images()}  # images that are not matched yet
         self._added: list[Id] = []  # images that are matched next
         self._results: list[Entry] = []  # of these ...
