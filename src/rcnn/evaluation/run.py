@@ -21,12 +21,11 @@ from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results, keypoints_of
 from rcnn.metrics.analysis import Analysis, analyse, analysed_kind, keypoint_curves
 from rcnn.metrics.choice import metric_for
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import RUN_LOG, OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.progress import Progress, no_progress
 from rcnn.runtime.processes import ALONE, Processes
 
-RUN_LOG = "log.jsonl"  # in the folder of a training run
 SCORE = 0.5  # without an analysis, results with a lower score are not drawn
 
 Log = Callable[[str], object]

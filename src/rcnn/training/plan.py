@@ -29,7 +29,7 @@ from rcnn.training.advice import Advice, advise_training, advise_workers
 from rcnn.training.chosen_start import Start, choose_start, setting_keys
 from rcnn.training.disk_space import DiskSpace, disk_space, require_space
 from rcnn.training.fitted_model import FittedModel, fit_model, fit_to_data
-from rcnn.training.found_run import FoundRun, find_run
+from rcnn.training.found_run import FoundRun, find_run, inside_data, require_apart
 from rcnn.training.identity import data_identity
 from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
 from rcnn.training.request import RunRequest
@@ -134,6 +134,8 @@ def plan_training(
     """
     processes = Processes(count=devices) if devices > 1 else process_numbers()
     found = find_run(request.output) if request.output is not None else FoundRun(record=None, checkpoints=())
+    if places := _places(request, found):
+        require_apart(*places)
     record = record_to_resume(request, found)
     device = device_of_process(choose_device(request.device), processes)
     start = choose_start(request, record, log, download=download)
@@ -319,8 +321,16 @@ def _differing_config(start: Start, model: FittedModel) -> list[str]:
     return [line] if changes else []
 
 
+def _places(request: RunRequest, found: FoundRun) -> tuple[Path, Path] | None:
+    """The output of a new run, and its data; None for a default output, and for data without files."""
+    has_files = not isinstance(request.data, Dataset) or request.data.has_files
+    return None if request.output is None or found.checkpoints or not has_files else (request.output, request.data_name)
+
+
 def _run_warnings(request: RunRequest, found: FoundRun) -> Iterator[str]:
     """Warnings about a request that is allowed, but probably a mistake."""
+    if places := _places(request, found):
+        yield from filter(None, [inside_data(*places)])
     if request.resume and not found.checkpoints:
         yield f"{request.output} has no checkpoint to resume from: this is a new run"
 
