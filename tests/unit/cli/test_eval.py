@@ -14,6 +14,6 @@ def test_options_of_a_model_are_refused_with_saved_results(tmp_path: Path, capsy
     results.write_text('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}]')
     assert rcnn("eval", results, "--data", tmp_path, "--tta", "640,800", "--padding", "bucket", "--compile") == 2
     assert capsys.readouterr().err == (
-        f"rcnn: --tta, --padding, --compile cannot be used with saved results ({results}); leave them out, or give the model "
-        "instead of its results\n"
+        f"rcnn: --tta, --padding, --compile cannot be used with saved results ({results}); leave them out, or give "
+        "the model instead of its results\n"
     )

@@ -75,6 +75,7 @@ def test_without_a_compiler_the_error_says_what_to_install(
     monkeypatch.setenv("CXX", str(tmp_path / "absent-g++"))
     with pytest.raises(ImportError, match=r"absent-g\+\+ was not found. Install it \(apt install g\+\+"):
         Predictor(detector, device="cpu", compile=True)
+    (tmp_path / "photo.jpg").touch()
     assert rcnn("predict", tmp_path, tmp_path / "photo.jpg", "--compile", "--device", "cpu") == 2
     message = capsys.readouterr().err
     assert "rcnn: compile (--compile) needs a C++ compiler" in message
@@ -121,13 +122,15 @@ def test_a_compiler_that_fails(detector: Detector, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2", "model.xml"])
-def test_an_exported_file_is_refused(name: str) -> None:
+def test_an_exported_file_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
     with pytest.raises(ValueError, match=rf"{name} is an exported file.*leave compile \(--compile\) out"):
-        Predictor(name, device="cpu", compile=True)
+        Predictor(tmp_path / name, device="cpu", compile=True)
 
 
 def test_options_that_exclude_compilation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo, boxes = tmp_path / "photo.jpg", tmp_path / "boxes.json"
+    photo.touch()
     assert rcnn("predict", tmp_path, photo, "--compile", "--tta", "640") == 2
     assert "--compile is not for test-time augmentation (--tta)" in capsys.readouterr().err
     assert rcnn("predict", tmp_path, photo, "--compile", "--boxes", boxes) == 2
