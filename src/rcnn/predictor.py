@@ -107,12 +107,9 @@ class Predictor:
         padding: Padding = "exact",
         overrides: Overrides = (),
         allow: str | Sequence[str] = (),
-        compile: bool = False,
     ) -> Self:
         """The predictor of a checkpoint, or of the best checkpoint of a run folder; arguments as in the constructor."""
-        return cls(
-            path, device=device, precision=precision, padding=padding, overrides=overrides, allow=allow, compile=compile
-        )  # fmt: skip
+        return cls(path, device=device, precision=precision, padding=padding, overrides=overrides, allow=allow)
 
     @overload
     def predict(

@@ -91,10 +91,10 @@ def test_the_compiler_is_looked_for_before_it_is_needed(detector: Detector, monk
 
 
 def test_a_gpu_needs_triton_and_a_c_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiled, "find_spec", {}.get)
     with pytest.raises(ImportError, match="needs triton: pip install triton"):
         require_compiler(torch.device("cuda"))
-    monkeypatch.setattr(compiled, "find_spec", lambda name: name)
+    monkeypatch.setattr(compiled, "find_spec", str)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ImportError, match="needs a C compiler, and gcc or clang was not found"):
