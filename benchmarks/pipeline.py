@@ -3,7 +3,8 @@
     python benchmarks/pipeline.py --checkpoint DIR --data DIR --split NAME
 
 The start is the time of the same command for one image. The model's time is that of `Predictor.detect` on the images of
-the split, which were read and resized before. Wall-clock and CPU seconds; the shortest of the repeats.
+the split, which were read and resized before. The time after the last image is that of the metrics, the analysis and
+the report of `rcnn eval`. Wall-clock and CPU seconds; the shortest of the repeats.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from measure import write
 from rcnn import Predictor
+from rcnn.data import Dataset
 from rcnn.evaluation.opening import dataset_for
+from rcnn.evaluation.plan import EvaluationOptions
+from rcnn.evaluation.run import run_evaluation
 
 
 def command(*words: object) -> dict[str, float]:
@@ -42,6 +48,19 @@ def model_alone(predictor: Predictor, paths: list[Path]) -> dict[str, float]:
     for image, frame in prepared:
         predictor.detect([image], [frame])
     return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+
+
+def after_the_last_image(predictor: Predictor, dataset: Dataset, limit: int, output: Path) -> dict[str, float]:
+    """The same of what `rcnn eval` does after the last image: metrics, analysis, and the files in `output`."""
+    ends: list[tuple[float, float]] = []
+    options = EvaluationOptions(limit=limit)
+
+    @contextmanager
+    def progress(_: str, __: int) -> Iterator[Callable[[], None]]:
+        yield lambda: ends.append((time.perf_counter(), time.process_time()))
+
+    run_evaluation(predictor, dataset, output, options=options, title="", details={}, log=print, progress=progress)
+    return {"seconds": time.perf_counter() - ends[-1][0], "cpu": time.process_time() - ends[-1][1]}
 
 
 def shortest(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -75,6 +94,8 @@ def main() -> None:
                 output = Path(folder) / f"{name.replace(', ', '_').replace(' ', '_')}{turn}"
                 runs.setdefault(name, []).append(command(*words, "--output", output))
             runs.setdefault("model", []).append(model_alone(predictor, paths))
+            after = after_the_last_image(predictor, dataset, len(paths), Path(folder) / f"after{turn}")
+            runs.setdefault("eval, after the last image", []).append(after)
     best = {name: shortest(found) for name, found in runs.items()}
     model = best["model"]["seconds"]
     values: dict[str, Any] = {"images": len(paths), **best}

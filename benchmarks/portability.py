@@ -31,8 +31,10 @@ the order in which a CPU adds numbers. `ONEDNN_MAX_CPU_ISA` limits oneDNN to SSE
 
 Newest: {newest}. Oldest supported: {oldest}. Runs in this table: {runs}.
 
-A tolerance `a + r x` allows a deviation of a + r * |expected|. *Used* is the largest share of the tolerance that any
-element used in any run, and *run* names that run. Of {checks} checks, {tight} used more than a third.
+A tolerance `a + r x` allows a deviation of a + r * |expected| for each element. `r of the norm` allows that the norm
+(L2, over all elements) of the deviation is r times the norm of the expected tensor; the deviation in the table is their
+ratio. *Used* is the largest share of the tolerance that was used in any run, and *run* names that run. Of {checks}
+checks, {tight} used more than a third.
 
 *fixed*: computed in float64, or element by element in one order, so that every CPU gives the same value. The deviation
 is then the float32 rounding of the stored reference. It cannot grow on another CPU, so these checks are not counted,

@@ -35,6 +35,20 @@ def assert_within(
     np.testing.assert_allclose(ours, theirs, atol=atol, rtol=rtol, err_msg=check)
 
 
+def assert_norm_within(check: str, got: Values, expected: Values, limit: float) -> None:
+    """Assert |got - expected| <= limit * |expected|, where |x| is the L2 norm over all elements; shapes must be equal.
+
+    For long chains of sums, where the largest of thousands of rounding errors differs from CPU to CPU by a factor of
+    two, and their norm by a few percent.
+    """
+    ours, theirs = _as_array(got), _as_array(expected)
+    assert ours.shape == theirs.shape, f"{check}: expected shape {theirs.shape}, got {ours.shape}"
+    difference = float(np.linalg.norm(ours - theirs))
+    deviation = difference / float(np.linalg.norm(theirs)) if difference else 0.0
+    record(check, deviation, deviation / limit, f"{limit:.2g} of the norm")
+    assert deviation <= limit, f"{check}: the difference is {deviation:.3g} of the norm, expected at most {limit:.3g}"
+
+
 def assert_at_most(check: str, deviation: float, limit: float, *, fixed: bool = False) -> None:
     """Assert that a deviation computed by the caller, e.g. the share of mask pixels that differ, is at most `limit`."""
     record(check, deviation, deviation / limit if deviation else 0.0, f"{limit:.2g}", fixed)

@@ -1,17 +1,20 @@
-"""Detectors that take known feature maps, or known outputs of a box head, instead of computing them again."""
+"""Detectors that take known feature maps, or known outputs of the heads, instead of computing them again."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from rcnn.models import Detector
-from rcnn.models.heads.box import BoxHead, BoxOutputs
+from rcnn.models.heads.box import BoxHead
 from rcnn.models.heads.cascade import CascadeHead
+from rcnn.models.rpn import Level
 from rcnn.structures import ImageBatch
 from tests.narrow import instance
 
@@ -27,6 +30,14 @@ def known_features(detector: Detector, features: Mapping[str, Tensor]) -> Genera
         yield
 
 
+@contextmanager
+def known_levels(detector: Detector, features: Mapping[str, Tensor]) -> Generator[list[Level], None, None]:
+    """As `known_features`; the RPN's head is run once, here, and the detector takes its outputs again and again."""
+    levels = detector.rpn.head(dict(features))
+    with known_features(detector, features), patch.object(detector.rpn, "head", return_value=levels):
+        yield levels
+
+
 @torch.no_grad()
 def leaves(detector: Detector, images: ImageBatch) -> dict[str, Tensor]:
     """The feature maps of `images` as leaves of the graph, which collect gradients."""
@@ -35,34 +46,39 @@ def leaves(detector: Detector, images: ImageBatch) -> dict[str, Tensor]:
 
 @contextmanager
 def known_outputs(detector: Detector) -> Generator[None, None, None]:
-    """Each box head computes the outputs of a region once; on the same maps, the same box has them again, as constants.
+    """Each box head and the keypoint head compute the outputs of a region once; the same box has them again.
 
-    The first batch of regions contains all regions of the later ones, in any order; their invalid rows are arbitrary.
+    They are constants then. The first batch of regions contains all regions of the later ones, in any order; their
+    invalid rows are arbitrary.
     """
     heads = detector.box_head.heads() if isinstance(detector.box_head, CascadeHead) else [detector.box_head]
     with ExitStack() as patches:
         for head in heads:
-            patches.enter_context(patch.object(head, "predict_regions", KnownOutputs(instance(head, BoxHead))))
+            known = KnownOutputs(instance(head, BoxHead).predict_regions)
+            patches.enter_context(patch.object(head, "predict_regions", known))
+        if detector.keypoint_head is not None:
+            known = KnownOutputs(detector.keypoint_head.heatmaps)
+            patches.enter_context(patch.object(detector.keypoint_head, "heatmaps", known))
         yield
 
 
 class KnownOutputs:
-    """A box head's `predict_regions` that keeps the outputs of its first call."""
+    """A function of maps, regions (B, R, 4) and `valid` (B, R) that keeps the outputs (B, R, ...) of its first call."""
 
-    def __init__(self, head: BoxHead) -> None:
-        self.predict_regions = head.predict_regions
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
         self.boxes: Tensor | None = None  # (B, R, 4), of the first call; invalid boxes are nan
 
-    def __call__(
-        self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, feature_gradient: float = 1.0
-    ) -> BoxOutputs:
+    def __call__(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, *others: Any) -> Any:
         if self.boxes is None:
             self.boxes = torch.where(valid[..., None], boxes, torch.nan)
-            self.outputs = self.predict_regions(features, boxes, valid, feature_gradient)
+            self.outputs = self.function(features, boxes, valid, *others)
             return self.outputs
         same = (boxes[:, :, None] == self.boxes[:, None]).all(-1)  # (B, R, R')
         assert (same.any(-1) | ~valid).all(), "a region is not among those of the first batch"
         image, region = torch.arange(len(boxes))[:, None], same.int().argmax(-1)
-        logits, deltas, maps = self.outputs
-        chosen = None if maps is None else maps.detach()[image, region]
-        return BoxOutputs(logits.detach()[image, region], deltas.detach()[image, region], chosen)
+
+        def known(values: Tensor) -> Tensor:
+            return values.detach()[image, region]
+
+        return tree_map_only(Tensor, known, self.outputs)

@@ -1,4 +1,4 @@
-"""Checks of the types of what callers give to public functions: paths, names, models, data sets.
+"""Checks of the types of what callers give to public functions: paths, names, models, data sets, numbers, switches.
 
 The rule: a value of another type is an `ArgumentTypeError` that says what was given, for what, and what is expected.
 A path is a str or any os.PathLike; an empty one is refused, because it would be the current folder.
@@ -7,11 +7,17 @@ A path is a str or any os.PathLike; an empty one is refused, because it would be
 from __future__ import annotations
 
 import os
+import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, on Linux
+LARGEST = 2**63 - 1  # of whole numbers; torch and Python's sizes have 64 bits
+MOST_WORKERS = 512  # processes or threads; more is a mistake on any machine
+MOST_IMAGES = 65_536  # per forward pass or step
 OUTPUT = "the output folder"
 CHECKPOINT = "a checkpoint, a run folder or a name of published weights, as str or Path"
 MODEL = "a checkpoint, a run folder, an exported file or a name of published weights, as str or Path"
@@ -26,7 +32,16 @@ class ArgumentTypeError(TypeError, ValueError):
 def wrong_type(value: object, what: str, expected: str) -> ArgumentTypeError:
     """The error for `value`, given for `what` ("the model"), where `expected` is needed."""
     kind = "" if value is None else f" ({type(value).__name__})"
-    return ArgumentTypeError(f"got {' '.join(reprlib.repr(value).split())}{kind} for {what}; expected {expected}")
+    return ArgumentTypeError(f"got {shown(value, form=reprlib.repr)}{kind} for {what}; expected {expected}")
+
+
+def shown(value: object, length: int = 200, form: Callable[[object], str] = repr) -> str:
+    """The `form` of any value on one line, cut to `length` characters."""
+    try:
+        text = " ".join(form(value).split())
+    except Exception:  # a class of the user; ValueError: an integer of thousands of digits
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def as_path(value: object, what: str, expected: str = "a str or Path") -> Path:
@@ -41,7 +56,19 @@ def as_text(value: Any, what: str, expected: str = "a str or Path", *, empty: bo
     text = os.fsdecode(value)  # a path of os.scandir may be bytes
     if not text and not empty:
         raise ValueError(f"got an empty text for {what}; expected {expected}")
+    if reason := why_no_path(text):
+        raise ValueError(f"got {shown(text, 60)} for {what}, which {reason}; expected {expected}")
     return text
+
+
+def why_no_path(text: str) -> str:
+    """Why no file can have the path `text`, or one of the names in it, joined by +; empty if one can."""
+    if "\0" in text:
+        return "contains a NUL character (\\x00)"
+    names = re.split(r"[/+]", text)
+    if len(os.fsencode(text)) > LONGEST_PATH or any(len(os.fsencode(name)) > LONGEST_NAME for name in names):
+        return f"is too long for a path: names have up to {LONGEST_NAME} bytes, whole paths up to {LONGEST_PATH:,}"
+    return ""
 
 
 def as_optional_text(value: Any, what: str) -> str:
@@ -58,3 +85,54 @@ def as_texts(value: object, what: str) -> tuple[str, ...]:
     if len(texts) < len(several):
         raise wrong_type(value, what, "a text or a list of texts")
     return texts
+
+
+def is_one_of(value: object, choices: Container[str]) -> bool:
+    """Whether `value` is one of the texts `choices`; any other type is none of them."""
+    return isinstance(value, str) and value in choices
+
+
+def require_one_of(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ValueError unless the argument `name` is one of the texts `choices`."""
+    if not is_one_of(value, choices):
+        raise ValueError(f"{name}={shown(value, 60)} is not known; expected {', '.join(choices)}")
+
+
+def is_whole_number(value: object) -> TypeGuard[int]:
+    """Whether `value` is an integer of Python or numpy; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def whole_number(name: str, value: object, expected: str, least: int = 1, most: int = LARGEST) -> int:
+    """The argument `name` as an int; a ValueError, ending in `expected`, unless it is an integer from `least` on.
+
+    Also a ValueError for more than `most`.
+    """
+    if not is_whole_number(value):
+        raise ArgumentTypeError(f"{name}={shown(value, 60)}; expected {expected}")
+    if value < least:
+        raise ValueError(f"{name}={shown(value, 60)}; expected {expected}")
+    if value > most:
+        raise ValueError(f"{name}={shown(value, 60)}; expected {most:,} or less")
+    return int(value)
+
+
+def require_workers(workers: int) -> None:
+    """Raise ValueError unless `workers` is an integer from 0 to MOST_WORKERS."""
+    whole_number("workers", workers, "0 or more", 0, MOST_WORKERS)
+
+
+def require_max_pixels(max_pixels: float) -> None:
+    """Raise ValueError unless `max_pixels`, of an image, is a number of 0 or more."""
+    if not isinstance(max_pixels, Real) or isinstance(max_pixels, bool) or not max_pixels >= 0:
+        raise ValueError(f"max_pixels={shown(max_pixels, 60)}; expected a number of pixels, or 0 for no limit")
+
+
+def require_switches(**values: object) -> None:
+    """Raise ArgumentTypeError for a value that is neither True nor False: as a condition, the text "no" would be True.
+
+    The numbers 0 and 1 are accepted.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Integral) or value not in (0, 1):
+            raise wrong_type(value, name, "True or False")

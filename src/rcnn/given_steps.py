@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+from rcnn.arguments import ArgumentTypeError
 from rcnn.data.transforms import OwnStep, Step
 from rcnn.models.overrides import config_from_dict, config_to_dict
 
@@ -24,7 +25,7 @@ def as_steps(given: Given) -> tuple[Step, ...]:
     Raises ValueError for anything else, and for settings that do not exist or are out of range.
     """
     if isinstance(given, str) or not isinstance(given, Sequence):
-        raise ValueError(f"augment is {given!r}; expected a list of steps, e.g. ['crop', my_function]")
+        raise ArgumentTypeError(f"augment is {given!r}; expected a list of steps, e.g. ['crop', my_function]")
     steps = [_own(item) for item in given]
     plain = [config_to_dict(item) if isinstance(item, get_args(Step)) else item for item in steps]
     built = config_from_dict({"augment": plain}, _Steps).augment

@@ -197,7 +197,7 @@ class Predictor:
         Raises ValueError or OSError (FileNotFoundError, ...) for what cannot be read as an image, ValueError for boxes
         that are empty or outside the image.
         """
-        check_arguments(score, boxes, labels, channels, batch_size, errors)
+        check_arguments(score, boxes, labels, channels, batch_size, max_pixels, errors)
         single = is_one_image(images)
         inputs: Iterator[tuple[object, object, object]] = iter([(images, boxes, labels)])
         if not single:

@@ -20,6 +20,9 @@ TORCHRUN = "TORCHELASTIC_RUN_ID"  # environment variable of the processes that t
 LAUNCHER = "RCNN_LAUNCHER"  # environment variable of these processes: the id of the one that started them
 
 
+_LAUNCHERS = list[int]()  # the id of the launcher of this process, if there is one
+
+
 class Stopped(BaseException):
     """A signal asked the command to stop. Not an Exception, so that code that handles errors does not catch it."""
 
@@ -114,7 +117,13 @@ def stop_with_launcher() -> None:
     if not launcher and TORCHRUN in os.environ:
         launcher = str(os.getppid())
     if launcher and sys.platform != "win32":
+        _LAUNCHERS.append(int(launcher))
         threading.Thread(target=_stop_after, args=(int(launcher),), name="launcher", daemon=True).start()
+
+
+def has_lost_launcher() -> bool:
+    """Whether the launcher of this process has ended; nothing reads what is written for it."""
+    return any(os.getppid() != launcher for launcher in _LAUNCHERS)
 
 
 def _stop_after(launcher: int) -> None:

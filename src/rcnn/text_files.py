@@ -13,8 +13,11 @@ from typing import Any
 
 import yaml
 
+from rcnn.arguments import DATA, as_path
+
 MAX_YAML_NODES = 1_000_000  # values of a YAML document with its aliases (*name) expanded
 MAX_YAML_DEPTH = 100  # brackets that are open at a time
+FEW_LEVELS = "expected lists and mappings in a few levels"
 BYTE_ORDER_MARKS = {  # UTF-32 first: its mark starts with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig",
@@ -31,6 +34,7 @@ class NotUnicodeError(ValueError):
 def read_text(path: Path) -> str:
     """The text of a file, see `decoded`. Raises ValueError that names the file, OSError where it cannot be read."""
     require_regular(path)
+    require_no_folder(path)
     return decoded(path.read_bytes(), str(path))
 
 
@@ -44,11 +48,16 @@ def require_regular(path: Path) -> None:
         raise ValueError(f"{path} is not a regular file (a pipe or a device?); expected a file")
 
 
+def require_no_folder(path: Path) -> None:
+    """Raise ValueError for a folder in place of a file."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected a file: put the file back, or rename or remove the folder")
+
+
 def require_file(path: Path) -> None:
     """Like `require_regular`; also raise ValueError for a folder, FileNotFoundError or PermissionError."""
     require_regular(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; expected a file: put the file back, or copy it again")
+    require_no_folder(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} {missing_text(path)}; copy it again")
     with path.open("rb"):  # PermissionError: some libraries report it as a missing file
@@ -74,7 +83,8 @@ def missing_text(path: Path) -> str:
 
 
 def require_data_path(path: Path) -> None:
-    """Raise FileNotFoundError if `path`, which is expected to be a data set, does not exist."""
+    """Raise FileNotFoundError if `path`, which is expected to be a data set, does not exist or cannot."""
+    as_path(path, "the data set", DATA)
     if not path.exists():
         raise FileNotFoundError(
             f"{as_given(path)} {missing_text(path)}; expected the folder of a data set, or an annotation file, in one "
@@ -118,6 +128,7 @@ def read_json(path: Path, advice: str = "it may be cut short or another kind of 
     JSON is text in UTF-8, UTF-16 or UTF-32. Raises NotUnicodeError for text in another encoding.
     """
     require_regular(path)
+    require_no_folder(path)
     content = path.read_bytes()
     if not content:
         raise ValueError(f"{path} is empty (0 bytes); {advice}")
@@ -162,13 +173,11 @@ def yaml_value(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
 
     Raises yaml.YAMLError where it is damaged, and where aliases (`*name`) refer to themselves or expand to more than
     MAX_YAML_NODES values: 500 bytes can describe a billion. The same for more than MAX_YAML_DEPTH open brackets, for
-    which PyYAML's time grows with the square of their number.
+    which PyYAML's time grows with the square of their number, and for what is nested too deeply for Python.
     """
     brackets = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", text))
     if _is_deep(brackets) and _is_deep(_brackets_of_tokens(text, loader)):  # the first also counts those in comments
-        raise yaml.YAMLError(
-            f"more than {MAX_YAML_DEPTH} brackets are open; expected lists and mappings in a few levels"
-        )
+        raise yaml.YAMLError(f"more than {MAX_YAML_DEPTH} brackets are open; {FEW_LEVELS}")
     reader = loader(text)
     try:
         node = reader.get_single_node()
@@ -176,6 +185,8 @@ def yaml_value(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
             return None
         _count_nodes(node, {})
         return reader.construct_document(node)
+    except RecursionError as error:
+        raise yaml.YAMLError(f"lists and mappings are nested too deeply; {FEW_LEVELS}") from error
     finally:
         reader.dispose()
 

@@ -34,6 +34,11 @@ def set_by_user(environment: Mapping[str, str] = os.environ) -> bool:
     return environment.get(NUMBER) not in (None, str(cores) if cores < usable_cores() else None)
 
 
+def per_process(processes: int) -> int:
+    """Threads of each of several processes that share the cores."""
+    return max(1, available_cores() // processes)
+
+
 def usable_cores() -> int:
     """Number of cores on which this process may run; torch uses as many threads by default."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from rcnn.arguments import is_whole_number, require_switches
 from rcnn.data.given_boxes import Boxes, GivenBoxes
 from rcnn.data.image_inputs import Channels, ImageInput, as_image
 from rcnn.data.images import MAX_PIXELS
@@ -28,7 +29,6 @@ from rcnn.models.heads.keypoint import KeypointHead
 from rcnn.models.overrides import Overrides
 from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.nms import nms
-from rcnn.prediction_arguments import is_whole_number
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame, build_preprocessor
 from rcnn.region_features import RegionFeatures
@@ -80,6 +80,7 @@ class AugmentedPredictor(Predictor):
         Raises ValueError for an exported file, for a model with `input.canvas` or soft NMS, and for scales out of
         range.
         """
+        require_switches(flip=flip)
         super().__init__(
             detector,
             classes=classes,

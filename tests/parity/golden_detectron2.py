@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from rcnn.models import Detector
+from rcnn.models.rpn import Level
 from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems.known import convert
-from tests.deviations import assert_within
+from tests.deviations import assert_norm_within, assert_within
 
 
 def weights_rule(shared: Path) -> ModuleType:
@@ -93,7 +94,7 @@ def golden_images(shared: Path, divisor: int) -> ImageBatch:
 def golden_targets(shared: Path, empty: tuple[int, ...] = ()) -> Targets:
     """The fixture's ground truth, in resized pixels; images in `empty` have none."""
     stored = np.load(shared / "golden/detectron2/inputs.npz")
-    places, edges_most = 16, 128
+    places, edges_most = 9, 32  # the largest counts are 9 and 28
     boxes, labels = torch.zeros(2, places, 4), torch.zeros(2, places, dtype=torch.int64)
     valid = torch.zeros(2, places, dtype=torch.bool)
     polygons = torch.zeros(2, places, edges_most, 5)
@@ -116,7 +117,7 @@ def golden_targets(shared: Path, empty: tuple[int, ...] = ()) -> Targets:
     return Targets(boxes=boxes, labels=labels, valid=valid, polygons=polygons)
 
 
-def assert_stage(stored: dict[str, np.ndarray], key: str, value: Tensor, atol: float, rtol: float = 1e-4) -> None:
+def assert_stage(stored: dict[str, np.ndarray], key: str, value: Tensor) -> None:
     """Compare a map (B, C, H, W) with the fixture's shape, statistics and slice of it."""
     assert tuple(stored[f"{key}_shape"]) == tuple(value.shape), key
     _, channels, height, width = value.shape
@@ -124,10 +125,18 @@ def assert_stage(stored: dict[str, np.ndarray], key: str, value: Tensor, atol: f
     steps = (1 if every_channel else max(1, channels // 8), max(1, height // 10), max(1, width // 10))
     part = value[:, :: steps[0], :: steps[1], :: steps[2]]
     name = re.sub(r"(_l)?\d$", "", key)  # one row of the table for all levels
-    assert_within(name, part, stored[f"{key}_slice"], atol=atol, rtol=rtol)
+    assert_norm_within(name, part, stored[f"{key}_slice"], 5e-5)
     expected = stored[f"{key}_meanstd"]
     got = [value.double().mean().item(), value.double().std(correction=0).item()]
     assert_within(f"{name}, mean and deviation", got, expected, rtol=1e-4, atol=1e-5)
+
+
+def assert_rpn_stage(stored: dict[str, np.ndarray], levels: list[Level]) -> None:
+    """Compare the logits and deltas of each level with the fixture's maps."""
+    for number, level in enumerate(levels):
+        for name, values in (("logits", level.logits), ("deltas", level.deltas)):
+            rows = values.reshape(len(values), *level.grid, -1)  # (B, H, W, A or 4 A)
+            assert_stage(stored, f"rpn_{name}_l{number}", rows.permute(0, 3, 1, 2))
 
 
 def assert_same_ranking(check: str, boxes: np.ndarray, stored: np.ndarray, atol: float, *, fixed: bool = False) -> None:

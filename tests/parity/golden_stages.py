@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -12,12 +13,19 @@ from torch import Tensor
 from rcnn.models import Detector
 from rcnn.models.backbones.resnet import ResNet
 from rcnn.models.heads.box import BoxHead
-from rcnn.structures import ImageBatch, Proposals
+from rcnn.models.rpn import Level
+from rcnn.structures import ImageBatch, Proposals, Targets
 from rcnn.weights.systems.detectron2.system import RULES
-from tests.deviations import assert_at_most, assert_within
-from tests.known_features import known_features, known_outputs
+from tests.deviations import assert_at_most, assert_norm_within, assert_within
+from tests.known_features import known_levels, known_outputs
 from tests.narrow import instance, present
-from tests.parity.golden_detectron2 import assert_stage, golden_images, golden_targets, match_sets
+from tests.parity.golden_detectron2 import (
+    assert_rpn_stage,
+    assert_stage,
+    golden_images,
+    golden_targets,
+    match_sets,
+)
 from tests.whole_masks import paste_masks
 
 Stored = dict[str, np.ndarray]
@@ -34,31 +42,28 @@ def assert_features(detector: Detector, images: ImageBatch, stored: Stored) -> d
     pixels = detector.normalize(images)
     assert tuple(pixels.shape) == tuple(stored["batch_shape"])
     assert_within("input batch", pixels[:, :, ::16, ::16], stored["batch_slice"], atol=1e-4)
-    assert_stage(stored, "stem", instance(detector.backbone, ResNet).stem(pixels), atol=2e-4)
+    assert_stage(stored, "stem", instance(detector.backbone, ResNet).stem(pixels))
     maps = detector.backbone(pixels)
     features = maps if detector.fpn is None else detector.fpn(maps)
     for number in (2, 3, 4, 5):
         if f"bottom_up_res{number}_shape" in stored:
-            assert_stage(stored, f"bottom_up_res{number}", maps[f"c{number}"], atol=2e-4)
+            assert_stage(stored, f"bottom_up_res{number}", maps[f"c{number}"])
     for level in detector.rpn.anchors.strides:  # C4's trunk gives finer maps too, which nothing uses
-        assert_stage(stored, f"feat_{level.replace('c', 'res')}", features[level], atol=2e-4)
+        assert_stage(stored, f"feat_{level.replace('c', 'res')}", features[level])
     return features
 
 
-def assert_proposals(detector: Detector, features: dict[str, Tensor], images: ImageBatch, stored: Stored) -> None:
-    """The RPN's outputs and the set of proposals."""
-    for level, key in enumerate(detector.rpn.anchors.strides):
-        x = detector.rpn.convs(features[key])
-        assert_stage(stored, f"rpn_logits_l{level}", detector.rpn.objectness(x), atol=3e-4)
-        assert_stage(stored, f"rpn_deltas_l{level}", detector.rpn.deltas(x), atol=3e-5)
-    proposals = detector.rpn.predict(features, images)
+def assert_proposals(detector: Detector, levels: list[Level], images: ImageBatch, stored: Stored) -> None:
+    """The outputs of the RPN's head and the set of proposals."""
+    assert_rpn_stage(stored, levels)
+    proposals = detector.rpn.predict({}, images)  # of the known outputs
     for image in range(2):
         expected = stored[f"proposals{image}_boxes"]
         ours = proposals.boxes[image][proposals.valid[image]].numpy()
         order = match_sets(ours, expected, None, None)
         assert_within("proposal boxes", ours[order], expected, atol=0.01)
         logits = proposals.objectness[image][proposals.valid[image]].numpy()[order]
-        assert_within("proposal logits", logits, stored[f"proposals{image}_logits"], atol=3e-4)
+        assert_norm_within("proposal logits", logits, stored[f"proposals{image}_logits"], 2e-5)
 
 
 def stored_proposals(stored: Stored, count: int | None = None) -> Proposals:
@@ -83,12 +88,9 @@ def assert_box_stage(head: BoxHead, features: dict[str, Tensor], boxes: Tensor, 
             assert_within(f"box head {name}", ours, stored[key], atol=atol, rtol=1e-4)
 
 
-def assert_detections(
-    detector: Detector, features: dict[str, Tensor], images: ImageBatch, stored: Stored, shared: Path
-) -> None:
-    """Sets of detections, and masks as probabilities and at image size, from the maps that were compared before."""
-    with known_features(detector, features):
-        detections = detector.predict(images)
+def assert_detections(detector: Detector, images: ImageBatch, stored: Stored, shared: Path) -> None:
+    """Sets of detections, and masks as probabilities and at image size."""
+    detections = detector.predict(images)
     inputs = np.load(shared / "golden/detectron2/inputs.npz")
     for image in range(2):
         real = detections.valid[image]
@@ -101,7 +103,7 @@ def assert_detections(
         if detections.masks is None:
             continue
         masks = detections.masks[image][real][order]
-        assert_within("mask probabilities", masks, stored[f"det{image}_mask_probs"], atol=1e-3)
+        assert_norm_within("mask probabilities", masks, stored[f"det{image}_mask_probs"], 2e-4)
         height, width = inputs[f"image{image}"].shape[:2]
         scale = torch.tensor([width, height] * 2) / images.sizes[image].flip(0).repeat(2)
         original = torch.from_numpy(ours[order]) * scale
@@ -111,25 +113,48 @@ def assert_detections(
         assert_at_most("share of mask pixels that differ", float((pasted != bits).mean()), 1e-3)
 
 
-def assert_training(detector: Detector, shared: Path, stored: Stored, names: dict[str, str]) -> None:
-    """Losses, also where one image is empty, and every stored gradient; `names` maps our loss names to theirs."""
+def assert_training(
+    detector: Detector,
+    shared: Path,
+    stored: Stored,
+    names: dict[str, str],
+    targets: Callable[[Path, tuple[int, ...]], Targets] = golden_targets,
+) -> None:
+    """Losses, also where one image is empty, and every stored gradient; `names` maps our loss names to theirs.
+
+    The heads are trained on the peer's own proposals. Candidates can have nearly the same score or overlap, so that
+    rounding decides which one becomes a proposal. One other proposal changes the losses by 4e-5 and the gradients by
+    2e-3. So our own proposals are compared with the peer's as a set, in which a few may differ.
+    """
     images, seed = golden_images(shared, detector.config.input.divisor), torch.tensor(0)
-    with known_features(detector, detector.features(images)), known_outputs(detector):
-        losses = detector.losses(images, golden_targets(shared), seed)
-        assert_losses(losses, stored, "loss", names)
-        if any(key.startswith("loss_image1_empty/") for key in stored):
-            with torch.no_grad():
-                of_one = detector.losses(images, golden_targets(shared, empty=(1,)), seed)
-            assert_losses(of_one, stored, "loss_image1_empty", names)
+    with known_levels(detector, detector.features(images)) as levels, known_outputs(detector):
+        proposals = stored_proposals(stored)
+        assert_same_proposals(detector.rpn.training_proposals(levels, images), proposals)
+        with patch.object(detector.rpn, "training_proposals", return_value=proposals):
+            losses = detector.losses(images, targets(shared, ()), seed)
+            assert_losses(losses, stored, "loss", names)
+            if any(key.startswith("loss_image1_empty/") for key in stored):
+                with torch.no_grad():
+                    of_one = detector.losses(images, targets(shared, (1,)), seed)
+                assert_losses(of_one, stored, "loss_image1_empty", names)
     torch.stack(list(losses.values())).sum().backward()
     assert_gradients(detector, stored)
+
+
+def assert_same_proposals(found: Proposals, expected: Proposals) -> None:
+    """As many proposals per image; of the expected ones, at most 1 % are not among those found."""
+    assert torch.equal(found.valid.sum(1), expected.valid.sum(1))
+    for ours, theirs, valid in zip(found.boxes, expected.boxes, found.valid, strict=True):
+        distance = (ours[valid][:, None] - theirs).abs().amax(-1).amin(0)
+        assert_at_most("share of proposals that differ", float((distance > 0.01).double().mean()), 0.01)
 
 
 def assert_gradients(detector: Detector, stored: Stored) -> None:
     """The L2 norm and the first 8 values of every stored gradient.
 
     The first values are compared as one vector: single values are sums that nearly cancel, and one ReLU that rounding
-    switches in the peer changes them by more than their size.
+    switches in the peer changes them by more than their size. All 8 can be that small. So the unit of their error is
+    the norm that 8 values of the gradient have on average, if that is larger than their own.
     """
     gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
     assert len(gradients) == int(stored["n_params_with_grad"])
@@ -140,8 +165,9 @@ def assert_gradients(detector: Detector, stored: Stored) -> None:
         assert_within("gradient norm", found / norm, 1.0, atol=5e-3)
         expected = first[: gradient.numel()].astype(np.float64)
         difference = np.linalg.norm(gradient.flatten()[:8].numpy() - expected)
-        errors.append(float(difference / np.linalg.norm(expected)) if difference else 0.0)
-        assert_at_most("relative error of the first values", errors[-1], 5e-2)
+        average = norm * (len(expected) / gradient.numel()) ** 0.5
+        errors.append(float(difference / max(np.linalg.norm(expected), average)))
+        assert_at_most("error of the first values / average norm of as many", errors[-1], 5e-2)
     assert_at_most("the same, root mean square over all gradients", float(np.sqrt(np.mean(np.square(errors)))), 2e-2)
 
 

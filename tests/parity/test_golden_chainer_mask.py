@@ -15,7 +15,7 @@ from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.systems.chainer.system import RULES
-from tests.deviations import assert_at_most, assert_within
+from tests.deviations import assert_at_most, assert_norm_within, assert_within
 from tests.narrow import instance
 from tests.parity.golden_chainer import converted_detector
 from tests.parity.golden_detectron2 import assert_same_ranking, match_sets
@@ -119,7 +119,7 @@ def assert_same_masks(found: ImageDetections, order: list[int], stored: dict[str
     )
     assert found.box_masks is not None
     logits = torch.from_numpy(found.box_masks).logit()[order]
-    assert_within("mask logits", logits, stored["detection_mask_logits"], atol=3e-4)
+    assert_norm_within("mask logits", logits, stored["detection_mask_logits"], 2e-5)
     regions = list(found.regions() or ())
     ours = np.zeros_like(masks)
     for canvas, place in zip(ours, order, strict=True):

@@ -10,8 +10,14 @@ import torch
 
 from rcnn.ops.roi_align import roi_align
 from tests.deviations import assert_within
-from tests.known_features import known_features
-from tests.parity.golden_detectron2 import assert_stage, golden_detector, golden_images, golden_targets, match_sets
+from tests.known_features import known_levels
+from tests.parity.golden_detectron2 import (
+    assert_rpn_stage,
+    golden_detector,
+    golden_images,
+    golden_targets,
+    match_sets,
+)
 from tests.parity.golden_stages import assert_gradients
 
 NAME = "rpn_R_50_FPN_1x"
@@ -30,11 +36,8 @@ def test_proposals_equal_detectron2s(shared: Path, folder: Path) -> None:
     stored = dict(np.load(shared / "golden/detectron2" / NAME / "inference.npz"))
     images = golden_images(shared, detector.config.input.divisor)
     features = detector.features(images)
-    for level, key in enumerate(detector.rpn.anchors.strides):
-        x = detector.rpn.convs(features[key])
-        assert_stage(stored, f"rpn_logits_l{level}", detector.rpn.objectness(x), atol=3e-4)
-        assert_stage(stored, f"rpn_deltas_l{level}", detector.rpn.deltas(x), atol=3e-5)
-    with known_features(detector, features):
+    with known_levels(detector, features) as levels:
+        assert_rpn_stage(stored, levels)
         detections = detector.predict(images)
     inputs = np.load(shared / "golden/detectron2/inputs.npz")
     for image in range(2):
@@ -59,20 +62,16 @@ def test_losses_and_gradients_equal_detectron2s(shared: Path, folder: Path) -> N
     images, seed = golden_images(shared, detector.config.input.divisor), torch.tensor(0)
     theirs = {"rpn_objectness": "loss_rpn_cls", "rpn_box": "loss_rpn_loc"}
 
-    features = detector.features(images)
-    with known_features(detector, features):
+    with known_levels(detector, detector.features(images)):
         losses = detector.losses(images, golden_targets(shared), seed)
-    assert set(losses) == set(theirs)
-    for ours, value in losses.items():
-        assert_within("losses", value.item(), stored[f"loss/{theirs[ours]}"], rtol=1e-4)
+        with torch.no_grad():
+            of_one = detector.losses(images, golden_targets(shared, empty=(1,)), seed)
+    assert set(losses) == set(of_one) == set(theirs)
+    for ours, name in theirs.items():
+        assert_within("losses", losses[ours].item(), stored[f"loss/{name}"], rtol=1e-4)
+        assert_within("losses with an empty image", of_one[ours].item(), stored[f"loss_image1_empty/{name}"], rtol=1e-4)
     torch.stack(list(losses.values())).sum().backward()
     assert_gradients(detector, stored)
-    with torch.no_grad(), known_features(detector, features):
-        losses = detector.losses(images, golden_targets(shared, empty=(1,)), seed)
-    for ours, value in losses.items():
-        assert_within(
-            "losses with an empty image", value.item(), stored[f"loss_image1_empty/{theirs[ours]}"], rtol=1e-4
-        )
 
 
 @pytest.mark.parametrize(("system", "sampling_ratio"), [("wkentaro", 0), ("dena", 2)])

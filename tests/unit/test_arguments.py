@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,29 @@ FIRST = {  # public name -> how the message calls its first argument
     "Client": "the URL",
     "download_dataset": "the data set",
 }
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "message"),
+    [
+        (rcnn.train, {"devices": "2"}, "devices='2'; expected 1 or more processes"),
+        (rcnn.train, {"max_restarts": "1"}, "max_restarts='1'; expected 0 or more"),
+        (rcnn.train, {"trackers": None}, "trackers is None; expected a list of objects"),
+        (rcnn.train, {"augment": 5}, "augment is 5; expected a list of steps"),
+        (rcnn.plan, {"devices": None}, "devices=None; expected 1 or more processes"),
+        (rcnn.evaluate, {"devices": 1.5}, "devices=1.5; expected 1 or more processes"),
+    ],
+)
+def test_another_argument_of_a_wrong_type_is_refused(
+    function: Callable[..., object], given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArgumentTypeError, match=f"^{re.escape(message)}"):
+        function("mask_rcnn_compact", "data", **given)
+
+
+def test_the_time_of_a_client_is_a_number() -> None:
+    with pytest.raises(ArgumentTypeError, match=r"^timeout='5'; expected a number of seconds"):
+        rcnn.Client("http://localhost:8000", timeout="5")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", FIRST)

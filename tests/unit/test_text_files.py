@@ -74,6 +74,9 @@ def test_aliases_are_bounded() -> None:
         yaml_value("a: &a [*a]")
     with pytest.raises(yaml.YAMLError, match="more than 100 brackets are open"):  # at once, not after seconds
         yaml_value("[" * 5000)
+    for nested in ("- " * 5000 + "1", "\n".join(" " * level + "a:" for level in range(700))):
+        with pytest.raises(yaml.YAMLError, match="lists and mappings are nested too deeply; expected lists and mappi"):
+            yaml_value(nested)
     comments = "# x in [0, 1)\n" * 101 + 'a: "' + "[" * 101 + '"'
     assert yaml_value(comments) == {"a": "[" * 101}, "brackets in comments and quotes are text"
     assert yaml_value("[[1], " * 90 + "2" + "]" * 90)[1][0] == [1]

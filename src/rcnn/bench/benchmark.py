@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from rcnn.arguments import CHECKPOINT, as_text, as_texts
+from rcnn.arguments import (
+    CHECKPOINT,
+    MOST_IMAGES,
+    as_text,
+    as_texts,
+    is_whole_number,
+    require_switches,
+    shown,
+    whole_number,
+)
 from rcnn.bench.clock import Clock, synchronize
 from rcnn.bench.machine import machine
 from rcnn.bench.memory import peak_memory_of
@@ -50,10 +59,13 @@ def benchmark(
 
     Raises ValueError or FileNotFoundError for a model, image or setting that cannot be used.
     """
-    if repeats < LEAST:
-        raise ValueError(f"repeats={repeats} (--repeats); expected {LEAST} or more, to estimate the noise")
-    if not batch_sizes or min(batch_sizes) < 1 or len(set(batch_sizes)) < len(batch_sizes):
-        raise ValueError(f"batch_sizes={list(batch_sizes)} (--batch); expected different numbers of 1 or more")
+    repeats = whole_number("repeats", repeats, f"{LEAST} or more (--repeats), to estimate the noise", LEAST)
+    sizes = tuple(batch_sizes) if isinstance(batch_sizes, Iterable) else (batch_sizes,)
+    if not sizes or not all(is_whole_number(one) and 1 <= one <= MOST_IMAGES for one in sizes):
+        raise ValueError(f"batch_sizes={shown(batch_sizes, 60)} (--batch); expected numbers of 1 to {MOST_IMAGES:,}")
+    if len(set(sizes)) < len(sizes):
+        raise ValueError(f"batch_sizes={list(sizes)} (--batch); expected different numbers")
+    require_switches(peer=peer, memory=memory)
     chosen = choose_device(device)
     names = list(dict.fromkeys(choose_precision(one, chosen) for one in precisions or ("float32", "auto")))
     request = Request(
@@ -75,7 +87,7 @@ def benchmark(
     if earlier is not None:
         plan.require_comparable(earlier)
     subjects = {name: request.subject(name) for name in columns}
-    rounds = {size: max(LEAST, math.ceil(repeats / size)) for size in sorted({1, *batch_sizes})}
+    rounds = {size: max(LEAST, math.ceil(repeats / size)) for size in sorted({1, *sizes})}
     with (progress or no_progress)(
         "benchmark", len(subjects) * sum(count + WARM_UP for count in rounds.values())
     ) as advance:

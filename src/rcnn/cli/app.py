@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 from typing_extensions import override
 
 from rcnn.cli.benchmark import benchmark
@@ -21,6 +20,7 @@ from rcnn.cli.export import export
 from rcnn.cli.failures import COMMAND_LINE
 from rcnn.cli.main import DESCRIPTION, version_line
 from rcnn.cli.models import models
+from rcnn.cli.other_names import NamedCommands
 from rcnn.cli.predict import predict
 from rcnn.cli.push import push
 from rcnn.cli.runs import runs
@@ -29,7 +29,7 @@ from rcnn.cli.train import train
 from rcnn.cli.visualize import visualize
 
 
-class Commands(TyperGroup):
+class Commands(NamedCommands):
     """The commands; an error about the value of an option says which value was given."""
 
     @override

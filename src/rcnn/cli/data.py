@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 
 from rcnn.cli.options import Allow, Images, RelativeBoxes, settings_argument
+from rcnn.cli.other_names import NamedCommands
 from rcnn.commands import as_typed
 from rcnn.download.catalogue import DOWNLOADS
 
 data = typer.Typer(
+    cls=NamedCommands,
     help="Check, describe, divide and download data sets.\n\n"
     "To convert a data set from any format to COCO's, use split or check --fix.",
     no_args_is_help=True,

@@ -66,7 +66,7 @@ def require_an_input(words: Sequence[str]) -> None:
         return
     more = f" ({len(words) - 1} more do not exist)" if len(words) > 1 else ""
     raise FileNotFoundError(
-        f"no image to predict on: {words[0]} {missing_text(Path(words[0]))}{more}; expected a file, a folder, a "
+        f"no image to predict on: {words[0][:300]} {missing_text(Path(words[0]))}{more}; expected a file, a folder, a "
         "pattern, or an http(s) URL"
     )
 

@@ -92,12 +92,7 @@ def export(
             with_resize=with_resize, data=data,
             overrides=overrides or (), allow=allow or (), log=partial(typer.echo, err=True),
         )  # fmt: skip
-    if written.accuracy is not None:
-        typer.echo("\n".join(written.accuracy.lines()))
-    megabytes = written.path.stat().st_size / 1e6
-    if written.record.target == "openvino":
-        megabytes += written.path.with_suffix(".bin").stat().st_size / 1e6
-    typer.echo(f"wrote {written.path} ({megabytes:.1f} MB, {written.record.precision})")
+    typer.echo("\n".join(written.lines()))
 
 
 def parse_size(text: str) -> tuple[int, int] | Dynamic:

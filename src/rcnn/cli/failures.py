@@ -8,7 +8,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import TextIO
 
-LAUNCHED = "RCNN_LAUNCHED"  # as in runtime/launch.py, which would import torch
+LAUNCHED, TYPED = "RCNN_LAUNCHED", "RCNN_TYPED"  # as in runtime/launch.py, which would import torch
 PID, STOPPED = "pid", "stopped"  # as in runtime/in_flight.py
 TOLD = "told"  # in STOPPED: the end was printed
 COMMAND_LINE: ContextVar[tuple[str, ...]] = ContextVar("command line")  # the words that main() runs

@@ -17,6 +17,7 @@ from rcnn import __version__
 from rcnn.cli.failures import (
     COMMAND_LINE,
     DEBUG,
+    TYPED,
     discard_output,
     has_launcher,
     is_launched,
@@ -27,7 +28,7 @@ from rcnn.cli.failures import (
     with_going_on,
 )
 from rcnn.cli.loading_line import end_loading_line, start_loading_line
-from rcnn.stopping import Stopped, stop_with_launcher, stopping_on_signals
+from rcnn.stopping import Stopped, has_lost_launcher, stop_with_launcher, stopping_on_signals
 
 DESCRIPTION = "R-CNN models for PyTorch: train, evaluate, predict, and convert checkpoints of other frameworks."
 COMMANDS = {
@@ -133,16 +134,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _exit_stopped(
     stop: Stopped | KeyboardInterrupt, words: Sequence[str], ended: list[int], *, debug: bool
 ) -> NoReturn:
-    """Say that a signal has stopped the command, and for a training how to go on, and exit."""
+    """Say that a signal or the end of its launcher has stopped the command, and how to go on, and exit."""
     from rcnn.commands import AGAIN, as_typed  # imported here, because `rcnn --help` does not need it
 
     if debug:
         raise stop
     number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-    if words[0] == "train":
-        stop.add_note(f"{AGAIN}: {as_typed('rcnn', *words)}")  # after what the run has noted
+    if words[0] == "train" or is_launched():
+        stop.add_note(f"{AGAIN}: {os.environ.get(TYPED) or as_typed('rcnn', *words)}")  # after what the run has noted
     try:
-        if not note_stop(number, told=False):  # else the launcher says it
+        if has_lost_launcher():
+            text = "rcnn: stopped, because the process that started this one (--devices or torchrun) has ended"
+            print(with_going_on(text, stop), file=sys.stderr, flush=True)
+        elif not note_stop(number, told=False):  # else the launcher says it
             print(with_going_on(f"rcnn: stopped by {signal.Signals(number).name}", stop), file=sys.stderr, flush=True)
         sys.stdout.flush()
     except OSError:  # the terminal is gone (SIGHUP)
@@ -302,6 +306,8 @@ def _message(error: Exception) -> str | None:
             f"{ascii(error.object)[:200]} has characters that the locale of this shell ({encoding}) does not have: "
             f"{UTF8_LOCALE}"
         )
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{str(error.filename)[:60]}... is too long for a path: names have up to 255 bytes. Check the path"
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):  # of Path.resolve, before Python 3.13

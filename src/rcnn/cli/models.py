@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rcnn.cli.options import Allow, settings_argument
+from rcnn.cli.other_names import NamedCommands
 from rcnn.commands import as_typed
 
 if TYPE_CHECKING:
     from rcnn.models.setting_tables import Setting
     from rcnn.weights.catalogue.entry import Entry
 
-models = typer.Typer(help="List the models, or show the settings of one.", invoke_without_command=True)
+models = typer.Typer(
+    cls=NamedCommands, help="List the models, or show the settings of one.", invoke_without_command=True
+)
 
 
 @models.callback()

@@ -25,7 +25,7 @@ def runs(
         typer.echo(json.dumps([dataclasses.asdict(row) | {"state": row.state} for row in found], indent=2))
         return
     if not found:
-        typer.echo(f"no runs in {folder}", err=True)
+        typer.echo(f"no runs in {folder}; give the folder that contains them: rcnn runs FOLDER", err=True)
         return
     names, models = max(len(row.folder) for row in found), max(len(row.model) for row in found)
     names, models = max(names, len("run")), max(models, len("model"))

@@ -266,8 +266,8 @@ def _outcome_lines(outcome: Outcome, plan: RunPlan, data: Path) -> Iterator[str]
         how = f"stopped early (train.patience={plan.settings.patience})" if early else "finished"
         yield f"{how} after {counted(outcome.step, 'step')}; the run is in {outcome.output}"
     else:
-        done = f"stopped after {outcome.step} of {counted(outcome.steps, 'step')}"
-        yield f"{done}; {_going_on(plan, outcome.output)}"
+        done = f"{outcome.step} of {counted(outcome.steps, 'step')}"
+        yield f"stopped by {outcome.stopped_by} after {done}; {_going_on(plan, outcome.output)}"
     if outcome.best is not None:
         yield f"best {outcome.best_metric} {outcome.best:.4f}, in {outcome.output / 'best'}"
     if outcome.best == 0:

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from rcnn import threads
 from rcnn.cli.failures import COMMAND_LINE
+from rcnn.commands import AGAIN, as_typed
 
+STOPPED = 128  # the exit status after a signal is this number and that of the signal
 OPTIONS = ("--devices", "--max-restarts")  # only for the process that starts the others
 
 Devices = Annotated[
@@ -38,7 +41,7 @@ def launch(
     """Run this command, with the words `more`, in `devices` processes, and exit with their status.
 
     After a failure they are started again up to `max_restarts` times, with --resume. `going_on`: the line on how to go
-    on, printed after the message of the processes.
+    on, printed after the message of the processes; by default, after a stop, the command that starts them again.
     """
     from rcnn.runtime.launch import launch_command
 
@@ -52,11 +55,31 @@ def launch(
         if not ended.failed or restarts == max_restarts:
             if ended.message and going_on is not None:
                 typer.echo(going_on(), err=True)
+            elif ended.message and ended.status > STOPPED:
+                typer.echo(f"{AGAIN}: {as_typed('rcnn', *COMMAND_LINE.get())}", err=True)
             break
         typer.echo(f"rcnn: starting all processes again ({restarts + 1} of {max_restarts})", err=True)
         options = [*options, *(["--resume"] if "--resume" not in options else [])]
     if ended.status:
         raise typer.Exit(ended.status)
+
+
+def note_threads(devices: int, device: str) -> None:
+    """Print the number of threads of each process if results may differ by it from those of one process.
+
+    On a CPU, torch adds up the terms of a convolution in another order with another number of threads.
+    """
+    from rcnn.runtime.devices import choose_device
+
+    number = threads.per_process(devices)
+    if threads.set_by_user() or number == threads.available_cores() or choose_device(device).type != "cpu":
+        return
+    each = f"{devices} processes with {number} thread{'s' * (number > 1)} each"
+    typer.echo(
+        f"{each}: with another number of threads, scores may differ by rounding; {threads.NUMBER}={number} sets it for "
+        "any number of processes",
+        err=True,
+    )
 
 
 def require_devices(devices: int, device: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from rcnn.data.formats.files import visible
 from rcnn.data.images import IMAGE_SUFFIXES
+from rcnn.outputs import MARKER, RUN_LOG, files_of_rcnn
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -35,15 +36,25 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """A folder and its subfolders with the names of their files, sorted; without hidden subfolders.
 
     Links are followed, each folder once. Hidden folders have copies of images, e.g. .ipynb_checkpoints or .thumbnails.
+    What rcnn wrote into subfolders is skipped: the pictures of runs and predictions are no data. What it wrote into
+    `folder` itself is a data set, unless the folder is that of a run.
     """
-    seen = set[str]()
+    seen, written = set[str](), set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in seen:  # a link that leads back
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
-        yield Path(place), sorted(names)
+        own = files_of_rcnn(Path(place)) if MARKER in names else set[str]()
+        if place != str(folder) or RUN_LOG in own:
+            written |= {os.path.normpath(os.path.join(place, one)) for one in own}
+        folders[:] = sorted(one for one in folders if not one.startswith(".") and _is_new(place, one, written))
+        yield Path(place), sorted(one for one in names if _is_new(place, one, written))
+
+
+def _is_new(place: str, name: str, written: Collection[str]) -> bool:
+    """Whether `name` in the folder `place` is not one of the paths `written`."""
+    return not written or os.path.normpath(os.path.join(place, name)) not in written
 
 
 def images_in(folder: Path) -> dict[str, str]:

@@ -71,7 +71,7 @@ def check_given(boxes: object, labels: object, image: Tensor, classes: Sequence[
         return GivenBoxes(boxes=rows)
     try:
         values = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-    except ValueError as error:  # lists of different lengths
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of different lengths; a meta or sparse tensor
         raise ValueError(f"{where}labels={excerpt(labels)}; expected {len(rows)} integers, one for each box") from error
     if values.shape != (len(rows),) or (len(rows) and values.dtype.kind not in "iu"):
         raise ValueError(f"{where}labels={excerpt(labels)}; expected {len(rows)} integers, one for each box")
@@ -87,6 +87,8 @@ def one_per_image(values: Collection[object] | None, name: str) -> Iterator[obje
     """
     if values is None:
         yield from repeat(None)
+    elif not isinstance(values, Collection):
+        raise ValueError(f"{name}={excerpt(values)}; expected a list of {name}, one entry per image")
     else:
         for index, value in enumerate(values):
             if value is None:
@@ -123,7 +125,7 @@ def checked_boxes(boxes: object, size: tuple[int, int]) -> npt.NDArray[np.float3
     """
     try:
         values = np.asarray(boxes.detach().cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: a meta or sparse tensor
         raise ValueError(f"boxes={excerpt(boxes)}; expected N rows of four numbers, x1, y1, x2, y2") from error
     if values.size == 0:
         return np.zeros((0, 4), np.float32)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import PurePosixPath
 from typing import Any
 
+from rcnn.arguments import shown
 from rcnn.data.messages import counted, excerpt, few
 from rcnn.data.records import Dataset
 from rcnn.data.similarity import content_hash, fingerprints
@@ -70,8 +72,10 @@ class HeldOut:
 
 def require_fraction(fraction: float) -> None:
     """Raise ValueError unless `fraction` is at least 0 and less than 1."""
-    if not 0 <= fraction < 1:
-        raise ValueError(f"val_fraction={fraction:g} (--val-fraction): expected 0 (no images) to less than 1, e.g. 0.2")
+    if not isinstance(fraction, Real) or isinstance(fraction, bool) or not 0 <= fraction < 1:
+        raise ValueError(
+            f"val_fraction={shown(fraction, 60)} (--val-fraction): expected 0 (no images) to less than 1, e.g. 0.2"
+        )
 
 
 def hold_out(dataset: Dataset, fraction: float, advance: Callable[[], None] | None = None) -> HeldOut | None:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rcnn.arguments import is_one_of, require_max_pixels, shown
 from rcnn.data.images import MAX_PIXELS, decode, is_open_file, read_image
 
 ImageInput: TypeAlias = (
@@ -73,6 +74,7 @@ def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX
     Raises FileNotFoundError for a missing file, ValueError (ImageError for files) for all other unusable values.
     """
     require_channels(channels)
+    require_max_pixels(max_pixels)
     if isinstance(value, bytes | bytearray | memoryview):
         return read_image(bytes(value), max_pixels=max_pixels)
     if isinstance(value, (str, os.PathLike)):
@@ -95,8 +97,8 @@ def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX
 
 def require_channels(channels: str) -> None:
     """Raise ValueError unless `channels` is "rgb" or "bgr"."""
-    if channels not in get_args(Channels):
-        raise ValueError(f"channels={channels!r} is not known; expected 'rgb' or 'bgr' (OpenCV)")
+    if not is_one_of(channels, get_args(Channels)):
+        raise ValueError(f"channels={shown(channels, 60)} is not known; expected 'rgb' or 'bgr' (OpenCV)")
 
 
 def _from_array(array: npt.NDArray[Any], channels: Channels) -> Tensor:
@@ -126,6 +128,10 @@ def _from_array(array: npt.NDArray[Any], channels: Channels) -> Tensor:
 def _from_tensor(tensor: Tensor, channels: Channels) -> Tensor:
     got = f"the tensor is {tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
     expected = "expected uint8 (3, H, W)"
+    if tensor.is_meta:
+        raise ValueError(f"{got} on the device meta, which has no values; {expected} on the CPU or a GPU")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{got} and sparse ({tensor.layout}); {expected}: convert with image.to_dense()")
     if tensor.dtype != torch.uint8:
         kind = "f" if tensor.is_floating_point() else "b" if tensor.dtype == torch.bool else "i"
         advice = "" if tensor.is_complex() else _advice(kind, tensor.detach().cpu().double().numpy(), "to(torch.uint8)")

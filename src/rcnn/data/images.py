@@ -33,6 +33,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from rcnn.arguments import require_max_pixels, shown, why_no_path
 from rcnn.data.jpeg import decode_jpeg
 from rcnn.text_files import missing_text
 
@@ -229,8 +230,9 @@ def _content(file: IO[bytes]) -> bytes:
     return data
 
 
-def _open(source: Source, max_pixels: int) -> Image.Image:
+def _open(source: Source, max_pixels: float) -> Image.Image:
     """The image with its header read; its pixels are not decoded yet."""
+    require_max_pixels(max_pixels)
     name = shown_name(source)
     try:
         head = _head(source)
@@ -268,7 +270,9 @@ def _head(source: Source) -> bytes:
     if isinstance(source, bytes):
         return source[:16]
     path = Path(source)
-    if "\0" in str(path) or not path.exists():
+    if reason := why_no_path(str(path)):
+        raise FileNotFoundError(f"{shown(str(path), 60)} {reason}: check the path")
+    if not path.exists():
         advice = "a pattern is not expanded here, glob.glob lists its files" if "*" in str(path) else "check the path"
         raise FileNotFoundError(f"{path} {missing_text(Path(path))}: {advice}")
     if path.is_dir():

@@ -57,7 +57,7 @@ def named_images(ids: Iterable[object]) -> str:
 def excerpt(value: object, length: int = 60) -> str:
     """The first `length` characters of the repr of a value from a file; safe for every value."""
     try:
-        text = repr(value)
+        text = repr(value).replace("\n", " ")  # of an array or a tensor
     except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
         text = f"a {type(value).__name__}"
     return text if len(text) <= length else f"{text[:length]}..."

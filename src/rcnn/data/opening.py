@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rcnn.arguments import DATA, SPLIT, as_path, as_text, as_texts
+from rcnn.arguments import DATA, SPLIT, as_path, as_text, as_texts, require_switches
 from rcnn.commands import as_typed
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.tables import Tables
@@ -30,6 +30,14 @@ class DatasetOptions:
     relative_boxes: bool = False
     strict: bool = False
     allow_empty: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ArgumentTypeError for a switch that is neither True nor False."""
+        require_switches(
+            ignore_other_classes=self.ignore_other_classes, keypoints=self.keypoints, one_class=self.one_class,
+            optional_files=self.optional_files, relative_boxes=self.relative_boxes, strict=self.strict,
+            allow_empty=self.allow_empty,
+        )  # fmt: skip
 
 
 def open_dataset(

@@ -20,6 +20,7 @@ from typing import Any, get_args
 import numpy as np
 from torch import Tensor
 
+from rcnn.arguments import is_one_of
 from rcnn.data.assemble import assemble
 from rcnn.data.checks.check import KnownImages, check_tables
 from rcnn.data.checks.ids import as_id
@@ -62,7 +63,7 @@ def dataset_of_records(
     if isinstance(records, (Mapping, str, bytes)) or not np.iterable(records):
         raise ValueError(f"records is of type {type(records).__name__}; expected a list of dicts, one per image")
     classes, keypoints = None if classes is None else names_of("classes", classes), names_of("keypoints", keypoints)
-    if metric not in get_args(MetricName):
+    if not is_one_of(metric, get_args(MetricName)):
         raise ValueError(f"metric is {metric!r}; expected one of {', '.join(get_args(MetricName))}")
     for index, one in enumerate(records := list(records)):
         if not isinstance(one, (Mapping, ImageRecord)):

@@ -14,7 +14,7 @@ from rcnn.data.formats.layouts import Location, read_split, splits_at
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.merging import merge, select_images
 from rcnn.data.messages import SKIPPED, counted, few
-from rcnn.text_files import lines_of
+from rcnn.text_files import lines_of, require_no_folder
 
 # Names that papers use for sets of COCO 2014 (trainval35k has 35k of val2014's 40k images; Bell et al. 2016).
 NAMED_SETS = {"trainval35k": "train2014+valminusminival2014"}
@@ -159,8 +159,9 @@ def _require_no_colon(word: str) -> None:
 
 
 def _require_list(location: Location, file: str, found: Path | None) -> Path:
-    """`found`, the list of images that the user names. Raises FileNotFoundError if there is none."""
+    """`found`, the list of images that the user names. Raises ValueError for a folder, FileNotFoundError for none."""
     if found is None:
+        require_no_folder(Path(file))
         raise FileNotFoundError(
             f"{file} does not exist, neither in the working directory nor in {location.folder}; expected a text file "
             "with an image id or file name per line"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcnn.data.messages import brief
+from rcnn.data.messages import brief, excerpt
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.segmentations import Segmentation
 from rcnn.data.skeletons import HALF_PIXEL
@@ -37,7 +37,10 @@ MIN_EDGES = 128  # the smallest E: most batches of photos need 64 to 256, and ea
 
 @dataclass(frozen=True, kw_only=True)
 class TargetOptions:
-    """What a model is trained on besides the boxes and classes of the objects. Raises ValueError for unknown masks."""
+    """What a model is trained on besides the boxes and classes of the objects.
+
+    Raises ValueError for unknown masks, and for values of another type.
+    """
 
     masks: Masks | None = "polygon"  # None: no masks
     keypoints: bool = False
@@ -45,9 +48,21 @@ class TargetOptions:
     pairs: tuple[tuple[int, int], ...] | None = None  # keypoints that a flip exchanges; None: found by their names
 
     def __post_init__(self) -> None:
-        if self.masks is not None and self.masks not in get_args(Masks):
+        if self.masks is not None and not (isinstance(self.masks, str) and self.masks in get_args(Masks)):
             known = ", ".join(map(repr, get_args(Masks)))
             raise ValueError(f"masks={self.masks!r} is not known; expected None (boxes only) or one of {known}")
+        for name in ("keypoints", "crowds"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={excerpt(getattr(self, name))}; expected True or False")
+        if self.pairs is not None and not (isinstance(self.pairs, (tuple, list)) and all(map(_is_pair, self.pairs))):
+            raise ValueError(
+                f"pairs={excerpt(self.pairs)}; expected None or pairs of numbers of keypoints, e.g. ((1, 2), (3, 4))"
+            )
+
+
+def _is_pair(value: object) -> bool:
+    """Whether `value` is two whole numbers of 0 or more."""
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(type(one) is int and one >= 0 for one in value)
 
 
 def make_sample(

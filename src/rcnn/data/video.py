@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcnn.arguments import as_path
+from rcnn.arguments import as_path, require_max_pixels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.outputs import naming
 from rcnn.text_files import missing_text
@@ -67,6 +67,7 @@ def read_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Vi
     Raises FileNotFoundError if there is no file, VideoError if it is not a video, or, after the last frame that can be
     read, if it is damaged or cut short; ImportError, which says what to install, if PyAV is missing.
     """
+    require_max_pixels(max_pixels)
     av = _av()
     with _opened(path) as video:
         stream = video.streams.video[0]
@@ -114,16 +115,16 @@ def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: float |
     the path of a video that has it. Raises ValueError if there is no picture, VideoError for a picture of another type
     or size, ImportError without PyAV, and the errors of `VideoWriter.write`.
     """
-    frequency = _frequency(rate)
-    waiting = iter(pictures)
-    first, count = next(waiting, None), 0
-    if first is None:
-        raise ValueError(f"{path}: there are no pictures; a video needs at least one")
     target = as_path(path, "the video").resolve()  # a symbolic link stays one
+    frequency = _frequency(rate)
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file, e.g. {Path(path) / 'video.mp4'}")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {target.parent} {missing_text(target.parent)}; create it first")
+    waiting = iter(pictures)  # after all checks: the first picture may take long
+    first, count = next(waiting, None), 0
+    if first is None:
+        raise ValueError(f"{path}: there are no pictures; a video needs at least one")
     # not a name of rcnn.outputs: a command that opens the folder for its output would remove the file
     temporary = target.with_name(f".{target.name}-{os.getpid()}.part")
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from rcnn.arguments import MODEL, as_path
+from rcnn.arguments import MODEL, OUTPUT, as_path, whole_number
 from rcnn.data import Dataset
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.boundary import add_boundary, require_boundary
@@ -26,6 +26,7 @@ from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results, is_results
 from rcnn.evaluation.run import evaluate_predictor, run_evaluation
 from rcnn.models.overrides import Overrides, as_overrides
+from rcnn.outputs import require_folder
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision, choose_device
 from rcnn.runtime.launch import launch_function, require_devices
@@ -95,6 +96,13 @@ def evaluate(
     if not isinstance(model, Predictor):
         model = as_path(model, "the model", f"{MODEL}, saved results, or a Predictor")
     require_path_options(data, split, options)
+    devices = whole_number("devices", devices, "1 or more processes")
+    if output is not None:
+        require_folder(as_path(output, OUTPUT))
+    chosen = EvaluationOptions(
+        limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
+        pictures=pictures, boundary=boundary,
+    )  # fmt: skip
     if devices > 1 and (isinstance(model, Predictor) or not is_results(model)):
         if isinstance(model, Predictor):
             raise ValueError(f"devices={devices} needs a checkpoint: give its path instead of a predictor")
@@ -107,10 +115,6 @@ def evaluate(
             output=output, pictures=pictures, boundary=boundary,
         )  # fmt: skip
         return launch_function(_call, again, devices=devices)
-    chosen = EvaluationOptions(
-        limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
-        pictures=pictures, boundary=boundary,
-    )  # fmt: skip
     changes = as_overrides(overrides)
     if isinstance(model, Predictor):
         subject = _subject_of(model, data, str(split), changes, options)

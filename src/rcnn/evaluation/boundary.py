@@ -32,5 +32,5 @@ def add_boundary(evaluation: Evaluation, dataset: Dataset, max_detections: int |
     if "segm" not in metrics.kinds:
         raise ValueError(f"{NO_MASKS} in the results or in {dataset.annotation_file}. Leave --boundary out")
     ids = dataset.image_ids[: metrics.images]
-    measured = with_boundary(metrics, dataset.to_coco(), evaluation.results, ids, max_detections)
+    measured = with_boundary(metrics, evaluation.ground_truth, evaluation.results, ids, max_detections)
     return replace(evaluation, metrics=measured)

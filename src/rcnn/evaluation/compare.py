@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rcnn.arguments import MODEL, as_path
+from rcnn.arguments import MODEL, as_path, whole_number
 from rcnn.data import Dataset
 from rcnn.data.messages import few
 from rcnn.data.opening import DatasetOptions
@@ -74,8 +74,8 @@ def compare(
     Raises FileNotFoundError or ValueError if an input cannot be read, if `a` and `b` have no kind of results in common,
     or if they are models with different classes; FileExistsError for a compare.json that rcnn did not write.
     """
-    if samples < 0:
-        raise ValueError(f"samples={samples} (--samples); expected 0 or more")
+    whole_number("samples", samples, "0 or more bootstrap samples (--samples)", 0)
+    whole_number("seed", seed, "0 or more (--seed)", 0)
     expected = f"{MODEL}, or saved results"
     sources = (as_path(a, "the first model", expected), as_path(b, "the second model", expected))
     options = DatasetOptions(annotations=annotations, images=images, relative_boxes=relative_boxes)

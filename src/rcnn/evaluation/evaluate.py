@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from rcnn.background import DaemonThreads
@@ -21,6 +22,7 @@ from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.targets import require_size
 from rcnn.evaluation.plan import Plan, limit_warnings, measured_kinds, plan_evaluation
 from rcnn.metrics.choice import measure
+from rcnn.metrics.inputs import GroundTruth
 from rcnn.metrics.tables import metrics_table, per_class_table
 from rcnn.metrics.thresholds import Thresholds
 from rcnn.metrics.values import Metrics
@@ -51,6 +53,7 @@ class Evaluation:
 
     metrics: Metrics
     results: list[Result]
+    ground_truth: GroundTruth  # in COCO's form, as it was checked
     failed: tuple[ImageResults, ...] = ()  # images that could not be read: they count as images without detections
     limit: int = 0  # only this number of images, the first ones, were evaluated; 0: all
     warnings: tuple[str, ...] = ()
@@ -102,9 +105,10 @@ def evaluate_dataset(
         )
     plan = plan_for(predictor, dataset, limit=limit, max_detections=max_detections, metric=metric)
     keypoint = predictor.config.keypoint
+    ground_truth = dataset.to_coco()
     measurement = measure(
         plan.metric,
-        dataset.to_coco(),
+        ground_truth,
         plan.kinds,
         image_ids=dataset.image_ids[: limit or len(dataset)],
         keypoint_sigmas=None if keypoint is None else keypoint.sigmas,
@@ -112,7 +116,8 @@ def evaluate_dataset(
     )
 
     def measure_image(image: ImageResults) -> None:
-        measurement.add([image.record.image_id], image.results)
+        checked = image.detections is not None and _are_sound(image.detections)
+        measurement.add([image.record.image_id], image.results, checked=checked)
         if on_image is not None:
             on_image(image)
 
@@ -132,7 +137,16 @@ def evaluate_dataset(
     processes.rest("the computation of the metrics")
     metrics = processes.from_first(measurement.metrics)
     warnings = plan.warnings + failure_warnings(failed, len(images))
-    return Evaluation(metrics=metrics, results=results, failed=failed, warnings=warnings, limit=limit)
+    return Evaluation(
+        metrics=metrics, results=results, ground_truth=ground_truth, failed=failed, warnings=warnings, limit=limit
+    )
+
+
+def _are_sound(found: ImageDetections) -> bool:
+    """Whether all numbers are finite and no box has a negative side; results made of them have valid fields."""
+    numbers = [found.boxes, found.scores, *([] if found.keypoints is None else [found.keypoints])]
+    is_finite = all(bool(np.isfinite(values).all()) for values in numbers)
+    return is_finite and bool((found.boxes[:, 2:] >= found.boxes[:, :2]).all())
 
 
 def plan_for(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
+from rcnn.background import DaemonThreads
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import HALF_PIXEL
@@ -26,6 +29,8 @@ from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 
 Log = Callable[[str], object]
+Item = TypeVar("Item")
+DRAWING = 2  # threads that read and draw images
 
 
 def draw_example(predictor: Predictor, record: ImageRecord, image: Tensor, found: ImageDetections) -> Example:
@@ -73,25 +78,39 @@ def draw_worst(
         for image in analysis.images
         if image.image_id not in failed and (image.detections or len(dataset[places[image.image_id]].boxes))
     ]
-    examples: list[Example] = []
-    for image in drawn[: 2 * count]:  # some may be unreadable
-        if len(examples) == count:
-            break
+
+    def draw(image: ImageErrors) -> Example | str:
         record = dataset[places[image.image_id]]
-        pixels = _read(record, log)
-        if pixels is not None:
-            examples.append(_draw_judged(pixels, record, image, dataset, analysis, skeleton))
+        pixels = _read(record)
+        return pixels if isinstance(pixels, str) else _draw_judged(pixels, record, image, dataset, analysis, skeleton)
+
+    return _drawn(draw, drawn[: 2 * count], count, log)  # some may be unreadable
+
+
+def _drawn(draw: Callable[[Item], Example | str], items: Iterable[Item], count: int, log: Log) -> list[Example]:
+    """Up to `count` examples in the order of `items`, drawn by several threads.
+
+    `draw` returns a text for an item that cannot be drawn; `log` receives it, and a later item is drawn instead.
+    """
+    examples: list[Example] = []
+    left = iter(items)
+    with DaemonThreads(DRAWING) as pool:
+        while started := list(islice(left, count - len(examples))):
+            for found in pool.map(draw, started):
+                if isinstance(found, str):
+                    log(found)
+                else:
+                    examples.append(found)
     return examples
 
 
-def _read(record: ImageRecord, log: Log) -> Tensor | None:
-    """The pixels of an image; None, with a warning, if it cannot be read or has another size."""
+def _read(record: ImageRecord) -> Tensor | str:
+    """The pixels of an image, or a warning if it cannot be read or has another size."""
     try:
         pixels = record.read()
         require_size(record, (pixels.shape[1], pixels.shape[2]))
     except (ValueError, OSError) as error:
-        log(f"warning: no picture of {record.path}: {error}")
-        return None
+        return f"warning: no picture of {record.path}: {error}"
     return pixels
 
 
@@ -149,24 +168,25 @@ def draw_spread(
     for result in results:
         if result["score"] >= score:
             found.setdefault(result["image_id"], []).append(result)
-    examples: list[Example] = []
-    for record in chosen_records(dataset, count, limit):
-        if record.image_id in failed or (pixels := _read(record, log)) is None:
-            continue
+
+    def draw(record: ImageRecord) -> Example | str:
+        pixels = _read(record)
+        if isinstance(pixels, str):
+            return pixels
         own = found.get(record.image_id, [])
-        examples.append(
-            Example(
-                name=record.path.name,
-                detections=_draw_results(
-                    pixels, record, own, dataset, skeleton, ["object" if proposals else ""] * len(own)
-                ),
-                ground_truth=draw_ground_truth(
-                    pixels, record, dataset.classes, masks=False, keypoints=not proposals, skeleton=skeleton
-                ),
-                note=f"{counted(len(own), noun)}, {counted(int((~record.ignored).sum()), 'object')}",
-            )
+        return Example(
+            name=record.path.name,
+            detections=_draw_results(
+                pixels, record, own, dataset, skeleton, ["object" if proposals else ""] * len(own)
+            ),
+            ground_truth=draw_ground_truth(
+                pixels, record, dataset.classes, masks=False, keypoints=not proposals, skeleton=skeleton
+            ),
+            note=f"{counted(len(own), noun)}, {counted(int((~record.ignored).sum()), 'object')}",
         )
-    return examples
+
+    chosen = [record for record in chosen_records(dataset, count, limit) if record.image_id not in failed]
+    return _drawn(draw, chosen, count, log)
 
 
 def _draw_results(

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rcnn.arguments import as_optional_text, require_switches, require_workers, whole_number
 from rcnn.data.checks.tables import MetricName
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import require_names
 from rcnn.metrics import coco, lvis
 from rcnn.metrics.choice import check_limit, metric_for, names_of
+from rcnn.metrics.inputs import require_limit
 from rcnn.models.config import DetectorConfig
 from rcnn.models.setting_tables import settings_table
 
@@ -30,10 +32,13 @@ class EvaluationOptions:
     boundary: bool = False  # also measure boundary AP of masks
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a number that is out of range."""
-        for name, least in (("limit", 0), ("batch_size", 1), ("workers", 0), ("pictures", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}; expected {least} or more")
+        """Raises ValueError for a number that is out of range, or a value of another type."""
+        for name, least in (("limit", 0), ("batch_size", 1), ("pictures", 0)):
+            whole_number(name, getattr(self, name), f"{least} or more", least)
+        require_workers(self.workers)
+        require_limit(self.max_detections)
+        as_optional_text(self.metric, "metric")
+        require_switches(boundary=self.boundary)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -209,7 +209,13 @@ def evaluate_results(
         keypoint_sigmas=sigmas,
         max_detections=max_detections,
     )
-    return Evaluation(metrics=metrics, results=results, warnings=warnings + plan.warnings, limit=limit)
+    return Evaluation(
+        metrics=metrics,
+        results=results,
+        ground_truth=ground_truth,
+        warnings=warnings + plan.warnings,
+        limit=limit,
+    )
 
 
 def uncovered_images(path: Path, results: Sequence[Result], dataset: Dataset, limit: int = 0) -> tuple[str, ...]:

@@ -21,12 +21,11 @@ from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results, keypoints_of
 from rcnn.metrics.analysis import Analysis, analyse, analysed_kind, keypoint_curves
 from rcnn.metrics.choice import metric_for
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import RUN_LOG, OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.progress import Progress, no_progress
 from rcnn.runtime.processes import ALONE, Processes
 
-RUN_LOG = "log.jsonl"  # in the folder of a training run
 SCORE = 0.5  # without an analysis, results with a lower score are not drawn
 
 Log = Callable[[str], object]
@@ -103,15 +102,18 @@ def _analysis(
     ids = dataset.image_ids[: metrics.images]
     analysis = analyse(
         metric_for(dataset, tuple(metrics.kinds), metrics.metric),
-        dataset.to_coco(),
+        evaluation.ground_truth,
         evaluation.results,
         kind,
         image_ids=ids,
         max_detections=options.max_detections,
+        checked=True,
     )
     if "keypoints" not in metrics.kinds:
         return analysis
-    curves = keypoint_curves(dataset.to_coco(), evaluation.results, ids, sigmas, options.max_detections)
+    curves = keypoint_curves(
+        evaluation.ground_truth, evaluation.results, ids, sigmas, options.max_detections, checked=True
+    )
     return replace(analysis, keypoint_curves=curves)
 
 

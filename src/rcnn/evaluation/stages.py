@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from rcnn.arguments import wrong_type
+from rcnn.arguments import whole_number, wrong_type
 from rcnn.data.loading import pad_images
 from rcnn.data.messages import counted, few
 from rcnn.data.records import ImageRecord
@@ -25,6 +25,7 @@ from rcnn.drawing.ground_truth import outline_region
 from rcnn.drawing.labels import LabelWriter
 from rcnn.drawing.pictures import draw_objects
 from rcnn.ops.boxes import box_iou
+from rcnn.prediction_arguments import require_score
 from rcnn.predictor import Predictor
 
 SHORTEST, LONGEST = 480, 1000  # of the longer side of a panel, pixels
@@ -66,8 +67,8 @@ def draw_stages(
         raise wrong_type(predictor, "the predictor", "an rcnn.Predictor")
     if not isinstance(record, ImageRecord):
         raise wrong_type(record, "the record", "an ImageRecord, e.g. rcnn.open_dataset(DIR)[0]")
-    if best < 1:
-        raise ValueError(f"best={best}; expected 1 or more proposals per object")
+    whole_number("best", best, "1 or more proposals per object")
+    require_score(score)
     _require_classes(predictor, record, classes)
     pixels = record.read()
     shown = np.flatnonzero(~record.ignored)

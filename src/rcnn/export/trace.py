@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from typing_extensions import override
 
+from rcnn.export.windows import window_masks_without_slices
 from rcnn.models import Detector, DetectorConfig
 from rcnn.runtime.record import ExportRecord
 from rcnn.structures import ImageBatch
@@ -52,7 +53,7 @@ def trace(detector: Detector, record: ExportRecord) -> tuple[ExportedProgram, Ex
     """
     example = example_inputs(record)
     try:
-        with torch.no_grad(), one_graph_for_all_sizes(detector):
+        with torch.no_grad(), one_graph_for_all_sizes(detector), window_masks_without_slices(detector):
             program = torch.export.export(
                 TensorDetector(detector).eval(), tuple(example.values()), dynamic_shapes=dynamic_shapes(record)
             )

@@ -14,7 +14,17 @@ from typing import Literal, get_args
 import numpy as np
 from torch.export import ExportedProgram
 
-from rcnn.arguments import CHECKPOINT, as_path, as_text
+from rcnn.arguments import (
+    CHECKPOINT,
+    MOST_IMAGES,
+    as_path,
+    as_text,
+    is_one_of,
+    is_whole_number,
+    require_one_of,
+    require_switches,
+    shown,
+)
 from rcnn.export.accuracy import Accuracy, measure_accuracy
 from rcnn.export.calibration import find_calibration_images, validation_images
 from rcnn.export.check import (
@@ -35,8 +45,8 @@ from rcnn.export.trace import trace
 from rcnn.models import Detector
 from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import Overrides
-from rcnn.outputs import OutputFolder, require_space
-from rcnn.prediction_arguments import is_whole_number
+from rcnn.models.validate import LONGEST_SIDE
+from rcnn.outputs import OutputFolder, require_folder, require_space
 from rcnn.predictor import Predictor
 from rcnn.runtime.record import SUFFIXES, ExportPrecision, ExportRecord, Target, input_names, output_names
 from rcnn.weights.checkpoint import load_detector
@@ -54,6 +64,18 @@ class Exported:
     record: ExportRecord
     difference: Difference  # from the detector in PyTorch, on one generated batch; int8: from float32, on real images
     accuracy: Accuracy | None = None  # AP before (int8: of the float32 file) and after; None: not measured
+    bytes: int  # of the file; OpenVINO: of both files
+
+    def __str__(self) -> str:
+        """The lines that `rcnn export` prints, and the differences that were found when the file was checked."""
+        other = "the float32 file" if self.record.precision == "int8" else "PyTorch"
+        checked = "not checked: nothing was detected" if self.difference.is_empty else self.difference.text()
+        return "\n".join([*self.lines(), f"compared with {other}: {checked}"])
+
+    def lines(self) -> list[str]:
+        """The lines that `rcnn export` prints: AP if it was measured, and the file."""
+        measured = [] if self.accuracy is None else self.accuracy.lines()
+        return [*measured, f"wrote {self.path} ({self.bytes / 1e6:.1f} MB, {self.record.precision})"]
 
 
 def export_model(
@@ -82,7 +104,7 @@ def export_model(
     any size, resizes it approximately like the checkpoint, and returns boxes in pixels of that image. `data`: a data
     set; AP of the checkpoint and of the file is measured on its validation images (int8: use `calibrate`). `classes`:
     class names for a detector. `overrides` and `allow` as in `rcnn.Predictor`. `log` is called with lines about the
-    progress.
+    progress; `print` of the result shows AP and the file.
 
     The file is run once on a generated batch and compared with the model in PyTorch. If no detection matches there,
     e.g. because there are none, a temporary copy with a score threshold of 0 is compared instead.
@@ -92,8 +114,9 @@ def export_model(
     """
     path, say = as_path(output, "the output file"), log or (lambda line: None)
     target = target_of(path, to)
-    if precision not in get_args(ExportPrecision):
-        raise ValueError(f"precision={precision!r} is not known; expected {', '.join(get_args(ExportPrecision))}")
+    require_folder(path.parent)
+    require_switches(with_resize=with_resize)
+    require_one_of("precision", precision, get_args(ExportPrecision))
     if (precision == "int8") != (calibrate is not None):
         raise ValueError(
             "int8 needs images to calibrate on: --calibrate DIR (calibrate=), a data set or a folder of images"
@@ -144,7 +167,8 @@ def export_model(
         accuracy = measure_accuracy(original, path, annotated, ("checkpoint", "file"), say)
     elif record.with_resize:
         say("AP with this resize was not measured: give a data set with --data DIR")
-    return Exported(path=path, record=record, difference=difference, accuracy=accuracy)
+    written = sum(path.with_name(name).stat().st_size for name in names)
+    return Exported(path=path, record=record, difference=difference, accuracy=accuracy, bytes=written)
 
 
 def file_bytes(detector: Detector, record: ExportRecord) -> int:
@@ -195,17 +219,17 @@ def target_of(path: Path, to: str | None) -> Target:
     """The target of a file name, which must have the suffix of `to` if that is given."""
     by_suffix = {suffix: target for target, suffix in SUFFIXES.items()}
     expected = ", ".join(f"{suffix} ({target})" for target, suffix in SUFFIXES.items())
+    if to is not None and not is_one_of(to, SUFFIXES):
+        raise ValueError(f"the target {shown(to, 60)} is not known; expected {', '.join(SUFFIXES)}")
     if to is None and path.suffix in by_suffix:
         return by_suffix[path.suffix]
-    for target, suffix in SUFFIXES.items():
-        if target == to and path.suffix == suffix:
-            return target
-    if to is not None and to not in SUFFIXES:
-        raise ValueError(f"the target {to!r} is not known; expected {', '.join(SUFFIXES)}")
+    own = next((suffix for target, suffix in SUFFIXES.items() if target == to), "")
+    if own and path.suffix == own:
+        return by_suffix[own]
     if not path.suffix:
         raise ValueError(f"{path} has no suffix; expected {expected}")
-    if to is not None:
-        raise ValueError(f"--to {to} writes {SUFFIXES[to]}, but --output is {path}")
+    if own:
+        raise ValueError(f"--to {to} writes {own}, but --output is {path}")
     raise ValueError(f"{path} has the suffix {path.suffix!r}; expected {expected}")
 
 
@@ -252,14 +276,17 @@ def _with_resize(record: ExportRecord) -> ExportRecord:
 def _with_shape(record: ExportRecord, size: Size, batch: Literal["dynamic"] | int) -> ExportRecord:
     """The record with the size and batch of its input. Raises ValueError for values of another form."""
     config = record.config.input
-    if batch != "dynamic" and not (is_whole_number(batch) and batch >= 1):
-        raise ValueError(f"batch={batch!r}; expected 1 or more, or 'dynamic'")
+    if not is_one_of(batch, ("dynamic",)) and not (is_whole_number(batch) and 1 <= batch <= MOST_IMAGES):
+        raise ValueError(f"batch={shown(batch, 60)}; expected 1 to {MOST_IMAGES:,}, or 'dynamic'")
     if isinstance(size, np.ndarray):
         size = tuple(np.atleast_1d(size).tolist())
-    if size != "dynamic" and not _is_pair(size):
-        raise ValueError(f"size={size!r}; expected (height, width), e.g. (800, 1333), or 'dynamic'")
-    if size != "dynamic" and min(size) < 32:
-        raise ValueError(f"size={size[0]}x{size[1]}; expected a height and width of at least 32 pixels, or 'dynamic'")
+    if not is_one_of(size, ("dynamic",)) and not _is_pair(size):
+        raise ValueError(f"size={shown(size, 60)}; expected (height, width), e.g. (800, 1333), or 'dynamic'")
+    if size != "dynamic" and not 32 <= min(size) <= max(size) <= LONGEST_SIDE:
+        sides_given = "x".join(shown(side, 30) for side in size)
+        raise ValueError(
+            f"size={sides_given}; expected a height and width of 32 to {LONGEST_SIDE:,} pixels, or 'dynamic'"
+        )
     sides = None if size == "dynamic" else (int(size[0]), int(size[1]))
     if config.canvas:
         canvas = (config.canvas, config.canvas)

@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from rcnn.background import in_background
 from rcnn.data.checks.tables import MetricName
 from rcnn.metrics import coco, lvis
+from rcnn.metrics.coco_entries import ground_truth_of_kind, results_of_kind
+from rcnn.metrics.collection import garbage_stays
 from rcnn.metrics.errors import ImageErrors, Shape, image_errors
-from rcnn.metrics.inputs import Entry, EvaluationInputs, GroundTruth, Id, check_inputs
+from rcnn.metrics.inputs import Entry, EvaluationInputs, GroundTruth, Id, check_inputs, checked_inputs
 from rcnn.metrics.thresholds import Thresholds, best_thresholds
 from rcnn.ops.coco_backend import COCO, COCOeval
 
@@ -81,6 +84,7 @@ def analysed_kind(kinds: Iterable[str]) -> str:
     return "" if "proposals" in kinds else next((kind for kind in ("segm", "bbox") if kind in kinds), "")
 
 
+@garbage_stays()
 def analyse(
     metric: MetricName,
     ground_truth: Path | str | GroundTruth,
@@ -88,30 +92,34 @@ def analyse(
     kind: str,
     image_ids: Iterable[Id] | None = None,
     max_detections: int | None = None,
+    *,
+    checked: bool = False,
 ) -> Analysis:
     """The analysis of `results` of one kind, "bbox" or "segm"; the other arguments as in `metrics.choice.evaluate`.
 
     The number of detections that count is that of `metric`: 100 per image and class (COCO), 300 per image (LVIS), or
-    all (VOC). ValueError as for `metrics.choice.evaluate`.
+    all (VOC). ValueError as for `metrics.choice.evaluate`; `checked`: this kind was evaluated before, without an error.
     """
-    inputs, truth, limit = _problem(metric, ground_truth, results, kind, image_ids, max_detections)
-    found = coco.results_of_kind(inputs, inputs.results, kind)
+    inputs = _inputs(ground_truth, results, kind, image_ids, checked=checked)
+    inputs, truth, limit = _problem(metric, inputs, kind, max_detections)
+    found = results_of_kind(inputs, inputs.results, kind)
     gold = COCO(truth)
     evaluation = COCOeval(gold, gold.loadRes(found), kind, lvis_style=metric == "lvis")
     curves = coco.curves_of(evaluation, [limit])
     matches = _Matches.of(evaluation, inputs, truth, kind)
     thresholds = matches.thresholds(inputs.names)
     score = DRAWN_SCORE if thresholds.overall is None else thresholds.overall.score
+    confusions = in_background(matches.confusions, kind, truth, score)
     return Analysis(
         kind=kind,
         curves=_curves(curves, limit),
         class_curves={name: _precisions(curves, limit, 0.5, index) for index, name in enumerate(inputs.names.values())},
-        confusions=matches.confusions(kind, truth, score),
         tide=_tide(evaluation.tide_errors()),
         calibration=_calibration(evaluation.calibration(iou_threshold=IOU)),
         thresholds=thresholds,
         counts=matches.counts(score),
         images=matches.worst_first(score),
+        confusions=confusions.result(),
     )
 
 
@@ -121,15 +129,17 @@ def keypoint_curves(
     image_ids: Iterable[Id] | None = None,
     sigmas: Sequence[float] | None = None,
     max_detections: int | None = None,
+    *,
+    checked: bool = False,
 ) -> dict[str, list[float | None]]:
     """The precision-recall curves of keypoints: "AP", "AP50", "AP75" -> mean precision at the recalls 0, .01, ... 1.
 
-    `sigmas` as in `metrics.coco.evaluate`.
+    `sigmas` as in `metrics.coco.evaluate`, `checked` as in `analyse`.
     """
-    inputs = check_inputs(ground_truth, results, ("keypoints",), image_ids)
+    inputs = _inputs(ground_truth, results, "keypoints", image_ids, checked=checked)
     limit = max_detections or coco.MAX_KEYPOINT_DETECTIONS
-    gold = COCO(coco.ground_truth_of_kind(inputs, "keypoints"))
-    evaluation = COCOeval(gold, gold.loadRes(coco.results_of_kind(inputs, inputs.results, "keypoints")), "keypoints")
+    gold = COCO(ground_truth_of_kind(inputs, "keypoints"))
+    evaluation = COCOeval(gold, gold.loadRes(results_of_kind(inputs, inputs.results, "keypoints")), "keypoints")
     if sigmas is not None:
         evaluation.params.kpt_oks_sigmas = list(sigmas)
     return _curves(coco.curves_of(evaluation, [limit]), limit)
@@ -143,24 +153,32 @@ def find_thresholds(
     image_ids: Iterable[Id] | None = None,
 ) -> Thresholds:
     """Only the score thresholds of `analyse`, which is faster."""
-    inputs, truth, limit = _problem(metric, ground_truth, results, kind, image_ids, None)
+    inputs = _inputs(ground_truth, results, kind, image_ids, checked=False)
+    inputs, truth, limit = _problem(metric, inputs, kind, None)
     gold = COCO(truth)
-    found = gold.loadRes(coco.results_of_kind(inputs, inputs.results, kind))
+    found = gold.loadRes(results_of_kind(inputs, inputs.results, kind))
     evaluation = COCOeval(gold, found, kind, lvis_style=metric == "lvis")
     coco.curves_of(evaluation, [limit])
     return _Matches.of(evaluation, inputs, truth, kind).thresholds(inputs.names)
 
 
-def _problem(
-    metric: MetricName,
+def _inputs(
     ground_truth: Path | str | GroundTruth,
     results: Sequence[Entry],
     kind: str,
     image_ids: Iterable[Id] | None,
-    max_detections: int | None,
+    *,
+    checked: bool,
+) -> EvaluationInputs:
+    if checked:
+        return checked_inputs(ground_truth, results, image_ids)
+    return check_inputs(ground_truth, results, (kind,), image_ids, ("bbox", "segm", "keypoints"))
+
+
+def _problem(
+    metric: MetricName, inputs: EvaluationInputs, kind: str, max_detections: int | None
 ) -> tuple[EvaluationInputs, GroundTruth, int]:
     """The inputs with the results that count, the ground truth of one kind, and the limit of detections."""
-    inputs = check_inputs(ground_truth, results, (kind,), image_ids, ("bbox", "segm"))
     if metric == "lvis":
         limit = max_detections or lvis.MAX_DETECTIONS
         inputs = replace(inputs, results=lvis.best_of_images(inputs.results, limit))
@@ -173,7 +191,7 @@ def _problem(
         ]
         inputs = replace(inputs, crowds=ignored)
         limit = max(Counter(result["image_id"] for result in inputs.results).values(), default=limit)
-    return inputs, coco.ground_truth_of_kind(inputs, kind), limit
+    return inputs, ground_truth_of_kind(inputs, kind), limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +248,7 @@ class _Matches:
         objects = [shape.entry for of_image in self.objects.values() for shape in of_image]
         kept = [s.entry for of_image in self.detections.values() for s in of_image if s.entry["score"] >= score]
         gold = COCO({**truth, "annotations": objects})
-        evaluation = COCOeval(gold, gold.loadRes(coco.results_of_kind(self.inputs, kept, kind)), kind)
+        evaluation = COCOeval(gold, gold.loadRes(results_of_kind(self.inputs, kept, kind)), kind)
         most = max(Counter(result["image_id"] for result in kept).values(), default=1)
         return _confusions(evaluation.confusion_matrix(IOU, most), self.inputs.names)
 
@@ -241,8 +259,8 @@ class _Matches:
             kept = [shape for shape in self.detections.get(number, ()) if shape.entry["score"] >= score]
             rows = {shape.number for shape in kept}
             objects = [
-                replace(shape, matched=self.found_by.get(shape.number) in rows)
-                for shape in self.objects.get(number, ())
+                Shape(number=one.number, entry=one.entry, size=one.size, matched=self.found_by.get(one.number) in rows)
+                for one in self.objects.get(number, ())
             ]
             images.append(image_errors(image_id, kept, objects, self.inputs.names))
         return tuple(sorted(images, key=lambda image: (-len(image.errors), image.hits)))

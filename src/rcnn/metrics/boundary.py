@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.metrics import coco
+from rcnn.metrics.coco_entries import ground_truth_of_kind, results_of_kind
 from rcnn.metrics.inputs import Entry, GroundTruth, Id, check_inputs
 from rcnn.metrics.values import Metrics
 from rcnn.ops.coco_backend import as_compressed
@@ -45,9 +46,9 @@ def with_boundary(
     from faster_coco_eval import COCO, COCOeval_faster
 
     inputs = check_inputs(ground_truth, results, ("segm",), image_ids)
-    gold = COCO(coco.ground_truth_of_kind(inputs, "segm"))
+    gold = COCO(ground_truth_of_kind(inputs, "segm"))
     sizes = {image["id"]: (image["height"], image["width"]) for image in inputs.numbered_images()}
-    found = coco.results_of_kind(inputs, inputs.results, "segm")
+    found = results_of_kind(inputs, inputs.results, "segm")
     for result in found:  # faster-coco-eval reads no polygons and no uncompressed run lengths in results
         result["segmentation"] = as_compressed(result["segmentation"], *sizes[result["image_id"]])
     definitions = coco.metrics_of("segm", max_detections)

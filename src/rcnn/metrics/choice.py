@@ -66,8 +66,11 @@ def evaluate(
 class Measurement(Protocol):
     """An evaluation that gets its results image by image."""
 
-    def add(self, image_ids: Sequence[Id], results: Sequence[Entry]) -> None:
-        """Add all `results` of these images. An image is added once."""
+    def add(self, image_ids: Sequence[Id], results: Sequence[Entry], *, checked: bool = False) -> None:
+        """Add all `results` of these images. An image is added once.
+
+        `checked`: their numbers are known to be valid. An error in the results may be raised by a later call.
+        """
         ...
 
     def metrics(self) -> Metrics:
@@ -120,8 +123,8 @@ class _AtTheEnd:
             evaluate, metric, ground_truth, self._results, kinds, image_ids, max_detections=max_detections
         )
 
-    def add(self, image_ids: Sequence[Id], results: Sequence[Entry]) -> None:
-        """Keep the results."""
+    def add(self, image_ids: Sequence[Id], results: Sequence[Entry], *, checked: bool = False) -> None:
+        """Keep the results, which are checked at the end."""
         self._results += results
 
     def metrics(self) -> Metrics:

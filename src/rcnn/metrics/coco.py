@@ -14,7 +14,9 @@ Letters: T IoU thresholds, K categories, A size ranges of objects, M limits of d
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,28 +24,25 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rcnn.data.messages import counted, few
+from rcnn.background import in_background
 from rcnn.metrics.checks import check_fields
-from rcnn.metrics.inputs import (
-    Entry,
-    EvaluationInputs,
-    GroundTruth,
-    Id,
-    box_outline,
-    check_inputs,
-    outline_of,
-    require_limit,
-    require_outlines,
+from rcnn.metrics.coco_entries import (
+    ground_truth_of_kind,
+    hotcoco_results,
+    number_columns,
+    require_same_keypoints,
+    require_same_keypoints_in_results,
 )
+from rcnn.metrics.collection import garbage_stays
+from rcnn.metrics.inputs import Entry, EvaluationInputs, GroundTruth, Id, check_inputs, require_limit
 from rcnn.metrics.values import CLASS_METRICS, FIELDS, SIZES, Metrics, Number, PerClass
-from rcnn.models.config import COCO_SIGMAS
-from rcnn.ops.coco_backend import COCOeval, Params, Rle, StreamingEval, rle_areas
+from rcnn.ops.coco_backend import COCOeval, Params, StreamingEval
 
 MAX_DETECTIONS = 100  # per image and class, best first: COCO's limit for boxes and masks ...
 MAX_KEYPOINT_DETECTIONS = 20  # ... and for keypoints
 MAX_PROPOSALS = 1000  # per image, of a region proposal network
-ONE_CLASS: Entry = {"id": 1, "name": "object"}  # of proposals
-TOGETHER = 32  # images whose results are matched with the ground truth in one call
+TOGETHER = 64  # images whose results are matched with the ground truth in one call ...
+WAITING = 4  # ... and calls of one kind that may wait for their turn
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # (T,) of the IoU, or of the OKS
 
 
@@ -168,7 +167,8 @@ def evaluate(
 class CocoEvaluation:
     """`evaluate` while results come: they are matched with the ground truth when they are added.
 
-    After the last image, only the sums over all of them are left to do.
+    Threads match them, one for each kind, beside the caller (e.g. a model). After the last image, only the sums over
+    all images are left to do.
     """
 
     def __init__(
@@ -183,39 +183,45 @@ class CocoEvaluation:
             require_same_keypoints(inputs, keypoint_sigmas)
         self._inputs = inputs
         self._max_detections = max_detections
-        self._kinds = {kind: _KindToMatch.of(inputs, kind, keypoint_sigmas, max_detections) for kind in kinds}
+        with garbage_stays():
+            self._kinds = {kind: _Matching(inputs, kind, keypoint_sigmas, max_detections) for kind in kinds}
         self._left = {image["id"]: image for image in inputs.numbered_images()}  # images that are not matched yet
         self._added: list[Id] = []  # images that are matched next
-        self._results: list[Entry] = []  # of these
+        self._results: list[Entry] = []  # of these ...
+        self._unchecked: list[Entry] = []  # ... and those of them that may be damaged
         self._detections = 0
         if inputs.results:
             self._match(inputs.images, inputs.results)
 
-    def add(self, image_ids: Sequence[Id], results: Sequence[Entry]) -> None:
+    def add(self, image_ids: Sequence[Id], results: Sequence[Entry], *, checked: bool = False) -> None:
         """Match all `results` of these images with their objects. An image is added once.
 
         Results are those of a model: of known images and classes, with masks that can be decoded and fit their images.
-        Raises ValueError if another field is damaged, e.g. not finite. A few images are matched together.
+        Unless they are `checked`, raises ValueError if another field is damaged, e.g. not finite. A few images are
+        matched together, so a later call may raise the error.
         """
+        for matching in self._kinds.values():
+            matching.raise_errors()
         self._added += image_ids
         self._results += results
+        if not checked:
+            self._unchecked += results
         if len(self._added) >= TOGETHER:
             self._match_added()
 
     def _match_added(self) -> None:
-        check_fields(self._results)
-        self._match(self._added, self._results)
-        self._added.clear()
-        self._results.clear()
+        check_fields(self._unchecked)
+        self._match(self._added, self._results.copy())  # the threads read it later
+        for one in (self._added, self._results, self._unchecked):
+            one.clear()
 
     def _match(self, image_ids: Sequence[Id], results: Sequence[Entry]) -> None:
         if "keypoints" in self._kinds:
             require_same_keypoints_in_results(self._inputs, results)
         images = [self._left.pop(self._inputs.image_numbers[image_id]) for image_id in image_ids]
-        for kind, matched in self._kinds.items():
-            objects = [entry for image in images for entry in matched.objects.get(image["id"], ())]
-            detections, masks = _detections(self._inputs, results, kind)
-            matched.evaluation.update(images, objects, detections, segmentation=masks)
+        columns = number_columns(self._inputs, results)
+        for matching in self._kinds.values():
+            matching.add(images, results, columns)
         self._detections += len(results)
 
     def metrics(self) -> Metrics:
@@ -223,11 +229,13 @@ class CocoEvaluation:
         inputs = self._inputs
         self._match_added()
         self._match([image_id for image_id, number in inputs.image_numbers.items() if number in self._left], [])
+        found = {kind: in_background(matching.curves) for kind, matching in self._kinds.items()}
+        objects = inputs.objects()
         values: dict[str, dict[str, Number]] = {}
         per_class: PerClass = {name: {} for name in inputs.names.values()}
         definitions = {kind: metrics_of(kind, self._max_detections) for kind in self._kinds}
-        for kind, matched in self._kinds.items():
-            curves = _accumulated(matched.evaluation.finalize())
+        for kind, future in found.items():
+            curves = future.result()
             values[kind] = {name: curves.value(metric) for name, metric in definitions[kind].items()}
             for name, of_class in curves.of_classes(inputs, class_metrics_of(kind, self._max_detections)).items():
                 per_class[name][kind] = of_class
@@ -235,144 +243,72 @@ class CocoEvaluation:
             kinds=values,
             per_class=per_class,
             images=len(inputs.images),
-            objects=inputs.objects(),
+            objects=objects,
             detections=self._detections,
             max_detections={kind: max(m.limit for m in metrics.values()) for kind, metrics in definitions.items()},
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _KindToMatch:
-    """The ground truth of one kind, and what matches detections with it."""
+class _Matching:
+    """Matches the results of one kind with their objects, in threads that run one after the other.
 
-    evaluation: StreamingEval
-    objects: dict[int, list[Entry]]  # by number of the image
+    hotcoco works without Python's lock, so the caller and other kinds go on meanwhile.
+    """
 
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         inputs: EvaluationInputs,
         kind: str,
         keypoint_sigmas: Sequence[float] | None,
         max_detections: int | None,
-    ) -> _KindToMatch:
+    ) -> None:
+        self._inputs, self._kind = inputs, kind
         truth = ground_truth_of_kind(inputs, kind)
-        objects: dict[int, list[Entry]] = {}
+        self._objects: dict[int, list[Entry]] = {}  # by number of the image
         for entry in truth["annotations"]:
-            objects.setdefault(entry["image_id"], []).append(entry)
+            self._objects.setdefault(entry["image_id"], []).append(entry)
         own_type = "bbox" if kind == "proposals" else kind
         params = Params(own_type)
         params.maxDets = sorted({metric.limit for metric in metrics_of(kind, max_detections).values()})
         if kind == "keypoints" and keypoint_sigmas is not None:
             params.kpt_oks_sigmas = list(keypoint_sigmas)
-        return cls(evaluation=StreamingEval(truth["categories"], own_type, params=params), objects=objects)
+        self._evaluation = StreamingEval(truth["categories"], own_type, params=params)
+        self._waiting: deque[Future[None]] = deque()  # calls that have not ended, or not been looked at since
+        self._last: Future[None] = Future()  # the call that was added last; after an error, all later ones fail
+        self._last.set_result(None)
 
+    def add(self, images: Sequence[Entry], results: Sequence[Entry], columns: npt.NDArray[np.float64]) -> None:
+        """Match the `results` of these images after those that were added before; `columns` as in `hotcoco_results`.
 
-def _detections(
-    inputs: EvaluationInputs, results: Sequence[Entry], kind: str
-) -> tuple[list[Entry] | npt.NDArray[np.float64], list[Rle | list[list[float]]] | None]:
-    """The N results of one kind as hotcoco reads them fastest, and the masks of "segm".
+        If `WAITING` earlier calls have not ended, the first of them is awaited. Raises as `raise_errors`.
+        """
+        self.raise_errors()
+        if len(self._waiting) == WAITING:
+            self._waiting.popleft().result()
+        self._last = in_background(self._match, self._last, images, results, columns)
+        self._waiting.append(self._last)
 
-    Boxes and run lengths are a table (N, 7): number of the image, x, y, width, height in pixels, score, category id.
-    hotcoco, like COCO's code, takes the area of a result from its box; so a mask has a box of its own area there.
-    Keypoints and polygons are entries of COCO's results format.
-    """
-    masks: list[Rle | list[list[float]]] | None = None
-    rles: list[Rle] = []
-    if kind == "segm":
-        masks = [result["segmentation"] for result in results]
-        rles = [mask for mask in masks if isinstance(mask, dict)]
-    if kind == "keypoints" or len(rles) < len(masks or ()):  # keypoints, or a polygon among the masks
-        return results_of_kind(inputs, results, kind), None
-    table = np.zeros((len(results), 7))
-    table[:, 0] = [inputs.image_numbers[result["image_id"]] for result in results]
-    if masks is None:
-        table[:, 1:5] = np.array([result["bbox"] for result in results]).reshape(-1, 4)
-    else:
-        table[:, 3], table[:, 4] = rle_areas(rles), 1
-    table[:, 5] = [result["score"] for result in results]
-    table[:, 6] = ONE_CLASS["id"] if kind == "proposals" else [result["category_id"] for result in results]
-    return table, masks
+    def raise_errors(self) -> None:
+        """Raise the error of an earlier call, if one has failed."""
+        while self._waiting and self._waiting[0].done():
+            self._waiting.popleft().result()
 
+    def _match(
+        self,
+        earlier: Future[None],
+        images: Sequence[Entry],
+        results: Sequence[Entry],
+        columns: npt.NDArray[np.float64],
+    ) -> None:
+        detections, masks = hotcoco_results(self._inputs, results, columns, self._kind)
+        objects = [entry for image in images for entry in self._objects.get(image["id"], ())]
+        earlier.result()  # between images, the order decides between equal scores
+        self._evaluation.update(list(images), objects, detections, segmentation=masks)
 
-def ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
-    """The content of a COCO file with the ground truth of one kind.
-
-    Images and annotations are numbered from 1, because COCO's code misreads id 0. An object without an outline is a
-    crowd for "segm". Raises ValueError if no object has an outline ("segm") or keypoints ("keypoints").
-    """
-    data, images = inputs.data, inputs.numbered_images()
-    annotations: list[Entry] = []
-    without = 0  # objects without an outline
-    # COCO's code needs keypoints in every object; an object without keypoints gets invisible ones
-    keypoint_values = max((len(annotation.get("keypoints") or ()) for annotation in data["annotations"]), default=0)
-    for annotation, crowd in inputs.annotations:
-        entry = inputs.numbered_annotation(annotation, len(annotations) + 1) | {"iscrowd": crowd}
-        if kind == "segm":
-            entry["segmentation"] = outline = outline_of(annotation)
-            if outline is None:
-                # its box becomes a crowd: it is no false negative, and a detection of it is no false positive
-                entry |= {"iscrowd": 1, "segmentation": box_outline(annotation)}
-                without += 1
-        elif kind == "keypoints":
-            points = annotation.get("keypoints") or [0] * keypoint_values
-            visible = sum(1 for visibility in points[2::3] if visibility > 0)
-            entry |= {"keypoints": points, "num_keypoints": annotation.get("num_keypoints", visible)}
-        annotations.append(entry)
-    if kind == "segm":
-        require_outlines(inputs.source, len(annotations), without)
-    if kind == "keypoints" and annotations and not keypoint_values:
-        raise ValueError(
-            f"{inputs.source} has no keypoints in any annotation; use the person_keypoints file of the split"
-        )
-    if kind == "proposals":
-        annotations = [{**entry, "category_id": ONE_CLASS["id"]} for entry in annotations]
-        return {"images": images, "annotations": annotations, "categories": [ONE_CLASS]}
-    return {"images": images, "annotations": annotations, "categories": data["categories"]}
-
-
-def require_same_keypoints(inputs: EvaluationInputs, sigmas: Sequence[float] | None) -> None:
-    """Raise ValueError unless all objects and sigmas have the same number of keypoints.
-
-    With different numbers, COCO's code computes wrong values without a message.
-    """
-    counts = {len(annotation.get("keypoints") or ()) // 3 for annotation, _ in inputs.annotations} - {0}
-    if len(counts) > 1:
-        raise ValueError(
-            f"{inputs.source} has objects with {few(sorted(counts))} keypoints; expected the same number in all"
-        )
-    for count in counts:
-        expected = len(COCO_SIGMAS) if sigmas is None else len(sigmas)
-        if count != expected:
-            raise ValueError(
-                f"{inputs.source} has objects with {counted(count, 'keypoint')}, but keypoint_sigmas are "
-                f"{'those of COCO for ' if sigmas is None else ''}{expected}; give one sigma per keypoint"
-            )
-
-
-def require_same_keypoints_in_results(inputs: EvaluationInputs, results: Sequence[Entry]) -> None:
-    """Raise ValueError unless the results have as many keypoints as the objects."""
-    expected = inputs.keypoint_count
-    for result in results:
-        found = len(result["keypoints"]) // 3
-        if expected not in (0, found):
-            raise ValueError(
-                f"a result (image {result['image_id']!r}) has {counted(found, 'keypoint')}, but objects in "
-                f"{inputs.source} have {expected}; evaluate against the data set that the model was trained for"
-            )
-
-
-def results_of_kind(inputs: EvaluationInputs, results: Sequence[Entry], kind: str) -> list[Entry]:
-    """The `results` with the one field that `kind` measures; images have the numbers of `inputs`."""
-    return [
-        {
-            "image_id": inputs.image_numbers[result["image_id"]],
-            "category_id": ONE_CLASS["id"] if kind == "proposals" else result["category_id"],
-            "score": result["score"],
-            FIELDS[kind]: result[FIELDS[kind]],
-        }
-        for result in results
-    ]
+    def curves(self) -> Curves:
+        """The curves of all images that were added, when they are matched. Raises the first error of a call."""
+        self._last.result()
+        return _accumulated(self._evaluation.finalize())
 
 
 def curves_of(evaluation: COCOeval, limits: Sequence[int]) -> Curves:

@@ -15,7 +15,12 @@ import numpy.typing as npt
 
 from rcnn.data.checks.tables import MetricName
 from rcnn.data.messages import KIND_TITLES, cut
-from rcnn.metrics import coco, lvis, voc
+from rcnn.metrics import coco_entries, lvis, voc
+from rcnn.metrics.coco_entries import (
+    require_same_keypoints,
+    require_same_keypoints_in_results,
+    results_of_kind,
+)
 from rcnn.metrics.inputs import Entry, EvaluationInputs, GroundTruth, Id, check_inputs
 from rcnn.metrics.tables import aligned, number
 from rcnn.metrics.values import Number
@@ -118,11 +123,11 @@ def _evaluated(
     if is_lvis:
         lvis.require_federated(inputs)
     if kind == "keypoints":
-        coco.require_same_keypoints(inputs, sigmas)
-        coco.require_same_keypoints_in_results(inputs, inputs.results)
+        require_same_keypoints(inputs, sigmas)
+        require_same_keypoints_in_results(inputs, inputs.results)
     own = lvis.best_of_images(inputs.results, lvis.MAX_DETECTIONS) if is_lvis else inputs.results
-    truth = COCO((lvis if is_lvis else coco).ground_truth_of_kind(inputs, kind))
-    evaluation = COCOeval(truth, truth.loadRes(coco.results_of_kind(inputs, own, kind)), kind, lvis_style=is_lvis)
+    truth = COCO((lvis if is_lvis else coco_entries).ground_truth_of_kind(inputs, kind))
+    evaluation = COCOeval(truth, truth.loadRes(results_of_kind(inputs, own, kind)), kind, lvis_style=is_lvis)
     if sigmas is not None and kind == "keypoints":
         evaluation.params.kpt_oks_sigmas = list(sigmas)
     evaluation.evaluate()

@@ -97,8 +97,9 @@ def image_errors(
     wrong = [shape for shape in detections if not shape.matched]
     compared = objects if wrong else ()
     ious = iou_matrix([shape.outline for shape in wrong], [shape.outline for shape in compared])  # (D, G)
-    same = np.array([[d.category == g.category for g in objects] for d in wrong], dtype=bool).reshape(ious.shape)
-    kinds = {d.number: _kind_of(row, own) for d, row, own in zip(wrong, ious, same, strict=True)}
+    classes, found = [shape.category for shape in compared], [shape.category for shape in wrong]
+    same = np.array([[one == other for other in classes] for one in found], dtype=bool).reshape(ious.shape)
+    kinds = dict(zip([shape.number for shape in wrong], _kinds_of(ious, same), strict=True))
     covered = {place for kind, place in kinds.values() if kind in ("location", "class")}  # objects, by index
     judged = [
         JudgedDetection(
@@ -112,18 +113,27 @@ def image_errors(
     return ImageErrors(image_id=image_id, detections=tuple(judged), missed=tuple(missed))
 
 
-def _kind_of(ious: np.ndarray, same: np.ndarray) -> tuple[ErrorKind, int]:
-    """The kind of a wrong detection with these IoUs (G,), and the object that it belongs to.
+def _kinds_of(ious: np.ndarray, same: np.ndarray) -> list[tuple[ErrorKind, int]]:
+    """For each wrong detection with these IoUs (D, G), the kind of its error and the object that it belongs to.
 
-    `same` (G,): objects of its class.
+    `same` (D, G): objects of its class.
     """
-    if not len(ious):
-        return "background", -1
+    if not ious.size:
+        return [("background", -1)] * len(ious)
     own, other = np.where(same, ious, 0.0), np.where(same, 0.0, ious)
-    if BACKGROUND_IOU <= own.max() < HIT_IOU:
-        return "location", int(own.argmax())
-    if other.max() >= HIT_IOU:
-        return "class", int(other.argmax())
-    if own.max() >= HIT_IOU:
-        return "duplicate", int(own.argmax())
-    return ("background" if ious.max() < BACKGROUND_IOU else "both"), int(ious.argmax())
+    columns = [values.max(axis=1).tolist() for values in (own, other, ious)]
+    columns += [values.argmax(axis=1).tolist() for values in (own, other, ious)]
+    return [_kind_of(*values) for values in zip(*columns, strict=True)]
+
+
+def _kind_of(
+    own: float, other: float, highest: float, own_place: int, other_place: int, place: int
+) -> tuple[ErrorKind, int]:
+    """The kind of an error by the highest IoU with an object of its class, of another, and of any, and that object."""
+    if BACKGROUND_IOU <= own < HIT_IOU:
+        return "location", own_place
+    if other >= HIT_IOU:
+        return "class", other_place
+    if own >= HIT_IOU:
+        return "duplicate", own_place
+    return ("background" if highest < BACKGROUND_IOU else "both"), place

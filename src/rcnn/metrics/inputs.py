@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rcnn.arguments import LARGEST, is_whole_number, shown
 from rcnn.data.checks.numbers import flags
 from rcnn.metrics.checks import (
     Entry,
@@ -23,7 +24,7 @@ from rcnn.metrics.checks import (
     few_ids,
 )
 from rcnn.metrics.values import FIELDS
-from rcnn.text_files import read_json
+from rcnn.text_files import read_json, require_file
 
 EXPECTED = "expected a file in COCO's format"
 
@@ -98,6 +99,11 @@ def check_truth(
             raise ValueError(f"kind {kind!r} is not known; expected {', '.join(known_kinds)}")
     data, source = read_ground_truth(ground_truth)
     check_ground_truth(data, source)
+    return _inputs_of(data, source, image_ids)
+
+
+def _inputs_of(data: GroundTruth, source: str, image_ids: Iterable[Id] | None) -> EvaluationInputs:
+    """The inputs without results."""
     # the string "0" and null count as 0, as when a data set is opened
     crowds = flags([annotation.get("iscrowd", 0) for annotation in data["annotations"]])[0].tolist()
     images = chosen_images(data, image_ids, source)
@@ -127,10 +133,20 @@ def check_inputs(
     return replace(inputs, results=list(kept.values()))
 
 
+def checked_inputs(
+    ground_truth: Path | str | GroundTruth, results: Sequence[Entry], image_ids: Iterable[Id] | None
+) -> EvaluationInputs:
+    """What `check_inputs` returns, for ground truth and results that were checked before."""
+    data, source = read_ground_truth(ground_truth)
+    inputs = _inputs_of(data, source, image_ids)
+    chosen = set(inputs.images)
+    return replace(inputs, results=[result for result in results if result["image_id"] in chosen])
+
+
 def require_limit(max_detections: int | None) -> None:
     """Raise ValueError for a limit of detections below 1; None stands for the metric's own limit."""
-    if max_detections is not None and max_detections < 1:
-        raise ValueError(f"max_detections={max_detections} (--max-detections); expected 1 or more")
+    if max_detections is not None and not (is_whole_number(max_detections) and 1 <= max_detections <= LARGEST):
+        raise ValueError(f"max_detections={shown(max_detections, 60)} (--max-detections); expected 1 or more")
 
 
 def class_names(data: GroundTruth) -> dict[Id, str]:
@@ -191,6 +207,7 @@ def read_json_or_lines(path: Path) -> Any:
 
     ValueError for other content.
     """
+    require_file(path)
     if path.suffix == ".jsonl":
         with suppress(ValueError, RecursionError):
             lines = json_lines(path.read_bytes())

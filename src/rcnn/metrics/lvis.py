@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rcnn.metrics.coco import Metric, class_metrics_of, curves_of, results_of_kind
+from rcnn.metrics.coco import Metric, class_metrics_of, curves_of
+from rcnn.metrics.coco_entries import results_of_kind
 from rcnn.metrics.inputs import (
     Entry,
     EvaluationInputs,

@@ -9,32 +9,22 @@ convert to a union of dataclasses.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin
+from typing import Any, TypeAlias, TypeVar
 
 import yaml
 
-from rcnn.arguments import wrong_type
+from rcnn.arguments import shown, wrong_type
 from rcnn.models.config import DetectorConfig
-from rcnn.models.setting_tables import (
-    alternatives,
-    field_types,
-    form_to_type,
-    kind_of,
-    part_classes,
-    setting_paths,
-    type_name,
-)
+from rcnn.models.setting_tables import field_types, kind_of, part_classes, setting_paths
+from rcnn.models.setting_types import build, checked, default_of
 from rcnn.models.suggestions import near_settings
 from rcnn.text_files import yaml_value
 
 T = TypeVar("T")
 Overrides: TypeAlias = str | Sequence[str] | Mapping[str, object]  # "KEY=VALUE", several of these, or {KEY: VALUE}
-LARGEST_INT = 2**63  # torch has integers of 64 bits
 
 
 def override(settings: T, overrides: Overrides) -> T:
@@ -50,7 +40,7 @@ def override(settings: T, overrides: Overrides) -> T:
     Raises ValueError for an unknown key and for a value of the wrong type; it suggests similar keys.
     """
     if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
-        raise ValueError(f"got {_short(settings)} to change; expected a config, e.g. rcnn.model_config(NAME)")
+        raise ValueError(f"got {shown(settings)} to change; expected a config, e.g. rcnn.model_config(NAME)")
     for text in as_overrides(overrides):
         key, equals, value = text.partition("=")
         key = key.strip()
@@ -78,7 +68,7 @@ def _as_yaml(value: object) -> str:
         try:
             return json.dumps(plain, default=_from_numpy, ensure_ascii=False)
         except TypeError as error:
-            raise ValueError(f"cannot use {_short(value)} as the value of a setting: {error}") from error
+            raise ValueError(f"cannot use {shown(value)} as the value of a setting: {error}") from error
     return quoted(plain) if plain else plain
 
 
@@ -107,7 +97,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 def config_from_dict(settings: Mapping[str, Any], config_class: type[T] = DetectorConfig) -> T:
     """The inverse of `config_to_dict`; missing fields get their defaults. Raises ValueError as `override` does."""
-    return _build(config_class, settings, "")
+    return build(config_class, settings, "")
 
 
 class _Loader(yaml.SafeLoader):
@@ -127,12 +117,7 @@ def parse_value(key: str, value: str) -> Any:
         return yaml_value(value, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-99-99
         reason = getattr(error, "problem", None) or (str(error).splitlines() or ["no reason given"])[0]
-        raise ValueError(f"{key}: cannot read {_short(value)} as a YAML value ({reason})") from error
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
+        raise ValueError(f"{key}: cannot read {shown(value)} as a YAML value ({reason})") from error
 
 
 def _set(settings: Any, keys: list[str], value: Any, path: str, root: Any) -> Any:
@@ -141,19 +126,19 @@ def _set(settings: Any, keys: list[str], value: Any, path: str, root: Any) -> An
     if name not in hints:
         raise ValueError(_unknown(path, type(root)))
     if not rest:
-        return _replaced(settings, name, _checked(hints[name], value, path, _default(type(settings), name)))
+        return _replaced(settings, name, checked(hints[name], value, path, default_of(type(settings), name)))
     prefix = path[: len(path) - len(".".join(rest)) - 1]
     current, parts = getattr(settings, name), part_classes(hints[name])
     if rest == ["kind"] and len(parts) > 1:
-        return _replaced(settings, name, _checked(hints[name], {"kind": value}, prefix))
+        return _replaced(settings, name, checked(hints[name], {"kind": value}, prefix))
     if isinstance(current, Mapping) and len(rest) == 1:
-        return _replaced(settings, name, _checked(hints[name], {**current, rest[0]: value}, path))
+        return _replaced(settings, name, checked(hints[name], {**current, rest[0]: value}, path))
     if dataclasses.is_dataclass(current):
         owners = [part for part in parts if rest[0] in field_types(part)]
         if owners and type(current) not in owners:
-            if len(rest) == len(owners) == 1 and _default(owners[0], rest[0]) is dataclasses.MISSING:
+            if len(rest) == len(owners) == 1 and default_of(owners[0], rest[0]) is dataclasses.MISSING:
                 chosen = {"kind": kind_of(owners[0]), rest[0]: value}
-                return _replaced(settings, name, _checked(hints[name], chosen, prefix))
+                return _replaced(settings, name, checked(hints[name], chosen, prefix))
             choice = " or ".join(_choice(part, prefix) for part in owners)
             raise ValueError(f"{path}: {prefix}.kind={kind_of(type(current))} has no such setting; set {choice} first")
         return _replaced(settings, name, _set(current, rest, value, path, root))
@@ -176,115 +161,8 @@ def _unknown(path: str, root: type) -> str:
 
 def _choice(part: type, prefix: str) -> str:
     """The setting that chooses a member of a union: one that it requires, else its kind."""
-    required = [name for name in field_types(part) if name != "kind" and _default(part, name) is dataclasses.MISSING]
+    required = [name for name in field_types(part) if name != "kind" and default_of(part, name) is dataclasses.MISSING]
     return f"{prefix}.{required[0]}=..." if required else f"{prefix}.kind={kind_of(part)}"
-
-
-def _default(config_class: type[Any], name: str) -> Any:
-    """The default of a field; dataclasses.MISSING if it has none."""
-    [field] = [field for field in dataclasses.fields(config_class) if field.name == name]
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def _checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
-    """`value` as the type `hint`: lists become tuples, and integers become floats where a float is expected.
-
-    If `value` has only some settings of a part, the others are those of `default`, if that is of the same class.
-    """
-    options = alternatives(hint)
-    if value is None and type(None) in options:
-        return None
-    parts = part_classes(hint)
-    if len(parts) > 1 and isinstance(value, str):  # a kind alone: that part with its defaults
-        value = {"kind": value}
-    if parts and isinstance(value, Mapping):
-        part = _class_of_kind(parts, value, path)
-        return _build(part, value, path, default if type(default) is part else None)
-    origin = get_origin(hint)
-    if origin is Literal and any(value == known and type(value) is type(known) for known in get_args(hint)):
-        return value
-    if origin is Mapping and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return dict(value)
-    if origin is tuple and isinstance(value, (list, tuple)):
-        return _checked_tuple(hint, value, path)
-    for option in options:
-        if option is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:  # not NaN, not inf
-            return float(value)
-        if option is int and type(value) is int and abs(value) < LARGEST_INT:
-            return value
-        if option in (bool, str) and type(value) is option:
-            return value
-    choices = [str(known) for known in get_args(hint)] if origin is Literal else []
-    near = [one for one in difflib.get_close_matches(str(value), choices, n=1) if not _other_number(one, str(value))]
-    expected = f"one of {type_name(hint)}" if choices else form_to_type(hint)
-    if len(parts) > 1:
-        expected = f"one of {', '.join(kind_of(part) for part in parts)}"
-    if type(value) is int and int in options:
-        expected = "a number of 64 bits, below 2**63"
-    elif float in options and str(value).strip("+-.").lower() in ("inf", "infinity", "nan"):
-        expected = "a finite number"
-    suggestion = f"; did you mean {near[0]}?" if near else ""
-    raise ValueError(f"{path}: expected {expected}, got {_short(value)}{suggestion}")
-
-
-def _other_number(choice: str, value: str) -> bool:
-    """Whether `value` differs from `choice` only in a number, e.g. 10x and 1x: probably not a typing error."""
-    return choice != value and re.sub(r"\d", "", choice) == re.sub(r"\d", "", value)
-
-
-def _checked_tuple(hint: Any, value: Sequence[Any], path: str) -> tuple[Any, ...]:
-    kinds = get_args(hint)
-    if kinds[-1] is Ellipsis:
-        kinds = (kinds[0],) * len(value)
-    if len(kinds) != len(value):
-        raise ValueError(f"{path}: expected {form_to_type(hint)}, got {len(value)}: {_short(list(value))}")
-    return tuple(_checked(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
-
-
-def _class_of_kind(parts: Sequence[type[Any]], value: Mapping[str, Any], path: str) -> type[Any]:
-    """The member of a union that `value["kind"]` names."""
-    if len(parts) == 1:
-        return parts[0]
-    kinds = {kind_of(part): part for part in parts}
-    if "kind" not in value:
-        hint = " (a colon in YAML needs a space after it)" if any(":" in str(name) for name in value) else ""
-        example = f"{{kind: {next(iter(kinds))}, ...}}"
-        raise ValueError(
-            f"{path}: `kind` is missing in {_short(dict(value))}{hint}; expected {example}, with one of "
-            f"{', '.join(kinds)}"
-        )
-    kind = value["kind"]
-    if not isinstance(kind, str) or kind not in kinds:
-        near = difflib.get_close_matches(str(kind), kinds, n=1)
-        suggestion = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{path}.kind: expected one of {', '.join(kinds)}, got {_short(kind)}{suggestion}")
-    return kinds[kind]
-
-
-def _build(config_class: type[Any], value: Any, path: str, base: Any = None) -> Any:
-    """The dataclass with the settings of `value`; the others are those of `base`, or the defaults of the class."""
-    dot = f"{path}." if path else ""
-    hints = field_types(config_class)
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{path or 'config'}: expected the settings of {config_class.__name__}, got {_short(value)}")
-    for name in value:
-        if name not in hints:
-            near = near_settings(str(name), list(hints)) or sorted(hints)
-            choice = " or ".join(dot + known for known in near)
-            raise ValueError(f"no setting {f'{dot}{name}'!r}; did you mean {choice}?")
-    fields = {
-        name: _checked(hints[name], given, f"{dot}{name}", _default(config_class, name))
-        for name, given in value.items()
-    }
-    if base is not None:
-        return dataclasses.replace(base, **fields)
-    for field in dataclasses.fields(config_class):
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and field.name not in fields:
-            raise ValueError(
-                f"{dot}{field.name} is missing and has no default; expected {type_name(hints[field.name])}"
-            )
-    return config_class(**fields)
 
 
 def _plain(value: Any) -> Any:

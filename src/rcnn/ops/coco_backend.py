@@ -112,8 +112,6 @@ def iou_matrix(detections: Sequence[Any], objects: Sequence[Any]) -> np.ndarray:
     """Intersection over union (D, G) of boxes [x, y, width, height], or of compressed RLEs of one size."""
     if not detections or not objects:
         return np.zeros((len(detections), len(objects)))
-    if isinstance(detections[0], dict):
-        detections, objects = ([_readable(rle) for rle in rles] for rles in (detections, objects))
     return np.asarray(backend.iou(list(detections), list(objects), [0] * len(objects)))
 
 

@@ -19,11 +19,12 @@ def region_changes(x0: int, y0: int, mask: np.ndarray, height: int) -> np.ndarra
     The positions x * height + y, int64, ascending, are the cumulative sums of the run lengths.
     """
     h, w = mask.shape
-    padded = np.zeros((w, h + 2), dtype=np.int8)  # columns become rows, an empty pixel before and after each
-    padded[:, 1:-1] = np.asarray(mask, dtype=bool).T
-    change = padded[:, 1:] - padded[:, :-1]  # (w, h + 1): 1 where a run starts, -1 one past its end
-    column, row = np.nonzero(change)  # start, end, start, end, ...: each column's runs are closed
-    positions = (x0 + column) * height + y0 + row
+    pixels = np.zeros(1 + w * (h + 1), dtype=bool)  # one column after the other, an empty pixel before and after each
+    pixels[1:].reshape(w, h + 1)[:, :-1] = mask.T
+    found = np.flatnonzero(pixels[1:] != pixels[:-1])  # start, end, start, end, ...: each column's runs are closed
+    positions = found + found // (h + 1) * (height - h - 1) + (x0 * height + y0)
+    if h < height:
+        return positions
     # a run that ends at the bottom of a column continues at the top of the next
     single = np.ones(len(positions), dtype=bool)
     apart = positions[1:] != positions[:-1]

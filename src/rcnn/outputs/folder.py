@@ -271,8 +271,10 @@ def _relative(name: str | PurePath) -> PurePosixPath:
 def require_folder(path: Path) -> None:
     """Check that `path` is a folder or can be created.
 
-    NotADirectoryError if it is a file or below one, FileNotFoundError if a part of it is a broken symbolic link.
+    NotADirectoryError if it is a file or below one, FileNotFoundError if a part of it is a broken symbolic link,
+    ValueError if no file can have the path.
     """
+    as_path(path, OUTPUT)
     for one in (path, *path.parents):
         if one.is_symlink() and not one.exists():
             reason = "its target does not exist, or it leads back to itself"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 MARKER = ".rcnn-files"
+RUN_LOG = "log.jsonl"  # listed by the marker of a training run only
 ENTRY = '{"file": '  # start of each line of the marker
 CHOOSE_FOLDER = "choose another output (--output)"
 CHOOSE = f"{CHOOSE_FOLDER}, or move it away"

@@ -6,6 +6,8 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
+from rcnn.arguments import is_one_of, require_one_of, shown
+
 Precision = Literal["float32", "bfloat16", "auto"]
 Device: TypeAlias = str | int | torch.device
 
@@ -17,12 +19,12 @@ def choose_device(device: Device = "auto") -> torch.device:
 
     Raises ValueError if the device is not known or not available.
     """
-    if device == "auto":
+    if is_one_of(device, ("auto",)):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device {device!r} is not known; expected {DEVICES}") from error
+    except (RuntimeError, TypeError, ValueError) as error:  # ValueError: a number of thousands of digits
+        raise ValueError(f"device {shown(device, 60)} is not known; expected {DEVICES}") from error
     if chosen.type not in ("cpu", "cuda", "mps"):
         raise ValueError(f"device {device!r} is not supported; expected {DEVICES}")
     if chosen.type == "cuda" and not torch.cuda.is_available():
@@ -41,8 +43,7 @@ def choose_precision(precision: Precision, device: torch.device) -> Literal["flo
 
     Raises ValueError if `precision` is not known.
     """
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision={precision!r} is not known; expected {', '.join(get_args(Precision))}")
+    require_one_of("precision", precision, get_args(Precision))
     if precision != "auto":
         return precision
     if device.type == "cuda":

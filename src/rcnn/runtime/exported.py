@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rcnn.data.messages import counted
 from rcnn.runtime.record import EXPORT_AGAIN, KEY, SUFFIXES, ExportRecord, read_record
-from rcnn.runtime.torch_program import read_program
+from rcnn.runtime.torch_program import read_program, sizes_parsed_once
 from rcnn.structures import Detections, ImageBatch
 from rcnn.weights.readers.stored import Refused
 
@@ -180,7 +180,8 @@ def _torch_program(path: Path, device: torch.device) -> tuple[ExportRecord, Run]
     if device.type != "cpu":
         raise ValueError(f"{path} was exported for the CPU; use --device cpu, or the checkpoint on {device}")
     try:
-        module = torch.export.load(checked).module()
+        with sizes_parsed_once():
+            module = torch.export.load(checked).module()
     except Exception as error:  # many kinds, depending on the damage
         raise _unreadable_program(path, error) from error
 

@@ -7,8 +7,15 @@ from pathlib import Path
 
 PID = "pid"  # file with the id of the process, beside the error file; cli/failures.py writes it
 STOPPED = "stopped"  # file: a signal has stopped the process; cli/failures.py writes it
+SIGNALLED = "signalled"  # file of the launcher, three folders above: it has got a signal, which it passes on to all
 IN_FLIGHT = "in_flight"  # the file of this module, beside the error file
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # environment variable: torch's launcher sets the path of the error file
+
+
+def launcher_was_signalled() -> bool:
+    """Whether the launcher of this process has got a signal; else one that stops this process was sent to it alone."""
+    folders = Path(os.environ.get(ERROR_FILE, "")).parents[:4]
+    return any((folder / SIGNALLED).exists() for folder in folders)
 
 
 class InFlight:

@@ -32,7 +32,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from rcnn import threads
 from rcnn.commands import as_typed
 from rcnn.data.messages import counted
-from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT, PID, STOPPED
+from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT, PID, SIGNALLED, STOPPED
 from rcnn.runtime.meeting import LostProcessError
 from rcnn.stopping import LAUNCHER, STOP_SECONDS, stop_with_launcher
 
@@ -121,7 +121,7 @@ def launch_command(words: Sequence[str], *, devices: int, typed: Sequence[str] =
         except SignalException as stop:
             if message := _error_while_stopping(devices, Path(logs)):
                 return Ended(status=2, message=message)
-            return _stopped(int(stop.sigval), Path(logs))
+            return _stopped(int(stop.sigval), Path(logs), "stopped")
         except ChildFailedError as error:
             return _ended(error.failures, devices, Path(logs))
     return Ended(status=0)
@@ -209,7 +209,7 @@ def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
     if typed:
         added[TYPED] = as_typed("rcnn", *typed)
     if not threads.set_by_user():
-        added[threads.NUMBER] = str(max(1, threads.available_cores() // devices))
+        added[threads.NUMBER] = str(threads.per_process(devices))
     os.environ.update(added)
     try:
         yield
@@ -234,6 +234,8 @@ class _StopOnce:
         """Have torch's launcher pass on the first signal and wait for the processes."""
         if self._first is None:
             self._first = time.monotonic()
+            with suppress(OSError):  # the disk is full
+                (self._logs / SIGNALLED).touch()
             raise SignalException(f"stopped by signal {number}", signal.Signals(number))
         if number == signal.SIGINT and time.monotonic() - self._first > REPEATED:
             self._interrupts += 1
@@ -297,10 +299,10 @@ def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> 
     failure = failures[rank]
     data: Mapping[str, Any] = failure.error_file_data
     has_message = isinstance(data.get("message"), Mapping)
-    number = _first_signal(logs)
+    number, stopped = _first_signal(logs)
     # the launcher stops the others when one process ends: a process that ended otherwise was not stopped by this signal
     if number and (causes[rank] or (failure.exitcode == 128 + number and not has_message)):
-        return _stopped(number, logs)
+        return _stopped(number, logs, f"process {stopped} of {devices} was stopped")
     where = f"process {rank} of {devices}"
     if failure.exitcode < 0:
         doing = _in_flight(logs, failure.local_rank)
@@ -318,20 +320,23 @@ def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> 
     return Ended(status=failure.exitcode, failed=True, message=message)
 
 
-def _stopped(number: int, logs: Path) -> Ended:
-    """The result after the signal `number`; with a message unless the first process has said what became of the run."""
+def _stopped(number: int, logs: Path, what: str) -> Ended:
+    """The result after the signal `number`; with a message unless the first process has said what became of the run.
+
+    `what` was stopped: the beginning of the message.
+    """
     told = any(note.read_text(encoding="utf-8").endswith("told") for note in logs.glob(f"**/{STOPPED}"))
-    return Ended(status=128 + number, message="" if told else f"stopped by {signal.Signals(number).name}")
+    return Ended(status=128 + number, message="" if told else f"{what} by {signal.Signals(number).name}")
 
 
-def _first_signal(logs: Path) -> int:
-    """The number of the signal that stopped a process before any other one had an error; 0 if there is none."""
+def _first_signal(logs: Path) -> tuple[int, str]:
+    """The signal that stopped a process before any other one had an error, and this process; 0 if there is none."""
     notes = [(note.stat().st_mtime_ns, note) for note in logs.glob(f"**/{STOPPED}") if note.stat().st_size]
     errors = [path.stat().st_mtime_ns for path in logs.glob("**/error.json")]
     time_ns, first = min(notes, default=(sys.maxsize, Path()))
     if time_ns > min(errors, default=sys.maxsize - 1):
-        return 0
-    return int(first.read_text(encoding="utf-8").split()[0])
+        return 0, ""
+    return int(first.read_text(encoding="utf-8").split()[0]), first.parent.name
 
 
 def _text(data: Mapping[str, Any]) -> str:

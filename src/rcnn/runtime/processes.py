@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -46,6 +46,8 @@ class Processes:
     monitor: Monitor | None = None  # of this process
     # all of them call it before each exchange of `in_order`; it may end the work by raising the same in all
     stopping: Callable[[], None] | None = None
+    # the first of them calls what the others wait for through it; None in place of a result: `stopping` ends the work
+    unless_stopped: Callable[[Callable[[], Any]], Any] | None = None
 
     @property
     def is_first(self) -> bool:
@@ -92,8 +94,15 @@ class Processes:
             self.meeting.wait()
 
     def from_first(self, compute: Callable[[], T]) -> T:
-        """What `compute` returns on the first process, on every process; only the first one calls it."""
-        return self.share(compute() if self.is_first else None)  # type: ignore[arg-type]
+        """What `compute` returns on the first process, on every process; only the first one calls it.
+
+        A stop request to the first process, if `stopping` is set, ends `compute` at once.
+        """
+        if self.stopping is None or self.unless_stopped is None:
+            return self.share(compute() if self.is_first else None)  # type: ignore[arg-type]
+        value = self.share(self.unless_stopped(compute) if self.is_first else None)
+        self.stopping()
+        return value  # type: ignore[return-value]
 
     def own_places(self, count: int, size: int) -> list[int]:
         """The indices of `count` items that this process works on: groups of `size` go to the processes in turn."""
@@ -171,6 +180,12 @@ def process_numbers() -> Processes:
     if not 0 <= rank < count or local < 0:
         raise ValueError(f"RANK={rank}, LOCAL_RANK={local}: expected ranks from 0 to {count - 1} (WORLD_SIZE - 1)")
     return Processes(rank=rank, count=count, local_rank=local)
+
+
+def processes_here(count: int) -> int:
+    """How many of the `count` processes run on this machine, as their launcher says; all, if it does not say."""
+    local = os.environ.get("LOCAL_WORLD_SIZE", "").strip()
+    return int(local) if local.isdecimal() and 0 < int(local) <= count else count
 
 
 @contextmanager

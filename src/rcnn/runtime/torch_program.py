@@ -13,6 +13,8 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -161,3 +163,30 @@ def _require_tree(tree: dict[str, Any]) -> None:
         raise Refused(f"arguments in a {str(tree['type'])[:100]!r}")
     for child in tree["children_spec"]:
         _require_tree(child)
+
+
+@contextmanager
+def sizes_parsed_once() -> Iterator[None]:
+    """Within the block, torch parses each expression of sizes once.
+
+    By default it parses those of each tensor again: 18,000 in a file of any size that has 200 different ones.
+    """
+    from torch._export.serde import serialize
+
+    kind: Any = getattr(serialize, "GraphModuleDeserializer", None)
+    parse = getattr(kind, "_parse_sym_expr", None)
+    if parse is None:  # another version of torch: slower, but right
+        yield
+        return
+    known: dict[tuple[object, ...], object] = {}
+
+    def parse_once(self: object, *given: object) -> object:
+        if (self, *given) not in known:
+            known[self, *given] = parse(self, *given)
+        return known[self, *given]
+
+    kind._parse_sym_expr = parse_once
+    try:
+        yield
+    finally:
+        kind._parse_sym_expr = parse

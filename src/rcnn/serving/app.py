@@ -13,8 +13,7 @@ import hmac
 import io
 import math
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from rcnn.preprocess import Frame
 from rcnn.results import ImageDetections
 from rcnn.runtime.compiled import CompiledDetector
 from rcnn.serving.batching import Batcher, Busy, Closed
-from rcnn.serving.metrics import Metrics
+from rcnn.serving.metrics import CountRequests, Metrics
 from rcnn.serving.thread_count import limit_threads
 from rcnn.serving.wire import require_token, to_wire
 from rcnn.threads import available_cores
@@ -108,7 +107,7 @@ def create_app(predictor: Predictor, options: ServiceOptions) -> FastAPI:
             CORSMiddleware, allow_origins=list(options.origins), allow_methods=["GET", "POST"],
             allow_headers=["Authorization"],
         )  # fmt: skip
-    app.middleware("http")(service.record_request)
+    app.add_middleware(CountRequests, metrics=service.metrics, log=options.log_requests)
     app.exception_handler(RequestValidationError)(_wrong_values)
     app.exception_handler(Exception)(_failure)
     allowed = [Depends(service.require_token)]
@@ -170,19 +169,6 @@ class Service:
         else:
             self.predictor.predict(black)
 
-    async def record_request(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Middleware: `call_next` answers the request; its status and seconds are counted for /metrics, and logged."""
-        started, status = time.monotonic(), 500  # of a handler that raises
-        try:
-            response = await call_next(request)
-            status = response.status_code
-            return response
-        finally:
-            path = str(getattr(request.scope.get("route"), "path", "other"))
-            self.metrics.count_request(
-                request.method, path, status, time.monotonic() - started, self.options.log_requests
-            )
-
     async def require_token(self, request: Request) -> None:
         """401 unless the request has the token."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -207,11 +193,10 @@ class Service:
                 body = await self._body(request)
                 run = asyncio.get_running_loop().run_in_executor
                 content_type = request.headers.get("content-type", "")
-                pixels = await run(self._images, self._decode, body, content_type)
-                image, frame = await run(self._images, self.predictor.preprocessor, pixels)
-                found = (await self._detect(image, frame, score)).above(score)
+                pixels, image, frame = await run(self._images, self._prepare, body, content_type)
+                found = await self._detect(image, frame, score)
                 threads = self._pictures if format == "picture" else self._answers
-                return await run(threads, self._answer, found, format, pixels)
+                return await run(threads, self._answer, found, score, format, pixels)
         except TimeoutError as error:
             raise HTTPException(504, f"no answer within {self.options.seconds:g} seconds") from error
         finally:
@@ -239,6 +224,11 @@ class Service:
             raise HTTPException(400, "the body is empty; expected the bytes of an image file")
         return bytes(parts)
 
+    def _prepare(self, body: bytes, content_type: str) -> tuple[Tensor, Tensor, Frame]:
+        """The image of `_decode`, the same resized for the network, and its frame."""
+        pixels = self._decode(body, content_type)
+        return pixels, *self.predictor.preprocessor(pixels)
+
     def _decode(self, body: bytes, content_type: str) -> Tensor:
         """The image (3, H, W) uint8 RGB; 400 for a body that is not an image, 415 for a form.
 
@@ -265,8 +255,9 @@ class Service:
         except Closed as error:
             raise _unavailable("the service is stopping") from error
 
-    def _answer(self, found: ImageDetections, format: str, pixels: Tensor) -> Response:
-        """The answer in the format that the client asked for."""
+    def _answer(self, found: ImageDetections, score: float, format: str, pixels: Tensor) -> Response:
+        """The answer in the format that the client asked for, without detections below `score`."""
+        found = found.above(score)
         if format == "arrays":
             return JSONResponse(to_wire(found))
         if format == "picture":

@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from rcnn.arguments import as_text
+from rcnn.arguments import ArgumentTypeError, as_text
 from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.prediction_arguments import require_score
@@ -41,8 +41,11 @@ class Client:
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise ValueError(f"{url!r} is not the URL of a service; expected e.g. http://localhost:8000")
         require_token(token)
-        if timeout is not None and not (isinstance(timeout, Real) and 0 < timeout <= LONGEST):
-            raise ValueError(f"timeout={timeout!r}; expected a number of seconds above 0, up to {LONGEST:g}, or None")
+        expected = f"a number of seconds above 0, up to {LONGEST:g}, or None"
+        if timeout is not None and not isinstance(timeout, Real):
+            raise ArgumentTypeError(f"timeout={timeout!r}; expected {expected}")
+        if timeout is not None and not 0 < timeout <= LONGEST:
+            raise ValueError(f"timeout={timeout!r}; expected {expected}")
         self.url, self._token = url.rstrip("/"), token
         self.timeout = None if timeout is None else float(timeout)  # of a fraction or numpy's number
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Metrics:
@@ -46,3 +47,37 @@ class Metrics:
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class CountRequests:
+    """ASGI middleware: counts each request with its status and seconds for /metrics, and logs it.
+
+    FastAPI's own kind of middleware passes bodies and answers through queues: a third of the time of a refused request.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, log: bool) -> None:
+        self.app, self.metrics, self.log = app, metrics, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; it is counted just before its answer is sent, or when the handler raises."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, is_counted = time.monotonic(), False
+
+        def count(status: int) -> None:
+            nonlocal is_counted
+            is_counted = True
+            path = str(getattr(scope.get("route"), "path", "other"))
+            self.metrics.count_request(scope["method"], path, status, time.monotonic() - started, self.log)
+
+        async def send_counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                count(message["status"])
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_counted)
+        finally:
+            if not is_counted:
+                count(500)

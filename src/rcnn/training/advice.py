@@ -1,7 +1,8 @@
 """The defaults of a new run that depend on its data: each setting that the user did not give, with its reason.
 
 The numbers are those of the tuned commands in the docs, made to depend on the data (docs/results.md, "The defaults").
-Anchors and image statistics are never changed: they belong to the weights that a run starts from.
+Anchors belong to the weights of the RPN, so they change only if it starts from random values. Image statistics never
+change: those of the weights fit the weights, and random weights learn any shift and scale.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rcnn.data import Dataset
 from rcnn.data.messages import counted
 from rcnn.data.transforms.steps import scale_jitter_of
 from rcnn.models import DetectorConfig
 from rcnn.models.config import FBNetConfig
+from rcnn.models.overrides import override
 from rcnn.training.length import IMAGES_OF_1X, LENGTHS
 from rcnn.training.settings import FINE_TUNING, LITE, PREFIX, TrainConfig
 from rcnn.weights.checkpoint import empty_detector
@@ -34,15 +38,19 @@ MOST_WARMUP, SHORT_WARMUP = 0.25, 0.2  # fractions of the steps: a longer warm-u
 WARMUP = PREFIX + "warmup_steps"
 WARMUP_REASON = f"{SHORT_WARMUP:.0%} of the steps"
 SMALL_OBJECTS = 20  # percentile of the object sizes: smaller objects count as small
+LARGE_OBJECTS = 80  # ... and larger ones as large
 CELLS = 4  # cells of the finest feature map that the side of a small object should cover
 LARGEST = 2  # input size, as a multiple of the model's own
 SIDES = 32  # chosen sides are multiples of this, pixels
 SMALLER = (0.6, 0.73, 0.87)  # shorter sides in training, as fractions of those in prediction (Touvron et al. 2019)
+ANCHOR_STEP = 2.0  # largest ratio of an anchor's side to the next one's, unless the objects need more (Lin et al. 2017)
+NO_ANCHOR = math.sqrt(2)  # two squares with the same centre and sides of this ratio have an IoU of 0.5
 PROPOSALS_PER_OBJECT = 10
 MOST_PROPOSALS = 1000  # as in the papers
 FEW_IMAGES = 200
 FROZEN_BLOCKS = 8  # of FBNet's 15
 JITTERED_IMAGES = 1000
+MOST_WORKERS = 8  # per process; one of them prepares about 80 photos of 800 pixels per second (docs/results.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +86,10 @@ def advise_model(config: DetectorConfig, dataset: Dataset, given: Collection[str
             size, limit = config.input.min_size, config.input.max_size
             values |= {"input.min_size": chosen, "input.max_size": round(limit * chosen / size)}
             reasons |= {"input.min_size": reason, "input.max_size": f"input.min_size x {limit / size:.3g}"}
+    if not pretrained and "rpn.anchors.sizes" not in given:
+        sizes, reason = _anchor_sizes(override(config, values), dataset)
+        if sizes:
+            values["rpn.anchors.sizes"], reasons["rpn.anchors.sizes"] = sizes, reason
     most = int(np.bincount(dataset.objects.image_index[own]).max())
     wanted = min(MOST_PROPOSALS, config.rpn.proposals.pre_nms, PROPOSALS_PER_OBJECT * most)
     if wanted > config.rpn.proposals.post_nms and "rpn.proposals.post_nms" not in given:
@@ -139,6 +151,16 @@ def advise_training(
     return Advice(training=kept, reasons={PREFIX + name: reasons[name] for name in kept})
 
 
+def advise_workers(cores: int, processes: int) -> tuple[int, str]:
+    """The worker processes of each training process on a machine with GPUs, and the reason.
+
+    They are as many as its share of the `cores`, from the default up to MOST_WORKERS. `processes`: on this machine.
+    """
+    workers = min(MOST_WORKERS, max(TrainConfig().workers, cores // processes))
+    shared = f" for {processes} training processes" if processes > 1 else ""
+    return workers, f"{counted(cores, 'CPU core')}{shared}, and a GPU needs images faster than a CPU"
+
+
 def is_long_warmup(settings: TrainConfig) -> bool:
     """Whether the warm-up takes so large a part of the steps that a run of this length would have a shorter one."""
     return settings.warmup_steps > settings.steps * MOST_WARMUP
@@ -181,14 +203,10 @@ def _input_size(config: DetectorConfig, dataset: Dataset) -> tuple[int, str]:
 
     It does not exceed the resolution of the images, because enlarging them adds no detail.
     """
-    size, limit = config.input.min_size, config.input.max_size
-    objects = dataset.objects
-    own = ~objects.ignored
-    short, long = dataset.sizes.min(axis=1), dataset.sizes.max(axis=1)  # (I,) pixels of the files
-    factor = np.minimum(size / short, limit / long)[objects.image_index[own]]
-    sides = np.sqrt(np.prod(objects.boxes[own, 2:] - objects.boxes[own, :2], axis=1)) * factor
-    small = float(np.percentile(sides, SMALL_OBJECTS))
-    stride = min(empty_detector(config).rpn.anchors.strides.values())
+    size = config.input.min_size
+    short = dataset.sizes.min(axis=1)  # (I,) pixels of the files
+    small = float(np.percentile(_sides(config, dataset), SMALL_OBJECTS))
+    stride = _finest_stride(config)
     needed = size * CELLS * stride / max(small, 1.0)
     most = min(LARGEST * size, float(np.median(short)))
     chosen = int(min(math.ceil(needed / SIDES), most // SIDES)) * SIDES
@@ -199,3 +217,48 @@ def _input_size(config: DetectorConfig, dataset: Dataset) -> tuple[int, str]:
         f"covers {stride} pixels, and an object should span at least {CELLS} cells"
         + ("" if needed <= most else "; limited by the size of the images" if most < LARGEST * size else "")
     )
+
+
+def _anchor_sizes(config: DetectorConfig, dataset: Dataset) -> tuple[tuple[tuple[float, ...], ...], str]:
+    """Sides of as many anchors as `config` has, in equal ratios, for the objects of the data, and the reason.
+
+    (): the anchors of `config` suit the data: a square object at SMALL_OBJECTS, and one at LARGE_OBJECTS, has an IoU
+    of 0.5 with a square anchor of the same centre. Otherwise the anchors reach from the small objects to the large
+    ones. None is smaller than a cell of the finest feature map. Where the objects do not need it, the other end moves
+    only as far as ANCHOR_STEP requires.
+    """
+    anchors = config.rpn.anchors.sizes
+    usual = [side for level in anchors for side in level]
+    if len(usual) < 2 or any(after <= before for before, after in pairwise(usual)):
+        return (), ""
+    small, large = np.percentile(_sides(config, dataset), [SMALL_OBJECTS, LARGE_OBJECTS]).tolist()
+    first, last, span = usual[0], usual[-1], ANCHOR_STEP ** (len(usual) - 1)
+    if small < first / NO_ANCHOR:
+        first = min(first, max(small, _finest_stride(config)))
+        last = min(last, max(large, first * span))
+    if large > last * NO_ANCHOR:
+        last = large
+        first = max(first, min(small, last / span))
+    if (first, last) == (usual[0], usual[-1]):
+        return (), ""
+    sides = np.geomspace(first, last, len(usual)).round().tolist()
+    rows = len(anchors[0])
+    return tuple(tuple(sides[i : i + rows]) for i in range(0, len(sides), rows)), (
+        f"the RPN starts from random weights, and three fifths of the objects have sides of {small:.0f} to {large:.0f} "
+        f"pixels at {config.input.min_size}; the anchors of the model have {usual[0]:g} to {usual[-1]:g}"
+    )
+
+
+def _sides(config: DetectorConfig, dataset: Dataset) -> npt.NDArray[np.floating[Any]]:
+    """The sides (N,) of squares with the areas of the objects' boxes, pixels of the network's input in prediction."""
+    objects = dataset.objects
+    own = ~objects.ignored
+    short, long = dataset.sizes.min(axis=1), dataset.sizes.max(axis=1)  # (I,) pixels of the files
+    factor = np.minimum(config.input.min_size / short, config.input.max_size / long)[objects.image_index[own]]
+    areas = np.prod(objects.boxes[own, 2:] - objects.boxes[own, :2], axis=1)
+    return np.asarray(np.sqrt(areas) * factor)
+
+
+def _finest_stride(config: DetectorConfig) -> int:
+    """The stride of the finest feature map with anchors, pixels of the network's input."""
+    return min(empty_detector(config).rpn.anchors.strides.values())

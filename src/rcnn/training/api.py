@@ -8,14 +8,27 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from rcnn.arguments import DATA, OUTPUT, SPLIT, as_optional_text, as_path, as_text, as_texts, wrong_type
+from rcnn.arguments import (
+    DATA,
+    OUTPUT,
+    SPLIT,
+    as_optional_text,
+    as_path,
+    as_text,
+    as_texts,
+    require_switches,
+    whole_number,
+    wrong_type,
+)
 from rcnn.commands import AGAIN, CONTINUE
 from rcnn.data import Dataset
+from rcnn.data.held_out import require_fraction
 from rcnn.data.messages import counted
 from rcnn.given_steps import Given, as_steps
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.new_outputs import output_or_new
+from rcnn.runtime.devices import choose_device
 from rcnn.runtime.launch import (
     FailedWhileStoppingError,
     ProcessFailedError,
@@ -102,8 +115,9 @@ def train(
             "torchrun has started this process again after a failure, but without output= the run that failed cannot "
             "be found: give rcnn.train the folder of the run as output"
         )
-    if max_restarts < 0:
-        raise ValueError(f"max_restarts={max_restarts}; expected 0 or more")
+    require_switches(resume=resume)
+    max_restarts = whole_number("max_restarts", max_restarts, "0 or more", 0)
+    devices = whole_number("devices", devices, "1 or more processes")
     request = _request(
         model, data, output, recipe=recipe, overrides=overrides, augment=augment, split=split, val_split=val_split,
         val_fraction=val_fraction, validation=validation, annotations=annotations, images=images,
@@ -111,9 +125,8 @@ def train(
         allow_empty=allow_empty, allow=allow, device=device,
     )  # fmt: skip
     request = replace(request, trackers=own_trackers(trackers))
-    _require_count(devices)
     if devices > 1 or max_restarts > 0:
-        require_devices(devices, device)
+        require_devices(devices, request.device)
         require_sendable(augment=request.augment, trackers=request.trackers, log=log)
         planned = plan_training(request, log, devices=devices)  # refuses before any process is started
         with output_or_new(request.output, "train", planned.request.model.removeprefix(CONFIG)) as folder:
@@ -153,22 +166,17 @@ def plan(
 
     Raises what `train` raises before training starts.
     """
+    devices = whole_number("devices", devices, "1 or more processes")
     request = _request(
         model, data, output, recipe=recipe, overrides=overrides, augment=augment, split=split, val_split=val_split,
         val_fraction=val_fraction, validation=validation, annotations=annotations, images=images,
         relative_boxes=relative_boxes, weights=weights, resume=resume, strict=strict, allow_empty=allow_empty,
         allow=allow, device=device,
     )  # fmt: skip
-    _require_count(devices)
     if devices > 1:
-        require_devices(devices, device)
+        require_devices(devices, request.device)
     make = partial(plan_training, request, log, devices=devices)
     return TrainingPlan(make(download=False), complete=partial(make, download=True))
-
-
-def _require_count(devices: int) -> None:
-    if devices < 1:
-        raise ValueError(f"devices={devices}; expected 1 or more processes")
 
 
 def _request(
@@ -198,6 +206,9 @@ def _request(
         model = as_text(model, "the model", "a config, the name of a model, or a checkpoint, as str or Path")
     if not isinstance(data, Dataset):
         data = as_text(data, "the data set", f"{DATA}, or a Dataset")
+    require_switches(relative_boxes=relative_boxes, resume=resume, strict=strict, allow_empty=allow_empty)
+    if val_fraction is not None:
+        require_fraction(val_fraction)
     if not (model or recipe) or data == "":
         raise ValueError("give a model or recipe=NAME, and data: rcnn.train(model, data)")
     return RunRequest(
@@ -216,7 +227,7 @@ def _request(
         images=as_optional_text(images, "images"),
         relative_boxes=relative_boxes,
         weights=as_optional_text(weights, "weights"),
-        device=device,
+        device=device if isinstance(device, str) else str(choose_device(device)),
         resume=resume,
         strict=strict,
         allow_empty=allow_empty,
@@ -257,7 +268,8 @@ def _going_on(output: Path) -> str:
 
 def _ending(outcome: Outcome) -> Iterator[str]:
     if not outcome.finished:
-        yield f"stopped after {counted(outcome.step, 'step')}; {_going_on(outcome.output)}"
+        done = counted(outcome.step, "step")
+        yield f"stopped by {outcome.stopped_by} after {done}; {_going_on(outcome.output)}"
 
 
 def _train(request: RunRequest, log: Callable[[str], object]) -> TrainingRun:

@@ -137,13 +137,16 @@ def together(processes: Processes, stop: StopRequests) -> Iterator[None]:
             yield
     except (Exception, StopRequested) as error:
         problem = error
-    number, expired, failed = processes.most(stop.signal or 0, stop.expired, isinstance(problem, Exception))
+    # one number for the signal and the process, the highest of which has both
+    own = stop.signal * processes.count + processes.count - 1 - processes.rank if stop.signal else 0
+    asked, expired, failed = processes.most(own, stop.expired, isinstance(problem, Exception))
     if isinstance(problem, Exception):
         raise problem
     if failed:
         raise LostProcessError("another process of the run has failed; its message says why")
-    if number or expired:
-        stop.signal = int(number) or None
+    if asked or expired:
+        number, place = divmod(int(asked), processes.count)
+        stop.signal, stop.process = number or None, processes.count - 1 - place
         raise StopRequested
 
 

@@ -89,10 +89,10 @@ def train(
                 saver.save_last()
             if not isinstance(error, StopRequested):
                 raise
-            return saver.outcome(finished=False, signal=stop.signal)
+            return saver.outcome(stop=stop)
     if state.ema is not None and evaluate is None:
         run.save("averaged", state.evaluated)  # without evaluations there is no best/ to hold it
-    return saver.outcome(finished=True)
+    return saver.outcome()
 
 
 def diagnose(state: TrainState, batch: TrainingBatch, settings: TrainConfig, step: int) -> dict[str, float]:

@@ -266,5 +266,7 @@ def _read_replay(path: Path) -> dict[str, Any]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if "weights_only" in reason:  # torch's advice to load it unrestricted, which would run code of the file
             reason = "it is no file of torch, or contains more than tensors and numbers"
-        raise ValueError(f"{path} is not a batch that a run wrote when a loss was not finite ({reason})") from error
+        raise ValueError(
+            f"{path} is not a batch that a run wrote when a loss was not finite ({reason}); expected RUN/{REPLAY}"
+        ) from error
     return values

@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from rcnn.commands import as_typed
-from rcnn.outputs import REPLACED, files_of_rcnn, require_folder, require_not_in_use
+from rcnn.outputs import REPLACED, RUN_LOG, files_of_rcnn, require_folder, require_not_in_use
 from rcnn.weights.files import WEIGHTS_FILE
 
-RECORD, LOG, CURVE, PLOT, REPORT = "config.json", "log.jsonl", "curve.html", "curve.png", "report.html"
+RECORD, LOG, CURVE, PLOT, REPORT = "config.json", RUN_LOG, "curve.html", "curve.png", "report.html"
 PICTURES, EVENTS = "pictures", "tensorboard"  # folders
 TRACKED = ("wandb_id.txt", "mlflow_id.txt")  # ids of the run in the trackers, to continue it there
 HELD_OUT = "held_out.txt"
@@ -57,6 +57,7 @@ OPTIONAL: dict[str, type] = {
     "left_out": list,
     "data_identity": dict,
     "trained_images": dict,
+    "commands": list,
 }
 EXPECTED: dict[type, str] = {
     dict: "an object",
@@ -112,6 +113,30 @@ def find_run(path: Path) -> FoundRun:
                 "(--output)"
             )
     return FoundRun(record=record, checkpoints=checkpoints)
+
+
+def require_apart(output: Path, data: Path) -> None:
+    """ValueError if `output`, of a new run, is the folder of the `data` (or of its annotation file)."""
+    folder = _folder_of(data)
+    if output.resolve() == folder:
+        raise ValueError(
+            f"{output} is the folder of the data set, and the run would put its pictures and JSON files among the "
+            f"images and annotations: choose another output (--output), e.g. {Path('runs') / folder.name}"
+        )
+
+
+def _folder_of(data: Path) -> Path:
+    return (data if data.is_dir() else data.parent).resolve()
+
+
+def inside_data(output: Path, data: Path) -> str:
+    """A warning if `output`, of a new run, is below the folder of the `data`; empty if it is not."""
+    if _folder_of(data) not in output.resolve().parents:
+        return ""
+    return (
+        f"{output} is inside the folder of the data set, {data}: rcnn does not read the files of the run as data, but "
+        "other programs may. To keep them apart, choose an output (--output) outside it"
+    )
 
 
 def start_of_run(path: Path) -> tuple[str, str, Path]:

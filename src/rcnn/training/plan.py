@@ -22,12 +22,14 @@ from rcnn.models.unused_settings import override_used
 from rcnn.models.zoo import MODELS
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
-from rcnn.runtime.processes import Processes, device_of_process, process_numbers
-from rcnn.training.advice import Advice, advise_training
+from rcnn.runtime.launch import typed_command
+from rcnn.runtime.processes import Processes, device_of_process, process_numbers, processes_here
+from rcnn.threads import available_cores
+from rcnn.training.advice import Advice, advise_training, advise_workers
 from rcnn.training.chosen_start import Start, choose_start, setting_keys
 from rcnn.training.disk_space import DiskSpace, disk_space, require_space
 from rcnn.training.fitted_model import FittedModel, fit_model, fit_to_data
-from rcnn.training.found_run import FoundRun, find_run
+from rcnn.training.found_run import FoundRun, find_run, inside_data, require_apart
 from rcnn.training.identity import data_identity
 from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
 from rcnn.training.request import RunRequest
@@ -68,6 +70,7 @@ class RunPlan:
     identity: dict[str, dict[str, Any]]  # of the data, by split; see `data_identity`
     space: DiskSpace  # for the checkpoints
     trained_images: TrainedImages | None  # for evaluations; None: its images are not files
+    commands: tuple[str, ...]  # that started and resumed the run, each once
 
     @property
     def dataset(self) -> Dataset:
@@ -104,6 +107,7 @@ class RunPlan:
         """The contents of config.json."""
         several = {"processes": self.processes.count} if self.processes.count > 1 else {}
         content = {"model": config_to_dict(self.config), **self.about(), "classes": list(self.dataset.classes)}
+        content |= {"commands": list(self.commands)}
         return content | several | ({"extra_images": self.extra_images} if self.extra_images else {})
 
 
@@ -130,11 +134,14 @@ def plan_training(
     """
     processes = Processes(count=devices) if devices > 1 else process_numbers()
     found = find_run(request.output) if request.output is not None else FoundRun(record=None, checkpoints=())
+    if places := _places(request, found):
+        require_apart(*places)
     record = record_to_resume(request, found)
     device = device_of_process(choose_device(request.device), processes)
     start = choose_start(request, record, log, download=download)
     model = fit_model(start, log, download=download)
     chosen = _choose_length(start, model, processes, found)
+    chosen = _with_workers(chosen, start, device, devices if devices > 1 else processes_here(processes.count))
     space = disk_space(model.detector, chosen.settings, start.request.output)
     return RunPlan(
         output=start.request.output,
@@ -161,7 +168,14 @@ def plan_training(
         identity={split: data_identity(dataset) for split, dataset in model.data.every.items()},
         space=space,
         trained_images=TrainedImages.of(model.data.training),
+        commands=_commands(record),
     )
+
+
+def _commands(record: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The commands of the run in `record` and that of this process."""
+    earlier = () if record is None else map(str, record.get("commands", ()))
+    return tuple(dict.fromkeys((*earlier, typed_command())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +183,7 @@ class _Length:
     """The training settings of a run, complete."""
 
     settings: TrainConfig
-    reasons: dict[str, str]  # setting of the length -> why it has its value
+    reasons: dict[str, str]  # setting -> why it has its value, apart from the advice
     advice: Advice  # on the settings of model and training
     extra_images: int  # as in RunPlan
 
@@ -229,6 +243,18 @@ def _choose_length(start: Start, model: FittedModel, processes: Processes, found
             settings = replace(settings, patience=0)
         require_fixed(before, settings, start.request.output)
     return _Length(settings=settings, reasons=reasons, advice=advice, extra_images=extra)
+
+
+def _with_workers(chosen: _Length, start: Start, device: torch.device, processes: int) -> _Length:
+    """`chosen` with as many workers as suit this machine, in a new run on a GPU, if nobody gave their number.
+
+    `processes`: that train on this machine.
+    """
+    if device.type == "cpu" or not start.is_new or start.request.settings is not None or "workers" in start.given:
+        return chosen
+    workers, reason = advise_workers(available_cores(), processes)
+    settings = replace(chosen.settings, workers=workers)
+    return replace(chosen, settings=settings, reasons=chosen.reasons | {"workers": reason})
 
 
 def _changed_settings(start: Start, model: FittedModel, settings: TrainConfig) -> tuple[str, ...]:
@@ -295,8 +321,16 @@ def _differing_config(start: Start, model: FittedModel) -> list[str]:
     return [line] if changes else []
 
 
+def _places(request: RunRequest, found: FoundRun) -> tuple[Path, Path] | None:
+    """The output of a new run, and its data; None for a default output, and for data without files."""
+    has_files = not isinstance(request.data, Dataset) or request.data.has_files
+    return None if request.output is None or found.checkpoints or not has_files else (request.output, request.data_name)
+
+
 def _run_warnings(request: RunRequest, found: FoundRun) -> Iterator[str]:
     """Warnings about a request that is allowed, but probably a mistake."""
+    if places := _places(request, found):
+        yield from filter(None, [inside_data(*places)])
     if request.resume and not found.checkpoints:
         yield f"{request.output} has no checkpoint to resume from: this is a new run"
 

@@ -15,7 +15,6 @@ from rcnn.data.messages import counted
 from rcnn.drawing.charts import curve_page, training_svgs, write_plot
 from rcnn.drawing.run_page import run_page
 from rcnn.models import Detector, build_detector
-from rcnn.models.setting_tables import settings_table
 from rcnn.new_outputs import output_or_new
 from rcnn.runtime.memory import is_out_of_memory
 from rcnn.runtime.processes import Processes, joined, process_numbers
@@ -35,9 +34,9 @@ from rcnn.training.run_folder import RunFolder
 from rcnn.training.saver import Outcome
 from rcnn.training.schedule import learning_rate
 from rcnn.training.settings import PREFIX
-from rcnn.training.starting import CONFIG, build_start, first_weights
+from rcnn.training.starting import CONFIG, build_start
 from rcnn.training.state import TrainState, seed_random
-from rcnn.training.surroundings import surroundings
+from rcnn.training.surroundings import run_tables
 from rcnn.training.targets import target_options
 from rcnn.training.trackers import TRACKERS, Reports, chosen_trackers
 from rcnn.training.validation import LOSS, Metrics, evaluate_detector
@@ -127,13 +126,8 @@ def _execute(
             run.write_record(plan.record())
         if plan.held_out is not None:
             run.write_text(HELD_OUT, "\n".join(plan.held_out.files) + "\n")
-        for line in describe_start(plan):
+        for line in () if _is_done(state, plan) else _first_lines(plan, state):
             log(line)
-        for line in batch_norm_warnings(state.detector.train(), plan.settings, processes):
-            log(f"warning: {line}")
-        if plan.settings.deterministic:
-            threads = counted(torch.get_num_threads(), "thread")
-            log(f"train.deterministic=true: every run with {threads} on this hardware gives the same weights")
         try:
             return _train(plan, run, state, log, ending)
         except BaseException as error:
@@ -142,6 +136,16 @@ def _execute(
             if isinstance(error, DivergedError):  # of all processes
                 processes.let_first_end()
             raise
+
+
+def _first_lines(plan: RunPlan, state: TrainState) -> Iterator[str]:
+    """What the log says before the first step."""
+    yield from describe_start(plan)
+    for line in batch_norm_warnings(state.detector.train(), plan.settings, state.processes):
+        yield f"warning: {line}"
+    if plan.settings.deterministic:
+        threads = counted(torch.get_num_threads(), "thread")
+        yield f"train.deterministic=true: every run with {threads} on this hardware gives the same weights"
 
 
 def _train(
@@ -162,7 +166,7 @@ def _train(
                 after_evaluation=partial(_draw_progress, run, plan, state),
             )
         done = "finished" if state.step == plan.settings.steps else "stopped early by train.patience"
-        how = done if outcome.finished else "stopped"
+        how = done if outcome.finished else f"stopped by {outcome.stopped_by}"
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -318,28 +322,8 @@ def _draw_curve(run: RunFolder, plan: RunPlan, lead: str, *, unchanged: bool) ->
     title, charts = f"Training {run.path.name}", training_svgs(lines, schedule)
     run.write_text(CURVE, curve_page(lines, charts, title))
     run.write_file(PLOT, lambda path: write_plot(path, lines, schedule))
-    page = run_page(title, lines, charts, _tables(plan), lead=lead, pictures=pictures_of(run.path / PICTURES))
+    page = run_page(title, lines, charts, run_tables(plan), lead=lead, pictures=pictures_of(run.path / PICTURES))
     run.write_text(REPORT, page)
-
-
-def _tables(plan: RunPlan) -> dict[str, dict[str, str]]:
-    """What the page of the run says about how it was started."""
-    weights = first_weights(plan.request.model, plan.request.weights)
-    run = {"model": plan.config.name, "started from": plan.request.model, "weights": weights}
-    run |= {"recipe": plan.request.recipe} if plan.request.recipe else {}
-    run |= {"processes": str(plan.processes.count)}
-    data = {
-        f"{split}: {key}": str(value) for split, identity in plan.identity.items() for key, value in identity.items()
-    }
-    settings = {PREFIX + setting.path: str(setting.default) for setting in settings_table(plan.settings)}
-    model = {setting.path: str(setting.default) for setting in settings_table(plan.config)}
-    data = {"data": str(plan.request.data_name), **data}
-    return {
-        "Run": run | surroundings(plan.device),
-        "Data": data,
-        "Training settings": settings,
-        "Model settings": model,
-    }
 
 
 def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:
@@ -388,9 +372,9 @@ def _evaluation(plan: RunPlan, log: SilentLog, state: TrainState, output: Path) 
             processes=processes,
             best=state.best,
         )
-        if settings.pictures and processes.is_first and not plan.config.proposals_only:
-            write_pictures(detector, first, plan, output / PICTURES, state.step)
-        processes.wait()  # for the pictures of the first process, which may take longer than a step
+        if settings.pictures and not plan.config.proposals_only:
+            # the others wait for the pictures, which may take longer than a step
+            processes.from_first(partial(write_pictures, detector, first, plan, output / PICTURES, state.step))
         return metrics | loss
 
     return evaluate

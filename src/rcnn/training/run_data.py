@@ -308,5 +308,8 @@ def _without_empty(dataset: Dataset) -> Dataset:
     owners = objects.image_index
     indices = np.unique(owners[~objects.ignored])
     if not len(indices):
-        raise ValueError(f"train.filter_empty=true: no image of {dataset.annotation_file} has an object to train on")
+        raise ValueError(
+            f"train.filter_empty=true: no image of {dataset.annotation_file} has an object to train on: leave "
+            "train.filter_empty out, or choose another split (--split)"
+        )
     return dataset.subset(indices)

@@ -38,7 +38,9 @@ class RunRow:
 
     @property
     def state(self) -> str:
-        """`finished`, `early` (stopped early), or `running` or `stopped` with the progress in percent."""
+        """`finished`, `early` (stopped early), `starting`, or `running` or `stopped` with the progress in percent."""
+        if self.running and not self.step:
+            return "starting"
         if not self.running and (self.step >= self.steps or self.stopped_early):
             return "finished" if self.step >= self.steps else "early"
         return f"{'running' if self.running else 'stopped'} {100 * self.step // max(1, self.steps)} %"

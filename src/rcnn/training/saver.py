@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from signal import Signals
 
 from rcnn.data.messages import counted
 from rcnn.models import Detector
+from rcnn.runtime.in_flight import launcher_was_signalled
+from rcnn.runtime.launch import LAUNCHED
+from rcnn.stopping import has_lost_launcher
 from rcnn.training.distributed import share_buffers, stop_together
-from rcnn.training.log import SilentLog
+from rcnn.training.found_run import LOG
+from rcnn.training.log import SilentLog, read_log
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import whole_detector
@@ -25,6 +31,7 @@ from rcnn.training.validation import (
     ends_run,
     flatten,
     is_better,
+    logged_choice,
     main_metrics,
 )
 
@@ -41,6 +48,7 @@ class Outcome:
     best_metric: str  # its name, e.g. segm.AP
     metrics: Metrics | None  # of the last evaluation
     signal: int | None = None  # the number of the signal that stopped it
+    stopped_by: str = ""  # what stopped it, e.g. "SIGTERM (sent to process 1 of 2)" or "train.time_limit"
 
 
 class Saver:
@@ -103,18 +111,21 @@ class Saver:
         ended = state.step == self.settings.steps
         if self.after_evaluation is not None and not ended:
             self.after_evaluation()
+            state.processes.wait()  # for the charts of the first process, which may take longer than a step
         state.processes.doing("the end of the run" if ended else f"the data of step {state.step}")
 
     def _evaluate(self, evaluate: Callable[[Detector], Metrics], stop: StopRequests) -> Metrics:
         """The metrics. A stop request ends the evaluation; last/ is saved, and a run that is resumed repeats it.
 
-        Several processes agree to end it at their next exchange of results.
+        Several processes agree to end it at their next exchange of results. What only the first one computes ends at
+        once if it gets the request.
         """
         state, processes = self.state, self.state.processes
         if processes.count == 1:
             with stop.interrupting():
                 return evaluate(whole_detector(state.evaluated))
-        state.processes = replace(processes, stopping=partial(stop_together, processes, stop))
+        stopping = partial(stop_together, processes, stop)
+        state.processes = replace(processes, stopping=stopping, unless_stopped=stop.unless_stopped)
         try:
             return evaluate(whole_detector(state.evaluated))
         finally:
@@ -133,16 +144,33 @@ class Saver:
         )
         return True
 
-    def outcome(self, *, finished: bool, signal: int | None = None) -> Outcome:
-        """How the run ended: finished, or stopped by `signal` or the time limit."""
+    def outcome(self, *, stop: StopRequests | None = None) -> Outcome:
+        """How the run ended: finished, or stopped by the signal or the time limit of `stop`."""
         chosen = self.settings.best
         return Outcome(
             output=self.run.path,
             step=self.state.step,
             steps=self.settings.steps,
-            finished=finished,
+            finished=stop is None,
             best=self.state.best,
-            best_metric=chosen_metric(self._metrics, chosen) if self._metrics else chosen or "AP",
+            best_metric=chosen or (chosen_metric(self._metrics, "") if self._metrics else self._logged_metric()),
             metrics=self._metrics,
-            signal=signal,
+            signal=None if stop is None else stop.signal,
+            stopped_by="" if stop is None else self._stopped_by(stop),
         )
+
+    def _logged_metric(self) -> str:
+        """The metric that best/ was chosen by before the run was resumed, if the log has it."""
+        evaluations = (flat for flat in reversed(read_log(self.run.path / LOG)) if SINCE_BEST in flat)
+        return logged_choice(next(evaluations, {}))
+
+    def _stopped_by(self, stop: StopRequests) -> str:
+        """What stopped the run. Without the launcher of `--devices`, nothing says if other processes got the signal."""
+        if stop.signal is None:
+            return "train.time_limit"
+        if has_lost_launcher():
+            return "the end of the process that started it (--devices or torchrun)"
+        name, count = Signals(stop.signal).name, self.state.processes.count
+        if count == 1 or os.environ.get(LAUNCHED) != "1" or launcher_was_signalled():
+            return name
+        return f"{name} (sent to process {stop.process} of {count})"

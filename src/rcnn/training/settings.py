@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
+from rcnn.arguments import MOST_IMAGES, MOST_WORKERS
 from rcnn.data.transforms.steps import Step, require_steps
 from rcnn.models.setting_ranges import require_range
+from rcnn.models.setting_types import set_types
 from rcnn.models.suggestions import SYNONYMS
 
 PREFIX = "train."
 BATCH_SIZE, AUTO = "train.batch_size", "auto"
-MAX_WORKERS = 512  # processes; more is a mistake on any machine
-MOST_IMAGES = 65_536  # per forward pass or step
 MOST_STEPS = 10**9
 SIDE = (1, 65_536)  # of an image, pixels
 FRACTION = (0, 1)
@@ -25,7 +25,7 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value of number
     "lr": (0, 100), "backbone_lr": (0, 100), "warmup_steps": (0, MOST_STEPS), "warmup_factor": FRACTION,
     "milestones": (0, MOST_STEPS), "decay": FRACTION, "final_lr": FRACTION, "layer_decay": FRACTION,
     "weight_decay": FRACTION, "norm_weight_decay": FRACTION, "clip_norm": (0, math.inf),
-    "seed": (0, 2**31 - 1), "workers": (0, MAX_WORKERS),
+    "seed": (0, 2**31 - 1), "workers": (0, MOST_WORKERS),
     "repeat_threshold": FRACTION, "flip": FRACTION, "scales": SIDE, "scale_range": SIDE, "jitter": FRACTION,
     "nonfinite_limit": (1, MOST_STEPS), "watchdog": (0, 10**9), "log_every": (1, math.inf), "pictures": (0, math.inf),
     "checkpoint_every": (1, math.inf), "keep": (0, math.inf), "time_limit": (0, math.inf),
@@ -122,6 +122,9 @@ class TrainConfig:
     best: str = ""  # metric that best/ is chosen by, e.g. segm.AP; empty: AP of masks if there are any, else of boxes
 
     def __post_init__(self) -> None:
+        """Raises ValueError, with the name of the setting, for a value of another type or out of range."""
+        self._require_steps()
+        set_types(self, PREFIX)
         for name, (least, most) in RANGES.items():
             require_range(PREFIX + name, getattr(self, name), least, most)
         for name in ("ema", "momentum"):
@@ -159,7 +162,6 @@ class TrainConfig:
                 "train.scales and train.scale_range both set the shorter sides; give one of them, and set the other "
                 "to []"
             )
-        self._require_steps()
         require_steps(self.augment, self.scales or self.scale_range)
         if self.best and not self.best.startswith(("bbox.", "segm.", "keypoints.", "proposals.")):
             raise ValueError(f"train.best is {self.best!r}; expected a metric such as bbox.AP or segm.AP")

@@ -9,9 +9,12 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 LONGEST = 1e8  # seconds, three years; longer time limits are none
 
@@ -29,6 +32,7 @@ class StopRequests:
     def __init__(self, seconds: float = 0.0) -> None:
         """`seconds` until the time limit; 0: none."""
         self.signal: int | None = None
+        self.process = 0  # that got the signal; of several, the one with the lowest number
         self._deadline = time.monotonic() + seconds if seconds else None
         self._interrupting = False
         self._interrupts = 0  # Ctrl-C so far
@@ -53,6 +57,12 @@ class StopRequests:
             yield
         finally:
             self._interrupting = False
+
+    def unless_stopped(self, compute: Callable[[], T]) -> T | None:
+        """What `compute` returns; None if a stop request comes before it returns, which ends it at once."""
+        with suppress(StopRequested), self.interrupting():
+            return compute()
+        return None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler. The second Ctrl-C raises KeyboardInterrupt, which ends the run without saving."""

@@ -1,4 +1,4 @@
-"""Where and how a run was started: command, host, versions, and the state of the git repository."""
+"""Where and how a run was started: commands, settings, host, versions, and the state of the git repository."""
 
 from __future__ import annotations
 
@@ -13,9 +13,34 @@ from pathlib import Path
 import torch
 
 from rcnn import __version__
-from rcnn.runtime.launch import typed_command
+from rcnn.models.setting_tables import settings_table
+from rcnn.training.plan import RunPlan
+from rcnn.training.settings import PREFIX
+from rcnn.training.starting import first_weights
 
 SECONDS = 5.0  # that git may take
+
+
+def run_tables(plan: RunPlan) -> dict[str, dict[str, str]]:
+    """The tables of RUN/report.html: how the run was started, its data and its settings."""
+    weights = first_weights(plan.request.model, plan.request.weights)
+    run = {"model": plan.config.name, "started from": plan.request.model, "weights": weights}
+    run |= {"recipe": plan.request.recipe} if plan.request.recipe else {}
+    run |= {"processes": str(plan.processes.count)}
+    several = len(plan.commands) > 1
+    run |= {f"command {n}" if several else "command": command for n, command in enumerate(plan.commands, start=1)}
+    data = {
+        f"{split}: {key}": str(value) for split, identity in plan.identity.items() for key, value in identity.items()
+    }
+    settings = {PREFIX + setting.path: str(setting.default) for setting in settings_table(plan.settings)}
+    model = {setting.path: str(setting.default) for setting in settings_table(plan.config)}
+    data = {"data": str(plan.request.data_name), **data}
+    return {
+        "Run": run | surroundings(plan.device),
+        "Data": data,
+        "Training settings": settings,
+        "Model settings": model,
+    }
 
 
 def surroundings(device: torch.device) -> dict[str, str]:
@@ -25,7 +50,6 @@ def surroundings(device: torch.device) -> dict[str, str]:
         folder = os.getcwd()
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     return {
-        "command": typed_command(),
         "folder": folder,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         "host": f"{platform.node()}, {platform.platform()}, {os.cpu_count()} CPU cores",

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from typing_extensions import override
 
+from rcnn.arguments import ArgumentTypeError
 from rcnn.training.found_run import EVENTS, TRACKED
 
 Name = Literal["tensorboard", "wandb", "mlflow"]  # also the names of the packages and of the extras of rcnn
@@ -123,7 +124,9 @@ def chosen_trackers(names: Sequence[Name | Literal["auto"]]) -> list[Name]:
 def own_trackers(given: Sequence[Tracker]) -> tuple[Tracker, ...]:
     """The trackers that were passed from Python. ValueError for one without the methods of `Tracker`."""
     if isinstance(given, str) or not isinstance(given, Sequence):
-        raise ValueError(f"trackers is {given!r}; expected a list of objects with the methods {', '.join(METHODS)}")
+        raise ArgumentTypeError(
+            f"trackers is {given!r}; expected a list of objects with the methods {', '.join(METHODS)}"
+        )
     for number, tracker in enumerate(given):
         if isinstance(tracker, str):
             raise ValueError(

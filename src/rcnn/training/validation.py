@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,8 +43,8 @@ def evaluate_detector(
 ) -> Metrics:
     """The metrics of `detector` on the first of `validations`; the key OTHERS has those on the others, by split.
 
-    In the first process, the key THRESHOLDS has the content of thresholds.json for the first validation set, if the
-    value of `train.best` is greater than `best`.
+    The key THRESHOLDS has the content of thresholds.json for the first validation set, if the value of `train.best` is
+    greater than `best`.
 
     `after_image` receives the number of images done and of all images. `log` receives a warning for each image that
     cannot be evaluated; it counts as an image without detections. The `processes` share the images; all of them get
@@ -88,9 +88,8 @@ def _measure(
     for line in failure_warnings(evaluation.failed, len(validation)):  # other warnings are in the plan of the run
         log(f"warning: split {validation.split}: {line}")
     metrics = evaluation.metrics.to_dict()
-    if processes.is_first and new_best(metrics):
-        metrics[THRESHOLDS] = measure_thresholds(evaluation, validation)
-    processes.wait()  # for the thresholds of the first process, which may take longer than a step
+    if new_best(metrics):
+        metrics[THRESHOLDS] = processes.from_first(partial(measure_thresholds, evaluation, validation))
     return metrics
 
 
@@ -111,6 +110,11 @@ def require_measured(best: str, config: DetectorConfig, plan: Plan | None = None
 def chosen_metric(metrics: Metrics, key: str) -> str:
     """`key`; if it is empty, segm.AP if masks were measured, else bbox.AP."""
     return key or ("segm.AP" if "segm" in metrics else "bbox.AP")
+
+
+def logged_choice(line: Mapping[str, object]) -> str:
+    """`chosen_metric` of the evaluation in a line of the log, without a key; "AP" if the line has none."""
+    return next((f"{kind}.AP" for kind in ("segm", "bbox") if f"{kind}_AP" in line), "AP")
 
 
 def choose(metrics: Metrics, key: str) -> float | None:

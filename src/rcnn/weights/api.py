@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rcnn.arguments import as_path, as_text, as_texts
+from rcnn.arguments import as_path, as_text, as_texts, require_switches
 from rcnn.models import Detector
 from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.new_outputs import output_or_new
@@ -53,6 +53,7 @@ def convert(
     Raises FileNotFoundError, FileExistsError, ImportError or ValueError; then nothing is written.
     """
     file = as_path(file, "the file to convert", "a checkpoint of another framework, as str or Path")
+    require_switches(allow_nonfinite=allow_nonfinite)
     options = ConvertOptions(
         settings=None if config is None else as_text(config, "config") or None,
         classes=classes if isinstance(classes, str) else as_texts(classes, "classes"),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
-from rcnn.arguments import CHECKPOINT, as_path
+from rcnn.arguments import CHECKPOINT, as_path, is_one_of, shown
 from rcnn.commands import as_typed
 from rcnn.data.messages import counted, few
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
@@ -80,8 +80,8 @@ def save_checkpoint(
     FileExistsError if a file of that name is not from rcnn, OSError if the folder cannot be written; then nothing
     changes.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind={kind!r}; expected {' or '.join(get_args(Kind))}")
+    if not is_one_of(kind, get_args(Kind)):
+        raise ValueError(f"kind={shown(kind, 60)}; expected {' or '.join(get_args(Kind))}")
     if config is None:
         if not isinstance(detector, Detector):
             given = type(detector).__name__

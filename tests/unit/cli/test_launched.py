@@ -3,16 +3,78 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import typer
 
+from rcnn import threads
 from rcnn.cli import app, workers
 from rcnn.cli.failures import COMMAND_LINE
 from rcnn.cli.main import main
-from rcnn.runtime.launch import Ended
+from rcnn.runtime.launch import Ended, launch_command
+from rcnn.stopping import Stopped
+
+AGAIN = "to start again: rcnn eval 'a b' --devices 2\n"
+
+
+@pytest.mark.parametrize(
+    ("ended", "printed"),
+    [
+        (Ended(status=143, message="stopped by SIGTERM"), f"rcnn: stopped by SIGTERM\n{AGAIN}"),
+        (Ended(status=2, failed=True, message="no images"), "rcnn: no images\n"),
+        (Ended(status=1), ""),
+    ],
+)
+def test_after_a_stop_the_command_that_starts_the_processes_again_is_printed(
+    ended: Ended, printed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+
+    def launched(*_: object, **__: object) -> Ended:
+        return ended
+
+    monkeypatch.setattr("rcnn.runtime.launch.launch_command", launched)
+    token = COMMAND_LINE.set(("eval", "a b", "--devices", "2"))
+    try:
+        with pytest.raises(typer.Exit) as end:
+            workers.launch(2, "cpu")
+    finally:
+        COMMAND_LINE.reset(token)
+    assert (end.value.exit_code, capsys.readouterr().err) == (ended.status, printed)
+
+
+def test_a_process_whose_launcher_was_killed_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing reads its note then. A note in a folder that is gone must not hide the message."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise Stopped(15)
+
+    monkeypatch.setattr(app, "app", stop)
+    monkeypatch.setattr("rcnn.stopping._LAUNCHERS", [])
+    file = tmp_path / "gone" / "error.json"
+    values = {"RCNN_LAUNCHED": "1", "RCNN_TYPED": "rcnn eval 'a b' --devices 2", "TORCHELASTIC_ERROR_FILE": str(file)}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("rcnn.cli.main.note_process", lambda: None)
+    monkeypatch.setattr("rcnn.cli.main.stop_with_launcher", lambda: None)
+    for parent, printed in (
+        (os.getppid(), ""),
+        (os.getppid() + 1, f"has ended\n{AGAIN}"),
+    ):
+        monkeypatch.setattr("rcnn.stopping._LAUNCHERS", [parent])
+        file.parent.mkdir() if not printed else shutil.rmtree(file.parent)
+        with pytest.raises(SystemExit) as end:
+            main(["eval", "m", "--output", "out"])
+        assert end.value.code == 143
+        said = capsys.readouterr().err
+        assert said.endswith(printed)
+        assert said.startswith("rcnn: stopped, because the process that started this one" if printed else "")
+        assert bool(said) == bool(printed)
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, TypeError, ValueError])
@@ -35,6 +97,50 @@ def test_the_launcher_of_one_process_gets_its_error(
     assert "cuDNN error" in error["message"]["message"]
     assert error["expected"] == (kind is ValueError)
     assert not capsys.readouterr().err  # the launcher prints it
+
+
+@pytest.mark.parametrize(
+    ("devices", "cores", "own", "device", "line"),
+    [
+        (2, 8, "", "cpu", "2 processes with 4 threads each: with another number of threads, scores may differ"),
+        (4, 2, "", "auto", "4 processes with 1 thread each: "),
+        (4, 1, "", "cpu", ""),  # one process has one thread, too
+        (2, 8, "3", "cpu", ""),  # the user has set it for any number of processes
+        (2, 8, "", "cuda", ""),
+    ],
+)
+def test_the_number_of_threads_is_printed_where_results_depend_on_it(
+    devices: int,
+    cores: int,
+    own: str,
+    device: str,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The processes get that number: the same torch adds up in the same order with the same number of threads."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "usable_cores", lambda: cores)
+    monkeypatch.setattr(threads, "available_cores", lambda: cores)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: device == "cuda")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8 * (device == "cuda"))
+    if own:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    workers.note_threads(devices, device)
+    said = capsys.readouterr().err
+    assert said.startswith(line)
+    assert bool(said) == bool(line)
+    given = list[str]()
+
+    def fake(*_: object) -> Callable[..., None]:
+        def noting(*_: object) -> None:
+            given.append(os.environ["OMP_NUM_THREADS"])
+
+        return noting
+
+    monkeypatch.setattr("rcnn.runtime.launch.elastic_launch", fake)
+    launch_command(["eval"], devices=devices)
+    assert given == [own or str(max(1, cores // devices))]
 
 
 def test_words_after_two_dashes_are_passed_to_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,8 +146,8 @@ def test_wrong_types_give_one_clear_error(value: Any, message: str) -> None:
 
 
 def test_a_missing_file() -> None:
-    for path in ("gone.jpg", "a\0b.jpg"):
-        with pytest.raises(FileNotFoundError, match="does not exist"):
+    for path, reason in (("gone.jpg", "does not exist"), ("a\0b.jpg", "contains a NUL character")):
+        with pytest.raises(FileNotFoundError, match=reason):
             as_image(path)
 
 

@@ -1,4 +1,4 @@
-"""OpenVINO files of a small graph."""
+"""OpenVINO files: of a whole detector, and of a small graph."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from rcnn.export.files import store
+from rcnn.export.write import export_model
 from rcnn.models import model_config
+from rcnn.runtime.exported import exported_record, open_exported
 from rcnn.runtime.record import ExportRecord
+from tests.unit.export.detectors import CPU, detector_of, found_without_pixels, require_equal
 
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 POSITIVE = """
@@ -51,3 +54,18 @@ def test_weights_of_an_openvino_file_are_float16(tmp_path: Path) -> None:
         sizes[precision] = (tmp_path / f"{precision}.bin").stat().st_size
     assert 4 * weights.size <= sizes["float32"] < 4 * weights.size + 200
     assert 2 * weights.size <= sizes["float16"] < 2 * weights.size + 200
+
+
+@pytest.mark.heavy
+def test_openvino_files_give_the_same_detections(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs pip install 'rcnn[openvino]'")
+    detector = detector_of("mask_rcnn_compact", "mask.convs=1", "box.selection.max_detections=20")
+    written = export_model(detector, tmp_path / "model.xml", to="openvino", size=(160, 224), batch=1)
+    assert (tmp_path / "model.bin").stat().st_size > 0
+    assert exported_record(written.path) == written.record
+    assert written.difference.matched > 0
+    model = open_exported(written.path, CPU)
+    require_equal(detector, model, (1, 160, 224), capacity=20)
+    expected, found = found_without_pixels(detector, model, (1, 160, 224))
+    assert not expected.valid.any()
+    assert not found.valid.any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rcnn.export.accuracy import Accuracy
 from rcnn.export.compare import Difference
 from rcnn.export.write import Exported, export_model
 from rcnn.models import model_config
-from rcnn.runtime.record import ExportRecord
+from rcnn.runtime.record import ExportPrecision, ExportRecord
 from tests.command import rcnn as command
 from tests.unit.export.detectors import detector_of
 
@@ -59,11 +60,10 @@ def test_results_are_printed_on_stdout_and_progress_on_stderr(
 ) -> None:
     def exported(checkpoint: Path, path: Path, *, log: Callable[[str], object], **options: object) -> Exported:
         log("tracing faster_rcnn_compact")
-        path.write_bytes(bytes(250_000))
         record = ExportRecord(config=model_config("faster_rcnn_compact"), classes=(), target="onnx")
         accuracy = Accuracy(images=2, models=("checkpoint", "file"), before={"bbox": 0.5, "segm": None},
                             after={"bbox": 0.25, "segm": None})  # fmt: skip
-        return Exported(path=path, record=record, difference=Difference(), accuracy=accuracy)
+        return Exported(path=path, record=record, difference=Difference(), accuracy=accuracy, bytes=250_000)
 
     monkeypatch.setattr(write, "export_model", exported)
     assert command("export", "model", "--output", tmp_path / "a.onnx") == 0
@@ -74,3 +74,23 @@ def test_results_are_printed_on_stdout_and_progress_on_stderr(
         "segm AP: checkpoint none, file none",
         f"wrote {tmp_path / 'a.onnx'} (0.2 MB, float32)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("precision", "difference", "line"),
+    [
+        (
+            "float16",
+            Difference(boxes=0.004, scores=2e-5, masks=3e-4, matched=12, unmatched=1),
+            "compared with PyTorch: 12 detections matched, 1 not; largest differences: boxes 4.0e-03 px, scores "
+            "2.0e-05, masks 3.0e-04",
+        ),
+        ("int8", Difference(), "compared with the float32 file: not checked: nothing was detected"),
+    ],
+)
+def test_a_written_file_as_text(precision: ExportPrecision, difference: Difference, line: str) -> None:
+    record = ExportRecord(config=model_config("faster_rcnn_compact"), classes=(), target="onnx", precision=precision)
+    accuracy = Accuracy(images=2, models=("float32", "int8"), before={"bbox": 0.5}, after={"bbox": 0.25})
+    written = Exported(path=Path("a.onnx"), record=record, difference=difference, bytes=1_250_000)
+    assert str(written) == f"wrote a.onnx (1.2 MB, {precision})\n{line}"
+    assert str(replace(written, accuracy=accuracy)).splitlines()[0] == "bbox AP: float32 0.5000, int8 0.2500"

@@ -13,6 +13,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from rcnn.metrics import inputs
 from rcnn.metrics.analysis import Confusion, analyse, analysed_kind
 from rcnn.metrics.errors import ErrorKind
 from rcnn.metrics.thresholds import Thresholds, best_threshold
@@ -279,3 +280,15 @@ def test_no_detections_and_no_objects() -> None:
     assert analysed_kind(("bbox", "segm")) == "segm"
     assert analysed_kind(("bbox", "keypoints")) == "bbox"
     assert analysed_kind(("bbox", "proposals")) == ""
+
+
+@pytest.mark.parametrize("metric", ["coco", "voc2012"])
+def test_the_analysis_of_checked_results_is_the_same(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = random_truth(9)
+    results = random_results(truth, 10)
+    few = range(1, 12)
+    expected = analyse(metric, truth, results, "segm", few)
+    for check in ("check_ground_truth", "check_results", "check_masks"):
+        monkeypatch.delattr(inputs, check)
+    assert analyse(metric, truth, results, "segm", few, checked=True) == expected
+    assert len(expected.images) == len(few)

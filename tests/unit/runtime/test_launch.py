@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig
 
 from rcnn.runtime import launch
-from rcnn.runtime.in_flight import ERROR_FILE, PID, STOPPED
+from rcnn.runtime.in_flight import ERROR_FILE, PID, STOPPED, launcher_was_signalled
 from rcnn.runtime.launch import ProcessFailedError, _apart, _result_after, _signal_processes
 
 
@@ -64,6 +64,19 @@ def test_the_launcher_signals_the_processes_that_noted_their_ids(
         (tmp_path / "run" / rank / PID).write_text(f"400{rank}")
     _signal_processes(tmp_path, 2)
     assert sorted(sent) == [(4000, 2), (4001, 2)]
+
+
+def test_a_process_knows_whether_its_launcher_got_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher writes a note in the folder that it gives to torch, before torch passes the signal on."""
+    own = tmp_path / "run_x" / "attempt_0" / "1"
+    own.mkdir(parents=True)
+    monkeypatch.delenv(ERROR_FILE, raising=False)
+    assert not launcher_was_signalled()
+    monkeypatch.setenv(ERROR_FILE, str(own / "error.json"))
+    assert not launcher_was_signalled()
+    with pytest.raises(SignalException):
+        launch._StopOnce(tmp_path).handle(signal.SIGTERM, None)
+    assert launcher_was_signalled()
 
 
 def stopped_with(monkeypatch: pytest.MonkeyPatch, errors: Sequence[Mapping[str, object]]) -> None:
@@ -143,9 +156,10 @@ def test_a_process_that_ends_itself_has_a_message(monkeypatch: pytest.MonkeyPatc
     ("notes", "codes", "errors", "status", "message"),
     [
         ({0: "15 told", 1: "15 "}, (143, 143), {}, 143, ""),  # process 0 has said it
-        ({1: "15 "}, (-15, 143), {}, 143, "stopped by SIGTERM"),  # before the training began
-        ({1: "15 ", 0: ""}, (2, 143), {0: {"lost": True}}, 143, "stopped by SIGTERM"),  # 0 has lost it
-        ({1: "2 "}, (-15, 130), {}, 130, "stopped by SIGINT"),
+        ({1: "15 "}, (-15, 143), {}, 143, "process 1 of 2 was stopped by SIGTERM"),  # before the training began
+        # 0 has lost it
+        ({1: "15 ", 0: ""}, (2, 143), {0: {"lost": True}}, 143, "process 1 of 2 was stopped by SIGTERM"),
+        ({1: "2 "}, (-15, 130), {}, 130, "process 1 of 2 was stopped by SIGINT"),
         ({1: "15 "}, (2, 143), {0: {"common": True}}, 2, "message of 0"),  # NaN, which all processes had
         ({}, (3, 143), {}, 3, ""),
     ],

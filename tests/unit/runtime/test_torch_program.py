@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sympy
 import torch
 from torch import Tensor, nn
+from torch._export.serde.serialize import GraphModuleDeserializer
 from typing_extensions import override
 
 from rcnn.runtime.exported import exported_record
-from rcnn.runtime.torch_program import read_program
+from rcnn.runtime.torch_program import read_program, sizes_parsed_once
 from rcnn.weights.readers.stored import Damaged, Refused
 
 Edit = Callable[[dict[str, Any]], None]
@@ -179,3 +181,27 @@ def test_a_damaged_program_says_what_is_missing(program: Path, tmp_path: Path) -
                 new.writestr(name, old.read(name))
     with pytest.raises(Damaged, match=r"it has no models/model\.json"):
         read_program(path)
+
+
+def test_sizes_are_parsed_once(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program is the same as without; outside the block, torch parses as before."""
+    sympify, parsed = sympy.sympify, list[str]()
+
+    def counted(text: str, **options: Any) -> Any:
+        parsed.append(text)
+        return sympify(text, **options)
+
+    monkeypatch.setattr(sympy, "sympify", counted)
+    expected = torch.export.load(read_program(program)[1])
+    several, before = list(parsed), GraphModuleDeserializer._parse_sym_expr
+    parsed.clear()
+    with sizes_parsed_once():
+        found = torch.export.load(read_program(program)[1])
+    assert GraphModuleDeserializer._parse_sym_expr is before
+    assert len(several) > len(set(several))
+    assert len(parsed) < len(several)
+    assert set(parsed) == set(several)
+    assert found.graph_module.code == expected.graph_module.code
+    assert found.range_constraints == expected.range_constraints
+    shapes = [[str(node.meta["val"]) for node in one.graph.nodes if "val" in node.meta] for one in (found, expected)]
+    assert shapes[0] == shapes[1] != []

@@ -169,7 +169,16 @@ def test_a_stopped_run_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool, finished: bool
 ) -> None:
     said = list[str]()
-    outcome = Outcome(output=tmp_path, step=3, steps=5, finished=finished, best=None, best_metric="", metrics=None)
+    outcome = Outcome(
+        output=tmp_path,
+        step=3,
+        steps=5,
+        finished=finished,
+        best=None,
+        best_metric="",
+        metrics=None,
+        stopped_by="SIGHUP",
+    )
 
     def stopped(*_: object, ending: Callable[[Outcome], Iterable[str]], **__: object) -> Outcome:
         said.extend(ending(outcome))
@@ -182,7 +191,7 @@ def test_a_stopped_run_says_how_to_go_on(
     rcnn.train("mask_rcnn_compact", tmp_path, tmp_path)
     again = f"to continue, make the same call with resume=True and output='{tmp_path}'"
     again = again if saved else "to start again, make the same call"
-    assert said == [f"stopped after 3 steps; {again}"] * (not finished)
+    assert said == [f"stopped by SIGHUP after 3 steps; {again}"] * (not finished)
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "mps"])

@@ -217,5 +217,8 @@ def test_a_run_of_all_steps_was_not_stopped_early(data: Path, tmp_path: Path) ->
     (tmp_path / "last" / WEIGHTS_FILE).touch()
     [early] = _outcome_lines(replace(outcome, step=9), plan, data)
     assert early.startswith("stopped early (train.patience=0) after 9 steps")
-    [stopped, *_] = _outcome_lines(replace(outcome, output=tmp_path, step=9, finished=False), plan, data)
-    assert stopped.startswith("stopped after 9 of 12 steps; to continue: rcnn train mask_rcnn_compact")
+    by_limit = replace(outcome, output=tmp_path, step=9, finished=False, stopped_by="train.time_limit")
+    [stopped, *_] = _outcome_lines(by_limit, plan, data)
+    assert stopped.startswith(
+        "stopped by train.time_limit after 9 of 12 steps; to continue: rcnn train mask_rcnn_compact"
+    )

@@ -74,6 +74,17 @@ def test_the_same_command_again_finds_a_finished_run(data: Path, run: Path) -> N
     assert {name for name in before if after[name] != before[name]} <= {".rcnn-files"}
 
 
+def test_a_finished_run_of_two_processes_is_not_described_as_one_of_this_command(data: Path, run: Path) -> None:
+    """It was said that it continues, with the learning rate for one process, and best/ was chosen by "AP"."""
+    record = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(record | {"processes": 2}))
+    lines = list[str]()
+    outcome = runs.run("mask_rcnn_compact", data, run, resume=True, lines=lines)
+    assert lines == [f"{run} has already finished its 2 steps"]
+    assert (outcome.finished, outcome.best_metric) == (True, "segm.AP")
+    assert outcome.best == next(line["segm_AP"] for line in read_log(run / "log.jsonl") if "segm_AP" in line)
+
+
 def test_a_finished_run_keeps_its_record_when_settings_are_changed(data: Path, run: Path) -> None:
     before = contents(run)
     lines = resume(data, run, *BRIEF, "train.lr=0.125")

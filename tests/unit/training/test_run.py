@@ -134,9 +134,9 @@ def test_ctrl_c_leaves_a_run_that_resumes(data: Path, tmp_path: Path, group: boo
     done = len(read_log(output / "log.jsonl"))
     again = f"rcnn train mask_rcnn_compact --data {data} --output {output} --resume --device cpu"
     assert (out + err).count("stopped") == 1
-    assert f"stopped after {done} of 400 steps; to continue: {again}\n" in out
+    assert f"stopped by SIGINT after {done} of 400 steps; to continue: {again}\n" in out
     assert 2 <= done < 400
-    assert f"{done} of 400 steps, stopped." in (output / "report.html").read_text(encoding="utf-8")
+    assert f"{done} of 400 steps, stopped by SIGINT." in (output / "report.html").read_text(encoding="utf-8")
     run(data, output, f"train.steps={done + 2}", resume=True)
     assert [line["step"] for line in read_log(output / "log.jsonl")] == list(range(done + 2))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from unittest.mock import patch
 
@@ -45,6 +47,22 @@ def test_the_page_says_that_a_run_has_finished_also_if_its_process_was_killed_be
     page.write_text(finished.replace("2 of 2 steps, finished.", "2 of 2 steps, running."), encoding="utf-8")
     runs.run("mask_rcnn_compact", data, tmp_path / "run", words, charts=True, resume=True)
     assert "2 of 2 steps, finished." in page.read_text(encoding="utf-8")
+
+
+def test_the_page_has_all_commands_of_a_run_each_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, page = (*TINY_MODEL, *BRIEF[1:]), tmp_path / "run" / "report.html"
+    typed = ["rcnn train m", "rcnn train m --resume --devices 2", "rcnn train m --resume --devices 2", "rcnn eval"]
+    rows = list[list[str]]()
+    for number, (command, steps) in enumerate(zip(typed, (1, 2, 3, 3), strict=True)):
+        monkeypatch.setenv("RCNN_TYPED", command)
+        own = (*words, f"train.steps={steps}")
+        runs.run("mask_rcnn_compact", data, tmp_path / "run", own, charts=True, resume=number > 0)
+        rows.append(re.findall(r"<tr><th>(command.*?)</th><td>(.*?)</td>", page.read_text(encoding="utf-8")))
+    both = [("command 1", typed[0]), ("command 2", typed[1])]
+    assert rows == [[("command", typed[0])], both, both, both]  # the last one had nothing to do
+    assert json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["commands"] == typed[:2]
 
 
 def test_the_page_of_a_run_that_failed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

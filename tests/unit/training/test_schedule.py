@@ -99,7 +99,7 @@ def test_every_number_has_a_range() -> None:
 
 
 def test_not_a_number_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"train\.lr is nan"):
+    with pytest.raises(ValueError, match=r"train\.lr: expected a finite number, got nan"):
         TrainConfig(lr=float("nan"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,23 @@ def test_recipes_are_found_by_a_part_of_their_names() -> None:
     assert len(rcnn.list_recipes()) > len(rcnn.list_recipes("tensorpack/")) == 13
     with pytest.raises(ValueError, match="no recipe named 'R50-FPN-1y'; did you mean"):
         rcnn.list_recipes("R50-FPN-1y")
+
+
+def test_a_run_is_not_written_among_its_data(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = partial(rcnn.plan, "mask_rcnn_compact", overrides=[*TINY_MODEL, *WORDS], device="cpu", log=lambda line: None)
+    monkeypatch.chdir(data)
+    for given, output in (
+        (data, data),
+        (Path(), "../" + data.name),
+        (data / "annotations" / "instances_train.json", data / "annotations"),
+    ):
+        with pytest.raises(ValueError, match=r"is the folder of the data set, and the run would .*, e\.g\. runs"):
+            plan(given, output)
+    below = plan(Path(), "runs/a").warnings
+    assert below == (
+        "runs/a is inside the folder of the data set, .: rcnn does not read the files of the run as data, but other "
+        "programs may. To keep them apart, choose an output (--output) outside it",
+    )
+    assert plan(data, tmp_path / "run").warnings == ()
+    assert plan(rcnn.open_dataset(data, "train"), data / "run", validation=rcnn.open_dataset(data, "val")).warnings
+    assert not (data / "runs").exists()

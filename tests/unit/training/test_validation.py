@@ -7,7 +7,7 @@ import io
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -25,6 +25,7 @@ from rcnn.training.validation import evaluate_detector
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 from tests.unit.training.process_runs import in_processes
 
+T = TypeVar("T")
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -86,19 +87,21 @@ EVENTS = list[str]()
 
 
 class Recording(Processes):
-    """One process that notes its waits for others."""
+    """One process that notes what it sends to others, which wait for it."""
 
     @override_method
-    def wait(self) -> None:
-        """Note the wait."""
-        EVENTS.append("wait")
+    def share(self, value: T) -> T:
+        """Note the value."""
+        EVENTS.append(str(value))
+        return value
 
 
 def test_the_processes_wait_for_the_thresholds_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def thresholds(*_: object) -> None:
-        EVENTS.append("thresholds")
+    def thresholds(*_: object) -> str:
+        EVENTS.append("measured")
+        return "thresholds"
 
     monkeypatch.setattr("rcnn.training.validation.measure_thresholds", thresholds)
     EVENTS.clear()
     metrics_of(Recording(), write_tiny_coco(tmp_path, {"val": 1}))
-    assert EVENTS[-2:] == ["thresholds", "wait"]
+    assert EVENTS[-2:] == ["measured", "thresholds"]

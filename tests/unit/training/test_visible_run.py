@@ -23,16 +23,15 @@ from rcnn.data.loading import numbered_batches
 from rcnn.drawing.run_page import run_page
 from rcnn.models import build_detector
 from rcnn.outputs.marker import locked_marker
-from rcnn.runtime.launch import TYPED
+from rcnn.runtime.launch import TYPED, typed_command
 from rcnn.training import trackers
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.pictures import pictures_of, write_pictures
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
-from rcnn.training.run import _tables
 from rcnn.training.run_table import list_runs
 from rcnn.training.settings import TrainConfig
-from rcnn.training.surroundings import git_state, surroundings
+from rcnn.training.surroundings import git_state, run_tables, surroundings
 from rcnn.training.trackers import MLflow, Reports, TensorBoard, WandB, chosen_trackers
 from rcnn.training.validation_loss import validation_loss
 from rcnn.training.view import RunSize, details, speed
@@ -305,9 +304,9 @@ def test_an_image_of_another_size_than_annotated_is_not_drawn(tmp_path: Path) ->
 def test_the_page_of_a_run_names_the_checkpoint_that_it_started_from(data: Path) -> None:
     request = RunRequest(model="mask_rcnn_compact", data=data, overrides=TINY_MODEL, device="cpu")
     plan = plan_training(request, log=lambda line: None)
-    assert _tables(plan)["Run"]["weights"] == "random"
+    assert run_tables(plan)["Run"]["weights"] == "random"
     fine_tuned = replace(plan, request=replace(request, model="runs/a/best"))
-    assert _tables(fine_tuned)["Run"]["weights"] == "runs/a/best"
+    assert run_tables(fine_tuned)["Run"]["weights"] == "runs/a/best"
 
 
 @pytest.mark.parametrize(
@@ -323,7 +322,7 @@ def test_the_command_is_the_one_that_was_typed(
 ) -> None:
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.setenv(TYPED, typed)
-    assert surroundings(torch.device("cpu"))["command"] == expected
+    assert typed_command() == expected
 
 
 def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -344,6 +343,9 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
     assert [row.state for row in list_runs(tmp_path)] == ["stopped 44 %"]
     with locked_marker(tmp_path / "early"):
         assert [row.state for row in list_runs(tmp_path)] == ["running 44 %"]
+        log = (tmp_path / "early/log.jsonl").rename(tmp_path / "early/kept")
+        assert [row.state for row in list_runs(tmp_path)] == ["starting"]
+        log.rename(tmp_path / "early/log.jsonl")
     assert rcnn("runs", tmp_path) == 0
     heading, line = capsys.readouterr().out.splitlines()[:2]
     assert line[heading.index(" mask") :].startswith("1.000")  # in its column, with its first digit
@@ -387,6 +389,6 @@ def test_the_loss_on_the_validation_set(folder: Path, data: Path) -> None:
 
 def test_surroundings_name_command_host_and_git(tmp_path: Path) -> None:
     found = surroundings(torch.device("cpu"))
-    assert set(found) == {"command", "folder", "date", "host", "device", "versions", "git"}
+    assert set(found) == {"folder", "date", "host", "device", "versions", "git"}
     assert f"torch {torch.__version__}" in found["versions"]
     assert git_state(tmp_path) == "no repository"

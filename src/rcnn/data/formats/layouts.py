@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Protocol
 
-from rcnn.arguments import as_optional_text
+from rcnn.arguments import as_optional_text, require_switches
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
 from rcnn.data.folders import subfolders
@@ -89,6 +89,7 @@ def locate(
     not exist, ValueError for a file that is not an annotation file, or if both a file and `annotations` are given.
     """
     annotations, images = as_optional_text(annotations, "annotations"), as_optional_text(images, "images")
+    require_switches(keypoints=keypoints, relative_boxes=relative_boxes)
     located = partial(Location, keypoints=keypoints, optional_files=optional_files, relative_boxes=relative_boxes)
     if path.is_dir():
         return located(folder=path, annotations=_within(annotations, path), images=_images_folder(images, path))

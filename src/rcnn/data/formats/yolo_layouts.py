@@ -14,8 +14,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -80,7 +82,7 @@ def layout_of(folder: Path, annotations: str = "") -> Layout:
         raise FileNotFoundError(f"{folder / annotations} is not a YOLO data file with names and train or val")
     names_file = next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
     if names_file is None:
-        names_file = next(iter(visible(folder.glob("*.names"))), None) or _names_of_splits(folder)
+        names_file = next(iter(_files(folder, "*.names")), None) or _names_of_splits(folder)
     damaged = folder / "data.yaml"
     if names_file is None and damaged.is_file() and _has_labels(folder):
         return _of_config(damaged, folder)
@@ -100,7 +102,7 @@ class FoundPath:
 
 def _config_file(folder: Path, annotations: str) -> Path | None:
     """data.yaml, or another YAML file in the folder that has names and splits; only `annotations`, if it is given."""
-    found = visible((*folder.glob("*.yaml"), *folder.glob("*.yml")))
+    found = _files(folder, "*.yaml", "*.yml")
     found = sorted(found, key=lambda file: (file.stem != "data", file.name))
     if annotations:
         found = [folder / annotations] if annotations.lower().endswith((".yaml", ".yml")) else []
@@ -115,12 +117,26 @@ def _config_file(folder: Path, annotations: str) -> Path | None:
     return None
 
 
+def _files(folder: Path, *patterns: str) -> list[Path]:
+    """The files in a folder that match one of `patterns`, sorted, without hidden ones and folders."""
+    return visible(file for pattern in patterns for file in folder.glob(pattern) if not file.is_dir())
+
+
+@lru_cache(maxsize=4)
+def _parsed(file: Path, changed: int, size: int) -> tuple[Any, str]:
+    """The value in a YAML file, or what is wrong with it. Kept, because each split needs it, and PyYAML takes long."""
+    try:
+        return yaml_value(read_text(file)), ""
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, KeyError) as error:
+        return None, " ".join(str(error).split())[:300]
+
+
 def _of_config(file: Path, folder: Path) -> Layout:
     """The layout of a data.yaml. Paths are searched for relative to its `path`, then within the folder."""
-    try:
-        config = yaml_value(read_text(file))
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is not YAML ({' '.join(str(error).split())[:300]})") from error
+    status = file.stat()
+    config, problem = _parsed(file, status.st_mtime_ns, status.st_size)
+    if problem:
+        raise ValueError(f"{file} is not YAML ({problem})")
     if not isinstance(config, dict):
         raise ValueError(f"{file} is not a YOLO data file: expected names, train and val, got {excerpt(config)}")
     base = folder / str(config["path"]) if isinstance(config.get("path"), str) else folder
@@ -223,7 +239,7 @@ def _names_of_splits(folder: Path) -> Path | None:
 
     Raises ValueError if they differ.
     """
-    first, *others = visible(folder.glob(f"*/{ROBOFLOW_NAMES}")) or [None]
+    first, *others = _files(folder, f"*/{ROBOFLOW_NAMES}") or [None]
     for other in others:
         if first is not None and other is not None and lines_of(other) != lines_of(first):
             raise ValueError(f"{first} and {other} differ: the class numbers of all splits must have the same names")
@@ -238,7 +254,7 @@ def _has_labels(folder: Path) -> bool:
 def _listed(folder: Path) -> dict[str, list[Path]]:
     """darknet's list files: those that obj.data names, else train.txt, valid.txt, ... in the folder."""
     found: dict[str, list[Path]] = {}
-    for data in visible((*folder.glob("*.data"), *folder.glob("data/*.data"))):
+    for data in _files(folder, "*.data", "data/*.data"):
         for line in lines_of(data):
             key, _, value = (part.strip() for part in line.partition("="))
             place = resolved(value, (folder,)) if key in KEYS and value else None

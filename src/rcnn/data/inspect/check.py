@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rcnn.arguments import DATA, SPLIT, as_path, as_text
+from rcnn.arguments import DATA, SPLIT, as_path, as_text, require_switches, require_workers
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.kinds import KINDS, Severity
 from rcnn.data.checks.tables import Tables
@@ -148,6 +148,8 @@ def check_dataset(
     report. If `split` is a list of images, faults of the annotation file are those of the whole file.
     """
     chosen, split = selected_kinds(only, skip), as_text(split, "split", SPLIT)
+    require_workers(workers)
+    require_switches(no_images=no_images)
     checked, refused = read_splits(
         locate(
             as_path(path, "the data set", DATA),

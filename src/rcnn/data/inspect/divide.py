@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcnn.arguments import OUTPUT, as_path
+from rcnn.arguments import OUTPUT, as_path, require_workers
 from rcnn.data.formats.divided import AGAIN
 from rcnn.data.inspect.info import NAME_WIDTH
 from rcnn.data.messages import counted, cut, excerpt, few
@@ -26,7 +26,7 @@ from rcnn.data.split import (
     share_text,
 )
 from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_splits
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import OutputFolder, require_folder
 from rcnn.progress import Progress, no_progress
 
 NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}  # of the parts, by their number
@@ -86,7 +86,8 @@ def split_dataset(
     ValueError for fractions that do not add up to 1, for fewer than 10 images, and for images outside the data set that
     would not be copied; FileExistsError for files in `output` that rcnn did not write.
     """
-    as_path(output, OUTPUT)
+    require_folder(as_path(output, OUTPUT))
+    require_workers(workers)
     require_fractions(fractions)
     parts = tuple(names) or NAMES.get(len(fractions), tuple(f"part{n}" for n in range(1, len(fractions) + 1)))
     if len(parts) != len(fractions) or len(set(parts)) < len(parts):

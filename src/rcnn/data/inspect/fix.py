@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from rcnn.arguments import DATA, OUTPUT, SPLIT, as_path, as_text
+from rcnn.arguments import DATA, OUTPUT, SPLIT, as_path, as_text, require_switches, require_workers
 from rcnn.commands import as_typed
 from rcnn.data.assemble import NOT_TRAINED, object_rows
 from rcnn.data.checks.boxes import CONTRADICTS, UNPROVEN, box_agreement
@@ -39,7 +39,7 @@ from rcnn.data.merging import renumber_verified
 from rcnn.data.messages import SKIPPED, Finding, counted, few
 from rcnn.data.selection import LIST_SUFFIX, select
 from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_splits
-from rcnn.outputs import MARKER, OutputFolder, files_of_rcnn
+from rcnn.outputs import MARKER, OutputFolder, files_of_rcnn, require_folder
 from rcnn.progress import Progress, no_progress
 
 ROUNDING = 1e-6  # pixels: a box that reaches this far beyond its image is not clipped, because x + width is rounded
@@ -88,7 +88,10 @@ def fix_dataset(
     path, split = as_path(path, "the data set", DATA), as_text(split, "split", SPLIT)
     if any(part.strip().endswith(LIST_SUFFIX) for part in split.split("+")):
         raise ValueError(f"split={split} (--split) is a list of images; expected splits, which are copied whole")
-    _require_own(as_path(output, OUTPUT))
+    require_folder(as_path(output, OUTPUT))
+    _require_own(Path(output))
+    require_workers(workers)
+    require_switches(crowds_as_objects=crowds_as_objects)
     location = locate(path, annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes)
     parts = select(location, split).parts if split else ()
     require_no_other_splits(Path(output), [part.name for part in parts] or splits_at(location))

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from rcnn.arguments import require_one_of
 from rcnn.preprocess import Frame
 from rcnn.structures import ImageBatch
 
@@ -21,8 +22,7 @@ BUCKET = 64  # the sides of a bucket are multiples of this, pixels
 
 def require_padding(padding: Padding) -> Padding:
     """`padding`; ValueError if there is no such rule."""
-    if padding not in get_args(Padding):
-        raise ValueError(f"padding={padding!r} is not known; expected {', '.join(get_args(Padding))}")
+    require_one_of("padding", padding, get_args(Padding))
     return padding
 
 

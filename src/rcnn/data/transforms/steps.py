@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from numbers import Integral, Real
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rcnn.arguments import shown
 from rcnn.data.transforms.colour import adjust, blur
 from rcnn.data.transforms.copy_paste import paste
 from rcnn.data.transforms.cutting import cut
@@ -77,8 +79,10 @@ class ScaleJitter:
 
     def __post_init__(self) -> None:
         _require_range("scale_jitter.scale", self.scale, 0, 100, "factors", open_below=True)
-        if self.size < 1:
-            raise ValueError(f"train.augment: scale_jitter.size is {self.size}; expected 1 or more pixels, e.g. 1024")
+        if not isinstance(self.size, Integral) or self.size < 1:
+            raise ValueError(
+                f"train.augment: scale_jitter.size is {shown(self.size, 60)}; expected 1 or more pixels, e.g. 1024"
+            )
 
     def frame(self, original: tuple[int, int], random: np.random.Generator) -> Frame:
         """Where an image of size `original` is in the network's input."""
@@ -347,14 +351,23 @@ def _require_probability(name: str, value: float) -> None:
 
 
 def _require_between(name: str, value: float, low: float, high: float, meaning: str) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"train.augment: {name} is {value:g}; expected {meaning} between {low:g} and {high:g}")
+    if not _is_number(value) or not low <= value <= high:
+        raise ValueError(f"train.augment: {name} is {_text(value)}; expected {meaning} between {low:g} and {high:g}")
 
 
 def _require_range(name: str, value: Range, low: float, high: float, meaning: str, *, open_below: bool = False) -> None:
     expected = f"expected [lowest, highest] {meaning}, {'above' if open_below else 'from'} {low:g} and up to {high:g}"
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise ValueError(f"train.augment: {name} is {value!r}; {expected}")
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or not all(map(_is_number, value)):
+        raise ValueError(f"train.augment: {name} is {shown(value)}; {expected}")
     first, last = value
     if not (low < first if open_below else low <= first) or not first <= last <= high:
         raise ValueError(f"train.augment: {name} is [{first:g}, {last:g}]; {expected}")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether `value` is a number of Python or numpy; True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if _is_number(value) else shown(value)

@@ -38,6 +38,7 @@ from rcnn.models.config.parts import (
     SelectionConfig,
 )
 from rcnn.models.config.rpn import RPN_SAMPLING, AnchorConfig, ProposalConfig, RPNConfig
+from rcnn.models.setting_types import set_types
 from rcnn.preprocess.config import InputConfig
 
 __all__ = [
@@ -103,6 +104,10 @@ class DetectorConfig:
     keypoint: KeypointHeadConfig | None = None
     fcis: FCISConfig | None = None  # replaces the box and mask heads
     legacy: LegacyConfig = field(default_factory=LegacyConfig)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, with the path of the setting, for a value that is not of the type of its field."""
+        set_types(self)
 
     @property
     def has_masks(self) -> bool:

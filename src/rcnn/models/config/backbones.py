@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rcnn.models.config.parts import plain_arguments
+from rcnn.models.setting_types import set_types
 
 # frozen_bn: batch norm with fixed statistics, scale and shift; bn: batch norm per process; sync_bn: batch norm over
 # all processes; gn: group norm with 32 groups; ln: layer norm over the channels at each position (ViTDet); none: no
@@ -37,6 +38,7 @@ class ResNetConfig:
     res5_stride: Literal[1, 2] = 2  # of res5 without dilation; 1: in a head, on regions of 7x7 (mask-faster-rcnn)
 
     def __post_init__(self) -> None:
+        set_types(self, "backbone.")
         if self.blocks and (len(self.blocks) != 4 or min(self.blocks) < 1):
             raise ValueError(f"backbone.blocks is {self.blocks}; expected four numbers, for res2, res3, res4 and res5")
         if not self.stages or self.stages != (2, 3, 4, 5)[: len(self.stages)]:
@@ -73,6 +75,7 @@ class CompactConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
+        set_types(self, "backbone.")
         # oneDNN crashes in the backward pass of a strided 1x1 convolution in channels_last layout with fewer channels
         if min(*self.widths, self.stem_width) < 16:
             raise ValueError(
@@ -89,6 +92,7 @@ class MobileNetConfig:
     frozen_stages: int = 0  # number of stages at the start, of six, that are not trained
 
     def __post_init__(self) -> None:
+        set_types(self, "backbone.")
         if not 0 <= self.frozen_stages <= 6:
             raise ValueError(f"backbone.frozen_stages is {self.frozen_stages}; expected 0 (none) to 6 (all)")
 
@@ -102,6 +106,7 @@ class MobileNetV1Config:
     frozen_layers: int = 5  # number of layers at the start, of twelve, that are not trained
 
     def __post_init__(self) -> None:
+        set_types(self, "backbone.")
         if not 0 <= self.frozen_layers <= 12:
             raise ValueError(f"backbone.frozen_layers is {self.frozen_layers}; expected 0 (none) to 12 (all)")
 
@@ -116,6 +121,7 @@ class VGGConfig:
     frozen_stages: int = 2  # number of stages at the start, of five, that are not trained
 
     def __post_init__(self) -> None:
+        set_types(self, "backbone.")
         if not 0 <= self.frozen_stages <= 5:
             raise ValueError(f"backbone.frozen_stages is {self.frozen_stages}; expected 0 (none) to 5 (all)")
 
@@ -133,6 +139,7 @@ class TimmConfig:
     drop_path: float = 0.0  # rate of stochastic depth, if the network has it
 
     def __post_init__(self) -> None:
+        set_types(self, "backbone.")
         if not 0 <= self.frozen_stages <= 4:
             raise ValueError(f"backbone.frozen_stages is {self.frozen_stages}; expected 0 (none) to 4 (all)")
 
@@ -161,6 +168,7 @@ class OwnBackboneConfig:
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)  # keyword arguments of the factory
 
     def __post_init__(self) -> None:
+        set_types(self, "backbone.")
         if not self.factory:
             raise ValueError("backbone.factory is empty; expected FILE.py:NAME or PACKAGE.MODULE:NAME")
         object.__setattr__(self, "arguments", plain_arguments(self.arguments, "backbone.arguments"))

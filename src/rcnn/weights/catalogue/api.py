@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rcnn.arguments import OUTPUT, as_path, as_text
 from rcnn.models import MODELS
+from rcnn.outputs import require_folder
 from rcnn.weights.catalogue import names
 from rcnn.weights.catalogue.cache import cached_checkpoint, copy_checkpoint
 from rcnn.weights.hub import folder_name, is_hub_name, pull
@@ -39,9 +40,11 @@ def download_weights(name: str, output: str | Path | None = None) -> Path:
     rcnn[hub], FileExistsError if `output/NAME` contains other files.
     """
     name = as_text(name, "the weights", "a name of rcnn.list_weights(), or hf:owner/name", empty=False)
+    if output is not None:
+        require_folder(as_path(output, OUTPUT))  # before the download
     if is_hub_name(name):
         folder = pull(name)
-        return folder if output is None else copy_checkpoint(folder, as_path(output, OUTPUT) / folder_name(name))
+        return folder if output is None else copy_checkpoint(folder, Path(output) / folder_name(name))
     entry = names.find_entry(name)
     folder = cached_checkpoint(entry)
-    return folder if output is None else copy_checkpoint(folder, as_path(output, OUTPUT) / entry.name)
+    return folder if output is None else copy_checkpoint(folder, Path(output) / entry.name)
