@@ -16,10 +16,12 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 
 from rcnn.data import open_dataset
@@ -43,6 +45,39 @@ def photo(folder: Path) -> None:
     config = model_config("faster_rcnn_compact")
     predictor = Predictor(build_detector(config), classes=[str(k) for k in range(config.num_classes)], device="cpu")
     predictor.predict(folder / "photo.jpg")
+
+
+def detections(_folder: Path) -> None:
+    """`mask_rcnn_r50_fpn`, its weights included: 1,000 detections with masks in a photo of 4,000 x 3,000 pixels."""
+    config = model_config("mask_rcnn_r50_fpn")
+    selection = replace(config.box.selection, max_detections=1000, nms_iou=0.99)
+    config = replace(config, box=replace(config.box, score_threshold=0.0, selection=selection))
+    predictor = Predictor(build_detector(config), classes=[str(k) for k in range(config.num_classes)], device="cpu")
+    small = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    masks = predictor.predict(Image.fromarray(small).resize((4000, 3000))).rles() or ()
+    if len(masks) != 1000:
+        raise RuntimeError(f"{len(masks)} detections with masks, not 1000")
+
+
+def objects(folder: Path) -> None:
+    """`mask_rcnn_compact`: a training step of an image with 500 objects with outlines."""
+    _step(folder / "objects")
+
+
+def one_object(folder: Path) -> None:
+    """The same with one object."""
+    _step(folder / "object")
+
+
+def _step(folder: Path) -> None:
+    config = model_config("mask_rcnn_compact")
+    model = build_detector(config).train()
+    settings = TrainConfig(steps=1, batch_size=1, workers=0)
+    batch = next(
+        training_batches(open_dataset(folder, "train"), config.input, settings, targets=TargetOptions(masks="polygon"))
+    )
+    losses = model.losses(batch.images, batch.targets, torch.tensor(0))
+    torch.stack(list(losses.values())).sum().backward()
 
 
 def boxes(folder: Path) -> None:
@@ -75,14 +110,14 @@ def write_inputs(folder: Path) -> None:
     """The photo, the data sets and the bomb."""
     Image.new("RGB", PHOTO[::-1], (90, 120, 60)).save(folder / "photo.jpg")
     corners = np.random.default_rng(0).integers(0, 980, (OBJECTS, 2)).tolist()
-    for name in ("boxes", "polygons"):
+    for name, count in (("boxes", OBJECTS), ("polygons", OBJECTS), ("objects", 500), ("object", 1)):
         (folder / name / "annotations").mkdir(parents=True)
         (folder / name / "train").mkdir()
         Image.new("RGB", (1000, 1000)).save(folder / name / "train" / "1.png")
         annotations = [
             {"id": n, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 200, "bbox": [x, y, 20, 10]}
-            | ({"segmentation": [[x, y, x + 20, y, x + 20, y + 10, x, y + 10]]} if name == "polygons" else {})
-            for n, (x, y) in enumerate(corners)
+            | ({"segmentation": [[x, y, x + 20, y, x + 20, y + 10, x, y + 10]]} if name != "boxes" else {})
+            for n, (x, y) in enumerate(corners[:count])
         ]
         tables = {
             "images": [{"id": 1, "file_name": "1.png", "height": 1000, "width": 1000}],
@@ -119,7 +154,7 @@ def main() -> None:
         write_inputs(folder)
         base = peak(nothing, folder)
         print(f"| input | peak memory beyond the {base:.0f} MiB of the imports, MiB |\n|---|---|")
-        for case in (photo, boxes, polygons, zip_bomb):
+        for case in (photo, detections, objects, one_object, boxes, polygons, zip_bomb):
             print(f"| {(case.__doc__ or '').rstrip('.')} | {peak(case, folder) - base:.0f} |")
 
 

@@ -35,7 +35,7 @@ def set_by_user(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def per_process(processes: int) -> int:
-    """Threads of each of several processes that share the cores."""
+    """Threads of each of several processes if they share the cores."""
     return max(1, available_cores() // processes)
 
 

@@ -31,7 +31,7 @@ from rcnn.cli.options import (
     settings_argument,
 )
 from rcnn.cli.views import predictor_from
-from rcnn.cli.workers import Devices, launch, note_threads
+from rcnn.cli.workers import Devices, launch
 from rcnn.commands import as_typed
 from rcnn.new_outputs import output_or_new
 from rcnn.stopping import Stopped
@@ -133,8 +133,7 @@ def evaluate(
 
     if devices > 1 and not is_results(checkpoint):
         with output_or_new(output, "eval", checkpoint) as folder:
-            note_threads(devices, device)
-            launch(devices, device, more=["--output", str(folder)] if output is None else [])
+            launch(devices, device, more=["--output", str(folder)] if output is None else [], same_results=True)
         return
     is_first = process_numbers().is_first
     if is_results(checkpoint):

@@ -28,7 +28,7 @@ from rcnn.cli.options import (
 from rcnn.cli.predict_split import SplitOptions, images_of_split, predict_split_command, require_one_input
 from rcnn.cli.scores import chosen_filter, warn_of_dropped_scores
 from rcnn.cli.views import predictor_from
-from rcnn.cli.workers import Devices, launch, note_threads
+from rcnn.cli.workers import Devices, launch
 from rcnn.new_outputs import output_or_new
 
 if TYPE_CHECKING:
@@ -212,8 +212,7 @@ def predict(
         if videos:
             raise ValueError("a video is predicted on by one process; leave --devices out")
         with output_or_new(output, "predict", checkpoint) as path:
-            note_threads(devices, device)
-            launch(devices, device, more=["--output", str(path)] if output is None else [])
+            launch(devices, device, more=["--output", str(path)] if output is None else [], same_results=True)
         return
     predictor = predictor_from(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, overrides=overrides,

@@ -37,19 +37,26 @@ def launch(
     max_restarts: int = 0,
     more: Sequence[str] = (),
     going_on: Callable[[], str] | None = None,
+    same_results: bool = False,
 ) -> None:
     """Run this command, with the words `more`, in `devices` processes, and exit with their status.
 
     After a failure they are started again up to `max_restarts` times, with --resume. `going_on`: the line on how to go
     on, printed after the message of the processes; by default, after a stop, the command that starts them again.
+    `same_results`: as those of one process, for which each process on a CPU has as many threads as one alone.
     """
     from rcnn.runtime.launch import launch_command
 
     require_devices(devices, device)
     options, arguments = _own_words()
     options = [*options, *more]
+    same_threads = same_results and _on_cpu(device)
+    if same_threads:
+        _note_threads(devices)
     for restarts in range(max_restarts + 1):
-        ended = launch_command([*options, *arguments], devices=devices, typed=COMMAND_LINE.get())
+        ended = launch_command(
+            [*options, *arguments], devices=devices, typed=COMMAND_LINE.get(), same_threads=same_threads
+        )
         if ended.message:
             typer.echo(f"rcnn: {ended.message}", err=True)
         if not ended.failed or restarts == max_restarts:
@@ -64,22 +71,26 @@ def launch(
         raise typer.Exit(ended.status)
 
 
-def note_threads(devices: int, device: str) -> None:
-    """Print the number of threads of each process if results may differ by it from those of one process.
+def _note_threads(devices: int) -> None:
+    """Print the number of threads of each process if all of them together have more than the machine has cores.
 
-    On a CPU, torch adds up the terms of a convolution in another order with another number of threads.
+    With another number of threads, torch adds up the terms of a large convolution in another order.
     """
+    import torch
+
+    share, number = threads.per_process(devices), torch.get_num_threads()
+    if not threads.set_by_user() and number > share:
+        typer.echo(
+            f"{devices} processes with {number} threads each, as many as one process has, because the last digits of "
+            f"scores depend on it; {threads.NUMBER}={share} may be faster",
+            err=True,
+        )
+
+
+def _on_cpu(device: str) -> bool:
     from rcnn.runtime.devices import choose_device
 
-    number = threads.per_process(devices)
-    if threads.set_by_user() or number == threads.available_cores() or choose_device(device).type != "cpu":
-        return
-    each = f"{devices} processes with {number} thread{'s' * (number > 1)} each"
-    typer.echo(
-        f"{each}: with another number of threads, scores may differ by rounding; {threads.NUMBER}={number} sets it for "
-        "any number of processes",
-        err=True,
-    )
+    return choose_device(device).type == "cpu"
 
 
 def require_devices(devices: int, device: str) -> None:

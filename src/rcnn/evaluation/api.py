@@ -114,7 +114,9 @@ def evaluate(
             allow_empty=allow_empty, device=device, precision=precision, compile=compile, allow=allow,
             output=output, pictures=pictures, boundary=boundary,
         )  # fmt: skip
-        return launch_function(_call, again, devices=devices)
+        # on a CPU, the last digits of scores depend on the number of threads
+        same_threads = choose_device(device).type == "cpu"
+        return launch_function(_call, again, devices=devices, same_threads=same_threads)
     changes = as_overrides(overrides)
     if isinstance(model, Predictor):
         subject = _subject_of(model, data, str(split), changes, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -52,8 +52,8 @@ class Evaluation:
     """The result of an evaluation: metrics, and the detections that they were computed from."""
 
     metrics: Metrics
-    results: list[Result]
-    ground_truth: GroundTruth  # in COCO's form, as it was checked
+    results: list[Result] = field(repr=False)
+    ground_truth: GroundTruth = field(repr=False)  # in COCO's form, as it was checked
     failed: tuple[ImageResults, ...] = ()  # images that could not be read: they count as images without detections
     limit: int = 0  # only this number of images, the first ones, were evaluated; 0: all
     warnings: tuple[str, ...] = ()

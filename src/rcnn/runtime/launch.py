@@ -109,14 +109,22 @@ def typed_command() -> str:
     return os.environ.get(TYPED, "") or as_typed(*started, *sys.argv[1:])
 
 
-def launch_command(words: Sequence[str], *, devices: int, typed: Sequence[str] = ()) -> Ended:
+def launch_command(
+    words: Sequence[str], *, devices: int, typed: Sequence[str] = (), same_threads: bool = False
+) -> Ended:
     """Run `rcnn WORDS` in `devices` processes. Signals are passed on to them; if one fails, the others are ended.
 
-    `typed`: the words that the user typed after `rcnn`, for the record of a run; defaults to `words`.
+    `typed`: the words that the user typed after `rcnn`, for the record of a run; defaults to `words`. `same_threads`:
+    each process has as many CPU threads as one alone would have, so that its results are the same; else it has a share
+    of the cores. OMP_NUM_THREADS, if the user has set it, counts in both cases.
     """
     with tempfile.TemporaryDirectory(prefix="rcnn-") as logs:
         try:
-            with _environment(devices, typed or words), _stopped_once(Path(logs)), _failures_reported_soon():
+            with (
+                _environment(devices, typed or words, same_threads=same_threads),
+                _stopped_once(Path(logs)),
+                _failures_reported_soon(),
+            ):
                 elastic_launch(_config(devices, logs), sys.executable)("-P", "-m", "rcnn", *words)
         except SignalException as stop:
             if message := _error_while_stopping(devices, Path(logs)):
@@ -127,16 +135,17 @@ def launch_command(words: Sequence[str], *, devices: int, typed: Sequence[str] =
     return Ended(status=0)
 
 
-def launch_function(function: Callable[..., T], *arguments: object, devices: int) -> T:
+def launch_function(function: Callable[..., T], *arguments: object, devices: int, same_threads: bool = False) -> T:
     """Call `function(*arguments)` in `devices` processes; returns the result of the first process.
 
     These are new Python processes, so a script has to call this below `if __name__ == "__main__":`. A signal is passed
     on to them; if the first one then returns a result, this is returned, else KeyboardInterrupt (Ctrl-C) or SystemExit
-    is raised. Raises ProcessFailedError with the message of the process that failed first, also while stopping.
+    is raised. `same_threads` as for `launch_command`. Raises ProcessFailedError with the message of the process that
+    failed first, also while stopping.
     """
     with (
         tempfile.TemporaryDirectory(prefix="rcnn-") as logs,
-        _environment(devices),
+        _environment(devices, same_threads=same_threads),
         _stopped_once(Path(logs)),
         _failures_reported_soon(),
     ):
@@ -201,15 +210,15 @@ def _config(devices: int, logs: str) -> LaunchConfig:
 
 
 @contextmanager
-def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
-    """Within the block, environment variables for the processes; each gets a share of the CPU cores."""
+def _environment(devices: int, typed: Sequence[str] = (), *, same_threads: bool = False) -> Iterator[None]:
+    """Within the block, environment variables for the processes."""
     added = {LAUNCHED: "1", LAUNCHER: str(os.getpid())}
     if TORCH_LOG not in os.environ:
         added[TORCH_LOG] = "ERROR"
     if typed:
         added[TYPED] = as_typed("rcnn", *typed)
     if not threads.set_by_user():
-        added[threads.NUMBER] = str(threads.per_process(devices))
+        added[threads.NUMBER] = str(torch.get_num_threads() if same_threads else threads.per_process(devices))
     os.environ.update(added)
     try:
         yield

@@ -15,7 +15,7 @@ from rcnn import threads
 from rcnn.cli import app, workers
 from rcnn.cli.failures import COMMAND_LINE
 from rcnn.cli.main import main
-from rcnn.runtime.launch import Ended, launch_command
+from rcnn.runtime.launch import Ended
 from rcnn.stopping import Stopped
 
 AGAIN = "to start again: rcnn eval 'a b' --devices 2\n"
@@ -100,53 +100,57 @@ def test_the_launcher_of_one_process_gets_its_error(
 
 
 @pytest.mark.parametrize(
-    ("devices", "cores", "own", "device", "line"),
+    ("devices", "cores", "own", "device", "given", "line"),
     [
-        (2, 8, "", "cpu", "2 processes with 4 threads each: with another number of threads, scores may differ"),
-        (4, 2, "", "auto", "4 processes with 1 thread each: "),
-        (4, 1, "", "cpu", ""),  # one process has one thread, too
-        (2, 8, "3", "cpu", ""),  # the user has set it for any number of processes
-        (2, 8, "", "cuda", ""),
+        (2, 8, "", "cpu", "8", "2 processes with 8 threads each, as many as one process has, because the last digits"),
+        (4, 2, "", "auto", "2", "4 processes with 2 threads each"),
+        (4, 1, "", "cpu", "1", ""),
+        (2, 8, "3", "cpu", "3", ""),  # the user has set it for any number of processes
+        (2, 8, "", "cuda", "4", ""),  # a GPU computes: the processes share the cores
     ],
 )
-def test_the_number_of_threads_is_printed_where_results_depend_on_it(
+def test_processes_that_predict_on_a_cpu_have_as_many_threads_as_one(
     devices: int,
     cores: int,
     own: str,
     device: str,
+    given: str,
     line: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The processes get that number: the same torch adds up in the same order with the same number of threads."""
+    """The same torch adds up in the same order with the same number of threads."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads, "usable_cores", lambda: cores)
     monkeypatch.setattr(threads, "available_cores", lambda: cores)
+    monkeypatch.setattr("torch.get_num_threads", lambda: cores)
     monkeypatch.setattr("torch.cuda.is_available", lambda: device == "cuda")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8 * (device == "cuda"))
     if own:
         monkeypatch.setenv("OMP_NUM_THREADS", own)
-    workers.note_threads(devices, device)
-    said = capsys.readouterr().err
-    assert said.startswith(line)
-    assert bool(said) == bool(line)
-    given = list[str]()
+    found = list[str]()
 
     def fake(*_: object) -> Callable[..., None]:
         def noting(*_: object) -> None:
-            given.append(os.environ["OMP_NUM_THREADS"])
+            found.append(os.environ["OMP_NUM_THREADS"])
 
         return noting
 
     monkeypatch.setattr("rcnn.runtime.launch.elastic_launch", fake)
-    launch_command(["eval"], devices=devices)
-    assert given == [own or str(max(1, cores // devices))]
+    COMMAND_LINE.set(("eval", "RUN", "--devices", str(devices)))
+    workers.launch(devices, device, same_results=True)
+    said = capsys.readouterr().err
+    assert said.startswith(line)
+    assert bool(said) == bool(line)
+    workers.launch(devices, device)  # training
+    assert found == [given, own or str(max(1, cores // devices))]
+    assert not capsys.readouterr().err
 
 
 def test_words_after_two_dashes_are_passed_to_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     started = list[list[str]]()
 
-    def failing(words: Sequence[str], *, devices: int, typed: Sequence[str]) -> Ended:
+    def failing(words: Sequence[str], **_: object) -> Ended:
         started.append(list(words))
         return Ended(status=2, failed=True)
 

@@ -57,7 +57,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     return [line | {"seconds": 0} for line in read_log(folder / "log.jsonl")]
 
 
-def in_forks(words: Sequence[str], *, devices: int, typed: Sequence[str] | None, folder: Path) -> Ended:
+def in_forks(words: Sequence[str], *, devices: int, typed: Sequence[str] | None, folder: Path, **_: object) -> Ended:
     """As `launch_command`, in processes that start at once; what they print goes to files in `folder`.
 
     tests/faults/test_lost_processes.py has the processes of the launcher itself.
