@@ -59,6 +59,7 @@ class Predictor:
         padding: Padding = "exact",
         overrides: Overrides = (),
         allow: str | Sequence[str] = (),
+        compile: bool = False,
     ) -> None:
         """`detector` is a checkpoint, run folder, name of published weights, exported file (.onnx, .pt2, .xml), or a
         detector, which is copied.
@@ -69,13 +70,16 @@ class Predictor:
         there is one. `precision` "auto" is bfloat16 where the hardware has instructions for it. `padding`: "exact"
         pads to the multiple that the model needs, "bucket" to one of a few sizes. `overrides` are changes to a
         checkpoint's config, e.g. ["box.score_threshold=0.01"] or {"box.score_threshold": 0.01}. `allow`: the user's
-        code that a checkpoint may run, see `rcnn.load`.
+        code that a checkpoint may run, see `rcnn.load`. `compile`: detect through `torch.compile`, see docs/predict.md;
+        not for exported files.
 
-        Raises FileNotFoundError or ValueError for a checkpoint that cannot be used, and ValueError if the number of
-        `classes` is not that of the detector.
+        Raises FileNotFoundError or ValueError for a checkpoint that cannot be used, ValueError if the number of
+        `classes` is not that of the detector, ImportError if `compile` lacks a compiler.
         """
         self.device, self.padding = choose_device(device), require_padding(padding)
-        model = open_model(detector, device=self.device, precision=precision, overrides=overrides, allow=allow)
+        model = open_model(
+            detector, device=self.device, precision=precision, overrides=overrides, allow=allow, compile=compile
+        )  # fmt: skip
         self.config, self.precision, self.runner = model.config, model.precision, model.runner
         self.preprocessor, self._detector = model.preprocessor, model.detector
         names = model.classes if classes is None else as_texts(classes, "classes")
@@ -308,8 +312,9 @@ class Predictor:
         return [found[place] for place in range(len(frames))]
 
     def _run(self, images: ImageBatch, score: float) -> Detections:
-        """The detections of the model; an exported file returns those below `score`, too."""
-        return self.runner.predict(images) if self._detector is None else self._detector.predict(images, score)
+        """The detections of the model; exported files and compiled models return those below `score`, too."""
+        runner = self.runner
+        return runner.predict(images, score) if isinstance(runner, Detector) else runner.predict(images)
 
     def score_boxes(
         self, images: Sequence[Tensor], frames: Sequence[Frame], given: Sequence[GivenBoxes]

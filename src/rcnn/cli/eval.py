@@ -16,6 +16,7 @@ from rcnn.cli.options import (
     Allow,
     AllowEmpty,
     Annotations,
+    Compile,
     Device,
     Images,
     MetricOption,
@@ -106,6 +107,7 @@ def evaluate(
     workers: Annotated[int, typer.Option(help="Threads that read images.", min=1)] = 2,
     precision: PrecisionOption = Precision.float32,
     padding: PaddingOption = Padding.exact,
+    compile: Compile = False,
     tta: TTA = "",
     tta_flip: TTAFlip = True,
     allow: Allow = None,
@@ -135,7 +137,9 @@ def evaluate(
         return
     is_first = process_numbers().is_first
     if is_results(checkpoint):
-        changed = {"--tta": tta, "--precision": precision != "float32", "--padding": padding != "exact"}
+        changed = {
+            "--tta": tta, "--precision": precision != "float32", "--padding": padding != "exact", "--compile": compile,
+        }  # fmt: skip
         if names := [name for name, value in changed.items() if value]:
             raise ValueError(
                 f"{', '.join(names)} cannot be used with saved results ({checkpoint}); leave "
@@ -147,7 +151,7 @@ def evaluate(
     def load(overrides: Sequence[str]) -> Predictor:
         return predictor_from(
             checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value,
-            overrides=overrides, allow=allow or (),
+            overrides=overrides, allow=allow or (), compile=compile,
         )  # fmt: skip
 
     dataset_options = DatasetOptions(
@@ -201,6 +205,7 @@ def _evaluate(
     from rcnn.evaluation.run import run_evaluation
     from rcnn.outputs import files_of_rcnn
     from rcnn.predictor import Predictor
+    from rcnn.runtime.compiled import CompiledDetector
     from rcnn.runtime.processes import joined
 
     if METRICS_FILE in files_of_rcnn(folder):
@@ -209,8 +214,9 @@ def _evaluate(
     details = {"Evaluated": str(checkpoint), "Ground truth": str(dataset.annotation_file)}
     if isinstance(model, Predictor):
         name = model.config.name
+        how = f"{model.precision}, {model.padding} padding, {model.device.type}"
         details["Settings"] = ", ".join(
-            (f"{model.precision}, {model.padding} padding, {model.device.type}", *overrides)
+            (how, *(["compiled"] if isinstance(model.runner, CompiledDetector) else []), *overrides)
         )
     try:
         with joined(model.device if isinstance(model, Predictor) else torch.device("cpu")) as processes:

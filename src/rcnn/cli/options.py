@@ -44,6 +44,14 @@ PaddingOption = Annotated[
         "--padding", help="exact: as in the checkpoint's framework; bucket: a few fixed shapes, which is faster."
     ),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the model with torch.compile: minutes for each new image shape, so use it with --padding bucket. "
+        "For GPUs; on CPUs it is slower.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto: a GPU if there is one.")]
 Annotations = Annotated[
     str, typer.Option(help="Annotation file within --data, e.g. labels/{split}.json. Defaults to the usual names.")

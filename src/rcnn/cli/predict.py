@@ -15,6 +15,7 @@ from rcnn.cli.options import (
     TTA,
     Allow,
     Annotations,
+    Compile,
     Device,
     Images,
     Offline,
@@ -144,6 +145,7 @@ def predict(
     ] = 0.25,
     precision: PrecisionOption = Precision.float32,
     padding: PaddingOption = Padding.exact,
+    compile: Compile = False,
     tta: TTA = "",
     tta_flip: TTAFlip = True,
     allow: Allow = None,
@@ -180,6 +182,8 @@ def predict(
     require_an_input(inputs)
     if of_split is not None and (boxes is not None or features is not None):
         raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
+    if compile and boxes is not None:
+        raise ValueError("--boxes are scored without compilation; leave --compile out")
     if tile:
         require_tiles_fit(tile, tile_overlap, boxes)
     # imported after the checks above, because these modules import torch
@@ -212,7 +216,7 @@ def predict(
         return
     predictor = predictor_from(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, overrides=overrides,
-        allow=allow or (),
+        allow=allow or (), compile=compile,
     )  # fmt: skip
     if of_split is not None and not (chosen or drawn or to_stdout):
         keep = chosen_filter(score, classes, checkpoint, predictor.classes, default=0.0)

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Allow, Device, Offline, Precision, PrecisionOption, settings_argument
+from rcnn.cli.options import Allow, Compile, Device, Offline, Precision, PrecisionOption, settings_argument
+from rcnn.cli.views import report_compilations
 
 
 def serve(
@@ -45,6 +46,7 @@ def serve(
         bool, typer.Option("--log-requests/--no-log-requests", help="One JSON line per request on stderr.")
     ] = True,
     precision: PrecisionOption = Precision.float32,
+    compile: Compile = False,
     allow: Allow = None,
     device: Device = "auto",
     offline: Offline = False,
@@ -71,8 +73,10 @@ def serve(
     )  # fmt: skip
     sockets = bind(host, port)
     predictor = Predictor(
-        checkpoint, device=device, precision=precision.value, overrides=overrides or (), allow=allow or ()
-    )
+        checkpoint, device=device, precision=precision.value, overrides=overrides or (), allow=allow or (),
+        padding="bucket" if compile else "exact", compile=compile,
+    )  # fmt: skip
+    report_compilations(predictor)
     config = uvicorn.Config(
         create_app(predictor, options), log_level="warning", access_log=False,
         timeout_graceful_shutdown=int(seconds) + 1, timeout_keep_alive=10,

@@ -53,6 +53,7 @@ def evaluate(
     device: Device = "auto",
     devices: int = 1,
     precision: Precision = "float32",
+    compile: bool = False,
     allow: str | Sequence[str] = (),
     output: str | Path | None = None,
     pictures: int = 8,
@@ -71,9 +72,9 @@ def evaluate(
     proposals 1000) or LVIS' 300 per image. A checkpoint's own limit is raised to this number; a predictor that returns
     fewer gets a warning. `metric`: "coco", "voc2007", "voc2012" or "lvis"; defaults to that of the data set's
     format. `strict` and `allow_empty` as in `open_dataset`.
-    `device`, `precision` and `allow` (see `rcnn.load`) are for a checkpoint; a predictor has its own, and saved results
-    need none. `devices`: number of processes that share the images, for a checkpoint: one per GPU, or on the CPU if
-    there is none; a script then needs `if __name__ == "__main__":`.
+    `device`, `precision`, `compile` (see `Predictor`) and `allow` (see `rcnn.load`) are for a checkpoint; a predictor
+    has its own, and saved results need none. `devices`: number of processes that share the images, for a checkpoint:
+    one per GPU, or on the CPU if there is none; a script then needs `if __name__ == "__main__":`.
 
     `boundary`: also measure boundary AP of masks, which needs `pip install 'rcnn[boundary]'`.
     `output`: a folder for the files that `rcnn eval` writes; `report` of the result is then the path of report.html,
@@ -110,8 +111,8 @@ def evaluate(
             evaluate, model, data, overrides=overrides, split=split, annotations=annotations, images=images,
             relative_boxes=relative_boxes, ignore_other_classes=ignore_other_classes, limit=limit,
             batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric, strict=strict,
-            allow_empty=allow_empty, device=device, precision=precision, allow=allow, output=output,
-            pictures=pictures, boundary=boundary,
+            allow_empty=allow_empty, device=device, precision=precision, compile=compile, allow=allow,
+            output=output, pictures=pictures, boundary=boundary,
         )  # fmt: skip
         # on a CPU, the last digits of scores depend on the number of threads
         same_threads = choose_device(device).type == "cpu"
@@ -121,7 +122,7 @@ def evaluate(
         subject = _subject_of(model, data, str(split), changes, options)
     else:
         own = device_of_process(choose_device(device), process_numbers())
-        load = partial(_load, model, device=own, precision=precision, allow=allow)
+        load = partial(_load, model, device=own, precision=precision, compile=compile, allow=allow)
         subject = open_subject(
             model, data, str(split), load=load, overrides=changes, options=options, evaluation=chosen
         )
@@ -165,9 +166,15 @@ def _subject_of(
 
 
 def _load(
-    model: str | Path, overrides: Sequence[str], *, device: Device, precision: Precision, allow: str | Sequence[str]
+    model: str | Path,
+    overrides: Sequence[str],
+    *,
+    device: Device,
+    precision: Precision,
+    compile: bool,
+    allow: str | Sequence[str],
 ) -> Predictor:
-    return Predictor(model, device=device, precision=precision, overrides=overrides, allow=allow)
+    return Predictor(model, device=device, precision=precision, overrides=overrides, allow=allow, compile=compile)
 
 
 def _evaluate(

@@ -15,6 +15,7 @@ from rcnn.models.config import DetectorConfig
 from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.preprocess import FittedPreprocessor, Preprocessor, WholeImage, build_preprocessor
+from rcnn.runtime.compiled import CompiledDetector, require_compiler
 from rcnn.runtime.devices import Precision, choose_precision
 from rcnn.runtime.exported import ExportedModel, exported_record, is_exported, open_exported
 from rcnn.runtime.record import EXPORT_AGAIN, ExportPrecision, ExportRecord
@@ -23,7 +24,7 @@ from rcnn.weights.checkpoint import CheckpointRecord, detector_record, load_dete
 
 
 class Runner(Protocol):
-    """What runs a model: a detector (eager), or an exported file."""
+    """What runs a model: a detector (eager or compiled), or an exported file."""
 
     def predict(self, images: ImageBatch) -> Detections:
         """Detections (B, D) in pixels of the network input, best first."""
@@ -49,18 +50,26 @@ def open_model(
     precision: Precision = "float32",
     overrides: Overrides = (),
     allow: str | Sequence[str] = (),
+    compile: bool = False,
 ) -> OpenModel:
     """The model of a checkpoint, run folder, name of published weights or exported file, or a copy of a detector.
 
-    `precision`, `overrides` and `allow` as in `rcnn.Predictor`. Raises ValueError for `overrides` or `allow` with an
-    exported file, which has fixed settings, or with a detector.
+    `precision`, `overrides`, `allow` and `compile` as in `rcnn.Predictor`. Raises ValueError for `overrides` or `allow`
+    with an exported file, which has fixed settings, or with a detector; for `compile` with an exported file.
     """
     if not isinstance(source, Detector):
         source = as_text(source, "the model", f"{MODEL}, or a detector", empty=False)
     chosen = choose_precision(precision, device)
     if isinstance(source, str) and is_exported(source):
         _require_none(source, [*as_overrides(overrides), *(["--allow"] if allow else [])])
+        if compile:
+            raise ValueError(
+                f"{source} is an exported file, which its own runtime compiles: leave compile (--compile) out, or use "
+                "its checkpoint"
+            )
         return _opened_file(open_exported(source, device), precision)
+    if compile:
+        require_compiler(device)
     classes: tuple[str, ...] | None = None
     loaded = isinstance(source, str)
     if isinstance(source, str):
@@ -70,8 +79,8 @@ def open_model(
         raise ValueError("overrides and allow are for checkpoints; change a detector's config before building it")
     detector = prepare_for_inference(source, chosen, keep=not loaded).to(device)
     return OpenModel(
-        runner=detector, detector=detector, config=source.config, classes=classes, precision=chosen,
-        preprocessor=build_preprocessor(source.config.input),
+        runner=CompiledDetector(detector) if compile else detector, detector=detector, config=source.config,
+        classes=classes, precision=chosen, preprocessor=build_preprocessor(source.config.input),
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from rcnn.data.images import ImageError, MissingHeifError
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame
 from rcnn.results import ImageDetections
+from rcnn.runtime.compiled import CompiledDetector
 from rcnn.serving.batching import Batcher, Busy, Closed
 from rcnn.serving.metrics import CountRequests, Metrics
 from rcnn.serving.thread_count import limit_threads
@@ -162,7 +163,8 @@ class Service:
     def _warm_up(self) -> None:
         """Run the model once, and on a CPU choose the number of its threads."""
         black = torch.zeros(3, 64, 64, dtype=torch.uint8)
-        if self.predictor.device.type == "cpu":
+        is_compiled = isinstance(self.predictor.runner, CompiledDetector)  # for one number of threads
+        if self.predictor.device.type == "cpu" and not is_compiled:
             limit_threads(lambda: self.predictor.predict(black))
         else:
             self.predictor.predict(black)
