@@ -41,6 +41,7 @@ from rcnn.prediction_arguments import Score, check_arguments, lowest_score
 from rcnn.preprocess import Frame
 from rcnn.region_features import RegionFeatures
 from rcnn.results import ImageDetections
+from rcnn.runtime.compiled import CompiledDetector
 from rcnn.runtime.devices import Device, Precision, choose_device
 from rcnn.runtime.open_model import open_model
 from rcnn.structures import Detections, ImageBatch
@@ -314,7 +315,8 @@ class Predictor:
     def _run(self, images: ImageBatch, score: float) -> Detections:
         """The detections of the model; exported files and compiled models return those below `score`, too."""
         runner = self.runner
-        return runner.predict(images, score) if isinstance(runner, Detector) else runner.predict(images)
+        is_exported = not isinstance(runner, (Detector, CompiledDetector))
+        return runner.predict(images) if is_exported else runner.predict(images, score)
 
     def score_boxes(
         self, images: Sequence[Tensor], frames: Sequence[Frame], given: Sequence[GivenBoxes]
