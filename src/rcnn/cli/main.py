@@ -144,7 +144,8 @@ def _exit_stopped(
         stop.add_note(f"{AGAIN}: {os.environ.get(TYPED) or as_typed('rcnn', *words)}")  # after what the run has noted
     try:
         if has_lost_launcher():
-            text = "rcnn: stopped, because the process that started this one (--devices, --max-restarts or torchrun) has ended"
+            launcher = "the process that started this one (--devices, --max-restarts or torchrun)"
+            text = f"rcnn: stopped, because {launcher} has ended"
             print(with_going_on(text, stop), file=sys.stderr, flush=True)
         elif not note_stop(number, told=False):  # else the launcher says it
             print(with_going_on(f"rcnn: stopped by {signal.Signals(number).name}", stop), file=sys.stderr, flush=True)

@@ -74,8 +74,9 @@ def evaluate(
     fewer gets a warning. `metric`: "coco", "voc2007", "voc2012" or "lvis"; defaults to that of the data set's
     format. `strict` and `allow_empty` as in `open_dataset`.
     `device`, `precision`, `compile` (see `Predictor`) and `allow` (see `rcnn.load`) are for a checkpoint; a predictor
-    has its own, and saved results need none. With `compile`, images are padded as with padding="bucket". `devices`: number of processes that share the images, for a checkpoint:
-    one per GPU, or on the CPU if there is none; a script then needs `if __name__ == "__main__":`.
+    has its own, and saved results need none. With `compile`, images are padded as with padding="bucket".
+    `devices`: number of processes that share the images, for a checkpoint: one per GPU, or on the CPU if there is none;
+    a script then needs `if __name__ == "__main__":`.
 
     `boundary`: also measure boundary AP of masks, which needs `pip install 'rcnn[boundary]'`.
     `output`: a folder for the files that `rcnn eval` writes; `report` of the result is then the path of report.html,

@@ -39,7 +39,7 @@ class CompiledDetector:
         self._compiled = torch.compile(detector.predict, fullgraph=True, dynamic=False, backend=backend)
 
     def predict(self, images: ImageBatch, score: float = 0.0) -> Detections:
-        """Detections (B, D) in pixels of the network input, best first; compiled graphs return those below `score`, too.
+        """Detections (B, D) in pixels of the network input, best first; graphs also return those below `score`.
 
         Raises ImportError if the compiler that torch starts fails.
         """
