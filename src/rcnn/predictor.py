@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rcnn.arguments import as_texts
+from rcnn.arguments import as_texts, require_switches
 from rcnn.data.given_boxes import Boxes, GivenBoxes, Labels, PredictionInput, check_given, one_per_image, pad_given
 from rcnn.data.image_inputs import (
     Channels,
@@ -77,6 +77,7 @@ class Predictor:
         Raises FileNotFoundError or ValueError for a checkpoint that cannot be used, ValueError if the number of
         `classes` is not that of the detector, ImportError if `compile` lacks a compiler.
         """
+        require_switches(compile=compile)
         self.device, self.padding = choose_device(device), require_padding(padding)
         model = open_model(
             detector, device=self.device, precision=precision, overrides=overrides, allow=allow, compile=compile

@@ -308,7 +308,8 @@ def _message(error: Exception) -> str | None:
             f"{UTF8_LOCALE}"
         )
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return f"{str(error.filename)[:60]}... is too long for a path: names have up to 255 bytes. Check the path"
+        name = f"{str(error.filename)[:60]}..." if error.filename else "the name of a file"
+        return f"{name} is too long for a path: names have up to 255 bytes. Check the path"
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):  # of Path.resolve, before Python 3.13

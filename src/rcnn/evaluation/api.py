@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from rcnn.arguments import MODEL, OUTPUT, as_path, whole_number
+from rcnn.arguments import MODEL, OUTPUT, as_path, require_switches, whole_number
 from rcnn.data import Dataset
 from rcnn.data.loading import Padding
 from rcnn.data.opening import DatasetOptions
@@ -99,6 +99,7 @@ def evaluate(
         model = as_path(model, "the model", f"{MODEL}, saved results, or a Predictor")
     require_path_options(data, split, options)
     devices = whole_number("devices", devices, "1 or more processes")
+    require_switches(compile=compile)
     if output is not None:
         require_folder(as_path(output, OUTPUT))
     chosen = EvaluationOptions(
