@@ -49,14 +49,17 @@ def as_path(value: object, what: str, expected: str = "a str or Path") -> Path:
     return Path(as_text(value, what, expected, empty=False))
 
 
-def as_text(value: Any, what: str, expected: str = "a str or Path", *, empty: bool = True) -> str:
-    """A name or a path as text. Raises ArgumentTypeError, or ValueError if it is empty and `empty` is False."""
+def as_text(value: Any, what: str, expected: str = "a str or Path", *, empty: bool = True, path: bool = True) -> str:
+    """A name or a path as text. Raises ArgumentTypeError, or ValueError if it is empty and `empty` is False.
+
+    `path`: also raise ValueError if no file can have that path.
+    """
     if not isinstance(value, (str, os.PathLike)):
         raise wrong_type(value, what, expected)
     text = os.fsdecode(value)  # a path of os.scandir may be bytes
     if not text and not empty:
         raise ValueError(f"got an empty text for {what}; expected {expected}")
-    if reason := why_no_path(text):
+    if path and (reason := why_no_path(text)):
         raise ValueError(f"got {shown(text, 60)} for {what}, which {reason}; expected {expected}")
     return text
 
@@ -71,9 +74,9 @@ def why_no_path(text: str) -> str:
     return ""
 
 
-def as_optional_text(value: Any, what: str) -> str:
+def as_optional_text(value: Any, what: str, *, path: bool = True) -> str:
     """As `as_text` for an argument that may be left out: None is the empty text."""
-    return "" if value is None else as_text(value, what)
+    return "" if value is None else as_text(value, what, path=path)
 
 
 def as_texts(value: object, what: str) -> tuple[str, ...]:
@@ -131,8 +134,8 @@ def require_max_pixels(max_pixels: float) -> None:
 def require_switches(**values: object) -> None:
     """Raise ArgumentTypeError for a value that is neither True nor False: as a condition, the text "no" would be True.
 
-    The numbers 0 and 1 are accepted.
+    numpy's True and False are accepted, the numbers 0 and 1 are not (as for settings).
     """
     for name, value in values.items():
-        if not isinstance(value, Integral) or value not in (0, 1):
+        if not isinstance(value.tolist() if hasattr(value, "tolist") else value, bool):
             raise wrong_type(value, name, "True or False")

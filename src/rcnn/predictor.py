@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rcnn.arguments import as_texts
+from rcnn.arguments import as_texts, require_switches
 from rcnn.data.given_boxes import Boxes, GivenBoxes, Labels, PredictionInput, check_given, one_per_image, pad_given
 from rcnn.data.image_inputs import (
     Channels,
@@ -41,6 +41,7 @@ from rcnn.prediction_arguments import Score, check_arguments, lowest_score
 from rcnn.preprocess import Frame
 from rcnn.region_features import RegionFeatures
 from rcnn.results import ImageDetections
+from rcnn.runtime.compiled import CompiledDetector
 from rcnn.runtime.devices import Device, Precision, choose_device
 from rcnn.runtime.open_model import open_model
 from rcnn.structures import Detections, ImageBatch
@@ -76,6 +77,7 @@ class Predictor:
         Raises FileNotFoundError or ValueError for a checkpoint that cannot be used, ValueError if the number of
         `classes` is not that of the detector, ImportError if `compile` lacks a compiler.
         """
+        require_switches(compile=compile)
         self.device, self.padding = choose_device(device), require_padding(padding)
         model = open_model(
             detector, device=self.device, precision=precision, overrides=overrides, allow=allow, compile=compile
@@ -314,7 +316,8 @@ class Predictor:
     def _run(self, images: ImageBatch, score: float) -> Detections:
         """The detections of the model; exported files and compiled models return those below `score`, too."""
         runner = self.runner
-        return runner.predict(images, score) if isinstance(runner, Detector) else runner.predict(images)
+        is_exported = not isinstance(runner, (Detector, CompiledDetector))
+        return runner.predict(images) if is_exported else runner.predict(images, score)
 
     def score_boxes(
         self, images: Sequence[Tensor], frames: Sequence[Frame], given: Sequence[GivenBoxes]

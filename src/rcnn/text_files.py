@@ -48,16 +48,17 @@ def require_regular(path: Path) -> None:
         raise ValueError(f"{path} is not a regular file (a pipe or a device?); expected a file")
 
 
-def require_no_folder(path: Path) -> None:
-    """Raise ValueError for a folder in place of a file."""
+def require_no_folder(path: Path, *, given: bool = False) -> None:
+    """Raise ValueError for a folder in place of a file; `given`: the user named the path, as an argument."""
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; expected a file: put the file back, or rename or remove the folder")
+        advice = "give the path of a file" if given else "put the file back, or rename or remove the folder"
+        raise ValueError(f"{path} is a folder; expected a file: {advice}")
 
 
-def require_file(path: Path) -> None:
+def require_file(path: Path, *, given: bool = False) -> None:
     """Like `require_regular`; also raise ValueError for a folder, FileNotFoundError or PermissionError."""
     require_regular(path)
-    require_no_folder(path)
+    require_no_folder(path, given=given)
     if not path.exists():
         raise FileNotFoundError(f"{path} {missing_text(path)}; copy it again")
     with path.open("rb"):  # PermissionError: some libraries report it as a missing file
@@ -122,13 +123,19 @@ def lines_of(path: Path) -> list[str]:
     return [stripped for line in read_text(path).splitlines() if (stripped := line.strip())]
 
 
-def read_json(path: Path, advice: str = "it may be cut short or another kind of file: export or copy it again") -> Any:
+def read_json(
+    path: Path,
+    advice: str = "it may be cut short or another kind of file: export or copy it again",
+    *,
+    given: bool = False,
+) -> Any:
     """The value in a JSON file. Raises ValueError, which ends with `advice`, where it is damaged; OSError as usual.
 
-    JSON is text in UTF-8, UTF-16 or UTF-32. Raises NotUnicodeError for text in another encoding.
+    `given`: as for `require_no_folder`. JSON is text in UTF-8, UTF-16 or UTF-32. Raises NotUnicodeError for text in
+    another encoding.
     """
     require_regular(path)
-    require_no_folder(path)
+    require_no_folder(path, given=given)
     content = path.read_bytes()
     if not content:
         raise ValueError(f"{path} is empty (0 bytes); {advice}")

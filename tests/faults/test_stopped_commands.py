@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rcnn.cli import predict_images
 from rcnn.data import images
 from rcnn.evaluation import folder as evaluation_folder
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
+from rcnn.outputs import PARTIAL
 from rcnn.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.faults.forked_commands import SIGNALS, command, left_in, signal_at
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
@@ -53,7 +53,7 @@ def test_predict_keeps_what_is_done_and_can_run_again(data: Path, model: Path, t
     output, words = tmp_path / "out", ("predict", model, data / "val", "--score", 0.02, "--device", "cpu")
     at_the_third = partial(signal_at, 2, PREDICTOR, "detect", number)  # the second one is being drawn meanwhile
     status, errors = command(output, *words, before=at_the_third)
-    partial_file = output / predict_images.PARTIAL
+    partial_file = output / PARTIAL
     assert len(partial_file.read_text().splitlines()) == 1
     if number == signal.SIGKILL:
         assert status == -signal.SIGKILL

@@ -213,7 +213,7 @@ def test_losses_and_gradients(peer: Peer, precise: tuple[Detector, dict[str, Ten
     """Every anchor and region is sampled, as in the peer's run, so that no random number matters.
 
     The sum of a gradient of N elements is compared in units of sqrt(N) times its norm, the largest possible sum: see
-    test_golden_chainer_mask. In float64: the peer's own rounding takes 40 % of the tolerance of a sum.
+    test_golden_chainer_mask. In float64, because in float32 our rounding takes 40 % of the tolerance of a sum.
     """
     (detector, features), stored = precise, peer.losses
     head = detector.box_head

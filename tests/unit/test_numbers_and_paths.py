@@ -34,7 +34,7 @@ CALLS: dict[Callable[..., object], tuple[str, ...]] = {  # function -> arguments
     rcnn.benchmark: ("repeats", "batch_sizes"),
 }
 SWITCHES: dict[Callable[..., object], tuple[str, ...]] = {
-    evaluate: ("strict", "allow_empty", "relative_boxes", "ignore_other_classes", "boundary"),
+    evaluate: ("strict", "allow_empty", "relative_boxes", "ignore_other_classes", "boundary", "compile"),
     train: ("resume", "strict", "allow_empty", "relative_boxes"),
     plan: ("resume", "strict"),
     partial(rcnn.open_dataset, Path()): ("strict", "keypoints", "one_class"),
@@ -43,6 +43,8 @@ SWITCHES: dict[Callable[..., object], tuple[str, ...]] = {
     partial(rcnn.convert, NOWHERE): ("allow_nonfinite",),
     partial(rcnn.export_model, NOWHERE, "a.onnx"): ("with_resize",),
     partial(rcnn.AugmentedPredictor, NOWHERE): ("flip",),
+    partial(rcnn.Predictor, NOWHERE): ("compile",),
+    rcnn.TargetOptions: ("keypoints", "crowds"),
     rcnn.benchmark: ("peer", "memory"),
 }
 NO_COUNTS: tuple[Any, ...] = ("x", "", 0.5, float("nan"), -1, True, [None], np.zeros(2), 10**400, 10**5000)
@@ -65,9 +67,27 @@ def test_numbers_of_another_type_or_size_are_refused(call: Callable[..., object]
 
 @pytest.mark.parametrize(("call", "name"), [(call, name) for call, names in SWITCHES.items() for name in names])
 def test_a_text_is_no_switch(call: Callable[..., object], name: str) -> None:
-    for value in ("no", None, 2, np.ones(2)):
+    for value in ("no", None, 1, np.int64(0), np.ones(2)):
         with pytest.raises(ValueError, match=rf"^got .* for {name}; expected True or False$"):
             call(**{name: value})
+
+
+def test_switches_and_pairs_of_numpy_are_accepted(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="has no annotations in a known format"):
+        rcnn.open_dataset(tmp_path, strict=np.False_, keypoints=np.True_)  # type: ignore[arg-type]
+    for pairs in (np.array([[1, 2]]), [[np.int64(1), np.int64(2)]], ((1, 2),)):
+        options = rcnn.TargetOptions(keypoints=np.True_, pairs=pairs)  # type: ignore[arg-type]
+        assert repr(options) == repr(rcnn.TargetOptions(keypoints=True, pairs=((1, 2),)))
+
+
+def test_long_texts_that_are_no_paths_are_accepted(tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_bytes(b"")
+    settings = " ".join(f"KEY_{number}={number}" for number in range(100))
+    with pytest.raises(ValueError, match=r"a\.pth") as refused:
+        rcnn.convert(tmp_path / "a.pth", tmp_path / "out", config=settings)
+    assert "too long" not in str(refused.value)
+    url = f"http://localhost:8000/{'a' * 300}"
+    assert rcnn.Client(url).url == url
 
 
 def test_fractions_and_choices_of_another_type_are_refused() -> None:

@@ -63,6 +63,7 @@ def benchmark(
     sizes = tuple(batch_sizes) if isinstance(batch_sizes, Iterable) else (batch_sizes,)
     if not sizes or not all(is_whole_number(one) and 1 <= one <= MOST_IMAGES for one in sizes):
         raise ValueError(f"batch_sizes={shown(batch_sizes, 60)} (--batch); expected numbers of 1 to {MOST_IMAGES:,}")
+    sizes = tuple(int(one) for one in sizes)  # of numpy's numbers, which JSON does not have
     if len(set(sizes)) < len(sizes):
         raise ValueError(f"batch_sizes={list(sizes)} (--batch); expected different numbers")
     require_switches(peer=peer, memory=memory)

@@ -113,7 +113,7 @@ class Benchmark:
     @classmethod
     def read(cls, path: str | Path) -> Self:
         """The benchmark in a file that `write` wrote. Raises FileNotFoundError, or ValueError for another file."""
-        values = read_json(Path(path))
+        values = read_json(Path(path), given=True)
         try:
             if not values["subjects"]:
                 raise ValueError("expected one or more subjects")

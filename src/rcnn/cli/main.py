@@ -144,7 +144,8 @@ def _exit_stopped(
         stop.add_note(f"{AGAIN}: {os.environ.get(TYPED) or as_typed('rcnn', *words)}")  # after what the run has noted
     try:
         if has_lost_launcher():
-            text = "rcnn: stopped, because the process that started this one (--devices or torchrun) has ended"
+            launcher = "the process that started this one (--devices, --max-restarts or torchrun)"
+            text = f"rcnn: stopped, because {launcher} has ended"
             print(with_going_on(text, stop), file=sys.stderr, flush=True)
         elif not note_stop(number, told=False):  # else the launcher says it
             print(with_going_on(f"rcnn: stopped by {signal.Signals(number).name}", stop), file=sys.stderr, flush=True)
@@ -307,7 +308,8 @@ def _message(error: Exception) -> str | None:
             f"{UTF8_LOCALE}"
         )
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return f"{str(error.filename)[:60]}... is too long for a path: names have up to 255 bytes. Check the path"
+        name = f"{str(error.filename)[:60]}..." if error.filename else "the name of a file"
+        return f"{name} is too long for a path: names have up to 255 bytes. Check the path"
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):  # of Path.resolve, before Python 3.13

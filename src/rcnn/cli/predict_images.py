@@ -28,7 +28,7 @@ from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import Source, Sources, SplitImages, expand, sources_of_split
 from rcnn.data.messages import counted, few
 from rcnn.new_outputs import output_or_new
-from rcnn.outputs import DISK_FULL, OutputFolder
+from rcnn.outputs import DISK_FULL, PARTIAL, PREDICTIONS, OutputFolder
 from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from rcnn.region_features import RegionFeatures
     from rcnn.runtime.processes import Processes
 
-RESULTS = "predictions.json"
-PARTIAL = "predictions.partial.jsonl"  # one line per image while the command runs
 OUTPUT_ERRORS = (*DISK_FULL, errno.EROFS)  # of the output, not of an input
 
 
@@ -72,7 +70,7 @@ def predict_images(
     fail are reported on stderr. Raises ValueError if there is no image.
     """
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
-        folder.require_free(RESULTS, PARTIAL)
+        folder.require_free(PREDICTIONS, PARTIAL)
         if options.features is not None:
             require_free(options.features, folder)
         sources = _find_sources(inputs, folder, folders_of(options.formats))
@@ -219,7 +217,7 @@ def remove_stale_files(
 
 def _earlier_pictures(folder: OutputFolder) -> set[str]:
     """The pictures in the predictions.json that an earlier call wrote to the folder, and that still exist."""
-    path = folder.path / RESULTS
+    path = folder.path / PREDICTIONS
     images = json.loads(path.read_bytes())["images"] if path.exists() else []
     return {entry["picture"] for entry in images if "picture" in entry and (folder.path / entry["picture"]).is_file()}
 
@@ -230,9 +228,9 @@ def _write_results(folder: OutputFolder, images: Sequence[dict[str, Any]], faile
     if failed:
         results["failed"] = [{"file": name, "error": reason} for name, reason in failed]
     text = json.dumps(results)
-    if images or not (folder.path / RESULTS).exists():
-        folder.write_text(RESULTS, text + "\n")
+    if images or not (folder.path / PREDICTIONS).exists():
+        folder.write_text(PREDICTIONS, text + "\n")
     else:
-        typer.echo(f"kept the earlier {folder.path / RESULTS}: no image could be processed", err=True)
+        typer.echo(f"kept the earlier {folder.path / PREDICTIONS}: no image could be processed", err=True)
     (folder.path / PARTIAL).unlink()
     return text

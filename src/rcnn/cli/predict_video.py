@@ -17,13 +17,13 @@ from PIL import Image
 
 from rcnn.cli.frame_formats import FrameFormats
 from rcnn.cli.image_outcomes import ImageOptions
-from rcnn.cli.predict_images import OUTPUT_ERRORS, PARTIAL
+from rcnn.cli.predict_images import OUTPUT_ERRORS
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import is_url
 from rcnn.data.messages import counted, few
 from rcnn.data.video import VideoFrame, VideoWriter, is_video, read_video, require_pyav, video_rate
 from rcnn.new_outputs import output_or_new
-from rcnn.outputs import OutputFolder, files_of_rcnn
+from rcnn.outputs import PARTIAL, OutputFolder, files_of_rcnn
 from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:

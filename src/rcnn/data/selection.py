@@ -161,7 +161,7 @@ def _require_no_colon(word: str) -> None:
 def _require_list(location: Location, file: str, found: Path | None) -> Path:
     """`found`, the list of images that the user names. Raises ValueError for a folder, FileNotFoundError for none."""
     if found is None:
-        require_no_folder(Path(file))
+        require_no_folder(Path(file), given=True)
         raise FileNotFoundError(
             f"{file} does not exist, neither in the working directory nor in {location.folder}; expected a text file "
             "with an image id or file name per line"

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rcnn.arguments import require_switches
 from rcnn.data.messages import brief, excerpt
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.segmentations import Segmentation
@@ -51,18 +52,25 @@ class TargetOptions:
         if self.masks is not None and not (isinstance(self.masks, str) and self.masks in get_args(Masks)):
             known = ", ".join(map(repr, get_args(Masks)))
             raise ValueError(f"masks={self.masks!r} is not known; expected None (boxes only) or one of {known}")
+        require_switches(keypoints=self.keypoints, crowds=self.crowds)
         for name in ("keypoints", "crowds"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}={excerpt(getattr(self, name))}; expected True or False")
-        if self.pairs is not None and not (isinstance(self.pairs, (tuple, list)) and all(map(_is_pair, self.pairs))):
+            object.__setattr__(self, name, bool(getattr(self, name)))
+        object.__setattr__(self, "pairs", _plain(self.pairs))
+        if self.pairs is not None and not (isinstance(self.pairs, tuple) and all(map(_is_pair, self.pairs))):
             raise ValueError(
                 f"pairs={excerpt(self.pairs)}; expected None or pairs of numbers of keypoints, e.g. ((1, 2), (3, 4))"
             )
 
 
+def _plain(value: Any) -> Any:
+    """`value` with tuples in place of lists and of numpy's arrays, and Python's numbers in place of numpy's."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(_plain, value)) if isinstance(value, (tuple, list)) else value
+
+
 def _is_pair(value: object) -> bool:
     """Whether `value` is two whole numbers of 0 or more."""
-    return isinstance(value, (tuple, list)) and len(value) == 2 and all(type(one) is int and one >= 0 for one in value)
+    return isinstance(value, tuple) and len(value) == 2 and all(type(one) is int and one >= 0 for one in value)
 
 
 def make_sample(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from rcnn.arguments import MODEL, OUTPUT, as_path, whole_number
+from rcnn.arguments import MODEL, OUTPUT, as_path, require_switches, whole_number
 from rcnn.data import Dataset
+from rcnn.data.loading import Padding
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.boundary import add_boundary, require_boundary
 from rcnn.evaluation.evaluate import Evaluation
@@ -73,8 +74,9 @@ def evaluate(
     fewer gets a warning. `metric`: "coco", "voc2007", "voc2012" or "lvis"; defaults to that of the data set's
     format. `strict` and `allow_empty` as in `open_dataset`.
     `device`, `precision`, `compile` (see `Predictor`) and `allow` (see `rcnn.load`) are for a checkpoint; a predictor
-    has its own, and saved results need none. `devices`: number of processes that share the images, for a checkpoint:
-    one per GPU, or on the CPU if there is none; a script then needs `if __name__ == "__main__":`.
+    has its own, and saved results need none. With `compile`, images are padded as with padding="bucket".
+    `devices`: number of processes that share the images, for a checkpoint: one per GPU, or on the CPU if there is none;
+    a script then needs `if __name__ == "__main__":`.
 
     `boundary`: also measure boundary AP of masks, which needs `pip install 'rcnn[boundary]'`.
     `output`: a folder for the files that `rcnn eval` writes; `report` of the result is then the path of report.html,
@@ -97,6 +99,7 @@ def evaluate(
         model = as_path(model, "the model", f"{MODEL}, saved results, or a Predictor")
     require_path_options(data, split, options)
     devices = whole_number("devices", devices, "1 or more processes")
+    require_switches(compile=compile)
     if output is not None:
         require_folder(as_path(output, OUTPUT))
     chosen = EvaluationOptions(
@@ -174,7 +177,10 @@ def _load(
     compile: bool,
     allow: str | Sequence[str],
 ) -> Predictor:
-    return Predictor(model, device=device, precision=precision, overrides=overrides, allow=allow, compile=compile)
+    padding: Padding = "bucket" if compile else "exact"  # each shape of padded images takes a graph of its own
+    return Predictor(
+        model, device=device, precision=precision, overrides=overrides, allow=allow, compile=compile, padding=padding
+    )
 
 
 def _evaluate(
@@ -195,7 +201,9 @@ def _evaluate(
 
 
 def _call(function: Callable[[], Evaluation]) -> Evaluation:
-    return function()
+    """What `function` returns, without the ground truth in all processes but the first: each sends its own back."""
+    evaluation = function()
+    return evaluation if process_numbers().is_first else replace(evaluation, ground_truth={})
 
 
 def _no_log(line: str) -> None:

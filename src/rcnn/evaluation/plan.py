@@ -34,11 +34,15 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         """Raises ValueError for a number that is out of range, or a value of another type."""
         for name, least in (("limit", 0), ("batch_size", 1), ("pictures", 0)):
-            whole_number(name, getattr(self, name), f"{least} or more", least)
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), f"{least} or more", least))
         require_workers(self.workers)
         require_limit(self.max_detections)
-        as_optional_text(self.metric, "metric")
+        as_optional_text(self.metric, "metric", path=False)
         require_switches(boundary=self.boundary)
+        object.__setattr__(self, "workers", int(self.workers))  # of numpy's numbers, which JSON does not have
+        if self.max_detections is not None:
+            object.__setattr__(self, "max_detections", int(self.max_detections))
+        object.__setattr__(self, "boundary", bool(self.boundary))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ def measure_thresholds(evaluation: Evaluation, dataset: Dataset) -> dict[str, An
         return None
     metric = metric_for(dataset, tuple(metrics.kinds), metrics.metric)
     ids = dataset.image_ids[: metrics.images]
-    found = analysis.find_thresholds(metric, dataset.to_coco(), evaluation.results, kind, ids)
+    found = analysis.find_thresholds(metric, evaluation.ground_truth, evaluation.results, kind, ids)
     return {"kind": kind, **found.to_dict()}
 
 

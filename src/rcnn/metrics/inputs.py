@@ -195,7 +195,7 @@ def read_ground_truth(ground_truth: Path | str | GroundTruth) -> tuple[GroundTru
     if isinstance(ground_truth, dict):
         data, source = ground_truth, "the ground truth"
     else:
-        data, source = read_json(Path(ground_truth), EXPECTED), str(ground_truth)
+        data, source = read_json(Path(ground_truth), EXPECTED, given=True), str(ground_truth)
     missing = [k for k in ("images", "annotations", "categories") if not isinstance(data, dict) or k not in data]
     if missing:
         raise ValueError(f"{source} has no {', '.join(missing)}; expected COCO's images, annotations and categories")
@@ -207,7 +207,7 @@ def read_json_or_lines(path: Path) -> Any:
 
     ValueError for other content.
     """
-    require_file(path)
+    require_file(path, given=True)
     if path.suffix == ".jsonl":
         with suppress(ValueError, RecursionError):
             lines = json_lines(path.read_bytes())

@@ -56,14 +56,16 @@ def field_types(config_class: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
 
 
+@cache
 def alternatives(hint: Any) -> tuple[Any, ...]:
     """The members of a union; any other type alone."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def part_classes(hint: Any) -> list[type[Any]]:
+@cache
+def part_classes(hint: Any) -> tuple[type[Any], ...]:
     """The dataclasses that a field of type `hint` can hold."""
-    return [part for part in alternatives(hint) if dataclasses.is_dataclass(part) and isinstance(part, type)]
+    return tuple(part for part in alternatives(hint) if dataclasses.is_dataclass(part) and isinstance(part, type))
 
 
 def kind_of(part: type) -> str:

@@ -21,12 +21,21 @@ LARGEST_INT = 2**63  # torch has integers of 64 bits
 
 
 def with_types(settings: T, prefix: str = "") -> T:
-    """A copy of `settings` (any dataclass of settings) with each value as the type of its field, see `checked`.
+    """`settings` (any dataclass of settings), or a copy, with each value as the type of its field, see `checked`.
 
     Raises ValueError, with `prefix` and the name of the field, for a value of another type.
     """
     values = typed_values(settings, prefix)
+    if all(_is_same(value, getattr(settings, name)) for name, value in values.items()):
+        return settings  # without `__post_init__`, which takes most of the time
     return dataclasses.replace(settings, **values)  # type: ignore[type-var]
+
+
+def _is_same(value: Any, before: Any) -> bool:
+    """Whether `value`, of `checked`, is the same object as `before`, or a dictionary of the same objects."""
+    if isinstance(value, dict) and type(before) is dict:
+        return all(one is before[key] for key, one in value.items())
+    return value is before
 
 
 def set_types(settings: Any, prefix: str = "") -> None:
@@ -57,7 +66,7 @@ def checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
     if value is None and type(None) in options:
         return None
     parts = part_classes(hint)
-    if isinstance(value, tuple(parts)):  # made in Python
+    if isinstance(value, parts):  # made in Python
         return with_types(value, f"{path}.")
     if len(parts) > 1 and isinstance(value, str):  # a kind alone: that part with its defaults
         value = {"kind": value}
@@ -68,7 +77,7 @@ def checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
     if origin is Literal and any(type(value) is type(known) and value == known for known in get_args(hint)):
         return value
     if origin is Mapping and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return dict(value)
+        return {key: one.tolist() if hasattr(one, "tolist") else one for key, one in value.items()}
     if origin is tuple and isinstance(value, (list, tuple)):
         return _checked_tuple(hint, value, path)
     for option in options:
@@ -103,7 +112,9 @@ def _checked_tuple(hint: Any, value: Sequence[Any], path: str) -> tuple[Any, ...
         kinds = (kinds[0],) * len(value)
     if len(kinds) != len(value):
         raise ValueError(f"{path}: expected {form_to_type(hint)}, got {len(value)}: {shown(list(value))}")
-    return tuple(checked(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+    items = tuple(checked(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+    is_same = type(value) is tuple and all(one is other for one, other in zip(items, value, strict=True))
+    return value if is_same else items
 
 
 def _class_of_kind(parts: Sequence[type[Any]], value: Mapping[str, Any], path: str) -> type[Any]:

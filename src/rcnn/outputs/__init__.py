@@ -12,11 +12,13 @@ from rcnn.outputs.durable import (
     sha256_of,
 )
 from rcnn.outputs.folder import OutputFolder, finish_moves, numbered, require_folder
-from rcnn.outputs.marker import MARKER, RUN_LOG, files_of_rcnn, lock_file, require_not_in_use
+from rcnn.outputs.marker import MARKER, PARTIAL, PREDICTIONS, RUN_LOG, files_of_rcnn, lock_file, require_not_in_use
 
 __all__ = [
     "DISK_FULL",
     "MARKER",
+    "PARTIAL",
+    "PREDICTIONS",
     "REPLACED",
     "RUN_LOG",
     "TEMPORARY",

@@ -38,8 +38,8 @@ class CompiledDetector:
         self._ran_eagerly = False
         self._compiled = torch.compile(detector.predict, fullgraph=True, dynamic=False, backend=backend)
 
-    def predict(self, images: ImageBatch) -> Detections:
-        """Detections (B, D) in pixels of the network input, best first, with any score.
+    def predict(self, images: ImageBatch, score: float = 0.0) -> Detections:
+        """Detections (B, D) in pixels of the network input, best first; graphs also return those below `score`.
 
         Raises ImportError if the compiler that torch starts fails.
         """
@@ -51,7 +51,7 @@ class CompiledDetector:
             if not self._ran_eagerly:
                 self._print(f"{MAX_GRAPHS} shapes are compiled; images of other shapes are not, see --padding bucket")
             self._ran_eagerly = True
-            return self.detector.predict(images)
+            return self.detector.predict(images, score)
         what = f"{self.detector.config.name} for {' x '.join(map(str, pixels.shape))}"
         self._print(f"compiling {what} ...")
         start = time.perf_counter()
@@ -60,7 +60,10 @@ class CompiledDetector:
             try:
                 detections = self._compiled(images)
             except RuntimeError as error:
-                raise _explained(error) from error
+                explained = _explained(error)
+                if explained is None:
+                    raise
+                raise explained from error
         self.seconds[key] = time.perf_counter() - start
         self._print(f"compiled {what}: {self.seconds[key]:.0f} s")
         return detections
@@ -97,11 +100,11 @@ def _usual_compiler() -> str:
     return {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
 
 
-def _explained(error: RuntimeError) -> Exception:
-    """An error that says what to install, if torch's compiler failed for the lack of it; else `error`."""
+def _explained(error: RuntimeError) -> ImportError | None:
+    """An error that says what to install, if torch's compiler failed for the lack of it; else None."""
     cause = getattr(error, "inner_exception", error)
     if type(cause).__name__ not in NO_COMPILER:
-        return error
+        return None
     lines = str(cause).splitlines()
     reason = next((line.strip() for line in lines if "error:" in line), lines[0] if lines else "")
     return ImportError(

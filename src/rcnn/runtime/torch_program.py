@@ -12,6 +12,7 @@ import ast
 import io
 import json
 import re
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from rcnn.runtime.record import KEY
 from rcnn.weights.readers.stored import Damaged, Refused
 from rcnn.weights.readers.zips import Member, zip_members
 
+_PARSING = threading.Lock()  # held while torch's parser is replaced
 GRAPH, INPUTS, RECORD = "models/model.json", "data/sample_inputs/model.pt", f"extra/{KEY}.json"
 TENSOR_TABLES = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 TENSORS = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
@@ -174,19 +176,20 @@ def sizes_parsed_once() -> Iterator[None]:
     from torch._export.serde import serialize
 
     kind: Any = getattr(serialize, "GraphModuleDeserializer", None)
-    parse = getattr(kind, "_parse_sym_expr", None)
-    if parse is None:  # another version of torch: slower, but right
+    if not hasattr(kind, "_parse_sym_expr"):  # another version of torch: slower, but right
         yield
         return
     known: dict[tuple[object, ...], object] = {}
+    with _PARSING:
+        parse = kind._parse_sym_expr
 
-    def parse_once(self: object, *given: object) -> object:
-        if (self, *given) not in known:
-            known[self, *given] = parse(self, *given)
-        return known[self, *given]
+        def parse_once(self: object, *given: object) -> object:
+            if (self, *given) not in known:
+                known[self, *given] = parse(self, *given)
+            return known[self, *given]
 
-    kind._parse_sym_expr = parse_once
-    try:
-        yield
-    finally:
-        kind._parse_sym_expr = parse
+        kind._parse_sym_expr = parse_once
+        try:
+            yield
+        finally:
+            kind._parse_sym_expr = parse

@@ -37,7 +37,7 @@ class Client:
 
         Raises ValueError if `url` is not an http(s) URL, `token` is not printable ASCII, or `timeout` is not above 0.
         """
-        url = as_text(url, "the URL", "that of a service, e.g. http://localhost:8000")
+        url = as_text(url, "the URL", "that of a service, e.g. http://localhost:8000", path=False)
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise ValueError(f"{url!r} is not the URL of a service; expected e.g. http://localhost:8000")
         require_token(token)

@@ -229,7 +229,11 @@ def _anchor_sizes(config: DetectorConfig, dataset: Dataset) -> tuple[tuple[tuple
     """
     anchors = config.rpn.anchors.sizes
     usual = [side for level in anchors for side in level]
-    if len(usual) < 2 or any(after <= before for before, after in pairwise(usual)):
+    if (
+        len(usual) < 2
+        or len({len(level) for level in anchors}) > 1
+        or any(after <= before for before, after in pairwise(usual))
+    ):
         return (), ""
     small, large = np.percentile(_sides(config, dataset), [SMALL_OBJECTS, LARGE_OBJECTS]).tolist()
     first, last, span = usual[0], usual[-1], ANCHOR_STEP ** (len(usual) - 1)

@@ -225,7 +225,7 @@ def _request(
         val_fraction=val_fraction,
         annotations=as_optional_text(annotations, "annotations"),
         images=as_optional_text(images, "images"),
-        relative_boxes=relative_boxes,
+        relative_boxes=bool(relative_boxes),  # the record has no numpy values
         weights=as_optional_text(weights, "weights"),
         device=device if isinstance(device, str) else str(choose_device(device)),
         resume=resume,

@@ -73,7 +73,8 @@ def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run
     except OSError as failure:  # e.g. a full disk, which must not hide what was not finite
         again = f"The batch could not be saved to compute this step again ({failure})"
     images = named_images(name for _, _, one, _ in first for name in one.image_ids)
-    what = text or "the sum of the losses, or a gradient, is not finite"
+    too_large = "all losses and gradients are finite, but their sum or the norm of the gradient exceeds float32"
+    what = text or too_large
     return state.processes.share(f"step {state.step}: {what}, on {images}. {again}")
 
 
@@ -249,8 +250,11 @@ def replay(path: Path, device: torch.device, allow: tuple[str, ...] = ()) -> Ite
     wrong = _nonfinite_gradients(detector)
     if found:
         yield f"first: {found[0][1]}"
+    elif wrong:
+        yield f"the gradient of {wrong[0]} is not finite"
     else:
-        yield f"the gradient of {wrong[0]} is not finite" if wrong else "all losses and gradients are finite"
+        norm = nn.utils.get_total_norm([p.grad for p in detector.parameters() if p.grad is not None])
+        yield f"all losses and gradients are finite; the norm of the gradient is {norm.item():.6g}"
 
 
 def _read_replay(path: Path) -> dict[str, Any]:

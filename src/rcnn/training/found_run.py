@@ -129,13 +129,20 @@ def _folder_of(data: Path) -> Path:
     return (data if data.is_dir() else data.parent).resolve()
 
 
-def inside_data(output: Path, data: Path) -> str:
-    """A warning if `output`, of a new run, is below the folder of the `data`; empty if it is not."""
-    if _folder_of(data) not in output.resolve().parents:
+def inside_data(output: Path, data: Path, images: str = "") -> str:
+    """A warning if `output`, of a new run, is below the folder `data`, or that of its `images`; empty if it is not.
+
+    An annotation file as `data` is often in the working directory, beside the folder of all runs: no warning.
+    """
+    places = [data] if data.is_dir() else []
+    if images:
+        places.append(folder if (folder := _folder_of(data) / images).is_dir() else Path(images))
+    inside = [one for one in places if one.resolve() in output.resolve().parents]
+    if not inside:
         return ""
     return (
-        f"{output} is inside the folder of the data set, {data}: rcnn does not read the files of the run as data, but "
-        "other programs may. To keep them apart, choose an output (--output) outside it"
+        f"{output} is inside the folder of the data set, {inside[0]}: rcnn does not read the files of the run as data, "
+        "but other programs may. To keep them apart, choose an output (--output) outside it"
     )
 
 

@@ -330,7 +330,7 @@ def _places(request: RunRequest, found: FoundRun) -> tuple[Path, Path] | None:
 def _run_warnings(request: RunRequest, found: FoundRun) -> Iterator[str]:
     """Warnings about a request that is allowed, but probably a mistake."""
     if places := _places(request, found):
-        yield from filter(None, [inside_data(*places)])
+        yield from filter(None, [inside_data(*places, request.images)])
     if request.resume and not found.checkpoints:
         yield f"{request.output} has no checkpoint to resume from: this is a new run"
 

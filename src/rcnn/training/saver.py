@@ -169,7 +169,7 @@ class Saver:
         if stop.signal is None:
             return "train.time_limit"
         if has_lost_launcher():
-            return "the end of the process that started it (--devices or torchrun)"
+            return "the end of the process that started it (--devices, --max-restarts or torchrun)"
         name, count = Signals(stop.signal).name, self.state.processes.count
         if count == 1 or os.environ.get(LAUNCHED) != "1" or launcher_was_signalled():
             return name

@@ -32,7 +32,7 @@ class StopRequests:
     def __init__(self, seconds: float = 0.0) -> None:
         """`seconds` until the time limit; 0: none."""
         self.signal: int | None = None
-        self.process = 0  # that got the signal; of several, the one with the lowest number
+        self.process = 0  # number of the process that got the signal; the lowest, if several did
         self._deadline = time.monotonic() + seconds if seconds else None
         self._interrupting = False
         self._interrupts = 0  # Ctrl-C so far

@@ -55,7 +55,7 @@ def convert(
     file = as_path(file, "the file to convert", "a checkpoint of another framework, as str or Path")
     require_switches(allow_nonfinite=allow_nonfinite)
     options = ConvertOptions(
-        settings=None if config is None else as_text(config, "config") or None,
+        settings=None if config is None else as_text(config, "config", path=False) or None,
         classes=classes if isinstance(classes, str) else as_texts(classes, "classes"),
         allow_missing=as_texts(allow_missing, "allow_missing"),
         allow_unused=as_texts(allow_unused, "allow_unused"),

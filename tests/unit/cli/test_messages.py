@@ -42,3 +42,9 @@ def test_a_lack_of_address_space_names_the_limit(error: Exception, monkeypatch: 
     assert line is not None
     assert line.startswith("not enough memory (")
     assert line.endswith("): this shell limits the address space to 4.1 GB; raise it: ulimit -v unlimited")
+
+
+@pytest.mark.parametrize(("name", "start"), [(None, "the name of a file is"), ("a" * 300, f"{'a' * 60}... is")])
+def test_a_name_that_is_too_long_is_cut_if_it_is_known(name: str | None, start: str) -> None:
+    line = _message(OSError(errno.ENAMETOOLONG, "File name too long", name))
+    assert line == f"{start} too long for a path: names have up to 255 bytes. Check the path"

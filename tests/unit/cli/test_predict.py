@@ -18,14 +18,14 @@ from torch import Tensor
 
 from rcnn.cli.image_outcomes import ImageOptions
 from rcnn.cli.predict import split_overrides
-from rcnn.cli.predict_images import PARTIAL, ImageRun, predict_images
+from rcnn.cli.predict_images import ImageRun, predict_images
 from rcnn.cli.scores import Filter, lowest_score
 from rcnn.cli.sources import expand
 from rcnn.data.given_boxes import read_boxes
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.models.setting_tables import settings_table
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import PARTIAL, OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame
 from rcnn.region_features import RegionFeatures

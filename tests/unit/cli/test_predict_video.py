@@ -14,10 +14,10 @@ import typer
 
 from rcnn.cli import predict_video
 from rcnn.cli.image_outcomes import ImageOptions
-from rcnn.cli.predict_images import PARTIAL
 from rcnn.cli.predict_video import predict_videos
 from rcnn.cli.scores import Filter
 from rcnn.data.video import VideoFrame
+from rcnn.outputs import PARTIAL
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 from rcnn.stopping import Stopped

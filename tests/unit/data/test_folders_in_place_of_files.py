@@ -11,8 +11,9 @@ from PIL import Image
 
 import rcnn
 from rcnn.data import splits
+from rcnn.data.folders import walk
 from rcnn.data.formats import yolo_layouts
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import MARKER, OutputFolder
 from rcnn.text_files import read_json, read_text
 from tests.tiny_data import write_tiny_coco
 
@@ -116,7 +117,7 @@ def test_a_data_set_with_a_folder_in_place_of_a_file(
 def test_a_file_that_the_user_names_may_not_be_a_folder(tmp_path: Path) -> None:
     _coco(tmp_path / "data")
     (tmp_path / "ids.txt").mkdir()
-    with pytest.raises(ValueError, match=r"ids\.txt is a folder; expected a file"):
+    with pytest.raises(ValueError, match=r"ids\.txt is a folder; expected a file: give the path of a file"):
         rcnn.open_dataset(tmp_path / "data", f"train:{tmp_path / 'ids.txt'}")
     for read in (read_text, read_json):
         with pytest.raises(ValueError, match=r"ids\.txt is a folder; expected a file: put the file back, or rename"):
@@ -152,3 +153,31 @@ def test_a_deeply_nested_data_yaml_is_read_once(value: str, tmp_path: Path, monk
     assert read.call_count == 1
     _write(tmp_path / "data.yaml", "names: [disc]\ntrain: images/train\n")
     assert len(rcnn.open_dataset(tmp_path, "train")) == 2  # the file is another one now
+
+
+def test_what_else_has_the_list_of_files_is_data(tmp_path: Path) -> None:
+    """A data set that rcnn wrote, and lists that are damaged, of another program, or not readable."""
+    with OutputFolder(tmp_path / "divided") as output:
+        _image(output.claim("train") / "a.png")
+        output.write_text("instances_train.json", "{}")
+    with OutputFolder(tmp_path / "unfinished") as output:
+        output.claim("predictions.partial.jsonl").touch()
+        _image(output.claim("b.png"))
+    with OutputFolder(tmp_path / "visualize-1") as output:
+        _image(output.claim("c.png"))
+    for name, marker in (("damaged", '{"file": 1}\n'), ("foreign", "other program")):
+        _image(tmp_path / name / "d.png")
+        (tmp_path / name / MARKER).write_text(marker)
+    found = [place / name for place, names in walk(tmp_path) for name in names if name.endswith(".png")]
+    assert [str(one.relative_to(tmp_path)) for one in found] == [
+        "damaged/d.png",
+        "divided/train/a.png",
+        "foreign/d.png",
+    ]
+
+
+def test_a_list_of_files_of_another_user_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / MARKER).touch()
+    monkeypatch.setattr("rcnn.data.folders.files_of_rcnn", MagicMock(side_effect=PermissionError))
+    assert list(walk(tmp_path)) == [(tmp_path, []), (tmp_path / "a", [MARKER])]

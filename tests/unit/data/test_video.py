@@ -21,13 +21,12 @@ from PIL import Image
 import rcnn as public
 from rcnn.cli.frame_formats import require_copies
 from rcnn.cli.image_outcomes import ImageOptions
-from rcnn.cli.predict_images import PARTIAL
 from rcnn.cli.predict_video import predict_videos, videos_of
 from rcnn.cli.scores import Filter
 from rcnn.data.video import VideoError, VideoWriter, read_video, write_video
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import PARTIAL, OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.stopping import Stopped
 from tests.command import rcnn

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rcnn.data import open_dataset
 from rcnn.evaluation.api import evaluate
-from rcnn.evaluation.plan import plan_evaluation
+from rcnn.evaluation.plan import EvaluationOptions, plan_evaluation
 from rcnn.predictor import Predictor
 from tests.tiny_data import CLASSES, write_tiny_coco
 from tests.unit.evaluation.test_evaluate import change_annotations
@@ -21,6 +24,13 @@ Entry = dict[str, Any]
 def data(tmp_path: Path) -> Path:
     """Two images for validation."""
     return write_tiny_coco(tmp_path / "data", {"val": 2}, size=(64, 96))
+
+
+def test_numbers_of_numpy_become_those_of_python() -> None:
+    five: Any = np.int64(5)
+    options = EvaluationOptions(limit=five, workers=five, max_detections=five, boundary=np.True_)  # type: ignore[arg-type]
+    written = json.loads(json.dumps(asdict(options)))
+    assert [written[name] for name in ("limit", "workers", "max_detections", "boundary")] == [5, 5, 5, True]
 
 
 @pytest.mark.parametrize("ignored", ["iscrowd", "difficult"])

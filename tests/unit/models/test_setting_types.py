@@ -14,6 +14,7 @@ from rcnn.models import build_detector, model_config
 from rcnn.models.config import BoxHeadConfig, CompactConfig, MaskHeadConfig, ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.models.setting_tables import field_types
+from rcnn.models.setting_types import with_types
 
 WRONG: dict[Any, tuple[Any, ...]] = {  # the type of a field -> values of other types
     int: (None, "5", 0.5, True, [5], np.zeros(2), 10**400, 10**5000),
@@ -55,6 +56,8 @@ def test_values_become_the_types_of_their_fields() -> None:
     assert (made.steps, type(made.steps), made.epochs, type(made.epochs)) == (7, int, 2.0, float)
     assert (made.scales, made.milestones, made.sync_bn) == ((640, 800), (0.5, 0.75), True)
     assert made == override(rcnn.TrainConfig(), ["steps=7", "epochs=2", "scales=[640,800]", "milestones=[0.5,0.75]"])
+    factors = rcnn.TrainConfig(lr_factors={"*.bias": np.float32(2)}).lr_factors  # type: ignore[dict-item]
+    assert (factors, type(factors["*.bias"])) == ({"*.bias": 2.0}, float)
     backbone = ResNetConfig(stages=[2, 3, 4, 5])  # type: ignore[arg-type]
     assert rcnn.DetectorConfig(name="mine", backbone=backbone) == rcnn.DetectorConfig(name="mine")
 
@@ -86,5 +89,13 @@ def test_steps_of_augmentation_and_target_options_are_checked() -> None:
     with pytest.raises(ValueError, match=r"scale_jitter\.size is None; expected 1 or more pixels"):
         ScaleJitter(size=None)  # type: ignore[arg-type]
     for name, value in (("masks", ["polygon"]), ("keypoints", "yes"), ("crowds", None), ("pairs", 5), ("pairs", [1])):
-        with pytest.raises(ValueError, match=f"{name}=.*expected "):
+        with pytest.raises(ValueError, match=rf"\b{name}(=.*)?; expected "):
             rcnn.TargetOptions(**{name: value})  # type: ignore[arg-type]
+
+
+def test_settings_of_the_right_types_are_not_made_again() -> None:
+    config = model_config("mask_rcnn_r50_fpn")
+    assert with_types(config) is config
+    assert rcnn.DetectorConfig(name="mine", backbone=config.backbone).backbone is config.backbone
+    colours = ColourJitter()
+    assert with_types(colours) is colours

@@ -167,7 +167,8 @@ def test_what_stopped_a_run(
     assert due.outcome().finished
     monkeypatch.setattr("rcnn.stopping._LAUNCHERS", [os.getppid() + 1])
     ended = due.outcome(stop=stop).stopped_by
-    assert ended == (expected if number is None else "the end of the process that started it (--devices or torchrun)")
+    launcher = "the process that started it (--devices, --max-restarts or torchrun)"
+    assert ended == (expected if number is None else f"the end of {launcher}")
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile", "never"])

@@ -109,6 +109,14 @@ def test_a_run_is_not_written_among_its_data(data: Path, tmp_path: Path, monkeyp
         "runs/a is inside the folder of the data set, .: rcnn does not read the files of the run as data, but other "
         "programs may. To keep them apart, choose an output (--output) outside it",
     )
+    file = Path("annotations", "instances_train.json").rename("train.json")  # beside the folder of all runs
+    assert plan(file, "runs/a", images="train").warnings == ()
+    assert (
+        plan(file, "train/a", images="train")
+        .warnings[0]
+        .startswith(f"train/a is inside the folder of the data set, {data / 'train'}: ")
+    )
+    file.rename(data / "annotations" / "instances_train.json")
     assert plan(data, tmp_path / "run").warnings == ()
     assert plan(rcnn.open_dataset(data, "train"), data / "run", validation=rcnn.open_dataset(data, "val")).warnings
     assert not (data / "runs").exists()

@@ -9,8 +9,9 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
+from rcnn.data.folders import written_in
 from rcnn.data.messages import counted, few
-from rcnn.outputs import MARKER, files_of_rcnn
+from rcnn.outputs import MARKER
 
 AGAIN = "remove annotations/instances_*.json of the parts, and divide again with rcnn data split"
 KEY = "divided_from"  # in `info` of an annotation file: the original file or folder, relative to the data set
@@ -39,7 +40,7 @@ def later_edits(content: object, file: Path, images: Collection[str]) -> str:
 def _label_files(folder: Path, images: Collection[str]) -> Iterator[Path]:
     """The files below a folder with the name of an image, or in a folder of that name, without what rcnn wrote."""
     stems, own = {PurePosixPath(image).stem for image in images}, {PurePosixPath(image) for image in images}
-    written = {PurePosixPath(one) for one in files_of_rcnn(folder)}
+    written = {PurePosixPath(one) for one in written_in(folder)}
     for place, folders, names in os.walk(folder):
         here = PurePosixPath(Path(place).relative_to(folder).as_posix())
         if place != str(folder) and MARKER in names:  # a run, or other output of rcnn
