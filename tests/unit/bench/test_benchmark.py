@@ -286,7 +286,7 @@ def test_the_command_prints_a_table_and_finds_an_injected_slowdown(
         ),
         (["no_such_model"], "no_such_model"),
         (["mask_rcnn_compact", "--batch", "1,x"], "--batch 1,x: expected batch sizes, e.g. 1,8"),
-        (["mask_rcnn_compact", "--batch", "0"], "expected different numbers of 1 or more"),
+        (["mask_rcnn_compact", "--batch", "0"], "expected numbers of 1 to 65,536"),
         (["mask_rcnn_compact", "--compare", "other.json"], "other.json is not a benchmark; expected the JSON"),
         (["mask_rcnn_compact", "--output", "other.json"], "other.json is not a benchmark; expected the JSON"),
         (["mask_rcnn_compact", "--output", "other.json/new.json"], "other.json is a file; expected a folder"),
