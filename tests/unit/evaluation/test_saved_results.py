@@ -185,6 +185,12 @@ def test_lines_of_another_program(form: str, tmp_path: Path) -> None:
     file.write_text("\n".join(map(json.dumps, results)) if form == "a result per line" else text)
     done = evaluate(file, data)
     assert (done.metrics.images, done.metrics.kinds["bbox"]["AP"], done.limit) == (3, 1, 0)
+    file.write_text("\n".join([*[json.dumps(results[0])] * 5, "{'image_id'", json.dumps(results[0])]))
+    with pytest.raises(ValueError, match=r"found\.jsonl is not JSON in line 6; expected"):
+        evaluate(file, data)
+    file.write_text(json.dumps([*results[:2], {k: v for k, v in results[2].items() if k != "bbox"}]))
+    with pytest.raises(ValueError, match=r"found.jsonl: .*; result 2 \(image \d\) has none, those before it have bbox"):
+        evaluate(file, data)
     file.write_text("{\n")
     with pytest.raises(ValueError, match=r"found\.jsonl is not JSON"):
         evaluate(file, data)
