@@ -26,6 +26,7 @@ from rcnn.cli.options import (
 from rcnn.cli.workers import Devices, MaxRestarts, launch, require_devices
 from rcnn.commands import AGAIN, CONTINUE, as_typed
 from rcnn.new_outputs import output_or_new
+from rcnn.outputs import DISK_FULL
 from rcnn.training.found_run import is_restarted, is_run, start_of_run
 
 if TYPE_CHECKING:
@@ -231,13 +232,22 @@ def _status(line: str) -> None:
 
 
 def print_of_run(line: str) -> None:
-    """Print a line about a run, which goes on if nothing reads stdout any more: `rcnn train ... | head -1`."""
+    """Print a line about a run, which goes on if nothing reads stdout any more, or if its file cannot grow.
+
+    Examples: `rcnn train ... | head -1`, and `rcnn train ... > log.txt` on a full disk.
+    """
     end_loading_line()
     try:
         typer.echo(line)
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and error.errno not in DISK_FULL:
+            raise
         discard_output(sys.stdout)
-        typer.echo("warning: standard output was closed; training continues, and its log is in log.jsonl", err=True)
+        lost = "was closed" if isinstance(error, BrokenPipeError) else f"cannot be written ({error.strerror})"
+        try:
+            typer.echo(f"warning: standard output {lost}; training continues, and its log is in log.jsonl", err=True)
+        except OSError:  # the same file: `rcnn train ... &> log.txt`
+            discard_output(sys.stderr)
 
 
 def _going_on(plan: RunPlan, output: Path, *, launched: bool = False) -> str:

@@ -25,6 +25,7 @@ from rcnn.text_files import missing_text, read_json
 from rcnn.weights.checkpoint import FOREIGN
 from rcnn.weights.files import CONFIG_FILE
 
+FIELDS_OF_KINDS = ("bbox", "segmentation", "keypoints")
 PREDICTED_FILE, TABLES_FILE = "coco_results.json", "coco.json"  # of `rcnn predict --format coco`
 
 
@@ -191,7 +192,10 @@ def evaluate_results(
     known = tuple(kind for kind in saved.kinds if all_have(results, FIELDS[kind]))
     kinds = known or tuple(kind for kind in ("bbox", "segm", "keypoints") if all_have(results, FIELDS[kind]))
     if not kinds:
-        raise ValueError(f"{path}: expected every result to have the same of the fields bbox, segmentation, keypoints")
+        raise ValueError(
+            f"{path}: expected every result to have the same of the fields {', '.join(FIELDS_OF_KINDS)}; "
+            f"{_first_different(results)}"
+        )
     warnings += uncovered_images(path, results, dataset, limit)
     names, sigmas = keypoints_of(dataset) if "keypoints" in kinds else ((), None)
     plan = plan_evaluation(
@@ -200,15 +204,20 @@ def evaluate_results(
     if not plan.kinds:
         raise ValueError(f"{path} has no results that can be evaluated: {'; '.join(plan.warnings)}")
     count = min(limit, len(dataset)) if limit else len(dataset)
-    metrics = evaluate(
-        plan.metric,
-        ground_truth,
-        results,
-        plan.kinds,
-        image_ids=dataset.image_ids[:count],
-        keypoint_sigmas=sigmas,
-        max_detections=max_detections,
-    )
+    try:
+        metrics = evaluate(
+            plan.metric,
+            ground_truth,
+            results,
+            plan.kinds,
+            image_ids=dataset.image_ids[:count],
+            keypoint_sigmas=sigmas,
+            max_detections=max_detections,
+        )
+    except ValueError as error:
+        if str(error).startswith("result "):
+            raise ValueError(f"{path}: {error}") from error
+        raise
     return Evaluation(
         metrics=metrics,
         results=results,
@@ -216,6 +225,18 @@ def evaluate_results(
         warnings=warnings + plan.warnings,
         limit=limit,
     )
+
+
+def _first_different(results: Sequence[Result]) -> str:
+    """The first result that shares no field of a kind with all results before it."""
+    common = FIELDS_OF_KINDS
+    for row, result in enumerate(results):
+        have = [field for field in FIELDS_OF_KINDS if result.get(field)]
+        if not set(common) & set(have):
+            name = f"result {row} (image {excerpt(result['image_id'])}) has {' and '.join(have) or 'none'}"
+            return name if row == 0 else f"{name}, those before it have {' and '.join(common)}"
+        common = tuple(field for field in common if field in have)
+    return ""
 
 
 def uncovered_images(path: Path, results: Sequence[Result], dataset: Dataset, limit: int = 0) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from rcnn.evaluation.examples import draw_spread, draw_worst
 from rcnn.evaluation.folder import require_free, results_as_they_come, write_evaluation
 from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results, keypoints_of
-from rcnn.metrics.analysis import Analysis, analyse, analysed_kind, keypoint_curves
+from rcnn.metrics.analysis import Analysis, analyse, analysed_kind, keypoint_curves, outside_0_to_1
 from rcnn.metrics.choice import metric_for
 from rcnn.outputs import RUN_LOG, OutputFolder
 from rcnn.predictor import Predictor
@@ -73,6 +73,7 @@ def run_evaluation(
                 max_detections=options.max_detections,
                 metric=options.metric,
             )
+            evaluation = replace(evaluation, warnings=evaluation.warnings + _uncalibrated(source, evaluation, dataset))
             _log_warnings(evaluation.warnings, log)
         if options.boundary:
             evaluation = add_boundary(evaluation, dataset, options.max_detections)
@@ -89,6 +90,16 @@ def run_evaluation(
             warnings=dataset.warnings,
         )
     return replace(evaluation, report=report, thresholds=None if analysis is None else analysis.thresholds)
+
+
+def _uncalibrated(source: Path, evaluation: Evaluation, dataset: Dataset) -> tuple[str, ...]:
+    """A warning if the scores of saved results do not allow the calibration of the analysis."""
+    chosen = set(dataset.image_ids[: evaluation.metrics.images])
+    count = outside_0_to_1(result for result in evaluation.results if result["image_id"] in chosen)
+    if not count or not analysed_kind(evaluation.metrics.kinds):
+        return ()
+    have = "has a score" if count == 1 else "have scores"
+    return (f"{counted(count, 'result')} of {source} {have} outside 0..1: no calibration",)
 
 
 def _analysis(

@@ -47,7 +47,8 @@ class Analysis:
     class_curves: dict[str, list[float | None]]  # class -> precision at IoU .50 at these recalls
     confusions: tuple[Confusion, ...]  # most frequent first
     tide: dict[str, Any]  # {"AP50": .., "delta": {"class": .., ...}, "counts": {...}}; delta: AP50 lost to each error
-    calibration: dict[str, Any]  # {"error": .., "bins": [{"from", "to", "score", "precision", "count"}, ..]}
+    # {"error": .., "bins": [{"from", "to", "score", "precision", "count"}, ..]}; None and [] with scores outside 0..1
+    calibration: dict[str, Any]
     thresholds: Thresholds
     counts: dict[str, dict[str, int]]  # class -> images, objects, small, medium, large, detections (at the threshold)
     images: tuple[ImageErrors, ...]  # at the threshold; those with the most errors first
@@ -115,7 +116,7 @@ def analyse(
         curves=_curves(curves, limit),
         class_curves={name: _precisions(curves, limit, 0.5, index) for index, name in enumerate(inputs.names.values())},
         tide=_tide(evaluation.tide_errors()),
-        calibration=_calibration(evaluation.calibration(iou_threshold=IOU)),
+        calibration=_calibration(evaluation, found),
         thresholds=thresholds,
         counts=matches.counts(score),
         images=matches.worst_first(score),
@@ -318,7 +319,15 @@ def _tide(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
+def outside_0_to_1(results: Iterable[Entry]) -> int:
+    """The number of results with scores that are no probabilities: AP can be measured, but no calibration."""
+    return sum(not 0 <= result["score"] <= 1 for result in results)
+
+
+def _calibration(evaluation: COCOeval, results: Sequence[Entry]) -> dict[str, Any]:
+    if outside_0_to_1(results):
+        return {"error": None, "largest_error": None, "bins": []}
+    found = evaluation.calibration(iou_threshold=IOU)
     bins = [
         {
             "from": one["bin_lower"],

@@ -208,11 +208,26 @@ def read_json_or_lines(path: Path) -> Any:
     ValueError for other content.
     """
     require_file(path, given=True)
-    if path.suffix == ".jsonl":
-        with suppress(ValueError, RecursionError):
-            lines = json_lines(path.read_bytes())
-            return [entry for line in lines for entry in (line if isinstance(line, list) else [line])]
-    return read_json(path, EXPECTED)
+    if path.suffix != ".jsonl":
+        return read_json(path, EXPECTED)
+    content = path.read_bytes()
+    try:
+        lines = json_lines(content)
+    except (ValueError, RecursionError):
+        if number := _broken_line(content):
+            raise ValueError(f"{path} is not JSON in line {number}; expected a result, or a list, per line") from None
+        return read_json(path, EXPECTED)  # one value in several lines
+    return [entry for line in lines for entry in (line if isinstance(line, list) else [line])]
+
+
+def _broken_line(content: bytes) -> int:
+    """The number of the first line that is not JSON, from 1; 0 if that is the first one: a value in several lines."""
+    for index, line in enumerate(content.split(b"\n")):
+        try:
+            json.loads(line)
+        except (ValueError, RecursionError):
+            return index + 1 if index else 0
+    return 0
 
 
 def json_lines(text: bytes) -> list[Any]:

@@ -19,9 +19,9 @@ from rcnn.text_files import require_file
 from rcnn.training.disk_space import tensor_bytes
 from rcnn.training.found_run import CHECKPOINTS, NAMES, RECORD
 from rcnn.training.sharding import divided_state, whole_state
-from rcnn.training.state import STATE_FILE, TrainState, read_state, write_state
+from rcnn.training.state import TrainState, read_state, write_state
 from rcnn.weights.checkpoint import load_state, nonfinite, read_checkpoint, write_checkpoint
-from rcnn.weights.files import WEIGHTS_FILE
+from rcnn.weights.files import STATE_FILE, WEIGHTS_FILE
 from rcnn.weights.record import require_digest
 
 

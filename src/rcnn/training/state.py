@@ -22,8 +22,8 @@ from rcnn.training.ema import EMA
 from rcnn.training.parameter_groups import parameter_groups
 from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import divided, divided_state, whole_state
+from rcnn.weights.files import STATE_FILE
 
-STATE_FILE = "training.pt"
 COMPILE: dict[str, dict[str, Any]] = {"default": {}, "cuda_graphs": {"mode": "reduce-overhead", "dynamic": False}}
 KEYS = {"step", "best", "since_best", "evaluation_due", "optimizer", "ema", "random"}  # of the file
 OTHER_RANDOM = "other_random"  # key of the random generators of the processes after the first, where there are any

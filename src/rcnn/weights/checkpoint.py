@@ -34,7 +34,7 @@ from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
 from rcnn.text_files import as_given, missing_text, require_file
 from rcnn.weights.class_names import require_class_names
 from rcnn.weights.differences import different_tensors, mismatches, mismatches_text
-from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
+from rcnn.weights.files import CONFIG_FILE, STATE_FILE, WEIGHTS_FILE
 from rcnn.weights.record import DamagedError, as_written, read_record, record_text, require_digest, warn_if_changed
 
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
@@ -353,8 +353,7 @@ def _contiguous(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _locate(path: Path) -> Path:
     """The folder that contains the weights; published weights are downloaded and converted on first use."""
-    if not path.exists():
-        path = _named(str(path))
+    path = path if path.exists() else _named(str(path))
     if path.is_file():
         if path.suffix.lower() in FOREIGN:
             raise ValueError(f"{path} is a file of another framework: convert it with {_conversion(path)}")
@@ -366,8 +365,9 @@ def _locate(path: Path) -> Path:
             return folder
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
     shown = few(names, 8) or "nothing"
-    foreign = next((name for name in names if Path(name).suffix.lower() in FOREIGN), None)
+    foreign = next((name for name in names if Path(name).suffix.lower() in FOREIGN and name != STATE_FILE), None)
     cure = f"; convert that file with {_conversion(path / foreign)}" if foreign else ""
+    cure = f"; {WEIGHTS_FILE} is missing: copy it from the run" if STATE_FILE in names else cure
     raise ValueError(
         f"{path} is not a checkpoint: it has neither {WEIGHTS_FILE} nor best/ or last/ with one. Found: {shown}{cure}"
     )

@@ -2,3 +2,4 @@
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+STATE_FILE = "training.pt"  # beside them in the folder of a run, to resume it

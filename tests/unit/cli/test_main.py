@@ -236,6 +236,24 @@ def test_a_run_continues_when_stdout_is_closed(
     )
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("both", [False, True])
+def test_a_run_continues_when_the_disk_of_stdout_is_full(
+    both: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full, open("/dev/full", "w", encoding="utf-8") as errors:
+        monkeypatch.setattr(sys, "stdout", full)
+        if both:
+            monkeypatch.setattr(sys, "stderr", errors)
+        print_of_run("first line")
+        print_of_run("second line")
+    expected = (
+        "warning: standard output cannot be written (No space left on device); training continues, and its log is in "
+        "log.jsonl\n"
+    )
+    assert capsys.readouterr().err == ("" if both else expected)
+
+
 def test_ctrl_c_in_a_download_keeps_the_results_so_far(tmp_path: Path) -> None:
     """The server accepts the connection and never answers."""
     torch.manual_seed(0)

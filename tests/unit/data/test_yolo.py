@@ -202,7 +202,7 @@ def test_data_files_that_cannot_be_used_are_refused(tmp_path: Path, config: str,
 def test_a_split_without_any_label_file_has_test_images(tmp_path: Path) -> None:
     place(tmp_path, "images/train/a.png", "labels/train/a.txt")
     write_images(tmp_path / "images" / "test", ["b.png"])
-    (tmp_path / "data.yaml").write_text(f"{YAML}\ntest: images/test")
+    (tmp_path / "data.yaml").write_text(YAML.replace("test:", "test: images/test"))
     with pytest.raises(ValueError, match=r"no objects to train or evaluate on(.|\n)*1 image has no label file"):
         open_dataset(tmp_path, "test")
     assert len(open_dataset(tmp_path, "test", allow_empty=True)) == 1

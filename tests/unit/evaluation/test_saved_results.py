@@ -162,6 +162,20 @@ def test_results_of_which_nothing_can_be_measured_are_refused(tmp_path: Path) ->
     assert list(evaluate(file, data).metrics.kinds) == ["bbox"]
 
 
+@pytest.mark.parametrize("score", [-3, 1e300])
+def test_scores_that_are_no_probabilities(score: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """AP depends only on the order of the scores; only the calibration needs probabilities."""
+    data, file = write_tiny_coco(tmp_path / "data", {"val": 3}, size=(64, 96)), tmp_path / "found.json"
+    results = perfect(data, "bbox")
+    results[0]["score"] = score
+    file.write_text(json.dumps(results))
+    done = evaluate(file, data, output=tmp_path / "out")
+    assert done.metrics.kinds["bbox"]["AP"] == 1
+    assert f"1 result of {file} has a score outside 0..1: no calibration" in done.warnings
+    analysis = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert analysis["calibration"] == {"error": None, "largest_error": None, "bins": []}
+
+
 @pytest.mark.parametrize("form", ["a result per line", "all in one line", "indented"])
 def test_lines_of_another_program(form: str, tmp_path: Path) -> None:
     """Only the results.jsonl of rcnn has one image per line."""
@@ -171,6 +185,12 @@ def test_lines_of_another_program(form: str, tmp_path: Path) -> None:
     file.write_text("\n".join(map(json.dumps, results)) if form == "a result per line" else text)
     done = evaluate(file, data)
     assert (done.metrics.images, done.metrics.kinds["bbox"]["AP"], done.limit) == (3, 1, 0)
+    file.write_text("\n".join([*[json.dumps(results[0])] * 5, "{'image_id'", json.dumps(results[0])]))
+    with pytest.raises(ValueError, match=r"found\.jsonl is not JSON in line 6; expected"):
+        evaluate(file, data)
+    file.write_text(json.dumps([*results[:2], {k: v for k, v in results[2].items() if k != "bbox"}]))
+    with pytest.raises(ValueError, match=r"found.jsonl: .*; result 2 \(image \d\) has none, those before it have bbox"):
+        evaluate(file, data)
     file.write_text("{\n")
     with pytest.raises(ValueError, match=r"found\.jsonl is not JSON"):
         evaluate(file, data)

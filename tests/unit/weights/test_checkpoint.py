@@ -154,6 +154,10 @@ def test_each_damage_is_named(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "peer")
     with pytest.raises(ValueError, match=r"file of another framework: convert it with `rcnn convert"):
         load_checkpoint(tmp_path / "peer" / "model_final.pth")
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "training.pt").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"Found: training.pt; model.safetensors is missing: copy it from the run$"):
+        load_checkpoint(tmp_path / "last")
 
     folder = saved(tmp_path / "m")
     for version, cure in ((None, "convert or train the model again"), (99, "install that version of rcnn")):

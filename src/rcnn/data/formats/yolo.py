@@ -79,6 +79,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     if layout.count is not None and layout.count != len(layout.names):
         what = f"an nc of {layout.count} for {counted(len(layout.names), 'name')}"
         warnings.add(what, "the names are used", [layout.file.name], "file")
+    _report_entries(layout, split, warnings)
     if split in layout.missing and split not in layout.sources:
         raise ValueError(
             f"{layout.file}: {split} is {few([excerpt(one) for one in layout.missing[split]])}, which does not exist; "
@@ -234,6 +235,15 @@ def _outline(numbers: Sequence[float], size: tuple[int, int]) -> RawEntry:
         x, y, w, h = numbers
         return {"bbox": [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]}
     return {"segmentation": [[value * (height if i % 2 else width) for i, value in enumerate(numbers)]]}
+
+
+def _report_entries(layout: Layout, split: str, warnings: Warnings) -> None:
+    """Report the entries of data.yaml that are not used: keys that are given twice, and values that are not paths."""
+    warnings.add("more than one value", "the last one is used; remove the others", layout.repeated, "key")
+    for key in ("path", split):
+        if wrong := layout.unused.get(key):
+            action = f"{layout.root} is used" if key == "path" else "skipped"
+            warnings.add(f"{few(wrong)}, which is not a path", f"{action}; correct it", [key], "key")
 
 
 def _report_missing(layout: Layout, warnings: Warnings) -> None:

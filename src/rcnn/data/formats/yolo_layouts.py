@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations, product
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typing_extensions import override
 
 from rcnn.data.folders import subfolders
 from rcnn.data.formats.files import ALL, visible
@@ -56,6 +59,8 @@ class Layout:
     keypoints: int = 0  # numbers of an object's keypoints in a line
     missing: dict[str, list[str]] = field(default_factory=dict)  # split -> paths of data.yaml that do not exist
     moved: dict[str, list[str]] = field(default_factory=dict)  # split -> notes about paths that lead elsewhere
+    repeated: tuple[str, ...] = ()  # keys that data.yaml has twice, or that `names` has; the last one is used
+    unused: dict[str, list[str]] = field(default_factory=dict)  # split or "path" -> its values that are not paths
     absent_path: str = ""  # `path` of data.yaml if there is no such folder, and the file is not in a folder of its name
 
 
@@ -122,19 +127,45 @@ def _files(folder: Path, *patterns: str) -> list[Path]:
     return visible(file for pattern in patterns for file in folder.glob(pattern) if not file.is_dir())
 
 
+class _Loader(yaml.SafeLoader):
+    """A loader of a document and the keys that it has twice, which PyYAML does not report."""
+
+    @override
+    def construct_document(self, node: yaml.Node) -> tuple[Any, tuple[str, ...]]:
+        repeated = tuple(_repeated_keys(node))  # before it is constructed, which merges keys
+        return super().construct_document(node), repeated
+
+
+def _repeated_keys(node: yaml.Node) -> Iterator[str]:
+    """The keys that a mapping has twice, and those of its value `names`: "names", "names: 0"."""
+    pairs = [(key.value, value) for key, value in node.value] if isinstance(node, yaml.MappingNode) else []
+    yield from _twice([key for key, _ in pairs])
+    for value in [value for key, value in pairs if key == "names"][-1:]:
+        if isinstance(value, yaml.MappingNode):
+            yield from (f"names: {key}" for key in _twice([key.value for key, _ in value.value]))
+
+
+def _twice(keys: Sequence[Any]) -> list[str]:
+    return [key for key, count in Counter(key for key in keys if isinstance(key, str)).items() if count > 1]
+
+
 @lru_cache(maxsize=4)
-def _parsed(file: Path, changed: int, size: int) -> tuple[Any, str]:
-    """The value in a YAML file, or what is wrong with it. Kept, because each split needs it, and PyYAML takes long."""
+def _parsed(file: Path, changed: int, size: int) -> tuple[Any, tuple[str, ...], str]:
+    """The value in a YAML file and its repeated keys, or what is wrong with it.
+
+    Kept, because each split needs it, and PyYAML takes long.
+    """
     try:
-        return yaml_value(read_text(file)), ""
+        value, repeated = yaml_value(read_text(file), _Loader) or (None, ())
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, KeyError) as error:
-        return None, " ".join(str(error).split())[:300]
+        return None, (), " ".join(str(error).split())[:300]
+    return value, repeated, ""
 
 
 def _of_config(file: Path, folder: Path) -> Layout:
     """The layout of a data.yaml. Paths are searched for relative to its `path`, then within the folder."""
     status = file.stat()
-    config, problem = _parsed(file, status.st_mtime_ns, status.st_size)
+    config, repeated, problem = _parsed(file, status.st_mtime_ns, status.st_size)
     if problem:
         raise ValueError(f"{file} is not YAML ({problem})")
     if not isinstance(config, dict):
@@ -173,6 +204,8 @@ def _of_config(file: Path, folder: Path) -> Layout:
         keypoints=_keypoint_numbers(config.get("kpt_shape")),
         missing={key: texts for key, texts in missing.items() if texts},
         moved=moved,
+        repeated=repeated,
+        unused=_unused(config),
         absent_path=_absent_path(config.get("path"), folder),
     )
 
@@ -203,6 +236,17 @@ def _texts(paths: object) -> list[str]:
     return [one for one in (paths if isinstance(paths, list) else [paths]) if isinstance(one, str) and one]
 
 
+def _unused(config: Mapping[Any, Any]) -> dict[str, list[str]]:
+    """The values of `path` and of the splits that are not paths: `path: 5`, `train: [images/train, 5]`."""
+    found = dict[str, list[str]]()
+    for key in ("path", *KEYS):
+        value = config.get(key)
+        values = value if isinstance(value, list) and key != "path" else [value] if value else []
+        if wrong := [excerpt(one) for one in values if not (isinstance(one, str) and one)]:
+            found[key] = wrong
+    return found
+
+
 def _require_different(found: Mapping[str, Sequence[FoundPath]], file: Path) -> None:
     """Raise ValueError if different paths of two splits lead to the same files only because folders were dropped."""
     for (first, ones), (second, others) in combinations(found.items(), 2):
@@ -221,10 +265,11 @@ def _names(value: object, file: Path) -> list[str]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"{file}: names is {excerpt(value)}; expected a list of names, or a mapping {{0: name, ...}}")
     for number, one in enumerate(value):
-        if isinstance(one, bool) or not isinstance(one, (str, int, float)):
+        is_finite = isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one)
+        if not (isinstance(one, str) or is_finite):
             raise ValueError(
                 f"{file}: name {number} is {excerpt(one)}; expected text. Put it in quotes, because YAML reads true, "
-                "yes, on, null and ~ as other values"
+                "yes, on, null, ~, .nan and .inf as other values"
             )
     return [printable(str(one)) for one in value]
 

@@ -1,0 +1,35 @@
+"""Entries of data.yaml that cannot be used: repeated keys, values that are not paths, names that are not text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rcnn.data import open_dataset
+from tests.unit.data.test_yolo import YAML, place
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            "names: [a]\n" + YAML.replace("val: images/val\n", ""),
+            "1 key has more than one value (id names): the last one is used",
+        ),
+        (
+            "train: images/train\nnames: {0: kite, 1: cup, 1: mug}\n",
+            "1 key has more than one value (id names: 1): the last one is used",
+        ),
+        ("train: [images/train, 5]\nnames: [kite, cup]\n", "1 key has 5, which is not a path (id train): skipped"),
+        ("path: 5\ntrain: images/train\nnames: [kite, cup]\n", "1 key has 5, which is not a path (id path): "),
+    ],
+)
+def test_entries_of_data_yaml_that_are_not_used(tmp_path: Path, config: str, expected: str) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt")
+    (tmp_path / "data.yaml").write_text(config)
+    text = "\n".join(open_dataset(tmp_path, "train").warnings)
+    assert expected in text, text
+    (tmp_path / "data.yaml").write_text("train: images/train\nnames: [.nan, cup]\n")
+    with pytest.raises(ValueError, match="name 0 is nan; expected text"):
+        open_dataset(tmp_path, "train")
