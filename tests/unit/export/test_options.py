@@ -33,8 +33,8 @@ from tests.unit.export.detectors import detector_of
         ({"size": np.array([800, 1333])}, "size=800x1333; faster_rcnn_compact puts images on a canvas"),
         ({"size": np.array(800)}, r"size=\(800,\); expected \(height, width\)"),
         ({"size": (np.int64(800), np.int64(1333))}, "size=800x1333; faster_rcnn_compact puts images on a canvas"),
-        ({"batch": True}, "batch=True; expected 1 or more, or 'dynamic'"),
-        ({"batch": "2"}, "batch='2'; expected 1 or more, or 'dynamic'"),
+        ({"batch": True}, "batch=True; expected 1 to 65,536, or 'dynamic'"),
+        ({"batch": "2"}, "batch='2'; expected 1 to 65,536, or 'dynamic'"),
     ],
 )
 def test_options_of_another_form_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
