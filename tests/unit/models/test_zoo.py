@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
-from rcnn.models.config import InputConfig, PoolerConfig, ResNetConfig, TimmConfig, ViTConfig
+from rcnn.models.config import InputConfig, ResNetConfig, TimmConfig, ViTConfig
 from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.models.zoo import without_masks
 from rcnn.structures import Detections, ImageBatch, Targets
@@ -81,16 +81,11 @@ def tiny(name: str) -> DetectorConfig:
             conv_width=32,
             fc_width=32,
             score_threshold=0.0,
-            pooler=few_cells(config.box.pooler),
             sampling=replace(config.box.sampling, batch_size=16),
             selection=replace(config.box.selection, max_detections=6),
         ),
-        mask=None
-        if config.mask is None
-        else replace(config.mask, convs=min(config.mask.convs, 1), width=32, pooler=few_cells(config.mask.pooler)),
-        keypoint=None
-        if config.keypoint is None
-        else replace(config.keypoint, convs=1, width=16, pooler=few_cells(config.keypoint.pooler)),
+        mask=None if config.mask is None else replace(config.mask, convs=min(config.mask.convs, 1), width=32),
+        keypoint=None if config.keypoint is None else replace(config.keypoint, convs=1, width=16),
         fcis=None
         if config.fcis is None
         else replace(
@@ -103,11 +98,6 @@ def tiny(name: str) -> DetectorConfig:
             sampling=replace(config.fcis.sampling, batch_size=16),
         ),
     )
-
-
-def few_cells(pooler: PoolerConfig) -> PoolerConfig:
-    """Regions of at most 8 x 8 cells: C4's res5, with its 2048 channels, takes most of the time otherwise."""
-    return replace(pooler, size=min(pooler.size, 8))
 
 
 def two_images(config: DetectorConfig) -> tuple[ImageBatch, Targets]:
