@@ -265,8 +265,7 @@ def _names(value: object, file: Path) -> list[str]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"{file}: names is {excerpt(value)}; expected a list of names, or a mapping {{0: name, ...}}")
     for number, one in enumerate(value):
-        is_finite = isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one)
-        if not (isinstance(one, str) or is_finite):
+        if isinstance(one, bool) or not (isinstance(one, (str, int)) or isinstance(one, float) and math.isfinite(one)):
             raise ValueError(
                 f"{file}: name {number} is {excerpt(one)}; expected text. Put it in quotes, because YAML reads true, "
                 "yes, on, null, ~, .nan and .inf as other values"
