@@ -33,3 +33,10 @@ def test_entries_of_data_yaml_that_are_not_used(tmp_path: Path, config: str, exp
     (tmp_path / "data.yaml").write_text("train: images/train\nnames: [.nan, cup]\n")
     with pytest.raises(ValueError, match="name 0 is nan; expected text"):
         open_dataset(tmp_path, "train")
+
+
+def test_a_whole_number_of_any_size_is_a_name(tmp_path: Path) -> None:
+    """No float holds it."""
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt")
+    (tmp_path / "data.yaml").write_text(f"train: images/train\nnames: [{10**400}, cup]\n")
+    assert open_dataset(tmp_path, "train").classes[0].startswith("10000")
