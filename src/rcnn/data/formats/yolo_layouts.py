@@ -265,7 +265,8 @@ def _names(value: object, file: Path) -> list[str]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"{file}: names is {excerpt(value)}; expected a list of names, or a mapping {{0: name, ...}}")
     for number, one in enumerate(value):
-        if isinstance(one, bool) or not (isinstance(one, (str, int)) or isinstance(one, float) and math.isfinite(one)):
+        is_finite = not isinstance(one, float) or math.isfinite(one)
+        if isinstance(one, bool) or not isinstance(one, (str, int, float)) or not is_finite:
             raise ValueError(
                 f"{file}: name {number} is {excerpt(one)}; expected text. Put it in quotes, because YAML reads true, "
                 "yes, on, null, ~, .nan and .inf as other values"
