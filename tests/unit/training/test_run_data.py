@@ -79,7 +79,8 @@ def test_the_fraction_that_is_held_out(undivided: Path, several: Path) -> None:
         "val_split (--val-split)"
     )
     assert f"no evaluation, so no best/ ({reason})" in "\n".join(describe_start(plan))
-    with pytest.raises(ValueError, match=r"val_fraction=1.0 \(--val-fraction\): expected 0 \(no images\) to less than 1"):
+    expected = r"val_fraction=1.0 \(--val-fraction\): expected 0 \(no images\) to less than 1"
+    with pytest.raises(ValueError, match=expected):
         planned(undivided, val_fraction=1.0)
     with pytest.raises(ValueError, match=r"val_fraction .* and a validation split .*: give one of them"):
         planned(several, val_fraction=0.5, val_splits=("val",))
