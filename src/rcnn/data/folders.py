@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rcnn.data.formats.files import visible
 from rcnn.data.images import IMAGE_SUFFIXES
-from rcnn.outputs import MARKER, PARTIAL, PREDICTIONS, RUN_LOG, files_of_rcnn
+from rcnn.outputs import MARKER, RUN_LOG, files_of_rcnn
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -37,8 +37,9 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """A folder and its subfolders with the names of their files, sorted; without hidden subfolders.
 
     Links are followed, each folder once. Hidden folders have copies of images, e.g. .ipynb_checkpoints or .thumbnails.
-    Runs, predictions and other pictures that rcnn wrote into subfolders are skipped: these are no data. The data sets
-    that it wrote are not skipped, nor what it wrote into `folder` itself, unless the folder is that of a run.
+    What rcnn wrote into subfolders is skipped: pictures of runs and predictions are no data, and a divided or mended
+    copy has the same images a second time. What it wrote into `folder` itself is a data set, unless the folder is that
+    of a run.
     """
     seen, written = set[str](), set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -47,7 +48,7 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
             continue
         seen.add(real)
         own = written_in(Path(place)) if MARKER in names else set[str]()
-        if RUN_LOG in own or (place != str(folder) and _are_pictures(own)):
+        if place != str(folder) or RUN_LOG in own:
             written |= {os.path.normpath(os.path.join(place, one)) for one in own}
         folders[:] = sorted(one for one in folders if not one.startswith(".") and _is_new(place, one, written))
         yield Path(place), sorted(one for one in names if _is_new(place, one, written))
@@ -58,12 +59,6 @@ def written_in(folder: Path) -> set[str]:
     with suppress(OSError):  # FileExistsError, PermissionError: their advice is for writing
         return files_of_rcnn(folder)
     return set()
-
-
-def _are_pictures(names: Collection[str]) -> bool:
-    """Whether what rcnn wrote to a folder are predictions, or only pictures (`rcnn visualize`), and no data set."""
-    only = all(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in names)
-    return only or PREDICTIONS in names or PARTIAL in names
 
 
 def _is_new(place: str, name: str, written: Collection[str]) -> bool:

@@ -71,7 +71,7 @@ class Chapters:
     confusions: list[tuple[str, str, str]]  # class of the objects, class of the detections, count
     errors: list[ErrorRow]
     base: str  # AP50
-    calibration: str  # SVG; empty: no detections
+    calibration: str  # SVG; empty: no detections, or scores outside 0..1
     calibration_error: str
     thresholds: list[tuple[str, list[str]]]  # class -> score, precision, recall, F1
     overall: list[str]  # the same for all classes together; empty: no detection is correct

@@ -224,7 +224,8 @@ def _broken_line(content: bytes) -> int:
     """The number of the first line that is not JSON, from 1; 0 if that is the first one: a value in several lines."""
     for index, line in enumerate(content.split(b"\n")):
         try:
-            json.loads(line)
+            if line.strip():
+                json.loads(line)
         except (ValueError, RecursionError):
             return index + 1 if index else 0
     return 0
@@ -233,10 +234,11 @@ def _broken_line(content: bytes) -> int:
 def json_lines(text: bytes) -> list[Any]:
     """The values of a text with one JSON value per line. ValueError for a line that is not JSON.
 
-    A last line that is not JSON is skipped, because a process that was killed writes an incomplete line.
+    A last line that is not JSON is skipped, because a process that was killed writes an incomplete line. So are blank
+    lines.
     """
     *lines, last = text.split(b"\n")
-    values = [json.loads(line) for line in lines]
+    values = [json.loads(line) for line in lines if line.strip()]
     with suppress(ValueError):
         values.append(json.loads(last))
     return values

@@ -73,8 +73,9 @@ def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run
     except OSError as failure:  # e.g. a full disk, which must not hide what was not finite
         again = f"The batch could not be saved to compute this step again ({failure})"
     images = named_images(name for _, _, one, _ in first for name in one.image_ids)
-    too_large = "all losses and gradients are finite, but their sum or the norm of the gradient exceeds float32"
-    what = text or too_large
+    what = text or "the sum of the losses, or a gradient, is not finite"
+    if not text and settings.compile == "none" and not isinstance(detector, FSDPModule):  # else not all was looked at
+        what = "all losses and gradients are finite, but their sum or the norm of the gradient exceeds float32"
     return state.processes.share(f"step {state.step}: {what}, on {images}. {again}")
 
 

@@ -367,7 +367,7 @@ def _locate(path: Path) -> Path:
     shown = few(names, 8) or "nothing"
     foreign = next((name for name in names if Path(name).suffix.lower() in FOREIGN and name != STATE_FILE), None)
     cure = f"; convert that file with {_conversion(path / foreign)}" if foreign else ""
-    cure = f"; {WEIGHTS_FILE} is missing: copy it from the run" if STATE_FILE in names else cure
+    cure = f"; {WEIGHTS_FILE} is missing: copy it from the run" if STATE_FILE in names and not foreign else cure
     raise ValueError(
         f"{path} is not a checkpoint: it has neither {WEIGHTS_FILE} nor best/ or last/ with one. Found: {shown}{cure}"
     )

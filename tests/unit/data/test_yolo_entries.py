@@ -23,6 +23,9 @@ from tests.unit.data.test_yolo import YAML, place
         ),
         ("train: [images/train, 5]\nnames: [kite, cup]\n", "1 key has 5, which is not a path (id train): skipped"),
         ("path: 5\ntrain: images/train\nnames: [kite, cup]\n", "1 key has 5, which is not a path (id path): "),
+        ("train: [images/train, 5, 6]\nnames: [kite, cup]\n", "1 key has 5, 6, which are not paths (id train): "),
+        ("train: images/train\nval: 5\nnames: [kite, cup]\n", "1 key has 5, which is not a path (id val): skipped"),
+        ("train: images/train\nval: 0\nnames: [kite, cup]\n", "1 key has 0, which is not a path (id val): skipped"),
     ],
 )
 def test_entries_of_data_yaml_that_are_not_used(tmp_path: Path, config: str, expected: str) -> None:
@@ -40,3 +43,16 @@ def test_a_whole_number_of_any_size_is_a_name(tmp_path: Path) -> None:
     place(tmp_path, "images/train/a.png", "labels/train/a.txt")
     (tmp_path / "data.yaml").write_text(f"train: images/train\nnames: [{10**400}, cup]\n")
     assert open_dataset(tmp_path, "train").classes[0].startswith("10000")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "a: &a {nc: 2}\nb: &b {kind: toys}\n<<: *a\n<<: *b\ntrain: images/train\nnames: [kite, cup]\n",
+        "path:\ntrain: images/train\nval:\ntest: ''\nnames: {0: kite, 1: cup}\ndownload: https://example.com/a.zip\n",
+    ],
+)
+def test_usual_entries_are_not_reported(tmp_path: Path, config: str) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt")
+    (tmp_path / "data.yaml").write_text(config)
+    assert open_dataset(tmp_path, "train").warnings == ()

@@ -184,6 +184,8 @@ def test_lines_of_another_program(form: str, tmp_path: Path) -> None:
     text = json.dumps(results, indent=1 if form == "indented" else None)
     file.write_text("\n".join(map(json.dumps, results)) if form == "a result per line" else text)
     done = evaluate(file, data)
+    file.write_text(file.read_text() + "\n\n")  # blank lines at the end
+    assert evaluate(file, data).results == done.results
     assert (done.metrics.images, done.metrics.kinds["bbox"]["AP"], done.limit) == (3, 1, 0)
     file.write_text("\n".join([*[json.dumps(results[0])] * 5, "{'image_id'", json.dumps(results[0])]))
     with pytest.raises(ValueError, match=r"found\.jsonl is not JSON in line 6; expected"):

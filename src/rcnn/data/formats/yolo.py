@@ -240,10 +240,15 @@ def _outline(numbers: Sequence[float], size: tuple[int, int]) -> RawEntry:
 def _report_entries(layout: Layout, split: str, warnings: Warnings) -> None:
     """Report the entries of data.yaml that are not used: keys that are given twice, and values that are not paths."""
     warnings.add("more than one value", "the last one is used; remove the others", layout.repeated, "key")
-    for key in ("path", split):
-        if wrong := layout.unused.get(key):
+    for key, wrong in layout.unused.items():
+        if key in ("path", split) or key not in layout.sources:  # each split reports its own
             action = f"{layout.root} is used" if key == "path" else "skipped"
-            warnings.add(f"{few(wrong)}, which is not a path", f"{action}; correct it", [key], "key")
+            warnings.add(
+                f"{few(wrong)}, {'which is not a path' if len(wrong) == 1 else 'which are not paths'}",
+                f"{action}; correct it",
+                [key],
+                "key",
+            )
 
 
 def _report_missing(layout: Layout, warnings: Warnings) -> None:

@@ -138,15 +138,17 @@ class _Loader(yaml.SafeLoader):
 
 def _repeated_keys(node: yaml.Node) -> Iterator[str]:
     """The keys that a mapping has twice, and those of its value `names`: "names", "names: 0"."""
-    pairs = [(key.value, value) for key, value in node.value] if isinstance(node, yaml.MappingNode) else []
-    yield from _twice([key for key, _ in pairs])
-    for value in [value for key, value in pairs if key == "names"][-1:]:
-        if isinstance(value, yaml.MappingNode):
-            yield from (f"names: {key}" for key in _twice([key.value for key, _ in value.value]))
+    yield from _twice(node)
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    for value in [value for key, value in pairs if key.value == "names"][-1:]:
+        yield from (f"names: {key}" for key in _twice(value))
 
 
-def _twice(keys: Sequence[Any]) -> list[str]:
-    return [key for key, count in Counter(key for key in keys if isinstance(key, str)).items() if count > 1]
+def _twice(node: yaml.Node) -> list[str]:
+    """The keys that a mapping has twice; not those that merge another mapping, `<<`, which may be repeated."""
+    keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    texts = [(key.tag, key.value) for key in keys if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+    return [text for (_, text), count in Counter(texts).items() if count > 1]
 
 
 @lru_cache(maxsize=4)
@@ -241,7 +243,7 @@ def _unused(config: Mapping[Any, Any]) -> dict[str, list[str]]:
     found = dict[str, list[str]]()
     for key in ("path", *KEYS):
         value = config.get(key)
-        values = value if isinstance(value, list) and key != "path" else [value] if value else []
+        values = value if isinstance(value, list) and key != "path" else [] if value in (None, "") else [value]
         if wrong := [excerpt(one) for one in values if not (isinstance(one, str) and one)]:
             found[key] = wrong
     return found
