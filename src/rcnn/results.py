@@ -50,9 +50,14 @@ def require_classes(names: Iterable[str], classes: Sequence[str]) -> None:
     """Raise ValueError, with similar names, unless all `names` are class names of the model."""
     for name in names:
         if name not in classes:
-            near = difflib.get_close_matches(name, classes, 1)
+            near = difflib.get_close_matches(str(name), classes, 1)
             hint = f" (similar: {near[0]!r})" if near else ""
             raise ValueError(f"the model has no class {name!r}{hint}; it has {few(classes)}")
+
+
+def _plain(value: int | str) -> int | str:
+    """An id without numpy's type, which JSON does not know."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +244,8 @@ class ImageDetections:
             (self.labels + 1).tolist() if category_ids is None else self._of_classes(category_ids, "category_ids")
         )
         return [
-            coco_result(found, image_id, category) for found, category in zip(self.to_json(), categories, strict=True)
+            coco_result(found, _plain(image_id), _plain(category))
+            for found, category in zip(self.to_json(), categories, strict=True)
         ]
 
     def to_labelme(self, image_path: str | Path, *, tolerance: float = TOLERANCE) -> dict[str, Any]:

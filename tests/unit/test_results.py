@@ -87,6 +87,9 @@ def test_coco() -> None:
     assert second["category_id"] == 10
     assert first["segmentation"]["size"] == [40, 60]
     assert RESULT.to_coco(7)[0]["category_id"] == 2
+    assert json.dumps(RESULT.to_coco(np.int64(7), np.array([10, 20]))) == json.dumps([first, second])
+    with pytest.raises(ValueError, match="has no class 0; it has"):
+        RESULT.above({0: 0.5})  # type: ignore[dict-item]
     assert replace(RESULT, classes=()).to_coco(7)[0]["category_id"] == 2
 
 

@@ -125,7 +125,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> list[Result]:
-    results = read_json_or_lines(path)
+    results = read_json_or_lines(path, unfinished=path.name == UNFINISHED)
     if isinstance(results, dict) and {"images", "annotations"} <= results.keys():
         raise ValueError(f"{path} has annotations, not results; give the data set with data (--data), and a checkpoint")
     if not isinstance(results, list):
@@ -143,7 +143,7 @@ def _images_of_lines(path: Path) -> int:
     lines: list[Any] = []
     if path.suffix == ".jsonl":
         with suppress(ValueError, RecursionError):  # not one JSON value per line
-            lines = json_lines(path.read_bytes())
+            lines = json_lines(path.read_bytes(), unfinished=path.name == UNFINISHED)
     is_per_image = len(lines) > 1 or path.name == UNFINISHED
     return len(lines) if is_per_image and all(isinstance(line, list) for line in lines) else 0
 
@@ -196,8 +196,10 @@ def evaluate_results(
             f"{path}: expected every result to have the same of the fields {', '.join(FIELDS_OF_KINDS)}; "
             f"{_first_different(results)}"
         )
-    warnings += uncovered_images(path, results, dataset, limit)
+    warnings += _incomplete_kinds(path, results, kinds) + uncovered_images(path, results, dataset, limit)
     names, sigmas = keypoints_of(dataset) if "keypoints" in kinds else ((), None)
+    if not results and not names:  # no results lack keypoints, nor do they have any
+        kinds = tuple(kind for kind in kinds if kind != "keypoints")
     plan = plan_evaluation(
         kinds, dataset, limit=limit, max_detections=max_detections, keypoint_names=names, metric=metric
     )
@@ -237,6 +239,18 @@ def _first_different(results: Sequence[Result]) -> str:
             return name if row == 0 else f"{name}, those before it have {' and '.join(common)}"
         common = tuple(field for field in common if field in have)
     return ""
+
+
+def _incomplete_kinds(path: Path, results: Sequence[Result], kinds: Sequence[str]) -> tuple[str, ...]:
+    """A warning for each kind that only some of the results have, so that it is not evaluated."""
+    counts = {kind: sum(bool(result.get(field)) for result in results) for kind, field in FIELDS.items()}
+    names = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
+    return tuple(
+        f"{names[kind]} are not evaluated: only {count} of the {len(results)} results of {path} have the field "
+        f"{FIELDS[kind]}; give it to all, or leave it out of all"
+        for kind, count in counts.items()
+        if kind in names and kind not in kinds and 0 < count < len(results)
+    )
 
 
 def uncovered_images(path: Path, results: Sequence[Result], dataset: Dataset, limit: int = 0) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -202,17 +202,17 @@ def read_ground_truth(ground_truth: Path | str | GroundTruth) -> tuple[GroundTru
     return data, source
 
 
-def read_json_or_lines(path: Path) -> Any:
+def read_json_or_lines(path: Path, *, unfinished: bool = False) -> Any:
     """The content of a JSON file, or the entries of a .jsonl file: one per line, or a list of them per line.
 
-    ValueError for other content.
+    `unfinished` as for `json_lines`. ValueError for other content.
     """
     require_file(path, given=True)
     if path.suffix != ".jsonl":
         return read_json(path, EXPECTED)
     content = path.read_bytes()
     try:
-        lines = json_lines(content)
+        lines = json_lines(content, unfinished=unfinished)
     except (ValueError, RecursionError):
         if number := _broken_line(content):
             raise ValueError(f"{path} is not JSON in line {number}; expected a result, or a list, per line") from None
@@ -231,16 +231,15 @@ def _broken_line(content: bytes) -> int:
     return 0
 
 
-def json_lines(text: bytes) -> list[Any]:
-    """The values of a text with one JSON value per line. ValueError for a line that is not JSON.
+def json_lines(text: bytes, *, unfinished: bool) -> list[Any]:
+    """The values of a text with one JSON value per line; blank lines are skipped. ValueError for other lines.
 
-    A last line that is not JSON is skipped, because a process that was killed writes an incomplete line. So are blank
-    lines.
+    `unfinished`: a last line that is not JSON is skipped, because a process that was killed writes an incomplete line.
     """
     *lines, last = text.split(b"\n")
     values = [json.loads(line) for line in lines if line.strip()]
-    with suppress(ValueError):
-        values.append(json.loads(last))
+    with suppress(ValueError) if unfinished else nullcontext():
+        values += [json.loads(last)] if last.strip() else []
     return values
 
 

@@ -190,6 +190,15 @@ def test_lines_of_another_program(form: str, tmp_path: Path) -> None:
     file.write_text("\n".join([*[json.dumps(results[0])] * 5, "{'image_id'", json.dumps(results[0])]))
     with pytest.raises(ValueError, match=r"found\.jsonl is not JSON in line 6; expected"):
         evaluate(file, data)
+    file.write_text("\n".join(map(json.dumps, results))[:-10])  # only rcnn's own file may end within a line
+    with pytest.raises(ValueError, match=rf"found\.jsonl is not JSON in line {len(results)}; expected"):
+        evaluate(file, data)
+    masks = [result | ({"segmentation": [[0, 0, 9, 0, 9, 9]]} if row else {}) for row, result in enumerate(results)]
+    file.write_text(json.dumps(masks))
+    expected = f"masks are not evaluated: only {len(results) - 1} of the {len(results)} results"
+    assert any(expected in line for line in evaluate(file, data).warnings)
+    file.write_text("[]")
+    assert not any("keypoints" in line for line in evaluate(file, data).warnings)
     file.write_text(json.dumps([*results[:2], {k: v for k, v in results[2].items() if k != "bbox"}]))
     with pytest.raises(ValueError, match=r"found.jsonl: .*; result 2 \(image \d\) has none, those before it have bbox"):
         evaluate(file, data)
