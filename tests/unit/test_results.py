@@ -87,9 +87,12 @@ def test_coco() -> None:
     assert second["category_id"] == 10
     assert first["segmentation"]["size"] == [40, 60]
     assert RESULT.to_coco(7)[0]["category_id"] == 2
-    assert json.dumps(RESULT.to_coco(np.int64(7), np.array([10, 20]))) == json.dumps([first, second])
+    ids: Any = np.array([10, 20])
+    number: Any = np.int64(7)
+    assert json.dumps(RESULT.to_coco(number, ids)) == json.dumps([first, second])
+    by_label: Any = {0: 0.5}
     with pytest.raises(ValueError, match="has no class 0; it has"):
-        RESULT.above({0: 0.5})  # type: ignore[dict-item]
+        RESULT.above(by_label)
     assert replace(RESULT, classes=()).to_coco(7)[0]["category_id"] == 2
 
 
