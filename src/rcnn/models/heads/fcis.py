@@ -225,6 +225,7 @@ class FCISHead(nn.Module):
         scale, file_sizes = images.scales_or_one[:, None, None], images.file_sizes
         boxes = self.rules.clip(self.rules.last_pixel_to_original(boxes, images.scales_or_one) / scale, file_sizes)
         classes = scores.shape[2]
+        # NMS of all pairs of a candidate and a class, numbered candidate * K + class
         index, kept = nms(
             boxes.repeat_interleave(classes, 1),
             scores.flatten(1),
