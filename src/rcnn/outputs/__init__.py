@@ -12,7 +12,16 @@ from rcnn.outputs.durable import (
     sha256_of,
 )
 from rcnn.outputs.folder import OutputFolder, finish_moves, numbered, require_folder
-from rcnn.outputs.marker import MARKER, PARTIAL, PREDICTIONS, RUN_LOG, files_of_rcnn, lock_file, require_not_in_use
+from rcnn.outputs.marker import (
+    MARKER,
+    PARTIAL,
+    PREDICTIONS,
+    RUN_LOG,
+    files_of_rcnn,
+    lock_file,
+    readable_entries,
+    require_not_in_use,
+)
 
 __all__ = [
     "DISK_FULL",
@@ -29,6 +38,7 @@ __all__ = [
     "lock_file",
     "naming",
     "numbered",
+    "readable_entries",
     "recover_folder",
     "replace_folder",
     "require_folder",

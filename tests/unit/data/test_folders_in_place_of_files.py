@@ -178,5 +178,23 @@ def test_only_what_rcnn_wrote_is_skipped(tmp_path: Path) -> None:
 def test_a_list_of_files_of_another_user_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / MARKER).touch()
-    monkeypatch.setattr("rcnn.data.folders.files_of_rcnn", MagicMock(side_effect=PermissionError))
+    monkeypatch.setattr(Path, "read_text", MagicMock(side_effect=PermissionError))
     assert list(walk(tmp_path)) == [(tmp_path, []), (tmp_path / "a", [MARKER])]
+
+
+def test_the_sound_lines_of_a_damaged_list_of_files_count(tmp_path: Path) -> None:
+    _yolo(tmp_path)
+    run = tmp_path / "images" / "train" / "run"
+    with OutputFolder(run) as output:
+        _image(output.claim("pic.png"))
+    sound = rcnn.open_dataset(tmp_path, "train")
+    with (run / MARKER).open("a") as marker:
+        marker.write("bad\n[1]\n" + '{"file": "b.p')  # the last line is of a process that was killed
+    dataset = rcnn.open_dataset(tmp_path, "train")
+    assert dataset.file_names == sound.file_names
+    assert not any("pic.png" in name for name in dataset.file_names)
+    [warning] = set(dataset.warnings) - set(sound.warnings)
+    expected = (
+        f"2 lines have content that is not an entry of rcnn's list of the files that it wrote ({run / MARKER}:2, "
+    )
+    assert expected in warning

@@ -41,7 +41,7 @@ def test_a_number_that_two_keys_of_names_mean_is_reported(tmp_path: Path) -> Non
     dataset = open_dataset(write_yolo(tmp_path, "{0: date, '0': fig}"), "train")
     assert dataset.classes == ("fig",)
     [warning] = dataset.warnings
-    assert "1 key has more than one value (id names: 0): the last one is used" in warning
+    assert "1 key has more than one value (names: 0): the last one is used" in warning
 
 
 def test_classes_without_names_are_numbered_as_ultralytics_does(tmp_path: Path) -> None:

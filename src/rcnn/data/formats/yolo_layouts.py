@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, combinations
@@ -76,6 +77,17 @@ def layout_splits(folder: Path, annotations: str = "") -> set[str]:
         return set()
     except (ValueError, OSError):
         return {ALL, *KEYS}  # reading any of them raises the error
+
+
+def unusable_split(folder: Path, split: str, annotations: str = "") -> str:
+    """What is wrong with the entry of `split` in data.yaml, if it is no path; "" if there is no such entry."""
+    with suppress(ValueError, OSError):
+        layout = layout_of(folder, annotations)
+        if split in layout.unused and split not in layout.sources:
+            return (
+                f"{layout.file}: {split} has {not_paths(layout.unused[split])}; correct it, relative to {layout.root}"
+            )
+    return ""
 
 
 def layout_of(folder: Path, annotations: str = "") -> Layout:
@@ -152,23 +164,27 @@ class _Loader(yaml.SafeLoader):
 
     @override
     def construct_document(self, node: yaml.Node) -> tuple[Any, tuple[str, ...]]:
-        repeated = tuple(_repeated_keys(node))  # before it is constructed, which merges keys
+        repeated = tuple(self._repeated_keys(node))  # before it is constructed, which merges keys
         return super().construct_document(node), repeated
 
+    def _repeated_keys(self, node: yaml.Node) -> Iterator[str]:
+        """The keys that a mapping has twice, and those of its value `names`: "names", "names: 0"."""
+        yield from self._twice(node)
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        for value in [value for key, value in pairs if key.value == "names"][-1:]:
+            yield from (f"names: {key}" for key in self._twice(value))
 
-def _repeated_keys(node: yaml.Node) -> Iterator[str]:
-    """The keys that a mapping has twice, and those of its value `names`: "names", "names: 0"."""
-    yield from _twice(node)
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    for value in [value for key, value in pairs if key.value == "names"][-1:]:
-        yield from (f"names: {key}" for key in _twice(value))
+    def _twice(self, node: yaml.Node) -> list[str]:
+        """The keys that a mapping has twice, as they are first written; their values count: 0, 00 and 0x0 are equal.
 
-
-def _twice(node: yaml.Node) -> list[str]:
-    """The keys that a mapping has twice; not those that merge another mapping, `<<`, which may be repeated."""
-    keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    texts = [(key.tag, key.value) for key in keys if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-    return [text for (_, text), count in Counter(texts).items() if count > 1]
+        Not those that merge another mapping, `<<`, which may be repeated.
+        """
+        keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        written = defaultdict[Hashable, list[str]](list)
+        for key in keys:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                written[self.construct_object(key)].append(key.value)
+        return [texts[0] for texts in written.values() if len(texts) > 1]
 
 
 @lru_cache(maxsize=4)
@@ -227,7 +243,7 @@ def _of_config(file: Path, folder: Path) -> Layout:
         keypoints=_keypoint_numbers(config.get("kpt_shape")),
         missing={key: texts for key, texts in missing.items() if texts},
         moved=moved,
-        repeated=(*repeated, *named.repeated),
+        repeated=tuple(dict.fromkeys((*repeated, *named.repeated))),
         unused=_unused(config),
         absent_path=_absent_path(config.get("path"), folder),
     )
@@ -266,9 +282,22 @@ def _unused(config: Mapping[Any, Any]) -> dict[str, list[str]]:
     for key in ("path", *KEYS):
         value = config.get(key)
         values = value if isinstance(value, list) and key != "path" else [] if value in (None, "") else [value]
-        if wrong := [excerpt(one) for one in values if not (isinstance(one, str) and one)]:
+        if wrong := [_as_yaml(one) for one in values if not (isinstance(one, str) and one)]:
             found[key] = wrong
     return found
+
+
+def not_paths(values: Sequence[str]) -> str:
+    """What is wrong with a key of data.yaml with `values` of `Layout.unused`: "the value 5, which is not a path"."""
+    one = len(values) == 1
+    return f"the {'value' if one else 'values'} {few(values)}, which {'is not a path' if one else 'are not paths'}"
+
+
+def _as_yaml(value: object) -> str:
+    """A value of data.yaml in a message, as YAML writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return excerpt(value)
 
 
 def _require_different(found: Mapping[str, Sequence[FoundPath]], file: Path) -> None:
