@@ -51,6 +51,7 @@ from rcnn.models.legacy.anchors import DetectronAnchors, TorchvisionAnchors
 from rcnn.models.legacy.boxes import build_box_rules
 from rcnn.models.legacy.fcis import LegacyFCISHead
 from rcnn.models.legacy.file_boxes import SubpixelBoxHead, clips_to_file, scaled_file_sizes
+from rcnn.models.legacy.mask_initializers import initialize_last_layers
 from rcnn.models.legacy.mask_targets import CutBitmapTargets
 from rcnn.models.legacy.pooling import AffinePooler, CropPooler, ImageAffinePooler, NormalizedPooler, SizedDetector
 from rcnn.models.legacy.rpn import LegacyRPN, ObjectLogitRPN, SoftmaxRPN
@@ -195,7 +196,7 @@ def build_mask_head(
             )
         before = box_res5 if trunk is None else trunk
         enlarges = before is None or mask.trunk == "fbnet"  # D2Go's blocks enlarge the map themselves
-        return MaskHead(
+        head = MaskHead(
             trunk=trunk,
             box_res5=box_res5 if mask.trunk == "res5" else None,
             deconv=None if enlarges else mask_deconv(before.channels, mask.width),
@@ -205,6 +206,9 @@ def build_mask_head(
             targets=targets,
             rules=rules,
         )
+        if mask.initializer != "default":
+            initialize_last_layers(head, he=mask.initializer == "he")
+        return head
 
     if config.cascade is not None and config.cascade.mask_heads == "each":
         return CascadeMaskHead(stages=[stage() for _ in config.cascade.ious], config=config.cascade)

@@ -8,14 +8,13 @@ channels-last layout, so only this gradient is computed from copies.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
-
-from rcnn.ops.winograd import lacks_avx512
 
 LEAST_POSITIONS, LEAST_CHANNELS = 3000, 64  # of a map; for smaller ones the copies save little
 
@@ -49,6 +48,12 @@ def gradient_needs_copies(input: Tensor, weight: Tensor) -> bool:
         and input.is_contiguous(memory_format=torch.channels_last)
         and lacks_avx512()
     )
+
+
+@cache
+def lacks_avx512() -> bool:
+    """Whether this is an x86 CPU with AVX2 and without AVX-512."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 class ConvolutionWithCopies(torch.autograd.Function):

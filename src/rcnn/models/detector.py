@@ -57,8 +57,8 @@ class Detector(nn.Module):
 
         `seed`, an int or an int64 tensor () or (2,) (see `random_keys`), selects the random samples of anchors and
         regions. With `torch.compile`, pass a tensor: an int is a constant of the graph, and each new value may compile
-        the graph again. Raises
-        ValueError for labels outside 0..K-1, and for targets without the masks or keypoints that a head needs.
+        the graph again. Raises ValueError for labels outside 0..K-1, and for targets without the masks or keypoints
+        that a head needs.
         """
         if not isinstance(seed, Tensor):
             seed = torch.tensor(operator.index(seed), device=images.pixels.device)
@@ -90,6 +90,49 @@ class Detector(nn.Module):
         for head in self.region_heads():
             detections = head.predict(features, detections, images)
         return detections.above(score) if score > 0 else detections
+
+    def features(self, images: ImageBatch) -> dict[str, Tensor]:
+        """Feature maps of the normalized images: {"p2": (B, C, H/4, W/4), ..., "p6"}, or {"c4": ...} without FPN."""
+        features = self.backbone(self.normalize(images))
+        return features if self.fpn is None else self.fpn(features)
+
+    def normalize(self, images: ImageBatch) -> Tensor:
+        """Normalized pixels (B, 3, H, W): (pixels - mean) / std, in the channel order of the weights; padding is 0."""
+        pixels = images.pixels.float()
+        if self.config.input.channel_order == "bgr":
+            pixels = pixels.flip(1)
+        pixels = normalize_pixels(pixels, images.sizes, self.pixel_mean, self.pixel_std)
+        weight = next(self.backbone.parameters())
+        is_channels_last = weight.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if is_channels_last else torch.contiguous_format
+        return pixels.to(weight.dtype, memory_format=layout)
+
+    def detect_boxes(self, features: dict[str, Tensor], images: ImageBatch) -> Detections:
+        """Detections (B, D) without the results of the mask head and the keypoint head."""
+        proposals = self.rpn.predict(features, images)  # (B, P, 4), with `valid` (B, P)
+        if self.box_head is None:
+            return self.proposals_as_detections(proposals, images)
+        return self.box_head.predict(features, proposals, images)
+
+    def proposals_as_detections(self, proposals: Proposals, images: ImageBatch) -> Detections:
+        """The proposals as detections of class 0; the score is the probability that a box contains an object."""
+        boxes = self.rules.last_pixel_to_original(proposals.boxes, images.scales_or_one)
+        return Detections(
+            boxes=boxes * proposals.valid[..., None],
+            scores=proposals.objectness.sigmoid() * proposals.valid,
+            labels=torch.zeros_like(proposals.valid, dtype=torch.int64),
+            valid=proposals.valid,
+        )
+
+    def region_heads(self) -> list[MaskHead | CascadeMaskHead | KeypointHead]:
+        """The heads that are trained on the box head's regions and add to its detections."""
+        return [head for head in (self.mask_head, self.keypoint_head) if head is not None]
+
+    def needs_low_scores(self) -> bool:
+        """Whether a head uses detections with low scores for others: mask voting, or perhaps the user's own head."""
+        votes = self.config.mask is not None and self.config.mask.vote_iou > 0
+        ours = all(isinstance(head, MaskHead | CascadeMaskHead | KeypointHead) for head in self.region_heads())
+        return votes or not ours
 
     @torch.no_grad()
     def predict_boxes(
@@ -133,6 +176,12 @@ class Detector(nn.Module):
         regions = self.rules.last_pixel_to_input(boxes, images.scales_or_one)
         return head.region_features(features, regions, valid)
 
+    def predict_masks(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
+        """The detections with masks (B, D, m, m). Raises ValueError for a detector without a mask head."""
+        if self.mask_head is None:
+            raise ValueError(f"{self.config.name} has no mask head; use a model with masks, e.g. mask_rcnn_r50_fpn")
+        return self.mask_head.predict(features, detections, images)
+
     def scoring_head(self) -> BoxHead | CascadeHead | FCISHead:
         """The box head. Raises ValueError if the detector has no box head that can score given boxes."""
         if isinstance(self.box_head, BoxHead | CascadeHead | FCISHead):
@@ -141,52 +190,3 @@ class Detector(nn.Module):
         raise ValueError(
             f"{self.config.name} has {what}, so it cannot score given boxes; use a model with a box head of rcnn"
         )
-
-    def detect_boxes(self, features: dict[str, Tensor], images: ImageBatch) -> Detections:
-        """Detections (B, D) without the results of the mask head and the keypoint head."""
-        proposals = self.rpn.predict(features, images)  # (B, P, 4), with `valid` (B, P)
-        if self.box_head is None:
-            return self.proposals_as_detections(proposals, images)
-        return self.box_head.predict(features, proposals, images)
-
-    def region_heads(self) -> list[MaskHead | CascadeMaskHead | KeypointHead]:
-        """The heads that are trained on the box head's regions and add to its detections."""
-        return [head for head in (self.mask_head, self.keypoint_head) if head is not None]
-
-    def needs_low_scores(self) -> bool:
-        """Whether a head uses detections with low scores for others: mask voting, or perhaps the user's own head."""
-        votes = self.config.mask is not None and self.config.mask.vote_iou > 0
-        ours = all(isinstance(head, MaskHead | CascadeMaskHead | KeypointHead) for head in self.region_heads())
-        return votes or not ours
-
-    def predict_masks(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
-        """The detections with masks (B, D, m, m). Raises ValueError for a detector without a mask head."""
-        if self.mask_head is None:
-            raise ValueError(f"{self.config.name} has no mask head; use a model with masks, e.g. mask_rcnn_r50_fpn")
-        return self.mask_head.predict(features, detections, images)
-
-    def proposals_as_detections(self, proposals: Proposals, images: ImageBatch) -> Detections:
-        """The proposals as detections of class 0; the score is the probability that a box contains an object."""
-        boxes = self.rules.last_pixel_to_original(proposals.boxes, images.scales_or_one)
-        return Detections(
-            boxes=boxes * proposals.valid[..., None],
-            scores=proposals.objectness.sigmoid() * proposals.valid,
-            labels=torch.zeros_like(proposals.valid, dtype=torch.int64),
-            valid=proposals.valid,
-        )
-
-    def features(self, images: ImageBatch) -> dict[str, Tensor]:
-        """Feature maps of the normalized images: {"p2": (B, C, H/4, W/4), ..., "p6"}, or {"c4": ...} without FPN."""
-        features = self.backbone(self.normalize(images))
-        return features if self.fpn is None else self.fpn(features)
-
-    def normalize(self, images: ImageBatch) -> Tensor:
-        """Normalized pixels (B, 3, H, W): (pixels - mean) / std, in the channel order of the weights; padding is 0."""
-        pixels = images.pixels.float()
-        if self.config.input.channel_order == "bgr":
-            pixels = pixels.flip(1)
-        pixels = normalize_pixels(pixels, images.sizes, self.pixel_mean, self.pixel_std)
-        weight = next(self.backbone.parameters())
-        is_channels_last = weight.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if is_channels_last else torch.contiguous_format
-        return pixels.to(weight.dtype, memory_format=layout)

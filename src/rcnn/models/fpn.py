@@ -25,12 +25,12 @@ class FPN(nn.Module):
     @override
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         pyramid: dict[str, Tensor] = {}
-        coarser: Tensor | None = None
+        top_down: Tensor | None = None  # the merged map of the level above
         for number in reversed(self.numbers):
-            finer = features[f"c{number}"]
-            upsampled = None if coarser is None else F.interpolate(coarser, size=finer.shape[-2:], mode="nearest")
-            coarser = getattr(self, f"lateral{number}")(finer, plus=upsampled)
-            pyramid[f"p{number}"] = getattr(self, f"output{number}")(coarser)
+            bottom_up = features[f"c{number}"]
+            upsampled = None if top_down is None else F.interpolate(top_down, size=bottom_up.shape[-2:], mode="nearest")
+            top_down = getattr(self, f"lateral{number}")(bottom_up, plus=upsampled)
+            pyramid[f"p{number}"] = getattr(self, f"output{number}")(top_down)
         last = self.numbers[-1]
         pyramid = dict(reversed(pyramid.items()))
         pyramid[f"p{last + 1}"] = subsampled(pyramid[f"p{last}"])  # for the largest anchors only

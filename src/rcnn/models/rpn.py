@@ -146,11 +146,11 @@ class RPN(nn.Module):
             level_numbers.append(torch.full_like(index, number))
         boxes, sort_keys = torch.cat(level_boxes, 1), torch.cat(level_sort_keys, 1)  # (B, N, 4), (B, N)
         candidate = self.large_enough(boxes, images) & sort_keys.isfinite() & boxes.isfinite().all(-1)
-        kept, valid = nms(boxes, sort_keys, torch.cat(level_numbers, 1), candidate, nms_iou, post_nms)  # (B, P)
+        index, kept = nms(boxes, sort_keys, torch.cat(level_numbers, 1), candidate, nms_iou, post_nms)  # (B, P)
         return Proposals(
-            boxes=torch.where(valid[..., None], gather_boxes(boxes, kept), 0.0),  # those not valid may be NaN
-            objectness=sort_keys.gather(1, kept).where(valid, 0.0),
-            valid=valid,
+            boxes=torch.where(kept[..., None], gather_boxes(boxes, index), 0.0),  # what is not kept may be NaN
+            objectness=sort_keys.gather(1, index).where(kept, 0.0),
+            valid=kept,
         )
 
     def candidates(self, levels: list[Level], images: ImageBatch) -> Sequence[AnchorOutputs]:

@@ -15,11 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rcnn.ops import kernels
-from rcnn.ops.heatmap_maxima import heatmap_maxima
+from rcnn.ops.heatmap_maxima import decode_by_bounds
 from rcnn.ops.opaque import opaque_op
-
-REGIONS_AT_A_TIME = 8  # regions of similar size decoded together on the CPU: their heatmaps fit into the cache
-REGIONS_ELSEWHERE = 256  # the same on an accelerator
 
 
 def keypoint_bins(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -40,9 +37,10 @@ def keypoint_bins(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, 
 
 
 def decode_by_resizing(heatmaps: Tensor, boxes: Tensor) -> Tensor:
-    """The definition of `decode_keypoints`: slow, one region at a time. The tests compare both.
+    """The definition of `decode_keypoints`: resize each heatmap to its box, and take the maximum.
 
-    For heatmaps (R, J, m, m) float32 and boxes (R, 4), xyxy pixels: x, y, logit and score, (R, J, 4).
+    For heatmaps (R, J, m, m) float32 and boxes (R, 4), xyxy pixels: x, y, logit and score, (R, J, 4). Slow, one region
+    at a time; only tests call it.
     """
     found = heatmaps.new_zeros((*heatmaps.shape[:2], 4))
     for region, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
@@ -52,17 +50,9 @@ def decode_by_resizing(heatmaps: Tensor, boxes: Tensor) -> Tensor:
         logit, pixel = resized.flatten(1).max(1)  # (J,)
         x = x1 + (pixel % columns + 0.5) * width / columns
         y = y1 + (pixel // columns + 0.5) * height / rows
-        found[region] = torch.stack([x, y, logit, keypoint_scores(logit, heatmaps[region])], 1)
+        score = (logit - heatmaps[region].flatten(1).logsumexp(1)).exp()  # exp(logit) / sum of exp over the heatmap
+        found[region] = torch.stack([x, y, logit, score.where(score.isfinite(), 0.0)], 1)
     return found
-
-
-def keypoint_scores(logits: Tensor, heatmaps: Tensor) -> Tensor:
-    """Scores (..., J) of keypoints with `logits` (..., J): exp(logit) over the sum of exp over the heatmap.
-
-    A heatmap (..., J, m, m) that is not finite gives score 0.
-    """
-    scores = (logits - heatmaps.flatten(-2).logsumexp(-1)).exp()
-    return torch.where(scores.isfinite(), scores, 0.0)
 
 
 @opaque_op
@@ -78,26 +68,15 @@ def decode_keypoints(maps: Tensor, boxes: Tensor) -> Tensor:
         heatmap, which can slightly exceed 1 because the interpolation overshoots. A heatmap that is not finite gives
         score 0.
 
-    `decode_by_resizing` is the definition. No heatmap is resized as a whole here: `heatmap_maxima` interpolates only
-    where the maximum can be. Of equal maxima, the first in row-major order is returned.
+    `decode_by_resizing` is the definition; `decode_by_bounds` finds the same keypoints without resizing any heatmap as
+    a whole. Of equal maxima, the first in row-major order is returned.
     """
     if kernels.usable(maps):
         from rcnn.ops.kernels import keypoints as kernel
 
         return kernel.decode_keypoints(maps, boxes)
-    batch, detections, joints = maps.shape[:3]
-    heatmaps, corners = maps.flatten(0, 1), boxes.flatten(0, 1).float()  # (B * D, ...)
-    found = boxes.new_zeros((batch * detections, joints, 4), dtype=torch.float32)
-    if found.numel() == 0:
-        return found.view(batch, detections, joints, 4)
-    area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
-    at_a_time = REGIONS_AT_A_TIME if maps.device.type == "cpu" else REGIONS_ELSEWHERE
-    for similar in area.argsort().split(at_a_time):
-        chunk = heatmaps[similar].float().contiguous()
-        points, logits = heatmap_maxima(chunk, corners[similar])
-        scores = keypoint_scores(logits, chunk)
-        found[similar] = torch.cat([points, logits[..., None], scores[..., None]], -1)
-    return found.view(batch, detections, joints, 4)
+    found = decode_by_bounds(maps.flatten(0, 1), boxes.flatten(0, 1).float())  # (B * D, J, 4)
+    return found.view(*maps.shape[:3], 4)
 
 
 @decode_keypoints.register_fake

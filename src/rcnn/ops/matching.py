@@ -64,26 +64,26 @@ def _compare(
     The last is False without `best_of_objects`. Memory: one IoU matrix between the boxes and a few targets,
     independent of G.
     """
-    images, number = targets.shape[0], boxes.shape[-2]
+    images, num_boxes = targets.shape[0], boxes.shape[-2]
     if boxes.ndim == 2:
         boxes = boxes[None]  # (1, N, 4) broadcasts below
-    highest = targets.new_full((images, number), -1.0, dtype=torch.float32)
+    highest = targets.new_full((images, num_boxes), -1.0, dtype=torch.float32)
     matched = torch.zeros_like(highest, dtype=torch.int64)
     is_best_of_object = torch.zeros_like(highest, dtype=torch.bool)
     count = valid_prefix(target_valid)
-    chunk = min(MAX_TARGETS, max(1, MAX_ELEMENTS // max(1, images * number)))
-    for start in range(0, count if number else 0, chunk):
+    chunk = min(MAX_TARGETS, max(1, MAX_ELEMENTS // max(1, images * num_boxes)))
+    for start in range(0, count if num_boxes else 0, chunk):
         end = min(start + chunk, count)
-        real = target_valid[:, start:end, None]  # (B, g, 1)
+        valid = target_valid[:, start:end, None]  # (B, g, 1)
         if considered is not None:
-            real = real & considered[:, None]  # (B, g, N)
-        iou = torch.where(real, box_iou(targets[:, start:end], boxes), -1.0)  # (B, g, N)
+            valid = valid & considered[:, None]  # (B, g, N)
+        iou = torch.where(valid, box_iou(targets[:, start:end], boxes), -1.0)  # (B, g, N)
         value, index = iou.max(1)  # (B, N)
         better = value > highest
         matched = torch.where(better, index + start, matched)
         highest = torch.where(better, value, highest)
         if best_of_objects:
-            is_best_of_object = is_best_of_object | ((iou == iou.amax(2, keepdim=True)) & real).any(1)
+            is_best_of_object = is_best_of_object | ((iou == iou.amax(2, keepdim=True)) & valid).any(1)
     return highest, matched, is_best_of_object
 
 

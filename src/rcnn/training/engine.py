@@ -56,6 +56,7 @@ def train(
     ):
         try:
             processes.doing("the start")
+            # a process that was killed may have written last/, but not step-N/, and not evaluated
             saver.keep_missing()
             saver.evaluate_if_due(stop)
             for step in range(state.step, settings.steps):
@@ -95,17 +96,6 @@ def train(
     return saver.outcome()
 
 
-def diagnose(state: TrainState, batch: TrainingBatch, settings: TrainConfig, step: int) -> dict[str, float]:
-    """`diagnostics` of the batch of all processes after `step`, on the samples of this step.
-
-    Empty where the weights are divided.
-    """
-    if not settings.diagnostics or (settings.shard and state.processes.count > 1):
-        return {}
-    seed = sample_seed(batch, state, settings, step)
-    return diagnostics(state.detector, batch, seed, bf16=settings.bf16, processes=state.processes)
-
-
 def optimize_or_skip(
     state: TrainState,
     batches: Sequence[TrainingBatch],
@@ -138,7 +128,7 @@ def optimize(
     """
     detector, optimizer = state.detector, state.optimizer
     set_learning_rate(optimizer, rate)
-    inputs = [on_device(batch, state, settings) for batch in batches]
+    inputs = [(batch.to(state.device), sample_seed(batch, state, settings, state.step)) for batch in batches]
     mean_losses: dict[str, Tensor] = {}
     losses: dict[str, Tensor] = {}  # of the last batch, in this process
     with unchanged_statistics(detector):  # those of batch norm, if this block raises NonFiniteError
@@ -164,9 +154,15 @@ def optimize(
     return mean_losses
 
 
-def on_device(batch: TrainingBatch, state: TrainState, settings: TrainConfig) -> tuple[TrainingBatch, Tensor]:
-    """The batch on the device of the detector, and the seed of its random samples in the present step."""
-    return batch.to(state.device), sample_seed(batch, state, settings, state.step)
+def backward(
+    batch: TrainingBatch, seed: Tensor, state: TrainState, settings: TrainConfig, *, divisor: int
+) -> dict[str, Tensor]:
+    """Add the gradient of the sum of the losses / `divisor` to each parameter's; returns the losses of this process."""
+    with torch.autocast(seed.device.type, torch.bfloat16, enabled=settings.bf16):
+        losses = state.model(batch.images, batch.targets, seed)
+    loss = torch.stack(list(losses.values())).sum() / divisor
+    loss.backward()
+    return losses
 
 
 def sample_seed(batch: TrainingBatch, state: TrainState, settings: TrainConfig, step: int) -> Tensor:
@@ -177,12 +173,12 @@ def sample_seed(batch: TrainingBatch, state: TrainState, settings: TrainConfig, 
     return torch.tensor([(settings.seed << 32) + step, batch.first], device=state.device)
 
 
-def backward(
-    batch: TrainingBatch, seed: Tensor, state: TrainState, settings: TrainConfig, *, divisor: int
-) -> dict[str, Tensor]:
-    """Add the gradient of the sum of the losses / `divisor` to each parameter's; returns the losses of this process."""
-    with torch.autocast(seed.device.type, torch.bfloat16, enabled=settings.bf16):
-        losses = state.model(batch.images, batch.targets, seed)
-    loss = torch.stack(list(losses.values())).sum() / divisor
-    loss.backward()
-    return losses
+def diagnose(state: TrainState, batch: TrainingBatch, settings: TrainConfig, step: int) -> dict[str, float]:
+    """`diagnostics` of the batch of all processes after `step`, on the samples of this step.
+
+    Empty where the weights are divided.
+    """
+    if not settings.diagnostics or (settings.shard and state.processes.count > 1):
+        return {}
+    seed = sample_seed(batch, state, settings, step)
+    return diagnostics(state.detector, batch, seed, bf16=settings.bf16, processes=state.processes)

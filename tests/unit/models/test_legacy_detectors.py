@@ -5,11 +5,13 @@ The graphs begin at the feature maps; test_compile.py and test_zoo.py compile th
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from rcnn.models import Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.config import (
@@ -22,6 +24,7 @@ from rcnn.models.config import (
     SelectionConfig,
 )
 from rcnn.models.heads.box import BoxHead
+from rcnn.models.heads.mask import MaskHead
 from rcnn.structures import ImageBatch
 from tests.compiled import BACKWARD, FORWARD
 from tests.known_features import known_features, leaves
@@ -199,3 +202,21 @@ def test_batches_refuse_scales_and_crowds_of_another_number() -> None:
     for shape in ((3, 5, 4), (2, 5, 5), (2, 4)):
         with pytest.raises(ValueError, match=r"crowds have shape .* for 2 images; expected"):
             replace(targets, crowds=torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("initializer", "deconv", "logits"),
+    # He et al. 2015: sqrt(2 / fan out), with 64 * 2 * 2 outputs of a deconvolution's cell, and 3 classes
+    [("default", math.sqrt(2 / 256), 0.001), ("normal", 0.01, 0.01), ("he", math.sqrt(2 / 256), math.sqrt(2 / 3))],
+)
+def test_initial_weights_of_the_mask_head(initializer: Any, deconv: float, logits: float) -> None:
+    config = tiny()
+    assert config.mask is not None
+    head = instance(
+        built(replace(config, mask=replace(config.mask, width=64, initializer=initializer))).mask_head, MaskHead
+    )
+    deconvolution = instance(head.deconv, nn.ConvTranspose2d)
+    with torch.no_grad():
+        assert float(deconvolution.weight.std()) == pytest.approx(deconv, rel=0.05)
+        assert float(head.logits.weight.std()) == pytest.approx(logits, rel=0.2)
+    assert not any(instance(layer.bias, torch.Tensor).any() for layer in (deconvolution, head.logits))

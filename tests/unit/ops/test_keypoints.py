@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, keypoints_to_heatmap
 
-from rcnn.ops import heatmap_maxima, keypoints
+from rcnn.ops import heatmap_maxima
 from rcnn.ops.keypoints import decode_by_resizing, decode_keypoints, keypoint_bins
 
 
@@ -81,7 +81,7 @@ def test_no_bound_is_passed_by_a_value() -> None:
 def test_results_do_not_depend_on_how_much_is_done_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, boxes = smooth_maps(9, 4, 6)[None], some_boxes(9, 7, 4, 150)[None]
     expected = decode_keypoints(maps, boxes)
-    monkeypatch.setattr(keypoints, "REGIONS_AT_A_TIME", 2)
+    monkeypatch.setattr(heatmap_maxima, "REGIONS_AT_A_TIME", 2)
     monkeypatch.setattr(heatmap_maxima, "PIXELS_AT_A_TIME", 50)
     torch.testing.assert_close(decode_keypoints(maps, boxes), expected, atol=1e-5, rtol=1e-6)
 

@@ -21,6 +21,9 @@ class BatchSampler:
     repeated in a permutation). Batches are cut from this sequence, so a batch may contain images of two epochs. Within
     the batches that begin in one epoch, landscape and portrait images are grouped separately, to reduce padding; then
     the batches are shuffled. Any batch can be computed without the earlier ones.
+
+    E.g. with 5 images and a batch size of 2, three batches begin in epoch 0: they have its 5 images, and the first
+    image of epoch 1. The other 4 images of epoch 1 are the two batches that begin in it.
     """
 
     def __init__(self, landscape: Flags, batch_size: int, seed: int, factors: Factors | None = None) -> None:

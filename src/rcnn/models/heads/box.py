@@ -118,10 +118,10 @@ class BoxHead(nn.Module):
     def predict_regions(
         self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, feature_gradient: float = 1.0
     ) -> BoxOutputs:
-        """Logits and deltas of regions (B, R, 4), xyxy pixels of the input. The features of regions that are
-        not `valid` (B, R) are 0.
+        """Logits and deltas of regions (B, R, 4), xyxy pixels of the input.
 
-        The gradient with respect to the feature maps is multiplied by `feature_gradient`.
+        The pooled features of regions that are not `valid` (B, R) are 0. The gradient with respect to the feature maps
+        is multiplied by `feature_gradient`.
         """
         regions = self.region_features(features, boxes, valid, feature_gradient)
         logits = at_least_float32(self.logits(regions.vectors))

@@ -41,16 +41,17 @@ class CascadeHead(nn.Module):
     ) -> tuple[Regions, dict[str, Tensor]]:
         """The first stage's regions, with those of the other stages in `later`, and two losses per stage."""
         losses: dict[str, Tensor] = {}
-        stages: list[Regions] = []
+        regions_of_stages: list[Regions] = []
         for number, stage in enumerate(self.heads()):
             regions = self.regions(number, stage, proposals, targets, seed)
             outputs = stage.predict_regions(features, regions.boxes, regions.valid, self.config.feature_gradient)
             for name, loss in stage.region_losses(outputs, regions, targets).items():
                 losses[f"{name}_{number}"] = self.config.loss_weights[number] * loss
-            stages.append(regions)
+            regions_of_stages.append(regions)
             if number + 1 < len(self.stages):
                 proposals = self.next_proposals(stage, outputs, regions, images)
-        return replace(stages[0], later=tuple(stages[1:])), losses
+        first, *later = regions_of_stages
+        return replace(first, later=tuple(later)), losses
 
     def regions(self, number: int, stage: BoxHead, proposals: Proposals, targets: Targets, seed: Tensor) -> Regions:
         """The regions that a stage is trained on: a sample, or all boxes of the stage before."""

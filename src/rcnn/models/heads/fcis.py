@@ -225,7 +225,8 @@ class FCISHead(nn.Module):
         scale, file_sizes = images.scales_or_one[:, None, None], images.file_sizes
         boxes = self.rules.clip(self.rules.last_pixel_to_original(boxes, images.scales_or_one) / scale, file_sizes)
         classes = scores.shape[2]
-        kept, real = nms(
+        # NMS of all pairs of a candidate and a class, numbered candidate * K + class
+        index, kept = nms(
             boxes.repeat_interleave(classes, 1),
             scores.flatten(1),
             torch.arange(classes, device=boxes.device).repeat(boxes.shape[0], scores.shape[1]),
@@ -233,23 +234,23 @@ class FCISHead(nn.Module):
             config.nms_iou,
             config.max_detections,
         )
-        best, labels, owner = scores.flatten(1).gather(1, kept), kept % classes, kept // classes
+        best, labels, owner = scores.flatten(1).gather(1, index), index % classes, index // classes
         if config.vote_iou > 0:
-            weights = vote_weights(boxes, scores, valid, owner, labels, real, config.vote_iou)
+            weights = vote_weights(boxes, scores, valid, owner, labels, kept, config.vote_iou)
             boxes, masks, found = self.vote(boxes, masks, weights, file_sizes)
-            real = real & found
+            kept = kept & found
         else:
             boxes = gather_boxes(boxes, owner)
             masks = masks.gather(1, owner[..., None, None].expand(-1, -1, *masks.shape[2:]))
-        real = real & self.is_detection(boxes)
-        order = torch.where(real, 0, 1).sort(dim=1, stable=True)[1]  # valid detections first, still by score
-        real = real.gather(1, order)
+        kept = kept & self.is_detection(boxes)
+        order = torch.where(kept, 0, 1).sort(dim=1, stable=True)[1]  # valid detections first, still by score
+        kept = kept.gather(1, order)
         return Detections(
-            boxes=torch.where(real[..., None], gather_boxes(boxes * scale, order), 0.0),
-            scores=torch.where(real, best.gather(1, order), 0.0),
-            labels=torch.where(real, labels.gather(1, order), 0),
-            valid=real,
-            masks=torch.where(real[..., None, None], masks.gather(1, order[..., None, None].expand_as(masks)), 0.0),
+            boxes=torch.where(kept[..., None], gather_boxes(boxes * scale, order), 0.0),
+            scores=torch.where(kept, best.gather(1, order), 0.0),
+            labels=torch.where(kept, labels.gather(1, order), 0),
+            valid=kept,
+            masks=torch.where(kept[..., None, None], masks.gather(1, order[..., None, None].expand_as(masks)), 0.0),
         )
 
     def vote(self, boxes: Tensor, masks: Tensor, weights: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Keypoint head (He et al. 2017, section 5): one heatmap per keypoint and region; the keypoint is at its maximum.
 
-Letters: B images, R regions, D detections, J keypoints, m side of a heatmap (four times that of the pooled region: 56).
+Letters: B images, G ground-truth objects, R regions, D detections, J keypoints, m side of a heatmap (four times that of
+the pooled region: 56).
 """
 
 from __future__ import annotations
@@ -69,20 +70,11 @@ class KeypointHead(nn.Module):
         The loss is divided by the number of these keypoints (normalizer=visible), or by the number of keypoints of a
         full sample (batch_size).
         """
-        if targets.keypoints is None:
-            raise ValueError(
-                "the keypoint head trains on Targets.keypoints, but the batch has none; use a data set with keypoints, "
-                "or set keypoint=null"
-            )
-        if targets.keypoints.shape[2] != len(self.config.names):
-            raise ValueError(
-                f"objects have {targets.keypoints.shape[2]} keypoints, but this model has {len(self.config.names)} "
-                f"({', '.join(self.config.names[:3])}, ...); set keypoint.names to those of the data set"
-            )
+        keypoints = self.ground_truth(targets)  # (B, G, J, 3)
         positives = regions.positives()
         heatmaps = self.heatmaps(features, positives.boxes, positives.positive)  # (B, R, J, m, m)
-        index = positives.matched[..., None, None].expand(-1, -1, *targets.keypoints.shape[2:])
-        points = self.rules.raw_keypoints(targets.keypoints.gather(1, index), images.scales_or_one)
+        index = positives.matched[..., None, None].expand(-1, -1, *keypoints.shape[2:])
+        points = self.rules.raw_keypoints(keypoints.gather(1, index), images.scales_or_one)  # (B, R, J, 3)
         bins, annotated = keypoint_bins(points, self.rules.to_inclusive(positives.boxes), heatmaps.shape[-1])
         annotated = annotated & positives.positive[..., None]  # (B, R, J)
         logits = contiguous(heatmaps).flatten(3).flatten(0, 2)  # (B * R * J, m * m)
@@ -99,6 +91,20 @@ class KeypointHead(nn.Module):
         heatmaps = self.detection_heatmaps(features, boxes, valid, images)
         points = self.decode(heatmaps, boxes, images) * valid[..., None, None]
         return replace(detections, keypoints=F.pad(points, (0, 0, 0, 0, 0, detections.valid.shape[1] - count)))
+
+    def ground_truth(self, targets: Targets) -> Tensor:
+        """The ground-truth keypoints (B, G, J, 3). Raises ValueError if there are none, or not J per object."""
+        if targets.keypoints is None:
+            raise ValueError(
+                "the keypoint head trains on Targets.keypoints, but the batch has none; use a data set with keypoints, "
+                "or set keypoint=null"
+            )
+        if targets.keypoints.shape[2] != len(self.config.names):
+            raise ValueError(
+                f"objects have {targets.keypoints.shape[2]} keypoints, but this model has {len(self.config.names)} "
+                f"({', '.join(self.config.names[:3])}, ...); set keypoint.names to those of the data set"
+            )
+        return targets.keypoints
 
     def detection_heatmaps(
         self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, images: ImageBatch

@@ -6,7 +6,6 @@ that the head's own layers get: pooled maps or, with C4, the output of res5.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,7 +31,7 @@ from rcnn.structures import Detections, ImageBatch, Targets
 class SharedRes5:
     """The box head's res5, which with C4 the mask head uses too.
 
-    No nn.Module, so a head that has it as an attribute neither registers nor saves these layers: the box head does.
+    No nn.Module, so that the mask head neither registers nor saves these layers: the box head does.
     """
 
     layers: Res5
@@ -41,8 +40,9 @@ class SharedRes5:
 class MaskHead(nn.Module):
     """Regions -> mask logits (K or 1, m, m) per region.
 
-    `trunk` has the head's own layers before the last two. With C4 it is None, and `box_res5` is the box head's res5.
-    `deconv` doubles the side of the map; it is None if the trunk does so.
+    With FPN (figure 4, right): pooled maps -> `trunk` -> `deconv` -> `logits`. With C4 (figure 4, left): pooled maps ->
+    the box head's res5, `box_res5` -> `deconv` -> `logits`; `trunk` is None. `deconv` doubles the side of the map; it
+    is None if the trunk does so.
     """
 
     def __init__(
@@ -69,8 +69,6 @@ class MaskHead(nn.Module):
         channels = layers.channels if deconv is None else deconv.out_channels
         self.logits = nn.Conv2d(channels, 1 if config.class_agnostic else num_classes, 1)
         init_linear(self.logits, std=0.001)
-        if config.initializer != "default":
-            initialize([self.logits] if deconv is None else [deconv, self.logits], he=config.initializer == "he")
 
     def losses(
         self, features: dict[str, Tensor], regions: Regions, images: ImageBatch, targets: Targets, seed: Tensor
@@ -117,19 +115,6 @@ class MaskHead(nn.Module):
             x = F.relu_(self.deconv(x))
         logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K or 1, m, m)
         return at_least_float32(gather_classes(logits, labels))
-
-
-def initialize(layers: Sequence[nn.ConvTranspose2d | nn.Conv2d], *, he: bool) -> None:
-    """Initialize the weights of `layers` as chainer-mask-rcnn's `--initializer` does, and set the biases to 0.
-
-    With `he`: He et al. 2015 by the number of output channels; else a normal distribution with standard deviation 0.01.
-    """
-    for layer in layers:
-        if he:
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            zero_bias(layer)
-        else:
-            init_linear(layer, std=0.01)
 
 
 def mask_deconv(in_channels: int, width: int) -> nn.ConvTranspose2d:

@@ -74,25 +74,25 @@ def sample_regions(
     proposals are positive. `seed` and `stream` select the sample (see `random_keys`). Boxes are xyxy pixels of the
     network input.
     """
-    boxes, real = proposals.boxes, proposals.valid
+    boxes, valid = proposals.boxes, proposals.valid
     if append:
         boxes = torch.cat([boxes, targets.boxes], 1)  # (B, P + G, 4)
-        real = torch.cat([real, targets.valid], 1)
+        valid = torch.cat([valid, targets.valid], 1)
     iou, matched = highest_iou(boxes, targets.boxes, targets.valid)
-    is_positive = real & (iou >= sampling.positive_iou)
-    is_negative = real & ~is_positive & (iou.clamp(min=0) >= sampling.min_negative_iou)  # the IoU is -1 without objects
+    is_positive = valid & (iou >= sampling.positive_iou)
+    is_negative = valid & ~is_positive & (iou.clamp(min=0) >= sampling.min_negative_iou)  # IoU -1: no objects
     label = torch.where(is_positive, 1, torch.where(is_negative, 0, -1))  # the rest is ignored
     keys = random_keys(seed, label.shape, stream)
-    index, positive, valid = sample(label, keys, sampling.batch_size, sampling.max_positives)  # (B, R)
+    index, positive, sampled = sample(label, keys, sampling.batch_size, sampling.max_positives)  # (B, R)
     matched = matched.gather(1, index)
     return Regions(
         boxes=gather_boxes(boxes, index),
         matched=matched,
         labels=torch.where(positive, targets.labels.gather(1, matched), num_classes),
         positive=positive,
-        valid=valid,
+        valid=sampled,
         max_positives=sampling.max_positives,
-        appended=valid & (index >= proposals.boxes.shape[1]),
+        appended=sampled & (index >= proposals.boxes.shape[1]),
     )
 
 

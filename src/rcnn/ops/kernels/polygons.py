@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-FINE = tl.constexpr(5)  # pycocotools' enlargement
+FINE_PER_PIXEL = tl.constexpr(5)  # as in rcnn.ops.polygons
 SHORTEST_SIDE = tl.constexpr(0.1)  # of a box, pixels
 
 
@@ -40,32 +40,32 @@ def _fine(point: tl.tensor, low: tl.tensor, high: tl.tensor, SIZE: tl.constexpr)
     side = high - low
     ratio = tl.div_rn(tl.full((), SIZE, tl.float32), side).to(tl.float64)
     ratio = tl.where(side >= SHORTEST_SIDE, ratio, tl.full((), SIZE / SHORTEST_SIDE, tl.float64))
-    return ((point.to(tl.float64) - low.to(tl.float64)) * ratio * FINE + 0.5).to(tl.int64)
+    return ((point.to(tl.float64) - low.to(tl.float64)) * ratio * FINE_PER_PIXEL + 0.5).to(tl.int64)
 
 
 @triton.jit
-def _crossing_height(x1: tl.tensor, y1: tl.tensor, x2: tl.tensor, y2: tl.tensor, column: tl.tensor):
-    """The fine row (m,) at which the walk along an edge passes from `column` (m,) to the next one."""
+def _crossing_row(x1: tl.tensor, y1: tl.tensor, x2: tl.tensor, y2: tl.tensor, column: tl.tensor):
+    """The fine row (m,) at which the walk along an edge passes from fine `column` (m,) to the next one."""
     width = tl.abs(x2 - x1)
     height = tl.abs(y2 - y1)
-    flat = width >= height
-    flip = (flat & (x1 > x2)) | ((height > width) & (y1 > y2))
-    x = tl.where(flip, x2, x1)
-    y = tl.where(flip, y2, y1)
-    rise = tl.where(flat, tl.where(flip, y1, y2) - y, tl.where(flip, x1, x2) - x).to(tl.float64)
-    slope = rise / tl.where(flat, width, height).to(tl.float64)
+    along_x = width >= height
+    swapped = (along_x & (x1 > x2)) | ((height > width) & (y1 > y2))
+    x = tl.where(swapped, x2, x1)
+    y = tl.where(swapped, y2, y1)
+    rise = tl.where(along_x, tl.where(swapped, y1, y2) - y, tl.where(swapped, x1, x2) - x).to(tl.float64)
+    slope = rise / tl.where(along_x, width, height).to(tl.float64)
 
-    before = (column - x).to(tl.float64)
-    first = (y.to(tl.float64) + slope * before + 0.5).to(tl.int64)
-    second = (y.to(tl.float64) + slope * (before + 1.0) + 0.5).to(tl.int64)
-    along_x = tl.minimum(first, second)
+    steps = (column - x).to(tl.float64)
+    row = (y.to(tl.float64) + slope * steps + 0.5).to(tl.int64)
+    next_row = (y.to(tl.float64) + slope * (steps + 1.0) + 0.5).to(tl.int64)
+    row_along_x = tl.minimum(row, next_row)
 
-    step = tl.floor((before + 0.5) / tl.where(flat, 1.0, slope)) - 1.0
+    steps = tl.floor((steps + 0.5) / tl.where(along_x, 1.0, slope)) - 1.0
     for _ in tl.static_range(2):
-        reached = (x.to(tl.float64) + slope * (step + 1.0) + 0.5).to(tl.int64)
-        further = tl.where(slope > 0.0, reached <= column, reached > column)
-        step += further.to(tl.float64)
-    return tl.where(flat, along_x, y + step.to(tl.int64))
+        next_x = (x.to(tl.float64) + slope * (steps + 1.0) + 0.5).to(tl.int64)
+        has_not_passed = tl.where(slope > 0.0, next_x <= column, next_x > column)
+        steps += has_not_passed.to(tl.float64)
+    return tl.where(along_x, row_along_x, y + steps.to(tl.int64))
 
 
 @triton.jit
@@ -93,7 +93,7 @@ def _fill_kernel(
         united = tl.zeros((BLOCK, BLOCK), tl.int32)  # the parts that are finished
         parity = tl.zeros((BLOCK, BLOCK), tl.int32)  # of the crossings above each cell, in the present part
         present = -1
-        before = (column * FINE + 2).to(tl.int64)
+        before = (column * FINE_PER_PIXEL + 2).to(tl.int64)
         for number in range(edges):
             part = tl.load(edge + number * 5 + 4).to(tl.int32)
             if part >= 0:
@@ -106,8 +106,8 @@ def _fill_kernel(
                 x2 = _fine(tl.load(edge + number * 5 + 2), left, right, SIZE)
                 y2 = _fine(tl.load(edge + number * 5 + 3), top, bottom, SIZE)
                 crossed = (tl.minimum(x1, x2) <= before) & (before + 1 <= tl.maximum(x1, x2))
-                height = (_crossing_height(x1, y1, x2, y2, before).to(tl.float64) + 0.5) / 5.0 - 0.5
-                first = tl.ceil(tl.minimum(tl.maximum(height, 0.0), SIZE * 1.0)).to(tl.int32)
+                y = (_crossing_row(x1, y1, x2, y2, before).to(tl.float64) + 0.5) / 5.0 - 0.5
+                first = tl.ceil(tl.minimum(tl.maximum(y, 0.0), SIZE * 1.0)).to(tl.int32)
                 parity = parity ^ (crossed[None, :] & (row[:, None] >= first[None, :])).to(tl.int32)
         united = united | parity
         inside = (row < SIZE)[:, None] & (column < SIZE)[None, :]

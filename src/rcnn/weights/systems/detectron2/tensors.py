@@ -34,23 +34,32 @@ def settings_of_tensors(shapes: Shapes, given: Mapping[str, Any], source: str) -
     `given`: settings of Detectron2 that the user gives; a setting that follows from one of them is derived from it.
     Raises ValueError that names `source` if the tensors do not belong to such a network.
     """
-    pyramid = any(name.startswith("backbone.fpn_") for name in shapes)
-    trunk = "backbone.bottom_up." if pyramid else "backbone."
-    shared = any(name.startswith("roi_heads.res5.") for name in shapes)
-    heads = any(name.startswith("roi_heads.") for name in shapes)
-    dilated = not pyramid and f"{trunk}res5.0.conv1.weight" in shapes
-    settings = dict(FPN if pyramid else DC5 if dilated else C4)
-    assumed: Choices = []
-    norm = _trunk_norm(shapes, trunk, given, assumed)
-    settings |= _trunk(shapes, trunk, "roi_heads." if shared else trunk, not heads, norm, source, assumed)
-    if pyramid:
+    has_fpn = any(name.startswith("backbone.fpn_") for name in shapes)
+    has_heads = any(name.startswith("roi_heads.") for name in shapes)
+    resnet = "backbone.bottom_up." if has_fpn else "backbone."  # start of the names of its tensors
+    is_dc5 = not has_fpn and f"{resnet}res5.0.conv1.weight" in shapes
+    res5_in_head = any(name.startswith("roi_heads.res5.") for name in shapes)  # C4
+    settings = dict(FPN if has_fpn else DC5 if is_dc5 else C4)
+
+    norm, assumed = _resnet_norm(shapes, resnet, given)
+    resnet_settings, resnet_assumed = _resnet(
+        shapes,
+        resnet,
+        res5="roi_heads." if res5_in_head else resnet,
+        res5_may_be_missing=not has_heads,
+        norm=norm,
+        source=source,
+    )
+    settings |= resnet_settings
+    assumed += resnet_assumed
+    if has_fpn:
         settings |= {
             "MODEL.FPN.OUT_CHANNELS": _shape(shapes, "backbone.fpn_output2.weight", source)[0],
             "MODEL.FPN.NORM": _norm(shapes, "backbone.fpn_output2"),
         }
     settings |= _rpn(shapes, source)
-    if heads:
-        settings |= _heads(shapes, shared, source)
+    if has_heads:
+        settings |= _heads(shapes, res5_in_head, source)
         pooling = ("box.pooler.kind", "box.pooler.aligned", "box.pooler.sampling_ratio")
         limits = ("box.score_threshold", "box.selection.nms_iou", "box.selection.max_detections")
         assumed.append(_zoo_choice("box pooling", (), pooling))
@@ -61,7 +70,7 @@ def settings_of_tensors(shapes: Shapes, given: Mapping[str, Any], source: str) -
         settings |= RPN
         limits = ("rpn.proposals.post_nms", "rpn.proposals.nms_iou")
         assumed.append(_zoo_choice("proposals", ("MODEL.RPN.POST_NMS_TOPK_TEST",), limits))
-    if dilated:
+    if is_dc5:
         assumed.append(_zoo_choice("res5", ("MODEL.RESNETS.RES5_DILATION",), ("backbone.res5_dilation",)))
     sides = ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
     assumed += [
@@ -108,37 +117,40 @@ def _zoo_choice(what: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Ch
     return theirs, Assumption(what, ZOO, ours)
 
 
-def _trunk_norm(shapes: Shapes, prefix: str, given: Mapping[str, Any], assumed: Choices) -> str:
-    """Detectron2's name for the norm of the ResNet; empty if it has none.
+def _resnet_norm(shapes: Shapes, prefix: str, given: Mapping[str, Any]) -> tuple[str, Choices]:
+    """Detectron2's name for the norm of the ResNet, empty if it has none, and what is assumed.
 
     Group norm has no statistics, nor had the frozen batch norm of Detectron2's first versions. Files from before
     version 0.3 contain their anchors, so a file without anchors has group norm, and so has one with other group norms.
     """
     norm = _norm(shapes, f"{prefix}res4.0.conv1")
     if norm != "GN":
-        return norm
+        return norm, []
     if "MODEL.RESNETS.NORM" in given:
-        return str(given["MODEL.RESNETS.NORM"])
+        return str(given["MODEL.RESNETS.NORM"]), []
     others = "backbone.fpn_output2", "roi_heads.box_head.conv1", "roi_heads.box_head.0.conv1"
     if any(_norm(shapes, layer) == "GN" for layer in (*others, "roi_heads.mask_head.mask_fcn1")):
-        return norm
+        return norm, []
     if any(re.fullmatch(CELL_ANCHORS, name) for name in shapes):
         norm, why = "FrozenBN", "a file from before version 0.3; if it has group norm: --config MODEL.RESNETS.NORM=GN"
     else:
         why = "no anchors in the file: version 0.3 or later; if frozen batch norm: --config MODEL.RESNETS.NORM=FrozenBN"
-    assumed.append((("MODEL.RESNETS.NORM",), Assumption("norms without means and variances", why, ("backbone.norm",))))
-    return norm
+    assumption = Assumption("norms without means and variances", why, ("backbone.norm",))
+    return norm, [(("MODEL.RESNETS.NORM",), assumption)]
 
 
-def _trunk(
-    shapes: Shapes, prefix: str, last: str, short: bool, norm: str, source: str, assumed: Choices
-) -> dict[str, Any]:
-    """Depth, norm and groups; res5 is below `last`, and may be missing if `short` (an RPN on C4)."""
+def _resnet(
+    shapes: Shapes, prefix: str, *, res5: str, res5_may_be_missing: bool, norm: str, source: str
+) -> tuple[dict[str, Any], Choices]:
+    """Depth, groups and strides of a ResNet with `norm`, and what is assumed.
+
+    The names of its tensors start with `prefix`; those of res5, which an RPN on C4 does not have, with `res5`.
+    """
     blocks = blocks_of(shapes, rf"{re.escape(prefix)}res([234])\.(\d+)\.conv3\.weight", (2, 3, 4))
-    res5 = blocks_of(shapes, rf"{re.escape(last)}res(5)\.(\d+)\.conv3\.weight", (5,))
-    depth = known_depth(blocks if short and res5 == (0,) else blocks + res5, source)
-    inner = _shape(shapes, f"{prefix}res2.0.conv2.weight", source)
-    groups = inner[0] // inner[1]
+    last_blocks = blocks_of(shapes, rf"{re.escape(res5)}res(5)\.(\d+)\.conv3\.weight", (5,))
+    depth = known_depth(blocks if res5_may_be_missing and last_blocks == (0,) else blocks + last_blocks, source)
+    out, inside = _shape(shapes, f"{prefix}res2.0.conv2.weight", source)[:2]
+    groups = out // inside
     if not norm:
         raise ValueError(
             f"{source} has no norms in its ResNet, but all networks of {ZOO} have norms; expected a file "
@@ -147,24 +159,23 @@ def _trunk(
     settings: dict[str, Any] = {
         "MODEL.RESNETS.DEPTH": depth,
         "MODEL.RESNETS.NUM_GROUPS": groups,
-        "MODEL.RESNETS.WIDTH_PER_GROUP": inner[1],
+        "MODEL.RESNETS.WIDTH_PER_GROUP": inside,
         "MODEL.RESNETS.NORM": norm,
         "MODEL.RESNETS.STRIDE_IN_1X1": groups == 1 and norm != "GN",
     }
     if norm == "SyncBN":
-        stem = f"{prefix}stem.conv1.norm.num_batches_tracked" in shapes
-        settings["MODEL.BACKBONE.FREEZE_AT"] = 0 if stem else 2
+        is_stem_trained = f"{prefix}stem.conv1.norm.num_batches_tracked" in shapes
+        settings["MODEL.BACKBONE.FREEZE_AT"] = 0 if is_stem_trained else 2
         # trained from scratch; those trained with large-scale jitter have two convolutions in the RPN, with other names
-        if stem and "proposal_generator.rpn_head.conv.weight" in shapes:
+        if is_stem_trained and "proposal_generator.rpn_head.conv.weight" in shapes:
             settings |= IMAGENET_STD | {"MODEL.RESNETS.STRIDE_IN_1X1": False}
     if groups > 1:
         settings |= IMAGENET_STD
     stride = f"stride in the {'1x1' if settings['MODEL.RESNETS.STRIDE_IN_1X1'] else '3x3'} convolutions"
-    assumed += [
+    return settings, [
         _zoo_choice("frozen stages in training", ("MODEL.BACKBONE.FREEZE_AT",), ("backbone.frozen_stages",)),
         _zoo_choice(stride, ("MODEL.RESNETS.STRIDE_IN_1X1",), ("backbone.stride_in_1x1",)),
     ]
-    return settings
 
 
 def _norm(shapes: Shapes, layer: str) -> str:
@@ -177,6 +188,7 @@ def _norm(shapes: Shapes, layer: str) -> str:
 
 
 def _rpn(shapes: Shapes, source: str) -> dict[str, Any]:
+    """The widths of the RPN's convolutions; -1: as many channels as the map has."""
     head = "proposal_generator.rpn_head."
     _shape(shapes, f"{head}objectness_logits.weight", source)
     several = sorted(name for name in shapes if re.fullmatch(rf"{re.escape(head)}conv\.conv\d+\.weight", name))
@@ -184,56 +196,76 @@ def _rpn(shapes: Shapes, source: str) -> dict[str, Any]:
     return {"MODEL.RPN.CONV_DIMS": [-1 if out == inside else out] * max(1, len(several))}
 
 
-def _heads(shapes: Shapes, shared: bool, source: str) -> dict[str, Any]:
-    cascade = any(re.match(r"roi_heads\.box_predictor\.\d+\.", name) for name in shapes)
-    stage = "0." if cascade else ""
-    predictor, box = f"roi_heads.box_predictor.{stage}", f"roi_heads.box_head.{stage}"
+def _heads(shapes: Shapes, res5_in_head: bool, source: str) -> dict[str, Any]:
+    """Classes, box head or cascade, mask head and keypoint head."""
+    is_cascade = any(re.match(r"roi_heads\.box_predictor\.\d+\.", name) for name in shapes)
+    stage = "0." if is_cascade else ""
+    predictor = f"roi_heads.box_predictor.{stage}"
     classes = _shape(shapes, f"{predictor}cls_score.weight", source)[0] - 1
-    agnostic = _shape(shapes, f"{predictor}bbox_pred.weight", source)[0] == 4
+    has_four_deltas = _shape(shapes, f"{predictor}bbox_pred.weight", source)[0] == 4
     settings: dict[str, Any] = {
         "MODEL.ROI_HEADS.NUM_CLASSES": classes,
-        # with one class, there are four numbers in both cases
-        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": agnostic and (classes > 1 or cascade),
+        # with one class, there are four deltas in both cases
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": has_four_deltas and (classes > 1 or is_cascade),
     }
-    if not shared:
-        convs = count(shapes, rf"{re.escape(box)}conv(\d+)\.weight")
-        layers = count(shapes, rf"{re.escape(box)}fc(\d+)\.weight")
-        settings |= {"MODEL.ROI_BOX_HEAD.NUM_CONV": convs, "MODEL.ROI_BOX_HEAD.NUM_FC": layers}
-        channels = _shape(shapes, "proposal_generator.rpn_head.objectness_logits.weight", source)[1]
-        if convs:
-            channels = _shape(shapes, f"{box}conv1.weight", source)[0]
-            settings["MODEL.ROI_BOX_HEAD.CONV_DIM"] = channels
-            settings["MODEL.ROI_BOX_HEAD.NORM"] = _norm(shapes, f"{box}conv1")
-        if layers:
-            out, inside = _shape(shapes, f"{box}fc1.weight", source)
-            settings["MODEL.ROI_BOX_HEAD.FC_DIM"] = out
-            settings["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] = round((inside / channels) ** 0.5)
-    if cascade:
+    if not res5_in_head:
+        settings |= _box_layers(shapes, f"roi_heads.box_head.{stage}", source)
+    if is_cascade:
         settings |= CASCADE
-        stages = count(shapes, r"roi_heads\.box_predictor\.(\d+)\.cls_score\.weight")
-        if stages != 3:
-            raise ValueError(
-                f"{source} is a cascade of {stages} stages; their IoU thresholds are not in the file: give its YAML "
-                "with config (--config)"
-            )
+        _require_three_stages(shapes, source)
     if any(name.startswith("roi_heads.mask_head.") for name in shapes):
-        outputs, channels = _shape(shapes, "roi_heads.mask_head.predictor.weight", source)[:2]
-        settings |= {
-            "MODEL.MASK_ON": True,
-            "MODEL.ROI_MASK_HEAD.NUM_CONV": count(shapes, r"roi_heads\.mask_head\.mask_fcn(\d+)\.weight"),
-            "MODEL.ROI_MASK_HEAD.CONV_DIM": channels,
-            "MODEL.ROI_MASK_HEAD.NORM": _norm(shapes, "roi_heads.mask_head.mask_fcn1"),
-            "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": outputs == 1 and classes > 1,
-        }
+        settings |= _mask_head(shapes, classes, source)
     if any(name.startswith("roi_heads.keypoint_head.") for name in shapes):
-        head = "roi_heads.keypoint_head."
-        width = _shape(shapes, f"{head}conv_fcn1.weight", source)[0]
-        settings |= KEYPOINT | {
-            "MODEL.ROI_HEADS.NUM_CLASSES": classes,
-            "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": _shape(shapes, f"{head}score_lowres.weight", source)[1],
-            "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": [width] * count(shapes, rf"{re.escape(head)}conv_fcn(\d+)\.weight"),
-        }
+        settings |= _keypoint_head(shapes, classes, source)
     return settings
+
+
+def _box_layers(shapes: Shapes, prefix: str, source: str) -> dict[str, Any]:
+    """The convolutions and fully connected layers of a box head; the names of its tensors start with `prefix`."""
+    convs = count(shapes, rf"{re.escape(prefix)}conv(\d+)\.weight")
+    fcs = count(shapes, rf"{re.escape(prefix)}fc(\d+)\.weight")
+    settings: dict[str, Any] = {"MODEL.ROI_BOX_HEAD.NUM_CONV": convs, "MODEL.ROI_BOX_HEAD.NUM_FC": fcs}
+    channels = _shape(shapes, "proposal_generator.rpn_head.objectness_logits.weight", source)[1]
+    if convs:
+        channels = _shape(shapes, f"{prefix}conv1.weight", source)[0]
+        settings["MODEL.ROI_BOX_HEAD.CONV_DIM"] = channels
+        settings["MODEL.ROI_BOX_HEAD.NORM"] = _norm(shapes, f"{prefix}conv1")
+    if fcs:
+        out, inside = _shape(shapes, f"{prefix}fc1.weight", source)
+        settings["MODEL.ROI_BOX_HEAD.FC_DIM"] = out
+        settings["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] = round((inside / channels) ** 0.5)
+    return settings
+
+
+def _require_three_stages(shapes: Shapes, source: str) -> None:
+    """Raise ValueError for a cascade with another number of stages than those of the zoo."""
+    stages = count(shapes, r"roi_heads\.box_predictor\.(\d+)\.cls_score\.weight")
+    if stages != 3:
+        raise ValueError(
+            f"{source} is a cascade of {stages} stages; their IoU thresholds are not in the file: give its YAML "
+            "with config (--config)"
+        )
+
+
+def _mask_head(shapes: Shapes, classes: int, source: str) -> dict[str, Any]:
+    outputs, channels = _shape(shapes, "roi_heads.mask_head.predictor.weight", source)[:2]
+    return {
+        "MODEL.MASK_ON": True,
+        "MODEL.ROI_MASK_HEAD.NUM_CONV": count(shapes, r"roi_heads\.mask_head\.mask_fcn(\d+)\.weight"),
+        "MODEL.ROI_MASK_HEAD.CONV_DIM": channels,
+        "MODEL.ROI_MASK_HEAD.NORM": _norm(shapes, "roi_heads.mask_head.mask_fcn1"),
+        "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": outputs == 1 and classes > 1,
+    }
+
+
+def _keypoint_head(shapes: Shapes, classes: int, source: str) -> dict[str, Any]:
+    head = "roi_heads.keypoint_head."
+    width = _shape(shapes, f"{head}conv_fcn1.weight", source)[0]
+    return KEYPOINT | {
+        "MODEL.ROI_HEADS.NUM_CLASSES": classes,
+        "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": _shape(shapes, f"{head}score_lowres.weight", source)[1],
+        "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": [width] * count(shapes, rf"{re.escape(head)}conv_fcn(\d+)\.weight"),
+    }
 
 
 def _shape(shapes: Shapes, name: str, source: str) -> tuple[int, ...]:
