@@ -152,6 +152,7 @@ def _replaced(settings: Any, name: str, value: Any) -> Any:
 
 
 def unknown_setting(path: str, root: type) -> str:
+    """The message for `path`, which is no setting of the dataclass `root`, with similar ones."""
     paths = setting_paths(root)
     near = near_settings(path, paths)
     groups = sorted({known.split(".")[0] for known in paths})
