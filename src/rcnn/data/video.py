@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcnn.arguments import as_path, require_max_pixels
+from rcnn.arguments import as_path, plain, require_max_pixels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.outputs import naming
 from rcnn.text_files import missing_text
@@ -156,7 +156,7 @@ def _frequency(rate: float | Fraction | str | Path) -> Fraction:
     """Frames per second as a fraction. Raises ValueError for anything but a positive and finite number."""
     if isinstance(rate, str | Path):
         return video_rate(rate)[0]
-    frequency = Fraction(0)
+    frequency, rate = Fraction(0), plain(rate)
     if isinstance(rate, Real) and not isinstance(rate, bool) and math.isfinite(rate):
         frequency = Fraction(float(rate)).limit_denominator(1001)
     if frequency <= 0:

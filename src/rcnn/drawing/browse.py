@@ -90,7 +90,7 @@ def browse_dataset(
     Raises ValueError or OSError if the data set cannot be read, ValueError for a negative `limit` or invalid steps,
     FileExistsError for a browse.html of the user.
     """
-    whole_number("limit", limit, "0 or more images of each split (0 = all)", 0)
+    limit = whole_number("limit", limit, "0 or more images of each split (0 = all)", 0)
     if output is not None:
         require_folder(as_path(output, OUTPUT))
         require_apart(as_path(output, OUTPUT), as_path(path, "the data set", DATA), own=PAGE)

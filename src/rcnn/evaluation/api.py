@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 
-from rcnn.arguments import DATA, MODEL, OUTPUT, as_path, require_switches, whole_number
+from rcnn.arguments import DATA, MODEL, OUTPUT, as_path, require_one_of, require_switches, whole_number
 from rcnn.data import Dataset
 from rcnn.data.loading import Padding
 from rcnn.data.opening import DatasetOptions
@@ -100,6 +101,7 @@ def evaluate(
     require_path_options(data, split, options)
     devices = whole_number("devices", devices, "1 or more processes")
     require_switches(compile=compile)
+    require_one_of("precision", precision, get_args(Precision))
     inside = "" if output is None else _checked_output(as_path(output, OUTPUT), data, str(images))
     chosen = EvaluationOptions(
         limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
@@ -108,7 +110,7 @@ def evaluate(
     if devices > 1 and (isinstance(model, Predictor) or not is_results(model)):
         if isinstance(model, Predictor):
             raise ValueError(f"devices={devices} needs a checkpoint: give its path instead of a predictor")
-        require_devices(devices, str(device))
+        require_devices(devices, device)
         again = partial(
             evaluate, model, data, overrides=overrides, split=split, annotations=annotations, images=images,
             relative_boxes=relative_boxes, ignore_other_classes=ignore_other_classes, limit=limit,
