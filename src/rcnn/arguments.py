@@ -6,13 +6,14 @@ A path is a str or any os.PathLike; an empty one is refused, because it would be
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import reprlib
 from collections.abc import Callable, Container, Iterable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, on Linux
 LARGEST = 2**63 - 1  # of whole numbers; torch and Python's sizes have 64 bits
@@ -101,8 +102,19 @@ def require_one_of(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"{name}={shown(value, 60)} is not known; expected {', '.join(choices)}")
 
 
+def plain(value: Any) -> Any:
+    """A number in a scalar, array or tensor of no dimensions (numpy, torch) as Python's own; others unchanged."""
+    if getattr(value, "shape", None) != () or not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    except Exception:  # a tensor on the device meta has no value; other libraries raise what they like
+        return value
+
+
 def is_whole_number(value: object) -> TypeGuard[int]:
-    """Whether `value` is an integer of Python or numpy; True and False are not."""
+    """Whether `value` is an integer of Python, numpy or torch, see `plain`; True and False are not."""
+    value = plain(value)
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
@@ -111,6 +123,7 @@ def whole_number(name: str, value: object, expected: str, least: int = 1, most: 
 
     Also a ValueError for more than `most`.
     """
+    value = plain(value)
     if not is_whole_number(value):
         raise ArgumentTypeError(f"{name}={shown(value, 60)}; expected {expected}")
     if value < least:
@@ -120,15 +133,28 @@ def whole_number(name: str, value: object, expected: str, least: int = 1, most: 
     return int(value)
 
 
-def require_workers(workers: int) -> None:
-    """Raise ValueError unless `workers` is an integer from 0 to MOST_WORKERS."""
-    whole_number("workers", workers, "0 or more", 0, MOST_WORKERS)
+def real_number(name: str, value: object, expected: str, least: float = -math.inf, most: float = math.inf) -> float:
+    """The argument `name` as a number of Python; a ValueError, ending in `expected`, unless it is from least to most.
+
+    True and False, and NaN, are no numbers.
+    """
+    number = plain(value)
+    if not isinstance(number, Real) or isinstance(number, bool):
+        raise ArgumentTypeError(f"{name}={shown(value, 60)}; expected {expected}")
+    real = cast("float", number)  # a fraction stays exact
+    if not least <= real <= most:
+        raise ValueError(f"{name}={shown(real, 60)}; expected {expected}")
+    return real
+
+
+def require_workers(workers: int) -> int:
+    """`workers` as an int. Raises ValueError unless it is an integer from 0 to MOST_WORKERS."""
+    return whole_number("workers", workers, "0 or more", 0, MOST_WORKERS)
 
 
 def require_max_pixels(max_pixels: float) -> None:
     """Raise ValueError unless `max_pixels`, of an image, is a number of 0 or more."""
-    if not isinstance(max_pixels, Real) or isinstance(max_pixels, bool) or not max_pixels >= 0:
-        raise ValueError(f"max_pixels={shown(max_pixels, 60)}; expected a number of pixels, or 0 for no limit")
+    real_number("max_pixels", max_pixels, "a number of pixels, or 0 for no limit", 0)
 
 
 def require_switches(**values: object) -> None:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import TypeAlias
 
-from rcnn.arguments import ArgumentTypeError, is_one_of, require_max_pixels, shown, whole_number
+from rcnn.arguments import is_one_of, real_number, require_max_pixels, shown, whole_number
 from rcnn.data.image_inputs import require_channels
 
 Score: TypeAlias = float | Mapping[str, float]  # the lowest score that is kept: of all classes, or by class name
 
 
 def require_score(score: float) -> float:
-    """`score`; a ValueError unless it is a number from 0 to 1."""
-    if not isinstance(score, Real):
-        raise ArgumentTypeError(f"score={shown(score, 60)}; expected a number from 0 to 1")
-    if not 0 <= score <= 1:
-        raise ValueError(f"score={shown(score, 60)}; expected a number from 0 to 1")
-    return score
+    """`score` as a number of Python; a ValueError unless it is a number from 0 to 1."""
+    return real_number("score", score, "a number from 0 to 1", 0, 1)
+
+
+def checked_tolerance(tolerance: float) -> float:
+    """`tolerance` of polygons as a number of Python; a ValueError unless it is 0 or more."""
+    return real_number("tolerance", tolerance, "a number of pixels, 0 or more", 0)
 
 
 def lowest_score(score: Score, classes: Sequence[str]) -> float:

@@ -182,8 +182,8 @@ class Predictor:
         """The detections of one image, or a list of those of several.
 
         An image is a path, encoded bytes, a file that is open in binary mode, a numpy array uint8 (H, W), (H, W, 1),
-        (H, W, 3) or (H, W, 4), a Pillow image, or a tensor uint8 (3, H, W). Arrays and tensors are RGB, or BGR with
-        `channels="bgr"` (OpenCV).
+        (H, W, 3) or (H, W, 4), a Pillow image, a tensor uint8 (3, H, W), or an image of a data set, `dataset[0]`.
+        Arrays and tensors are RGB, or BGR with `channels="bgr"` (OpenCV).
 
         `score`: skip detections with a lower score: one number, or one per class name. The default, 0, keeps all
         detections of the model: those above its `box.score_threshold`, 0.05 in most models (the default of the command
@@ -193,8 +193,8 @@ class Predictor:
 
         `boxes` (N, 4), xyxy pixels of the image, are scored in place of detecting: the result has one row per box, in
         their order, with the box as given (not refined; clipped to the image), the most probable class, its
-        probability, mask and keypoints. `labels` (N,) choose the classes instead. For several images, give a list of
-        boxes (and of labels), one entry per image.
+        probability, mask and keypoints. `labels` (N,), numbers or names, choose the classes instead. For several
+        images, give a list of boxes (and of labels), one entry per image.
 
         Raises ValueError or OSError (FileNotFoundError, ...) for what cannot be read as an image, ValueError for boxes
         that are empty or outside the image.

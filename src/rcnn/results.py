@@ -14,26 +14,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
-from rcnn.arguments import as_texts
+from rcnn.arguments import as_texts, is_whole_number, plain, require_switches, wrong_type
 from rcnn.data.image_inputs import ImageInput, ImageSource, as_image
 from rcnn.data.messages import counted, few
 from rcnn.data.writers.coco import coco_result
 from rcnn.data.writers.labelme import labelme_file
 from rcnn.data.writers.yolo import yolo_lines
-from rcnn.drawing.pictures import draw_objects
+from rcnn.drawing.pictures import ColourBy, checked_drawing, draw_objects
 from rcnn.ops.boxes import move_ends
 from rcnn.ops.coco_backend import encode_region
 from rcnn.ops.contours import TOLERANCE
 from rcnn.ops.masks import Region
 from rcnn.ops.pasting import Pasting, paste_as
-from rcnn.prediction_arguments import Score, require_score
+from rcnn.prediction_arguments import Score, checked_tolerance, require_score
 from rcnn.weights.systems.classes import category_ids as default_ids
 
 if TYPE_CHECKING:
@@ -53,11 +53,6 @@ def require_classes(names: Iterable[str], classes: Sequence[str]) -> None:
             near = difflib.get_close_matches(str(name), classes, 1)
             hint = f" (similar: {near[0]!r})" if near else ""
             raise ValueError(f"the model has no class {name!r}{hint}; it has {few(classes)}")
-
-
-def _plain(value: int | str) -> int | str:
-    """An id without numpy's type, which JSON does not know."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,15 +231,19 @@ class ImageDetections:
         """The detections in COCO's results format, as pycocotools reads them.
 
         `category_ids` (K,) are the data set's ids of the classes, e.g. `dataset.category_ids`. The default is COCO's
-        ids (1 to 90) for COCO's 80 classes in COCO's order, and label + 1 for all other classes.
+        ids (1 to 90) for COCO's 80 classes in COCO's order, and label + 1 for all other classes. Raises
+        ArgumentTypeError for an `image_id` that is neither an integer nor text.
         """
+        image_id = plain(image_id)  # JSON does not know numpy's types
+        if not (is_whole_number(image_id) or isinstance(image_id, str)):
+            raise wrong_type(image_id, "image_id", "the id of the image in the data set, an integer or text")
         if category_ids is None and self.classes:
             category_ids = default_ids(self.classes)
         categories = (
             (self.labels + 1).tolist() if category_ids is None else self._of_classes(category_ids, "category_ids")
         )
         return [
-            coco_result(found, _plain(image_id), _plain(category))
+            coco_result(found, image_id, plain(category))
             for found, category in zip(self.to_json(), categories, strict=True)
         ]
 
@@ -256,7 +255,7 @@ class ImageDetections:
         """
         return labelme_file(
             (self.height, self.width), Path(image_path).as_posix(), self.names, self.boxes,
-            scores=self.scores, masks=self.regions(), tolerance=tolerance,
+            scores=self.scores, masks=self.regions(), tolerance=checked_tolerance(tolerance),
         )  # fmt: skip
 
     def to_yolo(self, *, polygons: bool = True, tolerance: float = TOLERANCE) -> list[str]:
@@ -265,10 +264,11 @@ class ImageDetections:
         For models with keypoints and without masks, the keypoints follow the box, as for pose models. `polygons=False`
         writes boxes only. `tolerance` as in `to_labelme`.
         """
+        require_switches(polygons=polygons)
         masks, points = (self.regions(), self.keypoints) if polygons else (None, None)
         return yolo_lines(
             (self.height, self.width), self.labels.tolist(), self.boxes,
-            masks=masks, keypoints=points if masks is None else None, tolerance=tolerance,
+            masks=masks, keypoints=points if masks is None else None, tolerance=checked_tolerance(tolerance),
         )  # fmt: skip
 
     def to_rows(self) -> list[dict[str, Any]]:
@@ -325,7 +325,7 @@ class ImageDetections:
         keypoint_score: float = 0.0,
         labels: bool = True,
         line_width: int | None = None,
-        colour_by: Literal["instance", "class"] = "instance",
+        colour_by: ColourBy = "instance",
     ) -> Image.Image:
         """The image with boxes, masks, keypoints and names drawn on it.
 
@@ -335,6 +335,7 @@ class ImageDetections:
         or with `colour_by="class"` between classes, e.g. for the frames of a video. Raises ValueError if there is no
         image, or one of another size.
         """
+        keypoint_score, line_width = checked_drawing(contour, labels, colour_by, keypoint_score, line_width)
         if image is None and self.source is None:
             raise ValueError("these detections have no image file to draw on: pass the image, result.draw(image)")
         pixels = self.source.read() if image is None and self.source is not None else as_image(image)

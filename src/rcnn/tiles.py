@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from rcnn.arguments import shown, whole_number, wrong_type
+from rcnn.arguments import real_number, whole_number, wrong_type
 from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image
 from rcnn.data.images import MAX_PIXELS
 from rcnn.ops.masks import Region
@@ -117,10 +116,7 @@ def predict_tiled(
 def check_tiling(tile: int, overlap: float) -> int:
     """The side as an int. Raises ValueError for a side or an overlap out of range."""
     side = whole_number("tile", tile, f"a side of {MIN_TILE} whole pixels or more, e.g. 1024 (--tile)", MIN_TILE)
-    if not isinstance(overlap, Real) or not 0 <= overlap <= 0.9:
-        raise ValueError(
-            f"overlap={shown(overlap, 60)}; expected a fraction of the tile from 0 to 0.9 (--tile-overlap)"
-        )
+    real_number("overlap", overlap, "a fraction of the tile from 0 to 0.9 (--tile-overlap)", 0, 0.9)
     return side
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import rcnn
+from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from tests.tiny_data import TINY_MODEL
@@ -90,6 +91,59 @@ def test_long_texts_that_are_no_paths_are_accepted(tmp_path: Path) -> None:
     assert rcnn.Client(url).url == url
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_numbers_of_no_dimensions_are_accepted(
+    kind: Callable[[float], Any], predictor: rcnn.Predictor, tmp_path: Path
+) -> None:
+    """The errors are about what is not there, so the numbers before were accepted."""
+    numbers: dict[str, Any] = {"limit": kind(1), "workers": kind(0), "max_detections": kind(5), "devices": kind(1)}
+    options = EvaluationOptions(limit=numbers["limit"], workers=kind(0), max_detections=kind(5))
+    assert repr(options) == repr(EvaluationOptions(limit=1, workers=0, max_detections=5)), "JSON has plain numbers"
+    with pytest.raises(FileNotFoundError):
+        evaluate(**numbers)
+    with pytest.raises(FileNotFoundError):
+        rcnn.split_dataset(NOWHERE, (kind(0.8), kind(0.2)), tmp_path / "out")
+    with pytest.raises(FileNotFoundError):
+        plan(val_fraction=kind(0.2))
+    assert rcnn.Client("http://localhost:8000", timeout=kind(5)).timeout == 5
+    given: dict[str, Any] = {"score": kind(0.0), "batch_size": kind(2), "max_pixels": kind(100)}
+    assert len(predictor.predict([IMAGE, IMAGE], **given)) == 2
+    tiled = rcnn.predict_tiled(predictor, IMAGE, tile=kind(32), overlap=kind(0.5), score=kind(0.5))
+    assert tiled.scores.tolist() == predictor.predict(IMAGE, score=0.5).scores.tolist()
+
+
+def test_one_text_is_a_list_of_one() -> None:
+    with pytest.raises(ValueError, match=r"^no fault has the id 'boxes'"):
+        rcnn.check_dataset(NOWHERE, only="boxes")
+    with pytest.raises(ValueError, match=r"^names \(--names\) train: expected 2 different names"):
+        rcnn.split_dataset(NOWHERE, (0.8, 0.2), NOWHERE, names="train")
+    with pytest.raises(ValueError, match=r"^precision='half' is not known; expected float32, bfloat16, auto"):
+        rcnn.benchmark(precisions="half")  # type: ignore[arg-type]
+
+
+def test_a_validation_set_is_a_data_set() -> None:
+    wrong: tuple[Any, ...] = (5, "val", [NOWHERE])
+    for call in (train, plan):
+        for value in wrong:
+            with pytest.raises(
+                ValueError, match=r"^got .* for validation; expected a Dataset; for a split .* val_split"
+            ):
+                call(validation=value)
+
+
+def test_choices_of_an_evaluation_are_checked_before_its_files() -> None:
+    with pytest.raises(ValueError, match=r"^metric 'ap' is not known; expected coco, voc2007, voc2012, lvis"):
+        evaluate(metric="ap")
+    with pytest.raises(ValueError, match=r"^metric 'ap' is not known; expected coco, voc2007, voc2012, lvis"):
+        rcnn.compare(NOWHERE, NOWHERE, metric="ap")
+    with pytest.raises(ValueError, match=r"^precision='half' is not known; expected float32, bfloat16, auto"):
+        evaluate(precision="half")  # type: ignore[arg-type]
+    devices: tuple[Any, ...] = (0, np.int64(0), np.array(0), "cuda:0", torch.device("cuda", 0))
+    for device in devices:
+        with pytest.raises(ValueError, match=r"^device cuda:0 cannot be chosen for processes that rcnn starts"):
+            evaluate(devices=2, device=device)
+
+
 def test_fractions_and_choices_of_another_type_are_refused() -> None:
     wrong: tuple[Any, ...] = ("", "0.2", float("nan"), True, 1, -0.1, [0.2], 10**400)
     for value in wrong:
@@ -102,7 +156,7 @@ def test_fractions_and_choices_of_another_type_are_refused() -> None:
             rcnn.export_model(NOWHERE, "a.onnx", precision=value)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"^padding=.* is not known; expected exact, bucket"):
             rcnn.Predictor(NOWHERE, padding=value)  # type: ignore[arg-type]
-    devices: tuple[Any, ...] = (np.array(["cpu", "cuda"]), 10**5000, None, 0.5)
+    devices: tuple[Any, ...] = (np.array(["cpu", "cuda"]), 10**5000, None, 0.5, True)
     for value in devices:
         with pytest.raises(ValueError, match=r"^device .* is not (known|supported); expected auto, cpu"):
             plan(device=value)
@@ -122,6 +176,8 @@ def test_fractions_and_choices_of_another_type_are_refused() -> None:
         ({"boxes": [[0, 0, 4, 4]], "labels": torch.zeros(1, device="meta").long()}, "labels=tensor.*; expected 1 int"),
         ({"channels": np.array(["rgb", "bgr"])}, r"channels=array\(.*\) is not known; expected 'rgb' or 'bgr'"),
         ({"errors": np.array(["raise", "return"])}, r"errors=array\(.*\) is not known; expected 'raise' or 'return'"),
+        ({"score": True}, "score=True; expected a number from 0 to 1"),
+        ({"score": {"a": True}}, "score=True; expected a number from 0 to 1"),
         ({"score": np.zeros(2)}, r"score=array\(.*\); expected a number from 0 to 1"),
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rcnn.cli.formats import mask_png
 from rcnn.data.image_inputs import ImageSource
@@ -123,6 +125,18 @@ def test_pictures() -> None:
     assert png.startswith(b"\x89PNG")
     assert "&lt;disc&gt;" in page
     assert "<disc>" not in page
+    for wrong, message in (
+        ({"colour_by": "klass"}, "colour_by='klass' is not known; expected instance, class"),
+        ({"labels": ["cat"]}, "got .* for labels; expected True or False"),
+        ({"contour": "no"}, "got .* for contour; expected True or False"),
+        ({"keypoint_score": "a"}, "keypoint_score='a'; expected a number of 0 or more"),
+        ({"line_width": 0.5}, "line_width=0.5; expected 1 or more pixels, or None"),
+    ):
+        given: dict[str, Any] = wrong
+        with pytest.raises(ValueError, match=f"^{message}"):
+            RESULT.draw(**given)
+    width: Any = np.array(3)
+    np.testing.assert_array_equal(RESULT.draw(line_width=width), RESULT.draw(line_width=3))
     unknown = replace(RESULT, source=None)
     assert unknown._repr_html_() is unknown._repr_png_() is None
     with pytest.raises(ValueError, match=r"pass the image, result\.draw\(image\)"):
@@ -172,12 +186,32 @@ def test_lists_and_wrong_indices() -> None:
         RESULT[[True, False, True]]
 
 
-@pytest.mark.parametrize("score", ["a", None, float("nan"), -0.1, 1.5])
+@pytest.mark.parametrize(
+    "score", ["a", None, float("nan"), -0.1, 1.5, True, np.array([0.5]), torch.zeros((), device="meta")]
+)
 def test_a_score_is_a_number(score: float) -> None:
     with pytest.raises(ValueError, match="expected a number from 0 to 1"):
         RESULT.above(score)
-    numpys: Any = np.float32(0.5)
-    assert len(RESULT.above(numpys)) == 1
+    numbers: tuple[Any, ...] = (np.float32(0.5), np.array(0.5), torch.tensor(0.5), Fraction(1, 2))
+    for number in numbers:
+        assert len(RESULT.above(number)) == len(RESULT.above({"<disc>": number, "square": number})) == 1
+
+
+def test_other_numbers_and_ids_are_checked() -> None:
+    wrong: Any = "a"
+    with pytest.raises(ValueError, match=r"^tolerance='a'; expected a number of pixels, 0 or more"):
+        RESULT.to_labelme("a.jpg", tolerance=wrong)
+    with pytest.raises(ValueError, match=r"^tolerance=-1; expected a number of pixels, 0 or more"):
+        RESULT.to_yolo(tolerance=-1)
+    for ids in (None, 0.5, Path("a.jpg"), [7]):
+        image_id: Any = ids
+        with pytest.raises(ValueError, match="for image_id; expected the id of the image in the data set"):
+            RESULT.to_coco(image_id)
+    for one in (np.array(7), torch.tensor(7), np.int64(7)):
+        number: Any = one
+        assert json.loads(json.dumps(RESULT.to_coco(number, torch.tensor([5, 6]).tolist())))[0]["image_id"] == 7
+        categories: Any = torch.tensor([5, 6])
+        assert json.loads(json.dumps(RESULT.to_coco(7, categories)))[0]["category_id"] == 6
 
 
 def test_there_is_a_value_for_each_class() -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -38,7 +39,7 @@ def benchmark(
     *,
     overrides: Overrides = (),
     image: str | Path | None = None,
-    precisions: Sequence[Precision] = (),
+    precisions: Precision | Sequence[Precision] = (),
     batch_sizes: Sequence[int] = (1, 8),
     repeats: int = 5,
     peer: bool = True,
@@ -68,7 +69,8 @@ def benchmark(
         raise ValueError(f"batch_sizes={list(sizes)} (--batch); expected different numbers")
     require_switches(peer=peer, memory=memory)
     chosen = choose_device(device)
-    names = list(dict.fromkeys(choose_precision(one, chosen) for one in precisions or ("float32", "auto")))
+    wanted = cast("tuple[Precision, ...]", as_texts(precisions, "precisions")) or ("float32", "auto")
+    names = list(dict.fromkeys(choose_precision(one, chosen) for one in wanted))
     request = Request(
         model=as_text(model, "the model", f"the name of a model, or {CHECKPOINT}", empty=False),
         overrides=as_overrides(overrides),

@@ -22,13 +22,15 @@ from torch import Tensor
 
 from rcnn.data.checks.images import URL_FIELDS
 from rcnn.data.image_inputs import ImageSource
-from rcnn.data.messages import counted, excerpt, few
+from rcnn.data.messages import close_to, counted, excerpt, few
+from rcnn.data.records import ImageRecord
 from rcnn.preprocess import Frame
 from rcnn.text_files import as_given, missing_text, read_json
 
 # (N, 4) xyxy
 Boxes: TypeAlias = npt.NDArray[np.floating] | npt.NDArray[np.integer] | Tensor | Sequence[Sequence[float]]
-Labels: TypeAlias = npt.NDArray[np.integer] | Tensor | Sequence[int]  # (N,) classes 0..K-1
+# (N,) classes 0..K-1, or their names
+Labels: TypeAlias = npt.NDArray[np.integer] | Tensor | Sequence[int] | Sequence[str]
 FORMS = (
     'expected {"photo.jpg": [[x1, y1, x2, y2], ...]}, a COCO annotation or results file, or predictions.json of '
     "rcnn predict"
@@ -52,7 +54,7 @@ class PredictionInput(NamedTuple):
 
     def source(self, max_pixels: int) -> ImageSource:
         """The image for drawing. To save memory, files and bytes are not kept decoded, but decoded again."""
-        if isinstance(self.image, str | Path | bytes):
+        if isinstance(self.image, str | Path | bytes | ImageRecord):
             return ImageSource(image=self.image, max_pixels=max_pixels)
         return ImageSource(image=self.pixels)
 
@@ -60,8 +62,8 @@ class PredictionInput(NamedTuple):
 def check_given(boxes: object, labels: object, image: Tensor, classes: Sequence[str], where: str = "") -> GivenBoxes:
     """Check the boxes (N, 4) xyxy of an image (3, H, W) and, unless None, their labels (N,), 0..K-1 for K `classes`.
 
-    Raises ValueError for boxes that `checked_boxes` refuses, and for labels that are not one integer from 0 to K - 1
-    per box. The message starts with `where`.
+    Labels may also be names of `classes`. Raises ValueError for boxes that `checked_boxes` refuses, and for labels that
+    are not one integer from 0 to K - 1, or one name, per box. The message starts with `where`.
     """
     try:
         rows = checked_boxes(boxes, (image.shape[1], image.shape[2]))
@@ -69,15 +71,28 @@ def check_given(boxes: object, labels: object, image: Tensor, classes: Sequence[
         raise ValueError(f"{where}{error}") from error
     if labels is None:
         return GivenBoxes(boxes=rows)
+    expected = f"{where}labels={excerpt(labels)}; expected {len(rows)} integers, one for each box, or names of classes"
     try:
         values = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     except (TypeError, ValueError, RuntimeError) as error:  # lists of different lengths; a meta or sparse tensor
-        raise ValueError(f"{where}labels={excerpt(labels)}; expected {len(rows)} integers, one for each box") from error
+        raise ValueError(expected) from error
+    if values.shape == (len(rows),) and len(rows) and all(isinstance(one, str) for one in values.tolist()):
+        values = _labels_of(values.tolist(), classes, where)
     if values.shape != (len(rows),) or (len(rows) and values.dtype.kind not in "iu"):
-        raise ValueError(f"{where}labels={excerpt(labels)}; expected {len(rows)} integers, one for each box")
+        raise ValueError(expected)
     if len(rows) and not (values.min() >= 0 and values.max() < len(classes)):
         raise ValueError(f"{where}labels={excerpt(labels)}; expected classes from 0 to {len(classes) - 1}")
     return GivenBoxes(boxes=rows, labels=values.astype(np.int64))
+
+
+def _labels_of(names: Sequence[str], classes: Sequence[str], where: str) -> npt.NDArray[np.int64]:
+    """The labels (N,) of N names of classes. Raises ValueError for another name, or one that several classes have."""
+    for name in names:
+        if (count := list(classes).count(name)) != 1:
+            known = f"{close_to(name, classes)}; the model has {few(classes)}"
+            what = f"; the model has {count} classes of this name: give the numbers" if count else known
+            raise ValueError(f"{where}labels has the class {excerpt(name)}{what}")
+    return np.array([classes.index(name) for name in names], dtype=np.int64)
 
 
 def one_per_image(values: Collection[object] | None, name: str) -> Iterator[object]:

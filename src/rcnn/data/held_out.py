@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, cast
 
-from rcnn.arguments import shown
+from rcnn.arguments import plain, shown
 from rcnn.data.messages import counted, excerpt, few
 from rcnn.data.records import Dataset
 from rcnn.data.similarity import content_hash, fingerprints
@@ -70,12 +70,14 @@ class HeldOut:
         )
 
 
-def require_fraction(fraction: float) -> None:
-    """Raise ValueError unless `fraction` is at least 0 and less than 1."""
-    if not isinstance(fraction, Real) or isinstance(fraction, bool) or not 0 <= fraction < 1:
+def require_fraction(fraction: float) -> float:
+    """`fraction` as a number of Python. Raises ValueError unless it is at least 0 and less than 1."""
+    number = plain(fraction)
+    if not isinstance(number, Real) or isinstance(number, bool) or not 0 <= cast("float", number) < 1:
         raise ValueError(
             f"val_fraction={shown(fraction, 60)} (--val-fraction): expected 0 (no images) to less than 1, e.g. 0.2"
         )
+    return float(number)
 
 
 def hold_out(dataset: Dataset, fraction: float, advance: Callable[[], None] | None = None) -> HeldOut | None:

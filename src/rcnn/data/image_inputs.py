@@ -15,17 +15,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcnn.arguments import is_one_of, require_max_pixels, shown
+from rcnn.arguments import is_one_of, plain, require_max_pixels, shown
 from rcnn.data.images import MAX_PIXELS, decode, is_open_file, read_image
+from rcnn.data.records import ImageRecord
 
 ImageInput: TypeAlias = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | npt.NDArray[np.uint8] | Image.Image | Tensor
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | IO[bytes]
+    | npt.NDArray[np.uint8]
+    | Image.Image
+    | Tensor
+    | ImageRecord
 )
 Channels = Literal["rgb", "bgr"]
 
 ACCEPTED = (
     "a path (str or Path), encoded bytes, a binary file, a Pillow image, a numpy array uint8 (H, W), (H, W, 1), "
-    "(H, W, 3) or (H, W, 4), or a tensor uint8 (3, H, W)"
+    "(H, W, 3) or (H, W, 4), a tensor uint8 (3, H, W), or an ImageRecord of a data set"
 )
 
 
@@ -44,12 +54,14 @@ class ImageSource:
 
 def is_one_image(value: object) -> bool:
     """Whether `value` is a single image, and not several. Raises ValueError if it is neither."""
-    if isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, Tensor)):
+    if isinstance(
+        value, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, Tensor, ImageRecord)
+    ):
         return True
     if is_open_file(value):
         return True
     unsuitable = (Mapping, Set)  # the keys of a mapping are not images, and a set has no order
-    if isinstance(value, Iterable) and not isinstance(value, unsuitable):
+    if isinstance(value, Iterable) and not isinstance(value, unsuitable) and not _is_sample(value):
         return False
     raise ValueError(f"got {_kind(value)}; expected {ACCEPTED}, or a list of these")
 
@@ -82,6 +94,8 @@ def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX
         if path.startswith(("http://", "https://")):
             raise ValueError(f"{path} is a URL; expected a file: download it and pass its bytes, or use `rcnn predict`")
         return read_image(Path(path), max_pixels=max_pixels)
+    if isinstance(value, ImageRecord):  # before files, because it can be read, too
+        return value.read(max_pixels=plain(max_pixels))
     if is_open_file(value):
         return read_image(cast("IO[bytes]", value), max_pixels=max_pixels)
     if isinstance(value, Image.Image):
@@ -162,5 +176,12 @@ def _advice(kind: str, values: npt.NDArray[Any], method: str) -> str:
     return f": the values are {low:g} to {high:g}; scale them to 0..255, then convert with .{method}"
 
 
+def _is_sample(value: object) -> bool:
+    """Whether `value` is (image, dict of its objects), what torchvision's data sets return."""
+    return isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(value[1], Mapping)
+
+
 def _kind(value: object) -> str:
+    if _is_sample(value):
+        return "an image with a dict of its objects, as data sets of torchvision return: pass the image alone"
     return "None" if value is None else f"a {type(value).__name__}"

@@ -222,9 +222,10 @@ def _content(file: IO[bytes]) -> bytes:
         raise ValueError(f"got a {type(file).__name__}; expected a path, the bytes of an image file, or an open file")
     name = getattr(file, "name", None)
     shown = f"the file {name}" if isinstance(name, str) else f"the {type(file).__name__}"
-    data = "" if isinstance(file, io.TextIOBase) else file.read()
+    data: object = "" if isinstance(file, io.TextIOBase) else file.read()
     if not isinstance(data, bytes):
-        raise ValueError(f"{shown} is open as text; expected a binary file: open(path, 'rb')")
+        fault = "is open as text" if isinstance(data, str) else f"gives a {type(data).__name__} when it is read"
+        raise ValueError(f"{shown} {fault}; expected a binary file: open(path, 'rb')")
     if not data:
         raise ValueError(f"{shown} has no bytes after its position; expected an image: call .seek(0) first")
     return data
@@ -258,8 +259,7 @@ def _open(source: Source, max_pixels: float) -> Image.Image:
     if max_pixels and pixels > max_pixels:
         image.close()
         raise ImageError(
-            f"{name} has {pixels / 1e6:,.1f} million pixels ({image.width} x {image.height}); the limit is "
-            f"{max_pixels / 1e6:g} million",
+            f"{name} has {pixels:,} pixels ({image.width} x {image.height}); the limit is {max_pixels:,.12g}",
             "cut it into tiles, shrink it, or raise the limit (--max-pixels, max_pixels)",
         )
     return image

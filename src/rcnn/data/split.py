@@ -17,7 +17,7 @@ from numbers import Real
 
 import numpy as np
 
-from rcnn.arguments import wrong_type
+from rcnn.arguments import plain, wrong_type
 from rcnn.data.messages import few
 from rcnn.data.records import Dataset
 from rcnn.data.similarity import Fingerprint, fingerprints, similar_groups
@@ -167,12 +167,14 @@ def share_text(share: float, fraction: float, absent: Sequence[str]) -> str:
     return f"{share:.1%} (requested: {fraction:.1%})" + (f"; no objects of {few(absent)}" if absent else "")
 
 
-def require_fractions(fractions: Sequence[float]) -> None:
-    """Raise ValueError unless `fractions` are two or more positive numbers that add up to 1."""
+def require_fractions(fractions: Sequence[float]) -> list[float]:
+    """`fractions` as numbers of Python; a ValueError unless they are two or more positive ones that add up to 1."""
     several = np.iterable(fractions) and not isinstance(fractions, bytes)
-    if not several or not all(isinstance(one, Real) for one in fractions):
+    if not several or not all(isinstance(plain(one), Real) and not isinstance(one, bool) for one in fractions):
         raise wrong_type(fractions, "the fractions", "a list of numbers that add up to 1, e.g. (0.8, 0.2)")
+    fractions = [float(plain(one)) for one in fractions]
     positive = all(math.isfinite(one) and one > 0 for one in fractions)
     if len(fractions) < 2 or not positive or abs(sum(fractions) - 1) > 1e-6:
         shown = ", ".join(f"{one:g}" for one in fractions)
         raise ValueError(f"fractions {shown}: expected two or more positive numbers that add up to 1, e.g. 0.8, 0.2")
+    return fractions

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcnn.arguments import as_path, require_max_pixels
+from rcnn.arguments import as_path, plain, require_max_pixels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.outputs import naming
 from rcnn.text_files import missing_text
@@ -73,8 +73,8 @@ def read_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Vi
         stream = video.streams.video[0]
         if max_pixels and stream.width * stream.height > max_pixels:
             raise VideoError(
-                f"{path} has frames of {stream.width} x {stream.height} pixels; the limit is {max_pixels / 1e6:g} "
-                "million pixels: shrink the video, or raise the limit (--max-pixels, max_pixels)"
+                f"{path} has frames of {stream.width} x {stream.height} pixels; the limit is {max_pixels:,.12g} "
+                "pixels: shrink the video, or raise the limit (--max-pixels, max_pixels)"
             )
         stream.thread_type = "AUTO"
         index, start, end = 0, 0.0, 0.0
@@ -156,7 +156,7 @@ def _frequency(rate: float | Fraction | str | Path) -> Fraction:
     """Frames per second as a fraction. Raises ValueError for anything but a positive and finite number."""
     if isinstance(rate, str | Path):
         return video_rate(rate)[0]
-    frequency = Fraction(0)
+    frequency, rate = Fraction(0), plain(rate)
     if isinstance(rate, Real) and not isinstance(rate, bool) and math.isfinite(rate):
         frequency = Fraction(float(rate)).limit_denominator(1001)
     if frequency <= 0:

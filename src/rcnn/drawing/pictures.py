@@ -8,18 +8,20 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from rcnn.arguments import real_number, require_one_of, require_switches, whole_number
 from rcnn.drawing.fonts import describe_missing, missing_characters
 from rcnn.drawing.labels import NAMES_PER_SIDE, LabelWriter
 from rcnn.drawing.palette import Colour, object_colour
 from rcnn.ops.masks import Region
 
+ColourBy: TypeAlias = Literal["instance", "class"]  # objects of different colours, or classes
 OPACITY = 0.45  # weight of the object's colour in a masked pixel
 _MAX_NAME = 32  # characters of a name in a picture
 MAX_CAPTION = 60  # characters of a caption
@@ -49,7 +51,7 @@ def draw_objects(
     skeleton: Sequence[tuple[int, int]] = PERSON_SKELETON,
     keypoint_score: float = 0.0,
     contour: bool = False,
-    colour_by: Literal["instance", "class"] = "instance",
+    colour_by: ColourBy = "instance",
     with_names: bool = True,
     width: int | None = None,
 ) -> Image.Image:
@@ -105,6 +107,17 @@ def draw_objects(
     for row in largest_first[::-1]:  # the smallest boxes first, because they have the fewest positions
         writer.write(texts[row], corners[row], colours[row])
     return picture
+
+
+def checked_drawing(
+    contour: bool, labels: bool, colour_by: str, keypoint_score: float, line_width: int | None
+) -> tuple[float, int | None]:
+    """`keypoint_score` and `line_width` of a picture as numbers of Python; a ValueError for a value out of range."""
+    require_switches(contour=contour, labels=labels)
+    require_one_of("colour_by", colour_by, get_args(ColourBy))
+    lowest = real_number("keypoint_score", keypoint_score, "a number of 0 or more", 0)
+    width = None if line_width is None else whole_number("line_width", line_width, "1 or more pixels, or None")
+    return lowest, width
 
 
 def draw_dashed_boxes(picture: Image.Image, boxes: npt.NDArray[np.floating]) -> None:

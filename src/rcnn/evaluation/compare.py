@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rcnn.arguments import MODEL, as_path, whole_number
+from rcnn.arguments import DATA, MODEL, OUTPUT, as_optional_text, as_path, whole_number
 from rcnn.data import Dataset
 from rcnn.data.messages import few
 from rcnn.data.opening import DatasetOptions
@@ -25,6 +25,7 @@ from rcnn.evaluation.opening import (
 from rcnn.evaluation.plan import limit_overrides, plan_evaluation
 from rcnn.evaluation.results import (
     all_have,
+    fitted,
     has_proposals,
     is_results,
     keypoints_of,
@@ -32,10 +33,10 @@ from rcnn.evaluation.results import (
     read_results,
     uncovered_images,
 )
-from rcnn.metrics.checks import check_results
+from rcnn.metrics.choice import require_metric
 from rcnn.metrics.comparison import Comparison, compare_results
 from rcnn.metrics.values import FIELDS
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import OutputFolder, require_apart
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device
 from rcnn.runtime.exported import is_exported
@@ -74,13 +75,16 @@ def compare(
     Raises FileNotFoundError or ValueError if an input cannot be read, if `a` and `b` have no kind of results in common,
     or if they are models with different classes; FileExistsError for a compare.json that rcnn did not write.
     """
-    whole_number("samples", samples, "0 or more bootstrap samples (--samples)", 0)
-    whole_number("seed", seed, "0 or more (--seed)", 0)
+    samples = whole_number("samples", samples, "0 or more bootstrap samples (--samples)", 0)
+    seed = whole_number("seed", seed, "0 or more (--seed)", 0)
+    require_metric(as_optional_text(metric, "metric", path=False))
     expected = f"{MODEL}, or saved results"
     sources = (as_path(a, "the first model", expected), as_path(b, "the second model", expected))
     options = DatasetOptions(annotations=annotations, images=images, relative_boxes=relative_boxes)
     if data is not None:
         require_path_options(data, split, options)
+        if output is not None and not isinstance(data, Dataset):
+            require_apart(as_path(output, OUTPUT), as_path(data, "the data set", DATA), own=COMPARE_FILE)
     models = tuple(None if is_results(source) else model_record(source) for source in sources)
     options = replace(options, optional_files=not any(models))
     _require_same_classes(sources, models)
@@ -247,17 +251,13 @@ class _Side:
     kinds: tuple[str, ...]
     limit: int = 0  # number of images that the results cover, the first ones; 0: all
     failed: int = 0  # images that could not be read: they count as images without detections
-    warnings: tuple[str, ...] = ()  # of its evaluation
+    warnings: tuple[str, ...] = ()  # of its evaluation, or about its saved results
 
 
 def _saved_side(source: Path, dataset: Dataset) -> _Side:
-    saved = read_results(source)
-    try:
-        check_results(dataset.to_coco(), saved.results, str(dataset.annotation_file), f"{source}: result")
-    except ValueError as error:
-        raise ValueError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
+    saved, warnings = fitted(source, read_results(source), dataset, dataset.to_coco())
     kinds = tuple(kind for kind in KINDS if all_have(saved.results, FIELDS[kind]))
-    return _Side(results=saved.results, kinds=kinds, limit=limit_of(saved, dataset))
+    return _Side(results=saved.results, kinds=kinds, limit=limit_of(saved, dataset), warnings=warnings)
 
 
 def _evaluated_side(

@@ -241,12 +241,12 @@ def _corners(result: Result, region: Region | None) -> list[float]:
 
     `region` is the mask; None: no mask, or one without a pixel.
     """
-    if "bbox" in result:
+    if result.get("bbox") is not None:
         x, y, width, height = result["bbox"]
         return [x, y, x + width, y + height]
     if region is not None:
         return [region.x0, region.y0, region.x0 + region.mask.shape[1], region.y0 + region.mask.shape[0]]
-    points = (np.array(result.get("keypoints", ())).reshape(-1, 3) + HALF_PIXEL)[:, :2]
+    points = (np.array(result.get("keypoints") or ()).reshape(-1, 3) + HALF_PIXEL)[:, :2]
     return [*points.min(axis=0), *points.max(axis=0)] if len(points) else [0.0] * 4
 
 

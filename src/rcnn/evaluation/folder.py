@@ -14,9 +14,9 @@ from rcnn.evaluation.evaluate import Evaluation, ImageResults
 from rcnn.metrics.analysis import Analysis
 from rcnn.metrics.tables import per_class_csv
 from rcnn.metrics.values import FIELDS
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import METRICS_FILE, OutputFolder
 
-METRICS_FILE, REPORT, PER_CLASS_FILE = "metrics.json", "report.html", "per_class.csv"
+REPORT, PER_CLASS_FILE = "report.html", "per_class.csv"
 ANALYSIS_FILE, THRESHOLDS_FILE = "analysis.json", "thresholds.json"
 UNFINISHED = "results.jsonl"  # one image per line, while the evaluation runs
 UNFINISHED_RECORD = "unfinished.json"  # beside it: {"held_out": the images, or null; "proposals": true or false}
@@ -83,7 +83,8 @@ def write_evaluation(
     """Write metrics, results and report; remove results.jsonl and the results of kinds that were not evaluated.
 
     Returns the path of the report. `analysis`: None for proposals. `held_out`: the evaluated images, if they were held
-    out from training; they are recorded, so that the results can be scored again. `title`, `lead`, `details` and
+    out from training; they are recorded, so that the results can be scored again. thresholds.json is for predictions,
+    so it is only written if its scores are from 0 to 1. `title`, `lead`, `details` and
     `examples` as in `write_report`. `warnings`: in addition to those of the evaluation.
     """
     content = evaluation.to_dict()
@@ -91,10 +92,12 @@ def write_evaluation(
     folder.write_text(PER_CLASS_FILE, per_class_csv(evaluation.metrics))
     if analysis is not None:
         folder.write_json(ANALYSIS_FILE, analysis.to_dict())
+    else:
+        (folder.path / ANALYSIS_FILE).unlink(missing_ok=True)  # of an earlier evaluation
+    if analysis is not None and analysis.thresholds.within_0_to_1:
         folder.write_json(THRESHOLDS_FILE, {"kind": analysis.kind, **analysis.thresholds.to_dict()}, indent=2)
     else:
-        for name in (ANALYSIS_FILE, THRESHOLDS_FILE):  # of an earlier evaluation
-            (folder.path / name).unlink(missing_ok=True)
+        (folder.path / THRESHOLDS_FILE).unlink(missing_ok=True)
     for kind, name in RESULTS.items():
         if kind in evaluation.metrics.kinds:
             fields = ("image_id", "category_id", "score", FIELDS[kind])

@@ -13,7 +13,7 @@ from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import require_names
 from rcnn.metrics import coco, lvis
-from rcnn.metrics.choice import check_limit, metric_for, names_of
+from rcnn.metrics.choice import check_limit, metric_for, names_of, require_metric
 from rcnn.metrics.inputs import require_limit
 from rcnn.models.config import DetectorConfig
 from rcnn.models.setting_tables import settings_table
@@ -35,11 +35,10 @@ class EvaluationOptions:
         """Raises ValueError for a number that is out of range, or a value of another type."""
         for name, least in (("limit", 0), ("batch_size", 1), ("pictures", 0)):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), f"{least} or more", least))
-        require_workers(self.workers)
+        object.__setattr__(self, "workers", require_workers(self.workers))
         require_limit(self.max_detections)
-        as_optional_text(self.metric, "metric", path=False)
+        require_metric(as_optional_text(self.metric, "metric", path=False))
         require_switches(boundary=self.boundary)
-        object.__setattr__(self, "workers", int(self.workers))  # of numpy's numbers, which JSON does not have
         if self.max_detections is not None:
             object.__setattr__(self, "max_detections", int(self.max_detections))
         object.__setattr__(self, "boundary", bool(self.boundary))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,22 @@ from rcnn.data.messages import counted, excerpt
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.evaluation.evaluate import Evaluation, Result
-from rcnn.evaluation.folder import METRICS_FILE, RESULTS, UNFINISHED, UNFINISHED_RECORD
+from rcnn.evaluation.folder import RESULTS, UNFINISHED, UNFINISHED_RECORD
 from rcnn.evaluation.plan import plan_evaluation
+from rcnn.evaluation.predicted import TABLES_FILE, predicted_images, with_ids_by_name
+from rcnn.evaluation.saved_boxes import box_form_warnings
+from rcnn.evaluation.saved_ids import with_ids_of
 from rcnn.metrics.choice import evaluate
-from rcnn.metrics.inputs import check_results, json_lines, read_json_or_lines
+from rcnn.metrics.inputs import GroundTruth, check_results, json_lines, read_json_or_lines
 from rcnn.metrics.values import FIELDS
 from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
-from rcnn.outputs import files_of_rcnn
+from rcnn.outputs import METRICS_FILE, files_of_rcnn
 from rcnn.runtime.exported import is_exported
 from rcnn.text_files import missing_text, read_json
 from rcnn.weights.checkpoint import FOREIGN
 from rcnn.weights.files import CONFIG_FILE
 
 FIELDS_OF_KINDS = ("bbox", "segmentation", "keypoints")
-PREDICTED_FILE, TABLES_FILE = "coco_results.json", "coco.json"  # of `rcnn predict --format coco`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +173,22 @@ def _recorded_limit(path: Path) -> int:
     return limit if type(limit) is int and limit > 0 else 0
 
 
+def fitted(
+    path: Path, saved: SavedResults, dataset: Dataset, ground_truth: GroundTruth
+) -> tuple[SavedResults, tuple[str, ...]]:
+    """The results in `path` with the ids of `dataset`, and what was matched or looks wrong, a line each.
+
+    `ground_truth`: that of the data set. Raises ValueError for results that do not fit.
+    """
+    try:
+        named, lines = with_ids_by_name(path, saved.results, dataset)
+        results, matched = with_ids_of(dataset, named)
+        check_results(ground_truth, results, str(dataset.annotation_file), f"{path}: result")
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    return replace(saved, results=results), lines + matched + box_form_warnings(dataset, results)
+
+
 def evaluate_results(
     path: Path, dataset: Dataset, *, limit: int = 0, max_detections: int | None = None, metric: str = ""
 ) -> Evaluation:
@@ -181,12 +199,11 @@ def evaluate_results(
     which every result has the field. `metric` defaults to that of the data set's format. ValueError if the results do
     not fit the data set, or no kind can be measured.
     """
-    saved, ground_truth = read_results(path), dataset.to_coco()
-    results = saved.results
-    check_results(ground_truth, results, str(dataset.annotation_file), f"{path}: result")
-    warnings: tuple[str, ...] = ()
+    given, ground_truth = read_results(path), dataset.to_coco()
+    saved, lines = fitted(path, given, dataset, ground_truth)
+    results, warnings = saved.results, tuple(f"{path}: {line}" for line in lines)
     if not limit and (limit := limit_of(saved, dataset)):
-        warnings = (
+        warnings += (
             f"{path} has results for the first {counted(limit, 'image')}, so the other images are not evaluated",
         )
     known = tuple(kind for kind in saved.kinds if all_have(results, FIELDS[kind]))
@@ -262,7 +279,7 @@ def uncovered_images(path: Path, results: Sequence[Result], dataset: Dataset, li
     count = min(limit, len(dataset)) if limit else len(dataset)
     chosen = set(dataset.image_ids[:count])
     found = {result["image_id"] for result in results}
-    listed = _listed_images(path)
+    listed = predicted_images(path, dataset)
     if listed is not None and found <= listed:
         covered, source = len(chosen & listed), f"{path} is of a prediction (see {TABLES_FILE} beside it) on"
         few_covered = covered < count
@@ -280,20 +297,6 @@ def uncovered_images(path: Path, results: Sequence[Result], dataset: Dataset, li
         f"{source} {covered} of {of} of the split; the {rest} without detections. To evaluate only some images, give "
         "their ids: split=IDS.txt (--split)",
     )
-
-
-def _listed_images(path: Path) -> set[Any] | None:
-    """Ids of the images that `rcnn predict --format coco` predicted on; None if `path` is not from it."""
-    tables = path.parent / TABLES_FILE
-    if (
-        path.name != PREDICTED_FILE
-        or not {path.name, tables.name} <= files_of_rcnn(path.parent)
-        or not tables.is_file()
-    ):
-        return None
-    content = read_json_or_lines(tables)
-    images = content.get("images") if isinstance(content, dict) else None
-    return {image.get("id") for image in images} if isinstance(images, list) else None
 
 
 def keypoints_of(dataset: Dataset) -> tuple[tuple[str, ...], tuple[float, ...] | None]:

@@ -16,7 +16,7 @@ from rcnn.drawing.report import Example
 from rcnn.evaluation.boundary import add_boundary, require_boundary
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
 from rcnn.evaluation.examples import draw_spread, draw_worst
-from rcnn.evaluation.folder import require_free, results_as_they_come, write_evaluation
+from rcnn.evaluation.folder import THRESHOLDS_FILE, require_free, results_as_they_come, write_evaluation
 from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results, keypoints_of
 from rcnn.metrics.analysis import Analysis, analyse, analysed_kind, keypoint_curves, outside_0_to_1
@@ -78,6 +78,10 @@ def run_evaluation(
         if options.boundary:
             evaluation = add_boundary(evaluation, dataset, options.max_detections)
         analysis = _analysis(evaluation, dataset, options, _sigmas(source, dataset))
+        if analysis is not None and not analysis.thresholds.within_0_to_1:
+            line = f"the score thresholds with the best F1 are not all in 0..1: no {THRESHOLDS_FILE} for predictions"
+            evaluation = replace(evaluation, warnings=(*evaluation.warnings, line))
+            _log_warnings([line], log)
         report = write_evaluation(
             folder,
             evaluation,

@@ -67,8 +67,7 @@ def draw_stages(
         raise wrong_type(predictor, "the predictor", "an rcnn.Predictor")
     if not isinstance(record, ImageRecord):
         raise wrong_type(record, "the record", "an ImageRecord, e.g. rcnn.open_dataset(DIR)[0]")
-    whole_number("best", best, "1 or more proposals per object")
-    require_score(score)
+    best, score = whole_number("best", best, "1 or more proposals per object"), require_score(score)
     _require_classes(predictor, record, classes)
     pixels = record.read()
     shown = np.flatnonzero(~record.ignored)

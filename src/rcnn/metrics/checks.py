@@ -64,16 +64,32 @@ def check_results(data: GroundTruth, results: Sequence[Entry], source: str, resu
     """Raise ValueError unless every result has a known image and category, a finite score and valid fields."""
     check_fields(results, results_source)
     for field, table in (("image_id", "images"), ("category_id", "categories")):
-        unknown = ascending({result[field] for result in results} - {entry["id"] for entry in data[table]})
-        if unknown:
+        known = {entry["id"] for entry in data[table]}
+        found = {result[field] for result in results}
+        if unknown := ascending(found - known):
             raise ValueError(
-                f"results have {field} {few_ids(unknown)}, which {source} does not list under {table!r}; evaluate "
-                "against the annotation file of the images that were predicted on"
+                f"results have {field} {few_ids(unknown)}, which {source} does not list under {table!r}; it has "
+                f"{few_ids(ascending(known)) or 'none'}. Evaluate against the annotation file of the images that were "
+                f"predicted on{_advice(field, found, known)}"
             )
 
 
+def _advice(field: str, found: set[Any], known: set[Any]) -> str:
+    """What else can be done about unknown ids; `found` are those of the results."""
+    if field == "image_id":
+        return ", or give each result the id, or the file name, of its image as image_id"
+    for first, shift in ((0, -1), (1, 1)):
+        if known and min(known) == first and {one + shift for one in found} <= known:
+            how = "subtract 1 from" if shift < 0 else "add 1 to"
+            return f"; if the results count the same classes from {1 - first}, {how} each category_id"
+    return ""
+
+
 def check_fields(results: Sequence[Entry], results_source: str = "result") -> None:
-    """Raise ValueError unless every result has an image_id, a category_id, a finite score and valid fields."""
+    """Raise ValueError unless every result has an image_id, a category_id, a finite score and valid fields.
+
+    A bbox, segmentation or keypoints of None counts as absent.
+    """
     if not _results_are_sound(results):
         for row, result in enumerate(results):
             _check_result(result, f"{results_source} {row}")
@@ -91,13 +107,12 @@ def _check_result(result: Entry, name: str) -> None:
             raise ValueError(f"{name} has {field} {excerpt(result[field])}; expected {expected}")
     if not _finite(result["score"]):
         raise ValueError(f"{name} has score {excerpt(result['score'])}; expected a finite number")
-    if "bbox" in result and not _is_box(result["bbox"]):
+    if result.get("bbox") is not None and not _is_box(result["bbox"]):
         raise ValueError(f"{name} has bbox {excerpt(result['bbox'])}; expected {_BOX}")
-    if "keypoints" in result and not (_numbers(result["keypoints"]) and len(result["keypoints"]) % 3 == 0):
-        raise ValueError(
-            f"{name} has keypoints {excerpt(result['keypoints'])}; expected [x, y, score, x, y, score, ...]"
-        )
-    if "segmentation" in result and not _is_segmentation(result["segmentation"]):
+    points = result.get("keypoints")
+    if points is not None and not (_numbers(points) and len(points) % 3 == 0):
+        raise ValueError(f"{name} has keypoints {excerpt(points)}; expected [x, y, score, x, y, score, ...]")
+    if result.get("segmentation") is not None and not _is_segmentation(result["segmentation"]):
         raise ValueError(
             f"{name} has segmentation {excerpt(result['segmentation'])}; expected RLE "
             "{'size': [height, width], 'counts': ...} or polygons [[x, y, x, y, x, y, ...], ...]"
@@ -161,7 +176,8 @@ def _results_are_sound(results: Sequence[Any]) -> bool:
     except KeyError:
         return False
     boxes, points, masks = (
-        [result[field] for result in results if field in result] for field in ("bbox", "keypoints", "segmentation")
+        [result[field] for result in results if result.get(field) is not None]
+        for field in ("bbox", "keypoints", "segmentation")
     )
     return (
         all(_types(values) <= _ID_TYPES[field] for field, values in ids.items())

@@ -18,16 +18,21 @@ METRICS: tuple[MetricName, ...] = get_args(MetricName)
 COCO_ONLY = ("keypoints", "proposals")  # kinds that the other metrics do not define
 
 
+def require_metric(chosen: str) -> None:
+    """Raise ValueError for the name of a metric that is not known; an empty one stands for the default."""
+    if chosen and chosen not in METRICS:
+        raise ValueError(f"metric {chosen!r} is not known; expected {', '.join(METRICS)}")
+
+
 def metric_for(dataset: Dataset, kinds: Sequence[str], chosen: str = "") -> MetricName:
     """The metric `chosen`, which defaults to that of the data set's format.
 
     Models with keypoints, and region proposal networks, default to COCO's. Raises ValueError for an unknown name.
     """
+    require_metric(chosen)
     for name in METRICS:
         if name == chosen:
             return name
-    if chosen:
-        raise ValueError(f"metric {chosen!r} is not known; expected {', '.join(METRICS)}")
     return "coco" if any(kind in COCO_ONLY for kind in kinds) else dataset.metric
 
 

@@ -24,7 +24,7 @@ from rcnn.metrics.checks import (
     few_ids,
 )
 from rcnn.metrics.values import FIELDS
-from rcnn.text_files import read_json, require_file
+from rcnn.text_files import NotUnicodeError, read_json, require_file
 
 EXPECTED = "expected a file in COCO's format"
 
@@ -177,7 +177,7 @@ def _require_field(results: Mapping[int, Entry], kind: str) -> None:
     """Raise ValueError for a result without the field that `kind` measures. Keys are the rows of the results."""
     field = FIELDS[kind]
     for row, result in results.items():
-        if field not in result:
+        if result.get(field) is None:
             raise ValueError(
                 f"result {row} (image {result['image_id']!r}) has no {field!r}; expected it in every result for the "
                 f"metrics of kind {kind!r}. Add it, or leave this kind out"
@@ -203,13 +203,19 @@ def read_ground_truth(ground_truth: Path | str | GroundTruth) -> tuple[GroundTru
 
 
 def read_json_or_lines(path: Path, *, unfinished: bool = False) -> Any:
-    """The content of a JSON file, or the entries of a .jsonl file: one per line, or a list of them per line.
+    """The content of a JSON file, or the entries of JSON lines: one per line, or a list of them per line.
 
-    `unfinished` as for `json_lines`. ValueError for other content.
+    The content decides, not the name of the file. `unfinished` as for `json_lines`. ValueError for other content.
     """
     require_file(path, given=True)
     if path.suffix != ".jsonl":
-        return read_json(path, EXPECTED)
+        try:
+            return read_json(path, EXPECTED)
+        except NotUnicodeError:
+            raise
+        except ValueError:
+            if not _begins_with_a_line(path):
+                raise
     content = path.read_bytes()
     try:
         lines = json_lines(content, unfinished=unfinished)
@@ -218,6 +224,15 @@ def read_json_or_lines(path: Path, *, unfinished: bool = False) -> Any:
             raise ValueError(f"{path} is not JSON in line {number}; expected a result, or a list, per line") from None
         return read_json(path, EXPECTED)  # one value in several lines
     return [entry for line in lines for entry in (line if isinstance(line, list) else [line])]
+
+
+def _begins_with_a_line(path: Path) -> bool:
+    """Whether the first of several lines is a JSON object or list of its own, as in JSON lines."""
+    first, *rest = path.read_bytes().strip().split(b"\n", 1)
+    try:
+        return bool(rest) and isinstance(json.loads(first), (dict, list))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _broken_line(content: bytes) -> int:

@@ -36,6 +36,12 @@ class Thresholds:
             return {}
         return {name: (found or self.overall).score for name, found in self.per_class.items()}
 
+    @property
+    def within_0_to_1(self) -> bool:
+        """Whether all scores are from 0 to 1, like those of a model, so that a prediction can use them."""
+        found = (self.overall, *self.per_class.values())
+        return all(0 <= one.score <= 1 for one in found if one is not None)
+
     def to_dict(self) -> dict[str, Any]:
         """The content of thresholds.json."""
         return {

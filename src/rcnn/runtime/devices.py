@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 import torch
 
-from rcnn.arguments import is_one_of, require_one_of, shown
+from rcnn.arguments import is_one_of, is_whole_number, plain, require_one_of, shown
 
 Precision = Literal["float32", "bfloat16", "auto"]
 Device: TypeAlias = str | int | torch.device
@@ -22,7 +22,8 @@ def choose_device(device: Device = "auto") -> torch.device:
     if is_one_of(device, ("auto",)):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
+        is_number = isinstance(device, bool) or is_whole_number(device)  # True is no device, but one for torch
+        chosen = torch.device(f"cuda:{plain(device)}" if is_number else cast("str", device))
     except (RuntimeError, TypeError, ValueError) as error:  # ValueError: a number of thousands of digits
         raise ValueError(f"device {shown(device, 60)} is not known; expected {DEVICES}") from error
     if chosen.type not in ("cpu", "cuda", "mps"):

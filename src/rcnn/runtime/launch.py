@@ -30,8 +30,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from rcnn import threads
+from rcnn.arguments import is_whole_number
 from rcnn.commands import as_typed
 from rcnn.data.messages import counted
+from rcnn.runtime.devices import Device
 from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT, PID, SIGNALLED, STOPPED
 from rcnn.runtime.meeting import LostProcessError
 from rcnn.stopping import LAUNCHER, STOP_SECONDS, stop_with_launcher
@@ -67,7 +69,7 @@ class Ended:
     message: str = ""  # error of the process that failed first, with its number and what it was doing
 
 
-def require_devices(devices: int, device: str) -> None:
+def require_devices(devices: int, device: Device) -> None:
     """Raise ValueError unless `devices` processes can be started here: one per GPU, or any number on a CPU."""
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         what, option = (f"--devices {devices}", "--devices") if devices > 1 else ("--max-restarts",) * 2
@@ -75,6 +77,7 @@ def require_devices(devices: int, device: str) -> None:
             f"{what} starts the processes itself, but WORLD_SIZE={os.environ['WORLD_SIZE']} says that a launcher such "
             f"as torchrun did: leave {option} out (in Python devices=, max_restarts=)"
         )
+    device = f"cuda:{device}" if is_whole_number(device) else str(device)
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if device.startswith("cuda:") or device == "mps":
         raise ValueError(

@@ -13,13 +13,12 @@ import urllib.parse
 import urllib.request
 from dataclasses import replace
 from http.client import HTTPException
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from rcnn.arguments import ArgumentTypeError, as_text
+from rcnn.arguments import as_text, real_number
 from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.prediction_arguments import require_score
@@ -42,9 +41,9 @@ class Client:
             raise ValueError(f"{url!r} is not the URL of a service; expected e.g. http://localhost:8000")
         require_token(token)
         expected = f"a number of seconds above 0, up to {LONGEST:g}, or None"
-        if timeout is not None and not isinstance(timeout, Real):
-            raise ArgumentTypeError(f"timeout={timeout!r}; expected {expected}")
-        if timeout is not None and not 0 < timeout <= LONGEST:
+        if timeout is not None:
+            timeout = real_number("timeout", timeout, expected, 0, LONGEST)
+        if timeout == 0:  # the socket would not wait at all
             raise ValueError(f"timeout={timeout!r}; expected {expected}")
         self.url, self._token = url.rstrip("/"), token
         self.timeout = None if timeout is None else float(timeout)  # of a fraction or numpy's number

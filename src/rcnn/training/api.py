@@ -208,7 +208,9 @@ def _request(
         data = as_text(data, "the data set", f"{DATA}, or a Dataset")
     require_switches(relative_boxes=relative_boxes, resume=resume, strict=strict, allow_empty=allow_empty)
     if val_fraction is not None:
-        require_fraction(val_fraction)
+        val_fraction = require_fraction(val_fraction)
+    if validation is not None and not isinstance(validation, Dataset):
+        raise wrong_type(validation, "validation", "a Dataset; for a split of the data, give its name as val_split")
     if not (model or recipe) or data == "":
         raise ValueError("give a model or recipe=NAME, and data: rcnn.train(model, data)")
     return RunRequest(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from rcnn.data import Dataset
 from rcnn.data.image_inputs import as_image, image_of_list, is_one_image
 from rcnn.data.images import read_image
 
@@ -151,6 +152,23 @@ def test_a_missing_file() -> None:
             as_image(path)
 
 
+def test_an_image_of_a_data_set(tmp_path: Path) -> None:
+    """It is the image of its record, a file or the pixels of a torch data set."""
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    files = Dataset.from_records([{"file": tmp_path / "a.png", "labels": [0], "boxes": [[0, 0, 2, 2]]}], classes=["a"])
+    assert is_one_image(files[0])
+    assert torch.equal(as_image(files[0]), as_image(RGB))
+    with pytest.raises(ValueError, match="the limit is"):
+        as_image(files[0], max_pixels=3)
+    target = {"boxes": torch.tensor([[0.0, 0, 2, 2]]), "labels": torch.tensor([1])}
+    pixels = Dataset.from_torch([(torch.from_numpy(RGB).permute(2, 0, 1), target)], ["a"])
+    assert torch.equal(as_image(pixels[0]), as_image(RGB))
+    assert not is_one_image(files), "several images"
+    record: Any = files[0]
+    with pytest.raises(ValueError, match="the ImageRecord gives a Tensor when it is read; expected a binary"):
+        read_image(record)
+
+
 def test_a_path_of_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(Image.fromarray(RGB)))
     with os.scandir(os.fsencode(tmp_path)) as entries:
@@ -177,5 +195,10 @@ def test_one_or_several() -> None:
     for value in (None, 3, {"a": RGB}, {1}, object()):
         with pytest.raises(ValueError, match=r"expected a path.*or a list of these"):
             is_one_image(value)
+    sample: tuple[Any, ...] = (RGB, {"boxes": [[0, 0, 2, 2]], "labels": [1]})
+    with pytest.raises(ValueError, match=r"got an image with a dict of its objects, .*: pass the image alone"):
+        is_one_image(sample)
+    with pytest.raises(ValueError, match="image 1: got an image with a dict of its objects"):
+        image_of_list(sample, 1)
     with pytest.raises(ValueError, match=r"image 1: the array is \(7, 5, 3\) of float64"):
         image_of_list(RGB / 255, 1)

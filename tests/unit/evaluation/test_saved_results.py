@@ -21,6 +21,7 @@ from rcnn.evaluation.compare import compare
 from rcnn.evaluation.examples import draw_spread, draw_worst
 from rcnn.evaluation.opening import dataset_for
 from rcnn.evaluation.results import evaluate_results
+from rcnn.evaluation.thresholds import find_thresholds, read_thresholds
 from rcnn.metrics.analysis import analyse
 from rcnn.outputs import OutputFolder
 from tests.tiny_data import CLASSES, write_tiny_coco
@@ -174,6 +175,26 @@ def test_scores_that_are_no_probabilities(score: float, tmp_path: Path, capsys: 
     assert f"1 result of {file} has a score outside 0..1: no calibration" in done.warnings
     analysis = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert analysis["calibration"] == {"error": None, "largest_error": None, "bins": []}
+
+
+def test_thresholds_that_no_prediction_can_use_are_not_written(tmp_path: Path) -> None:
+    """They would be newer than best/thresholds.json, which `--score best` uses."""
+    data, file, run = write_tiny_coco(tmp_path / "data", {"val": 3}, size=(64, 96)), tmp_path / "found.json", tmp_path
+    results = perfect(data, "bbox")
+    file.write_text(json.dumps(results))
+    evaluate(file, data, output=run / "eval", pictures=0)
+    assert find_thresholds(run) == run / "eval" / "thresholds.json"
+    assert set(read_thresholds(run / "eval" / "thresholds.json").values()) == {0.9}
+    (run / "best").mkdir()
+    (run / "best" / "thresholds.json").write_bytes((run / "eval" / "thresholds.json").read_bytes())
+    file.write_text(json.dumps([one | {"score": 7.5} for one in results]))
+    done = evaluate(file, data, output=run / "eval", pictures=0)
+    assert find_thresholds(run) == run / "best" / "thresholds.json"
+    assert (
+        "the score thresholds with the best F1 are not all in 0..1: no thresholds.json for predictions" in done.warnings
+    )
+    assert done.thresholds is not None
+    assert set(done.thresholds.scores().values()) == {7.5}
 
 
 @pytest.mark.parametrize("form", ["a result per line", "all in one line", "indented"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rcnn.arguments import DATA, SPLIT, as_path, as_text, require_switches, require_workers
+from rcnn.arguments import DATA, SPLIT, as_path, as_text, as_texts, require_switches, require_workers
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.kinds import KINDS, Severity
 from rcnn.data.checks.tables import Tables
@@ -135,8 +135,8 @@ def check_dataset(
     images: str | Path = "",
     relative_boxes: bool = False,
     no_images: bool = False,
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
+    only: str | Sequence[str] = (),
+    skip: str | Sequence[str] = (),
     workers: int = 2,
     progress: Progress | None = None,
 ) -> CheckReport:
@@ -148,7 +148,7 @@ def check_dataset(
     report. If `split` is a list of images, faults of the annotation file are those of the whole file.
     """
     chosen, split = selected_kinds(only, skip), as_text(split, "split", SPLIT)
-    require_workers(workers)
+    workers = require_workers(workers)
     require_switches(no_images=no_images)
     checked, refused = read_splits(
         locate(
@@ -173,8 +173,9 @@ def _total(datasets: Sequence[Dataset]) -> tuple[int, int]:
     return len(images), sum(int(new.sum()) for new in new_objects(datasets))
 
 
-def selected_kinds(only: Sequence[str], skip: Sequence[str]) -> set[str]:
+def selected_kinds(only: str | Sequence[str], skip: str | Sequence[str]) -> set[str]:
     """The ids of the findings to report. Raises ValueError for an id that does not exist."""
+    only, skip = as_texts(only, "only"), as_texts(skip, "skip")
     for one in (*only, *skip):
         if one not in KINDS:
             raise ValueError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcnn.arguments import OUTPUT, as_path, require_workers
+from rcnn.arguments import OUTPUT, as_path, as_texts, require_workers
 from rcnn.data.formats.divided import AGAIN
 from rcnn.data.inspect.info import NAME_WIDTH
 from rcnn.data.messages import counted, cut, excerpt, few
@@ -71,7 +71,7 @@ def split_dataset(
     output: Path | str,
     *,
     split: str | Path = "",
-    names: Sequence[str] = (),
+    names: str | Sequence[str] = (),
     annotations: str = "",
     keypoints: bool = False,
     images: str | Path = "",
@@ -87,9 +87,11 @@ def split_dataset(
     would not be copied; FileExistsError for files in `output` that rcnn did not write.
     """
     require_folder(as_path(output, OUTPUT))
-    require_workers(workers)
-    require_fractions(fractions)
-    parts = tuple(names) or NAMES.get(len(fractions), tuple(f"part{n}" for n in range(1, len(fractions) + 1)))
+    workers = require_workers(workers)
+    fractions = require_fractions(fractions)
+    parts = as_texts(names, "names (--names)") or NAMES.get(
+        len(fractions), tuple(f"part{n}" for n in range(1, len(fractions) + 1))
+    )
     if len(parts) != len(fractions) or len(set(parts)) < len(parts):
         raise ValueError(
             f"names (--names) {', '.join(parts)}: expected {len(fractions)} different names, one per fraction"

@@ -90,7 +90,7 @@ def fix_dataset(
         raise ValueError(f"split={split} (--split) is a list of images; expected splits, which are copied whole")
     require_folder(as_path(output, OUTPUT))
     _require_own(Path(output))
-    require_workers(workers)
+    workers = require_workers(workers)
     require_switches(crowds_as_objects=crowds_as_objects)
     location = locate(path, annotations, images=images, keypoints=keypoints, relative_boxes=relative_boxes)
     parts = select(location, split).parts if split else ()
