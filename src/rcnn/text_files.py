@@ -96,14 +96,16 @@ def require_data_path(path: Path) -> None:
 def decoded(content: bytes, source: str) -> str:
     """Text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which is removed; line ends are LF.
 
-    Raises ValueError, with `source`, for another encoding and for binary files.
+    Raises NotUnicodeError, with `source`, for another encoding, and ValueError for binary files.
     """
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         found = f"byte 0x{content[error.start]:02x} at offset {error.start}" if content[error.start :] else "cut short"
-        raise ValueError(
+        if encoding == "utf-8" and is_binary(content):
+            raise ValueError(f"{source} is not a text file: it is binary ({found})") from error
+        raise NotUnicodeError(
             f"{source} is not a text file in {encoding.upper().removesuffix('-SIG')} ({found}); save it as UTF-8"
         ) from error
     if "\0" in text:

@@ -5,21 +5,33 @@ from __future__ import annotations
 import copy
 import math
 import os
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from hypothesis import strategies as st
 
 MUTANTS = int(os.environ.get("RCNN_FUZZ", "400"))
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]")
 RUNS = {"size": [40, 60], "counts": [410, 20, 20, 20, 1930]}
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 7, 40, 10**6, 10**18, 2**64, 10**400, 0.5, -0.0, 1e18, 1e308, 5e-324,
     math.inf, -math.inf, math.nan, "", "0", "1", "7", "1.png", "2.PNG", "..", "../../x", "a\\1.png", "/", "\0",
-    "\ud800", "x" * 300, "left", "rle", [], [[]], [0], [1, 2], [1, 2, 3, 4], [[1, 2], [3, 4], [5, 6]],
+    "\ud800", "x" * 300, "x/" * 3000, "a\nb\x1b[2J", "\u2028", "\u202e", "left", "rle",
+    [], [[]], [0], [1, 2], [1, 2, 3, 4], [[1, 2], [3, 4], [5, 6]],
     [0.1, 0.1, 0.5, 0.5],    [1, 2, 3, 4, 5, 6], [["a"] * 6], [None] * 4, [1e300] * 6, [10**400] * 4, {}, {"id": 1},
     {"x": 1, "y": 2}, RUNS,
     {"size": [40, 60], "counts": "01"}, {"size": [40, 60], "counts": "P" * 50}, {"size": None, "counts": [2400]},
     {"counts": [1, -1, 2400]}, {"size": [40, 60], "counts": [2400.0]},
 ]  # fmt: skip
+
+
+def require_plain_lines(lines: Iterable[str]) -> None:
+    """Lines for a terminal, each short and without characters that control it or break tables."""
+    for line in lines:
+        assert len(line) < 2500, len(line)
+        assert not CONTROLS.search(line), ascii(line)
+        line.encode()  # can be printed
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -23,7 +23,7 @@ from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import outline_edges
 from rcnn.metrics.coco import evaluate
 from rcnn.ops.coco_backend import as_rle
-from tests.faults.mutations import MUTANTS, RUNS, mutate
+from tests.faults.mutations import MUTANTS, RUNS, mutate, require_plain_lines
 from tests.unit.data.coco_folders import annotation, coco_tables, write_images
 
 T = TypeVar("T")
@@ -103,13 +103,13 @@ def refused_or(make: Callable[[], T], file: Path) -> tuple[T | None, str]:
     except (ValueError, FileNotFoundError) as error:
         message = str(error)
     assert file.name in message
-    assert message.encode(), "cannot be printed"
+    require_plain_lines(message.split("\n"))
     return None, "refused"
 
 
 def check_records(dataset: Dataset, root: Path) -> None:
     """Every number can be trained on, and every file lies in the data set."""
-    "".join((*dataset.classes, *dataset.warnings, *dataset.notes)).encode()
+    require_plain_lines((*dataset.classes, *dataset.warnings, *dataset.notes))
     for record in dataset:
         assert record.path.is_file()
         assert record.path.resolve().is_relative_to(root.resolve())
@@ -140,6 +140,8 @@ def test_mutated_annotation_files_are_read_or_refused(tmp_path_factory: pytest.T
     root = tmp_path_factory.mktemp("set")
     write_images(root / "val", ["1.png", "2.png"])
     seen: Counter[str] = Counter()
+    for name, sound in (("annotations/instances_val.json", coco()), ("val/via_region_data.json", via())):
+        assert outcome(root, name, json.dumps(sound)) in ("read", "warned")
 
     @settings(
         max_examples=MUTANTS, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -152,4 +154,4 @@ def test_mutated_annotation_files_are_read_or_refused(tmp_path_factory: pytest.T
 
     check()
     print(f"{sum(seen.values())} mutants: {dict(seen)}")
-    assert set(seen) == {"read", "warned", "refused"}
+    assert seen["warned"] + seen["read"] > 0 < seen["refused"]

@@ -38,6 +38,8 @@ def test_byte_order_marks_are_removed(encoding: str, tmp_path: Path) -> None:
         ("Äpfel".encode("latin-1"), r"not a text file in UTF-8 \(byte 0xc4 at offset 0\); save it as UTF-8"),
         ("cup".encode("utf-16-le"), "UTF-16 without a byte order mark"),
         (codecs.BOM_UTF16_LE + b"a", "not a text file in UTF-16"),
+        (codecs.BOM_UTF16_LE + b"a\0b", "not a text file in UTF-16"),
+        (b"\x89PNG\r\n\x1a\n\0", r"not a text file: it is binary \(byte 0x89 at offset 0\)$"),
     ],
 )
 def test_other_encodings_are_refused(content: bytes, what: str, tmp_path: Path) -> None:

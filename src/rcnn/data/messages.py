@@ -13,7 +13,8 @@ SAVE_IMAGES = ". CVAT exports them too with the option 'Save images'"
 SHOWN = 5  # ids in a line, before the rest are counted
 BY_NAME = ("field", "label file", "split")  # entries that have names instead of ids
 LONGEST = 200  # characters of a value in a message; longer ones are cut
-PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry": "entries"}
+PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry": "entries", "process": "processes"}
+CONTROLS = ("Cc", "Zl", "Zp")  # Unicode's categories of control characters, and separators of lines and paragraphs
 # Unicode marks that change the text direction
 DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -66,12 +67,13 @@ def excerpt(value: object, length: int = 60) -> str:
 def printable(text: str) -> str:
     """`text` with replacement characters for lone surrogates, which no terminal and no file can encode.
 
-    Control characters and those that change the direction of the text become spaces: they would break tables.
+    Control characters, line separators and those that change the direction of the text become spaces: they would break
+    tables.
     """
     if text.isprintable():
         return text
     text = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join(" " if unicodedata.category(one) == "Cc" or one in DIRECTIONS else one for one in text)
+    return "".join(" " if unicodedata.category(one) in CONTROLS or one in DIRECTIONS else one for one in text)
 
 
 def close_to(name: str, names: Sequence[str]) -> str:

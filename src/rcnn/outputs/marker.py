@@ -10,6 +10,7 @@ from typing import IO
 
 MARKER = ".rcnn-files"
 RUN_LOG = "log.jsonl"  # listed by the marker of a training run only
+METRICS_FILE = "metrics.json"  # listed by the marker of an evaluation only
 PREDICTIONS = "predictions.json"  # listed by the marker of predictions, as is PARTIAL
 PARTIAL = "predictions.partial.jsonl"  # one line per image while they are made
 ENTRY = '{"file": '  # start of each line of the marker

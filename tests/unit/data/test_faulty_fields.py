@@ -284,7 +284,17 @@ def test_invalid_sizes_are_read_from_the_image(tmp_path: Path, size: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [(7, "7"), (None, "category 3"), ("", "category 3"), (["a"], "category 3"), ("a\ud800", "a?")]
+    ("name", "expected"),
+    [
+        (7, "7"),
+        (None, "category 3"),
+        ("", "category 3"),
+        (["a"], "category 3"),
+        ("a\ud800", "a?"),
+        ("a\nb\x1b[2J", "a b [2J"),
+        ("a\u2028", "a"),
+        ("\x00", "category 3"),
+    ],
 )
 def test_category_names_that_are_not_text(tmp_path: Path, name: Any, expected: str) -> None:
     tables = coco_tables([annotation(1)])
@@ -292,11 +302,21 @@ def test_category_names_that_are_not_text(tmp_path: Path, name: Any, expected: s
     dataset = open_dataset(write_coco(tmp_path, tables), "val")
     assert dataset.classes == (expected, "cup")
     assert (
-        f"1 category has a name that is missing, empty or not valid text (id 3): called {expected!r}"
-        in dataset.warnings[0]
+        "1 category has a name that is missing, empty, not text, or has control characters (line breaks, tabs, ...) "
+        f"(id 3): called {expected!r}" in dataset.warnings[0]
     )
     assert dataset.to_coco()["categories"][0]["supercategory"] == "5"
     assert expected in evaluate(dataset.to_coco(), [], ["bbox"]).objects
+
+
+def test_names_that_are_changed_are_reported_in_one_line(tmp_path: Path) -> None:
+    tables = coco_tables([annotation(1)])
+    tables["categories"] += [{"id": number} for number in range(100, 400)]
+    tables["categories"][1] |= {"keypoints": ["wing\n", "x" * 300], "skeleton": [[1, 2]]}
+    named, points = open_dataset(write_coco(tmp_path, tables), "val").warnings[:2]
+    for what in ("1 category has keypoint names with control characters", "300 categories have a name that is missing"):
+        assert sum(what in line for line in (named, points)) == 1
+    assert all(len(line) < 600 for line in (named, points))
 
 
 def test_a_placeholder_category_is_removed(tmp_path: Path) -> None:

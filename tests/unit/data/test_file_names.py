@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,17 @@ def test_names_outside_the_data_set_are_refused(tmp_path: Path, name: str) -> No
 def test_invalid_file_names(tmp_path: Path, name: Any) -> None:
     with pytest.raises(ValueError, match=r"entry 0 \(from 0\) of images \(id 1\) has the file_name"):
         opened(tmp_path, [name])
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "é" * 2500, "a\0.png", "a/" * 2500 + "1.png", "a/" * 1500 + "1.png"])
+def test_a_name_that_no_file_can_have_in_every_image_is_counted_in_one_short_line(tmp_path: Path, name: str) -> None:
+    start = time.process_time()
+    with pytest.raises((ValueError, FileNotFoundError), match=r"instances_val\.json.*\b200 images") as raised:
+        opened(tmp_path, [name] * 200)
+    line = str(raised.value)
+    assert "\n" not in line
+    assert len(line) < 2000
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("name", [".", "..", "/", "val", "a\ud800.png", "x" * 300 + ".png"])

@@ -148,3 +148,13 @@ def test_a_first_class_name_that_is_no_background_is_noted(tmp_path: Path, first
     assert dataset.classes == ("leaf", "stem")
     expected = ["'cat', the first line of class_names.txt, is the background; if it is a class, add the line"]
     assert [line.split(": ", 1)[1].startswith(expected[0]) for line in dataset.notes] == [True] * noted
+
+
+@pytest.mark.parametrize("header", ["{'descr': '<i8', 'fortran_order': Fa(", "{'descr': '''", "(" * 3000, "  1\n 2"])
+def test_an_array_with_a_damaged_header_is_refused_by_its_name(header: str, tmp_path: Path) -> None:
+    """numpy raises errors of Python's tokenizer for some of these."""
+    (tmp_path / "SegmentationObject").mkdir()
+    file = tmp_path / "SegmentationObject" / "a.npy"
+    file.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(4800))
+    with pytest.raises(ValueError, match="header"):
+        voc_masks.read_map(tmp_path, "SegmentationObject", "a")

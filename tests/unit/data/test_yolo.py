@@ -328,7 +328,11 @@ def test_text_in_other_encodings(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path)
     assert dataset.classes == ("kite", "cup")
     assert dataset[0].labels.tolist() == [1]
-    assert "b.txt is not a text file in UTF-8" in "".join(dataset.warnings)
+    [warning] = dataset.warnings
+    assert (
+        "1 label file has text in another encoding than UTF-8; save it as UTF-8 (labels/b.txt): skipped with its image"
+        in warning
+    )
 
 
 def test_a_damaged_data_yaml_is_reported_once(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
-from rcnn.data import open_dataset
+from rcnn.data import open_dataset, splits
+from rcnn.data.formats import yolo_layouts
 from tests.unit.data.coco_folders import write_images
 
 
@@ -25,11 +27,87 @@ def test_classes_without_a_name_are_counted_once(tmp_path: Path) -> None:
         write_yolo(tmp_path / "gaps", "{0: date, 5: fig, 9: hazelnut}", label="9 .5 .5 .2 .2"), "train"
     )
     assert (len(dataset.classes), dataset.class_counts["hazelnut"]) == (10, 2)
+    assert dataset.classes[:3] == ("date", "class_1", "class_2")
+    [warning] = dataset.warnings
+    expected = "7 classes have no name in names, which has names up to number 9 (id 1, 2, 3, 4, 6 and 2 more): called"
+    assert f"data.yaml: {expected}" in warning
+    sound_names = ("{1: fig, 0: date}", "[date, fig]", "{'1': fig, '0': date}", '{"0": date, 1: fig}')
+    for number, names in enumerate(sound_names):
+        sound = open_dataset(write_yolo(tmp_path / str(number), names), "train")
+        assert (sound.notes, sound.warnings, sound.classes) == ((), (), ("date", "fig"))
+
+
+def test_a_number_that_two_keys_of_names_mean_is_reported(tmp_path: Path) -> None:
+    dataset = open_dataset(write_yolo(tmp_path, "{0: date, '0': fig}"), "train")
+    assert dataset.classes == ("fig",)
+    [warning] = dataset.warnings
+    assert "1 key has more than one value (id names: 0): the last one is used" in warning
+
+
+def test_classes_without_names_are_numbered_as_ultralytics_does(tmp_path: Path) -> None:
+    root = write_yolo(tmp_path, "[]", label="2 .5 .5 .2 .2")
+    (root / "data.yaml").write_text("train: images/train\nval:\nnc: 3\n")
+    assert splits(root) == ["train"]
+    dataset = open_dataset(root, "train")
+    assert dataset.classes == ("class_0", "class_1", "class_2")
+    assert dataset.class_counts["class_2"] == 2
     [note] = dataset.notes
-    expected = "data.yaml: 3 names for the class numbers 0 to 9: the other 7 (1, 2, 3, 4, 6 and 2 more) are classes too"
-    assert expected in note
-    for number, names in enumerate(("{1: fig, 0: date}", "[date, fig]")):
-        assert open_dataset(write_yolo(tmp_path / str(number), names), "train").notes == ()
+    assert "data.yaml: nc is 3 and there are no names: the classes are called class_0 to class_2" in note
+    (root / "classes.txt").write_text("date\nfig\nnut\n")
+    assert open_dataset(root, "train").classes == ("date", "fig", "nut"), "a file with names comes first"
+    (root / "classes.txt").unlink()
+    for count in ("0", "-1", "'3'", "1000000000", "[3]"):
+        (root / "data.yaml").write_text(f"train: images/train\nval:\nnc: {count}\n")
+        with pytest.raises(ValueError, match=r"names is None, nc .*; expected a list of names, .* or nc, the num"):
+            open_dataset(root, "train")
+
+
+@pytest.mark.parametrize("name", ['"fi\\ng"', '"fi\\u2028g"', '"\\efig"', '"fi\\tg"'])
+def test_control_characters_in_names_are_replaced_with_a_warning(name: str, tmp_path: Path) -> None:
+    dataset = open_dataset(write_yolo(tmp_path, f"[{name}]"), "train")
+    assert dataset.classes in (("fi g",), ("fig",))
+    [warning] = dataset.warnings
+    assert "1 category has a name that is missing, empty, not text, or has control characters" in warning
+    assert f"(id 0): called {dataset.classes[0]!r}" in warning
+
+
+def test_a_label_file_that_is_not_text_costs_its_image(tmp_path: Path) -> None:
+    root = write_yolo(tmp_path, "[fig]")
+    (root / "labels/train/0.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\xff")
+    dataset = open_dataset(root, "train")
+    assert dataset.file_names == ("images/train/1.png",)
+    [warning] = dataset.warnings
+    assert warning.endswith(
+        "1 label file has content that is not text, or is a folder, pipe or device (labels/train/0.txt): skipped with "
+        "its image"
+    )
+    (root / "labels/train/1.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ValueError, match=r"lists no images that can be used(.|\n)*label files? ha"):
+        open_dataset(root, "train")
+
+
+def test_a_flat_data_yaml_with_many_values_is_refused_before_all_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert yolo_layouts.MAX_VALUES < 100_000  # these take PyYAML 4 seconds
+    monkeypatch.setattr(yolo_layouts, "MAX_VALUES", 300)
+    root = write_yolo(tmp_path, "[fig]")
+    text = (root / "data.yaml").read_text()
+    (root / "data.yaml").write_text(text + "other:\n" + "- [a]\n" * 100)
+    assert len(open_dataset(root, "train")) == 2
+    (root / "data.yaml").write_text(text + "other:\n" + "- [a]\n" * 200 + "- [not YAML\n")
+    with pytest.raises(ValueError, match=r"data.yaml is not YAML \(more than 300 values; expected the splits"):
+        open_dataset(root, "train")
+
+
+def test_paths_that_are_repeated_are_searched_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_yolo(tmp_path, "[fig]")
+    paths = "[" + ", ".join(["images/train"] * 2000) + "]"
+    (root / "data.yaml").write_text(f"train: {paths}\nval: {paths}\nnames: [fig]\n")
+    searched = MagicMock(side_effect=yolo_layouts.resolved)
+    monkeypatch.setattr(yolo_layouts, "resolved", searched)
+    assert len(open_dataset(root, "train")) == 2
+    assert searched.call_count < 10
 
 
 @pytest.mark.parametrize(

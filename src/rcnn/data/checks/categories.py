@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import Category, RawEntry, RawTables
-from rcnn.data.messages import Warnings, cut, printable
+from rcnn.data.messages import Warnings, cut, few, printable
 
 MAX_NAME = 200  # characters of the name of a category or keypoint: tables, pictures and messages contain it
 
@@ -15,8 +15,9 @@ MAX_NAME = 200  # characters of the name of a category or keypoint: tables, pict
 def check_categories(raw: RawTables, ids: Sequence[int], warnings: Warnings) -> list[Category]:
     """The checked categories by ascending id; `ids` are the category ids in the order of the file."""
     checked: list[Category] = []
+    changed: dict[int, str] = {}  # number -> name, where it is not the one that is written
     for number, entry in sorted(zip(ids, raw.categories, strict=True), key=lambda pair: pair[0]):
-        category: Category = {"id": number, "name": _name(number, entry, warnings)}
+        category: Category = {"id": number, "name": _name(number, entry, warnings, changed)}
         supercategory = entry.get("supercategory")
         if isinstance(supercategory, (str, int, float)):  # COCO's metrics read text only
             category["supercategory"] = printable(str(supercategory))
@@ -24,6 +25,13 @@ def check_categories(raw: RawTables, ids: Sequence[int], warnings: Warnings) -> 
             warnings.add("a supercategory that is not text", "not used", [number], "category")
         _check_keypoints(category, entry, warnings)
         checked.append(category)
+    warnings.add(
+        "a name that is missing, empty, not text, or has control characters (line breaks, tabs, ...)",
+        f"called {few([repr(name) for name in changed.values()])}",
+        list(changed),
+        "category",
+        kind="bad-category-name",
+    )
     return checked
 
 
@@ -71,30 +79,26 @@ def with_unique_names(categories: Sequence[Category], warnings: Warnings) -> lis
     return unique
 
 
-def _name(number: int, entry: RawEntry, warnings: Warnings) -> str:
+def _name(number: int, entry: RawEntry, warnings: Warnings, changed: dict[int, str]) -> str:
+    """The name of the category `number`, which every format has as it is written.
+
+    Names are in terminals, tables, pages and files with a name per line: control characters are removed. Names that
+    are changed for this, or because they are not text, are added to `changed`.
+    """
     name = entry.get("name")
-    if isinstance(name, str) and name.strip() and printable(name) == name and len(name) <= MAX_NAME:
-        return name
     if isinstance(name, str) and len(name) > MAX_NAME:
-        named = cut(printable(name), MAX_NAME)
-        warnings.add(
-            f"a name of more than {MAX_NAME} characters", "cut", [number], "category", kind="bad-category-name"
-        )
-        return named
-    if isinstance(name, str) and name.strip():
-        named = printable(name)
+        what = f"a name of more than {MAX_NAME} characters"
+        warnings.add(what, "cut", [number], "category", kind="bad-category-name")
+        return cut(printable(name), MAX_NAME)
+    if isinstance(name, str) and name.strip() and printable(name) == name:
+        return name
+    if isinstance(name, str):
+        named = printable(name).strip()
     elif isinstance(name, (int, float)) and not isinstance(name, bool):
         named = cut(str(name), MAX_NAME)
     else:
-        named = f"category {number}"
-    warnings.add(
-        "a name that is missing, empty or not valid text",
-        f"called {named!r}",
-        [number],
-        "category",
-        kind="bad-category-name",
-    )
-    return named
+        named = ""
+    return changed.setdefault(number, named or f"category {number}")
 
 
 def _check_keypoints(category: Category, entry: RawEntry, warnings: Warnings) -> None:
@@ -113,6 +117,10 @@ def _check_keypoints(category: Category, entry: RawEntry, warnings: Warnings) ->
         )
         return
     texts = [cut(printable(str(name)), MAX_NAME) for name in names]
+    if texts != [str(name) for name in names]:
+        what = f"keypoint names with control characters, or of more than {MAX_NAME} characters"
+        action = "these characters were replaced, and long names cut"
+        warnings.add(what, action, ids, "category", kind="bad-keypoint-names")
     uses = Counter(texts)
     if len(uses) < len(texts):
         texts = [name if uses[name] == 1 else f"{name} ({place})" for place, name in enumerate(texts, start=1)]

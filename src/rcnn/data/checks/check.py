@@ -35,7 +35,7 @@ from rcnn.data.checks.tables import Annotation, Category, Id, Image, RawEntry, R
 from rcnn.data.messages import SKIPPED, DataError, MissingImagesError, Warnings, excerpt
 
 REQUIRED = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id",)}
-FILES = ("file", "image")  # nouns of warnings about whole images
+FILES = ("file", "label file", "image")  # nouns of warnings about whole images
 KnownImages = tuple[Path, list[Image]]  # the folder of the images, and the images that an earlier check found
 
 

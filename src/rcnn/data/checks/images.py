@@ -18,6 +18,8 @@ from rcnn.data.images import ImageError, image_size
 from rcnn.data.messages import SKIPPED, DataError, Warnings, brief, counted, excerpt
 
 MAX_NAME_BYTES = 255  # of the name of a file or folder in most file systems
+MAX_PATH_BYTES = 4096  # of a path: Linux' PATH_MAX
+MAX_FOLDERS = 40  # folders at the end of a path that are searched for, if the path is not in the data set
 BY_URL = "that is a URL"
 BY_FOLDER = ("in another folder than the others", "with leading folders that the data set does not have")
 URL_FIELDS = ("coco_url", "flickr_url", "url")  # fields that name the file of an entry without file_name (LVIS v1)
@@ -90,10 +92,11 @@ def _written_names(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> lis
         name = raw.images[wrong[0]].get("file_name")
         has = "has no file_name" if name is None else f"has the file_name {excerpt(name)}"
         has += f" of {len(name)} characters" if isinstance(name, str) and len(name) > MAX_NAME_BYTES else ""
+        more = f" ({counted(len(wrong), 'image')} in all)" if len(wrong) > 1 else ""
         raise DataError(
             "bad-file-name",
-            f"{raw.file}: entry {wrong[0]} (from 0) of images (id {brief(ids[wrong[0]])}) {has}; expected the name of "
-            "its image file",
+            f"{raw.file}: entry {wrong[0]} (from 0) of images (id {brief(ids[wrong[0]])}) {has}{more}; expected the "
+            "name of its image file",
             "images",
             wrong,
             "" if name is None else excerpt(name),
@@ -105,8 +108,8 @@ def _written_names(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> lis
 
 def _may_be_file(name: str) -> bool:
     """Whether a file can have this name: file systems take no NUL, and limit the length."""
-    parts = _path_of(name).replace("\\", "/").split("/")
-    return "\0" not in name and all(len(part.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES for part in parts)
+    path = _path_of(name).replace("\\", "/").encode("utf-8", "surrogatepass")
+    return b"\0" not in path and len(path) <= MAX_PATH_BYTES and all(len(p) <= MAX_NAME_BYTES for p in path.split(b"/"))
 
 
 def _path_of(name: str) -> str:
@@ -203,7 +206,7 @@ def _guess(name: str, files: _Files) -> tuple[str | None, str]:
     path = _path_of(name)
     slashed = path.replace("\\", "/")
     parts = [part for part in slashed.split("/") if part]
-    shorter = ["/".join(parts[start:]) for start in range(len(parts))]
+    shorter = ["/".join(parts[start:]) for start in range(max(0, len(parts) - MAX_FOLDERS), len(parts))]
     for tail in shorter:
         for folder in files.folders:
             if found := files.exact(folder, tail):

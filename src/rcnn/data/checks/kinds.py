@@ -76,8 +76,11 @@ REPAIRED = _errors(
         "bad-keypoint": "a keypoint that is not finite, or far outside its image",
         "bad-visibility": "a keypoint with a visibility other than 0, 1 and 2",
         "num-keypoints": "a num_keypoints that is not the number of labelled keypoints",
-        "bad-category-name": "a category name that is missing, empty, not text, too long, or that of another category",
-        "bad-keypoint-names": "keypoint names that are missing or repeated",
+        "bad-category-name": (
+            "a category name that is missing, empty, not text, too long, with control characters, or that of another "
+            "category"
+        ),
+        "bad-keypoint-names": "keypoint names that are missing, repeated, too long, or with control characters",
         "bad-skeleton": "a skeleton with lines that do not join two of the keypoints",
         "bad-sigmas": "sigmas that are not one number above 0 per keypoint",
         "unreadable-file": "an annotation file of one image that is missing or cannot be read",

@@ -30,7 +30,7 @@ def later_edits(content: object, file: Path, images: Collection[str]) -> str:
     original = folder / source
     labels = [original] if original.suffix.lower() == ".json" else _label_files(folder, images)
     written = file.stat().st_mtime_ns
-    newer = [os.path.relpath(one, folder) for one in labels if one.is_file() and one.stat().st_mtime_ns > written]
+    newer = [os.path.relpath(one, folder) for one in labels if os.path.isfile(one) and one.stat().st_mtime_ns > written]
     if not newer:
         return ""
     files = f"{counted(len(newer), 'original label file')} in {folder} {'is' if len(newer) == 1 else 'are'}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from rcnn.commands import as_typed
 
 ALL = "all"  # name of the split of a data set that is not divided
+SPLIT_NAME = re.compile(r"(train|val|valid|validation|test)(val|-dev)?(\d{4})?", re.IGNORECASE)  # e.g. val2017
 # The patterns BY_ENDING fix only the end of a name. For them, names with these prefixes are not splits.
 NO_SPLITS = (
     "instances_", "person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_", "lvis_", "_annotations.coco",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import math
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,18 +20,30 @@ from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.ids import as_id
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import Id, RawEntry, Tables
-from rcnn.data.folders import first_files, images_in, subfolders
-from rcnn.data.formats.files import ALL, visible
+from rcnn.data.folders import images_in, subfolders
+from rcnn.data.formats.files import ALL
+from rcnn.data.formats.labelme_places import (
+    SUBFOLDERS,
+    common_root,
+    holds_labelme,
+    image_folders,
+    image_name,
+    images_beside,
+    json_files,
+    note_deeper,
+    note_unused,
+    place_of,
+    places_of,
+)
 from rcnn.data.formats.many_files import named_tables
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.via import ellipse_points
-from rcnn.data.images import IMAGE_SUFFIXES, image_size, read_ids
-from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, printable
+from rcnn.data.images import image_size, read_ids
+from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt
 from rcnn.ops.coco_backend import Rle, as_rle, encode_mask, encode_region, rle_mask
-from rcnn.text_files import OTHER_ENCODING, NotUnicodeError, contains_key, lines_of, read_json
+from rcnn.text_files import OTHER_ENCODING, NotUnicodeError, lines_of, read_json
 
 NAME = "labelme"
-SUBFOLDERS = ("annotations", "labels", "json", "images", "ann")  # other folders that may contain the files of a split
 SPLIT_FILES = "labelme's JSON files in {split}/, " + ", ".join(f"{name}/{{split}}/" for name in SUBFOLDERS)
 LABELS = "labels.txt"  # optional: the names of the classes in order, as for labelme's own tools
 NO_CLASS = ("__ignore__", "_background_")  # labels that labelme's tools do not count as classes
@@ -39,9 +51,6 @@ POLYGONS = ("polygon", "rotation", "oriented_rectangle", "quadrilateral")
 IGNORED_SHAPES = ("point", "points", "line", "linestrip")
 CROWD_FLAGS = ("crowd", "iscrowd")
 OPTIONAL = {"flags": dict, "group_id": (int, float, str), "difficult": bool}  # fields of a shape, and their types
-MAX_PROBED = 10  # files that are opened in search of a labelme file
-START = 1 << 16  # bytes at the start of a file, in which most files have their shapes
-MAX_BYTES = 32 << 20  # largest file that is searched as a whole: some have the embedded image before the shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +72,12 @@ def splits(folder: Path, annotations: str = "") -> set[str]:
     if annotations:
         return set()
     names = {one.name for place in (folder, *(folder / sub for sub in SUBFOLDERS)) for one in subfolders(place)}
-    return {name for name in (names - set(SUBFOLDERS)) | {ALL} if _place(folder, name) is not None}
+    return {name for name in (names - set(SUBFOLDERS)) | {ALL} if place_of(folder, name) is not None}
 
 
 def recognises(folder: Path, split: str, annotations: str = "") -> bool:
     """Whether `folder` has labelme files of `split`."""
-    return not annotations and _place(folder, split) is not None
+    return not annotations and place_of(folder, split) is not None
 
 
 def read(folder: Path, split: str, options: ReadOptions) -> Tables:
@@ -77,35 +86,54 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
 
     Only `options.known` has an effect. Raises ValueError or OSError, with the file and what is wrong in it.
     """
-    place = _place(folder, split)
+    place = place_of(folder, split)
     if place is None:
         raise FileNotFoundError(f"{folder} has no labelme files of split {split!r}")
+    others = [other for other in places_of(folder, split) if other != place and holds_labelme(other)]
     warnings = Warnings(place)
+    if split != ALL:  # the subfolders of the folder itself are splits
+        note_deeper(place, others, warnings)
+    return read_files(folder, split, place, json_files(place), options, warnings, others)
+
+
+def read_files(
+    folder: Path,
+    split: str,
+    place: Path,
+    files: Sequence[Path],
+    options: ReadOptions,
+    warnings: Warnings,
+    others: Sequence[Path] = (),
+) -> Tables:
+    """The checked tables of the labelme `files` of a split, which are in `place` or below; see `read`.
+
+    The id of an image is the path of its file within `place`, without suffix. `others` are folders with second files of
+    these images, which are only reported. Raises as `read` does.
+    """
     images: list[RawEntry] = []
     found: list[RawEntry] = []
     listed = _class_names(folder)
     elsewhere = set[str]()  # the images outside the folder
-    beside = images_in(place)
-    for file, data in _contents(place, warnings):
-        size = _size(data)
-        name = _image_name(data, file, folder, beside)
+    beside = {place: images_in(place)} | images_beside(files)
+    for file, data in _contents(files, place, warnings):
+        size, one = _size(data), file.relative_to(place).with_suffix("").as_posix()
+        name = image_name(data, file, folder, beside[file.parent])
         if os.path.isabs(name):
             elsewhere.add(name)
-        images.append({"id": file.stem, "file_name": name} | ({"height": size[0], "width": size[1]} if size else {}))
-        parts = list(_parts(data["shapes"], file, size, listed, warnings))
+        images.append({"id": one, "file_name": name} | ({"height": size[0], "width": size[1]} if size else {}))
+        parts = list(_parts(data["shapes"], one, size, listed, warnings))
         if data["shapes"] and not parts:
-            warnings.all_skipped([file.stem])
-        found += [_object(one, size) | {"image_id": file.stem} for one in _grouped(parts)]
-    _note_unused(beside, images, warnings)
-    for other in _places(folder, split):
-        if other != place and _holds_labelme(other):
-            second = {file.stem for file in _json_files(other)}
-            warnings.second_labels(other, place, [image["id"] for image in images if image["id"] in second])
-    root = _common_root(folder, elsewhere, images) if elsewhere else folder
+            warnings.all_skipped([one])
+        found += [_object(group, size) | {"image_id": one} for group in _grouped(parts)]
+    note_unused(folder, beside, images, warnings)
+    for other in others:
+        second = {file.stem for file in json_files(other)}
+        warnings.second_labels(other, place, [image["id"] for image in images if image["id"] in second])
+    root = common_root(folder, elsewhere, images) if elsewhere else folder
     raw = named_tables(
         file=place,
         root=root,
-        folders=_image_folders(root, folder, place, split),
+        folders=image_folders(root, folder, place, split),
         images=images,
         annotations=found,
         names=listed,
@@ -113,101 +141,24 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     return check_tables(raw, warnings, options.known)
 
 
-def _image_folders(root: Path, folder: Path, place: Path, split: str) -> tuple[Path, ...]:
-    """Where the images of a split with the files in `place` may be, in order."""
-    images = folder / "images"
-    return tuple(
-        dict.fromkeys((root, folder, place, images, folder / split, images / split, folder / split / "images"))
-    )
-
-
-def _place(folder: Path, split: str) -> Path | None:
-    """The folder with the labelme files of a split, the first of several; None if there is none."""
-    return next((place for place in _places(folder, split) if _holds_labelme(place)), None)
-
-
-def _places(folder: Path, split: str) -> list[Path]:
-    """Where the labelme files of a split may be, in order."""
-    own = ["", ALL] if split == ALL else [split]
-    places = [
-        *(folder / name for name in own),
-        *(folder / sub / name for sub in SUBFOLDERS for name in own),
-        *(folder / name / sub for sub in SUBFOLDERS for name in own),
-    ]
-    return list(dict.fromkeys(places))
-
-
-def _holds_labelme(place: Path) -> bool:
-    """Whether one of the first JSON files in a folder contains labelme's key "shapes"."""
-    try:
-        return any(map(_has_shapes, first_files(place, ".json", MAX_PROBED)))
-    except OSError:
-        return False
-
-
-def _has_shapes(path: Path) -> bool:
-    with path.open("rb") as file:
-        if contains_key(file.read(START), "shapes"):
-            return True
-        file.seek(0)
-        return os.fstat(file.fileno()).st_size <= MAX_BYTES and contains_key(file.read(), "shapes")
-
-
-def _json_files(place: Path) -> list[Path]:
-    return [file for file in visible(place.glob("*.json")) if file.is_file()]
-
-
-def _contents(place: Path, warnings: Warnings) -> Iterator[tuple[Path, RawEntry]]:
-    """The labelme files in a folder and their content; other files and damaged ones are skipped with a warning."""
-    for file in _json_files(place):
+def _contents(files: Sequence[Path], place: Path, warnings: Warnings) -> Iterator[tuple[Path, RawEntry]]:
+    """The labelme files and their content; other files and damaged ones are skipped with a warning."""
+    for file in files:
+        name = file.relative_to(place).as_posix()
         try:
             data = read_json(file)
         except ValueError as error:
             what = "content that is not JSON" if file.stat().st_size else "no content (0 bytes)"
             if isinstance(error, NotUnicodeError):
                 what = OTHER_ENCODING
-            warnings.add(what, "skipped with its image", [file.name], "file", kind="unreadable-file")
+            warnings.add(what, "skipped with its image", [name], "file", kind="unreadable-file")
             continue
         if isinstance(data, dict) and isinstance(data.get("shapes"), list):
             yield file, data
         else:
             warnings.add(
-                "no list of shapes, so it is not a labelme file", SKIPPED, [file.name], "file", kind="unreadable-file"
+                "no list of shapes, so it is not a labelme file", SKIPPED, [name], "file", kind="unreadable-file"
             )
-
-
-def _image_name(data: RawEntry, file: Path, root: Path, beside: dict[str, str]) -> str:
-    """The path of an image within `root`: imagePath, else an image beside the file with its stem, else the file itself.
-
-    An imagePath that is relative to the file may lead to an image outside `root`; its path is then absolute. If there
-    is no image, the path as it is written: `check_images` searches for the name elsewhere.
-    """
-    here = os.path.relpath(file.parent, root)
-    written = data.get("imagePath")
-    path = written.replace("\\", "/") if isinstance(written, str) and "\0" not in written else ""
-    joined = os.path.normpath(os.path.join(here, path)).replace(os.sep, "/")
-    if path and not joined.startswith("..") and not os.path.isabs(joined) and os.path.isfile(root / joined):
-        return joined
-    outside = os.path.realpath(os.path.join(file.parent, path))
-    is_image = os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
-    if is_image and not os.path.isabs(path) and os.path.isfile(outside):
-        return outside
-    if file.stem in beside:
-        return os.path.normpath(os.path.join(here, beside[file.stem])).replace(os.sep, "/")
-    if data.get("imageData"):
-        return os.path.normpath(os.path.join(here, file.name)).replace(os.sep, "/")
-    return path or f"{file.stem} (no imagePath in {file.name})"
-
-
-def _common_root(folder: Path, elsewhere: Collection[str], images: Sequence[RawEntry]) -> Path:
-    """The folder that contains `folder` and the files `elsewhere`; the names of the `images` become paths within it."""
-    inside = os.path.realpath(folder)
-    root = os.path.commonpath([inside, *(os.path.dirname(path) for path in elsewhere)])
-    for image in images:
-        path = os.path.join(inside, str(image["file_name"]))  # an absolute name stays as it is
-        if os.path.isfile(path):
-            image["file_name"] = os.path.relpath(path, root).replace(os.sep, "/")
-    return Path(root)
 
 
 def _size(data: RawEntry) -> tuple[int, int] | None:
@@ -219,11 +170,14 @@ def _size(data: RawEntry) -> tuple[int, int] | None:
 
 
 def _parts(
-    shapes: Sequence[object], file: Path, size: tuple[int, int] | None, listed: Sequence[str], warnings: Warnings
+    shapes: Sequence[object], image: str, size: tuple[int, int] | None, listed: Sequence[str], warnings: Warnings
 ) -> Iterator[_Part]:
-    """The shapes of a file that are objects or parts of objects. `listed`: all classes; none: every label is one."""
+    """The shapes of a file that are objects or parts of objects, named by the id of the `image` and their number.
+
+    `listed`: all classes; none: every label is one.
+    """
     for number, shape in enumerate(shapes, start=1):
-        name = f"{file.stem}:{number}"
+        name = f"{image}:{number}"
         if not isinstance(shape, dict):
             warnings.add("a shape that is not an object with label and points", SKIPPED, [name], kind="bad-shape")
             continue
@@ -233,7 +187,7 @@ def _parts(
         kind = shape.get("shape_type")
         kind = "polygon" if kind is None or kind == "" else kind  # version 3 has polygons only
         label = shape.get("label")
-        text = printable(str(label)).strip() if isinstance(label, (str, int, float)) else ""
+        text = str(label).strip() if isinstance(label, (str, int, float)) else ""
         if kind in IGNORED_SHAPES:
             warnings.add(f"the shape_type {kind}, which is not an object", SKIPPED, [name], kind="not-an-object")
         elif text in NO_CLASS:
@@ -381,14 +335,3 @@ def _class_names(folder: Path) -> list[str]:
     file = folder / LABELS
     lines = lines_of(file) if file.is_file() else []
     return list(dict.fromkeys(line for line in lines if line not in NO_CLASS))
-
-
-def _note_unused(beside: dict[str, str], images: Sequence[RawEntry], warnings: Warnings) -> None:
-    """Note the images without a JSON file: they may have objects that are not annotated."""
-    used = {os.path.basename(str(image["file_name"])) for image in images}
-    unused = [name for name in beside.values() if name not in used]
-    if unused:
-        warnings.note(
-            f"{counted(len(unused), 'image')} without a JSON file {'is' if len(unused) == 1 else 'are'} not used; an "
-            "image without objects is used if labelme has saved a file for it"
-        )

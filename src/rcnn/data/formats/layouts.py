@@ -13,7 +13,7 @@ from rcnn.arguments import as_optional_text, require_switches
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
 from rcnn.data.folders import subfolders
-from rcnn.data.formats import coco, labelme, labelme_xml, lvis, mask_folder, refer, sbd, via, voc, yolo
+from rcnn.data.formats import coco, labelme, labelme_nested, labelme_xml, lvis, mask_folder, refer, sbd, via, voc, yolo
 from rcnn.data.formats.files import annotation_file, require_one_per_split, split_of
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import hint_for, no_such_split, not_recognised
@@ -49,7 +49,8 @@ class Format(Protocol):
 
 # The splits of a folder are those of the first group that has any: its other files are not taken for more splits.
 GROUPS: tuple[tuple[Format, ...], ...] = (
-    (refer,), (lvis, coco, via), (labelme,), (yolo,), (sbd,), (labelme_xml,), (voc,), (mask_folder,)
+    (refer,), (lvis, coco, via), (labelme,), (yolo,), (sbd,), (labelme_xml,), (voc,), (mask_folder,),
+    (labelme_nested,),
 )  # fmt: skip
 FILE_SUFFIXES = (".json", ".yaml", ".yml")  # of files that can be given instead of a folder
 MAX_SEARCHED = 50  # folders in which a data set is searched for, if the given folder is none
@@ -253,4 +254,4 @@ def _read(location: Location, split: str, known: KnownImages | None) -> Tables:
 
 def names_of_formats() -> str:
     """The names of the formats, for messages."""
-    return ", ".join(one.NAME for one in FORMATS)
+    return ", ".join(dict.fromkeys(one.NAME for one in FORMATS))

@@ -22,7 +22,7 @@ from rcnn.data.checks.tables import TABLES, Id, RawEntry, RawTables, Tables
 from rcnn.data.folders import subfolders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.plain_pickle import read_plain_pickle
-from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt
+from rcnn.data.messages import SKIPPED, Warnings, brief, counted, excerpt
 from rcnn.text_files import read_json
 
 NAME = "REFER"
@@ -147,7 +147,7 @@ def _reference(entry: object) -> Reference | None:
     if not has_ids or not isinstance(split, str) or not split or not isinstance(sentences, list):
         return None
     texts = [sentence.get("sent") or sentence.get("raw") for sentence in sentences if isinstance(sentence, dict)]
-    return Reference(image, annotation, split, tuple(text for text in texts if isinstance(text, str)))
+    return Reference(image, annotation, brief(split), tuple(text for text in texts if isinstance(text, str)))
 
 
 def _raw_tables(file: Path, split: str) -> tuple[RawTables, Warnings]:

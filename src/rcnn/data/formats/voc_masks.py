@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -38,6 +39,8 @@ IGNORED_NAMES = ("ignored", "__ignore__")
 BORDER = 255  # id of the border around instances, and of objects that were not annotated
 BORDER_COLOUR = 224 + 256 * 224 + 65536 * 192  # VOC's colour of BORDER
 BACKGROUND = (0, BORDER)  # ids that are not instances
+# of numpy, for a header with a shape of huge numbers, a shape not of integers, and brackets or quotes that do not close
+HEADER_ERRORS = (OverflowError, TypeError, SyntaxError, TokenError, RecursionError)
 MIN_IOU = 0.5  # of an instance and the box of the same object in the XML
 
 
@@ -146,7 +149,7 @@ def read_map(root: Path, kind: str, image_id: str) -> np.ndarray:
         return read_ids(file)
     try:
         values = open_memmap(file, mode="r")  # mapped: a wrong header then takes no memory; refuses Python objects
-    except (OverflowError, TypeError) as error:  # a shape of huge numbers, or not of integers
+    except HEADER_ERRORS as error:
         raise ValueError(f"{file} has a wrong header: {error}") from error
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise ValueError(f"{file} has {values.ndim} axes of {values.dtype}; expected an array (H, W) of integers")

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_flag, as_number
-from rcnn.data.messages import Warnings, printable
+from rcnn.data.messages import Warnings, excerpt
 
 MAX_BYTES = 16 << 20  # an image of ten thousand objects has 3 MB
 PROBED_BYTES = 4096  # at the start of a file, which tell its format
@@ -48,7 +48,7 @@ def read_voc_image(file: Path, *, from_one: bool) -> VocImage:
     """
     root = parsed(file)
     if root.tag != ROOT_TAG:
-        raise ValueError(f"{file} has the root element {printable(root.tag)!r}; expected {ROOT_TAG!r}")
+        raise ValueError(f"{file} has the root element {excerpt(root.tag)}; expected {ROOT_TAG!r}")
     height, width = (as_number(text_of(root, f"size/{field}")) for field in ("height", "width"))
     known = all(side.is_integer() and 0 < side <= MAX_COORDINATE for side in (height, width))
     return VocImage(
@@ -78,8 +78,8 @@ def _object(element: Element, from_one: bool) -> VocObject:
 
 
 def text_of(element: Element, path: str) -> str:
-    """The text of the element at `path` in `element`, stripped and printable; empty if there is none."""
-    return printable((element.findtext(path) or "").strip())
+    """The text of the element at `path` in `element`, stripped; empty if there is none."""
+    return (element.findtext(path) or "").strip()
 
 
 def parsed(file: Path) -> Element:

@@ -23,7 +23,7 @@ from rcnn.data.formats.yolo_keypoints import BOX, keypoint_shape
 from rcnn.data.formats.yolo_labels import absent_images, has_yolo_lines, misplaced_labels, second_labels, unused_labels
 from rcnn.data.formats.yolo_layouts import Layout, layout_of, layout_splits
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few
-from rcnn.text_files import read_text
+from rcnn.text_files import OTHER_ENCODING, NotUnicodeError, read_text
 
 NAME = "YOLO"
 SPLIT_FILES = (
@@ -69,16 +69,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     warnings = Warnings(layout.file, names)
     if layout.keypoints:
         warnings.note("keypoints (kpt_shape) are not used, only the boxes of their objects")
-    if layout.unnamed:
-        given, last = len(layout.names) - len(layout.unnamed), len(layout.names) - 1
-        warnings.note(
-            f"{counted(given, 'name')} for the class numbers 0 to {last}: the other {len(layout.unnamed)} "
-            f"({few(layout.unnamed)}) are classes too, named 'class {layout.unnamed[0]}' etc. If there are no such "
-            "classes, number the others from 0 without gaps, here and in the labels"
-        )
-    if layout.count is not None and layout.count != len(layout.names):
-        what = f"an nc of {layout.count} for {counted(len(layout.names), 'name')}"
-        warnings.add(what, "the names are used", [layout.file.name], "file")
+    _report_names(layout, warnings)
     _report_entries(layout, split, warnings)
     if split in layout.missing and split not in layout.sources:
         raise ValueError(
@@ -102,13 +93,16 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     found: list[RawEntry] = []
     for source in sources:
         size = sizes[source.name]
+        text = _text(source, layout.root, warnings)
+        if text is None:
+            continue
         images.append({"id": source.name, "file_name": source.name, "height": size[0], "width": size[1]})
         start = ""
         if source.labels is not None and uses[source.labels] > 1:
             start = source.name
         elif source.labels is not None and stems[source.labels.stem] == 1:
             start = source.labels.stem
-        lines = list(_lines(source, size, layout.root, warnings, names, start))
+        lines = list(_lines(source, text, size, layout.root, names, start))
         objects = list(_objects(lines, layout, pose, warnings))
         found += [entry | {"image_id": source.name} for entry in objects]
         if lines and not objects:
@@ -140,27 +134,37 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     return check_tables(raw, warnings, options.known)
 
 
-def _lines(
-    source: ImageSource,
-    size: tuple[int, int],
-    root: Path,
-    warnings: Warnings,
-    names: dict[object, str],
-    start: str,
-) -> Iterator[_Line]:
-    """The non-empty lines of the label file of an image; none if there is no file.
+def _text(source: ImageSource, root: Path, warnings: Warnings) -> str | None:
+    """The text of the label file of an image; empty if there is no file; None, with a warning, if it is not text."""
+    if source.labels is None:
+        return ""
+    try:
+        return read_text(source.labels)
+    except NotUnicodeError:
+        what = OTHER_ENCODING
+    except ValueError:
+        what = "content that is not text, or is a folder, pipe or device"
+    file = _label_name(source.labels, root)
+    warnings.add(what, "skipped with its image", [file], "label file", kind="unreadable-file")
+    return None
 
-    A file that is not text is skipped with a warning. The name of each line in messages, e.g. labels/train/a.txt:3, is
-    added to `names`. `start` is the start of its id, by default the path of the label file without suffix.
+
+def _label_name(labels: Path, root: Path) -> str:
+    """The name of a label file in messages."""
+    return os.path.relpath(labels, root).replace(os.sep, "/")
+
+
+def _lines(
+    source: ImageSource, text: str, size: tuple[int, int], root: Path, names: dict[object, str], start: str
+) -> Iterator[_Line]:
+    """The non-empty lines in the `text` of the label file of an image; none if there is no file.
+
+    The name of each line in messages, e.g. labels/train/a.txt:3, is added to `names`. `start` is the start of its id,
+    by default the path of the label file without suffix.
     """
     if source.labels is None:
         return
-    file = os.path.relpath(source.labels, root).replace(os.sep, "/")
-    try:
-        text = read_text(source.labels)
-    except ValueError as error:
-        warnings.add(str(error), "not used", [file], "file", kind="unreadable-file")
-        return
+    file = _label_name(source.labels, root)
     for number, line in enumerate(text.splitlines(), start=1):
         if words := line.split():
             name = f"{start or os.path.splitext(file)[0]}:{number}"
@@ -172,8 +176,9 @@ def _keypoint_shape(sources: Sequence[ImageSource], layout: Layout) -> tuple[int
     """`kpt_shape` of lines with other keypoints than data.yaml describes, if the first label files have such lines."""
     labelled = [source for source in sources if source.labels is not None][:PROBED]
     ignored = Warnings(layout.file)
-    lines = [line.words for one in labelled for line in _lines(one, (1, 1), layout.root, ignored, {}, "")]
-    return keypoint_shape([words for words in lines if len(words) != BOX + layout.keypoints])
+    texts = [_text(one, layout.root, ignored) or "" for one in labelled]
+    lines = [line.split() for text in texts for line in text.splitlines()]
+    return keypoint_shape([words for words in lines if words and len(words) != BOX + layout.keypoints])
 
 
 def _objects(
@@ -235,6 +240,27 @@ def _outline(numbers: Sequence[float], size: tuple[int, int]) -> RawEntry:
         x, y, w, h = numbers
         return {"bbox": [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]}
     return {"segmentation": [[value * (height if i % 2 else width) for i, value in enumerate(numbers)]]}
+
+
+def _report_names(layout: Layout, warnings: Warnings) -> None:
+    """Report classes without names, and another number of classes than of names."""
+    last = len(layout.names) - 1
+    if layout.numbered:
+        warnings.note(
+            f"nc is {len(layout.names)} and there are no names: the classes are called class_0 to class_{last}; for "
+            "other names, write names: [...] into the file"
+        )
+    warnings.add(
+        f"no name in names, which has names up to number {last}",
+        "called class_NUMBER; add the names or, if there are no such classes, number the others from 0 without gaps, "
+        "here and in the labels",
+        layout.unnamed,
+        "class",
+        kind="bad-category-name",
+    )
+    if layout.count is not None and layout.count != len(layout.names):
+        what = f"an nc of {layout.count} for {counted(len(layout.names), 'name')}"
+        warnings.add(what, "the names are used", [layout.file.name], "file")
 
 
 def _report_entries(layout: Layout, split: str, warnings: Warnings) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from rcnn.data.folders import images_in, walk
+from rcnn.data.formats.files import SPLIT_NAME
 from rcnn.data.formats.unknown import YOLO_LINE
 from rcnn.data.formats.yolo_images import ImageSource, images_folders, label_names, labels_folder
 from rcnn.data.formats.yolo_layouts import NAMES_FILES, Layout
 
 LABELIMG_NAMES = "classes.txt"  # LabelImg writes it into every folder of labels
-SPLIT_NAME = re.compile(r"(train|val|valid|validation|test)(val|-dev)?(\d{4})?", re.IGNORECASE)  # e.g. val2017
 MAX_START = 4096  # bytes at the start of a label file, which are read to see whether it has YOLO's lines
 PROBED = 10  # label files that are opened in search of a line
 Folders = tuple[Path, Path]  # of label files that are not read, and of those that are

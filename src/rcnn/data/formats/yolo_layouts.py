@@ -10,14 +10,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import combinations, product
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from typing_extensions import override
 
 from rcnn.data.folders import subfolders
 from rcnn.data.formats.files import ALL, visible
+from rcnn.data.formats.yolo_names import config_names
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import excerpt, few, printable
 from rcnn.text_files import lines_of, read_text, yaml_value
@@ -40,10 +40,12 @@ NAMES_FILES = (
     "predefined_classes.txt",
     ROBOFLOW_NAMES,
 )
-HAS_NAMES = re.compile(r"^names\s*:", re.MULTILINE)
-HAS_SPLIT = re.compile(r"^(train|val)\s*:", re.MULTILINE)
+HAS_NAMES = re.compile(r"^[\"']?names[\"']?\s*:", re.MULTILINE)
+HAS_COUNT = re.compile(r"^[\"']?nc[\"']?\s*:", re.MULTILINE)
+HAS_SPLIT = re.compile(r"^[\"']?(train|val)[\"']?\s*:", re.MULTILINE)
+MAX_FOLDERS = 40  # folders at the end of a path that does not exist, which are searched for
 MAX_YAML = 1 << 20  # bytes
-MAX_NAMES = 100_000
+MAX_VALUES = 60_000  # texts, numbers, lists and mappings of a YAML file: PyYAML takes 2 seconds for these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,8 @@ class Layout:
     root: Path
     names: list[str]
     sources: dict[str, list[Path]]  # split -> folders of images, and list files
-    unnamed: tuple[int, ...] = ()  # numbers of the classes that a mapping of names does not have: "class 1"
+    unnamed: tuple[int, ...] = ()  # numbers of the classes that a mapping of names does not have: "class_1"
+    numbered: bool = False  # data.yaml has the number of the classes, but no names
     count: int | None = None  # `nc` of data.yaml
     keypoints: int = 0  # numbers of an object's keypoints in a line
     missing: dict[str, list[str]] = field(default_factory=dict)  # split -> paths of data.yaml that do not exist
@@ -80,14 +83,14 @@ def layout_of(folder: Path, annotations: str = "") -> Layout:
 
     Raises FileNotFoundError if the folder has none, ValueError for a file that cannot be read.
     """
-    config = _config_file(folder, annotations)
+    config = _config_file(folder, annotations, HAS_NAMES)
+    names_file = _names_file(folder) if config is None and not annotations else None
+    if names_file is None:
+        config = config or _config_file(folder, annotations, HAS_COUNT)
     if config is not None:
         return _of_config(config, folder)
     if annotations:
         raise FileNotFoundError(f"{folder / annotations} is not a YOLO data file with names and train or val")
-    names_file = next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
-    if names_file is None:
-        names_file = next(iter(_files(folder, "*.names")), None) or _names_of_splits(folder)
     damaged = folder / "data.yaml"
     if names_file is None and damaged.is_file() and _has_labels(folder):
         return _of_config(damaged, folder)
@@ -105,8 +108,14 @@ class FoundPath:
     shortened: bool  # whether leading folders that do not exist here, or the root of an absolute path, were dropped
 
 
-def _config_file(folder: Path, annotations: str) -> Path | None:
-    """data.yaml, or another YAML file in the folder that has names and splits; only `annotations`, if it is given."""
+def _names_file(folder: Path) -> Path | None:
+    """The file that has only the names of the classes; None if there is none."""
+    found = next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
+    return found or next(iter(_files(folder, "*.names")), None) or _names_of_splits(folder)
+
+
+def _config_file(folder: Path, annotations: str, key: re.Pattern[str]) -> Path | None:
+    """data.yaml, or another YAML file in the folder that has splits and `key`; only `annotations`, if it is given."""
     found = _files(folder, "*.yaml", "*.yml")
     found = sorted(found, key=lambda file: (file.stem != "data", file.name))
     if annotations:
@@ -117,7 +126,7 @@ def _config_file(folder: Path, annotations: str) -> Path | None:
                 text = read_text(file)
             except ValueError:
                 continue  # layout_of raises the error for data.yaml if there is no other file
-            if HAS_NAMES.search(text) and HAS_SPLIT.search(text):
+            if key.search(text) and HAS_SPLIT.search(text):
                 return file
     return None
 
@@ -128,7 +137,18 @@ def _files(folder: Path, *patterns: str) -> list[Path]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader of a document and the keys that it has twice, which PyYAML does not report."""
+    """A loader of a document and the keys that it has twice, which PyYAML does not report; up to MAX_VALUES values."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._values = 0
+
+    @override
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_VALUES:,} values; expected the splits and the names of the classes")
+        return super().compose_node(parent, index)
 
     @override
     def construct_document(self, node: yaml.Node) -> tuple[Any, tuple[str, ...]]:
@@ -195,18 +215,19 @@ def _of_config(file: Path, folder: Path) -> Layout:
                 and _exists(folder / text)
                 and os.path.realpath(folder / text) != os.path.realpath(root / text)
             ]
-    names = _names(config.get("names"), file)
+    named = config_names(config, file)
     return Layout(
         file=file,
         root=root,
-        names=names,
-        unnamed=_unnamed(config["names"], len(names)),
-        sources={key: [one.path for one in places] for key, places in found.items()},
+        names=named.names,
+        unnamed=named.unnamed,
+        numbered=named.numbered,
+        sources={key: list(dict.fromkeys(one.path for one in places)) for key, places in found.items()},
         count=count if type(count) is int else None,
         keypoints=_keypoint_numbers(config.get("kpt_shape")),
         missing={key: texts for key, texts in missing.items() if texts},
         moved=moved,
-        repeated=repeated,
+        repeated=(*repeated, *named.repeated),
         unused=_unused(config),
         absent_path=_absent_path(config.get("path"), folder),
     )
@@ -234,8 +255,9 @@ def _found(paths: object, bases: Sequence[Path]) -> list[FoundPath]:
 
 
 def _texts(paths: object) -> list[str]:
-    """The paths of a split as they are written; none for other values."""
-    return [one for one in (paths if isinstance(paths, list) else [paths]) if isinstance(one, str) and one]
+    """The paths of a split as they are written, each once; none for other values."""
+    texts = [one for one in (paths if isinstance(paths, list) else [paths]) if isinstance(one, str) and one]
+    return list(dict.fromkeys(texts))
 
 
 def _unused(config: Mapping[Any, Any]) -> dict[str, list[str]]:
@@ -252,33 +274,16 @@ def _unused(config: Mapping[Any, Any]) -> dict[str, list[str]]:
 def _require_different(found: Mapping[str, Sequence[FoundPath]], file: Path) -> None:
     """Raise ValueError if different paths of two splits lead to the same files only because folders were dropped."""
     for (first, ones), (second, others) in combinations(found.items(), 2):
-        for one, other in product(ones, others):
-            if one.path == other.path and one.text != other.text and (one.shortened or other.shortened):
+        of_path: defaultdict[Path, list[FoundPath]] = defaultdict(list)
+        for other in dict.fromkeys(others):
+            of_path[other.path].append(other)
+        pairs = ((one, other) for one in dict.fromkeys(ones) for other in of_path[one.path])
+        for one, other in pairs:
+            if one.text != other.text and (one.shortened or other.shortened):
                 raise ValueError(
                     f"{file}: {first} ({excerpt(one.text)}) and {second} ({excerpt(other.text)}) do not both exist, "
                     f"and {one.path} cannot be both; correct the paths (relative to {file.parent}) or remove one"
                 )
-
-
-def _names(value: object, file: Path) -> list[str]:
-    """The names of the classes in the order of their numbers, from a list or a mapping {number: name}."""
-    if isinstance(value, Mapping) and value and all(type(key) is int and 0 <= key < MAX_NAMES for key in value):
-        value = [value.get(number, f"class {number}") for number in range(max(value) + 1)]
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"{file}: names is {excerpt(value)}; expected a list of names, or a mapping {{0: name, ...}}")
-    for number, one in enumerate(value):
-        is_finite = not isinstance(one, float) or math.isfinite(one)
-        if isinstance(one, bool) or not isinstance(one, (str, int, float)) or not is_finite:
-            raise ValueError(
-                f"{file}: name {number} is {excerpt(one)}; expected text. Put it in quotes, because YAML reads true, "
-                "yes, on, null, ~, .nan and .inf as other values"
-            )
-    return [printable(str(one)) for one in value]
-
-
-def _unnamed(value: object, count: int) -> tuple[int, ...]:
-    """The numbers below `count` that a mapping {number: name} does not have."""
-    return tuple(number for number in range(count) if number not in value) if isinstance(value, Mapping) else ()
 
 
 def _names_of_splits(folder: Path) -> Path | None:
@@ -357,12 +362,14 @@ def resolved(text: str, bases: Sequence[Path]) -> FoundPath | None:
     path = text.strip().replace("\\", "/")
     if "\0" in path:
         return None
+    direct = ((base / path, False) for base in bases)
+    places = chain(direct, ((base / tail, shortened) for tail, shortened in _tails(path) for base in bases))
+    return next((FoundPath(text, place, shortened) for place, shortened in places if _exists(place)), None)
+
+
+def _tails(path: str) -> Iterator[tuple[str, bool]]:
+    """A path without its first 0, 1, 2, ... folders, and whether folders other than .., or the root, were dropped."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
-    tails = ["/".join(parts[start:]) for start in range(len(parts)) if parts[start] != ".."]
-    direct = [FoundPath(text, base / path, shortened=False) for base in bases]
-    dropped = [
-        FoundPath(text, base / tail, shortened=number > 0 or os.path.isabs(path))
-        for number, tail in enumerate(tails)
-        for base in bases
-    ]
-    return next((place for place in (*direct, *dropped) if _exists(place.path)), None)
+    starts = [start for start, part in enumerate(parts) if part != ".."]
+    for start in starts[-MAX_FOLDERS:]:
+        yield "/".join(parts[start:]), start > starts[0] or os.path.isabs(path)

@@ -1,0 +1,164 @@
+"""Where labelme's files and their images are.
+
+The files are beside their images, or in a folder of their own (SUBFOLDERS) beside a folder of the images (IMAGES). The
+image of a file is known by `imagePath`, by its name, or is embedded in the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from rcnn.data.checks.tables import RawEntry
+from rcnn.data.folders import first_files, images_in, walk
+from rcnn.data.formats.files import ALL, visible
+from rcnn.data.images import IMAGE_SUFFIXES
+from rcnn.data.messages import Warnings, counted, few
+from rcnn.text_files import contains_key
+
+# folders that may contain the files of a split
+SUBFOLDERS = ("annotations", "labels", "json", "jsons", "images", "imgs", "img", "ann")
+IMAGES = ("images", "imgs", "img")  # folders that may contain the images of a split
+MAX_PROBED = 10  # files that are opened in search of a labelme file
+START = 1 << 16  # bytes at the start of a file, in which most files have their shapes
+MAX_BYTES = 32 << 20  # largest file that is searched as a whole: some have the embedded image before the shapes
+
+
+def place_of(folder: Path, split: str) -> Path | None:
+    """The folder with the labelme files of a split, the first of several; None if there is none."""
+    return next((place for place in places_of(folder, split) if holds_labelme(place)), None)
+
+
+def places_of(folder: Path, split: str) -> list[Path]:
+    """Where the labelme files of a split may be, in order."""
+    own = ["", ALL] if split == ALL else [split]
+    places = [
+        *(folder / name for name in own),
+        *(folder / sub / name for sub in SUBFOLDERS for name in own),
+        *(folder / name / sub for sub in SUBFOLDERS for name in own),
+    ]
+    return list(dict.fromkeys(places))
+
+
+def holds_labelme(place: Path) -> bool:
+    """Whether one of the first JSON files in a folder contains labelme's key "shapes"."""
+    try:
+        return any(map(_has_shapes, first_files(place, ".json", MAX_PROBED)))
+    except OSError:
+        return False
+
+
+def _has_shapes(path: Path) -> bool:
+    with path.open("rb") as file:
+        if contains_key(file.read(START), "shapes"):
+            return True
+        file.seek(0)
+        return os.fstat(file.fileno()).st_size <= MAX_BYTES and contains_key(file.read(), "shapes")
+
+
+def json_files(place: Path) -> list[Path]:
+    """The JSON files in a folder, sorted, without hidden ones."""
+    return [file for file in visible(place.glob("*.json")) if file.is_file()]
+
+
+def json_files_below(place: Path) -> list[Path]:
+    """The JSON files in the subfolders of a folder, at any depth."""
+    return [inner / name for inner, names in walk(place) for name in names if _is_json(name) and inner != place]
+
+
+def _is_json(name: str) -> bool:
+    return name.endswith(".json") and not name.startswith(".")
+
+
+def image_folders(root: Path, folder: Path, place: Path, split: str) -> tuple[Path, ...]:
+    """Where the images of a split with the files in `place` may be, in order."""
+    named = [inner for name in IMAGES for inner in (folder / name, folder / name / split, folder / split / name)]
+    first = [root, folder, place, folder / IMAGES[0], folder / split]
+    return tuple(dict.fromkeys((*first, *named)))
+
+
+def image_name(data: RawEntry, file: Path, root: Path, beside: Mapping[str, str]) -> str:
+    """The path of an image within `root`: imagePath, else an image beside the file with its stem, else the file itself.
+
+    An imagePath that is relative to the file may lead to an image outside `root`; its path is then absolute. If there
+    is no image, that of the same name in the folder of images that corresponds to the folder of the file, else the path
+    as it is written: `check_images` searches for the name elsewhere. `beside` are the images beside the file by their
+    stems.
+    """
+    here = os.path.relpath(file.parent, root)
+    written = data.get("imagePath")
+    path = written.replace("\\", "/") if isinstance(written, str) and "\0" not in written else ""
+    joined = os.path.normpath(os.path.join(here, path)).replace(os.sep, "/")
+    if path and not joined.startswith("..") and not os.path.isabs(joined) and os.path.isfile(root / joined):
+        return joined
+    outside = os.path.realpath(os.path.join(file.parent, path))
+    is_image = os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+    if is_image and not os.path.isabs(path) and os.path.isfile(outside):
+        return outside
+    if file.stem in beside:
+        return os.path.normpath(os.path.join(here, beside[file.stem])).replace(os.sep, "/")
+    if data.get("imageData"):
+        return os.path.normpath(os.path.join(here, file.name)).replace(os.sep, "/")
+    for name in _corresponding(here.replace(os.sep, "/"), os.path.basename(path)):
+        if os.path.isfile(root / name):
+            return name
+    return path or f"{file.stem} (no imagePath in {file.name})"
+
+
+def _corresponding(folder: str, name: str) -> Iterable[str]:
+    """The paths of the image `name` in the folders of images for one of files: images/day/NAME for jsons/day.
+
+    There are none for files in a folder that is not one of SUBFOLDERS, and for files in it but not in a subfolder: the
+    folders of images are searched for these.
+    """
+    top, _, inner = folder.partition("/")
+    return [f"{images}/{inner}/{name}" for images in IMAGES] if top in SUBFOLDERS and inner and name else []
+
+
+def common_root(folder: Path, elsewhere: Collection[str], images: Sequence[RawEntry]) -> Path:
+    """The folder that contains `folder` and the files `elsewhere`; the names of the `images` become paths within it."""
+    inside = os.path.realpath(folder)
+    root = os.path.commonpath([inside, *(os.path.dirname(path) for path in elsewhere)])
+    for image in images:
+        path = os.path.join(inside, str(image["file_name"]))  # an absolute name stays as it is
+        if os.path.isfile(path):
+            image["file_name"] = os.path.relpath(path, root).replace(os.sep, "/")
+    return Path(root)
+
+
+def note_unused(
+    folder: Path, beside: Mapping[Path, Mapping[str, str]], images: Sequence[RawEntry], warnings: Warnings
+) -> None:
+    """Note the images without a JSON file: they may have objects that are not annotated.
+
+    `beside` has the images beside the files, by their folders; `folder` is that of the data set.
+    """
+    paths = [os.path.normpath(folder / str(image["file_name"])) for image in images]
+    used, searched = set(paths), {os.path.basename(path) for path in paths if not os.path.isfile(path)}
+    unused = [
+        name
+        for place, names in beside.items()
+        for name in names.values()
+        if name not in searched and os.path.normpath(place / name) not in used
+    ]
+    if unused:
+        warnings.note(
+            f"{counted(len(unused), 'image')} without a JSON file {'is' if len(unused) == 1 else 'are'} not used; an "
+            "image without objects is used if labelme has saved a file for it"
+        )
+
+
+def note_deeper(place: Path, others: Collection[Path], warnings: Warnings) -> None:
+    """Note the labelme files in subfolders of `place`, which has files itself; `others` are reported otherwise."""
+    deeper = sorted({file.parent for file in json_files_below(place)} - {*others})
+    if found := [inner.relative_to(place).as_posix() for inner in deeper if holds_labelme(inner)]:
+        warnings.note(
+            f"there are labelme files in {few(found)}, inside this folder: not used; to use them too, move all files "
+            "of this folder into a subfolder beside these, or theirs into this folder"
+        )
+
+
+def images_beside(files: Iterable[Path]) -> dict[Path, dict[str, str]]:
+    """The images in the folders of `files`: folder -> stem -> name."""
+    return {place: images_in(place) for place in dict.fromkeys(file.parent for file in files)}
