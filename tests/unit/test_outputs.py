@@ -124,6 +124,11 @@ def test_an_output_that_is_no_folder_is_refused(tmp_path: Path) -> None:
                 OutputFolder(tmp_path / link / below)
     with pytest.raises(ValueError, match=r"got .* for the output folder, which is too long for a path: names have"):
         OutputFolder(tmp_path / ("x" * 300))
+    with pytest.raises(ValueError, match=r"a b\.html is the name of a file \(\.html\); .* --output '.*/a b'$"):
+        OutputFolder(tmp_path / "a b.html")
+    (tmp_path / "a b.html").mkdir()
+    OutputFolder(tmp_path / "a b.html").close()  # it exists
+    OutputFolder(tmp_path / "v1.5").close()
     for place in ("/proc", "/proc/rcnn-output") if Path("/proc/self").exists() else ():
         with pytest.raises(OSError, match=rf"^{place} cannot be written \(.*\): choose another output \(--output\)$"):
             OutputFolder(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -39,7 +40,8 @@ class Commands(NamedCommands):
         except typer.BadParameter as error:
             message = error.message.removeprefix("Value error, ")
             value = given_value(COMMAND_LINE.get(()), error.param.opts) if error.param is not None else ""
-            error.message = f"got {value!r}. {message}" if value and value not in message else message
+            is_named = re.search(rf"(?<![\w.-]){re.escape(value)}(?![\w.])", message)  # 0 is not named by 0.1
+            error.message = f"got {value!r}. {message}" if value and not is_named else message
             raise
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rcnn.cli.early import require_places
 from rcnn.cli.options import Allow, Images, RelativeBoxes, settings_argument
 from rcnn.cli.other_names import NamedCommands
 from rcnn.commands import as_typed
@@ -189,6 +190,7 @@ def info(
 
     Example: rcnn data info photos/ --output info
     """
+    require_places(directory, output, images=images, own="info.json")
     from rcnn.data.inspect.info import describe_dataset
 
     found = describe_dataset(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import typer
 
 from rcnn.cli.failures import is_one_of_several
-from rcnn.outputs import require_folder, require_not_in_use
+from rcnn.outputs import PREDICTIONS, files_of_rcnn, inside_data, require_apart, require_folder, require_not_in_use
 from rcnn.text_files import missing_text, require_data_path
 
 
@@ -36,10 +37,11 @@ def warn_of_repeats(words: list[str] | None) -> list[str] | None:
     return words
 
 
-def require_places(data: Path | None, output: Path | None) -> None:
+def require_places(data: Path | None, output: Path | None, *, images: str = "", own: str = "") -> None:
     """Raise OSError if `data` does not exist, or if `output` is a file or is in use by another process.
 
-    Not checked in one of several processes, because the first one may already write to `output`.
+    ValueError if `output` is the folder of the data, see `require_apart`; a warning if it is inside it. `images` is the
+    option --images. Not checked in one of several processes, because the first one may already write to `output`.
     """
     if is_one_of_several():
         return
@@ -48,16 +50,64 @@ def require_places(data: Path | None, output: Path | None) -> None:
     if output is not None:
         require_folder(output)
         require_not_in_use(output)
+    if data is not None and output is not None:
+        require_apart(output, data, own=own)
+        _warn(inside_data(output, data, images))
 
 
-def require_run_folder(output: Path | None, *, resume: bool) -> None:
-    """Raise ValueError or OSError if a run cannot be written to `output`."""
-    from rcnn.training.found_run import find_run, require_no_run
+def warn_of_photos(output: Path | None, words: Sequence[str]) -> None:
+    """Warn if `output` is a folder of the images `words` to predict on, or inside one.
 
-    if output is not None and not is_one_of_several():
-        found = find_run(output)
-        if not resume:
-            require_no_run(output, found.checkpoints, "--resume")
+    Unlike that of a data set, it is allowed: pictures get names that are free, and are not predicted on later.
+    """
+    if output is None or is_one_of_several():
+        return
+    places = list(_folders_of(words))
+    if any(place.resolve() == output.resolve() for place in places):
+        if PREDICTIONS not in files_of_rcnn(output):
+            _warn(
+                f"{output} is the folder of the images: the pictures of rcnn get other names there and are not "
+                "predicted on later, but other programs may take them for your images. To keep them apart, choose "
+                "another output (--output)"
+            )
+        return
+    _warn(next(filter(None, (inside_data(output, place, what="the images") for place in places)), ""))
+
+
+def _folders_of(words: Sequence[str]) -> Iterator[Path]:
+    """The folders that are searched for images, and those of several of the files: a shell may expand a pattern."""
+    paths = [word for word in words if "://" not in word]
+    yield from (Path(path) for path in paths if os.path.isdir(path))  # of os.path: no error for what is no path
+    yield from (fixed_part(path) for path in paths if glob.has_magic(path) and not os.path.exists(path))
+    files = Counter(Path(path).parent for path in paths if os.path.isfile(path))
+    yield from (folder for folder, count in files.items() if count > 1)
+
+
+def fixed_part(pattern: str) -> Path:
+    """The folder of a pattern before its first part with a wildcard."""
+    parts = Path(pattern).parts
+    return Path(*parts[: next(place for place, part in enumerate(parts) if glob.has_magic(part))])
+
+
+def _warn(line: str) -> None:
+    """Print the warning `line` unless it is empty."""
+    if line:
+        typer.echo(f"warning: {line}", err=True)
+
+
+def require_run_folder(output: Path | None, data: Path, *, resume: bool) -> None:
+    """Raise ValueError or OSError if a run on `data` cannot be written to `output`."""
+    from rcnn.training.found_run import find_run, require_no_run, require_writable
+
+    if output is None or is_one_of_several():
+        return
+    found = find_run(output)
+    if not found.checkpoints:
+        require_apart(output, data)
+    elif resume:
+        require_writable(output)
+    else:
+        require_no_run(output, found.checkpoints, "--resume")
 
 
 def require_an_input(words: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ from rcnn.cli.views import predictor_from
 from rcnn.cli.workers import Devices, launch
 from rcnn.commands import as_typed
 from rcnn.new_outputs import output_or_new
+from rcnn.outputs import METRICS_FILE, files_of_rcnn
 from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def evaluate(
 
     Example: rcnn eval runs/balloons --data balloons/ --output evaluated
     """
-    require_places(data, output)
+    require_places(data, output, images=images, own=METRICS_FILE)
     from rcnn.data.opening import DatasetOptions
     from rcnn.evaluation.opening import open_subject
     from rcnn.evaluation.plan import EvaluationOptions
@@ -201,9 +202,8 @@ def _evaluate(
     import torch
 
     from rcnn.cli.progress import progress_bar
-    from rcnn.evaluation.folder import METRICS_FILE, UNFINISHED
+    from rcnn.evaluation.folder import UNFINISHED
     from rcnn.evaluation.run import run_evaluation
-    from rcnn.outputs import files_of_rcnn
     from rcnn.predictor import Predictor
     from rcnn.runtime.compiled import CompiledDetector
     from rcnn.runtime.processes import joined

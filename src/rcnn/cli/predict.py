@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcnn.cli.early import is_setting, require_an_input, require_places, warn_of_repeats
+from rcnn.cli.early import is_setting, require_an_input, require_places, warn_of_photos, warn_of_repeats
 from rcnn.cli.failures import DEBUG
 from rcnn.cli.options import (
     TTA,
@@ -178,8 +178,9 @@ def predict(
         max_pixels=max_pixels,
     )  # fmt: skip
     require_one_input(of_split, {"--split": split, "--annotations": annotations, "--images": images}, inputs)
-    require_places(data, output)
+    require_places(data, output, images=images)
     require_an_input(inputs)
+    warn_of_photos(output, inputs)
     if of_split is not None and (boxes is not None or features is not None):
         raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
     if compile and boxes is not None:

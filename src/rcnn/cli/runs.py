@@ -40,4 +40,6 @@ def runs(
             f"{row.folder:{names}}  {row.model:{models}}  {row.step:>9}  {row.state:>13}  {row.hours:6.2f}  {loss:>6}  "
             f"{scores}  {row.data}"
         )
+        if row.failure:
+            typer.echo(f"{'':{names}}  failed: {row.failure}")
     typer.echo("box, mask, kpts: the best AP of each run on its validation set.")

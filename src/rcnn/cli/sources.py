@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
+from rcnn.cli.early import fixed_part
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import few
 from rcnn.data.video import is_video
@@ -90,7 +91,7 @@ def expand(words: Iterable[str], output: OutputFolder, reserved: Collection[str]
             elif "\0" not in word and Path(word).exists():
                 add(word, Path(word).name)
             elif glob.has_magic(word):
-                before, folder = len(sources.images), _fixed_part(word)
+                before, folder = len(sources.images), fixed_part(word)
                 parts = Path(word).parts[len(folder.parts) :]
                 for path in _images_below(folder, sources, parts) if folder.is_dir() else ():
                     add(str(path), path.relative_to(folder).as_posix())
@@ -179,12 +180,6 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
             parts and pattern and fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
         )
     return any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
-
-
-def _fixed_part(pattern: str) -> Path:
-    """The folder of a pattern before its first part with a wildcard."""
-    parts = Path(pattern).parts
-    return Path(*parts[: next(place for place, part in enumerate(parts) if glob.has_magic(part))])
 
 
 def _may_be_image(path: Path) -> bool:

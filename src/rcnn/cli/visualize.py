@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rcnn.cli.early import require_places
 from rcnn.cli.options import Allow, Annotations, Device, Images, Offline, RelativeBoxes, settings_argument
 from rcnn.cli.progress import progress_bar
 from rcnn.new_outputs import output_or_new
@@ -48,6 +49,7 @@ def visualize(
 
     Example: rcnn visualize runs/balloons --data balloons/ --limit 5
     """
+    require_places(data, output, images=images)
     from rcnn.data.images import ImageError
     from rcnn.data.messages import counted
     from rcnn.data.opening import DatasetOptions

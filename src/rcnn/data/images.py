@@ -259,8 +259,7 @@ def _open(source: Source, max_pixels: float) -> Image.Image:
     if max_pixels and pixels > max_pixels:
         image.close()
         raise ImageError(
-            f"{name} has {pixels / 1e6:,.1f} million pixels ({image.width} x {image.height}); the limit is "
-            f"{max_pixels / 1e6:g} million",
+            f"{name} has {pixels:,} pixels ({image.width} x {image.height}); the limit is {max_pixels:,.12g}",
             "cut it into tiles, shrink it, or raise the limit (--max-pixels, max_pixels)",
         )
     return image

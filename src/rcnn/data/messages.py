@@ -13,7 +13,7 @@ SAVE_IMAGES = ". CVAT exports them too with the option 'Save images'"
 SHOWN = 5  # ids in a line, before the rest are counted
 BY_NAME = ("field", "file", "key", "label file", "line", "mask file", "split")  # entries that have names instead of ids
 LONGEST = 200  # characters of a value in a message; longer ones are cut
-PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry": "entries"}
+PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry": "entries", "process": "processes"}
 CONTROLS = ("Cc", "Zl", "Zp")  # Unicode's categories of control characters, and separators of lines and paragraphs
 # Unicode marks that change the text direction
 DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

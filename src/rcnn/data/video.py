@@ -73,8 +73,8 @@ def read_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Vi
         stream = video.streams.video[0]
         if max_pixels and stream.width * stream.height > max_pixels:
             raise VideoError(
-                f"{path} has frames of {stream.width} x {stream.height} pixels; the limit is {max_pixels / 1e6:g} "
-                "million pixels: shrink the video, or raise the limit (--max-pixels, max_pixels)"
+                f"{path} has frames of {stream.width} x {stream.height} pixels; the limit is {max_pixels:,.12g} "
+                "pixels: shrink the video, or raise the limit (--max-pixels, max_pixels)"
             )
         stream.thread_type = "AUTO"
         index, start, end = 0, 0.0, 0.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rcnn.arguments import OUTPUT, SPLIT, as_path, as_text, whole_number
+from rcnn.arguments import DATA, OUTPUT, SPLIT, as_path, as_text, whole_number
 from rcnn.data.defaults import default_training_split
 from rcnn.data.images import ImageError
 from rcnn.data.inspect.check import is_test_split
@@ -27,7 +27,7 @@ from rcnn.drawing.pages import render
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.given_steps import Given
 from rcnn.new_outputs import output_or_new
-from rcnn.outputs import OutputFolder, require_folder
+from rcnn.outputs import OutputFolder, require_apart, require_folder
 from rcnn.preprocess import InputConfig
 from rcnn.progress import Progress, no_progress
 
@@ -93,6 +93,7 @@ def browse_dataset(
     limit = whole_number("limit", limit, "0 or more images of each split (0 = all)", 0)
     if output is not None:
         require_folder(as_path(output, OUTPUT))
+        require_apart(as_path(output, OUTPUT), as_path(path, "the data set", DATA), own=PAGE)
     if augment is not None:
         augmented = with_steps(augmented, augment)
     opened = partial(

@@ -10,7 +10,7 @@ from typing import get_args
 
 import torch
 
-from rcnn.arguments import MODEL, OUTPUT, as_path, require_one_of, require_switches, whole_number
+from rcnn.arguments import DATA, MODEL, OUTPUT, as_path, require_one_of, require_switches, whole_number
 from rcnn.data import Dataset
 from rcnn.data.loading import Padding
 from rcnn.data.opening import DatasetOptions
@@ -28,7 +28,7 @@ from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results, is_results
 from rcnn.evaluation.run import evaluate_predictor, run_evaluation
 from rcnn.models.overrides import Overrides, as_overrides
-from rcnn.outputs import require_folder
+from rcnn.outputs import METRICS_FILE, inside_data, require_apart, require_folder
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision, choose_device
 from rcnn.runtime.launch import launch_function, require_devices
@@ -102,8 +102,7 @@ def evaluate(
     devices = whole_number("devices", devices, "1 or more processes")
     require_switches(compile=compile)
     require_one_of("precision", precision, get_args(Precision))
-    if output is not None:
-        require_folder(as_path(output, OUTPUT))
+    inside = "" if output is None else _checked_output(as_path(output, OUTPUT), data, str(images))
     chosen = EvaluationOptions(
         limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
         pictures=pictures, boundary=boundary,
@@ -148,7 +147,18 @@ def evaluate(
             )
         else:
             evaluation = _evaluate(source, dataset, chosen, processes)
-    return replace(evaluation, warnings=subject.warnings + evaluation.warnings)
+    warnings = (*filter(None, [inside]), *subject.warnings, *evaluation.warnings)
+    return replace(evaluation, warnings=warnings)
+
+
+def _checked_output(output: Path, data: Dataset | str | Path, images: str) -> str:
+    """A warning if `output` is inside the folder of the data; "" if not. Errors as for `require_apart`."""
+    require_folder(output)
+    if isinstance(data, Dataset) and not data.has_files:
+        return ""
+    place = data.root if isinstance(data, Dataset) else as_path(data, "the data set", DATA)
+    require_apart(output, place, own=METRICS_FILE)
+    return inside_data(output, place, images)
 
 
 def _subject_of(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rcnn.arguments import MODEL, as_optional_text, as_path, whole_number
+from rcnn.arguments import DATA, MODEL, OUTPUT, as_optional_text, as_path, whole_number
 from rcnn.data import Dataset
 from rcnn.data.messages import few
 from rcnn.data.opening import DatasetOptions
@@ -36,7 +36,7 @@ from rcnn.evaluation.results import (
 from rcnn.metrics.choice import require_metric
 from rcnn.metrics.comparison import Comparison, compare_results
 from rcnn.metrics.values import FIELDS
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import OutputFolder, require_apart
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device
 from rcnn.runtime.exported import is_exported
@@ -83,6 +83,8 @@ def compare(
     options = DatasetOptions(annotations=annotations, images=images, relative_boxes=relative_boxes)
     if data is not None:
         require_path_options(data, split, options)
+        if output is not None and not isinstance(data, Dataset):
+            require_apart(as_path(output, OUTPUT), as_path(data, "the data set", DATA), own=COMPARE_FILE)
     models = tuple(None if is_results(source) else model_record(source) for source in sources)
     options = replace(options, optional_files=not any(models))
     _require_same_classes(sources, models)

@@ -14,9 +14,9 @@ from rcnn.evaluation.evaluate import Evaluation, ImageResults
 from rcnn.metrics.analysis import Analysis
 from rcnn.metrics.tables import per_class_csv
 from rcnn.metrics.values import FIELDS
-from rcnn.outputs import OutputFolder
+from rcnn.outputs import METRICS_FILE, OutputFolder
 
-METRICS_FILE, REPORT, PER_CLASS_FILE = "metrics.json", "report.html", "per_class.csv"
+REPORT, PER_CLASS_FILE = "report.html", "per_class.csv"
 ANALYSIS_FILE, THRESHOLDS_FILE = "analysis.json", "thresholds.json"
 UNFINISHED = "results.jsonl"  # one image per line, while the evaluation runs
 UNFINISHED_RECORD = "unfinished.json"  # beside it: {"held_out": the images, or null; "proposals": true or false}

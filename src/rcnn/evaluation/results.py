@@ -13,7 +13,7 @@ from rcnn.data.messages import counted, excerpt
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.evaluation.evaluate import Evaluation, Result
-from rcnn.evaluation.folder import METRICS_FILE, RESULTS, UNFINISHED, UNFINISHED_RECORD
+from rcnn.evaluation.folder import RESULTS, UNFINISHED, UNFINISHED_RECORD
 from rcnn.evaluation.plan import plan_evaluation
 from rcnn.evaluation.predicted import TABLES_FILE, predicted_images, with_ids_by_name
 from rcnn.evaluation.saved_boxes import box_form_warnings
@@ -22,7 +22,7 @@ from rcnn.metrics.choice import evaluate
 from rcnn.metrics.inputs import GroundTruth, check_results, json_lines, read_json_or_lines
 from rcnn.metrics.values import FIELDS
 from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
-from rcnn.outputs import files_of_rcnn
+from rcnn.outputs import METRICS_FILE, files_of_rcnn
 from rcnn.runtime.exported import is_exported
 from rcnn.text_files import missing_text, read_json
 from rcnn.weights.checkpoint import FOREIGN

@@ -3,7 +3,18 @@
 All boxes of this library are half open: x2 is the end of the last pixel, width = x2 - x1. `BoxRules` implements that.
 models/legacy/boxes.py has the rules of systems with other conventions; their boxes are also stored half open.
 
-Letters: B images, N boxes, J keypoints, m side of a keypoint map.
+Five methods return their argument here. They mark where it matters that Detectron, MXNet's FCIS and others count the
+last pixel as part of a box (inclusive boxes, width = x2 - x1 + 1). There, `InclusiveBoxes` replaces them:
+
+| method | called by, for | with inclusive boxes |
+|---|---|---|
+| last_pixel_to_original | box head, FCIS: regions to decode | last pixel: 1 of the input -> 1 of the file |
+| last_pixel_to_input | detector: ground truth, given boxes; mask and keypoint heads: detections | the inverse |
+| to_inclusive | pooler: regions; keypoint head: frames of targets | x2, y2 become the start of the last pixel |
+| raw_keypoints | keypoint head: ground truth | x, y become the column and row of a pixel, not its centre |
+| mask_frames | polygon targets: frames to rasterize in | as to_inclusive, but at least 1 pixel wide and high |
+
+Letters: B images, N boxes, A anchors, J keypoints, m side of a keypoint map.
 """
 
 from __future__ import annotations
@@ -78,37 +89,30 @@ class BoxRules:
         return cell
 
     def last_pixel_to_original(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """Identity, except for systems that count the last pixel as part of a box.
+        """Boxes (B, N, 4) of the RPN -> the boxes from which detections are decoded, both in pixels of the input.
 
-        Maps boxes (B, N, 4) of the RPN to the boxes from which detections are decoded, both in pixels of the input. In
-        those systems, the width of the last pixel is 1 pixel of the network input in the RPN and in training, but 1
-        pixel of the original image when detections are decoded (models/legacy/boxes.py).
+        Here the same. With inclusive boxes, the last pixel is 1 pixel of the input wide in the RPN and in training, but
+        1 pixel of the original image when detections are decoded.
         """
         return boxes
 
     def last_pixel_to_input(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """Identity, except for the same systems: the inverse of `last_pixel_to_original`."""
+        """The inverse of `last_pixel_to_original`; here the same boxes (B, N, 4)."""
         return boxes
 
     def to_inclusive(self, boxes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
-        """Identity, except for systems with inclusive boxes, where x2, y2 of the result are the last pixel.
+        """Boxes (..., 4), xyxy pixels, as pooling and targets need them: here the same.
 
-        The result is what pooling and ground-truth masks use.
+        `pixel_size` is the side of a pixel, in the units of the boxes.
         """
         return boxes
 
     def raw_keypoints(self, keypoints: Tensor, scales: Tensor) -> Tensor:
-        """Identity, except for systems with inclusive boxes, where x, y are the column and row of a pixel.
-
-        Ground-truth keypoints (B, N, J, 3) are in pixels of the input.
-        """
+        """Ground-truth keypoints (B, N, J, 3), in pixels of the input, as keypoint targets need them: here the same."""
         return keypoints
 
     def mask_frames(self, boxes: Tensor) -> Tensor:
-        """Identity, except for systems with inclusive boxes, which are then at least 1 pixel wide and high.
-
-        Ground-truth polygons are rasterized in these boxes (B, N, 4), xyxy pixels of the input.
-        """
+        """The boxes (B, N, 4), xyxy pixels of the input, in which polygons are rasterized: here the same."""
         return boxes
 
     def decode_keypoints(self, heatmaps: Tensor, boxes: Tensor, scales: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class Detector(nn.Module):
         if not isinstance(seed, Tensor):
             seed = torch.tensor(operator.index(seed), device=images.pixels.device)
         features = self.features(images)  # {"p2": (B, C, H/4, W/4), "p3": ...}
-        # identity, except for systems with boxes that include their last pixel (Detectron)
+        # the same boxes, except for systems with inclusive boxes (models/box_rules.py)
         targets = replace(targets, boxes=self.rules.last_pixel_to_input(targets.boxes, images.scales_or_one))
         proposals, losses = self.rpn.losses(features, images, targets, seed)
         if self.box_head is None:

@@ -124,7 +124,7 @@ def _set(settings: Any, keys: list[str], value: Any, path: str, root: Any) -> An
     name, rest = keys[0], keys[1:]
     hints = field_types(type(settings))
     if name not in hints:
-        raise ValueError(_unknown(path, type(root)))
+        raise ValueError(unknown_setting(path, type(root)))
     if not rest:
         return _replaced(settings, name, checked(hints[name], value, path, default_of(type(settings), name)))
     prefix = path[: len(path) - len(".".join(rest)) - 1]
@@ -144,14 +144,15 @@ def _set(settings: Any, keys: list[str], value: Any, path: str, root: Any) -> An
         return _replaced(settings, name, _set(current, rest, value, path, root))
     if parts and path in setting_paths(type(root)):
         raise ValueError(f"{path}: {prefix} is off here (null); set {prefix}={{}} first, which turns it on")
-    raise ValueError(_unknown(path, type(root)))
+    raise ValueError(unknown_setting(path, type(root)))
 
 
 def _replaced(settings: Any, name: str, value: Any) -> Any:
     return dataclasses.replace(settings, **{name: value})
 
 
-def _unknown(path: str, root: type) -> str:
+def unknown_setting(path: str, root: type) -> str:
+    """The message for `path`, which is no setting of the dataclass `root`, with similar ones."""
     paths = setting_paths(root)
     near = near_settings(path, paths)
     groups = sorted({known.split(".")[0] for known in paths})

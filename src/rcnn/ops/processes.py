@@ -11,10 +11,10 @@ from torch import Tensor
 def loss_normalizer(count: Tensor) -> Tensor:
     """The number () of samples that a loss is divided by: the mean of `count` over all processes.
 
-    A sum of `count` over the processes of 0 is taken as 1. Each process divides its own loss sum by the result.
-    Then the mean of the losses over the processes, and so of their gradients, equals that of one process with the whole
-    batch, even if a process has no sample. Every process of the default group must call this. With one process, the
-    result is `count`, at least 1.
+    Each process divides the sum of its own losses by the result. Then the mean of the losses over the processes, and so
+    of their gradients, equals that of one process with the whole batch, even if a process has no sample. If no process
+    has a sample, the total of the counts is set to 1, so that the loss is 0 and not 0 / 0. Every process of the default
+    group must call this. With one process, the result is `count`, at least 1.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return count.clamp(min=1)

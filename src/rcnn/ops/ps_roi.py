@@ -1,8 +1,16 @@
 """Position-sensitive average pooling (Dai et al. 2016, equation 1; Li et al. 2017), as an op, `rcnn::ps_roi_pool`.
 
-A region is divided into k x k groups (bins in Dai et al., cells in Li et al.). There is one map per class and group:
-group (i, j) is read only from map (i, j). The pooled map has s x s cells. s is a multiple of k, so each group has
-(s / k) x (s / k) cells. A point is one value of a map.
+A region is divided into groups, each with maps of its own, and a group into cells, which are averaged:
+
+| here | Dai et al. (R-FCN) | Li et al. (FCIS) | per region | what it is |
+|---|---|---|---|---|
+| group | bin | cell | k x k (FCIS: 7 x 7) | a part of an object, e.g. its top left |
+| cell | bin, because s = k | pixel of the RoI | s x s (FCIS: 21 x 21) | a value of the pooled map, as in other heads |
+| point | pixel | pixel | | a value of a map |
+
+There is one map per class and group: the cells of group (i, j) are read only from map (i, j). s is a multiple of k, so
+a group has (s / k) x (s / k) cells. A cell is the mean of the points that it covers. The authors' operator (MXNet's
+PSROIPooling) calls k `group_size` and s `pooled_size`.
 
 Letters: B images, R regions, C channels of the result, k groups per side, s cells per side, N cells of all regions.
 """
@@ -58,11 +66,12 @@ def ps_roi_pool(
     pooled = maps.new_empty((batch, regions * size * size, channels))  # channels innermost, as the table is read
     for image in range(batch):
         table = _table(maps[image], groups)
-        corners, share = _corners(boxes[image], valid[image], scale, groups, size, rounded, height, width)
-        for start in range(0, len(share), many):
+        corners, inverse_area = _corners(boxes[image], valid[image], scale, groups, size, rounded, height, width)
+        for start in range(0, len(inverse_area), many):
             cells = slice(start, start + many)
-            first, above, left, last = (table[index[cells]] for index in corners)  # (n, C) each
-            pooled[image, cells] = ((last - above - left + first) * share[cells, None]).to(maps.dtype)
+            top_left, top_right, bottom_left, bottom_right = (table[index[cells]] for index in corners)  # (n, C) each
+            sums = bottom_right - top_right - bottom_left + top_left  # of the points in each cell
+            pooled[image, cells] = (sums * inverse_area[cells, None]).to(maps.dtype)
     return pooled.view(batch, regions, size, size, channels).permute(0, 1, 4, 2, 3)
 
 
@@ -91,13 +100,14 @@ def ps_roi_pool_backward(
     maps = gradient.new_empty((batch, channels * groups**2, height, width))
     for image in range(batch):
         table = gradient.new_zeros((groups**2 * (height + 1) * (width + 1), channels), dtype=torch.float64)
-        corners, share = _corners(boxes[image], valid[image], scale, groups, size, rounded, height, width)
-        for start in range(0, len(share), many):
+        corners, inverse_area = _corners(boxes[image], valid[image], scale, groups, size, rounded, height, width)
+        for start in range(0, len(inverse_area), many):
             cells = slice(start, start + many)
-            part = flat[image, cells].double() * share[cells, None]
-            for index, sign in zip(corners, (1, -1, -1, 1), strict=True):
+            part = flat[image, cells].double() * inverse_area[cells, None]
+            for index, sign in zip(corners, (1, -1, -1, 1), strict=True):  # top left, top right, bottom left and right
                 table.index_add_(0, index[cells], part, alpha=sign)
-        # a point of the map is in every sum with a corner below and right of it
+        # An entry of the table sums all points above and left of it, so the gradient of a point is the sum of those of
+        # the entries below and right of it: a cumulative sum that starts at the bottom right.
         sums = table.view(groups**2, height + 1, width + 1, channels)[:, 1:, 1:]
         sums = sums.flip(1, 2).cumsum_(1).cumsum_(2).flip(1, 2)
         maps[image] = sums.permute(3, 0, 1, 2).reshape(-1, height, width).to(gradient.dtype)
@@ -105,7 +115,11 @@ def ps_roi_pool_backward(
 
 
 def _table(maps: Tensor, groups: int) -> Tensor:
-    """Sums (k * k * (H + 1) * (W + 1), C) float64 of all values above and left of each point, for every group."""
+    """A summed-area table (k * k * (H + 1) * (W + 1), C) float64 for each group.
+
+    T[y, x] is the sum of the map's rows 0 to y - 1 in columns 0 to x - 1. The sum of rows top to bottom - 1 in columns
+    left to right - 1 is then T[bottom, right] - T[top, right] - T[bottom, left] + T[top, left].
+    """
     grouped = maps.unflatten(0, (-1, groups**2)).permute(1, 2, 3, 0)  # (k * k, H, W, C)
     number, height, width, channels = grouped.shape
     table = grouped.new_zeros((number, height + 1, width + 1, channels), dtype=torch.float64)
@@ -133,9 +147,9 @@ def _corners(
     plane = (group[:, None] * groups + group) * (height + 1)  # (s, s)
     rows = [(plane + row[:, :, None]) * (width + 1) for row in (top, bottom)]  # (R, s, s) each
     area = ((bottom - top).clamp(min=0)[:, :, None] * (right - left).clamp(min=0)[:, None]).double()
-    share = torch.where((area > 0) & valid[:, None, None], 1 / area.clamp(min=1), 0.0)
+    inverse_area = torch.where((area > 0) & valid[:, None, None], 1 / area.clamp(min=1), 0.0)
     indices = tuple((row + column[:, None]).flatten() for row in rows for column in (left, right))
-    return (indices[0], indices[1], indices[2], indices[3]), share.flatten()
+    return (indices[0], indices[1], indices[2], indices[3]), inverse_area.flatten()
 
 
 def _cells(

@@ -70,6 +70,11 @@ def sample(labels: Tensor, keys: Tensor, size: int, max_positives: int) -> tuple
     num_sampled = (num_positives + (labels == 0).sum(1, keepdim=True)).clamp(max=sample_size)  # (B, 1)
     position = torch.arange(sample_size, device=labels.device)[None]  # (1, S)
     positive, valid = position < num_positives, position < num_sampled  # (B, S)
+    # Example: one positive, box 7; the negatives with the lowest keys are 3, 0, 5, 8; M = 2, S = 4.
+    #   ranked    7  *  3  0  5  8    M positives, then S negatives; *: any box, because there is no second positive
+    #   position  0  1  2  3
+    #   rank      0  2  3  4          a negative's number among the negatives, position - num_positives, plus M
+    #   index     7  3  0  5
     ranked = torch.cat([positives, negatives], 1)  # (B, M + S)
     rank = torch.where(positive, position, (position - num_positives + most_positives).clamp(min=0))  # (B, S)
     return torch.where(valid, ranked.gather(1, rank), 0), positive, valid

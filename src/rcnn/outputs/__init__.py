@@ -1,5 +1,6 @@
 """The one rule for output folders: nothing that rcnn did not write is ever overwritten. Read folder.py first."""
 
+from rcnn.outputs.apart import inside_data, require_apart
 from rcnn.outputs.durable import (
     DISK_FULL,
     REPLACED,
@@ -13,7 +14,9 @@ from rcnn.outputs.durable import (
 )
 from rcnn.outputs.folder import OutputFolder, finish_moves, numbered, require_folder
 from rcnn.outputs.marker import (
+    CHOOSE_FOLDER,
     MARKER,
+    METRICS_FILE,
     PARTIAL,
     PREDICTIONS,
     RUN_LOG,
@@ -24,8 +27,10 @@ from rcnn.outputs.marker import (
 )
 
 __all__ = [
+    "CHOOSE_FOLDER",
     "DISK_FULL",
     "MARKER",
+    "METRICS_FILE",
     "PARTIAL",
     "PREDICTIONS",
     "REPLACED",
@@ -35,12 +40,14 @@ __all__ = [
     "files_of_rcnn",
     "finish_moves",
     "free_space",
+    "inside_data",
     "lock_file",
     "naming",
     "numbered",
     "readable_entries",
     "recover_folder",
     "replace_folder",
+    "require_apart",
     "require_folder",
     "require_not_in_use",
     "require_space",

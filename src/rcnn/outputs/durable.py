@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -34,10 +35,14 @@ def _full(number: int, path: Path, size: int) -> OSError:
     return OSError(number, os.strerror(number) + needed, str(path))
 
 
-def free_space(path: Path) -> int:
-    """The free bytes on the disk of `path`, which does not have to exist yet."""
+def free_space(path: Path) -> float:
+    """The free bytes on the disk of `path`, which does not have to exist yet.
+
+    Infinity if its file system does not say: /proc, where nothing can be written, and some network file systems.
+    """
     place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
-    return shutil.disk_usage(place).free
+    disk = shutil.disk_usage(place)
+    return disk.free if disk.total else math.inf
 
 
 def require_space(path: Path, size: int) -> None:

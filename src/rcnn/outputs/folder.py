@@ -18,6 +18,7 @@ import errno
 import itertools
 import json
 import os
+import shlex
 import shutil
 import weakref
 from collections.abc import Container, Iterator
@@ -35,14 +36,21 @@ NAME_BYTES = 255  # limit of a file name on Linux, macOS and Windows
 ANY_CONTENT = "any"  # in place of a digest: files that grow (log.jsonl) and folders (last/)
 # ENOENT: below /proc, whose folder exists; EINVAL: characters that the file system does not take
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOENT, errno.EINVAL, errno.ENOTSUP)
+# endings of files that a command writes, or that its users have; a folder of such a name was probably meant as a file
+FILE_ENDINGS = (
+    ".html", ".htm", ".json", ".jsonl", ".csv", ".txt", ".yaml", ".yml", ".xml", ".pdf", ".svg", ".jpg", ".jpeg",
+    ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".pt", ".pth", ".pkl",
+    ".pt2", ".safetensors", ".onnx", ".npz", ".npy", ".zip", ".gz", ".tar", ".log",
+)  # fmt: skip
 
 
 class OutputFolder:
     """A folder that one process writes to. Names are relative to it, e.g. `predictions.json` or `a/photo.jpg`."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, advice: str = CHOOSE_FOLDER) -> None:
         """Create the folder if needed, and lock it until `close`. Works as a context manager.
 
+        `advice`: what to do if it cannot be written.
         Raises NotADirectoryError if `path` is a file, FileExistsError if the marker is not rcnn's, BlockingIOError if
         another process has the folder locked, another OSError if it cannot be written.
         """
@@ -56,7 +64,7 @@ class OutputFolder:
         except OSError as error:
             if error.errno not in UNWRITABLE:
                 raise
-            raise type(error)(f"{self.path} cannot be written ({error.strerror}): {CHOOSE_FOLDER}") from error
+            raise type(error)(f"{self.path} cannot be written ({error.strerror}): {advice}") from error
         _OPEN.add(self)
         try:
             self._written = read_marker(self.path / MARKER)
@@ -272,15 +280,24 @@ def require_folder(path: Path) -> None:
     """Check that `path` is a folder or can be created.
 
     NotADirectoryError if it is a file or below one, FileNotFoundError if a part of it is a broken symbolic link,
-    ValueError if no file can have the path.
+    PermissionError if nothing can be created where it would be, ValueError if no file can have the path, or if it does
+    not exist and ends like the name of a file (FILE_ENDINGS).
     """
     as_path(path, OUTPUT)
+    if path.suffix.lower() in FILE_ENDINGS and not os.path.lexists(path):
+        raise ValueError(
+            f"{path} is the name of a file ({path.suffix}); expected a folder, to which rcnn writes its files: give "
+            f"another output, e.g. --output {shlex.quote(str(path.with_suffix('')))}"
+        )
     for one in (path, *path.parents):
         if one.is_symlink() and not one.exists():
             reason = "its target does not exist, or it leads back to itself"
             raise FileNotFoundError(f"{one} is a broken symbolic link ({reason}): {CHOOSE_FOLDER}")
         if one.exists():
             if one.is_dir():
+                if one != path and not os.access(one, os.W_OK | os.X_OK):
+                    reason = f"no permission to write to {one}"
+                    raise PermissionError(f"{path} cannot be written ({reason}): {CHOOSE_FOLDER}")
                 return
             raise NotADirectoryError(f"{one} is a file; expected a folder: {CHOOSE_FOLDER}")
 

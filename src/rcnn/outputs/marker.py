@@ -10,6 +10,7 @@ from typing import IO
 
 MARKER = ".rcnn-files"
 RUN_LOG = "log.jsonl"  # listed by the marker of a training run only
+METRICS_FILE = "metrics.json"  # listed by the marker of an evaluation only
 PREDICTIONS = "predictions.json"  # listed by the marker of predictions, as is PARTIAL
 PARTIAL = "predictions.partial.jsonl"  # one line per image while they are made
 ENTRY = '{"file": '  # start of each line of the marker
@@ -105,8 +106,8 @@ def _entry(line: str) -> tuple[str, str] | None:
 def readable_entries(folder: Path) -> tuple[set[str], list[int]]:
     """What a marker says, for readers, also a damaged one: the names in its lines, and the numbers of damaged lines.
 
-    Lines count from 1. Both are empty if no line is sound, because the file is of another program then, or if it cannot be read. An
-    incomplete last line is not reported.
+    Lines count from 1. Both are empty if no line is sound, because the file is of another program then, or if it cannot
+    be read. An incomplete last line is not reported.
     """
     path = folder / MARKER
     if not path.is_file() or path.is_symlink():

@@ -19,7 +19,9 @@ class InputConfig:
     # align_corners: bilinear with aligned corners (D2Go); opencv: OpenCV's bilinear on uint8; opencv_float: OpenCV's
     # bilinear on floats
     resize: Resize = "antialias"
-    # how the resized sides are rounded: round: to the nearest pixel; floor: down (FCIS in Chainer); factor: as OpenCV
+    # how the resized sides are rounded: round: to the nearest pixel, as in Detectron2, but with resize=bilinear as in
+    # torchvision: down, after both sides were multiplied by the smaller of min_size / shorter side and max_size /
+    # longer side; floor: down, with each other resize too (FCIS in Chainer); factor: as OpenCV
     # rounds for a given scale factor, and samples are 1 / factor pixels apart (chainer-mask-rcnn, DeNA); factor_limit:
     # like factor, and the longer side is rounded before it is compared with max_size (Detectron, mask-faster-rcnn);
     # factor_up: like factor_limit, but images are never shrunk to reach min_size, and the distance between samples is

@@ -81,10 +81,11 @@ class Preprocessor:
     def resized_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of an image of size `original` after resizing.
 
-        Rounded to the nearest pixel as in Detectron2, D2Go and tensorpack, or down as in torchvision ("bilinear").
+        Rounded to the nearest pixel as in Detectron2, D2Go and tensorpack, or down as in torchvision
+        (`resize="bilinear"`). Other settings of `size_rounding` are in legacy.py.
         """
         (height, width), low, high = original, self.config.min_size, self.config.max_size
-        if self.config.resize == "bilinear":
+        if self.config.resize == "bilinear":  # torchvision's resize is part of its models, with this rounding only
             scale = min(low / min(original), high / max(original))
             return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
         scale = low / min(original)  # Detectron2's ResizeShortestEdge, operation by operation

@@ -26,7 +26,7 @@ class DiskSpace:
     best: int  # best/, averaged/ and each step-N/: the weights
     kept: int  # number of step-N/ folders
     present: int  # bytes of the checkpoints that the run already has
-    free: int  # bytes
+    free: float  # bytes; infinity: the file system does not say
 
     @property
     def most(self) -> int:
@@ -36,9 +36,10 @@ class DiskSpace:
     def describe(self) -> str:
         """One line for the plan of a run."""
         kept = f", {self.kept} x {_mb(self.best)} step-N/" if self.kept else ""
+        free = "free space not known" if math.isinf(self.free) else f"{_mb(self.free)} free"
         return (
             f"up to {_mb(self.most)} more for checkpoints (last/ {_mb(self.last)}, twice while it is replaced, best/ "
-            f"{_mb(self.best)}{kept}); {_mb(self.free)} free"
+            f"{_mb(self.best)}{kept}); {free}"
         )
 
 

@@ -261,17 +261,20 @@ def replay(path: Path, device: torch.device, allow: tuple[str, ...] = ()) -> Ite
 def _read_replay(path: Path) -> dict[str, Any]:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(values, dict) or set(values) != KEYS:
-            raise ValueError(f"expected the fields {', '.join(sorted(KEYS))}")
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except IsADirectoryError as error:
         raise ValueError(f"{path} is a folder; expected the file of a batch, e.g. {path / REPLAY}") from error
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if "weights_only" in reason:  # torch's advice to load it unrestricted, which would run code of the file
-            reason = "it is no file of torch, or contains more than tensors and numbers"
-        raise ValueError(
-            f"{path} is not a batch that a run wrote when a loss was not finite ({reason}); expected RUN/{REPLAY}"
-        ) from error
+        # without torch's reason, which is advice to load the file unrestricted: that would run code of the file
+        reason = "it is damaged, no file of torch, or contains more than tensors and numbers"
+        raise _no_replay(path, reason) from error
+    if not isinstance(values, dict) or set(values) != KEYS:
+        raise _no_replay(path, f"it lacks the fields {', '.join(sorted(KEYS))}, or has others")
     return values
+
+
+def _no_replay(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} is not a batch that a run wrote when a loss was not finite: {reason}. Give the file RUN/{REPLAY}"
+    )

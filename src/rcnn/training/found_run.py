@@ -11,6 +11,7 @@ wandb_id.txt, mlflow_id.txt   id of the run in these trackers
 held_out.txt   file names of the validation images, if they were held out from the training split
 last/          a checkpoint and the state of the optimizer, to resume from
 best/          the checkpoint with the best evaluation, and its score thresholds (thresholds.json)
+failed.txt     the error that ended the run; removed when it is resumed
 step-N/        the checkpoint after N steps, with train.keep
 averaged/      the EMA of the weights, if train.ema is set and nothing is evaluated
 
@@ -27,15 +28,18 @@ from pathlib import Path
 from typing import Any
 
 from rcnn.commands import as_typed
-from rcnn.outputs import REPLACED, RUN_LOG, files_of_rcnn, require_folder, require_not_in_use
+from rcnn.outputs import MARKER, REPLACED, RUN_LOG, files_of_rcnn, require_folder, require_not_in_use
 from rcnn.weights.files import WEIGHTS_FILE
 
 RECORD, LOG, CURVE, PLOT, REPORT = "config.json", RUN_LOG, "curve.html", "curve.png", "report.html"
 PICTURES, EVENTS = "pictures", "tensorboard"  # folders
 TRACKED = ("wandb_id.txt", "mlflow_id.txt")  # ids of the run in the trackers, to continue it there
 HELD_OUT = "held_out.txt"
+FAILURE = "failed.txt"
 CHECKPOINTS = ("last", "best", "averaged")
 NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, PICTURES, EVENTS, *TRACKED, HELD_OUT, *CHECKPOINTS)
+# what to do where a run that is resumed cannot be written; it continues in its own folder only
+WRITABLE = "a run is resumed in its own folder, so make it writable (owner, permissions, how its disk is mounted)"
 FOLDERS = (PICTURES, EVENTS, *CHECKPOINTS)
 FIELDS: dict[str, type] = {  # of the record
     "model": dict,
@@ -115,35 +119,11 @@ def find_run(path: Path) -> FoundRun:
     return FoundRun(record=record, checkpoints=checkpoints)
 
 
-def require_apart(output: Path, data: Path) -> None:
-    """ValueError if `output`, of a new run, is the folder of the `data` (or of its annotation file)."""
-    folder = _folder_of(data)
-    if output.resolve() == folder:
-        raise ValueError(
-            f"{output} is the folder of the data set, and the run would put its pictures and JSON files among the "
-            f"images and annotations: choose another output (--output), e.g. {Path('runs') / folder.name}"
-        )
-
-
-def _folder_of(data: Path) -> Path:
-    return (data if data.is_dir() else data.parent).resolve()
-
-
-def inside_data(output: Path, data: Path, images: str = "") -> str:
-    """A warning if `output`, of a new run, is below the folder `data`, or that of its `images`; empty if it is not.
-
-    An annotation file as `data` is often in the working directory, beside the folder of all runs: no warning.
-    """
-    places = [data] if data.is_dir() else []
-    if images:
-        places.append(folder if (folder := _folder_of(data) / images).is_dir() else Path(images))
-    inside = [one for one in places if one.resolve() in output.resolve().parents]
-    if not inside:
-        return ""
-    return (
-        f"{output} is inside the folder of the data set, {inside[0]}: rcnn does not read the files of the run as data, "
-        "but other programs may. To keep them apart, choose an output (--output) outside it"
-    )
+def require_writable(path: Path) -> None:
+    """PermissionError if the folder of a run that is resumed, or its list of files, cannot be written."""
+    for one in (path, path / MARKER):
+        if one.exists() and not os.access(one, os.W_OK):
+            raise PermissionError(f"{one} cannot be written: {WRITABLE}")
 
 
 def start_of_run(path: Path) -> tuple[str, str, Path]:

@@ -20,6 +20,7 @@ from rcnn.models.own import own_factories
 from rcnn.models.setting_tables import settings_table
 from rcnn.models.unused_settings import override_used
 from rcnn.models.zoo import MODELS
+from rcnn.outputs import inside_data, require_apart
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.launch import typed_command
@@ -29,7 +30,7 @@ from rcnn.training.advice import Advice, advise_training, advise_workers
 from rcnn.training.chosen_start import Start, choose_start, setting_keys
 from rcnn.training.disk_space import DiskSpace, disk_space, require_space
 from rcnn.training.fitted_model import FittedModel, fit_model, fit_to_data
-from rcnn.training.found_run import FoundRun, find_run, inside_data, require_apart
+from rcnn.training.found_run import FoundRun, find_run
 from rcnn.training.identity import data_identity
 from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
 from rcnn.training.request import RunRequest
@@ -37,11 +38,7 @@ from rcnn.training.resume_checks import record_to_resume, require_fixed
 from rcnn.training.run_data import RunData, misspelt_classes, shared_images
 from rcnn.training.schedule import schedule_warnings
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
-from rcnn.training.starting import (
-    starting_config,
-    starting_settings,
-    starts_fresh,
-)
+from rcnn.training.starting import starting_config, starting_settings, starts_fresh
 from rcnn.training.state import steps_done
 from rcnn.weights.catalogue.entry import Entry
 
@@ -338,15 +335,21 @@ def _run_warnings(request: RunRequest, found: FoundRun) -> Iterator[str]:
 def _images_warning(
     settings: TrainConfig, record: Mapping[str, Any] | None, before: TrainConfig | None, processes: Processes
 ) -> Iterator[str]:
-    """A warning if the run that is resumed had another number of images per step."""
+    """A warning if the run that is resumed had another number of images per step, or of processes."""
     if record is None or before is None:
         return
-    images, earlier = settings.images_per_step(processes.count), before.images_per_step(record.get("processes", 1))
+    count = record.get("processes", 1)
+    images, earlier = settings.images_per_step(processes.count), before.images_per_step(count)
     if images != earlier:
         yield (
             f"the run had {counted(earlier, 'image')} per step and now has {images}, so it continues with other "
             "batches and another learning rate. The images per step are train.batch_size x train.accumulate x the "
             "number of processes"
+        )
+    elif processes.count != count:
+        yield (
+            f"the run had {counted(count, 'process')} and now has {processes.count}: it continues with the same images "
+            "in the same order, but other random numbers, so the weights differ slightly from those without the change"
         )
 
 

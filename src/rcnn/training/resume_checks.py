@@ -12,7 +12,7 @@ from rcnn.data.held_out import HeldOut
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import config_from_dict
 from rcnn.models.validate import validate
-from rcnn.training.found_run import FoundRun, listed, require_no_run
+from rcnn.training.found_run import FoundRun, listed, require_no_run, require_writable
 from rcnn.training.request import RunRequest
 from rcnn.training.run_data import NO_SPLIT
 from rcnn.training.settings import TrainConfig
@@ -23,7 +23,10 @@ FIXED_AT_RESUME = ("optimizer", "filter_empty", "lr_factors", "weight_decays", "
 
 
 def record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | None:
-    """The record of the run that is resumed, or None for a new run. ValueError if neither is possible in the folder."""
+    """The record of the run that is resumed, or None for a new run.
+
+    ValueError or PermissionError if neither is possible in the folder.
+    """
     output = request.output
     if request.resume and output is None:
         raise ValueError("resume=True (--resume) needs the folder of the run to continue: give it as output (--output)")
@@ -31,6 +34,7 @@ def record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | N
         return found.record if request.resume else None
     if not request.resume:
         require_no_run(request.output or Path(), found.checkpoints)
+    require_writable(request.output or Path())
     weights = "last" if "last" in found.checkpoints else found.checkpoints[0]
     start = as_typed("rcnn", "train", f"{output}/{weights}", "--data", request.data_name, "--output", "NEW_RUN")
     if "last" not in found.checkpoints:

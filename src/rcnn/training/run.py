@@ -116,12 +116,15 @@ def _execute(
     require_same_data(plan.identity, processes)
     with (
         _output(plan, processes) as output,
-        RunFolder(output, classes=plan.dataset.classes, provenance=provenance, writes=processes.is_first) as run,
+        RunFolder(
+            output, classes=plan.dataset.classes, provenance=provenance, writes=processes.is_first, resumes=plan.resumes
+        ) as run,
     ):
         processes.wait()  # until the first has recovered what a killed process left in the folder
         state = _resume(plan, run, processes, log) if plan.resumes else start_state(plan, processes, log)
         processes.wait()  # until all have read last/
         run.claim(resumes=plan.resumes)
+        run.forget_failure()
         if not _is_done(state, plan):  # else the settings of this command had no effect on the run
             run.write_record(plan.record())
         if plan.held_out is not None:
@@ -131,6 +134,8 @@ def _execute(
         try:
             return _train(plan, run, state, log, ending)
         except BaseException as error:
+            if isinstance(error, Exception):  # not a signal
+                run.note_failure(error)
             if note := going_on(output):
                 error.add_note(note)
             if isinstance(error, DivergedError):  # of all processes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,10 +15,10 @@ from torch import Tensor
 from rcnn.commands import as_typed
 from rcnn.evaluation.folder import THRESHOLDS_FILE
 from rcnn.models import Detector, DetectorConfig
-from rcnn.outputs import OutputFolder, recover_folder, replace_folder
+from rcnn.outputs import CHOOSE_FOLDER, OutputFolder, recover_folder, replace_folder
 from rcnn.text_files import require_file
 from rcnn.training.disk_space import tensor_bytes
-from rcnn.training.found_run import CHECKPOINTS, NAMES, RECORD
+from rcnn.training.found_run import CHECKPOINTS, FAILURE, NAMES, RECORD, WRITABLE
 from rcnn.training.sharding import divided_state, whole_state
 from rcnn.training.state import TrainState, read_state, write_state
 from rcnn.weights.checkpoint import load_state, nonfinite, read_checkpoint, write_checkpoint
@@ -29,14 +30,21 @@ class RunFolder:
     """The folder of a run while it is written, locked against other processes. Use as a context manager."""
 
     def __init__(
-        self, path: Path, *, classes: tuple[str, ...], provenance: Mapping[str, Any], writes: bool = True
+        self,
+        path: Path,
+        *,
+        classes: tuple[str, ...],
+        provenance: Mapping[str, Any],
+        writes: bool = True,
+        resumes: bool = False,
     ) -> None:
         """`classes` and `provenance` go into each checkpoint. Errors as for `OutputFolder`.
 
-        `writes`: false where another process of the run writes: then methods that write have no effect.
+        `writes`: false where another process of the run writes: then methods that write have no effect. `resumes`: the
+        run continues in this folder, so that no other one can be chosen.
         """
         self.path, self.classes, self.provenance = path, classes, provenance
-        self._output = OutputFolder(path) if writes else None
+        self._output = OutputFolder(path, advice=WRITABLE if resumes else CHOOSE_FOLDER) if writes else None
         for name in CHECKPOINTS if writes else ():
             recover_folder(path / name)  # after a process that was killed
 
@@ -69,6 +77,18 @@ class RunFolder:
         """Write config.json."""
         if self._output is not None:
             self._output.write_json(RECORD, record, indent=2, durable=True)
+
+    def note_failure(self, error: Exception) -> None:
+        """Write the message of the error that ends the run, for `rcnn runs`; nothing where that cannot be written."""
+        expected = isinstance(error, (ValueError, OSError))
+        text = str(error) if expected and str(error) else f"{type(error).__name__}: {error}"
+        with suppress(OSError):  # e.g. a full disk, which must not hide the error
+            self.write_text(FAILURE, text + "\n")
+
+    def forget_failure(self) -> None:
+        """Remove the message of the error that ended the run earlier."""
+        if self._output is not None:
+            self._output.remove(FAILURE)
 
     def write_text(self, name: str, text: str) -> None:
         """Replace the file `name`."""

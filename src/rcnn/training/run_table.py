@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from rcnn.arguments import as_path
 from rcnn.models.overrides import config_from_dict
 from rcnn.outputs import require_not_in_use
-from rcnn.training.found_run import FIELDS, LOG, RECORD
+from rcnn.training.found_run import FAILURE, FIELDS, LOG, RECORD
 from rcnn.training.log import read_log
 from rcnn.training.settings import TrainConfig
 from rcnn.training.validation import SINCE_BEST, ends_run
@@ -31,6 +32,7 @@ class RunRow:
     hours: float  # of training
     stopped_early: bool  # by train.patience
     running: bool  # a process writes to the folder now
+    failure: str  # first line of the error that ended the run; empty: none
     loss: float | None  # the last
     box: float | None
     mask: float | None
@@ -38,20 +40,21 @@ class RunRow:
 
     @property
     def state(self) -> str:
-        """`finished`, `early` (stopped early), `starting`, or `running` or `stopped` with the progress in percent."""
+        """`finished`, `early` (stopped early), `starting`, or `running`, `stopped`, `failed` with the progress in %."""
         if self.running and not self.step:
             return "starting"
-        if not self.running and (self.step >= self.steps or self.stopped_early):
+        if not self.running and not self.failure and (self.step >= self.steps or self.stopped_early):
             return "finished" if self.step >= self.steps else "early"
-        return f"{'running' if self.running else 'stopped'} {100 * self.step // max(1, self.steps)} %"
+        what = "running" if self.running else "failed" if self.failure else "stopped"
+        return f"{what} {100 * self.step // max(1, self.steps)} %"
 
 
 def list_runs(folder: str | Path = "runs") -> list[RunRow]:
     """The training runs in `folder` and below, ordered by the last change of their logs.
 
-    Each has `folder`, `model`, `data`, `step`, `steps`, `state`, `hours`, `loss`, and the best AP of all its
-    evaluations, in 0..1 (`box`, `mask`, `keypoints`; None if it was not measured). Raises FileNotFoundError without a
-    folder.
+    Each has `folder`, `model`, `data`, `step`, `steps`, `state`, `failure` (why it failed), `hours`, `loss`, and the
+    best AP of all its evaluations, in 0..1 (`box`, `mask`, `keypoints`; None if it was not measured). Raises
+    FileNotFoundError without a folder.
     """
     folder = as_path(folder, "the folder of the runs")
     if not folder.is_dir():
@@ -94,6 +97,13 @@ def _is_running(run: Path) -> bool:
     return False
 
 
+def _failure(run: Path) -> str:
+    """The first line of the error that ended a run; empty if none did."""
+    with suppress(OSError):
+        return (run / FAILURE).read_text(encoding="utf-8", errors="replace").strip().partition("\n")[0]
+    return ""
+
+
 def _row(folder: Path, run: Path, record: dict[str, Any], settings: TrainConfig) -> RunRow:
     lines = read_log(run / LOG)
     losses = [line["loss"] for line in lines if isinstance(line.get("loss"), int | float)]
@@ -101,6 +111,7 @@ def _row(folder: Path, run: Path, record: dict[str, Any], settings: TrainConfig)
     step = max((line["step"] + 1 for line in lines), default=0)
     evaluations = [(line["step"] + 1, line[SINCE_BEST]) for line in lines if type(line.get(SINCE_BEST)) is int]
     evaluated, since_best = evaluations[-1] if evaluations else (0, 0)
+    running = _is_running(run)
     return RunRow(
         folder=run.relative_to(folder).as_posix(),
         model=str(record["model"].get("name", "?")),
@@ -109,7 +120,8 @@ def _row(folder: Path, run: Path, record: dict[str, Any], settings: TrainConfig)
         steps=settings.steps,
         hours=max(seconds, default=0.0) / 3600,
         stopped_early=ends_run(evaluated, since_best, settings),
-        running=_is_running(run),
+        running=running,
+        failure="" if running else _failure(run),
         loss=losses[-1] if losses else None,
         box=_best(lines, "bbox_AP"),
         mask=_best(lines, "segm_AP"),

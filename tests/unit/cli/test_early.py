@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rcnn.cli.early import is_setting, require_an_input, warn_of_repeats
+from rcnn.cli.early import is_setting, require_an_input, warn_of_photos, warn_of_repeats
 from rcnn.outputs import OutputFolder
 
 CASES = (  # words, what the message contains
@@ -23,6 +23,13 @@ CASES = (  # words, what the message contains
     ("predict m {0}/gone.jpg", "no image to predict on: {0}/gone.jpg does not exist; expected a file, a folder, a"),
     ("predict m {0}/file --output {0}/file", "file is a file; expected a folder"),
     ("predict m --data {0}/gone", "gone does not exist"),
+    ("train m --data {0}/photos --output {0}/photos", "photos is the folder of the data set, and rcnn would put its"),
+    ("eval m --data {0}/photos --output {0}/photos", "choose another output (--output), e.g. runs/photos"),
+    ("visualize m --data {0}/photos --output {0}/photos", "photos is the folder of the data set"),
+    ("data info {0}/photos --output {0}/photos", "photos is the folder of the data set"),
+    ("predict m --data {0}/photos --output {0}/photos", "photos is the folder of the data set"),
+    ("eval m --data {0}/photos --output {0}/out.json", "out.json is the name of a file (.json); expected a folder, to"),
+    ("predict m {0}/photos --output {0}/a.jpg", "give another output, e.g. --output {0}/a"),
     ("predict m {0}/file --images {0}", "--images needs the folder of the data set: give it with --data, or give a"),
     ("predict m {0}/file --annotations a.json", "--annotations needs the folder of the data set"),
     ("train runs/lr=0.1/best --output {0}/new --resume", "new contains no run to resume; to start one: rcnn train"),
@@ -48,6 +55,9 @@ def test_wrong_paths_are_reported_without_torch(tmp_path: Path) -> None:
     (tmp_path / "run" / "last").mkdir(parents=True)
     (tmp_path / "run" / "last" / "model.safetensors").touch()
     (tmp_path / "run" / ".rcnn-files").write_text('{"file": "last", "sha256": "any"}\n')
+    (tmp_path / "photos").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "photos" / name).touch()
     (tmp_path / "old").mkdir()
     record = '{"model": {}, "train": {}, "started_from": "m", "data": "d", "splits": ["a", "b"], "annotations": "", '
     (tmp_path / "old" / "config.json").write_text(record + '"classes": []}')
@@ -59,6 +69,25 @@ def test_wrong_paths_are_reported_without_torch(tmp_path: Path) -> None:
         assert (status, has_torch) == (2, False), message
         assert expected.format(tmp_path) in message
         assert message.count("\n") == 1
+
+
+def test_an_output_among_the_photos_gets_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = (tmp_path / "a.jpg", tmp_path / "b.jpg")
+    one.touch()
+    two.touch()
+    warn_of_photos(None, [str(tmp_path)])
+    warn_of_photos(tmp_path, [str(one), "https://example.org/a.jpg"])
+    warn_of_photos(tmp_path.with_name("found"), [str(tmp_path), f"{tmp_path}/*.jpg"])
+    assert capsys.readouterr().err == ""
+    for words in ([str(tmp_path)], [f"{tmp_path}/*.jpg"], [str(one), str(two)]):
+        warn_of_photos(tmp_path, words)
+        assert capsys.readouterr().err.startswith(f"warning: {tmp_path} is the folder of the images: ")
+    warn_of_photos(tmp_path / "found", [f"{tmp_path}/**/*.jpg", str(tmp_path)])
+    assert capsys.readouterr().err.count(f"warning: {tmp_path / 'found'} is inside the folder of the images, ") == 1
+    with OutputFolder(tmp_path) as output:
+        output.write_json("predictions.json", {})
+    warn_of_photos(tmp_path, [str(tmp_path)])  # the folder of earlier predictions
+    assert capsys.readouterr().err == ""
 
 
 def test_one_input_that_exists_is_enough(tmp_path: Path) -> None:

@@ -12,18 +12,22 @@ from rcnn.cli.main import _message, main
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--val-fraction", "abc"), ("--devices", "1.5"), ("--measure", "-3"), ("--max-restarts", "many")],
-)
+    [
+        ("--val-fraction", "abc"), ("--devices", "1.5"), ("--measure", "-3"), ("--max-restarts", "many"),
+        ("--seconds", "0"),  # which must be 0.1 or more
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("form", ["{} {}", "{}={}"])
 def test_an_option_with_a_wrong_value_is_named_with_it(
     option: str, value: str, form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["train", "m", *form.format(option, value).split()])
+        main(["serve" if option == "--seconds" else "train", "m", *form.format(option, value).split()])
     assert end.value.code == 2
     shown = " ".join(capsys.readouterr().err.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", " ").split())
     assert f"Invalid value for '{option}': " in shown
-    assert value in shown.partition(f"'{option}': ")[2]
+    said = shown.partition(f"'{option}': ")[2]
+    assert f"'{value}'" in said or said.startswith(value)  # older versions of typer begin with the number
 
 
 @pytest.mark.parametrize(

@@ -238,10 +238,10 @@ class TestNoImage:
     @pytest.mark.filterwarnings("error")
     def test_too_large(self, tmp_path: Path, read: Read) -> None:
         path = write(tmp_path / "bomb.png", np.zeros((100_000, 3000), np.bool_))
-        with pytest.raises(ImageError, match=r"300\.0 million pixels \(3000 x 100000\); the limit is 180 million"):
+        with pytest.raises(ImageError, match=r"has 300,000,000 pixels \(3000 x 100000\); the limit is 180,000,000: "):
             read(path)
         small = write(tmp_path / "small.png", np.zeros((10, 20), np.uint8))
-        with pytest.raises(ImageError, match=r"raise the limit \(--max-pixels, max_pixels\)"):
+        with pytest.raises(ImageError, match=r"200 pixels \(20 x 10\); the limit is 199: .*--max-pixels, max_pixels"):
             read(small, max_pixels=199)
         read(small, max_pixels=200)
         assert image_size(path, max_pixels=0) == (100_000, 3000)

@@ -71,5 +71,5 @@ def test_a_truncated_file_has_the_usual_error() -> None:
     assert decode_jpeg(content[: len(content) // 2]) is None
     with pytest.raises(ImageError, match="truncated or damaged"):
         read_image(content[: len(content) // 2])
-    with pytest.raises(ImageError, match=r"has 0\.1 million pixels"):
+    with pytest.raises(ImageError, match=r"has [0-9,]+ pixels .*; the limit is 1,000: cut"):
         read_image(content, max_pixels=1000)

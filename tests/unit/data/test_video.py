@@ -175,7 +175,7 @@ def test_frames_above_the_limit_of_pixels_are_refused(
     options = ImageOptions(keep=Filter(score=0.0), max_pixels=64 * 98 - 1)
     with pytest.raises(typer.Exit):
         predict_videos(predictor, [str(video)], tmp_path / "out", Path("run"), options)
-    assert "frames of 98 x 64 pixels; the limit is 0.006271 million" in " ".join(capsys.readouterr().err.split())
+    assert "frames of 98 x 64 pixels; the limit is 6,271 pixels: shrink" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_video_that_is_cut_short_keeps_what_was_done(

@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def free(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
     """Have every disk report `size` free bytes."""
-    monkeypatch.setattr(shutil, "disk_usage", Mock(return_value=SimpleNamespace(free=int(size))))
+    monkeypatch.setattr(shutil, "disk_usage", Mock(return_value=SimpleNamespace(free=int(size), total=10**12)))
 
 
 @pytest.mark.parametrize("words", [{}, {"optimizer": "adamw"}, {"momentum": 0.0}, {"ema": 0.9}])
@@ -82,6 +82,14 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(
     assert "up to 1.7 MB more for checkpoints (last/ 0.7 MB, twice while it is replaced, best/ 0.3 MB)" in shown
     free(monkeypatch, needed.most)
     assert require_space(disk_space(build_detector(CONFIG), TrainConfig(), None), None) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="the system has no /proc")
+def test_a_file_system_without_sizes_is_not_full() -> None:
+    """/proc has no space at all, which was said of it; that it cannot be written is found when a file is."""
+    space = disk_space(build_detector(CONFIG), TrainConfig(), Path("/proc/rcnn-output"))
+    assert require_space(space, Path("/proc/rcnn-output")) == []
+    assert space.describe().endswith("; free space not known")
 
 
 def test_a_full_disk_names_the_checkpoint_and_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,3 +58,15 @@ def test_a_full_disk_does_not_hide_what_was_not_finite(
     with pytest.raises(DivergedError, match=rf"step 0: .*the weight .* is not finite, on images 0, 1\..*{said}"):
         train(detector, stream, replace(SETTINGS, steps=1, diagnostics=False), folder)
     assert (folder / "nonfinite.pt").exists() != full
+
+
+def test_a_file_that_is_no_batch_is_refused_without_the_advice_of_torch(tmp_path: Path) -> None:
+    """torch's first line is "This file can still be loaded", which would run code of the file."""
+    for name, value in {"code.pt": {"step": Path()}, "other.pt": {"step": 1}}.items():
+        torch.save(value, tmp_path / name)
+    (tmp_path / "half.pt").write_bytes((tmp_path / "other.pt").read_bytes()[:200])
+    said = "is not a batch that a run wrote when a loss was not finite: it"
+    for name in ("code.pt", "half.pt", "other.pt"):
+        with pytest.raises(ValueError, match=rf"^\S+{name} {said} .*\. Give the file RUN/nonfinite\.pt$") as refused:
+            list(replay(tmp_path / name, torch.device("cpu")))
+        assert "load" not in str(refused.value)

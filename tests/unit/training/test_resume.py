@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
@@ -17,6 +18,7 @@ from rcnn.training.log import RunLog, read_log
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.run_folder import RunFolder
+from rcnn.training.run_table import list_runs
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 from tests.unit.training import runs
@@ -287,3 +289,52 @@ def test_a_run_that_another_process_wrote_meanwhile_is_kept(run: Path) -> None:
         pytest.raises(FileExistsError, match="last was written by another rcnn process while this one started"),
     ):
         folder.claim(resumes=False)
+
+
+def test_a_run_that_cannot_be_written_is_not_sent_elsewhere(
+    data: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is resumed continues in its own folder only."""
+
+    def access(path: str | Path, mode: int) -> bool:
+        return Path(path) != run
+
+    monkeypatch.setattr("rcnn.training.found_run.os.access", access)
+    with pytest.raises(PermissionError, match=rf"^{run} cannot be written: a run is resumed in its own folder, so"):
+        resume(data, run, "train.steps=4")
+    monkeypatch.undo()
+
+    def locked(folder: Path) -> None:
+        raise PermissionError(errno.EROFS, "Read-only file system", str(folder))
+
+    monkeypatch.setattr("rcnn.outputs.folder.locked_marker", locked)
+    for resumes, advice in ((True, "a run is resumed in its own folder, so make it"), (False, "choose another output")):
+        with pytest.raises(OSError, match=rf"^{run} cannot be written \(Read-only file system\): {advice}"):
+            RunFolder(run, classes=(), provenance={}, resumes=resumes)
+
+
+def test_another_number_of_processes_with_the_same_images_per_step_is_said(data: Path, run: Path) -> None:
+    request = RunRequest(
+        model="mask_rcnn_compact", data=data, output=run, resume=True, device="cpu",
+        overrides=("train.steps=4", "train.batch_size=1"),
+    )  # fmt: skip
+    said = "the run had 1 process and now has 2: it continues with the same images in the same order"
+    assert [line for line in plan_training(request, str, devices=2).warnings if line.startswith(said)]
+    other = plan_training(request, str, devices=1).warnings
+    assert [line for line in other if line.startswith("the run had 2 images per step and now has 1, so it")]
+
+
+def test_the_error_that_ended_a_run_is_kept_until_it_is_resumed(
+    data: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*values: object, **options: object) -> None:
+        raise ValueError("the disk of the photos is gone\nmount it")
+
+    monkeypatch.setattr("rcnn.training.run.train", fail)
+    with pytest.raises(ValueError, match="the disk of the photos is gone"):
+        resume(data, run, "train.steps=4")
+    [row] = list_runs(run.parent)
+    assert (row.state, row.failure) == ("failed 50 %", "the disk of the photos is gone")
+    monkeypatch.undo()
+    resume(data, run, "train.steps=3")
+    assert [(row.state, row.failure) for row in list_runs(run.parent)] == [("finished", "")]

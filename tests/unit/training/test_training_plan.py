@@ -102,12 +102,12 @@ def test_a_run_is_not_written_among_its_data(data: Path, tmp_path: Path, monkeyp
         (Path(), "../" + data.name),
         (data / "annotations" / "instances_train.json", data / "annotations"),
     ):
-        with pytest.raises(ValueError, match=r"is the folder of the data set, and the run would .*, e\.g\. runs"):
+        with pytest.raises(ValueError, match=r"is the folder of the data set, and rcnn would .*, e\.g\. runs"):
             plan(given, output)
     below = plan(Path(), "runs/a").warnings
     assert below == (
-        "runs/a is inside the folder of the data set, .: rcnn does not read the files of the run as data, but other "
-        "programs may. To keep them apart, choose an output (--output) outside it",
+        "runs/a is inside the folder of the data set, .: rcnn does not read its own files as data, but other programs "
+        "may. To keep them apart, choose an output (--output) outside it",
     )
     file = Path("annotations", "instances_train.json").rename("train.json")  # beside the folder of all runs
     assert plan(file, "runs/a", images="train").warnings == ()

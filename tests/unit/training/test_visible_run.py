@@ -341,11 +341,16 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
         assert [row.state for row in list_runs(tmp_path)] == [state]
     (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": 7, "segm_AP": 1.0}) + "\n")
     assert [row.state for row in list_runs(tmp_path)] == ["stopped 44 %"]
+    (tmp_path / "early/failed.txt").write_text("not enough memory\nlower it\n")
+    assert [(row.state, row.failure) for row in list_runs(tmp_path)] == [("failed 44 %", "not enough memory")]
+    assert rcnn("runs", tmp_path) == 0
+    assert "\n       failed: not enough memory\n" in capsys.readouterr().out
     with locked_marker(tmp_path / "early"):
         assert [row.state for row in list_runs(tmp_path)] == ["running 44 %"]
         log = (tmp_path / "early/log.jsonl").rename(tmp_path / "early/kept")
         assert [row.state for row in list_runs(tmp_path)] == ["starting"]
         log.rename(tmp_path / "early/log.jsonl")
+    (tmp_path / "early/failed.txt").unlink()
     assert rcnn("runs", tmp_path) == 0
     heading, line = capsys.readouterr().out.splitlines()[:2]
     assert line[heading.index(" mask") :].startswith("1.000")  # in its column, with its first digit

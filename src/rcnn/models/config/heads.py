@@ -96,7 +96,7 @@ class CascadeConfig:
     )
     loss_weights: tuple[float, ...] = (1.0, 1.0, 1.0)  # per stage; the paper and MMDetection: 1, 0.5, 0.25
     feature_gradient: float = 1 / 3  # factor of each stage's gradient into the features (Detectron2)
-    # average over the stages: probabilities (paper, Detectron2, tensorpack), or logits before one softmax (MMDetection)
+    # average over the stages: probabilities (Detectron2, tensorpack), or logits before one softmax (MMDetection)
     average: Literal["probabilities", "logits"] = "probabilities"
     # regions of the later stages: all boxes of the stage before (Detectron2, tensorpack), or a new sample of them with
     # the ground-truth boxes appended (MMDetection)

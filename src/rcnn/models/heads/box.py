@@ -99,7 +99,7 @@ class BoxHead(nn.Module):
         regions, valid = proposals.boxes[:, :count], proposals.valid[:, :count]
         outputs = self.predict_regions(features, regions, valid)
         scales = images.scales_or_one
-        # last_pixel_to_original: identity, except for systems with boxes that include their last pixel (Detectron)
+        # last_pixel_to_original: the same boxes, except for systems with inclusive boxes (models/box_rules.py)
         boxes = self.decode(outputs.deltas, self.rules.last_pixel_to_original(regions, scales), pixel_size=scales)
         return self.select(boxes, outputs.logits.softmax(-1)[..., :-1], valid, images)
 

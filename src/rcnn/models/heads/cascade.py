@@ -96,7 +96,11 @@ class CascadeHead(nn.Module):
         return clip_boxes(stage.decode(deltas, boxes)[:, :, 0], sizes)
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch) -> Detections:
-        """The best detections (B, D): boxes of the last stage, scores averaged over the stages."""
+        """The best detections (B, D): boxes of the last stage, scores averaged over the stages.
+
+        Each stage scores the boxes that it gets, as in Detectron2, tensorpack and MMDetection. The authors evaluate the
+        classifiers of all stages on the boxes that the last stage gets (their table 2, "1 ~ 3").
+        """
         count = valid_prefix(proposals.valid)
         boxes, valid = proposals.boxes[:, :count], proposals.valid[:, :count]
         *refining, last = self.heads()

@@ -6,11 +6,10 @@ the object. Pooling gives s x s cells per region, several for each group. For ea
 max(inside, outside), averaged over the cells; the mask logit of a cell is the difference, inside - outside. No layer is
 applied per region.
 
-Groups are what the paper calls cells (Dai et al. 2016: bins). Cells are, as in the other heads, those of the pooled
-map; the paper calls them the pixels of a region.
+The paper calls groups cells, and cells the pixels of a RoI: see the table in ops/ps_roi.py.
 
-Letters: B images, P proposals, R regions, N candidates (of both passes), D detections, K classes, k groups per side,
-s cells per side.
+Letters: B images, P proposals, G ground-truth objects, R regions, N candidates (of both passes), D detections,
+K classes, C channels, k groups per side, s cells per side.
 """
 
 from __future__ import annotations
@@ -92,9 +91,15 @@ class FCISHead(nn.Module):
         outside_inside = outside_inside.unflatten(2, (-1, 2))  # (B, R, K + 1, 2, s, s)
         return Pooled(torch.maximum(*outside_inside.unbind(3)).mean((3, 4)), deltas.mean((3, 4)), outside_inside)
 
-    def pool_map(self, values: Tensor, boxes: Tensor, valid: Tensor, rounded: bool = True) -> Tensor:
-        """Position-sensitive pooling (B, R, C, s, s); with `rounded`, region borders are rounded to whole pixels."""
-        return ps_roi_pool(values, boxes, valid, self.scale, self.config.groups, self.config.roi_size, rounded)
+    def pool_map(self, values: Tensor, boxes: Tensor, valid: Tensor) -> Tensor:
+        """Position-sensitive pooling (B, R, C, s, s) of maps `values` (B, C * k * k, H, W)."""
+        config = self.config
+        return ps_roi_pool(values, boxes, valid, self.scale, config.groups, config.roi_size, self.rounds_regions)
+
+    @property
+    def rounds_regions(self) -> bool:
+        """Whether region borders are rounded to whole pixels before pooling: here they are."""
+        return True
 
     def losses(
         self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch, targets: Targets, seed: Tensor

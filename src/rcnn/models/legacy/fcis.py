@@ -55,7 +55,8 @@ class LegacyFCISHead(FCISHead):
         boxes, masks, found = vote_masks(boxes, masks, weights, sizes, threshold, inclusive)
         return boxes, masks.clamp(0, 1) if self.legacy.clip_votes else masks, found
 
+    @property
     @override
-    def pool_map(self, values: Tensor, boxes: Tensor, valid: Tensor, rounded: bool = True) -> Tensor:
-        """As in the base class; without `rounded_regions`, region borders are not rounded."""
-        return super().pool_map(values, boxes, valid, self.legacy.rounded_regions)
+    def rounds_regions(self) -> bool:
+        """Whether region borders are rounded to whole pixels before pooling: the setting `rounded_regions`."""
+        return self.legacy.rounded_regions

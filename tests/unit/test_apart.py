@@ -1,0 +1,56 @@
+"""No files of rcnn among the images and annotations of the user: one rule for commands and Python functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import rcnn
+from rcnn.outputs import OutputFolder, inside_data, require_apart
+from tests.command import rcnn as command
+from tests.tiny_data import write_tiny_coco
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_tiny_coco(tmp_path / "photos", {"val": 2}, size=(16, 24))
+
+
+def test_the_folder_of_the_data_is_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(data.rglob("*"))
+    said = r"is the folder of the data set, and rcnn would put its files among .*--output\), e\.g\. runs/photos$"
+    results = data.with_name("results.json")
+    results.write_text("[]")
+    monkeypatch.chdir(data.parent)
+    for output in (data, "photos", data / "val" / ".."):
+        with pytest.raises(ValueError, match=said):
+            rcnn.evaluate(results, data, output=output)
+        with pytest.raises(ValueError, match=said):
+            rcnn.compare(results, results, data, output=output)
+        with pytest.raises(ValueError, match=said):
+            rcnn.browse_dataset(data, output)
+    with pytest.raises(ValueError, match="folder of the data set"):
+        rcnn.evaluate(results, rcnn.open_dataset(data, "val"), output=data)
+    assert sorted(data.rglob("*")) == before
+
+
+def test_an_earlier_output_of_the_same_command_is_replaced(data: Path, tmp_path: Path) -> None:
+    with OutputFolder(data) as output:
+        output.write_text("browse.html", "an earlier page")
+    assert rcnn.browse_dataset(data, data).path.read_text() != "an earlier page"
+    with pytest.raises(ValueError, match="folder of the data set"):
+        require_apart(data, data, own="metrics.json")
+    require_apart(tmp_path, data)
+
+
+def test_an_output_inside_the_data_gets_a_warning(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"{data / 'a'} is inside the folder of the data set, {data}: rcnn does not read its own files as data"
+    assert inside_data(data / "a", data).startswith(line)
+    assert inside_data(data.with_name("a"), data) == ""
+    assert inside_data(data / "a", data / "annotations" / "instances_val.json") == ""
+    monkeypatch.chdir(data)
+    assert command("data", "info", data, "--output", data / "a") == 0
+    assert f"warning: {line}" in capsys.readouterr().err
