@@ -35,8 +35,8 @@ OF_TILE = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, 
 def winograd_is_faster(input: Tensor, weight: Tensor) -> bool:
     """Whether `winograd` is faster than oneDNN for maps (N, C, H, W) and `weight` (K, C, 3, 3).
 
-    It is on x86 CPUs, for float32, many channels and large maps; it has no gradients and is not traced. The answer does
-    not depend on N, so that a batch gives what its maps give alone.
+    It is on x86 CPUs with AVX2 or AVX-512, for float32, many channels and large maps; it has no gradients and is not
+    traced. The answer does not depend on N, so that a batch gives what its maps give alone.
     """
     return (
         input.device.type == "cpu"
@@ -46,13 +46,13 @@ def winograd_is_faster(input: Tensor, weight: Tensor) -> bool:
         and input.dtype == weight.dtype == torch.float32
         and not torch.is_grad_enabled()
         and not is_traced(input)
-        and vectorized()
+        and has_avx2()
     )
 
 
 @cache
-def vectorized() -> bool:
-    """Whether this is an x86 CPU with AVX2 or AVX-512, where the transforms are fast products, too."""
+def has_avx2() -> bool:
+    """Whether this is an x86 CPU with AVX2, and torch uses it or AVX-512."""
     return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 

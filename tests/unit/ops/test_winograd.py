@@ -82,7 +82,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return winograd(input, weight, bias, relu=relu)
 
     monkeypatch.setattr(layers, "winograd", counting)
-    monkeypatch.setattr(module, "vectorized", lambda: True)
+    monkeypatch.setattr(module, "has_avx2", lambda: True)
     monkeypatch.setattr(module, "LEAST_CHANNELS", 4)
     monkeypatch.setattr(module, "LEAST_PIXELS", 30)
     return calls
