@@ -12,7 +12,7 @@ from PIL import Image
 import rcnn
 from rcnn.data import splits
 from rcnn.data.folders import walk
-from rcnn.data.formats import yolo_layouts
+from rcnn.data.formats import yolo_yaml
 from rcnn.outputs import MARKER, OutputFolder
 from rcnn.text_files import read_json, read_text
 from tests.tiny_data import write_tiny_coco
@@ -145,8 +145,8 @@ def test_what_rcnn_wrote_below_the_images_is_no_data(tmp_path: Path) -> None:
 def test_a_deeply_nested_data_yaml_is_read_once(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _yolo(tmp_path)
     _write(tmp_path / "data.yaml", f"names: [disc]\ntrain: images/train\nother: {value}\n")
-    read = MagicMock(side_effect=yolo_layouts.yaml_value)
-    monkeypatch.setattr(yolo_layouts, "yaml_value", read)
+    read = MagicMock(side_effect=yolo_yaml.yaml_value)
+    monkeypatch.setattr(yolo_yaml, "yaml_value", read)
     with pytest.raises(ValueError, match=r"data\.yaml is not YAML \(.*; expected lists and mappings in a few"):
         rcnn.open_dataset(tmp_path, "train")
     assert "is not YAML" in "\n".join(rcnn.check_dataset(tmp_path).lines())

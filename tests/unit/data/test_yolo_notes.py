@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from rcnn.data import open_dataset, splits
-from rcnn.data.formats import yolo_layouts
+from rcnn.data.formats import yolo_layouts, yolo_yaml
 from tests.unit.data.coco_folders import write_images
 
 
@@ -89,8 +89,8 @@ def test_a_label_file_that_is_not_text_costs_its_image(tmp_path: Path) -> None:
 def test_a_flat_data_yaml_with_many_values_is_refused_before_all_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert yolo_layouts.MAX_VALUES < 100_000  # these take PyYAML 4 seconds
-    monkeypatch.setattr(yolo_layouts, "MAX_VALUES", 300)
+    assert yolo_yaml.MAX_VALUES < 100_000  # these take PyYAML 4 seconds
+    monkeypatch.setattr(yolo_yaml, "MAX_VALUES", 300)
     root = write_yolo(tmp_path, "[fig]")
     text = (root / "data.yaml").read_text()
     (root / "data.yaml").write_text(text + "other:\n" + "- [a]\n" * 100)
