@@ -32,7 +32,7 @@ def box_form_warnings(dataset: Dataset, results: Sequence[Result]) -> tuple[str,
     if (count := int(fractions.sum())) > MOST * len(boxes):
         return (
             f"{count} of {counted(len(boxes), 'box')} have no number above 1, e.g. "
-            f"{with_boxes[int(fractions.argmax())]['bbox']}: fractions of the image? {expected}: multiply x and width "
+            f"{boxes[fractions.argmax()].round(2).tolist()}: fractions of the image? {expected}: multiply x and width "
             "by the width of the image, y and height by its height",
         )
     first, second = boxes[:, :2], boxes[:, 2:]  # (N, 2) each
@@ -42,7 +42,7 @@ def box_form_warnings(dataset: Dataset, results: Sequence[Result]) -> tuple[str,
     if (count := int(wrong.sum())) > BEYOND * len(boxes) and are_corners.mean() >= NEARLY_ALL:
         return (
             f"{count} of {counted(len(boxes), 'box')} reach beyond their image, e.g. "
-            f"{with_boxes[int(wrong.argmax())]['bbox']}, but fit as corners x1, y1, x2, y2; {expected}: write x2 - x1 "
+            f"{boxes[wrong.argmax()].round(2).tolist()}, but fit as corners x1, y1, x2, y2; {expected}: write x2 - x1 "
             "and y2 - y1 as width and height",
         )
     return ()

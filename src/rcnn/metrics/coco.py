@@ -9,14 +9,15 @@ least the threshold; for keypoints, an object keypoint similarity (OKS). Detecti
 scores, up to a limit per image and class. AP is the precision, interpolated at 101 recalls from 0 to 1, averaged over
 recalls, thresholds and categories. AR is the highest recall, averaged over thresholds and categories.
 
+The library hotcoco does the greedy matching, in threads of coco_matching.py, and accumulates precision and recall. This
+file defines the metrics, and averages what hotcoco accumulated.
+
 Letters: T IoU thresholds, K categories, A size ranges of objects, M limits of detections per image and class.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,23 +27,17 @@ import numpy.typing as npt
 
 from rcnn.background import in_background
 from rcnn.metrics.checks import check_fields
-from rcnn.metrics.coco_entries import (
-    ground_truth_of_kind,
-    hotcoco_results,
-    number_columns,
-    require_same_keypoints,
-    require_same_keypoints_in_results,
-)
+from rcnn.metrics.coco_entries import number_columns, require_same_keypoints, require_same_keypoints_in_results
+from rcnn.metrics.coco_matching import KindMatching
 from rcnn.metrics.collection import garbage_stays
 from rcnn.metrics.inputs import Entry, EvaluationInputs, GroundTruth, Id, check_inputs, require_limit
 from rcnn.metrics.values import CLASS_METRICS, FIELDS, SIZES, Metrics, Number, PerClass
-from rcnn.ops.coco_backend import COCOeval, Params, StreamingEval
+from rcnn.ops.coco_backend import COCOeval
 
 MAX_DETECTIONS = 100  # per image and class, best first: COCO's limit for boxes and masks ...
 MAX_KEYPOINT_DETECTIONS = 20  # ... and for keypoints
 MAX_PROPOSALS = 1000  # per image, of a region proposal network
-TOGETHER = 64  # images whose results are matched with the ground truth in one call ...
-WAITING = 4  # ... and calls of one kind that may wait for their turn
+TOGETHER = 64  # images whose results are matched with the ground truth in one call
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # (T,) of the IoU, or of the OKS
 
 
@@ -167,8 +162,8 @@ def evaluate(
 class CocoEvaluation:
     """`evaluate` while results come: they are matched with the ground truth when they are added.
 
-    Threads match them, one for each kind, beside the caller (e.g. a model). After the last image, only the sums over
-    all images are left to do.
+    Threads match them, one at a time for each kind, beside the caller (e.g. a model): see `KindMatching`. After the
+    last image, only the sums over all images are left to do.
     """
 
     def __init__(
@@ -184,7 +179,9 @@ class CocoEvaluation:
         self._inputs = inputs
         self._max_detections = max_detections
         with garbage_stays():
-            self._kinds = {kind: _Matching(inputs, kind, keypoint_sigmas, max_detections) for kind in kinds}
+            self._kinds = {
+                kind: KindMatching(inputs, kind, _limits(kind, max_detections), keypoint_sigmas) for kind in kinds
+            }
         self._left = {image["id"]: image for image in inputs.numbered_images()}  # images that are not matched yet
         self._added: list[Id] = []  # images that are matched next
         self._results: list[Entry] = []  # of these ...
@@ -229,7 +226,7 @@ class CocoEvaluation:
         inputs = self._inputs
         self._match_added()
         self._match([image_id for image_id, number in inputs.image_numbers.items() if number in self._left], [])
-        found = {kind: in_background(matching.curves) for kind, matching in self._kinds.items()}
+        found = {kind: in_background(_curves_of_matching, matching) for kind, matching in self._kinds.items()}
         objects = inputs.objects()
         values: dict[str, dict[str, Number]] = {}
         per_class: PerClass = {name: {} for name in inputs.names.values()}
@@ -249,66 +246,9 @@ class CocoEvaluation:
         )
 
 
-class _Matching:
-    """Matches the results of one kind with their objects, in threads that run one after the other.
-
-    hotcoco works without Python's lock, so the caller and other kinds go on meanwhile.
-    """
-
-    def __init__(
-        self,
-        inputs: EvaluationInputs,
-        kind: str,
-        keypoint_sigmas: Sequence[float] | None,
-        max_detections: int | None,
-    ) -> None:
-        self._inputs, self._kind = inputs, kind
-        truth = ground_truth_of_kind(inputs, kind)
-        self._objects: dict[int, list[Entry]] = {}  # by number of the image
-        for entry in truth["annotations"]:
-            self._objects.setdefault(entry["image_id"], []).append(entry)
-        own_type = "bbox" if kind == "proposals" else kind
-        params = Params(own_type)
-        params.maxDets = sorted({metric.limit for metric in metrics_of(kind, max_detections).values()})
-        if kind == "keypoints" and keypoint_sigmas is not None:
-            params.kpt_oks_sigmas = list(keypoint_sigmas)
-        self._evaluation = StreamingEval(truth["categories"], own_type, params=params)
-        self._waiting: deque[Future[None]] = deque()  # calls that have not ended, or not been looked at since
-        self._last: Future[None] = Future()  # the call that was added last; after an error, all later ones fail
-        self._last.set_result(None)
-
-    def add(self, images: Sequence[Entry], results: Sequence[Entry], columns: npt.NDArray[np.float64]) -> None:
-        """Match the `results` of these images after those that were added before; `columns` as in `hotcoco_results`.
-
-        If `WAITING` earlier calls have not ended, the first of them is awaited. Raises as `raise_errors`.
-        """
-        self.raise_errors()
-        if len(self._waiting) == WAITING:
-            self._waiting.popleft().result()
-        self._last = in_background(self._match, self._last, images, results, columns)
-        self._waiting.append(self._last)
-
-    def raise_errors(self) -> None:
-        """Raise the error of an earlier call, if one has failed."""
-        while self._waiting and self._waiting[0].done():
-            self._waiting.popleft().result()
-
-    def _match(
-        self,
-        earlier: Future[None],
-        images: Sequence[Entry],
-        results: Sequence[Entry],
-        columns: npt.NDArray[np.float64],
-    ) -> None:
-        detections, masks = hotcoco_results(self._inputs, results, columns, self._kind)
-        objects = [entry for image in images for entry in self._objects.get(image["id"], ())]
-        earlier.result()  # between images, the order decides between equal scores
-        self._evaluation.update(list(images), objects, detections, segmentation=masks)
-
-    def curves(self) -> Curves:
-        """The curves of all images that were added, when they are matched. Raises the first error of a call."""
-        self._last.result()
-        return _accumulated(self._evaluation.finalize())
+def _limits(kind: str, max_detections: int | None) -> list[int]:
+    """The ascending limits (M,) of detections per image and class that the metrics of `kind` use."""
+    return sorted({metric.limit for metric in metrics_of(kind, max_detections).values()})
 
 
 def curves_of(evaluation: COCOeval, limits: Sequence[int]) -> Curves:
@@ -316,6 +256,11 @@ def curves_of(evaluation: COCOeval, limits: Sequence[int]) -> Curves:
     evaluation.params.maxDets = list(limits)
     evaluation.evaluate()
     return _accumulated(evaluation)
+
+
+def _curves_of_matching(matching: KindMatching) -> Curves:
+    """The arrays of all images that were added."""
+    return _accumulated(matching.finish())
 
 
 def _accumulated(evaluation: COCOeval) -> Curves:

@@ -1,7 +1,7 @@
 """Region proposal network (Ren et al. 2015, section 3.1): boxes that may contain an object, of any class.
 
-Letters: B images, A_l anchors of one level, A of all levels, S sampled anchors; k best anchors of a level before NMS,
-N of all levels, P proposals after NMS.
+Letters: B images, A_l anchors of one level, A of all levels, S sampled anchors, M the most positives among them;
+G ground-truth boxes; k best anchors of a level before NMS, N of all levels, P proposals after NMS.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,15 @@ class Level(AnchorOutputs):
 
     grid: tuple[int, int]  # (height, width) of its map
     steps: tuple[float, float]  # pixels between neighbouring cells of the map, (down, across)
+
+
+class SampledAnchors(NamedTuple):
+    """The S anchors per image that the losses are computed on; the positives, up to M, come first."""
+
+    index: Tensor  # (B, S) int64, into all A anchors
+    positive: Tensor  # (B, S) bool
+    valid: Tensor  # (B, S) bool
+    target_deltas: Tensor  # (B, M, 4) float32, anchor -> ground-truth box; 0 where not positive
 
 
 class RPN(nn.Module):
@@ -167,32 +177,37 @@ class RPN(nn.Module):
     def sampled_losses(
         self, levels: list[Level], images: ImageBatch, targets: Targets, seed: Tensor
     ) -> dict[str, Tensor]:
-        """The objectness loss and the box loss (equation 1) of a sample of all anchors (section 3.1.3)."""
-        sampling = self.config.sampling
+        """The objectness loss and the box loss (equation 1) of a sample of all anchors."""
         logits = torch.cat([level.logits for level in levels], 1)  # (B, A)
         deltas = torch.cat([level.deltas for level in levels], 1)  # (B, A, 4)
         anchors = torch.cat([level.anchors for level in levels])  # (A, 4)
-        with torch.no_grad():
-            matched, label = self.label(anchors, images, targets)
-            keys = random_keys(seed, label.shape, RANDOM_STREAM)
-            index, is_object, valid = sample(label, keys, sampling.batch_size, sampling.max_positives)  # (B, S)
-            # positives come first in the sample, and only they have a target box
-            positive_index = index[:, : sampling.max_positives]
-            positive = is_object[:, : positive_index.shape[1], None]
-            target_boxes = gather_boxes(targets.boxes, matched.gather(1, positive_index))
-            target_deltas = encode_deltas(target_boxes, anchors[positive_index], DELTA_WEIGHTS)
-            target_deltas = torch.where(positive, target_deltas, 0.0)  # not finite without a ground-truth box
-            objectness_count, box_count = self.normalizers(valid.to(logits.dtype))
+        chosen = self.sample_anchors(anchors, images, targets, seed)
         objectness_loss = F.binary_cross_entropy_with_logits(
-            logits.gather(1, index), is_object.to(logits.dtype), reduction="none"
+            logits.gather(1, chosen.index), chosen.positive.to(logits.dtype), reduction="none"
         )
-        predicted_deltas = gather_boxes(deltas, positive_index)
-        box_loss = smooth_l1(predicted_deltas, target_deltas, self.config.smooth_l1_beta)
+        most_positives = chosen.target_deltas.shape[1]
+        predicted_deltas = gather_boxes(deltas, chosen.index[:, :most_positives])
+        box_loss = smooth_l1(predicted_deltas, chosen.target_deltas, self.config.smooth_l1_beta)
+        box_loss = box_loss * chosen.positive[:, :most_positives, None]
+        objectness_count, box_count = self.normalizers(chosen.valid.to(logits.dtype))
         objectness_weight, box_weight = self.config.loss_weights
         return {
-            "rpn_objectness": objectness_weight * (objectness_loss * valid).sum() / objectness_count,
-            "rpn_box": box_weight * (box_loss * positive).sum() / box_count,
+            "rpn_objectness": objectness_weight * (objectness_loss * chosen.valid).sum() / objectness_count,
+            "rpn_box": box_weight * box_loss.sum() / box_count,
         }
+
+    @torch.no_grad()
+    def sample_anchors(self, anchors: Tensor, images: ImageBatch, targets: Targets, seed: Tensor) -> SampledAnchors:
+        """A random sample of `anchors` (A, 4), matched with the ground truth, and its deltas (section 3.1.3)."""
+        sampling = self.config.sampling
+        matched, label = self.label(anchors, images, targets)
+        keys = random_keys(seed, label.shape, RANDOM_STREAM)
+        index, positive, valid = sample(label, keys, sampling.batch_size, sampling.max_positives)  # (B, S)
+        index_positives = index[:, : sampling.max_positives]  # (B, M): positives come first
+        target_boxes = gather_boxes(targets.boxes, matched.gather(1, index_positives))
+        target_deltas = encode_deltas(target_boxes, anchors[index_positives], DELTA_WEIGHTS)  # (B, M, 4)
+        has_target = positive[:, : sampling.max_positives, None]  # deltas are not finite without a ground-truth box
+        return SampledAnchors(index, positive, valid, torch.where(has_target, target_deltas, 0.0))
 
     def label(self, anchors: Tensor, images: ImageBatch, targets: Targets) -> tuple[Tensor, Tensor]:
         """Match `anchors` (A, 4), xyxy pixels of the network input, with the ground-truth boxes (section 3.1.2).

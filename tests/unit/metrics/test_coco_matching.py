@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rcnn.metrics import coco
+from rcnn.metrics import coco, coco_matching
 from rcnn.metrics.coco import CocoEvaluation, evaluate
 from rcnn.metrics.inputs import check_truth
 from tests.unit.random_truth import random_results, random_truth
@@ -45,7 +45,7 @@ class Matcher:
 def matcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Matcher]]:
     Matcher.calls = Matcher.failing = Matcher.together = 0
     Matcher.may_end = threading.Event()
-    monkeypatch.setattr(coco, "StreamingEval", Matcher)
+    monkeypatch.setattr(coco_matching, "StreamingEval", Matcher)
     monkeypatch.setattr(coco, "TOGETHER", 1)
     yield Matcher
     Matcher.may_end.set()
@@ -84,7 +84,7 @@ def test_an_error_of_a_thread_is_raised_by_the_next_call_and_at_the_end(matcher:
     for image_id in ids[:2]:
         evaluation.add([image_id], results)
     [matching] = evaluation._kinds.values()
-    until(matching._last.done)
+    until(matching._last_call.done)
     with pytest.raises(KeyError, match="category 99 is not known"):
         evaluation.add([ids[2]], results)
     for _ in range(2):  # the metrics would lack the batch
@@ -105,14 +105,14 @@ def test_one_batch_is_matched_at_a_time_and_few_wait(matcher: type[Matcher]) -> 
 
     adding = threading.Thread(target=add, daemon=True)
     adding.start()
-    until(lambda: len(added) == coco.WAITING)
+    until(lambda: len(added) == coco_matching.MAX_UNFINISHED)
     time.sleep(0.05)
-    assert added == ids[: coco.WAITING]
+    assert added == ids[: coco_matching.MAX_UNFINISHED]
     assert matcher.calls == 1
     matcher.may_end.set()
     adding.join(10)
     [matching] = evaluation._kinds.values()
-    matching._last.result(10)
+    matching._last_call.result(10)
     assert added == ids
     assert (matcher.calls, matcher.together) == (len(ids), 1)
 
