@@ -171,5 +171,11 @@ def test_the_failure_that_caused_the_others_is_reported(tmp_path: Path) -> None:
         ended = _ended(failures, 2, folder)
         assert ended.message.startswith(expected)
         assert (ended.status, ended.failed) == (2, True)
+    folder = tmp_path / "twice"  # two Ctrl-C to process 0: it ends without saving, after 1 has lost it
+    failures = {0: failure(folder, 0, 130, {}), 1: failure(folder, 1, 2, lost)}
+    (folder / "0" / "stopped").write_text("2 ")
+    os.utime(folder / "1" / "error.json", (1, 1))
+    ended = _ended(failures, 2, folder)
+    assert (ended.status, ended.message) == (130, "process 0 of 2 was stopped by SIGINT")
     intended = _ended({0: failure(tmp_path / "end", 0, 143, {})}, 1, tmp_path / "end")  # stopped by SIGTERM, and saved
     assert (intended.status, intended.failed, intended.message) == (143, False, "")

@@ -123,7 +123,7 @@ def test_imports_point_down() -> None:
         ("jinja2", {"drawing/pages.py"}),
         ("typer", {"cli"}),
         ("pickle", {"weights", "data/formats/plain_pickle.py"}),
-        ("yaml", {"text_files.py", "models/overrides.py", "weights", "data/formats/yolo_layouts.py"}),
+        ("yaml", {"text_files.py", "models/overrides.py", "weights", "data/formats/yolo_yaml.py"}),
     ],
 )
 def test_a_library_is_imported_in_its_place_only(package: str, allowed: set[str]) -> None:

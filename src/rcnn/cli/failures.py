@@ -101,7 +101,8 @@ def report_failure(error: BaseException, text: str, *, expected: bool) -> None:
 
     trace = "".join(traceback.format_exception(error))
     kind = type(error).__name__  # by name: the modules of these errors import torch
-    lost, common = kind == "LostProcessError", kind == "DivergedError"
+    # the message of a StalledProcessError names the process that stalled, which is not this one
+    lost, common = kind == "LostProcessError", kind in ("DivergedError", "StalledProcessError")
     if file := os.environ.get(ERROR_FILE, ""):
         details = {"message": text, "extraInfo": {"py_callstack": trace, "timestamp": str(int(time.time()))}}
         with open(file, "w", encoding="utf-8") as written:

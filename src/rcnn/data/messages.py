@@ -11,7 +11,7 @@ from pathlib import Path
 SKIPPED = "skipped"  # the usual action about an entry that cannot be used
 SAVE_IMAGES = ". CVAT exports them too with the option 'Save images'"
 SHOWN = 5  # ids in a line, before the rest are counted
-BY_NAME = ("field", "label file", "split")  # entries that have names instead of ids
+BY_NAME = ("field", "file", "key", "label file", "line", "mask file", "split")  # entries that have names instead of ids
 LONGEST = 200  # characters of a value in a message; longer ones are cut
 PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry": "entries", "process": "processes"}
 CONTROLS = ("Cc", "Zl", "Zp")  # Unicode's categories of control characters, and separators of lines and paragraphs

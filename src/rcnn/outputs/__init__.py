@@ -22,6 +22,7 @@ from rcnn.outputs.marker import (
     RUN_LOG,
     files_of_rcnn,
     lock_file,
+    readable_entries,
     require_not_in_use,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "lock_file",
     "naming",
     "numbered",
+    "readable_entries",
     "recover_folder",
     "replace_folder",
     "require_apart",

@@ -83,16 +83,44 @@ def read_marker(path: Path) -> dict[str, set[str]]:
         return written
     *lines, unfinished = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            written.setdefault(str(entry["file"]), set()).add(str(entry["sha256"]))
-        except (ValueError, TypeError, KeyError) as error:
+        entry = _entry(line)
+        if entry is None:
             raise FileExistsError(
                 f"{path}, line {number}, is not an entry of rcnn's list of files: remove that line, or {CHOOSE_FOLDER}"
-            ) from error
+            )
+        written.setdefault(entry[0], set()).add(entry[1])
     if unfinished and not unfinished.startswith(ENTRY[: len(unfinished)]):
         raise FileExistsError(f"{path} is not rcnn's list of files: {CHOOSE_FOLDER}")
     return written
+
+
+def _entry(line: str) -> tuple[str, str] | None:
+    """The name and the digest in a line of a marker; None if it is not an entry."""
+    try:
+        entry = json.loads(line)
+        return str(entry["file"]), str(entry["sha256"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def readable_entries(folder: Path) -> tuple[set[str], list[int]]:
+    """What a marker says, for readers, also a damaged one: the names in its lines, and the numbers of damaged lines.
+
+    Lines count from 1. Both are empty if no line is sound, because the file is of another program then, or if it cannot
+    be read. An incomplete last line is not reported.
+    """
+    path = folder / MARKER
+    if not path.is_file() or path.is_symlink():
+        return set(), []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:  # e.g. of another user
+        return set(), []
+    entries = {number: _entry(line) for number, line in enumerate(lines, start=1)}
+    names = {entry[0] for entry in entries.values() if entry is not None}
+    if not lines[-1] or lines[-1].startswith(ENTRY[: len(lines[-1])]):
+        del entries[len(lines)]
+    return names, [number for number, entry in entries.items() if entry is None] if names else []
 
 
 def drop_unfinished_line(marker: IO[str]) -> None:

@@ -1,8 +1,9 @@
-"""A file with what a process is working on; the launcher reports it if the process is killed."""
+"""The notes of a process for its launcher: what it is working on, reported if it is killed, and what stopped it."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 PID = "pid"  # file with the id of the process, beside the error file; cli/failures.py writes it
@@ -16,6 +17,22 @@ def launcher_was_signalled() -> bool:
     """Whether the launcher of this process has got a signal; else one that stops this process was sent to it alone."""
     folders = Path(os.environ.get(ERROR_FILE, "")).parents[:4]
     return any((folder / SIGNALLED).exists() for folder in folders)
+
+
+def first_signal(logs: Path) -> tuple[int, str]:
+    """The signal that stopped a process before any other one had an error, and this process; 0 if there is none."""
+    notes = [(note.stat().st_mtime_ns, note) for note in logs.glob(f"**/{STOPPED}") if note.stat().st_size]
+    errors = [path.stat().st_mtime_ns for path in logs.glob("**/error.json")]
+    time_ns, first = min(notes, default=(sys.maxsize, Path()))
+    if time_ns > min(errors, default=sys.maxsize - 1):
+        return 0, ""
+    return int(first.read_text(encoding="utf-8").split()[0]), first.parent.name
+
+
+def signal_of(logs: Path, local_rank: int) -> int:
+    """The signal that stopped a process, as it has noted; 0 if none did."""
+    words = [note.read_text(encoding="utf-8").split() for note in logs.glob(f"**/{local_rank}/{STOPPED}")]
+    return next((int(one[0]) for one in words if one), 0)
 
 
 class InFlight:

@@ -34,7 +34,7 @@ from rcnn.arguments import is_whole_number
 from rcnn.commands import as_typed
 from rcnn.data.messages import counted
 from rcnn.runtime.devices import Device
-from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT, PID, SIGNALLED, STOPPED
+from rcnn.runtime.in_flight import ERROR_FILE, IN_FLIGHT, PID, SIGNALLED, STOPPED, first_signal, signal_of
 from rcnn.runtime.meeting import LostProcessError
 from rcnn.stopping import LAUNCHER, STOP_SECONDS, stop_with_launcher
 
@@ -44,7 +44,7 @@ LAUNCHED = "RCNN_LAUNCHED"  # set for the processes: this launcher prints their 
 TYPED = "RCNN_TYPED"  # set for the processes: the command that the user typed
 TORCH_LOG = "TORCH_CPP_LOG_LEVEL"  # its warnings of a lost process have the stack of torch's C++ functions
 LOST = "lost"  # key in an error file: the process only lost the connection to another one
-COMMON = "common"  # key in an error file: all processes have this error
+COMMON = "common"  # key in an error file: the message is not about the process that has it
 RESULT = "result"  # file with what a function returned in a process, beside its error file
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # passed on to the processes; Windows has only two
 REPEATED = 2.0  # seconds: `timeout` and batch systems signal this process and its group; both count as one signal
@@ -311,7 +311,7 @@ def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> 
     failure = failures[rank]
     data: Mapping[str, Any] = failure.error_file_data
     has_message = isinstance(data.get("message"), Mapping)
-    number, stopped = _first_signal(logs)
+    number, stopped = first_signal(logs)
     # the launcher stops the others when one process ends: a process that ended otherwise was not stopped by this signal
     if number and (causes[rank] or (failure.exitcode == 128 + number and not has_message)):
         return _stopped(number, logs, f"process {stopped} of {devices} was stopped")
@@ -321,6 +321,8 @@ def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> 
         hint = ", most often because the memory ran out" if failure.exitcode == -signal.SIGKILL else ""
         return Ended(status=2, failed=True, message=f"{where} was killed by {failure.signal_name()}{hint}{doing}")
     if not has_message:  # it has ended as intended, with its own exit status
+        if failure.exitcode == 128 + signal_of(logs, failure.local_rank):  # after the others had lost it
+            return _stopped(failure.exitcode - 128, logs, f"{where} was stopped")
         return Ended(status=failure.exitcode)
     message = _text(data)
     if not data.get(COMMON, False):
@@ -339,16 +341,6 @@ def _stopped(number: int, logs: Path, what: str) -> Ended:
     """
     told = any(note.read_text(encoding="utf-8").endswith("told") for note in logs.glob(f"**/{STOPPED}"))
     return Ended(status=128 + number, message="" if told else f"{what} by {signal.Signals(number).name}")
-
-
-def _first_signal(logs: Path) -> tuple[int, str]:
-    """The signal that stopped a process before any other one had an error, and this process; 0 if there is none."""
-    notes = [(note.stat().st_mtime_ns, note) for note in logs.glob(f"**/{STOPPED}") if note.stat().st_size]
-    errors = [path.stat().st_mtime_ns for path in logs.glob("**/error.json")]
-    time_ns, first = min(notes, default=(sys.maxsize, Path()))
-    if time_ns > min(errors, default=sys.maxsize - 1):
-        return 0, ""
-    return int(first.read_text(encoding="utf-8").split()[0]), first.parent.name
 
 
 def _text(data: Mapping[str, Any]) -> str:

@@ -13,9 +13,10 @@ import typer
 
 from rcnn import threads
 from rcnn.cli import app, workers
-from rcnn.cli.failures import COMMAND_LINE
+from rcnn.cli.failures import COMMAND_LINE, report_failure
 from rcnn.cli.main import main
 from rcnn.runtime.launch import Ended
+from rcnn.runtime.meeting import LostProcessError, StalledProcessError
 from rcnn.stopping import Stopped
 
 AGAIN = "to start again: rcnn eval 'a b' --devices 2\n"
@@ -163,3 +164,17 @@ def test_words_after_two_dashes_are_passed_to_the_processes(monkeypatch: pytest.
         COMMAND_LINE.reset(token)
     options, words = ["train", "m", "--output", "run"], ["--", "train.steps=5", "--devices"]
     assert started == [[*options, *words], [*options, "--resume", *words]]
+
+
+@pytest.mark.parametrize(
+    ("error", "lost", "common"), [(LostProcessError, True, False), (StalledProcessError, False, True)]
+)
+def test_the_message_about_a_stalled_process_is_not_about_the_one_that_found_it(
+    error: type[LostProcessError], lost: bool, common: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Otherwise the launcher ends the message with the name of the process that waited in vain."""
+    monkeypatch.setenv("RCNN_LAUNCHED", "1")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    report_failure(error("process 1 of 2 has stopped"), "process 1 of 2 has stopped", expected=True)
+    written = json.loads((tmp_path / "error.json").read_text())
+    assert (written["lost"], written["common"]) == (lost, common)

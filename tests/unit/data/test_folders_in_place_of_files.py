@@ -12,7 +12,7 @@ from PIL import Image
 import rcnn
 from rcnn.data import splits
 from rcnn.data.folders import walk
-from rcnn.data.formats import yolo_layouts
+from rcnn.data.formats import yolo_yaml
 from rcnn.outputs import MARKER, OutputFolder
 from rcnn.text_files import read_json, read_text
 from tests.tiny_data import write_tiny_coco
@@ -145,8 +145,8 @@ def test_what_rcnn_wrote_below_the_images_is_no_data(tmp_path: Path) -> None:
 def test_a_deeply_nested_data_yaml_is_read_once(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _yolo(tmp_path)
     _write(tmp_path / "data.yaml", f"names: [disc]\ntrain: images/train\nother: {value}\n")
-    read = MagicMock(side_effect=yolo_layouts.yaml_value)
-    monkeypatch.setattr(yolo_layouts, "yaml_value", read)
+    read = MagicMock(side_effect=yolo_yaml.yaml_value)
+    monkeypatch.setattr(yolo_yaml, "yaml_value", read)
     with pytest.raises(ValueError, match=r"data\.yaml is not YAML \(.*; expected lists and mappings in a few"):
         rcnn.open_dataset(tmp_path, "train")
     assert "is not YAML" in "\n".join(rcnn.check_dataset(tmp_path).lines())
@@ -178,5 +178,21 @@ def test_only_what_rcnn_wrote_is_skipped(tmp_path: Path) -> None:
 def test_a_list_of_files_of_another_user_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / MARKER).touch()
-    monkeypatch.setattr("rcnn.data.folders.files_of_rcnn", MagicMock(side_effect=PermissionError))
+    monkeypatch.setattr(Path, "read_text", MagicMock(side_effect=PermissionError))
     assert list(walk(tmp_path)) == [(tmp_path, []), (tmp_path / "a", [MARKER])]
+
+
+def test_the_sound_lines_of_a_damaged_list_of_files_count(tmp_path: Path) -> None:
+    _yolo(tmp_path)
+    run = tmp_path / "images" / "train" / "run"
+    with OutputFolder(run) as output:
+        _image(output.claim("pic.png"))
+    sound = rcnn.open_dataset(tmp_path, "train")
+    with (run / MARKER).open("a") as marker:
+        marker.write("bad\n[1]\n" + '{"file": "b.p')  # the last line is of a process that was killed
+    dataset = rcnn.open_dataset(tmp_path, "train")
+    assert dataset.file_names == sound.file_names
+    assert not any("pic.png" in name for name in dataset.file_names)
+    [warning] = set(dataset.warnings) - set(sound.warnings)
+    assert f"2 lines have content that is not an entry of rcnn's list of the files that it wrote ({run}" in warning
+    assert f"{run / MARKER}:2, {run / MARKER}:3): skipped; the file of such an entry counts as data" in warning

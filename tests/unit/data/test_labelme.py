@@ -196,13 +196,13 @@ def test_damaged_and_other_files_are_skipped_and_unlabelled_images_noted(tmp_pat
     dataset = open_dataset(tmp_path, "all")
     assert dataset.image_ids == ("a", "empty")
     (tmp_path / "b.json").write_text("")
-    assert "no content (0 bytes) (id b.json)" in open_dataset(tmp_path, "all").warnings[0]
+    assert "no content (0 bytes) (b.json)" in open_dataset(tmp_path, "all").warnings[0]
     text = "\n".join(dataset.warnings)
-    assert "1 file has content that is not JSON (id b.json): skipped with its image" in text
+    assert "1 file has content that is not JSON (b.json): skipped with its image" in text
     (tmp_path / "b.json").write_text('{"shapes": [], "imagePath": "caf\u00e9.png"}', encoding="cp1252")
-    expected = "1 file has text in another encoding than UTF-8; save it as UTF-8 (id b.json): skipped with its image"
+    expected = "1 file has text in another encoding than UTF-8; save it as UTF-8 (b.json): skipped with its image"
     assert expected in open_dataset(tmp_path, "all").warnings[0]
-    assert "1 file has no list of shapes, so it is not a labelme file (id settings.json): skipped" in text
+    assert "1 file has no list of shapes, so it is not a labelme file (settings.json): skipped" in text
     assert "2 images without a JSON file are not used" in dataset.notes[0]
     for name in ("a.json", "empty.json"):
         (tmp_path / name).unlink()

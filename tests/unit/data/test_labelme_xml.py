@@ -79,7 +79,7 @@ def test_faults_are_skipped_and_named(tmp_path: Path) -> None:
         "1 annotation has points that are not pairs of finite numbers (id a:3): skipped",
         "1 annotation has a mask that is not in Masks/, or cannot be read (id a:4): skipped",
         "1 annotation has no name (id a:5): skipped",
-        "1 file has XML that is damaged, too large, or with a document type (id c.xml): skipped with its image",
+        "1 file has XML that is damaged, too large, or with a document type (c.xml): skipped with its image",
     ]
 
 
@@ -91,7 +91,7 @@ def test_other_xml_files_are_no_images(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path)
     assert dataset.image_ids == ("a",)
     [warning] = dataset.warnings
-    assert warning.endswith("no root element annotation, so it is not a LabelMe file (id annotations.xml): skipped")
+    assert warning.endswith("no root element annotation, so it is not a LabelMe file (annotations.xml): skipped")
 
 
 def test_the_folders_of_labelmes_own_tool(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_lines_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> No
         "labels/train/a.txt:10): skipped",
         "2 annotations have a coordinate that is not from 0 to 1",
         "a sixth number, e.g. a confidence (labels/train/a.txt:7, labels/train/a.txt:8): that number was not used",
-        "1 file has an nc of 3 for 2 names (id data.yaml): the names are used",
+        "1 file has an nc of 3 for 2 names (data.yaml): the names are used",
     ):
         assert expected in text, text
 

@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from rcnn.data import open_dataset, splits
-from rcnn.data.formats import yolo_layouts
+from rcnn.data.formats import yolo_layouts, yolo_yaml
 from tests.unit.data.coco_folders import write_images
 
 
@@ -41,7 +41,7 @@ def test_a_number_that_two_keys_of_names_mean_is_reported(tmp_path: Path) -> Non
     dataset = open_dataset(write_yolo(tmp_path, "{0: date, '0': fig}"), "train")
     assert dataset.classes == ("fig",)
     [warning] = dataset.warnings
-    assert "1 key has more than one value (id names: 0): the last one is used" in warning
+    assert "1 key has more than one value (names: 0): the last one is used" in warning
 
 
 def test_classes_without_names_are_numbered_as_ultralytics_does(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_a_label_file_that_is_not_text_costs_its_image(tmp_path: Path) -> None:
 def test_a_flat_data_yaml_with_many_values_is_refused_before_all_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert yolo_layouts.MAX_VALUES < 100_000  # these take PyYAML 4 seconds
-    monkeypatch.setattr(yolo_layouts, "MAX_VALUES", 300)
+    assert yolo_yaml.MAX_VALUES < 100_000  # these take PyYAML 4 seconds
+    monkeypatch.setattr(yolo_yaml, "MAX_VALUES", 300)
     root = write_yolo(tmp_path, "[fig]")
     text = (root / "data.yaml").read_text()
     (root / "data.yaml").write_text(text + "other:\n" + "- [a]\n" * 100)

@@ -43,7 +43,8 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     place = _place(folder, split)
     if place is None:
         raise FileNotFoundError(f"{folder} has no labelme files in subfolders of split {split!r}")
-    return read_files(folder, split, place, json_files_below(place), options, Warnings(place))
+    warnings = Warnings(place)
+    return read_files(folder, split, place, json_files_below(place, warnings), options, warnings)
 
 
 def _place(folder: Path, split: str) -> Path | None:

@@ -62,9 +62,11 @@ def json_files(place: Path) -> list[Path]:
     return [file for file in visible(place.glob("*.json")) if file.is_file()]
 
 
-def json_files_below(place: Path) -> list[Path]:
+def json_files_below(place: Path, warnings: Warnings | None = None) -> list[Path]:
     """The JSON files in the subfolders of a folder, at any depth."""
-    return [inner / name for inner, names in walk(place) for name in names if _is_json(name) and inner != place]
+    return [
+        inner / name for inner, names in walk(place, warnings) if inner != place for name in names if _is_json(name)
+    ]
 
 
 def _is_json(name: str) -> bool:

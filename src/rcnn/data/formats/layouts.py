@@ -17,6 +17,7 @@ from rcnn.data.formats import coco, labelme, labelme_nested, labelme_xml, lvis, 
 from rcnn.data.formats.files import annotation_file, require_one_per_split, split_of
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import hint_for, no_such_split, not_recognised
+from rcnn.data.formats.yolo_layouts import unusable_split
 from rcnn.data.messages import counted, few
 from rcnn.text_files import gc_paused, require_data_path, require_regular
 
@@ -228,6 +229,8 @@ def _read(location: Location, split: str, known: KnownImages | None) -> Tables:
         if annotation_file(folder, split, (annotations,) if annotations else PATTERNS) is None:
             if annotations:
                 raise not_recognised(folder, annotations.replace("{split}", split), names_of_formats())
+            if wrong := unusable_split(folder, split, annotations):
+                raise ValueError(wrong)
             searched = "" if location.file_split else " or ".join(_offered(location))
             raise no_such_split(folder, split, splits_at(location), searched)
         chosen = coco  # a file in the place of an annotation file: COCO's reader says what is wrong with it

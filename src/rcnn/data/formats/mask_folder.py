@@ -252,7 +252,7 @@ def _single_valued(values: Mapping[str, Sequence[int]]) -> list[str]:
 
 def _note_unused(folder: Path, images: Path, masks: Path, used: Collection[Path], warnings: Warnings) -> None:
     """Report masks that belong to no image, and note images with the name of another one apart from the suffix."""
-    names = (place / name for place, names in walk(masks) for name in names)
+    names = (place / name for place, names in walk(masks, warnings) for name in names)
     files = (file for file in visible(names) if file.suffix.lower() in IMAGE_SUFFIXES)
     unused = [file.relative_to(folder).as_posix() for file in files if file not in used]
     what = f"no image of that name, or not in a format for masks ({', '.join(MASK_SUFFIXES)})"

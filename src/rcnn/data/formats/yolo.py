@@ -21,7 +21,7 @@ from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.yolo_images import ImageSource, expected_labels, images_of
 from rcnn.data.formats.yolo_keypoints import BOX, keypoint_shape
 from rcnn.data.formats.yolo_labels import absent_images, has_yolo_lines, misplaced_labels, second_labels, unused_labels
-from rcnn.data.formats.yolo_layouts import Layout, layout_of, layout_splits
+from rcnn.data.formats.yolo_layouts import Layout, layout_of, layout_splits, not_paths
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few
 from rcnn.text_files import OTHER_ENCODING, NotUnicodeError, read_text
 
@@ -269,12 +269,7 @@ def _report_entries(layout: Layout, split: str, warnings: Warnings) -> None:
     for key, wrong in layout.unused.items():
         if key in ("path", split) or key not in layout.sources:  # each split reports its own
             action = f"{layout.root} is used" if key == "path" else "skipped"
-            warnings.add(
-                f"{few(wrong)}, {'which is not a path' if len(wrong) == 1 else 'which are not paths'}",
-                f"{action}; correct it",
-                [key],
-                "key",
-            )
+            warnings.add(not_paths(wrong), f"{action}; correct it", [key], "key")
 
 
 def _report_missing(layout: Layout, warnings: Warnings) -> None:

@@ -43,7 +43,7 @@ def images_of(layout: Layout, split: str, warnings: Warnings) -> list[ImageSourc
             )
     found: dict[str, ImageSource] = {}
     for source in layout.sources[split]:
-        paths = _in_folder(source) if source.is_dir() else _listed(source, layout.root, warnings)
+        paths = _in_folder(source, warnings) if source.is_dir() else _listed(source, layout.root, warnings)
         for path in paths:
             name = _name(path, layout.root)
             if name.startswith(".."):
@@ -108,9 +108,9 @@ def _name(path: Path, root: Path) -> str:
     return os.path.relpath(path, root).replace(os.sep, "/")
 
 
-def _in_folder(source: Path) -> Iterator[Path]:
+def _in_folder(source: Path, warnings: Warnings) -> Iterator[Path]:
     """The images of a folder and its subfolders, sorted."""
-    for place, names in walk(source):
+    for place, names in walk(source, warnings):
         for name in names:
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 yield place / name

@@ -12,23 +12,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
-import yaml
-from typing_extensions import override
-
 from rcnn.data.folders import subfolders
 from rcnn.data.formats.files import ALL, visible
 from rcnn.data.formats.yolo_names import config_names
+from rcnn.data.formats.yolo_yaml import parsed_yaml
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import excerpt, few, printable
-from rcnn.text_files import lines_of, read_text, yaml_value
+from rcnn.text_files import lines_of, read_text
 
 KEYS = ("train", "val", "valid", "validation", "test")  # splits in data.yaml, obj.data and names of list files
 ROBOFLOW_NAMES = "_darknet.labels"
@@ -45,7 +43,6 @@ HAS_COUNT = re.compile(r"^[\"']?nc[\"']?\s*:", re.MULTILINE)
 HAS_SPLIT = re.compile(r"^[\"']?(train|val)[\"']?\s*:", re.MULTILINE)
 MAX_FOLDERS = 40  # folders at the end of a path that does not exist, which are searched for
 MAX_YAML = 1 << 20  # bytes
-MAX_VALUES = 60_000  # texts, numbers, lists and mappings of a YAML file: PyYAML takes 2 seconds for these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +73,17 @@ def layout_splits(folder: Path, annotations: str = "") -> set[str]:
         return set()
     except (ValueError, OSError):
         return {ALL, *KEYS}  # reading any of them raises the error
+
+
+def unusable_split(folder: Path, split: str, annotations: str = "") -> str:
+    """What is wrong with the entry of `split` in data.yaml, if it is no path; "" if there is no such entry."""
+    with suppress(ValueError, OSError):
+        layout = layout_of(folder, annotations)
+        if split in layout.unused and split not in layout.sources:
+            return (
+                f"{layout.file}: {split} has {not_paths(layout.unused[split])}; correct it, relative to {layout.root}"
+            )
+    return ""
 
 
 def layout_of(folder: Path, annotations: str = "") -> Layout:
@@ -136,58 +144,9 @@ def _files(folder: Path, *patterns: str) -> list[Path]:
     return visible(file for pattern in patterns for file in folder.glob(pattern) if not file.is_dir())
 
 
-class _Loader(yaml.SafeLoader):
-    """A loader of a document and the keys that it has twice, which PyYAML does not report; up to MAX_VALUES values."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._values = 0
-
-    @override
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self._values += 1
-        if self._values > MAX_VALUES:
-            raise yaml.YAMLError(f"more than {MAX_VALUES:,} values; expected the splits and the names of the classes")
-        return super().compose_node(parent, index)
-
-    @override
-    def construct_document(self, node: yaml.Node) -> tuple[Any, tuple[str, ...]]:
-        repeated = tuple(_repeated_keys(node))  # before it is constructed, which merges keys
-        return super().construct_document(node), repeated
-
-
-def _repeated_keys(node: yaml.Node) -> Iterator[str]:
-    """The keys that a mapping has twice, and those of its value `names`: "names", "names: 0"."""
-    yield from _twice(node)
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    for value in [value for key, value in pairs if key.value == "names"][-1:]:
-        yield from (f"names: {key}" for key in _twice(value))
-
-
-def _twice(node: yaml.Node) -> list[str]:
-    """The keys that a mapping has twice; not those that merge another mapping, `<<`, which may be repeated."""
-    keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    texts = [(key.tag, key.value) for key in keys if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-    return [text for (_, text), count in Counter(texts).items() if count > 1]
-
-
-@lru_cache(maxsize=4)
-def _parsed(file: Path, changed: int, size: int) -> tuple[Any, tuple[str, ...], str]:
-    """The value in a YAML file and its repeated keys, or what is wrong with it.
-
-    Kept, because each split needs it, and PyYAML takes long.
-    """
-    try:
-        value, repeated = yaml_value(read_text(file), _Loader) or (None, ())
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError, KeyError) as error:
-        return None, (), " ".join(str(error).split())[:300]
-    return value, repeated, ""
-
-
 def _of_config(file: Path, folder: Path) -> Layout:
     """The layout of a data.yaml. Paths are searched for relative to its `path`, then within the folder."""
-    status = file.stat()
-    config, repeated, problem = _parsed(file, status.st_mtime_ns, status.st_size)
+    config, repeated, problem = parsed_yaml(file)
     if problem:
         raise ValueError(f"{file} is not YAML ({problem})")
     if not isinstance(config, dict):
@@ -227,7 +186,7 @@ def _of_config(file: Path, folder: Path) -> Layout:
         keypoints=_keypoint_numbers(config.get("kpt_shape")),
         missing={key: texts for key, texts in missing.items() if texts},
         moved=moved,
-        repeated=(*repeated, *named.repeated),
+        repeated=tuple(dict.fromkeys((*repeated, *named.repeated))),
         unused=_unused(config),
         absent_path=_absent_path(config.get("path"), folder),
     )
@@ -266,9 +225,22 @@ def _unused(config: Mapping[Any, Any]) -> dict[str, list[str]]:
     for key in ("path", *KEYS):
         value = config.get(key)
         values = value if isinstance(value, list) and key != "path" else [] if value in (None, "") else [value]
-        if wrong := [excerpt(one) for one in values if not (isinstance(one, str) and one)]:
+        if wrong := [_as_yaml(one) for one in values if not (isinstance(one, str) and one)]:
             found[key] = wrong
     return found
+
+
+def not_paths(values: Sequence[str]) -> str:
+    """What is wrong with a key of data.yaml with `values` of `Layout.unused`: "the value 5, which is not a path"."""
+    one = len(values) == 1
+    return f"the {'value' if one else 'values'} {few(values)}, which {'is not a path' if one else 'are not paths'}"
+
+
+def _as_yaml(value: object) -> str:
+    """A value of data.yaml in a message, as YAML writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return excerpt(value)
 
 
 def _require_different(found: Mapping[str, Sequence[FoundPath]], file: Path) -> None:
