@@ -29,9 +29,9 @@ from rcnn.data.writers.labelme import labelme_file
 from rcnn.data.writers.yolo import yolo_lines
 from rcnn.drawing.pictures import ColourBy, checked_drawing, draw_objects
 from rcnn.ops.boxes import move_ends
-from rcnn.ops.coco_backend import encode_region
+from rcnn.ops.coco_backend import encode_pasted
 from rcnn.ops.contours import TOLERANCE
-from rcnn.ops.masks import Region
+from rcnn.ops.masks import PastedMask
 from rcnn.ops.pasting import Pasting, paste_as
 from rcnn.prediction_arguments import Score, checked_tolerance, require_score
 from rcnn.weights.systems.classes import category_ids as default_ids
@@ -108,7 +108,7 @@ class ImageDetections:
     scores: npt.NDArray[np.float32]  # (N,) in 0..1
     labels: npt.NDArray[np.int64]  # (N,) in 0..K-1
     box_masks: npt.NDArray[np.float32] | None = None  # (N, m, m) probabilities, in the frame of their boxes
-    pasted: tuple[Region, ...] | None = None  # N masks at image size, in place of `box_masks` (merged tiles)
+    pasted: tuple[PastedMask, ...] | None = None  # N masks at image size, in place of `box_masks` (merged tiles)
     keypoints: npt.NDArray[np.float32] | None = None  # (N, J, 3): x, y, score
     classes: tuple[str, ...] = ()  # the K class names
     skeleton: tuple[tuple[int, int], ...] = ()  # pairs of keypoints that are joined by a line in pictures
@@ -173,13 +173,13 @@ class ImageDetections:
     def masks(self) -> npt.NDArray[np.bool_] | None:
         """Masks (N, H, W) bool at image size, computed when first used; None for models without masks.
 
-        They take N x H x W bytes. `rles` and `regions` need little memory.
+        They take N x H x W bytes. `rles` and `pasted_masks` need little memory.
         """
-        regions = self.regions()
-        if regions is None:
+        pasted = self.pasted_masks()
+        if pasted is None:
             return None
         masks = np.zeros((len(self), self.height, self.width), dtype=np.bool_)
-        for mask, (left, top, part) in zip(masks, regions, strict=True):
+        for mask, (left, top, part) in zip(masks, pasted, strict=True):
             mask[top : top + part.shape[0], left : left + part.shape[1]] = part
         return masks
 
@@ -197,7 +197,7 @@ class ImageDetections:
         require_classes(names, self.classes)
         return self[np.array([name in names for name in self.names], dtype=bool)]
 
-    def regions(self) -> Iterator[Region] | None:
+    def pasted_masks(self) -> Iterator[PastedMask] | None:
         """Each mask as the rectangle of the image that contains it; None for models without masks."""
         if self.pasted is not None:
             return iter(self.pasted)
@@ -210,8 +210,8 @@ class ImageDetections:
 
     def rles(self) -> list[dict[str, Any]] | None:
         """Each mask at image size in COCO's run lengths {"size": [H, W], "counts": str}; None without masks."""
-        regions = self.regions()
-        return None if regions is None else [encode_region(*region, (self.height, self.width)) for region in regions]
+        pasted = self.pasted_masks()
+        return None if pasted is None else [encode_pasted(*mask, (self.height, self.width)) for mask in pasted]
 
     def to_json(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The `detections` of one image in predictions.json; `names` are the K class names (default: `classes`)."""
@@ -255,7 +255,7 @@ class ImageDetections:
         """
         return labelme_file(
             (self.height, self.width), Path(image_path).as_posix(), self.names, self.boxes,
-            scores=self.scores, masks=self.regions(), tolerance=checked_tolerance(tolerance),
+            scores=self.scores, masks=self.pasted_masks(), tolerance=checked_tolerance(tolerance),
         )  # fmt: skip
 
     def to_yolo(self, *, polygons: bool = True, tolerance: float = TOLERANCE) -> list[str]:
@@ -265,7 +265,7 @@ class ImageDetections:
         writes boxes only. `tolerance` as in `to_labelme`.
         """
         require_switches(polygons=polygons)
-        masks, points = (self.regions(), self.keypoints) if polygons else (None, None)
+        masks, points = (self.pasted_masks(), self.keypoints) if polygons else (None, None)
         return yolo_lines(
             (self.height, self.width), self.labels.tolist(), self.boxes,
             masks=masks, keypoints=points if masks is None else None, tolerance=checked_tolerance(tolerance),
@@ -286,12 +286,12 @@ class ImageDetections:
         The type is uint16, or uint32 if there are more than 65,535 detections. Raises ValueError for models without
         masks.
         """
-        regions = self.regions()
-        if regions is None:
+        pasted = self.pasted_masks()
+        if pasted is None:
             raise ValueError("these detections have no masks; use a model with masks, e.g. Mask R-CNN or FCIS")
         ids = np.zeros((self.height, self.width), dtype=np.uint16 if len(self) < 1 << 16 else np.uint32)
         scores = np.append(np.float32(-1), self.scores)  # by id; rows for given boxes are not sorted by score
-        for number, (left, top, mask) in enumerate(regions, start=1):
+        for number, (left, top, mask) in enumerate(pasted, start=1):
             part = ids[top : top + mask.shape[0], left : left + mask.shape[1]]
             part[mask & (scores[part] < scores[number])] = number
         return ids
@@ -350,7 +350,7 @@ class ImageDetections:
             self.labels,
             self.classes or tuple(str(label) for label in range(int(self.labels.max(initial=0)) + 1)),
             scores=self.scores,
-            masks=self.regions(),
+            masks=self.pasted_masks(),
             keypoints=self.keypoints,
             skeleton=self.skeleton,
             keypoint_score=keypoint_score,

@@ -25,7 +25,7 @@ from torch import Tensor
 from rcnn.arguments import real_number, whole_number, wrong_type
 from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image
 from rcnn.data.images import MAX_PIXELS
-from rcnn.ops.masks import Region
+from rcnn.ops.masks import PastedMask
 from rcnn.prediction_arguments import Score
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
@@ -53,7 +53,7 @@ class _Part(NamedTuple):
     box: npt.NDArray[np.float32]  # (4,) xyxy
     label: int
     score: float
-    mask: Region | None
+    mask: PastedMask | None
     keypoints: npt.NDArray[np.float32] | None  # (J, 3)
     cut: bool  # whether it reaches a border of its tile that is inside the image
 
@@ -146,9 +146,9 @@ def _parts(result: ImageDetections, tile: Tile, size: tuple[int, int], margin: f
     inner = (tile.x1 > 0, tile.y1 > 0, tile.x2 < size[1], tile.y2 < size[0])
     near = np.abs(boxes - np.array(tile, dtype=np.float32)) <= margin  # (N, 4)
     cut = [bool(borders.any()) for borders in near & np.array(inner)]
-    regions = result.regions()
-    masks = [None] * len(result) if regions is None else [
-        Region(region.x0 + tile.x1, region.y0 + tile.y1, region.mask) for region in regions
+    pasted_masks = result.pasted_masks()
+    masks = [None] * len(result) if pasted_masks is None else [
+        PastedMask(pasted.x0 + tile.x1, pasted.y0 + tile.y1, pasted.mask) for pasted in pasted_masks
     ]  # fmt: skip
     points = None if result.keypoints is None else result.keypoints + np.append(corner, np.float32(0))
     return [
@@ -220,7 +220,7 @@ def _are_one(first: _Part, second: _Part) -> bool:
     return covered or both >= SAME_IOU * (one + other - both)
 
 
-def _areas_of_masks(first: Region, second: Region, shared: Tile) -> tuple[float, float, float]:
+def _areas_of_masks(first: PastedMask, second: PastedMask, shared: Tile) -> tuple[float, float, float]:
     """Pixels of two masks, and of their intersection, within an area."""
     one, other = _window(first, shared), _window(second, shared)
     x1, y1 = max(one.x0, other.x0), max(one.y0, other.y0)
@@ -231,12 +231,12 @@ def _areas_of_masks(first: Region, second: Region, shared: Tile) -> tuple[float,
     return float(one.mask.sum()), float(other.mask.sum()), float(both.sum())
 
 
-def _window(region: Region, area: Tile) -> Region:
-    """The part of a region within an area."""
-    x1, y1 = max(region.x0, area.x1), max(region.y0, area.y1)
+def _window(pasted: PastedMask, area: Tile) -> PastedMask:
+    """The part of a mask within an area."""
+    x1, y1 = max(pasted.x0, area.x1), max(pasted.y0, area.y1)
     x2, y2 = max(x1, area.x2), max(y1, area.y2)
-    inside = region.mask[y1 - region.y0 : y2 - region.y0, x1 - region.x0 : x2 - region.x0]
-    return Region(x1, y1, inside)
+    inside = pasted.mask[y1 - pasted.y0 : y2 - pasted.y0, x1 - pasted.x0 : x2 - pasted.x0]
+    return PastedMask(x1, y1, inside)
 
 
 def _areas_of_boxes(
@@ -265,19 +265,19 @@ def _merged(group: Sequence[_Part]) -> _Part:
     )
 
 
-def _union(masks: Sequence[Region]) -> Region | None:
+def _union(masks: Sequence[PastedMask]) -> PastedMask | None:
     """The pixels that any of the masks sets; None without masks."""
-    filled = [region for region in masks if region.mask.size]
+    filled = [pasted for pasted in masks if pasted.mask.size]
     if not filled:
         return masks[0] if masks else None
-    x0, y0 = min(region.x0 for region in filled), min(region.y0 for region in filled)
-    x1 = max(region.x0 + region.mask.shape[1] for region in filled)
-    y1 = max(region.y0 + region.mask.shape[0] for region in filled)
+    x0, y0 = min(pasted.x0 for pasted in filled), min(pasted.y0 for pasted in filled)
+    x1 = max(pasted.x0 + pasted.mask.shape[1] for pasted in filled)
+    y1 = max(pasted.y0 + pasted.mask.shape[0] for pasted in filled)
     whole = np.zeros((y1 - y0, x1 - x0), dtype=np.bool_)
-    for region in filled:
-        top, left = region.y0 - y0, region.x0 - x0
-        whole[top : top + region.mask.shape[0], left : left + region.mask.shape[1]] |= region.mask
-    return Region(x0, y0, whole)
+    for pasted in filled:
+        top, left = pasted.y0 - y0, pasted.x0 - x0
+        whole[top : top + pasted.mask.shape[0], left : left + pasted.mask.shape[1]] |= pasted.mask
+    return PastedMask(x0, y0, whole)
 
 
 def _best_points(points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

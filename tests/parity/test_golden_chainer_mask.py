@@ -120,10 +120,10 @@ def assert_same_masks(found: ImageDetections, order: list[int], stored: dict[str
     assert found.box_masks is not None
     logits = torch.from_numpy(found.box_masks).logit()[order]
     assert_norm_within("mask logits", logits, stored["detection_mask_logits"], 2e-5)
-    regions = list(found.regions() or ())
+    pasted = list(found.pasted_masks() or ())
     ours = np.zeros_like(masks)
     for canvas, place in zip(ours, order, strict=True):
-        x0, y0, part = regions[place]
+        x0, y0, part = pasted[place]
         canvas[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
     assert_at_most("share of mask pixels that differ", float((ours != masks).mean()), 1e-3)
     together, either = (ours & masks).sum((1, 2)), (ours | masks).sum((1, 2))

@@ -184,12 +184,12 @@ def test_detections(peer: Peer, ending: str) -> None:
 
 def compare_masks(found: ImageDetections, order: np.ndarray, expected: np.ndarray) -> None:
     """Masks at image size: at most a thousandth of all pixels differ, and each large mask is the same nearly wholly."""
-    pasted = found.regions()
+    pasted = found.pasted_masks()
     assert pasted is not None
-    regions = list(pasted)
+    masks = list(pasted)
     ours = np.zeros_like(expected)
     for canvas, place in zip(ours, order, strict=True):
-        x0, y0, mask = regions[place]
+        x0, y0, mask = masks[place]
         canvas[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
     assert_at_most("share of mask pixels that differ", float((ours != expected).mean()), 1e-3)
     both, either = (ours & expected).sum((1, 2)), (ours | expected).sum((1, 2))

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from rcnn.ops.anchors import cell_anchors, grid_anchors
 from rcnn.ops.boxes import box_iou
-from rcnn.ops.coco_backend import as_rle, encode_mask, encode_region, rle_area, rle_box, rle_mask
+from rcnn.ops.coco_backend import as_rle, encode_mask, encode_pasted, rle_area, rle_box, rle_mask
 from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas, encode_deltas
 from rcnn.ops.losses import smooth_l1
-from rcnn.ops.masks import crop_bitmaps, paste_regions
+from rcnn.ops.masks import crop_bitmaps, pasted_masks
 from rcnn.ops.matching import highest_iou, match_anchors
 from rcnn.ops.nms import nms
 from rcnn.ops.polygons import rasterize_polygons
@@ -160,8 +160,8 @@ def test_pasting(golden: Golden) -> None:
     expected = unpacked(given["pasted_bits"], height, width)
     assert expected.any((1, 2)).sum() >= 12
     assert np.array_equal(paste_masks(masks, boxes, (height, width)).numpy(), expected)
-    for region, mask in zip(paste_regions(masks, boxes, (height, width)), expected, strict=True):
-        assert encode_region(*region, (height, width)) == encode_mask(mask)
+    for pasted, mask in zip(pasted_masks(masks, boxes, (height, width)), expected, strict=True):
+        assert encode_pasted(*pasted, (height, width)) == encode_mask(mask)
     # their soft values, cut down to 8 bits, are exact at whatever threshold is a whole step
     for step in (60, 128, 200):
         soft = given["pasted_soft_uint8"] >= step

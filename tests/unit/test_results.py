@@ -14,7 +14,7 @@ import torch
 
 from rcnn.cli.formats import mask_png
 from rcnn.data.image_inputs import ImageSource
-from rcnn.ops.masks import Region
+from rcnn.ops.masks import PastedMask
 from rcnn.results import ImageDetections
 from rcnn.weights.systems.classes import COCO_CATEGORY_IDS, COCO_CLASSES
 
@@ -44,7 +44,7 @@ def test_the_ids_of_very_many_masks() -> None:
     ids = RESULT.to_id_mask()
     assert (ids.dtype, ids[10, 15], ids[0, 0]) == (np.uint16, 1, 2)
     number = 1 << 16
-    empty, last = Region(0, 0, np.zeros((1, 1), bool)), Region(10, 5, np.ones((20, 20), bool))
+    empty, last = PastedMask(0, 0, np.zeros((1, 1), bool)), PastedMask(10, 5, np.ones((20, 20), bool))
     many = replace(
         RESULT, boxes=np.zeros((number, 4), np.float32), scores=np.ones(number, np.float32),
         labels=np.zeros(number, int), box_masks=None, pasted=(*[empty] * (number - 1), last),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
-from rcnn.ops.masks import Region
+from rcnn.ops.masks import PastedMask
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 from rcnn.tiles import check_tiling, predict_tiled, tiles_of
@@ -54,19 +54,19 @@ class Exact(Predictor):
     def _exact(self, image: Tensor) -> ImageDetections:
         red = image[0].numpy()
         values = sorted(set(np.unique(red).tolist()) - {0})
-        regions = list[Region]()
+        pasted = list[PastedMask]()
         for value in values:
             ys, xs = np.nonzero(red == value)
             part = red[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] == value
-            regions.append(Region(int(xs.min()), int(ys.min()), part))
-        boxes = [(r.x0, r.y0, r.x0 + r.mask.shape[1], r.y0 + r.mask.shape[0]) for r in regions]
+            pasted.append(PastedMask(int(xs.min()), int(ys.min()), part))
+        boxes = [(r.x0, r.y0, r.x0 + r.mask.shape[1], r.y0 + r.mask.shape[0]) for r in pasted]
         return ImageDetections(
             height=red.shape[0],
             width=red.shape[1],
             boxes=np.array(boxes, np.float32).reshape(-1, 4),
             scores=np.array([1 - value / 100 for value in values], np.float32),
             labels=np.array([value % 2 for value in values], np.int64),
-            pasted=tuple(regions) if self.masks else None,
+            pasted=tuple(pasted) if self.masks else None,
             keypoints=None if self.config.keypoint is None else self._joints(image[1].numpy(), len(values)),
             classes=self.classes,
         )

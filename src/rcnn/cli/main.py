@@ -102,6 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             except SystemExit as end:
                 if isinstance(end.__context__, BrokenPipeError):  # click exits with status 1 at any closed pipe
                     raise end.__context__ from None
+                interrupt = _interrupt_before(end)
+                if interrupt is not None:
+                    _exit_stopped(interrupt, words, ended, debug=debug)
                 ended += [end.code or 0] if end.code is None or isinstance(end.code, int) else []
                 sys.stdout.flush()  # here, because an error in Python's own flush at exit would have no message
                 raise
@@ -129,6 +132,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except (Stopped, KeyboardInterrupt) as stop:  # while the command was imported
         _exit_stopped(stop, words, ended, debug=debug)
+
+
+def _interrupt_before(end: BaseException) -> KeyboardInterrupt | None:
+    """The Ctrl-C that led to the exit `end`: typer turns it into an exit with status 130, without a word."""
+    before = end.__context__
+    while before is not None and not isinstance(before, KeyboardInterrupt):
+        before = before.__context__
+    return before
 
 
 def _exit_stopped(

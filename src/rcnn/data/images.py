@@ -34,6 +34,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from rcnn.arguments import require_max_pixels, shown, why_no_path
+from rcnn.data.decoded import Decoded
 from rcnn.data.jpeg import decode_jpeg
 from rcnn.text_files import missing_text
 
@@ -95,14 +96,12 @@ def read_image(source: Source | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> T
         return _decoded(image, source)
 
 
-def read_resized(
-    source: Source, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS
-) -> tuple[Tensor, tuple[int, int] | None]:
-    """An image that training resizes to `size` (height, width), and the (height, width) of the file if that is done.
+def read_resized(source: Source, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """An image that training resizes to `size` (height, width); a large JPEG file is already resized.
 
     Large JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, but not below REDUCING_GAP times `size`, and resized
     with antialiasing. That takes half of Pillow's time, and the pixels differ by .1 to .6 of 255 on average. Others are
-    returned as by `read_image`, with None. Raises the same errors.
+    returned as by `read_image`. Raises the same errors.
     """
     with _open(source, max_pixels) as image:
         stored, swapped = image.size, _orientation(image) in SWAPS_SIDES
@@ -116,8 +115,8 @@ def read_resized(
                     shown_name(source),
                     lambda pixels: pixels.resize((width, height), Image.Resampling.BILINEAR, box=box),
                 )
-                return pixels, stored if swapped else stored[::-1]
-        return _decoded(image, source), None
+                return Decoded(pixels, file_size=stored if swapped else stored[::-1])
+        return Decoded(_decoded(image, source))
 
 
 def is_open_file(value: object) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.images import SKIPPED_IMAGES
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
+from rcnn.data.decoded import Decoded
 from rcnn.data.images import MAX_PIXELS, read_image, read_resized
 from rcnn.data.messages import Finding, brief, counted, excerpt, few
 from rcnn.data.segmentations import Outlines, Segmentation, ranges
@@ -58,9 +59,9 @@ class ImageRecord:
         """
         return read_image(self.path, max_pixels=max_pixels) if self.pixels is None else self.pixels()
 
-    def read_resized(self, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int] | None]:
-        """The image, resized to `size` (height, width) if it is a large JPEG file, and then the size of the file."""
-        return read_resized(self.path, size) if self.pixels is None else (self.pixels(), None)
+    def read_resized(self, size: tuple[int, int]) -> Decoded:
+        """The image, resized to `size` (height, width) if it is a large JPEG file."""
+        return read_resized(self.path, size) if self.pixels is None else Decoded(self.pixels())
 
     def __post_init__(self) -> None:
         count = len(self.boxes)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rcnn.arguments import require_switches
+from rcnn.data.decoded import Decoded
 from rcnn.data.messages import brief, excerpt
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.segmentations import Segmentation
@@ -78,11 +79,11 @@ def make_sample(
 ) -> Sample:
     """The image (3, H, W) uint8 and the objects of its record.
 
-    `file_size`: (height, width) of the file if `image` is already resized. Raises ValueError if the size of the file is
-    not that of the record, or if keypoints are requested and missing.
+    `file_size`: (height, width) of the file if `image` is already resized, as in `Decoded`. Raises ValueError if the
+    size of the file is not that of the record, or if keypoints are requested and missing.
     """
     masks = options.masks
-    require_size(record, file_size or (image.shape[1], image.shape[2]))
+    require_size(record, Decoded(image, file_size).original_size)
     used = np.flatnonzero(~record.ignored)
     segmentations = [record.segmentations[index] for index in used.tolist()] if masks else []
     size = (record.height, record.width)

@@ -14,7 +14,7 @@ from rcnn.data.targets import TargetOptions
 from rcnn.data.transforms import Sample, Step
 from rcnn.data.transforms.copy_paste import object_masks
 from rcnn.data.transforms.steps import require_steps
-from rcnn.drawing.pictures import draw_dashed_boxes, draw_objects, region_of
+from rcnn.drawing.pictures import draw_dashed_boxes, draw_objects, pasted_mask_of
 from rcnn.given_steps import Given, as_steps
 from rcnn.preprocess import InputConfig
 
@@ -84,7 +84,7 @@ def draw_sample(sample: Sample, classes: Sequence[str], skeleton: Sequence[tuple
         sample.boxes.numpy(),
         sample.labels.numpy(),
         classes,
-        masks=(region_of(mask) for mask in object_masks(sample)),
+        masks=(pasted_mask_of(mask) for mask in object_masks(sample)),
         keypoints=None if sample.keypoints is None else sample.keypoints.numpy(),
         skeleton=skeleton,
         colour_by="instance" if len(classes) == 1 else "class",

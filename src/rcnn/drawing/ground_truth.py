@@ -11,9 +11,9 @@ from torch import Tensor
 from rcnn.data.records import ImageRecord
 from rcnn.data.segmentations import Segmentation
 from rcnn.data.skeletons import HALF_PIXEL
-from rcnn.drawing.pictures import PERSON_SKELETON, draw_dashed_boxes, draw_objects, region_of
+from rcnn.drawing.pictures import PERSON_SKELETON, draw_dashed_boxes, draw_objects, pasted_mask_of
 from rcnn.ops.coco_backend import as_rle, rle_mask
-from rcnn.ops.masks import Region
+from rcnn.ops.masks import PastedMask
 
 
 def draw_ground_truth(
@@ -33,14 +33,14 @@ def draw_ground_truth(
     shown = np.flatnonzero(~record.ignored)
     points = record.keypoints[shown] + HALF_PIXEL if keypoints and record.keypoints is not None else None
     size = (record.height, record.width)
-    regions = [outline_region(record.segmentations[i], size) for i in shown.tolist()] if masks else None
+    outlines = [pasted_outline(record.segmentations[i], size) for i in shown.tolist()] if masks else None
     picture = draw_objects(
         image,
         record.boxes[shown],
         record.labels[shown],
         classes,
         captions=None if record.expressions is None else [_caption(record.expressions[i]) for i in shown.tolist()],
-        masks=regions,
+        masks=outlines,
         keypoints=points,
         skeleton=skeleton,
         colour_by="instance" if len(classes) == 1 else "class",
@@ -53,7 +53,7 @@ def _caption(expressions: Sequence[str]) -> str:
     return expressions[0] if expressions else ""
 
 
-def outline_region(segmentation: Segmentation, size: tuple[int, int]) -> Region | None:
+def pasted_outline(segmentation: Segmentation, size: tuple[int, int]) -> PastedMask | None:
     """The mask of an object in an image of `size` (height, width); None if it has no outline, only a box.
 
     Polygons may be arrays, or lists as in a results file.
@@ -61,4 +61,4 @@ def outline_region(segmentation: Segmentation, size: tuple[int, int]) -> Region 
     if not segmentation:
         return None
     outline = segmentation if isinstance(segmentation, dict) else [np.asarray(part).tolist() for part in segmentation]
-    return region_of(rle_mask(as_rle(outline, *size)))
+    return pasted_mask_of(rle_mask(as_rle(outline, *size)))

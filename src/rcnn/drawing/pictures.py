@@ -19,7 +19,7 @@ from rcnn.arguments import real_number, require_one_of, require_switches, whole_
 from rcnn.drawing.fonts import describe_missing, missing_characters
 from rcnn.drawing.labels import NAMES_PER_SIDE, LabelWriter
 from rcnn.drawing.palette import Colour, object_colour
-from rcnn.ops.masks import Region
+from rcnn.ops.masks import PastedMask
 
 ColourBy: TypeAlias = Literal["instance", "class"]  # objects of different colours, or classes
 OPACITY = 0.45  # weight of the object's colour in a masked pixel
@@ -46,7 +46,7 @@ def draw_objects(
     *,
     scores: npt.ArrayLike | None = None,
     captions: Sequence[str] | None = None,
-    masks: Iterable[Region | None] | None = None,
+    masks: Iterable[PastedMask | None] | None = None,
     keypoints: npt.ArrayLike | None = None,
     skeleton: Sequence[tuple[int, int]] = PERSON_SKELETON,
     keypoint_score: float = 0.0,
@@ -60,7 +60,7 @@ def draw_objects(
     `image`: uint8 RGB, a tensor (3, H, W) or an array (H, W, 3). `boxes` (D, 4) xyxy; `labels` (D,): indices into
     `names`; `scores` (D,) for detections; `captions` (D,) replace the names, unless they are empty. `keypoints`
     (D, J, 3) x, y, visibility or score: those with a third number above `keypoint_score` are drawn. `masks` yields one
-    region per object, in order, and is read one at a time; parts outside the image are not drawn. `contour` draws the
+    mask per object, in order, and is read one at a time; parts outside the image are not drawn. `contour` draws the
     outline of a mask instead of its area. The colour depends on the index of the object or on its class (`colour_by`),
     and is the same in every run.
 
@@ -79,9 +79,9 @@ def draw_objects(
     scale = scale_for_objects(canvas.shape[0], canvas.shape[1], corners)
     width = width or line_width(canvas.shape[0], canvas.shape[1], scale)
     if masks is not None:
-        for region, ink in zip(masks, colours, strict=True):
-            if region is not None:
-                _draw_mask(canvas, region, ink, width, contour)
+        for pasted, ink in zip(masks, colours, strict=True):
+            if pasted is not None:
+                _draw_mask(canvas, pasted, ink, width, contour)
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     largest_first = np.argsort(-(corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]), kind="stable")
@@ -137,12 +137,12 @@ def draw_dashed_boxes(picture: Image.Image, boxes: npt.NDArray[np.floating]) -> 
                 pen.rectangle((x, start, x + width - 1, end), fill=(255, 255, 255))
 
 
-def region_of(mask: npt.NDArray[np.bool_]) -> Region | None:
-    """The smallest region with all set pixels of a mask (H, W) of a whole image; None if no pixel is set."""
+def pasted_mask_of(mask: npt.NDArray[np.bool_]) -> PastedMask | None:
+    """A mask (H, W) of a whole image as its smallest rectangle with all set pixels; None if no pixel is set."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return None
-    return Region(int(columns[0]), int(rows[0]), mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    return PastedMask(int(columns[0]), int(rows[0]), mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
 def line_width(height: int, width: int, scale: float = 1.0) -> int:
@@ -178,12 +178,12 @@ def _rgb(image: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def _draw_mask(canvas: npt.NDArray[np.uint8], region: Region, ink: Colour, width: int, contour: bool) -> None:
-    """Blend `ink` into `canvas` where the region is set, and draw its edge; with `contour`, only the edge.
+def _draw_mask(canvas: npt.NDArray[np.uint8], pasted: PastedMask, ink: Colour, width: int, contour: bool) -> None:
+    """Blend `ink` into `canvas` where the mask is set, and draw its edge; with `contour`, only the edge.
 
     The edge consists of the outermost `width` pixels of the mask; if the area is blended too, of half as many.
     """
-    left, top, mask = region
+    left, top, mask = pasted
     y0, x0 = max(0, top), max(0, left)
     y1, x1 = min(canvas.shape[0], top + mask.shape[0]), min(canvas.shape[1], left + mask.shape[1])
     if y1 <= y0 or x1 <= x0:

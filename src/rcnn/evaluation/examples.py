@@ -17,14 +17,14 @@ from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import HALF_PIXEL
 from rcnn.data.targets import require_size
 from rcnn.drawing.analysis import ERRORS
-from rcnn.drawing.ground_truth import draw_ground_truth, outline_region
+from rcnn.drawing.ground_truth import draw_ground_truth, pasted_outline
 from rcnn.drawing.pictures import draw_objects
 from rcnn.drawing.report import Example
 from rcnn.evaluation.evaluate import Result
 from rcnn.metrics.analysis import Analysis
 from rcnn.metrics.errors import ImageErrors
 from rcnn.metrics.inputs import Id
-from rcnn.ops.masks import Region
+from rcnn.ops.masks import PastedMask
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 
@@ -41,7 +41,7 @@ def draw_example(predictor: Predictor, record: ImageRecord, image: Tensor, found
         found.labels,
         predictor.classes,
         scores=found.scores,
-        masks=found.regions(),
+        masks=found.pasted_masks(),
         keypoints=found.keypoints,
         skeleton=predictor.skeleton,
         colour_by="instance" if len(predictor.classes) == 1 else "class",
@@ -200,28 +200,28 @@ def _draw_results(
     """The image with results in COCO's format. An empty caption is replaced by the class name."""
     labels = {category_id: label for label, category_id in enumerate(dataset.category_ids)}
     size = (record.height, record.width)
-    regions = [_region(result, size) for result in results]
+    masks = [_pasted_mask(result, size) for result in results]
     return draw_objects(
         pixels,
-        [_corners(result, region) for result, region in zip(results, regions, strict=True)],
+        [_corners(result, pasted) for result, pasted in zip(results, masks, strict=True)],
         [labels.get(result["category_id"], 0) for result in results],
         dataset.classes,
         scores=[result["score"] for result in results],
         captions=captions,
-        masks=regions,
+        masks=masks,
         keypoints=_keypoints(results),
         skeleton=skeleton,
         colour_by="instance" if len(dataset.classes) == 1 else "class",
     )
 
 
-def _region(result: Result, size: tuple[int, int]) -> Region | None:
+def _pasted_mask(result: Result, size: tuple[int, int]) -> PastedMask | None:
     """The mask of a result in an image of `size` (height, width).
 
     None: no mask, or a damaged one, which is refused only where masks are measured.
     """
     try:
-        return outline_region(result.get("segmentation"), size)
+        return pasted_outline(result.get("segmentation"), size)
     except ValueError:
         return None
 
@@ -236,16 +236,16 @@ def _keypoints(results: Sequence[Result]) -> npt.NDArray[np.float64] | None:
     return np.array(values, dtype=np.float64).reshape(len(results), -1, 3) + HALF_PIXEL
 
 
-def _corners(result: Result, region: Region | None) -> list[float]:
+def _corners(result: Result, pasted: PastedMask | None) -> list[float]:
     """The box xyxy of a result in COCO's format; without one, the box around its mask, or else its keypoints.
 
-    `region` is the mask; None: no mask, or one without a pixel.
+    `pasted` is the mask; None: no mask, or one without a pixel.
     """
     if result.get("bbox") is not None:
         x, y, width, height = result["bbox"]
         return [x, y, x + width, y + height]
-    if region is not None:
-        return [region.x0, region.y0, region.x0 + region.mask.shape[1], region.y0 + region.mask.shape[0]]
+    if pasted is not None:
+        return [pasted.x0, pasted.y0, pasted.x0 + pasted.mask.shape[1], pasted.y0 + pasted.mask.shape[0]]
     points = (np.array(result.get("keypoints") or ()).reshape(-1, 3) + HALF_PIXEL)[:, :2]
     return [*points.min(axis=0), *points.max(axis=0)] if len(points) else [0.0] * 4
 

@@ -21,7 +21,7 @@ from rcnn.data.loading import pad_images
 from rcnn.data.messages import counted, few
 from rcnn.data.records import ImageRecord
 from rcnn.drawing.fonts import base_font
-from rcnn.drawing.ground_truth import outline_region
+from rcnn.drawing.ground_truth import pasted_outline
 from rcnn.drawing.labels import LabelWriter
 from rcnn.drawing.pictures import draw_objects
 from rcnn.ops.boxes import box_iou
@@ -74,8 +74,8 @@ def draw_stages(
     boxes, names = record.boxes[shown].astype(np.float32), [predictor.classes[label] for label in record.labels[shown]]
     size = (record.height, record.width)
     outlines = [record.segmentations[row] if predictor.config.has_masks else None for row in shown.tolist()]
-    regions = [outline_region(outline, size) for outline in outlines]
-    truth = draw_objects(pixels, boxes, [*range(len(shown))], names, masks=regions, colour_by="class")
+    masks = [pasted_outline(outline, size) for outline in outlines]
+    truth = draw_objects(pixels, boxes, [*range(len(shown))], names, masks=masks, colour_by="class")
     panels = [("Ground truth", truth)]
     found = best_proposals(predictor, pixels, boxes, best)
     captions = [f"{iou:.2f}, {p:.2f}" for iou, p in zip(found.iou, found.objectness, strict=True)]
@@ -94,7 +94,7 @@ def draw_stages(
         [""] * (max(colours, default=0) + 1),
         captions=result.names,
         scores=result.scores,
-        masks=result.regions(),
+        masks=result.pasted_masks(),
         keypoints=result.keypoints,
         skeleton=predictor.skeleton,
         colour_by="class",

@@ -25,7 +25,7 @@ __all__ = [
     "as_rle",
     "compare",
     "encode_mask",
-    "encode_region",
+    "encode_pasted",
     "iou_matrix",
     "rle_area",
     "rle_areas",
@@ -117,10 +117,10 @@ def iou_matrix(detections: Sequence[Any], objects: Sequence[Any]) -> np.ndarray:
 
 def encode_mask(mask: np.ndarray) -> Rle:
     """The compressed RLE of a mask (H, W), with counts as str, for JSON."""
-    return encode_region(0, 0, mask, (mask.shape[0], mask.shape[1]))
+    return encode_pasted(0, 0, mask, (mask.shape[0], mask.shape[1]))
 
 
-def encode_region(x0: int, y0: int, mask: np.ndarray, size: tuple[int, int]) -> Rle:
+def encode_pasted(x0: int, y0: int, mask: np.ndarray, size: tuple[int, int]) -> Rle:
     """The compressed RLE of an image of `size` (height, width) that contains only `mask` (h, w) bool at (x0, y0).
 
     Time and memory depend on the region, not on the image.

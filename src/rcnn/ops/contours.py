@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rcnn.ops.masks import Region
+from rcnn.ops.masks import PastedMask
 from rcnn.ops.rle import value_runs
 
 Polygon = npt.NDArray[np.float64]  # (P, 2) x, y of the corners, not closed
@@ -47,12 +47,12 @@ def mask_parts(mask: npt.NDArray[np.bool_], *, tolerance: float = TOLERANCE) -> 
     ]
 
 
-def region_parts(region: Region, *, tolerance: float = TOLERANCE) -> list[Part]:
+def pasted_parts(pasted: PastedMask, *, tolerance: float = TOLERANCE) -> list[Part]:
     """Like `mask_parts`, for a mask in a part of an image; points are in pixels of the image."""
-    corner = np.array([region.x0, region.y0], dtype=np.float64)
+    corner = np.array([pasted.x0, pasted.y0], dtype=np.float64)
     return [
         Part(part.outline + corner, tuple(hole + corner for hole in part.holes))
-        for part in mask_parts(region.mask, tolerance=tolerance)
+        for part in mask_parts(pasted.mask, tolerance=tolerance)
     ]
 
 

@@ -22,8 +22,8 @@ MAX_CROP_BYTES = 64 * 2**20  # of ground-truth bitmaps converted to float32 at a
 _PASTE_BYTES_PER_PIXEL = 12  # the grid and the result
 
 
-class Region(NamedTuple):
-    """A rectangle of an image with the mask inside it; no pixel is set outside."""
+class PastedMask(NamedTuple):
+    """A mask at the size of its image, stored as the rectangle that contains it; no pixel is set outside."""
 
     x0: int  # column of the image at which `mask` starts
     y0: int
@@ -80,13 +80,13 @@ def _(
     return boxes.new_empty((*valid.shape, size, size), dtype=torch.float32)
 
 
-def paste_regions(
+def pasted_masks(
     masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5, max_bytes: int = 64 * 2**20
-) -> Iterator[Region]:
+) -> Iterator[PastedMask]:
     """Masks (N, m, m) in [0, 1], each resized to its box (N, 4), xyxy pixels, in an image of `size` (H, W), in order.
 
     A pixel is set if the bilinear value at its centre (0 outside the box) is at least `threshold` (Detectron2's
-    paste_masks_in_image). It needs one byte per pixel of one region, and `max_bytes` to compute the region, independent
+    paste_masks_in_image). It needs one byte per pixel of one mask, and `max_bytes` to compute it, independent
     of N and of the image's size.
 
     Raises ValueError for a threshold of 0 or less, which would set pixels far from the box.
@@ -110,7 +110,7 @@ def paste_regions(
             grid[..., 1] = _to_grid(centres[start:end], top, bottom)[:, None]
             value = F.grid_sample(mask[None, None], torch.from_numpy(grid), align_corners=False)[0, 0]  # (h, w)
             np.greater_equal(value.numpy(), threshold, out=pasted[start - y0 : end - y0])
-        yield Region(x0, y0, pasted)
+        yield PastedMask(x0, y0, pasted)
 
 
 def _span(low: float, high: float, limit: int, side: int, threshold: float) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Predicted masks pasted by the rules of older frameworks: resized to whole pixels.
 
-`rcnn.ops.masks.paste_regions` is the accurate rule (Detectron2, tensorpack, nearly torchvision's). Letters: N masks of
+`rcnn.ops.masks.pasted_masks` is the accurate rule (Detectron2, tensorpack, nearly torchvision's). Letters: N masks of
 one image, m the side of a mask in its box.
 """
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcnn.ops.masks import Region, paste_regions
+from rcnn.ops.masks import PastedMask, pasted_masks
 from rcnn.ops.opencv import resize_bilinear
 
 Paste = Literal["accurate", "padded", "squeezed", "rounded", "stretched", "fitted", "fitted_above"]
@@ -33,7 +33,7 @@ class Pasting:
 
 def paste_as(
     kind: Paste, masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5
-) -> Iterator[Region]:
+) -> Iterator[PastedMask]:
     """Masks (N, m, m) in [0, 1], each pasted at its box (N, 4), xyxy pixels, in an image of `size` (H, W), in order.
 
     accurate: bilinear values at the pixels' centres; those >= 0.5 are set.
@@ -47,7 +47,7 @@ def paste_as(
     `threshold` are set (ChainerCV). The other rules ignore `threshold`.
     """
     if kind == "accurate":
-        yield from paste_regions(masks, boxes, size)
+        yield from pasted_masks(masks, boxes, size)
         return
     for mask, box in zip(masks.detach().float().cpu(), boxes.detach().float().cpu(), strict=True):
         if not bool(torch.isfinite(box).all()):
@@ -70,32 +70,32 @@ def paste_as(
             yield _resized(padded, (x0, y0, max(x0, x1), max(y0, y1)), size)
 
 
-def _no_pixels() -> Region:
-    """The region of a mask that sets no pixel of the image."""
-    return Region(0, 0, np.zeros((0, 0), np.bool_))
+def _no_pixels() -> PastedMask:
+    """A mask that sets no pixel of the image."""
+    return PastedMask(0, 0, np.zeros((0, 0), np.bool_))
 
 
-def _resized(mask: Tensor, window: tuple[int, int, int, int], size: tuple[int, int]) -> Region:
+def _resized(mask: Tensor, window: tuple[int, int, int, int], size: tuple[int, int]) -> PastedMask:
     """`mask` resized to the pixels of `window`, (x0, y0, x1, y1) inclusive, and clipped to the image."""
     x0, y0, x1, y1 = window
     if x1 < 0 or y1 < 0 or x0 >= size[1] or y0 >= size[0]:
         return _no_pixels()
     set_there = (resize_bilinear(mask[None], (y1 - y0 + 1, x1 - x0 + 1))[0] > 0.5).numpy()
     inside = set_there[max(0, -y0) : size[0] - y0, max(0, -x0) : size[1] - x0]
-    return Region(max(0, x0), max(0, y0), inside)
+    return PastedMask(max(0, x0), max(0, y0), inside)
 
 
-def _fitted(mask: Tensor, box: Tensor, size: tuple[int, int], threshold: float, *, at_least: bool) -> Region:
+def _fitted(mask: Tensor, box: Tensor, size: tuple[int, int], threshold: float, *, at_least: bool) -> PastedMask:
     """`mask` resized to `box`, rounded to whole pixels, and clipped to the image; it can be empty."""
     x0, y0, x1, y1 = (int(value) for value in box.round())
     if x1 <= max(x0, 0) or y1 <= max(y0, 0) or x0 >= size[1] or y0 >= size[0]:
         return _no_pixels()
     values = resize_bilinear(mask[None], (y1 - y0, x1 - x0))[0]
     set_there = (values >= threshold if at_least else values > threshold).numpy()
-    return Region(max(0, x0), max(0, y0), set_there[max(0, -y0) : size[0] - y0, max(0, -x0) : size[1] - x0])
+    return PastedMask(max(0, x0), max(0, y0), set_there[max(0, -y0) : size[0] - y0, max(0, -x0) : size[1] - x0])
 
 
-def _stretched(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Region:
+def _stretched(mask: Tensor, box: Tensor, size: tuple[int, int]) -> PastedMask:
     """`mask` resized as by scipy.misc.imresize: scaled to the range 0..255, then resized by Pillow (bilinear)."""
     limit = box.new_tensor([size[1] - 1, size[0] - 1, size[1] - 1, size[0] - 1])
     x0, y0, x1, y1 = torch.minimum(box.clamp(min=0), limit).tolist()
@@ -107,4 +107,4 @@ def _stretched(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Region:
     levels = (values - low) * (255.0 / ((high - low) or 1.0)) + 0.5
     grey = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
     pasted = np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR)) > STRETCHED_CUT
-    return Region(int(x0), int(y0), pasted[: size[0] - int(y0), : size[1] - int(x0)])
+    return PastedMask(int(x0), int(y0), pasted[: size[0] - int(y0), : size[1] - int(x0)])

@@ -81,8 +81,9 @@ def test_a_large_jpeg_is_resized_while_it_is_decoded(tmp_path: Path, orientation
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(stored_as(pixels, orientation)).save(path, quality=98, subsampling=0, exif=exif)
-    small, file_size = read_resized(path, size)
-    assert file_size == (403, 607)
+    decoded = read_resized(path, size)
+    small = decoded.image
+    assert decoded.original_size == decoded.file_size == (403, 607)
     expected = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
     difference = np.abs(as_array(small).astype(float) - np.asarray(expected))
     assert difference.mean() < 0.6
@@ -92,9 +93,10 @@ def test_a_large_jpeg_is_resized_while_it_is_decoded(tmp_path: Path, orientation
 def test_an_image_that_is_not_so_large_is_decoded_whole(tmp_path: Path) -> None:
     pixels = smooth(400, 600)
     for name, size in (("a.jpg", (101, 152)), ("a.png", (50, 75))):
-        whole, file_size = read_resized(write(tmp_path / name, pixels), size)
-        assert file_size is None
-        assert torch.equal(whole, read_image(tmp_path / name))
+        decoded = read_resized(write(tmp_path / name, pixels), size)
+        assert decoded.file_size is None
+        assert decoded.original_size == (400, 600)
+        assert torch.equal(decoded.image, read_image(tmp_path / name))
 
 
 def test_the_first_photo_of_several_in_a_file_is_resized(tmp_path: Path) -> None:

@@ -11,8 +11,15 @@ from PIL import Image
 
 from rcnn.drawing.labels import LabelWriter
 from rcnn.drawing.palette import Colour, object_colour, readable_on
-from rcnn.drawing.pictures import OPACITY, draw_dashed_boxes, draw_objects, line_width, region_of, scale_for_objects
-from rcnn.ops.masks import Region
+from rcnn.drawing.pictures import (
+    OPACITY,
+    draw_dashed_boxes,
+    draw_objects,
+    line_width,
+    pasted_mask_of,
+    scale_for_objects,
+)
+from rcnn.ops.masks import PastedMask
 
 GREY = np.full((60, 80, 3), 100, dtype=np.uint8)
 NAMES = ("cup", "boat")
@@ -38,7 +45,7 @@ def disc(side: int = 21) -> np.ndarray:
 def test_every_value_of_a_pixel_is_blended_as_in_float32() -> None:
     canvas = np.arange(256 * 3, dtype=np.int64).reshape(16, 16, 3).astype(np.uint8)
     canvas = np.pad(canvas, ((4, 60), (4, 60), (0, 0)))
-    drawn = np.asarray(draw_objects(canvas, AWAY, [0], NAMES, masks=[Region(2, 2, np.ones((20, 20), dtype=bool))]))
+    drawn = np.asarray(draw_objects(canvas, AWAY, [0], NAMES, masks=[PastedMask(2, 2, np.ones((20, 20), dtype=bool))]))
     values = canvas[4:20, 4:20].astype(np.float32)
     ink = np.asarray(object_colour(0), dtype=np.float32)
     expected = np.rint(values * np.float32(1 - OPACITY) + ink * np.float32(OPACITY)).astype(np.uint8)
@@ -48,7 +55,7 @@ def test_every_value_of_a_pixel_is_blended_as_in_float32() -> None:
 
 def test_a_mask_is_blended_and_edged() -> None:
     mask = disc()
-    drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, masks=[Region(5, 30, mask)]))
+    drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, masks=[PastedMask(5, 30, mask)]))
     part = drawn[30:51, 5:26]
     ink = np.array(object_colour(0))
     np.testing.assert_array_equal(part[10, 10], np.rint(100 * (1 - OPACITY) + ink * OPACITY))
@@ -62,7 +69,7 @@ def test_a_mask_is_blended_and_edged() -> None:
 
 def test_a_contour_leaves_the_area_alone() -> None:
     mask = np.ones((9, 9), dtype=bool)
-    drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, masks=[Region(5, 30, mask)], contour=True))
+    drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, masks=[PastedMask(5, 30, mask)], contour=True))
     assert line_width(60, 80) == 1
     assert line_width(300, 400) * 10 == pytest.approx(line_width(3000, 4000), abs=5)
     framed = (drawn[30:39, 5:14] == object_colour(0)).all(axis=2)
@@ -74,10 +81,10 @@ def test_a_contour_leaves_the_area_alone() -> None:
 
 def test_objects_outside_the_image_are_not_drawn() -> None:
     mask = np.ones((40, 40), dtype=bool)
-    drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, masks=[Region(-30, 25, mask)]))
+    drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, masks=[PastedMask(-30, 25, mask)]))
     assert (drawn[25:50, :10] != 100).any(axis=2).all()
     assert (drawn[25:60, 10:54] == 100).all()
-    nowhere = draw_objects(GREY, AWAY, [0], NAMES, masks=[Region(200, 0, mask)])
+    nowhere = draw_objects(GREY, AWAY, [0], NAMES, masks=[PastedMask(200, 0, mask)])
     np.testing.assert_array_equal(nowhere, draw_objects(GREY, AWAY, [0], NAMES, masks=[None]))
 
 
@@ -94,7 +101,7 @@ def test_a_tensor_and_an_array_give_the_same_picture_and_stay_as_they_were() -> 
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     kept = image.copy()
     boxes, labels, scores = [[5.0, 20.0, 40.0, 50.0], [30.0, 30.0, 70.0, 55.0]], [0, 1], [0.912, 0.5]
-    masks = [Region(5, 20, np.ones((30, 35), dtype=bool)), None]
+    masks = [PastedMask(5, 20, np.ones((30, 35), dtype=bool)), None]
     one = draw_objects(image, boxes, labels, NAMES, scores=scores, masks=masks)
     tensor = torch.from_numpy(image).permute(2, 0, 1)
     two = draw_objects(tensor, torch.tensor(boxes), np.array(labels), NAMES, scores=torch.tensor(scores), masks=masks)
@@ -236,14 +243,14 @@ def test_counts_that_differ_are_refused() -> None:
 def test_region_of_a_mask_puts_it_back() -> None:
     mask = np.zeros((40, 50), dtype=bool)
     mask[7:12, 9:30] = disc(21)[3:8]
-    region = region_of(mask)
-    assert region is not None
+    pasted = pasted_mask_of(mask)
+    assert pasted is not None
     whole = np.zeros_like(mask)
-    whole[region.y0 : region.y0 + region.mask.shape[0], region.x0 : region.x0 + region.mask.shape[1]] = region.mask
+    whole[pasted.y0 : pasted.y0 + pasted.mask.shape[0], pasted.x0 : pasted.x0 + pasted.mask.shape[1]] = pasted.mask
     np.testing.assert_array_equal(whole, mask)
-    assert region.mask[:, 0].any()
-    assert region.mask[:, -1].any()
-    assert region_of(np.zeros((4, 4), dtype=bool)) is None
+    assert pasted.mask[:, 0].any()
+    assert pasted.mask[:, -1].any()
+    assert pasted_mask_of(np.zeros((4, 4), dtype=bool)) is None
 
 
 def test_colours_are_many_and_names_on_them_can_be_read() -> None:

@@ -395,6 +395,6 @@ def test_predictor_pastes_with_the_systems_rule() -> None:
     )
     [found] = predictor.predict([random_images([(96, 128)]).pixels[0]])
     assert (found.pasting.kind, found.pasting.threshold) == ("fitted_above", 0.4)
-    regions = found.regions()
-    assert regions is not None
-    assert len(found) == len(list(regions)) > 5
+    pasted = found.pasted_masks()
+    assert pasted is not None
+    assert len(found) == len(list(pasted)) > 5

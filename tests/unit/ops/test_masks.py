@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from rcnn.ops import masks as masks_module
-from rcnn.ops.masks import crop_bitmaps, paste_regions
+from rcnn.ops.masks import crop_bitmaps, pasted_masks
 from tests.unit.random_boxes import random_boxes
 from tests.whole_masks import paste_masks
 
@@ -70,9 +70,9 @@ def test_a_full_mask_fills_its_box_and_nothing_else() -> None:
 def test_regions_put_in_place_are_the_canvas_whatever_the_budget(max_bytes: int) -> None:
     masks, boxes, size = blobs(12, 28, 28), random_boxes(12, seed=1, extent=100) - 10, (60, 80)
     expected = paste_on_canvases(masks, boxes, size, 0.5)
-    regions = list(paste_regions(masks, boxes, size, max_bytes=max_bytes))
-    assert len(regions) == 12
-    for (x0, y0, mask), canvas in zip(regions, expected.numpy(), strict=True):
+    found = list(pasted_masks(masks, boxes, size, max_bytes=max_bytes))
+    assert len(found) == 12
+    for (x0, y0, mask), canvas in zip(found, expected.numpy(), strict=True):
         height, width = mask.shape
         assert (mask == canvas[y0 : y0 + height, x0 : x0 + width]).all()
         assert mask.sum() == canvas.sum()  # nothing is set outside
@@ -83,8 +83,8 @@ def test_a_thousand_masks_in_a_large_image_take_less_than_one_gigabyte() -> None
     """Their canvases would take 12 GB. In a separate process, to measure its peak memory."""
     program = """
 import torch
-from rcnn.ops.coco_backend import encode_region, rle_area
-from rcnn.ops.masks import paste_regions
+from rcnn.ops.coco_backend import encode_pasted, rle_area
+from rcnn.ops.masks import pasted_masks
 def peak():
     # what getrusage says begins with the size of the process that began this one
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
@@ -93,7 +93,7 @@ size = (3000, 4000)
 corner = torch.rand(1000, 2) * torch.tensor([3700.0, 2700.0])
 boxes = torch.cat([corner, corner + 20 + torch.rand(1000, 2) * 280], 1)
 boxes[::250] = torch.tensor([0.0, 0.0, 4000.0, 3000.0])
-rles = [encode_region(*region, size) for region in paste_regions(torch.ones(1000, 28, 28), boxes, size)]
+rles = [encode_pasted(*pasted, size) for pasted in pasted_masks(torch.ones(1000, 28, 28), boxes, size)]
 assert len(rles) == 1000 and 11_900_000 < rle_area(rles[0]) < 12_000_000  # the corners fade
 print(peak() - before)
 """
@@ -102,12 +102,12 @@ print(peak() - before)
 
 
 def test_regions_are_no_larger_than_their_boxes_need() -> None:
-    [region] = paste_regions(torch.ones(1, 28, 28), torch.tensor([[1000.5, 2000.5, 1010.5, 2030.5]]), (3000, 4000))
-    assert (region.x0, region.y0, region.mask.shape) == (999, 1999, (33, 13))
+    [pasted] = pasted_masks(torch.ones(1, 28, 28), torch.tensor([[1000.5, 2000.5, 1010.5, 2030.5]]), (3000, 4000))
+    assert (pasted.x0, pasted.y0, pasted.mask.shape) == (999, 1999, (33, 13))
 
 
 def test_no_masks() -> None:
-    assert list(paste_regions(torch.zeros(0, 28, 28), torch.zeros(0, 4), (10, 10))) == []
+    assert list(pasted_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), (10, 10))) == []
     assert paste_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), (10, 12)).shape == (0, 10, 12)
 
 

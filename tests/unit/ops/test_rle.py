@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rcnn.ops.coco_backend import as_rle, encode_mask, encode_region, rle_area, rle_areas, rle_box, rle_boxes, rle_mask
+from rcnn.ops.coco_backend import as_rle, encode_mask, encode_pasted, rle_area, rle_areas, rle_box, rle_boxes, rle_mask
 from rcnn.ops.polygons import rasterize_polygons
 from rcnn.ops.rle import mask_outline
 
@@ -46,14 +46,14 @@ def test_a_region_is_encoded_as_its_canvas() -> None:
                 continue
             canvas = np.zeros((height, width), dtype=bool)
             canvas[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
-            assert encode_region(x0, y0, mask, (height, width)) == encode_mask(canvas)
-    nothing = encode_region(5, 5, np.zeros((0, 4), dtype=bool), (height, width))
+            assert encode_pasted(x0, y0, mask, (height, width)) == encode_mask(canvas)
+    nothing = encode_pasted(5, 5, np.zeros((0, 4), dtype=bool), (height, width))
     assert nothing == encode_mask(np.zeros((height, width), dtype=bool))
 
 
 def test_a_region_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="does not fit"):
-        encode_region(5, 0, np.ones((3, 3), dtype=bool), (10, 7))
+        encode_pasted(5, 0, np.ones((3, 3), dtype=bool), (10, 7))
 
 
 def test_every_kind_of_segmentation_becomes_the_same_run_lengths() -> None:

@@ -53,9 +53,9 @@ def assert_equal(found: ImageDetections, slow: Slow, topk: int = 30) -> None:
     if masks is None:
         return
     canvases = np.zeros_like(masks)
-    regions = list(found.regions() or ())
+    pasted = list(found.pasted_masks() or ())
     for canvas, place in zip(canvases, order, strict=True):
-        x0, y0, part = regions[place]
+        x0, y0, part = pasted[place]
         canvas[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
     assert masks.any()
     assert (canvases != masks).mean() < 1e-3

@@ -40,7 +40,7 @@ from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.via import ellipse_points
 from rcnn.data.images import image_size, read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt
-from rcnn.ops.coco_backend import Rle, as_rle, encode_mask, encode_region, rle_mask
+from rcnn.ops.coco_backend import Rle, as_rle, encode_mask, encode_pasted, rle_mask
 from rcnn.text_files import OTHER_ENCODING, NotUnicodeError, lines_of, read_json
 
 NAME = "labelme"
@@ -283,7 +283,7 @@ def _mask(
     if not inside.any():
         warnings.add("a mask without pixels in the image", SKIPPED, [name], kind="empty-mask")
         return None
-    return encode_region(max(0, left), max(0, top), inside, size)
+    return encode_pasted(max(0, left), max(0, top), inside, size)
 
 
 def _grouped(parts: Sequence[_Part]) -> list[list[_Part]]:

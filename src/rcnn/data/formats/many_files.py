@@ -12,7 +12,7 @@ from rcnn.data.checks.tables import MetricName, RawEntry, RawTables
 from rcnn.data.folders import images_in
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import Warnings, counted, few
-from rcnn.ops.coco_backend import Rle, encode_region
+from rcnn.ops.coco_backend import Rle, encode_pasted
 
 DEFAULT_CLASS = "object"  # the class if a format names none
 
@@ -77,4 +77,4 @@ def pixels_mask(pixels: np.ndarray, size: tuple[int, int]) -> Rle:
     top, left = int(rows.min()), int(columns.min())
     region = np.zeros((int(rows.max()) - top + 1, int(columns.max()) - left + 1), dtype=bool)
     region[rows - top, columns - left] = True
-    return encode_region(left, top, region, size)
+    return encode_pasted(left, top, region, size)

@@ -19,9 +19,9 @@ from functools import cached_property, partial
 from typing import Protocol, TypeAlias
 
 import numpy as np
-from torch import Tensor
 
 from rcnn.data.balance import repeat_factors
+from rcnn.data.decoded import Decoded
 from rcnn.data.loading.padding import Padding, pad_images, padded_shape
 from rcnn.data.loading.sampler import AUGMENT, REPLACE, BatchSampler, Indices
 from rcnn.data.loading.training_batch import TrainingBatch
@@ -249,20 +249,20 @@ class Batches:
         options = replace(self.targets, masks="polygon") if find_boxes else self.targets
         record = self.dataset[index]
         try:
-            image, file_size = self._decoded(record, seed)
+            decoded = self._decoded(record, seed)
         except (ValueError, OSError) as error:
             if not self.skip_unreadable:
                 raise
             text = str(error) or type(error).__name__
             raise UnreadableImageError(text if str(record.path) in text else f"{record.path}: {text}") from error
-        return make_sample(record, image, options, file_size)
+        return make_sample(record, decoded.image, options, decoded.file_size)
 
-    def _decoded(self, record: ImageRecord, seed: Sequence[int]) -> tuple[Tensor, tuple[int, int] | None]:
-        """The pixels of an image, and the size of its file if they are resized. Raises ValueError for another size."""
+    def _decoded(self, record: ImageRecord, seed: Sequence[int]) -> Decoded:
+        """The pixels of an image, perhaps resized. Raises ValueError if the file has another size than the record."""
         size = size_when_decoded((record.height, record.width), self.settings, self.input_config, seed)
-        image, file_size = (record.read(), None) if size is None else record.read_resized(size)
-        require_size(record, file_size or (image.shape[1], image.shape[2]))
-        return image, file_size
+        decoded = Decoded(record.read()) if size is None else record.read_resized(size)
+        require_size(record, decoded.original_size)
+        return decoded
 
     def _other(self, index: int, seed: Sequence[int]) -> Sample | None:
         """A random image with objects, not image `index`, resized and flipped; None if none can be read."""

@@ -53,8 +53,8 @@ def _flipped(boxes: Tensor, width: int) -> Tensor:
 
 def preprocess(sample: Sample, preprocessor: Preprocessor) -> tuple[Sample, Frame]:
     """A sample resized for the network by `preprocessor`, with its objects moved accordingly, and its frame."""
-    if sample.file_size is not None:
-        image, frame = sample.image, preprocessor.frame(sample.file_size)
+    if sample.is_resized:  # only the objects are left to move
+        image, frame = sample.image, preprocessor.frame(sample.size)
     else:
         image, frame = preprocessor(sample.image)
     return to_input(sample, image, frame, preprocessor.config.resize), frame

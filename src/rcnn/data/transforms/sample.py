@@ -1,4 +1,7 @@
-"""The value that the transforms change: one image and its objects."""
+"""The value that the transforms change: one image and its objects.
+
+Letters: N objects, E edges of one object's outline, J keypoints, I crowds, K classes.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,9 @@ class Sample:
     outlines: tuple[np.ndarray, ...] | None = None
     bitmaps: Tensor | None = None  # (N, H, W) bool
     keypoints: Tensor | None = None  # (N, J, 3) float32: x, y, visibility 0, 1 or 2; zeros where it is 0
-    crowds: Tensor | None = None  # (C, 4) float32 xyxy pixels; None: not requested
-    # (height, width) of the file where `image` was resized when it was decoded: the coordinates are still the file's
+    crowds: Tensor | None = None  # (I, 4) float32 xyxy pixels; None: not requested
+    # (height, width) of the file if `image` was resized when it was decoded: the coordinates are still the file's (see
+    # data/decoded.py)
     file_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -35,6 +39,11 @@ class Sample:
             value = getattr(self, name)
             if value is not None and len(value) != len(self.boxes):
                 raise ValueError(f"sample.{name} has length {len(value)}; expected {len(self.boxes)}, one per box")
+
+    @property
+    def is_resized(self) -> bool:
+        """Whether `image` already has the network's size, and the coordinates are still in pixels of the file."""
+        return self.file_size is not None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rcnn.ops.contours import Part, joined, region_parts
-from rcnn.ops.masks import Region
+from rcnn.ops.contours import Part, joined, pasted_parts
+from rcnn.ops.masks import PastedMask
 
 VERSION = "5.5.0"  # of labelme, which checks this version
 
@@ -21,7 +21,7 @@ def labelme_file(
     boxes: npt.NDArray[np.floating[Any]],
     *,
     scores: npt.NDArray[np.floating[Any]] | None = None,
-    masks: Iterable[Region] | None = None,
+    masks: Iterable[PastedMask] | None = None,
     tolerance: float,
 ) -> dict[str, Any]:
     """The content of the JSON file of an image of `size` (height, width), with N objects.
@@ -32,9 +32,9 @@ def labelme_file(
     rectangle.
     """
     shapes = list[dict[str, Any]]()
-    regions = [None] * len(names) if masks is None else masks
-    for row, (name, box, region) in enumerate(zip(names, boxes.tolist(), regions, strict=True)):
-        parts = list[Part]() if region is None else region_parts(region, tolerance=tolerance)
+    pasted_masks = [None] * len(names) if masks is None else masks
+    for row, (name, box, pasted) in enumerate(zip(names, boxes.tolist(), pasted_masks, strict=True)):
+        parts = list[Part]() if pasted is None else pasted_parts(pasted, tolerance=tolerance)
         for part in parts:
             points = joined([part.outline, *part.holes])
             shapes.append(_shape(name, "polygon", points.tolist(), row if len(parts) > 1 else None, scores, row))

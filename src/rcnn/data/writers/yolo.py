@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rcnn.ops.contours import Part, joined, region_parts
-from rcnn.ops.masks import Region
+from rcnn.ops.contours import Part, joined, pasted_parts
+from rcnn.ops.masks import PastedMask
 
 VISIBLE = 2.0  # visibility of a keypoint in YOLO's and COCO's formats
 
@@ -20,7 +20,7 @@ def yolo_lines(
     labels: Sequence[int],
     boxes: npt.NDArray[np.floating[Any]],
     *,
-    masks: Iterable[Region] | None = None,
+    masks: Iterable[PastedMask] | None = None,
     keypoints: npt.NDArray[np.floating[Any]] | None = None,
     tolerance: float,
 ) -> list[str]:
@@ -33,9 +33,9 @@ def yolo_lines(
     """
     height, width = size
     lines = list[str]()
-    regions = [None] * len(labels) if masks is None else masks
-    for row, (label, (x1, y1, x2, y2), region) in enumerate(zip(labels, boxes.tolist(), regions, strict=True)):
-        parts = list[Part]() if region is None else region_parts(region, tolerance=tolerance)
+    pasted_masks = [None] * len(labels) if masks is None else masks
+    for row, (label, (x1, y1, x2, y2), pasted) in enumerate(zip(labels, boxes.tolist(), pasted_masks, strict=True)):
+        parts = list[Part]() if pasted is None else pasted_parts(pasted, tolerance=tolerance)
         if parts:
             points = joined([polygon for part in parts for polygon in (part.outline, *part.holes)])
             numbers: list[float] = (points / (width, height)).reshape(-1).tolist()
