@@ -138,6 +138,8 @@ def test_choices_of_an_evaluation_are_checked_before_its_files() -> None:
         rcnn.compare(NOWHERE, NOWHERE, metric="ap")
     with pytest.raises(ValueError, match=r"^precision='half' is not known; expected float32, bfloat16, auto"):
         evaluate(precision="half")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^padding='none' is not known; expected exact, bucket"):
+        evaluate(padding="none")  # type: ignore[arg-type]
     devices: tuple[Any, ...] = (0, np.int64(0), np.array(0), "cuda:0", torch.device("cuda", 0))
     for device in devices:
         with pytest.raises(ValueError, match=r"^device cuda:0 cannot be chosen for processes that rcnn starts"):

@@ -56,17 +56,17 @@ class TargetOptions:
         require_switches(keypoints=self.keypoints, crowds=self.crowds)
         for name in ("keypoints", "crowds"):
             object.__setattr__(self, name, bool(getattr(self, name)))
-        object.__setattr__(self, "pairs", _plain(self.pairs))
+        object.__setattr__(self, "pairs", _as_tuples(self.pairs))
         if self.pairs is not None and not (isinstance(self.pairs, tuple) and all(map(_is_pair, self.pairs))):
             raise ValueError(
                 f"pairs={excerpt(self.pairs)}; expected None or pairs of numbers of keypoints, e.g. ((1, 2), (3, 4))"
             )
 
 
-def _plain(value: Any) -> Any:
+def _as_tuples(value: Any) -> Any:
     """`value` with tuples in place of lists and of numpy's arrays, and Python's numbers in place of numpy's."""
     value = value.tolist() if hasattr(value, "tolist") else value
-    return tuple(map(_plain, value)) if isinstance(value, (tuple, list)) else value
+    return tuple(map(_as_tuples, value)) if isinstance(value, (tuple, list)) else value
 
 
 def _is_pair(value: object) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from rcnn.arguments import DATA, MODEL, OUTPUT, as_path, require_one_of, require_switches, whole_number
 from rcnn.data import Dataset
-from rcnn.data.loading import Padding
+from rcnn.data.loading import Padding, require_padding
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.boundary import add_boundary, require_boundary
 from rcnn.evaluation.evaluate import Evaluation
@@ -55,6 +55,7 @@ def evaluate(
     device: Device = "auto",
     devices: int = 1,
     precision: Precision = "float32",
+    padding: Padding = "exact",
     compile: bool = False,
     allow: str | Sequence[str] = (),
     output: str | Path | None = None,
@@ -74,8 +75,9 @@ def evaluate(
     proposals 1000) or LVIS' 300 per image. A checkpoint's own limit is raised to this number; a predictor that returns
     fewer gets a warning. `metric`: "coco", "voc2007", "voc2012" or "lvis"; defaults to that of the data set's
     format. `strict` and `allow_empty` as in `open_dataset`.
-    `device`, `precision`, `compile` (see `Predictor`) and `allow` (see `rcnn.load`) are for a checkpoint; a predictor
-    has its own, and saved results need none. With `compile`, images are padded as with padding="bucket".
+    `device`, `precision`, `padding`, `compile` (see `Predictor`) and `allow` (see `rcnn.load`) are for a checkpoint; a
+    predictor has its own, and saved results need none. Each padded shape of images is compiled for itself, so give
+    `compile` with padding="bucket", which has few; it changes AP a little.
     `devices`: number of processes that share the images, for a checkpoint: one per GPU, or on the CPU if there is none;
     a script then needs `if __name__ == "__main__":`.
 
@@ -102,6 +104,7 @@ def evaluate(
     devices = whole_number("devices", devices, "1 or more processes")
     require_switches(compile=compile)
     require_one_of("precision", precision, get_args(Precision))
+    require_padding(padding)
     inside = "" if output is None else _checked_output(as_path(output, OUTPUT), data, str(images))
     chosen = EvaluationOptions(
         limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
@@ -115,8 +118,8 @@ def evaluate(
             evaluate, model, data, overrides=overrides, split=split, annotations=annotations, images=images,
             relative_boxes=relative_boxes, ignore_other_classes=ignore_other_classes, limit=limit,
             batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric, strict=strict,
-            allow_empty=allow_empty, device=device, precision=precision, compile=compile, allow=allow,
-            output=output, pictures=pictures, boundary=boundary,
+            allow_empty=allow_empty, device=device, precision=precision, padding=padding, compile=compile,
+            allow=allow, output=output, pictures=pictures, boundary=boundary,
         )  # fmt: skip
         # on a CPU, the last digits of scores depend on the number of threads
         same_threads = choose_device(device).type == "cpu"
@@ -126,7 +129,7 @@ def evaluate(
         subject = _subject_of(model, data, str(split), changes, options)
     else:
         own = device_of_process(choose_device(device), process_numbers())
-        load = partial(_load, model, device=own, precision=precision, compile=compile, allow=allow)
+        load = partial(_load, model, device=own, precision=precision, padding=padding, compile=compile, allow=allow)
         subject = open_subject(
             model, data, str(split), load=load, overrides=changes, options=options, evaluation=chosen
         )
@@ -186,10 +189,10 @@ def _load(
     *,
     device: Device,
     precision: Precision,
+    padding: Padding,
     compile: bool,
     allow: str | Sequence[str],
 ) -> Predictor:
-    padding: Padding = "bucket" if compile else "exact"  # each shape of padded images takes a graph of its own
     return Predictor(
         model, device=device, precision=precision, overrides=overrides, allow=allow, compile=compile, padding=padding
     )

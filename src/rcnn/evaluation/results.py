@@ -18,8 +18,9 @@ from rcnn.evaluation.plan import plan_evaluation
 from rcnn.evaluation.predicted import TABLES_FILE, predicted_images, with_ids_by_name
 from rcnn.evaluation.saved_boxes import box_form_warnings
 from rcnn.evaluation.saved_ids import with_ids_of
+from rcnn.metrics.checks import ResultError
 from rcnn.metrics.choice import evaluate
-from rcnn.metrics.inputs import GroundTruth, check_results, json_lines, read_json_or_lines
+from rcnn.metrics.inputs import GroundTruth, check_results, in_utf8, json_lines, read_json_or_lines
 from rcnn.metrics.values import FIELDS
 from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
 from rcnn.outputs import METRICS_FILE, files_of_rcnn
@@ -145,7 +146,7 @@ def _images_of_lines(path: Path) -> int:
     lines: list[Any] = []
     if path.suffix == ".jsonl":
         with suppress(ValueError, RecursionError):  # not one JSON value per line
-            lines = json_lines(path.read_bytes(), unfinished=path.name == UNFINISHED)
+            lines = json_lines(in_utf8(path.read_bytes()), unfinished=path.name == UNFINISHED)
     is_per_image = len(lines) > 1 or path.name == UNFINISHED
     return len(lines) if is_per_image and all(isinstance(line, list) for line in lines) else 0
 
@@ -180,12 +181,12 @@ def fitted(
 
     `ground_truth`: that of the data set. Raises ValueError for results that do not fit.
     """
+    named, lines = with_ids_by_name(path, saved.results, dataset)
     try:
-        named, lines = with_ids_by_name(path, saved.results, dataset)
         results, matched = with_ids_of(dataset, named)
-        check_results(ground_truth, results, str(dataset.annotation_file), f"{path}: result")
+        check_results(ground_truth, results, str(dataset.annotation_file))
     except ValueError as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
     return replace(saved, results=results), lines + matched + box_form_warnings(dataset, results)
 
 
@@ -233,10 +234,8 @@ def evaluate_results(
             keypoint_sigmas=sigmas,
             max_detections=max_detections,
         )
-    except ValueError as error:
-        if str(error).startswith("result "):
-            raise ValueError(f"{path}: {error}") from error
-        raise
+    except ResultError as error:
+        raise ValueError(f"{path}: {error}") from error
     return Evaluation(
         metrics=metrics,
         results=results,
@@ -263,8 +262,8 @@ def _incomplete_kinds(path: Path, results: Sequence[Result], kinds: Sequence[str
     counts = {kind: sum(bool(result.get(field)) for result in results) for kind, field in FIELDS.items()}
     names = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
     return tuple(
-        f"{names[kind]} are not evaluated: only {count} of the {len(results)} results of {path} have the field "
-        f"{FIELDS[kind]}; give it to all, or leave it out of all"
+        f"{names[kind]} are not evaluated: only {count} of the {len(results)} results of {path} "
+        f"{'has' if count == 1 else 'have'} a value of {FIELDS[kind]}; give it to all, or leave it out of all"
         for kind, count in counts.items()
         if kind in names and kind not in kinds and 0 < count < len(results)
     )

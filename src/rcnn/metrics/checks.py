@@ -22,6 +22,10 @@ Entry: TypeAlias = dict[str, Any]  # an image, annotation, category or result, r
 GroundTruth: TypeAlias = dict[str, Any]  # {"images": [..], "annotations": [..], "categories": [..]}
 
 
+class ResultError(ValueError):
+    """Results that cannot be evaluated; the message does not say where they are from."""
+
+
 def check_ground_truth(data: GroundTruth, source: str) -> None:
     """Raise ValueError unless images and categories have ids, and annotations refer to them and have valid fields."""
     known: dict[str, set[Any]] = {}
@@ -60,14 +64,14 @@ def ascending(ids: set[Id]) -> list[Id]:
     return sorted(ids, key=lambda value: (isinstance(value, str), value))
 
 
-def check_results(data: GroundTruth, results: Sequence[Entry], source: str, results_source: str = "result") -> None:
-    """Raise ValueError unless every result has a known image and category, a finite score and valid fields."""
-    check_fields(results, results_source)
+def check_results(data: GroundTruth, results: Sequence[Entry], source: str) -> None:
+    """Raise ResultError unless every result has a known image and category, a finite score and valid fields."""
+    check_fields(results)
     for field, table in (("image_id", "images"), ("category_id", "categories")):
         known = {entry["id"] for entry in data[table]}
         found = {result[field] for result in results}
         if unknown := ascending(found - known):
-            raise ValueError(
+            raise ResultError(
                 f"results have {field} {few_ids(unknown)}, which {source} does not list under {table!r}; it has "
                 f"{few_ids(ascending(known)) or 'none'}. Evaluate against the annotation file of the images that were "
                 f"predicted on{_advice(field, found, known)}"
@@ -85,48 +89,48 @@ def _advice(field: str, found: set[Any], known: set[Any]) -> str:
     return ""
 
 
-def check_fields(results: Sequence[Entry], results_source: str = "result") -> None:
-    """Raise ValueError unless every result has an image_id, a category_id, a finite score and valid fields.
+def check_fields(results: Sequence[Entry]) -> None:
+    """Raise ResultError unless every result has an image_id, a category_id, a finite score and valid fields.
 
     A bbox, segmentation or keypoints of None counts as absent.
     """
     if not _results_are_sound(results):
         for row, result in enumerate(results):
-            _check_result(result, f"{results_source} {row}")
+            _check_result(result, f"result {row}")
 
 
 def _check_result(result: Entry, name: str) -> None:
     if not isinstance(result, dict):
-        raise ValueError(f"{name} is {excerpt(result)}; expected an object in COCO's format, {{'image_id': 1, ...}}")
+        raise ResultError(f"{name} is {excerpt(result)}; expected an object in COCO's format, {{'image_id': 1, ...}}")
     missing = [field for field in ("image_id", "category_id", "score") if field not in result]
     if missing:
-        raise ValueError(f"{name} has no {', '.join(missing)}, which COCO's results format requires")
+        raise ResultError(f"{name} has no {', '.join(missing)}, which COCO's results format requires")
     name = f"{name} (image {excerpt(result['image_id'])})"
     for field, expected in (("image_id", "an integer or a string"), ("category_id", "an integer")):
         if not _is_id(result[field], field):
-            raise ValueError(f"{name} has {field} {excerpt(result[field])}; expected {expected}")
+            raise ResultError(f"{name} has {field} {excerpt(result[field])}; expected {expected}")
     if not _finite(result["score"]):
-        raise ValueError(f"{name} has score {excerpt(result['score'])}; expected a finite number")
+        raise ResultError(f"{name} has score {excerpt(result['score'])}; expected a finite number")
     if result.get("bbox") is not None and not _is_box(result["bbox"]):
-        raise ValueError(f"{name} has bbox {excerpt(result['bbox'])}; expected {_BOX}")
+        raise ResultError(f"{name} has bbox {excerpt(result['bbox'])}; expected {_BOX}")
     points = result.get("keypoints")
     if points is not None and not (_numbers(points) and len(points) % 3 == 0):
-        raise ValueError(f"{name} has keypoints {excerpt(points)}; expected [x, y, score, x, y, score, ...]")
+        raise ResultError(f"{name} has keypoints {excerpt(points)}; expected [x, y, score, x, y, score, ...]")
     if result.get("segmentation") is not None and not _is_segmentation(result["segmentation"]):
-        raise ValueError(
+        raise ResultError(
             f"{name} has segmentation {excerpt(result['segmentation'])}; expected RLE "
             "{'size': [height, width], 'counts': ...} or polygons [[x, y, x, y, x, y, ...], ...]"
         )
 
 
 def check_masks(data: GroundTruth, results: Mapping[int, Entry], source: str) -> None:
-    """Raise ValueError for a mask that is empty, damaged, or not of its image's size: COCO's code gives it an IoU of 0.
+    """Raise ResultError for a mask that is empty, damaged, or not of its image's size.
 
-    Keys of `results` are their rows.
+    COCO's code gives such a mask an IoU of 0. Keys of `results` are their rows.
     """
     for row, result in results.items():
         if result["segmentation"] == []:
-            raise ValueError(
+            raise ResultError(
                 f"result {row} (image {excerpt(result['image_id'])}) has a mask without polygons; expected RLE, or "
                 "polygons [[x, y, x, y, x, y, ...], ...]. Leave the kind segm out to evaluate boxes only"
             )
@@ -142,11 +146,11 @@ def check_masks(data: GroundTruth, results: Mapping[int, Entry], source: str) ->
         (row, mask), size = masks[place], expected[place]
         name = f"result {row} (image {excerpt(results[row]['image_id'])})"
         if list(mask["size"]) != size:
-            raise ValueError(
+            raise ResultError(
                 f"{name} has a mask of (height, width) {tuple(mask['size'])}, but {source} says {tuple(size)}; "
                 "expected masks at the size of the original image"
             )
-        raise ValueError(
+        raise ResultError(
             f"{name} has a mask with counts {excerpt(mask['counts'])}; expected RLE counts that add up to "
             f"{size[0]} x {size[1]} pixels, or their compressed text"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from rcnn.metrics.checks import (
     Entry,
     GroundTruth,
     Id,
+    ResultError,
     ascending,
     check_ground_truth,
     check_masks,
@@ -24,7 +26,7 @@ from rcnn.metrics.checks import (
     few_ids,
 )
 from rcnn.metrics.values import FIELDS
-from rcnn.text_files import NotUnicodeError, read_json, require_file
+from rcnn.text_files import OTHER_ENCODING, NotUnicodeError, read_json, require_file
 
 EXPECTED = "expected a file in COCO's format"
 
@@ -119,8 +121,8 @@ def check_inputs(
 ) -> EvaluationInputs:
     """Ground truth and results, checked; only the images of `image_ids` (None: all), and their results.
 
-    Raises ValueError as `check_truth`, and for a result with an unknown image or category, a damaged field or without
-    the field of a kind, or a mask of a result that does not have the size of its image.
+    Raises ValueError as `check_truth`, and ResultError for a result with an unknown image or category, a damaged field
+    or without the field of a kind, or a mask of a result that does not have the size of its image.
     """
     inputs = check_truth(ground_truth, kinds, image_ids, known_kinds)
     check_results(inputs.data, results, inputs.source)
@@ -174,11 +176,11 @@ def box_outline(annotation: Entry) -> list[list[float]]:
 
 
 def _require_field(results: Mapping[int, Entry], kind: str) -> None:
-    """Raise ValueError for a result without the field that `kind` measures. Keys are the rows of the results."""
+    """Raise ResultError for a result without the field that `kind` measures. Keys are the rows of the results."""
     field = FIELDS[kind]
     for row, result in results.items():
         if result.get(field) is None:
-            raise ValueError(
+            raise ResultError(
                 f"result {row} (image {result['image_id']!r}) has no {field!r}; expected it in every result for the "
                 f"metrics of kind {kind!r}. Add it, or leave this kind out"
             )
@@ -216,7 +218,10 @@ def read_json_or_lines(path: Path, *, unfinished: bool = False) -> Any:
         except ValueError:
             if not _begins_with_a_line(path):
                 raise
-    content = path.read_bytes()
+    try:
+        content = in_utf8(path.read_bytes())
+    except UnicodeDecodeError as error:
+        raise NotUnicodeError(f"{path} is {OTHER_ENCODING}") from error
     try:
         lines = json_lines(content, unfinished=unfinished)
     except (ValueError, RecursionError):
@@ -228,26 +233,40 @@ def read_json_or_lines(path: Path, *, unfinished: bool = False) -> Any:
 
 def _begins_with_a_line(path: Path) -> bool:
     """Whether the first of several lines is a JSON object or list of its own, as in JSON lines."""
-    first, *rest = path.read_bytes().strip().split(b"\n", 1)
     try:
+        first, *rest = in_utf8(path.read_bytes()).strip().split(b"\n", 1)
         return bool(rest) and isinstance(json.loads(first), (dict, list))
     except (ValueError, RecursionError):
         return False
 
 
 def _broken_line(content: bytes) -> int:
-    """The number of the first line that is not JSON, from 1; 0 if that is the first one: a value in several lines."""
-    for index, line in enumerate(content.split(b"\n")):
+    """The number of the first line that is not JSON, from 1; 0 if it is the first that is not blank.
+
+    That is a value in several lines.
+    """
+    lines = [(number, line) for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()]
+    for number, line in lines:
         try:
-            if line.strip():
-                json.loads(line)
+            json.loads(line)
         except (ValueError, RecursionError):
-            return index + 1 if index else 0
+            return 0 if number == lines[0][0] else number
     return 0
 
 
+def in_utf8(content: bytes) -> bytes:
+    """The content of a JSON file in UTF-8, without a byte order mark: JSON may be in UTF-16 or UTF-32, too.
+
+    UnicodeDecodeError for bytes that are not in that encoding. UTF-8 is not checked: the last line may be cut short.
+    """
+    encoding = json.detect_encoding(content)
+    if encoding.startswith("utf-8"):
+        return content.removeprefix(codecs.BOM_UTF8)
+    return content.decode(encoding).encode()
+
+
 def json_lines(text: bytes, *, unfinished: bool) -> list[Any]:
-    """The values of a text with one JSON value per line; blank lines are skipped. ValueError for other lines.
+    """The values of a text in UTF-8 with one JSON value per line; blank lines are skipped. ValueError for other lines.
 
     `unfinished`: a last line that is not JSON is skipped, because a process that was killed writes an incomplete line.
     """

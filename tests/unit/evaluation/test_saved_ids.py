@@ -15,6 +15,7 @@ from rcnn.evaluation.api import evaluate
 from rcnn.evaluation.compare import compare
 from rcnn.evaluation.results import evaluate_results
 from rcnn.evaluation.saved_ids import with_ids_of
+from rcnn.metrics.inputs import read_json_or_lines
 from rcnn.outputs import OutputFolder
 
 Entry = dict[str, Any]
@@ -240,3 +241,18 @@ def test_json_lines_are_known_by_their_content(name: str, tmp_path: Path) -> Non
     file.write_text(json.dumps(results, indent=1)[:-9])
     with pytest.raises(ValueError, match=rf"{name} is not JSON \("):
         evaluate_results(file, dataset)
+
+
+@pytest.mark.parametrize("name", ["found.json", "found.jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_and_its_lines_may_begin_with_blank_lines_in_each_encoding_of_json(
+    name: str, encoding: str, tmp_path: Path
+) -> None:
+    values, file = [{"id": 1}, {"id": "é"}], tmp_path / name
+    lines = "\n".join(json.dumps(value, ensure_ascii=False) for value in values)
+    for text in (lines, f"\n\n{lines}\n", "\n" + json.dumps(values, indent=1, ensure_ascii=False)):
+        file.write_bytes(text.encode(encoding))
+        assert read_json_or_lines(file) == values
+    file.write_bytes(f"\n{lines}\n[1,".encode(encoding))
+    with pytest.raises(ValueError, match=f"{name} is not JSON in line 4; expected a result, or a list, per line"):
+        read_json_or_lines(file)

@@ -216,7 +216,11 @@ def test_lines_of_another_program(form: str, tmp_path: Path) -> None:
         evaluate(file, data)
     masks = [result | ({"segmentation": [[0, 0, 9, 0, 9, 9]]} if row else {}) for row, result in enumerate(results)]
     file.write_text(json.dumps(masks))
-    expected = f"masks are not evaluated: only {len(results) - 1} of the {len(results)} results"
+    expected = f"masks are not evaluated: only {len(results) - 1} of the {len(results)} results of {file} have a value"
+    assert any(expected in line for line in evaluate(file, data).warnings)
+    one = [result | {"segmentation": [] if row else [[0, 0, 9, 0, 9, 9]]} for row, result in enumerate(results)]
+    file.write_text(json.dumps(one))
+    expected = f"only 1 of the {len(results)} results of {file} has a value of segmentation; give it to all"
     assert any(expected in line for line in evaluate(file, data).warnings)
     file.write_text("[]")
     assert not any("keypoints" in line for line in evaluate(file, data).warnings)
