@@ -1,6 +1,6 @@
 """The features of given boxes, as arrays on the CPU.
 
-Letters: N boxes of one image.
+Letters: N boxes of one image, C channels and s side of the pooled maps, F channels after the trunk.
 """
 
 from __future__ import annotations

@@ -250,6 +250,28 @@ def test_every_opaque_op_has_a_fake_kernel() -> None:
     assert not without, f"torch.compile cannot trace {without}"
 
 
+def test_letters_of_shapes_are_explained() -> None:
+    """At the top of the file (`Letters: ...`), or for all files in docs/conventions.md."""
+    conventions = (ROOT / "docs" / "conventions.md").read_text(encoding="utf-8")
+    shared = _letters(conventions[conventions.index("all others mean:") :].split("For example")[0])
+    assert set("BHWNGPRDKJC") <= shared
+    shapes, unexplained = 0, list[str]()
+    for path in FILES:
+        if package_of(path) in ("models", "ops", "structures", "region_features"):
+            text, top = path.read_text(encoding="utf-8"), ast.get_docstring(tree_of(path)) or ""
+            own = _letters(top[top.index("Letters:") :]) if "Letters:" in top else set[str]()
+            for shape in re.findall(r"(?<!\w)\([\w.*+ /-]+,(?: [\w.*+ /-]+,?)*\)", text):
+                shapes += 1
+                if unknown := _letters(shape) - own - shared:
+                    unexplained.append(f"{path.relative_to(ROOT)}: {', '.join(sorted(unknown))} in {shape}")
+    assert shapes > 500
+    assert not unexplained, "\n".join(unexplained)
+
+
+def _letters(text: str) -> set[str]:
+    return set(re.findall(r"\b[A-Z]\b", text))
+
+
 def test_make_runs_no_exhaustive_tests() -> None:
     """A `-m` in the Makefile replaces that of pyproject.toml."""
     commands = [line for line in (ROOT / "Makefile").read_text().splitlines() if " -m pytest" in line]

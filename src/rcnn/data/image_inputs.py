@@ -93,6 +93,8 @@ def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX
         path = os.fsdecode(value)  # a path may be bytes, as in os.scandir(b"folder")
         if path.startswith(("http://", "https://")):
             raise ValueError(f"{path} is a URL; expected a file: download it and pass its bytes, or use `rcnn predict`")
+        if not path:
+            raise ValueError("got an empty text; expected an image file")
         return read_image(Path(path), max_pixels=max_pixels)
     if isinstance(value, ImageRecord):  # before files, because it can be read, too
         return value.read(max_pixels=plain(max_pixels))

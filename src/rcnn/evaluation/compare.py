@@ -10,7 +10,7 @@ from typing import Any
 
 from rcnn.arguments import DATA, MODEL, OUTPUT, as_optional_text, as_path, whole_number
 from rcnn.data import Dataset
-from rcnn.data.messages import few
+from rcnn.data.messages import counted, few
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.api import evaluate
 from rcnn.evaluation.evaluate import Result
@@ -199,7 +199,12 @@ def _compare(
         for line in side.warnings
         if line not in plan.warnings
     ]
-    lines = (*_trained_on(sources, dataset), *own, *plan.warnings, *partly)
+    first = [
+        f"{source} has results for the first {counted(limit, 'image')}, so only these are compared"
+        for source, side in zip(sources, sides, strict=True)
+        if side.limit and side.limit == limit
+    ]
+    lines = (*_trained_on(sources, dataset), *own, *plan.warnings, *first, *partly)
     return replace(
         comparison,
         split=dataset.split,

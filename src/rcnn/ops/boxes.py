@@ -1,4 +1,7 @@
-"""Boxes: float xyxy, absolute pixels, width = x2 - x1. All boxes of a call are in pixels of the same image."""
+"""Boxes: float xyxy, absolute pixels, width = x2 - x1. All boxes of a call are in pixels of the same image.
+
+Letters: B images, N and M boxes.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 An RLE is {"size": [height, width], "counts": ...}: alternating runs of 0 and 1, column by column, from the top left.
 Counts are a list of run lengths (as for crowds in annotation files), or COCO's compressed form, bytes or str.
+
+Letters: R RLEs, D detections, G ground-truth objects.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Points are x, y in pixels, on the edges between pixels: the pixel (0, 0) alone has the corners (0, 0), (1, 0), (1, 1),
 (0, 1).
+
+Letters: P and Q corners of a polygon.
 """
 
 from __future__ import annotations

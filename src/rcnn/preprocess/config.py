@@ -21,11 +21,11 @@ class InputConfig:
     resize: Resize = "antialias"
     # how the resized sides are rounded: round: to the nearest pixel, as in Detectron2, but with resize=bilinear as in
     # torchvision: down, after both sides were multiplied by the smaller of min_size / shorter side and max_size /
-    # longer side; floor: down, with each other resize too (FCIS in Chainer); factor: as OpenCV
-    # rounds for a given scale factor, and samples are 1 / factor pixels apart (chainer-mask-rcnn, DeNA); factor_limit:
-    # like factor, and the longer side is rounded before it is compared with max_size (Detectron, mask-faster-rcnn);
-    # factor_up: like factor_limit, but images are never shrunk to reach min_size, and the distance between samples is
-    # the ratio of the sides (matterport)
+    # longer side; floor: down, whatever the resize (FCIS in Chainer); factor: as OpenCV rounds for a given scale
+    # factor, and samples are 1 / factor pixels apart (chainer-mask-rcnn, DeNA); factor_limit: like factor, and the
+    # longer side is rounded before it is compared with max_size (Detectron, mask-faster-rcnn); factor_up: like
+    # factor_limit, but images are never shrunk to reach min_size, and the distance between samples is the ratio of the
+    # sides (matterport)
     size_rounding: Rounding = "round"
     canvas: int = 0  # side of a black square, pixels; images are placed in its centre (matterport); 0: none
     # the factor that maps boxes back to the file: axes: one factor per axis; width (ChainerCV), height (chainer-fcis):

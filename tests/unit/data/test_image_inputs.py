@@ -150,6 +150,8 @@ def test_a_missing_file() -> None:
     for path, reason in (("gone.jpg", "does not exist"), ("a\0b.jpg", "contains a NUL character")):
         with pytest.raises(FileNotFoundError, match=reason):
             as_image(path)
+    with pytest.raises(ValueError, match="got an empty text; expected an image file"):
+        as_image("")
 
 
 def test_an_image_of_a_data_set(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def test_a_model_predicts_on_the_images_that_are_compared(tmp_path: Path) -> Non
     for pair in ((model, saved), (saved, model)):
         found = compare(*pair, data, samples=0, device="cpu")
         assert (found.images, found.failed) == (1, 0)
+        assert f"{saved} has results for the first 1 image, so only these are compared" in found.warnings
 
 
 def test_kinds_that_a_model_cannot_measure_are_not_compared(tmp_path: Path) -> None:

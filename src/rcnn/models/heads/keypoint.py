@@ -1,7 +1,7 @@
 """Keypoint head (He et al. 2017, section 5): one heatmap per keypoint and region; the keypoint is at its maximum.
 
 Letters: B images, G ground-truth objects, R regions, D detections, J keypoints, m side of a heatmap (four times that of
-the pooled region: 56).
+the pooled region: 56); for the layers, N regions of all images, C channels and s side of their maps.
 """
 
 from __future__ import annotations
