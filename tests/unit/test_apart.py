@@ -54,3 +54,37 @@ def test_an_output_inside_the_data_gets_a_warning(
     monkeypatch.chdir(data)
     assert command("data", "info", data, "--output", data / "a") == 0
     assert f"warning: {line}" in capsys.readouterr().err
+
+
+def test_the_folders_of_the_images_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that the user names, and without a name those in which the images were found."""
+    data = write_tiny_coco(tmp_path, {"val": 2}, size=(16, 24))
+    file = (data / "annotations" / "instances_val.json").rename(data / "ann.json")
+    (data / "val").rename(data / "images")
+    results = data / "results.json"
+    results.write_text("[]")
+    monkeypatch.chdir(data)
+    refused = r"^images is the folder of the images, and rcnn would put its files among them: choose another output"
+    with pytest.raises(ValueError, match=refused):
+        require_apart(Path("images"), file, "images")
+    require_apart(Path("runs/a"), file, "images", folders=[data / "images"])
+    with pytest.raises(ValueError, match=refused):
+        rcnn.browse_dataset(file, "images", images="images")
+    with pytest.raises(ValueError, match=refused):
+        rcnn.compare(results, results, file, images="images", output="images")
+    line = (
+        f"images/run is inside the folder of the data set, {data / 'images'}: rcnn does not read its own files as data"
+    )
+    for images in ("", "images"):
+        with pytest.raises(ValueError, match=refused):
+            rcnn.evaluate(results, file, images=images, output="images", allow_empty=True)
+        assert rcnn.evaluate(results, file, images=images, output="images/run", pictures=0).warnings[0].startswith(line)
+        assert "inside the folder" not in str(rcnn.evaluate(results, file, images=images, output="runs/a").warnings)
+    for options in ((), ("--images", "images")):
+        assert command("eval", results, "--data", file, "--output", "images/a", *options) == 0
+        assert capsys.readouterr().err.count("images/a is inside the folder of the ") == 1
+        assert command("eval", results, "--data", file, "--output", "images", *options) != 0
+        assert "images is the folder of the images" in capsys.readouterr().err
+    assert rcnn.open_dataset(file, images="images").image_folders == {data / "images"}

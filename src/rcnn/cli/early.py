@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import typer
@@ -51,8 +51,19 @@ def require_places(data: Path | None, output: Path | None, *, images: str = "", 
         require_folder(output)
         require_not_in_use(output)
     if data is not None and output is not None:
-        require_apart(output, data, own=own)
+        require_apart(output, data, images, own=own)
         _warn(inside_data(output, data, images))
+
+
+def require_apart_from_images(
+    output: Path | None, data: Path, images: str, folders: Collection[Path], own: str
+) -> None:
+    """As `require_places`, for the `folders` in which images were found, once the data set is open."""
+    if output is None or is_one_of_several():
+        return
+    require_apart(output, data, folders=folders, own=own)
+    if not inside_data(output, data, images):  # else the user is warned already
+        _warn(inside_data(output, data, folders=folders, what="the images"))
 
 
 def warn_of_photos(output: Path | None, words: Sequence[str]) -> None:
@@ -95,15 +106,15 @@ def _warn(line: str) -> None:
         typer.echo(f"warning: {line}", err=True)
 
 
-def require_run_folder(output: Path | None, data: Path, *, resume: bool) -> None:
-    """Raise ValueError or OSError if a run on `data` cannot be written to `output`."""
+def require_run_folder(output: Path | None, data: Path, images: str, *, resume: bool) -> None:
+    """Raise ValueError or OSError if a run on `data`, with the folder `images`, cannot be written to `output`."""
     from rcnn.training.found_run import find_run, require_no_run, require_writable
 
     if output is None or is_one_of_several():
         return
     found = find_run(output)
     if not found.checkpoints:
-        require_apart(output, data)
+        require_apart(output, data, images)
     elif resume:
         require_writable(output)
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcnn.cli.early import require_places
+from rcnn.cli.early import require_apart_from_images, require_places
 from rcnn.cli.options import (
     TTA,
     Allow,
@@ -166,6 +166,7 @@ def evaluate(
     subject = open_subject(
         checkpoint, data, split, load=load, overrides=overrides or (), options=dataset_options, evaluation=options
     )
+    require_apart_from_images(output, data, images, subject.dataset.image_folders, METRICS_FILE)
     typer.echo(f"ground truth: {subject.dataset.annotation_file}")
     for line in (*subject.warnings, *subject.dataset.warnings):
         typer.echo(f"warning: {line}", err=True)

@@ -168,7 +168,7 @@ def train(
     if measure_steps and not (dry_run and devices == 1):
         raise ValueError("--measure is for --dry-run on one device: rcnn train MODEL --data DIR --dry-run --measure 5")
     require_places(data, None)
-    require_run_folder(output, data, resume=resume or is_restarted())
+    require_run_folder(output, data, images, resume=resume or is_restarted())
 
     # imported after the checks above, because these modules import torch
     from rcnn.training.setting_names import require_known

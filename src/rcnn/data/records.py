@@ -9,6 +9,7 @@ Letters: I images, A objects of the whole data set, N objects of one image, J ke
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -285,6 +286,12 @@ class Dataset:
     def has_files(self) -> bool:
         """Whether the images are files that are there."""
         return self.pixels is None and not self.without_files
+
+    @property
+    def image_folders(self) -> frozenset[Path]:
+        """The folders that contain the images; none if they are not files."""
+        folders = {os.path.dirname(name) for name in self.file_names} if self.has_files else set[str]()
+        return frozenset(self.folder / folder for folder in folders)
 
     @property
     def class_counts(self) -> dict[str, int]:

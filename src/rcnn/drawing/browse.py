@@ -93,7 +93,7 @@ def browse_dataset(
     limit = whole_number("limit", limit, "0 or more images of each split (0 = all)", 0)
     if output is not None:
         require_folder(as_path(output, OUTPUT))
-        require_apart(as_path(output, OUTPUT), as_path(path, "the data set", DATA), own=PAGE)
+        require_apart(as_path(output, OUTPUT), as_path(path, "the data set", DATA), str(images or ""), own=PAGE)
     if augment is not None:
         augmented = with_steps(augmented, augment)
     opened = partial(

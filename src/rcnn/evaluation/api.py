@@ -105,7 +105,8 @@ def evaluate(
     require_switches(compile=compile)
     require_one_of("precision", precision, get_args(Precision))
     require_padding(padding)
-    inside = "" if output is None else _checked_output(as_path(output, OUTPUT), data, str(images))
+    if output is not None:
+        _require_output(as_path(output, OUTPUT), data, str(images or ""))
     chosen = EvaluationOptions(
         limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
         pictures=pictures, boundary=boundary,
@@ -134,6 +135,7 @@ def evaluate(
             model, data, str(split), load=load, overrides=changes, options=options, evaluation=chosen
         )
     source, dataset = subject.source, subject.dataset
+    inside = () if output is None else _output_warnings(Path(output), data, str(images or ""), dataset)
     with joined(source.device if isinstance(source, Predictor) else torch.device("cpu")) as processes:
         if output is not None:
             name = source.config.name if isinstance(source, Predictor) else source.name
@@ -150,18 +152,26 @@ def evaluate(
             )
         else:
             evaluation = _evaluate(source, dataset, chosen, processes)
-    warnings = (*filter(None, [inside]), *subject.warnings, *evaluation.warnings)
-    return replace(evaluation, warnings=warnings)
+    return replace(evaluation, warnings=(*inside, *subject.warnings, *evaluation.warnings))
 
 
-def _checked_output(output: Path, data: Dataset | str | Path, images: str) -> str:
-    """A warning if `output` is inside the folder of the data; "" if not. Errors as for `require_apart`."""
+def _require_output(output: Path, data: Dataset | str | Path, images: str) -> None:
+    """Errors as for `require_folder` and `require_apart`, before the data set is opened."""
     require_folder(output)
-    if isinstance(data, Dataset) and not data.has_files:
-        return ""
-    place = data.root if isinstance(data, Dataset) else as_path(data, "the data set", DATA)
-    require_apart(output, place, own=METRICS_FILE)
-    return inside_data(output, place, images)
+    if not isinstance(data, Dataset):
+        require_apart(output, as_path(data, "the data set", DATA), images, own=METRICS_FILE)
+
+
+def _output_warnings(output: Path, data: Dataset | str | Path, images: str, dataset: Dataset) -> tuple[str, ...]:
+    """A warning if `output` is inside the folder of the data or its images. Errors as for `require_apart`.
+
+    `dataset` is the `data` that was opened.
+    """
+    if not dataset.has_files:
+        return ()
+    place = data.root if isinstance(data, Dataset) else Path(data)
+    require_apart(output, place, images, folders=dataset.image_folders, own=METRICS_FILE)
+    return tuple(filter(None, [inside_data(output, place, images, folders=dataset.image_folders)]))
 
 
 def _subject_of(

@@ -84,7 +84,9 @@ def compare(
     if data is not None:
         require_path_options(data, split, options)
         if output is not None and not isinstance(data, Dataset):
-            require_apart(as_path(output, OUTPUT), as_path(data, "the data set", DATA), own=COMPARE_FILE)
+            require_apart(
+                as_path(output, OUTPUT), as_path(data, "the data set", DATA), str(images or ""), own=COMPARE_FILE
+            )
     models = tuple(None if is_results(source) else model_record(source) for source in sources)
     options = replace(options, optional_files=not any(models))
     _require_same_classes(sources, models)

@@ -20,7 +20,6 @@ from rcnn.models.own import own_factories
 from rcnn.models.setting_tables import settings_table
 from rcnn.models.unused_settings import override_used
 from rcnn.models.zoo import MODELS
-from rcnn.outputs import inside_data, require_apart
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.launch import typed_command
@@ -33,6 +32,7 @@ from rcnn.training.fitted_model import FittedModel, fit_model, fit_to_data
 from rcnn.training.found_run import FoundRun, find_run
 from rcnn.training.identity import data_identity
 from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
+from rcnn.training.output_place import output_warnings, require_output_apart
 from rcnn.training.request import RunRequest
 from rcnn.training.resume_checks import record_to_resume, require_fixed
 from rcnn.training.run_data import RunData, misspelt_classes, shared_images
@@ -131,12 +131,12 @@ def plan_training(
     """
     processes = Processes(count=devices) if devices > 1 else process_numbers()
     found = find_run(request.output) if request.output is not None else FoundRun(record=None, checkpoints=())
-    if places := _places(request, found):
-        require_apart(*places)
+    require_output_apart(request, found)
     record = record_to_resume(request, found)
     device = device_of_process(choose_device(request.device), processes)
     start = choose_start(request, record, log, download=download)
     model = fit_model(start, log, download=download)
+    require_output_apart(request, found, model.data)
     chosen = _choose_length(start, model, processes, found)
     chosen = _with_workers(chosen, start, device, devices if devices > 1 else processes_here(processes.count))
     space = disk_space(model.detector, chosen.settings, start.request.output)
@@ -268,7 +268,7 @@ def _warnings(
     request, data = start.request, model.data
     if start.recipe_warning:
         yield start.recipe_warning
-    yield from _run_warnings(request, found)
+    yield from output_warnings(request, found, data)
     yield from require_space(space, request.output)
     yield from schedule_warnings(settings, start.given)
     yield from length_warning(settings, images=len(data.training), processes=processes.count)
@@ -316,20 +316,6 @@ def _differing_config(start: Start, model: FittedModel) -> list[str]:
     changes = [] if start.request.weights else _changes(model.config, passed)
     line = f"the run continues with its own config; the one that was passed differs: {'; '.join(changes)}"
     return [line] if changes else []
-
-
-def _places(request: RunRequest, found: FoundRun) -> tuple[Path, Path] | None:
-    """The output of a new run, and its data; None for a default output, and for data without files."""
-    has_files = not isinstance(request.data, Dataset) or request.data.has_files
-    return None if request.output is None or found.checkpoints or not has_files else (request.output, request.data_name)
-
-
-def _run_warnings(request: RunRequest, found: FoundRun) -> Iterator[str]:
-    """Warnings about a request that is allowed, but probably a mistake."""
-    if places := _places(request, found):
-        yield from filter(None, [inside_data(*places, request.images)])
-    if request.resume and not found.checkpoints:
-        yield f"{request.output} has no checkpoint to resume from: this is a new run"
 
 
 def _images_warning(

@@ -116,6 +116,13 @@ def test_a_run_is_not_written_among_its_data(data: Path, tmp_path: Path, monkeyp
         .warnings[0]
         .startswith(f"train/a is inside the folder of the data set, {data / 'train'}: ")
     )
+    with pytest.raises(ValueError, match=r"^train is the folder of the images, and rcnn would put its files"):
+        plan(file, "train", images="train")
+    for output in ("train", data / "train"):  # where they are found
+        with pytest.raises(ValueError, match="train is the folder of the images"):
+            plan(file, output)
+    assert any(line.startswith("train/a is inside the folder of") for line in plan(file, "train/a").warnings)
+    assert not any("inside" in line for line in plan(file, "runs/a").warnings)
     file.rename(data / "annotations" / "instances_train.json")
     assert plan(data, tmp_path / "run").warnings == ()
     assert plan(rcnn.open_dataset(data, "train"), data / "run", validation=rcnn.open_dataset(data, "val")).warnings
