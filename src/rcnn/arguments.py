@@ -160,7 +160,7 @@ def require_max_pixels(max_pixels: float) -> None:
 def require_switches(**values: object) -> None:
     """Raise ArgumentTypeError for a value that is neither True nor False: as a condition, the text "no" would be True.
 
-    numpy's True and False are accepted, the numbers 0 and 1 are not (as for settings).
+    numpy's True and False are accepted, the numbers 0 and 1 are not.
     """
     for name, value in values.items():
         if not isinstance(value.tolist() if hasattr(value, "tolist") else value, bool):

@@ -26,8 +26,8 @@ from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
 from rcnn.outputs import METRICS_FILE, files_of_rcnn
 from rcnn.runtime.exported import is_exported
 from rcnn.text_files import missing_text, read_json
-from rcnn.weights.checkpoint import FOREIGN
 from rcnn.weights.files import CONFIG_FILE
+from rcnn.weights.location import FOREIGN
 
 FIELDS_OF_KINDS = ("bbox", "segmentation", "keypoints")
 

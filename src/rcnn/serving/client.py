@@ -18,13 +18,16 @@ from typing import Any
 
 from PIL import Image
 
-from rcnn.arguments import as_text, real_number
+from rcnn.arguments import as_text, real_number, shown
 from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
+from rcnn.data.messages import cut
 from rcnn.prediction_arguments import require_score
 from rcnn.results import ImageDetections
 from rcnn.serving.wire import from_wire, require_token
 
+EXAMPLE = "e.g. http://localhost:8000"
+LONGEST_HOST = 253  # characters, of a name in DNS (RFC 1035, 2.3.4: 255 bytes as they are sent)
 LONGEST = 1e8  # seconds, three years; sockets take up to 292 years in nanoseconds
 
 
@@ -34,11 +37,12 @@ class Client:
     def __init__(self, url: str, *, token: str = "", timeout: float | None = 60.0) -> None:
         """`timeout`: seconds to wait for an answer; None: without a limit.
 
-        Raises ValueError if `url` is not an http(s) URL, `token` is not printable ASCII, or `timeout` is not above 0.
+        Raises ValueError if `url` is not an http(s) URL or no host can have its name, `token` is not printable ASCII,
+        or `timeout` is not above 0.
         """
-        url = as_text(url, "the URL", "that of a service, e.g. http://localhost:8000", path=False)
-        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError(f"{url!r} is not the URL of a service; expected e.g. http://localhost:8000")
+        url = as_text(url, "the URL", f"that of a service, {EXAMPLE}", path=False)
+        if reason := _why_no_service(url):
+            raise ValueError(f"{shown(url, 100)} is not the URL of a service: {reason}; expected {EXAMPLE}")
         require_token(token)
         expected = f"a number of seconds above 0, up to {LONGEST:g}, or None"
         if timeout is not None:
@@ -100,6 +104,30 @@ class Client:
                     "service accepts (--max-bytes), or the service is busy; send a smaller image, or try again"
                 ) from error
             raise ConnectionError(f"{self.url} cannot be reached: {reason}. Is `rcnn serve` running?") from error
+
+
+def _why_no_service(url: str) -> str:
+    """Why no service can have the URL `url`; empty if one can. Nothing is looked up."""
+    if any(letter.isspace() or not letter.isprintable() for letter in url):
+        return "it contains a space or a control character"
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:  # brackets that are not of an IPv6 address, or a port that is no number up to 65535
+        return str(error)
+    if parts.scheme not in ("http", "https"):
+        return "it does not begin with http:// or https://"
+    if not host:
+        return "it has no host"
+    if port == 0:
+        return "port 0 is none that a service listens on"
+    try:
+        too_long = len(host.encode("idna")) > LONGEST_HOST  # as the socket encodes it, which limits each part
+    except UnicodeError:
+        too_long = True
+    if too_long:
+        return f"no host is called {cut(host, 40)}: names have up to {LONGEST_HOST} characters, 1 to 63 between dots"
+    return ""
 
 
 def _content(image: ImageInput, channels: Channels) -> tuple[bytes, ImageSource]:

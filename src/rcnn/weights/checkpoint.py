@@ -25,19 +25,19 @@ from typing_extensions import override
 from rcnn.arguments import CHECKPOINT, as_path, is_one_of, shown
 from rcnn.commands import as_typed
 from rcnn.data.messages import counted, few
-from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
+from rcnn.models import Detector, DetectorConfig, build_detector
 from rcnn.models.overrides import Overrides, as_overrides, config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.unused_settings import override_used
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
-from rcnn.text_files import as_given, missing_text, require_file
+from rcnn.text_files import require_file
 from rcnn.weights.class_names import require_class_names
 from rcnn.weights.differences import different_tensors, mismatches, mismatches_text
-from rcnn.weights.files import CONFIG_FILE, STATE_FILE, WEIGHTS_FILE
+from rcnn.weights.files import CONFIG_FILE, WEIGHTS_FILE
+from rcnn.weights.location import weights_folder
 from rcnn.weights.record import DamagedError, as_written, read_record, record_text, require_digest, warn_if_changed
 
-FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
 Kind = Literal["detector", "backbone"]
 SMALL = 64_000_000  # bytes that a detector may need beyond twice the size of its file: buffers that are not saved
 LARGEST_MODEL = 32_000_000_000  # bytes of weights; a ViT of 600 million parameters has 2.4e9
@@ -156,7 +156,7 @@ def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Che
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Like `load_checkpoint`, only to inspect: the config is not checked for code that building the detector runs."""
-    folder = _locate(as_path(path, "the checkpoint", CHECKPOINT))
+    folder = weights_folder(as_path(path, "the checkpoint", CHECKPOINT))
     with _naming_the_cache(path, folder):
         record = _read_config(folder)
         weights = folder / WEIGHTS_FILE
@@ -184,14 +184,14 @@ def _naming_the_cache(path: str | Path, folder: Path) -> Iterator[None]:
 
 def checkpoint_record(path: str | Path) -> CheckpointRecord:
     """Like `read_checkpoint`, but the weights are not read."""
-    folder = _locate(as_path(path, "the checkpoint", CHECKPOINT))
+    folder = weights_folder(as_path(path, "the checkpoint", CHECKPOINT))
     with _naming_the_cache(path, folder):
         return _read_config(folder)
 
 
 def require_undamaged(path: str | Path) -> None:
     """Raise DamagedError unless the checkpoint is as it was written; reads its files, but builds nothing."""
-    folder = _locate(as_path(path, "the checkpoint", CHECKPOINT))
+    folder = weights_folder(as_path(path, "the checkpoint", CHECKPOINT))
     with _naming_the_cache(path, folder):
         require_digest(folder / WEIGHTS_FILE, _read_config(folder).files)
 
@@ -243,7 +243,7 @@ def _read_config(folder: Path) -> CheckpointRecord:
 
 def checkpoint_files(path: str | Path) -> tuple[Path, Path]:
     """The two files of the checkpoint in folder `path`, or of the best one of the training run `path`."""
-    folder = _locate(as_path(path, "the checkpoint", CHECKPOINT))
+    folder = weights_folder(as_path(path, "the checkpoint", CHECKPOINT))
     return folder / CONFIG_FILE, folder / WEIGHTS_FILE
 
 
@@ -349,52 +349,3 @@ def _contiguous(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state[name] = value if alone else value.clone(memory_format=torch.contiguous_format)
         used.add(value.data_ptr())
     return state
-
-
-def _locate(path: Path) -> Path:
-    """The folder that contains the weights; published weights are downloaded and converted on first use."""
-    path = path if path.exists() else _named(str(path))
-    if path.is_file():
-        if path.suffix.lower() in FOREIGN:
-            raise ValueError(f"{path} is a file of another framework: convert it with {_conversion(path)}")
-        raise ValueError(f"{path} is a file; expected the folder that contains {WEIGHTS_FILE} and {CONFIG_FILE}")
-    for folder in (path, path / "best", path / "last"):
-        if os.path.lexists(folder / WEIGHTS_FILE):  # also a broken link, which is then reported
-            if folder == path / "last":  # without a stacklevel: a command that opens the run twice warns once
-                warnings.warn(f"{path} has no best/ (no evaluation has finished): last/ is used", stacklevel=1)
-            return folder
-    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
-    shown = few(names, 8) or "nothing"
-    foreign = next((name for name in names if Path(name).suffix.lower() in FOREIGN and name != STATE_FILE), None)
-    cure = f"; convert that file with {_conversion(path / foreign)}" if foreign else ""
-    cure = f"; {WEIGHTS_FILE} is missing: copy it from the run" if STATE_FILE in names and not foreign else cure
-    raise ValueError(
-        f"{path} is not a checkpoint: it has neither {WEIGHTS_FILE} nor best/ or last/ with one. Found: {shown}{cure}"
-    )
-
-
-def _conversion(path: Path) -> str:
-    return f"`{as_typed('rcnn', 'convert', path, '--output', 'DIR')}`"
-
-
-def _named(name: str) -> Path:
-    """The cached checkpoint folder of published weights or a Hub repository; errors of `cached_checkpoint`, `pull`."""
-    # imported here: the cache writes checkpoints
-    from rcnn.weights.catalogue.cache import cached_checkpoint
-    from rcnn.weights.catalogue.names import find_entry, is_weight_name, suggestion
-    from rcnn.weights.hub import is_hub_name, pull
-
-    if is_hub_name(name):
-        return pull(name)
-    if is_weight_name(name):
-        return cached_checkpoint(find_entry(name))
-    if name in MODELS:
-        raise FileNotFoundError(
-            f"{name} is the name of a model, which has no published weights{suggestion(name)}; expected a checkpoint "
-            "folder, the folder of a training run, or a name from `rcnn models weights`. To train one: "
-            f"{as_typed('rcnn', 'train', name, '--data', 'DATA')}"
-        )
-    raise FileNotFoundError(
-        f"{as_given(name)} {missing_text(Path(name))}{suggestion(name)}; expected a checkpoint folder, the folder of a "
-        "training run, or a name from `rcnn models weights`"
-    )

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import rcnn
 from rcnn.data.transforms.steps import Blur, ColourJitter, ScaleJitter
 from rcnn.models import build_detector, model_config
-from rcnn.models.config import BoxHeadConfig, CompactConfig, MaskHeadConfig, ResNetConfig
+from rcnn.models.config import (
+    BoxHeadConfig,
+    CompactConfig,
+    KeypointHeadConfig,
+    MaskHeadConfig,
+    OwnBackboneConfig,
+    ResNetConfig,
+)
 from rcnn.models.overrides import override
 from rcnn.models.setting_tables import field_types
 from rcnn.models.setting_types import with_types
@@ -99,3 +108,13 @@ def test_settings_of_the_right_types_are_not_made_again() -> None:
     assert rcnn.DetectorConfig(name="mine", backbone=config.backbone).backbone is config.backbone
     colours = ColourJitter()
     assert with_types(colours) is colours
+
+
+@pytest.mark.parametrize("part", [BoxHeadConfig, MaskHeadConfig, KeypointHeadConfig, OwnBackboneConfig])
+def test_numbers_of_numpy_in_arguments_become_those_of_python(part: Any) -> None:
+    values = {"a": np.int64(3), "b": [np.float32(0.5), np.bool_(True)], "c": {"d": (np.arange(2), torch.tensor(4))}}
+    settings = part(**({"factory": "own.py:make"} if part is OwnBackboneConfig else {}), arguments=values)
+    assert settings.arguments == {"a": 3, "b": [0.5, True], "c": {"d": [[0, 1], 4]}}
+    assert json.loads(json.dumps(settings.arguments)) == settings.arguments, "as a checkpoint stores them"
+    with pytest.raises(ValueError, match=r"arguments is .*; expected names with numbers, .* \(set is none of these\)"):
+        part(**({"factory": "own.py:make"} if part is OwnBackboneConfig else {}), arguments={"a": [set()]})

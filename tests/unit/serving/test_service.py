@@ -305,8 +305,20 @@ def test_the_client_names_paths_that_are_no_images(tmp_path: Path) -> None:
 def test_no_service_is_a_connection_error() -> None:
     with pytest.raises(ConnectionError, match="cannot be reached"):
         rcnn.Client("http://127.0.0.1:9").predict(picture())
-    with pytest.raises(ValueError, match="is not the URL of a service"):
-        rcnn.Client("localhost:8000")
+    for url, reason in (
+        ("localhost:8000", "it does not begin with http:// or https://; expected e.g. http://localhost:8000"),
+        ("http://a\0b:80", "it contains a space or a control character"),
+        (f"http://{'a' * 300}:80", "no host is called a+…: names have up to 253 characters, 1 to 63 between dots"),
+        (f"http://{'.'.join(['a' * 60] * 5)}", "no host is called"),
+        ("http://a..b", r"no host is called a\.\.b"),
+        ("http://:80", "it has no host"),
+        ("http://a:99999", "Port out of range"),
+        ("http://[::1", "Invalid IPv6 URL"),
+    ):
+        with pytest.raises(ValueError, match=f"is not the URL of a service: {reason}"):
+            rcnn.Client(url)
+    for url in ("https://bücher.example.", "http://[::1]:80", "http://user:word@my_host/"):
+        assert rcnn.Client(url).url == url.rstrip("/")
     for timeout in (-1, "60", float("nan"), 1e10, float("inf")):
         with pytest.raises(ValueError, match=re.escape(f"timeout={timeout!r}; expected a number of seconds above 0")):
             rcnn.Client("http://127.0.0.1:9", timeout=cast("Any", timeout))

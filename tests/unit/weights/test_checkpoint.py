@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.models.overrides import override
-from rcnn.outputs import MARKER
+from rcnn.outputs import MARKER, OutputFolder
 from rcnn.weights.checkpoint import load_checkpoint, load_detector, nonfinite, save_checkpoint
 from rcnn.weights.record import record_digest
 from rcnn.weights.transfer import transfer
@@ -156,8 +156,22 @@ def test_each_damage_is_named(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "peer" / "model_final.pth")
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "training.pt").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"Found: training.pt; model.safetensors is missing: copy it from the run$"):
+    cure = "model.safetensors is missing: use another checkpoint of the run, or copy it from a backup$"
+    with pytest.raises(ValueError, match=f"Found: training.pt; {cure}"):
         load_checkpoint(tmp_path / "last")
+    with pytest.raises(
+        ValueError, match=r"training\.pt is the state of a training run, .*: give the folder that .*last$"
+    ):
+        load_checkpoint(tmp_path / "last" / "training.pt")
+    with OutputFolder(tmp_path / "run") as run:
+        run.claim("log.jsonl").touch()
+    for name in ("best", "pictures"):
+        (tmp_path / "run" / name).mkdir()
+        (tmp_path / "run" / name / ("config.json" if name == "best" else "a.jpg")).touch()
+    with pytest.raises(ValueError, match=f"Found: config.json; {cure}"):
+        load_checkpoint(tmp_path / "run" / "best")
+    with pytest.raises(ValueError, match=r"is not a checkpoint: .* Found: a\.jpg$"):
+        load_checkpoint(tmp_path / "run" / "pictures")
 
     folder = saved(tmp_path / "m")
     for version, cure in ((None, "convert or train the model again"), (99, "install that version of rcnn")):

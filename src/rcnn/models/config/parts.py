@@ -75,10 +75,20 @@ class SelectionConfig:
 
 
 def plain_arguments(arguments: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Keyword arguments as a checkpoint stores them: tuples become lists. ValueError for what JSON cannot hold."""
+    """Keyword arguments as a checkpoint stores them. ValueError for what JSON cannot hold.
+
+    Tuples, arrays and tensors become lists; numbers of numpy and torch those of Python.
+    """
     try:
-        return json.loads(json.dumps(dict(arguments)))
+        return json.loads(json.dumps(dict(arguments), default=_as_python))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{key} is {arguments!r}; expected names with numbers, strings, booleans, lists or mappings ({error})"
         ) from error
+
+
+def _as_python(value: Any) -> Any:
+    """A number, array or tensor as Python's numbers and lists. TypeError for other values."""
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"{type(value).__name__} is none of these")
+    return value.tolist()

@@ -106,7 +106,7 @@ def _fill_kernel(
                 x2 = _fine(tl.load(edge + number * 5 + 2), left, right, SIZE)
                 y2 = _fine(tl.load(edge + number * 5 + 3), top, bottom, SIZE)
                 crossed = (tl.minimum(x1, x2) <= before) & (before + 1 <= tl.maximum(x1, x2))
-                y = (_crossing_row(x1, y1, x2, y2, before).to(tl.float64) + 0.5) / 5.0 - 0.5
+                y = (_crossing_row(x1, y1, x2, y2, before).to(tl.float64) + 0.5) / FINE_PER_PIXEL - 0.5
                 first = tl.ceil(tl.minimum(tl.maximum(y, 0.0), SIZE * 1.0)).to(tl.int32)
                 parity = parity ^ (crossed[None, :] & (row[:, None] >= first[None, :])).to(tl.int32)
         united = united | parity
