@@ -15,8 +15,8 @@ from typing import Any
 from rcnn.data.checks.ids import as_id, as_whole
 from rcnn.data.messages import excerpt
 
-# Limits `nc` without names, and the keys of a mapping, which may have gaps: {0: fig, 99999: date}. No list or mapping can
-# have that many names: see yolo_yaml.MAX_VALUES.
+# Limits `nc` without names, and the keys of a mapping, which may have gaps: {0: fig, 99999: date}. No list or mapping
+# can have that many names: see yolo_yaml.MAX_VALUES.
 MAX_NAMES = 100_000
 
 

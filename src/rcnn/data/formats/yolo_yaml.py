@@ -52,8 +52,8 @@ class _Loader(yaml.SafeLoader):
     def _twice(self, node: yaml.Node) -> list[str]:
         """The keys that a mapping has twice, as they are first written; their values count: 0, 00 and 0x0 are equal.
 
-        Not those that merge another mapping, `<<`, which may be repeated, and not `=`, which PyYAML takes for a text only
-        when it constructs the mapping.
+        Not those that merge another mapping, `<<`, which may be repeated, and not `=`, which PyYAML takes for a text
+        only when it constructs the mapping.
         """
         keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         written = defaultdict[Hashable, list[str]](list)
