@@ -82,7 +82,8 @@ def warn_of_photos(output: Path | None, words: Sequence[str]) -> None:
                 "another output (--output)"
             )
         return
-    _warn(next(filter(None, (inside_data(output, place, what="the images") for place in places)), ""))
+    others = (place for place in places if place.resolve() != Path.cwd())  # outputs usually go below the current one
+    _warn(next(filter(None, (inside_data(output, place, what="the images") for place in others)), ""))
 
 
 def _folders_of(words: Sequence[str]) -> Iterator[Path]:

@@ -30,6 +30,7 @@ from rcnn.cli.scores import chosen_filter, warn_of_dropped_scores
 from rcnn.cli.views import predictor_from
 from rcnn.cli.workers import Devices, launch
 from rcnn.new_outputs import output_or_new
+from rcnn.outputs import PREDICTIONS
 
 if TYPE_CHECKING:
     from rcnn.cli.sources import SplitImages
@@ -178,7 +179,7 @@ def predict(
         max_pixels=max_pixels,
     )  # fmt: skip
     require_one_input(of_split, {"--split": split, "--annotations": annotations, "--images": images}, inputs)
-    require_places(data, output, images=images)
+    require_places(data, output, images=images, own=PREDICTIONS)
     require_an_input(inputs)
     warn_of_photos(output, inputs)
     if of_split is not None and (boxes is not None or features is not None):

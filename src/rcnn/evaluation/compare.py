@@ -83,10 +83,8 @@ def compare(
     options = DatasetOptions(annotations=annotations, images=images, relative_boxes=relative_boxes)
     if data is not None:
         require_path_options(data, split, options)
-        if output is not None and not isinstance(data, Dataset):
-            require_apart(
-                as_path(output, OUTPUT), as_path(data, "the data set", DATA), str(images or ""), own=COMPARE_FILE
-            )
+        if output is not None:
+            _require_output(as_path(output, OUTPUT), data, str(images or ""))
     models = tuple(None if is_results(source) else model_record(source) for source in sources)
     options = replace(options, optional_files=not any(models))
     _require_same_classes(sources, models)
@@ -108,6 +106,14 @@ def compare(
         if folder is not None:
             folder.write_json(COMPARE_FILE, comparison.to_dict(), indent=2)
     return comparison
+
+
+def _require_output(output: Path, data: Dataset | str | Path, images: str) -> None:
+    """ValueError if compare.json would be among the data or its images."""
+    if not isinstance(data, Dataset):
+        require_apart(output, as_path(data, "the data set", DATA), images, own=COMPARE_FILE)
+    elif data.has_files:
+        require_apart(output, data.root, folders=data.image_folders, own=COMPARE_FILE)
 
 
 def _require_same_classes(sources: Sequence[Path], models: Sequence[Model | None]) -> None:

@@ -37,7 +37,7 @@ TRACKED = ("wandb_id.txt", "mlflow_id.txt")  # ids of the run in the trackers, t
 HELD_OUT = "held_out.txt"
 FAILURE = "failed.txt"
 CHECKPOINTS = ("last", "best", "averaged")
-NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, PICTURES, EVENTS, *TRACKED, HELD_OUT, *CHECKPOINTS)
+NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, PICTURES, EVENTS, *TRACKED, HELD_OUT, FAILURE, *CHECKPOINTS)
 # what to do where a run that is resumed cannot be written; it continues in its own folder only
 WRITABLE = "a run is resumed in its own folder, so make it writable (owner, permissions, how its disk is mounted)"
 FOLDERS = (PICTURES, EVENTS, *CHECKPOINTS)

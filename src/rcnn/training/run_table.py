@@ -11,7 +11,7 @@ from typing import Any
 
 from rcnn.arguments import as_path
 from rcnn.models.overrides import config_from_dict
-from rcnn.outputs import require_not_in_use
+from rcnn.outputs import files_of_rcnn, require_not_in_use
 from rcnn.training.found_run import FAILURE, FIELDS, LOG, RECORD
 from rcnn.training.log import read_log
 from rcnn.training.settings import TrainConfig
@@ -98,8 +98,10 @@ def _is_running(run: Path) -> bool:
 
 
 def _failure(run: Path) -> str:
-    """The first line of the error that ended a run; empty if none did."""
+    """The first line of the error that ended a run, as rcnn wrote it; empty if none did."""
     with suppress(OSError):
+        if FAILURE not in files_of_rcnn(run):  # a file of the user
+            return ""
         return (run / FAILURE).read_text(encoding="utf-8", errors="replace").strip().partition("\n")[0]
     return ""
 

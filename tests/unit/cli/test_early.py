@@ -71,7 +71,9 @@ def test_wrong_paths_are_reported_without_torch(tmp_path: Path) -> None:
         assert message.count("\n") == 1
 
 
-def test_an_output_among_the_photos_gets_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_among_the_photos_gets_one_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, two = (tmp_path / "a.jpg", tmp_path / "b.jpg")
     one.touch()
     two.touch()
@@ -84,6 +86,10 @@ def test_an_output_among_the_photos_gets_one_warning(tmp_path: Path, capsys: pyt
         assert capsys.readouterr().err.startswith(f"warning: {tmp_path} is the folder of the images: ")
     warn_of_photos(tmp_path / "found", [f"{tmp_path}/**/*.jpg", str(tmp_path)])
     assert capsys.readouterr().err.count(f"warning: {tmp_path / 'found'} is inside the folder of the images, ") == 1
+    monkeypatch.chdir(tmp_path)
+    warn_of_photos(Path("found"), ["a.jpg", "b.jpg"])
+    warn_of_photos(Path("found"), ["*.jpg"])
+    assert capsys.readouterr().err == ""
     with OutputFolder(tmp_path) as output:
         output.write_json("predictions.json", {})
     warn_of_photos(tmp_path, [str(tmp_path)])  # the folder of earlier predictions

@@ -37,6 +37,23 @@ def test_classes_without_a_name_are_counted_once(tmp_path: Path) -> None:
         assert (sound.notes, sound.warnings, sound.classes) == ((), (), ("date", "fig"))
 
 
+def test_a_name_for_a_gap_leaves_the_names_of_the_file_as_they_are(tmp_path: Path) -> None:
+    dataset = open_dataset(write_yolo(tmp_path, "{0: a, 2: class_1, 4: b}", label="2 .5 .5 .2 .2"), "train")
+    assert dataset.classes == ("a", "class_1_", "class_1", "class_3", "b")
+    [warning] = dataset.warnings
+    assert "2 classes have no name" in warning
+    assert "(id 1, 3): called class_1_, class_3; add the names" in warning
+
+
+def test_keys_that_pyyaml_reads_in_another_way(tmp_path: Path) -> None:
+    root = write_yolo(tmp_path, "[fig]")
+    (root / "data.yaml").write_text("train: images/train\n=: 1\nnames: {0: fig}\ntrain: images/train\n")
+    dataset = open_dataset(root, "train")
+    assert dataset.classes == ("fig",)
+    [warning] = dataset.warnings
+    assert "1 key has more than one value (train)" in warning
+
+
 def test_a_number_that_two_keys_of_names_mean_is_reported(tmp_path: Path) -> None:
     dataset = open_dataset(write_yolo(tmp_path, "{0: date, '0': fig}"), "train")
     assert dataset.classes == ("fig",)
@@ -67,7 +84,7 @@ def test_control_characters_in_names_are_replaced_with_a_warning(name: str, tmp_
     dataset = open_dataset(write_yolo(tmp_path, f"[{name}]"), "train")
     assert dataset.classes in (("fi g",), ("fig",))
     [warning] = dataset.warnings
-    assert "1 category has a name that is missing, empty, not text, or has control characters" in warning
+    assert "1 category has a name with control characters (line breaks, tabs, ...)" in warning
     assert f"(id 0): called {dataset.classes[0]!r}" in warning
 
 

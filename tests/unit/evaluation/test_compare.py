@@ -78,6 +78,9 @@ def test_what_is_wrong_is_found_before_a_model_is_evaluated(tmp_path: Path, monk
         ValueError, match=r"a has the classes square, disc, but \S+b has square, cup; .*rcnn eval MODEL"
     ):
         compare(model, other, data)
+    for given in (data, open_dataset(data)):
+        with pytest.raises(ValueError, match="data is the folder of the data set, and rcnn would put its files among"):
+            compare(model, model, given, output=data)
     with pytest.raises(ValueError, match="data is a Dataset, so split, images would have no effect"):
         compare(model, model, open_dataset(data), split="val", images="x")
     with OutputFolder(tmp_path / "rpn") as folder:

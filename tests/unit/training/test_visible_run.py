@@ -340,8 +340,9 @@ def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp
         (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": step, "segm_AP": 0.5, "since_best": 2}) + "\n")
         assert [row.state for row in list_runs(tmp_path)] == [state]
     (tmp_path / "early/log.jsonl").write_text(json.dumps({"step": 7, "segm_AP": 1.0}) + "\n")
-    assert [row.state for row in list_runs(tmp_path)] == ["stopped 44 %"]
     (tmp_path / "early/failed.txt").write_text("not enough memory\nlower it\n")
+    assert [row.state for row in list_runs(tmp_path)] == ["stopped 44 %"]  # a file of the user
+    (tmp_path / "early/.rcnn-files").write_text('{"file": "failed.txt", "sha256": ""}\n')
     assert [(row.state, row.failure) for row in list_runs(tmp_path)] == [("failed 44 %", "not enough memory")]
     assert rcnn("runs", tmp_path) == 0
     assert "\n       failed: not enough memory\n" in capsys.readouterr().out

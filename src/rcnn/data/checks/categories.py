@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import Category, RawEntry, RawTables
 from rcnn.data.messages import Warnings, cut, few, printable
 
+NO_NAME = "a name that is missing, empty or not text"
+CONTROL = "a name with control characters (line breaks, tabs, ...) or characters that are not valid"
 MAX_NAME = 200  # characters of the name of a category or keypoint: tables, pictures and messages contain it
 
 
 def check_categories(raw: RawTables, ids: Sequence[int], warnings: Warnings) -> list[Category]:
     """The checked categories by ascending id; `ids` are the category ids in the order of the file."""
     checked: list[Category] = []
-    changed: dict[int, str] = {}  # number -> name, where it is not the one that is written
+    changed: dict[str, dict[int, str]] = {NO_NAME: {}, CONTROL: {}}  # what is wrong -> number -> the name instead
     for number, entry in sorted(zip(ids, raw.categories, strict=True), key=lambda pair: pair[0]):
         category: Category = {"id": number, "name": _name(number, entry, warnings, changed)}
         supercategory = entry.get("supercategory")
@@ -25,13 +27,9 @@ def check_categories(raw: RawTables, ids: Sequence[int], warnings: Warnings) -> 
             warnings.add("a supercategory that is not text", "not used", [number], "category")
         _check_keypoints(category, entry, warnings)
         checked.append(category)
-    warnings.add(
-        "a name that is missing, empty, not text, or has control characters (line breaks, tabs, ...)",
-        f"called {few([repr(name) for name in changed.values()])}",
-        list(changed),
-        "category",
-        kind="bad-category-name",
-    )
+    for what, names in changed.items():
+        called = f"called {few([repr(name) for name in names.values()])}"
+        warnings.add(what, called, list(names), "category", kind="bad-category-name")
     return checked
 
 
@@ -79,11 +77,11 @@ def with_unique_names(categories: Sequence[Category], warnings: Warnings) -> lis
     return unique
 
 
-def _name(number: int, entry: RawEntry, warnings: Warnings, changed: dict[int, str]) -> str:
+def _name(number: int, entry: RawEntry, warnings: Warnings, changed: Mapping[str, dict[int, str]]) -> str:
     """The name of the category `number`, which every format has as it is written.
 
     Names are in terminals, tables, pages and files with a name per line: control characters are removed. Names that
-    are changed for this, or because they are not text, are added to `changed`.
+    are changed for this, or because they are not text, are added to `changed`, by what is wrong with them.
     """
     name = entry.get("name")
     if isinstance(name, str) and len(name) > MAX_NAME:
@@ -98,7 +96,8 @@ def _name(number: int, entry: RawEntry, warnings: Warnings, changed: dict[int, s
         named = cut(str(name), MAX_NAME)
     else:
         named = ""
-    return changed.setdefault(number, named or f"category {number}")
+    what = CONTROL if isinstance(name, str) and name.strip() else NO_NAME
+    return changed[what].setdefault(number, named or f"category {number}")
 
 
 def _check_keypoints(category: Category, entry: RawEntry, warnings: Warnings) -> None:

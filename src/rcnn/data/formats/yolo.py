@@ -252,8 +252,8 @@ def _report_names(layout: Layout, warnings: Warnings) -> None:
         )
     warnings.add(
         f"no name in names, which has names up to number {last}",
-        "called class_NUMBER; add the names or, if there are no such classes, number the others from 0 without gaps, "
-        "here and in the labels",
+        f"called {few([layout.names[number] for number in layout.unnamed])}; add the names or, if there are no such "
+        "classes, number the others from 0 without gaps, here and in the labels",
         layout.unnamed,
         "class",
         kind="bad-category-name",

@@ -53,7 +53,7 @@ class Layout:
     root: Path
     names: list[str]
     sources: dict[str, list[Path]]  # split -> folders of images, and list files
-    unnamed: tuple[int, ...] = ()  # numbers of the classes that a mapping of names does not have: "class_1"
+    unnamed: tuple[int, ...] = ()  # numbers of the classes that a mapping of names does not have
     numbered: bool = False  # data.yaml has the number of the classes, but no names
     count: int | None = None  # `nc` of data.yaml
     keypoints: int = 0  # numbers of an object's keypoints in a line

@@ -15,6 +15,8 @@ from typing import Any
 from rcnn.data.checks.ids import as_id, as_whole
 from rcnn.data.messages import excerpt
 
+# Limits `nc` without names, and the keys of a mapping, which may have gaps: {0: fig, 99999: date}. No list or mapping
+# can have that many names: see yolo_yaml.MAX_VALUES.
 MAX_NAMES = 100_000
 
 
@@ -23,7 +25,7 @@ class ConfigNames:
     """The names of the classes in the order of their numbers."""
 
     names: list[str]
-    unnamed: tuple[int, ...] = ()  # numbers of the classes that a mapping of names does not have: "class_1"
+    unnamed: tuple[int, ...] = ()  # numbers of the classes that a mapping of names does not have: see `_filled`
     repeated: tuple[str, ...] = ()  # keys of a mapping that mean the same number, e.g. 1 and "1": "names: 1"
     numbered: bool = False  # there is no `names`, only `nc`
 
@@ -37,10 +39,9 @@ def config_names(config: Mapping[Any, Any], file: Path) -> ConfigNames:
     numbers = [number for number in keys if number is not None]
     if isinstance(value, Mapping) and numbers and len(numbers) == len(keys):
         named = dict(zip(numbers, value.values(), strict=True))
-        every = range(max(named) + 1)
         return ConfigNames(
-            names=_texts([named.get(number, _name_of(number)) for number in every], file),
-            unnamed=tuple(number for number in every if number not in named),
+            names=_texts(_filled(named), file),
+            unnamed=tuple(number for number in range(max(named)) if number not in named),
             repeated=tuple(f"names: {number}" for number, uses in Counter(numbers).items() if uses > 1),
         )
     if not isinstance(value, list) or not value:
@@ -63,6 +64,18 @@ def _texts(names: Sequence[object], file: Path) -> list[str]:
                 "yes, on, null, ~, .nan and .inf as other values"
             )
     return [str(one) for one in names]
+
+
+def _filled(named: Mapping[int, object]) -> list[object]:
+    """The names by number, with names for the numbers without one: class_1, or class_1_ if that is a name already."""
+    used = {str(name) for name in named.values()}
+    filled: list[object] = []
+    for number in range(max(named) + 1):
+        free = _name_of(number)
+        while free in used:
+            free += "_"
+        filled.append(named.get(number, free))
+    return filled
 
 
 def _name_of(number: int) -> str:

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from rcnn.text_files import read_text, yaml_value
 
+UNCOMPARED = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # of the keys << and =, without quotes
 MAX_VALUES = 60_000  # texts, numbers, lists and mappings of a YAML file: PyYAML takes 2 seconds for these
 
 
@@ -51,12 +52,13 @@ class _Loader(yaml.SafeLoader):
     def _twice(self, node: yaml.Node) -> list[str]:
         """The keys that a mapping has twice, as they are first written; their values count: 0, 00 and 0x0 are equal.
 
-        Not those that merge another mapping, `<<`, which may be repeated.
+        Not those that merge another mapping, `<<`, which may be repeated, and not `=`, which PyYAML takes for a text
+        only when it constructs the mapping.
         """
         keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         written = defaultdict[Hashable, list[str]](list)
         for key in keys:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+            if isinstance(key, yaml.ScalarNode) and key.tag not in UNCOMPARED:
                 written[self.construct_object(key)].append(key.value)
         return [texts[0] for texts in written.values() if len(texts) > 1]
 
