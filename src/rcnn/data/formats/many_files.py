@@ -59,7 +59,7 @@ def clean_name(written: str, owner: object, warnings: Warnings, noun: str = "ann
 
 
 def clean_lines(file: Path, warnings: Warnings, comments: tuple[str, ...] = ()) -> list[str]:
-    """The lines of a file that lists classes, cleaned as by `clean_name`; those that start with `comments` are left out."""
+    """The lines of a file that lists classes, cleaned as by `clean_name`, without those that start with `comments`."""
     lines = [line for line in lines_of(file) if not line.startswith(comments)]
     return [clean_name(line, f"{file.name}: {line}", warnings, "line") for line in lines]
 
