@@ -237,3 +237,17 @@ def test_an_image_path_that_no_file_can_have_is_not_used(tmp_path: Path) -> None
     dataset = open_dataset(tmp_path)
     assert dataset.image_ids == ("a", "c")
     assert "no imagePath in b.json" in dataset.warnings[0]
+
+
+def test_labels_that_differ_only_in_control_characters_are_one_class(tmp_path: Path) -> None:
+    labels = [("red\tcar", 1), ("red car", 1), ("b", 2)]
+    shapes = [labelme_shape(label, TRIANGLE, group_id=group) for label, group in labels]
+    dataset = open_dataset(write(tmp_path, "a", shapes), "all")
+    assert (dataset.classes, dataset[0].annotation_ids) == (("b", "red car"), ("a:1", "a:3"))
+    [warning] = dataset.warnings
+    assert "1 annotation has a class name with control characters (line breaks, tabs, ...)" in warning
+    assert warning.endswith("(id a:1): these were replaced")
+    (tmp_path / "labels.txt").write_text("red\tcar\nb\n")
+    listed = open_dataset(tmp_path, "all")
+    assert listed.classes == ("red car", "b")
+    assert "1 line has a class name with control characters" in listed.warnings[0]

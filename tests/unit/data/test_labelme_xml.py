@@ -135,3 +135,16 @@ def test_the_polygons_of_roboflow_are_in_voc_files(tmp_path: Path) -> None:
     content = voc_file("a.jpg", SIZE, [voc_object("kite", (10, 8, 30, 24)).replace("</object>", polygon)])
     (tmp_path / "a.xml").write_text(content)
     assert open_dataset(tmp_path)[0].boxes.tolist() == [[10, 8, 30, 24]]
+
+
+def test_names_that_differ_only_in_control_characters_are_one_class(tmp_path: Path) -> None:
+    names = ("red\tcar", "red car")
+    labelme = write_split(tmp_path / "labelme", {"a": [labelme_xml_object(name, TRIANGLE, 0) for name in names]})
+    write_images(tmp_path / "voc", ["a.jpg"])
+    content = voc_file("a.jpg", SIZE, [voc_object(name, (1, 1, 20, 20)) for name in names])
+    (tmp_path / "voc" / "a.xml").write_text(content)
+    for root in (labelme, tmp_path / "voc"):
+        dataset = open_dataset(root)
+        assert (dataset.classes, dataset.class_counts["red car"]) == (("red car",), 2)
+        [warning] = dataset.warnings
+        assert "1 annotation has a class name with control characters" in warning

@@ -35,13 +35,13 @@ from rcnn.data.formats.labelme_places import (
     place_of,
     places_of,
 )
-from rcnn.data.formats.many_files import named_tables
+from rcnn.data.formats.many_files import clean_lines, clean_name, named_tables
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.via import ellipse_points
 from rcnn.data.images import image_size, read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt
 from rcnn.ops.coco_backend import Rle, as_rle, encode_mask, encode_pasted, rle_mask
-from rcnn.text_files import OTHER_ENCODING, NotUnicodeError, lines_of, read_json
+from rcnn.text_files import OTHER_ENCODING, NotUnicodeError, read_json
 
 NAME = "labelme"
 SPLIT_FILES = "labelme's JSON files in {split}/, " + ", ".join(f"{name}/{{split}}/" for name in SUBFOLDERS)
@@ -112,7 +112,7 @@ def read_files(
     """
     images: list[RawEntry] = []
     found: list[RawEntry] = []
-    listed = _class_names(folder)
+    listed = _class_names(folder, warnings)
     elsewhere = set[str]()  # the images outside the folder
     beside = {place: images_in(place)} | images_beside(files)
     for file, data in _contents(files, place, warnings):
@@ -187,7 +187,7 @@ def _parts(
         kind = shape.get("shape_type")
         kind = "polygon" if kind is None or kind == "" else kind  # version 3 has polygons only
         label = shape.get("label")
-        text = str(label).strip() if isinstance(label, (str, int, float)) else ""
+        text = clean_name(str(label), name, warnings) if isinstance(label, (str, int, float)) else ""
         if kind in IGNORED_SHAPES:
             warnings.add(f"the shape_type {kind}, which is not an object", SKIPPED, [name], kind="not-an-object")
         elif text in NO_CLASS:
@@ -330,8 +330,8 @@ def _around(boxes: Sequence[tuple[float, float, float, float]]) -> list[float]:
     return [x, y, max(box[0] + box[2] for box in boxes) - x, max(box[1] + box[3] for box in boxes) - y]
 
 
-def _class_names(folder: Path) -> list[str]:
+def _class_names(folder: Path, warnings: Warnings) -> list[str]:
     """The classes in labels.txt, in its order; none without that file."""
     file = folder / LABELS
-    lines = lines_of(file) if file.is_file() else []
+    lines = clean_lines(file, warnings) if file.is_file() else []
     return list(dict.fromkeys(line for line in lines if line not in NO_CLASS))

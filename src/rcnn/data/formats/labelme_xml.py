@@ -20,7 +20,7 @@ from rcnn.data.checks.numbers import MAX_COORDINATE, as_flag, as_number
 from rcnn.data.checks.tables import RawEntry, Tables
 from rcnn.data.folders import first_files, images_in, subfolders
 from rcnn.data.formats.files import ALL, visible
-from rcnn.data.formats.many_files import named_tables, note_same_names
+from rcnn.data.formats.many_files import clean_name, named_tables, note_same_names
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc_xml import LABELME, PROBED_BYTES, ROOT_TAG, parsed, text_of
 from rcnn.data.images import ImageError, read_ids
@@ -138,8 +138,9 @@ def _objects(
     """The objects of a file, numbered from 1; `masks` is the folder of their masks."""
     for number, element in enumerate(elements, start=1):
         name = f"{file.stem}:{number}"
-        entry: RawEntry = {"id": name, "image_id": file.stem, "category": text_of(element, "name"), "iscrowd": 0}
-        if not entry["category"]:
+        label = clean_name(text_of(element, "name"), name, warnings)
+        entry: RawEntry = {"id": name, "image_id": file.stem, "category": label, "iscrowd": 0}
+        if not label:
             warnings.add("no name", SKIPPED, [name], kind="no-class")
         elif element.find("polygon") is not None:
             points = [

@@ -11,8 +11,9 @@ import numpy as np
 from rcnn.data.checks.tables import MetricName, RawEntry, RawTables
 from rcnn.data.folders import images_in
 from rcnn.data.images import IMAGE_SUFFIXES
-from rcnn.data.messages import Warnings, counted, few
+from rcnn.data.messages import Warnings, counted, few, printable
 from rcnn.ops.coco_backend import Rle, encode_pasted
+from rcnn.text_files import lines_of
 
 DEFAULT_CLASS = "object"  # the class if a format names none
 
@@ -43,6 +44,24 @@ def named_tables(
         categories=[{"id": number, "name": name} for name, number in ids.items()],
         metric=metric,
     )
+
+
+def clean_name(written: str, owner: object, warnings: Warnings, noun: str = "annotation") -> str:
+    """The name of a class that the entry `owner` has, without control characters, and with a warning if it had some.
+
+    Names that differ only in these are one class; so names are cleaned before the classes are collected.
+    """
+    name = printable(written).strip()
+    if name != written.strip():
+        what = "a class name with control characters (line breaks, tabs, ...) or characters that are not valid"
+        warnings.add(what, "these were replaced", [owner], noun, kind="bad-category-name")
+    return name
+
+
+def clean_lines(file: Path, warnings: Warnings, comments: tuple[str, ...] = ()) -> list[str]:
+    """The lines of a file that lists classes, cleaned as by `clean_name`, without those that start with `comments`."""
+    lines = [line for line in lines_of(file) if not line.startswith(comments)]
+    return [clean_name(line, f"{file.name}: {line}", warnings, "line") for line in lines]
 
 
 def note_same_names(folder: Path, warnings: Warnings) -> None:

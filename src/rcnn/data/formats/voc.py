@@ -21,7 +21,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,7 +30,7 @@ from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import MetricName, RawEntry, Tables
 from rcnn.data.folders import first_files, images_in, subfolders
 from rcnn.data.formats.files import ALL, visible
-from rcnn.data.formats.many_files import named_tables, note_same_names
+from rcnn.data.formats.many_files import clean_name, named_tables, note_same_names
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc_masks import (
     CLASS_MAPS,
@@ -264,7 +264,7 @@ def _described(split: _Split, image_id: str, warnings: Warnings, damaged: dict[s
     if not os.path.isfile(file):  # False for a name that is too long
         return None
     try:
-        return read_voc_image(file, from_one=split.official)
+        image = read_voc_image(file, from_one=split.official)
     except ValueError as error:
         damaged[image_id] = str(error)
         damage = "damaged, too large, not VOC's, or with a document type"
@@ -272,6 +272,9 @@ def _described(split: _Split, image_id: str, warnings: Warnings, damaged: dict[s
         action = SKIPPED if split.masks is None else "not used"
         warnings.add(what, action, [image_id], "image", kind="unreadable-file")
         return None
+    objects = enumerate(image.objects, start=1)
+    cleaned = [replace(one, name=clean_name(one.name, f"{image_id}:{number}", warnings)) for number, one in objects]
+    return replace(image, objects=cleaned)
 
 
 def _objects(

@@ -23,12 +23,11 @@ from numpy.lib.format import open_memmap
 
 from rcnn.data.checks.tables import RawEntry
 from rcnn.data.formats.files import is_hidden
-from rcnn.data.formats.many_files import instances
+from rcnn.data.formats.many_files import clean_lines, instances
 from rcnn.data.formats.voc_xml import VocImage, VocObject, difficult
 from rcnn.data.images import read_ids
 from rcnn.data.messages import SKIPPED, Warnings, excerpt, few
 from rcnn.ops.coco_backend import Rle
-from rcnn.text_files import lines_of
 
 OBJECT_MAPS, CLASS_MAPS = "SegmentationObject", "SegmentationClass"
 PLACES = (("", ".png"), ("PNG", ".png"), ("", ".npy"), ("Npy", ".npy"))  # end of the folder's name, suffix of a map
@@ -87,7 +86,7 @@ def mask_ids(root: Path) -> list[str]:
 def class_names(root: Path, warnings: Warnings) -> ClassNames | None:
     """The classes that class_names.txt or labelmap.txt in a folder lists; None without such a file."""
     if (root / CLASS_NAMES).is_file():
-        listed = lines_of(root / CLASS_NAMES)
+        listed = clean_lines(root / CLASS_NAMES, warnings)
         if repeated := [name for name, uses in Counter(listed).items() if uses > 1]:
             warnings.note(f"{root / CLASS_NAMES} names {few(repeated)} more than once: these numbers are one class")
         if listed and listed[0].lower() not in (*BACKGROUND_NAMES, *IGNORED_NAMES):
@@ -97,7 +96,7 @@ def class_names(root: Path, warnings: Warnings) -> ClassNames | None:
             )
         return ClassNames.numbered(listed[1:], CLASS_NAMES)
     if (root / LABELMAP).is_file():
-        return _of_labelmap([_label(line) for line in lines_of(root / LABELMAP) if not line.startswith("#")])
+        return _of_labelmap([_label(line) for line in clean_lines(root / LABELMAP, warnings, ("#",))])
     return None
 
 
