@@ -106,24 +106,31 @@ def _images(entries: Sequence[dict[str, Any]], dataset: Dataset) -> _Table:
     """Images by the names of their files; one without a name in coco.json keeps its id."""
     files = dict(zip(dataset.image_ids, dataset.file_names, strict=True))
     names = _names(entries, "file_name")
-    if all(name.startswith(COPIES) for name in names.values()):
+    if are_copies := all(name.startswith(COPIES) for name in names.values()):
         names = {one: name.removeprefix(COPIES) for one, name in names.items()}
     find = by_file(files, names.values())
     ids: dict[Id, Id] = {entry["id"]: entry["id"] for entry in entries if entry["id"] not in names}
     for one, name in names.items():
         target = find(name)
-        if target is None and one in files and _is_copy(path_of(name), path_of(files[one])):
-            target = one
+        if one in files and target != one and _is_same(path_of(name), path_of(files[one]), are_copies):
+            target = one if target is None else None  # a-2.jpg: of that name, or the second copy with the name a.jpg
         if target is not None:
             ids[one] = target
     return _Table(names=names, ids=ids, renamed={})
 
 
-def _is_copy(copy: PurePosixPath, path: PurePosixPath) -> bool:
-    """Whether `rcnn predict` may have given the image at `path` the name `copy`: with another suffix, or numbered."""
-    parts, others = (*copy.parts[:-1], copy.stem), (*path.parts[:-1], path.stem)
-    return len(parts) == len(others) and all(
-        one == other or re.sub(r"-\d+$", "", one) == other for one, other in zip(parts, others, strict=True)
+def _is_same(name: PurePosixPath, path: PurePosixPath, is_copy: bool) -> bool:
+    """Whether `name` is `path`, or that of its copy by `rcnn predict`: it may be numbered.
+
+    A copy of an image inside labelme's .json has another suffix.
+    """
+    if not is_copy or name == path:
+        return name == path
+    parts, others = (*name.parts[:-1], name.stem), (*path.parts[:-1], path.stem)
+    return (
+        len(parts) == len(others)
+        and (name.suffix == path.suffix or path.suffix.lower() == ".json")
+        and all(one == other or re.sub(r"-\d+$", "", one) == other for one, other in zip(parts, others, strict=True))
     )
 
 
@@ -139,6 +146,7 @@ def _classes(entries: Sequence[dict[str, Any]], dataset: Dataset) -> _Table:
 
 
 def _names(entries: Sequence[dict[str, Any]], key: str) -> dict[Id, str]:
+    """The names by id of the entries that have one."""
     return {entry["id"]: name for entry in entries if isinstance(name := entry.get(key), str)}
 
 

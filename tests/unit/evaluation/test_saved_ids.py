@@ -9,16 +9,13 @@ from typing import Any
 
 import pytest
 
-from rcnn.cli.formats import WITH_IMAGES
 from rcnn.data.opening import DatasetOptions, open_with
 from rcnn.data.records import Dataset
 from rcnn.evaluation.api import evaluate
 from rcnn.evaluation.compare import compare
-from rcnn.evaluation.predicted import COPIES
 from rcnn.evaluation.results import evaluate_results
 from rcnn.evaluation.saved_ids import with_ids_of
 from rcnn.metrics.inputs import read_json_or_lines
-from rcnn.outputs import OutputFolder
 
 Entry = dict[str, Any]
 SIZE = 64  # of the images, pixels
@@ -212,108 +209,6 @@ def test_categories_may_be_text_or_names(written: dict[int, str], tmp_path: Path
     file.write_text(json.dumps([results[0] | {"category_id": one} for one in (written[18], 99)]))
     with pytest.raises(ValueError, match=r"found\.json: results have category_id 99, which .* does not list under"):
         evaluate_results(file, dataset)
-
-
-def write_predicted(folder: Path, images: dict[int, str], classes: dict[int, str], results: list[Entry]) -> Path:
-    """Results and coco.json as `rcnn predict --format coco` writes them."""
-    with OutputFolder(folder) as output:
-        tables = {"images": [{"id": one, "file_name": name} for one, name in images.items()]}
-        categories = [{"id": one, "name": name} for one, name in classes.items()]
-        output.write_json("coco.json", tables | {"categories": categories})
-        output.write_json("coco_results.json", results)
-    return folder / "coco_results.json"
-
-
-@pytest.mark.parametrize(
-    ("images", "written", "own"),
-    [
-        ({1: "1.jpg", 2: "a/1.jpg"}, {1: "1.jpg", 2: "a/1.jpg"}, {1: 1, 2: 2}),
-        ({1: "1.jpg", 2: "a/1.jpg"}, {1: "coco_images/1.jpg", 2: "coco_images/a/1.jpg"}, {1: 1, 2: 2}),
-        ({1: "masks/a.json", 2: "masks/b.json"}, {1: "masks-2/a.jpg", 2: "masks-2/b.jpg"}, {1: 1, 2: 2}),
-        ({1: "val/1.jpg", 2: "val/2.jpg"}, {2: "/d/val/1.jpg", 1: "/d/val/2.jpg"}, {1: 2, 2: 1}),
-    ],
-)
-def test_predictions_are_of_the_images_that_coco_json_names(
-    images: dict[int, str], written: dict[int, str], own: dict[int, int], tmp_path: Path
-) -> None:
-    dataset = truth(tmp_path / "data", images)
-    results = perfect(dataset)
-    found = [one | {"image_id": own[one["image_id"]]} for one in results]
-    file = write_predicted(tmp_path / "found", written, {18: "dog", 3: "car"}, found)
-    done = evaluate_results(file, dataset)
-    assert (done.results, len(done.warnings)) == (results, int(own[1] != 1))
-
-
-@pytest.mark.parametrize(
-    ("images", "written", "message"),
-    [
-        (
-            {1: "train/0001.jpg"},
-            {1: "val/0001.jpg"},
-            "image_id 1, which is the image 'val/0001.jpg' in coco.json beside",
-        ),
-        ({1: "cam1/0001.jpg"}, {1: "cam1/0001.jpg", 2: "cam2/0001.jpg"}, "image_id 2, which is the image 'cam2/0001"),
-        ({1: "a/1.jpg", 2: "b/1.jpg"}, {1: "1.jpg"}, "image_id 1, which is the image '1.jpg' in coco.json"),
-        ({1: "a/1.jpg"}, {1: "a/1.jpg", 2: "d/a/1.jpg"}, "image_id 1 and 2, the image 'a/1.jpg' and 'd/a/1.jpg' in"),
-    ],
-)
-def test_predictions_of_other_images_are_refused(
-    images: dict[int, str], written: dict[int, str], message: str, tmp_path: Path
-) -> None:
-    """Their ids are those of the data set by chance, or would be merged."""
-    dataset = truth(tmp_path / "data", images)
-    results = [perfect(dataset)[0] | {"image_id": one} for one in written]
-    file = write_predicted(tmp_path / "found", written, {18: "dog", 3: "car"}, results)
-    with pytest.raises(ValueError, match=rf"coco_results\.json: results have {message}.*to a file of another name"):
-        evaluate_results(file, dataset)
-
-
-def test_a_class_of_another_name_keeps_its_id_if_no_other_name_has_it(tmp_path: Path) -> None:
-    images = {1: "1.jpg", 2: "2.jpg"}
-    dataset = truth(tmp_path / "data", images, {4: "motorbike", 3: "car"})
-    results = perfect(dataset)
-    file = write_predicted(tmp_path / "same", images, {4: "motorcycle", 3: "car", 9: "boat"}, results)
-    done = evaluate_results(file, dataset)
-    assert done.results == results
-    (line,) = done.warnings
-    assert line.endswith("same category_id in the data set, taken as the same: motorcycle is motorbike")
-    for names in ({4: "motorcycle", 3: "motorbike", 1: "car"}, {9: "motorcycle", 3: "car"}):
-        found = [one | {"category_id": next(iter(names))} for one in results]
-        file = write_predicted(tmp_path / "other", images, names, found)
-        with pytest.raises(
-            ValueError, match=r"category_id \d, which is the class 'motorcycle' in coco\.json beside them"
-        ):
-            evaluate_results(file, dataset)
-
-
-def test_copies_are_in_the_folder_that_predict_writes() -> None:
-    assert f"{WITH_IMAGES['coco']}/" == COPIES
-
-
-def test_results_of_predict_are_matched_by_the_names_in_coco_json(tmp_path: Path) -> None:
-    """`rcnn predict --format coco` numbers images and classes itself; here in another order than the data set."""
-    dataset, found = truth(tmp_path / "data", NAMED), tmp_path / "found"
-    results, numbers = perfect(dataset), {1: 2, 2: 3, 3: 1}
-    with OutputFolder(found) as folder:
-        folder.write_json(
-            "coco.json",
-            {
-                "images": [{"id": numbers[one], "file_name": name} for one, name in NAMED.items()],
-                "categories": [{"id": 3, "name": "dog"}, {"id": 4, "name": "car"}],
-            },
-        )
-        own = {18: 3, 3: 4}
-        changed = {"image_id": numbers, "category_id": own}
-        folder.write_json(
-            "coco_results.json", [one | {key: ids[one[key]] for key, ids in changed.items()} for one in results]
-        )
-    done = evaluate_results(found / "coco_results.json", dataset)
-    assert done.results == results
-    assert [line.partition(": ")[2] for line in done.warnings] == [
-        "3 results have another image_id than the data set: matched by the name of the image in coco.json beside them",
-        "3 results have another category_id than the data set: matched by the name of the class in coco.json beside "
-        "them",
-    ]
 
 
 def as_fractions(x: float, y: float, width: float, height: float) -> list[float]:
