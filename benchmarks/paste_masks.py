@@ -21,7 +21,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from measure import in_a_process, peak_memory, write
 from rcnn.ops.coco_backend import encode_pasted
-from rcnn.ops.masks import pasted_masks
+from rcnn.ops.masks import paste_masks
 
 LARGE, USUAL = (3000, 4000), (800, 1333)  # height, width
 COMPARED = ((100, "usual"), (40, "large"))  # numbers of masks, and sizes
@@ -44,7 +44,7 @@ def paste(peer: str, count: int, size: tuple[int, int]) -> float:
     masks, boxes = random_masks(count, size)
     start = time.perf_counter()
     if peer == "rcnn":
-        for pasted in pasted_masks(masks, boxes, size):
+        for pasted in paste_masks(masks, boxes, size):
             encode_pasted(*pasted, size)
     else:
         pasted = paste_masks_in_image(masks[:, None], boxes, size)[:, 0] >= 0.5

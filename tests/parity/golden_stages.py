@@ -26,7 +26,7 @@ from tests.parity.golden_detectron2 import (
     golden_targets,
     match_sets,
 )
-from tests.whole_masks import paste_masks
+from tests.whole_masks import whole_masks
 
 Stored = dict[str, np.ndarray]
 FIRST = 20  # proposals of each image for which the second stage's outputs are stored
@@ -108,7 +108,7 @@ def assert_detections(detector: Detector, images: ImageBatch, stored: Stored, sh
         scale = torch.tensor([width, height] * 2) / images.sizes[image].flip(0).repeat(2)
         original = torch.from_numpy(ours[order]) * scale
         assert_within("boxes in the image", original, stored[f"post{image}_boxes"], atol=0.02)
-        pasted = paste_masks(masks, original, (height, width)).flatten(1).numpy()
+        pasted = whole_masks(masks, original, (height, width)).flatten(1).numpy()
         bits = np.unpackbits(stored[f"post{image}_masks_bits"], axis=1)[:, : height * width].astype(bool)
         assert_at_most("share of mask pixels that differ", float((pasted != bits).mean()), 1e-3)
 

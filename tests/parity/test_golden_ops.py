@@ -15,7 +15,7 @@ from rcnn.ops.boxes import box_iou
 from rcnn.ops.coco_backend import as_rle, encode_mask, encode_pasted, rle_area, rle_box, rle_mask
 from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas, encode_deltas
 from rcnn.ops.losses import smooth_l1
-from rcnn.ops.masks import crop_bitmaps, pasted_masks
+from rcnn.ops.masks import crop_bitmaps, paste_masks
 from rcnn.ops.matching import highest_iou, match_anchors
 from rcnn.ops.nms import nms
 from rcnn.ops.polygons import rasterize_polygons
@@ -23,7 +23,7 @@ from rcnn.ops.rle import mask_outline
 from rcnn.ops.roi_align import assign_levels, roi_align
 from rcnn.preprocess import InputConfig, build_preprocessor
 from tests.deviations import assert_within
-from tests.whole_masks import paste_masks
+from tests.whole_masks import whole_masks
 
 RATIOS = (0.5, 1.0, 2.0)
 TESTED = ["anchors", "box2box", "losses", "matcher", "nms", "paste_masks", "polygons", "resize", "rle"]
@@ -159,13 +159,13 @@ def test_pasting(golden: Golden) -> None:
     masks, boxes = torch.from_numpy(given["masks"]), torch.from_numpy(given["boxes"])
     expected = unpacked(given["pasted_bits"], height, width)
     assert expected.any((1, 2)).sum() >= 12
-    assert np.array_equal(paste_masks(masks, boxes, (height, width)).numpy(), expected)
-    for pasted, mask in zip(pasted_masks(masks, boxes, (height, width)), expected, strict=True):
+    assert np.array_equal(whole_masks(masks, boxes, (height, width)).numpy(), expected)
+    for pasted, mask in zip(paste_masks(masks, boxes, (height, width)), expected, strict=True):
         assert encode_pasted(*pasted, (height, width)) == encode_mask(mask)
     # their soft values, cut down to 8 bits, are exact at whatever threshold is a whole step
     for step in (60, 128, 200):
         soft = given["pasted_soft_uint8"] >= step
-        differing = paste_masks(masks, boxes, (height, width), threshold=step / 255).numpy() != soft
+        differing = whole_masks(masks, boxes, (height, width), threshold=step / 255).numpy() != soft
         assert differing.mean() < 1e-4, step
 
 

@@ -15,7 +15,7 @@ from rcnn.data.skeletons import skeleton_of
 from rcnn.evaluation.evaluate import Evaluation, Result
 from rcnn.evaluation.folder import RESULTS, UNFINISHED, UNFINISHED_RECORD
 from rcnn.evaluation.plan import plan_evaluation
-from rcnn.evaluation.predicted import TABLES_FILE, predicted_images, with_ids_by_name
+from rcnn.evaluation.predicted import TABLES_FILE, is_predicted, predicted_images, with_ids_by_name
 from rcnn.evaluation.saved_boxes import box_form_warnings
 from rcnn.evaluation.saved_ids import with_ids_of
 from rcnn.metrics.checks import ResultError
@@ -181,9 +181,10 @@ def fitted(
 
     `ground_truth`: that of the data set. Raises ValueError for results that do not fit.
     """
-    named, lines = with_ids_by_name(path, saved.results, dataset)
+    certain = bool(saved.kinds) or path.is_dir() or is_predicted(path)  # rcnn wrote the ids
     try:
-        results, matched = with_ids_of(dataset, named)
+        named, lines = with_ids_by_name(path, saved.results, dataset)
+        results, matched = with_ids_of(dataset, named, certain=certain)
         check_results(ground_truth, results, str(dataset.annotation_file))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -80,7 +80,7 @@ def _(
     return boxes.new_empty((*valid.shape, size, size), dtype=torch.float32)
 
 
-def pasted_masks(
+def paste_masks(
     masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5, max_bytes: int = 64 * 2**20
 ) -> Iterator[PastedMask]:
     """Masks (N, m, m) in [0, 1], each resized to its box (N, 4), xyxy pixels, in an image of `size` (H, W), in order.

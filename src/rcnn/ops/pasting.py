@@ -1,6 +1,6 @@
 """Predicted masks pasted by the rules of older frameworks: resized to whole pixels.
 
-`rcnn.ops.masks.pasted_masks` is the accurate rule (Detectron2, tensorpack, nearly torchvision's). Letters: N masks of
+`rcnn.ops.masks.paste_masks` is the accurate rule (Detectron2, tensorpack, nearly torchvision's). Letters: N masks of
 one image, m the side of a mask in its box.
 """
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcnn.ops.masks import PastedMask, pasted_masks
+from rcnn.ops.masks import PastedMask, paste_masks
 from rcnn.ops.opencv import resize_bilinear
 
 Paste = Literal["accurate", "padded", "squeezed", "rounded", "stretched", "fitted", "fitted_above"]
@@ -47,7 +47,7 @@ def paste_as(
     `threshold` are set (ChainerCV). The other rules ignore `threshold`.
     """
     if kind == "accurate":
-        yield from pasted_masks(masks, boxes, size)
+        yield from paste_masks(masks, boxes, size)
         return
     for mask, box in zip(masks.detach().float().cpu(), boxes.detach().float().cpu(), strict=True):
         if not bool(torch.isfinite(box).all()):

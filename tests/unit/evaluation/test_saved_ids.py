@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from rcnn.cli.formats import WITH_IMAGES
 from rcnn.data.opening import DatasetOptions, open_with
 from rcnn.data.records import Dataset
 from rcnn.evaluation.api import evaluate
 from rcnn.evaluation.compare import compare
+from rcnn.evaluation.predicted import COPIES
 from rcnn.evaluation.results import evaluate_results
 from rcnn.evaluation.saved_ids import with_ids_of
 from rcnn.metrics.inputs import read_json_or_lines
@@ -108,7 +110,58 @@ def test_ids_that_could_mean_two_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate_results(file, dataset)
     file.write_text(json.dumps(results))
-    assert evaluate_results(file, dataset).warnings == (), "ids of the data set are never names of files"
+    done = evaluate_results(file, dataset)
+    assert done.results == results, "ids of the data set are kept"
+    (line,) = done.warnings
+    assert "but could also be the name of an image file: 1 that of '1.jpg', which is image 2. If" in line
+
+
+def test_an_id_of_the_data_set_that_is_the_name_of_another_image_is_refused(tmp_path: Path) -> None:
+    """Only 3 is not an id of the data set: then 1 and 2 may be names too."""
+    dataset = truth(tmp_path / "data", {0: "1.jpg", 1: "2.jpg", 2: "3.jpg"})
+    entries: list[Entry] = [{"image_id": one, "category_id": 3} for one in (1, 2, 3)]
+    message = "image_id 1, which could mean two of the data set: 0 by the names of the image files, and 1 as it is; "
+    with pytest.raises(ValueError, match=message):
+        with_ids_of(dataset, entries)
+    kept, (line,) = with_ids_of(dataset, entries[:2])
+    assert kept == entries[:2]
+    assert line.startswith("each image_id is taken as an id of the data set, but could also be the name of an image")
+    assert with_ids_of(dataset, entries[:2], certain=True) == (entries[:2], ())
+
+
+@pytest.mark.parametrize(
+    ("file", "written", "expected"),
+    [
+        ("train/0001.jpg", "val/0001.jpg", None),
+        ("train/0001.jpg", "val/0001", None),
+        ("train/0001.jpg", "train/0001", 7),
+        ("train/0001.jpg", "/data/train/0001.jpg", 7),
+        ("train/0001.jpg", "../data/./train/0001.jpg", 7),
+        ("data/train/0001.jpg", "train\\0001.jpg", 7),
+        ("train/0001.jpg", "0001.jpg", 7),
+        ("0001.jpg", "train/0001.jpg", 7),
+    ],
+)
+def test_folders_never_contradict(file: str, written: str, expected: int | None, tmp_path: Path) -> None:
+    entries: list[Entry] = [{"image_id": written, "category_id": 3}]
+    kept, lines = with_ids_of(truth(tmp_path / "data", {7: file}), entries)
+    assert [kept[0]["image_id"], len(lines)] == ([written, 0] if expected is None else [expected, 1])
+
+
+def test_a_path_without_a_folder_is_the_file_without_one_if_the_results_have_paths(tmp_path: Path) -> None:
+    dataset = truth(tmp_path / "data", {1: "1.jpg", 2: "a/1.jpg"})
+    entries: list[Entry] = [{"image_id": one, "category_id": 3} for one in ("1.jpg", "a/1.jpg")]
+    assert [one["image_id"] for one in with_ids_of(dataset, entries)[0]] == [1, 2]
+    assert with_ids_of(dataset, entries[:1]) == (entries[:1], ()), "a program that leaves folders out: may be either"
+
+
+@pytest.mark.parametrize("written", [("cam1/0001.jpg", "0001.jpg"), ("0001", "01")])
+def test_two_ids_that_mean_one_image_are_refused(written: tuple[str, str], tmp_path: Path) -> None:
+    dataset = truth(tmp_path / "data", {1: "cam1/0001.jpg"})
+    with pytest.raises(ValueError, match=f"image_id '{written[0]}' and '{written[1]}', which both mean 1 of the data"):
+        with_ids_of(dataset, [{"image_id": one, "category_id": 3} for one in written])
+    same: list[Entry] = [{"image_id": one, "category_id": 3} for one in ("1", 1)]
+    assert [one["image_id"] for one in with_ids_of(dataset, same)[0]] == [1, 1], "as text and as integer: one id"
 
 
 def test_names_of_several_files_mean_none(tmp_path: Path) -> None:
@@ -155,6 +208,86 @@ def test_categories_may_be_text_or_names(written: dict[int, str], tmp_path: Path
     assert line.startswith("3 results have category_id in another form than the data set, matched ")
     wrong = [results[0] | {"category_id": "cat"}]
     assert with_ids_of(dataset, wrong) == (wrong, ())
+    file = tmp_path / "found.json"  # a known text and an unknown integer: that is to blame
+    file.write_text(json.dumps([results[0] | {"category_id": one} for one in (written[18], 99)]))
+    with pytest.raises(ValueError, match=r"found\.json: results have category_id 99, which .* does not list under"):
+        evaluate_results(file, dataset)
+
+
+def write_predicted(folder: Path, images: dict[int, str], classes: dict[int, str], results: list[Entry]) -> Path:
+    """Results and coco.json as `rcnn predict --format coco` writes them."""
+    with OutputFolder(folder) as output:
+        tables = {"images": [{"id": one, "file_name": name} for one, name in images.items()]}
+        categories = [{"id": one, "name": name} for one, name in classes.items()]
+        output.write_json("coco.json", tables | {"categories": categories})
+        output.write_json("coco_results.json", results)
+    return folder / "coco_results.json"
+
+
+@pytest.mark.parametrize(
+    ("images", "written", "own"),
+    [
+        ({1: "1.jpg", 2: "a/1.jpg"}, {1: "1.jpg", 2: "a/1.jpg"}, {1: 1, 2: 2}),
+        ({1: "1.jpg", 2: "a/1.jpg"}, {1: "coco_images/1.jpg", 2: "coco_images/a/1.jpg"}, {1: 1, 2: 2}),
+        ({1: "masks/a.json", 2: "masks/b.json"}, {1: "masks-2/a.jpg", 2: "masks-2/b.jpg"}, {1: 1, 2: 2}),
+        ({1: "val/1.jpg", 2: "val/2.jpg"}, {2: "/d/val/1.jpg", 1: "/d/val/2.jpg"}, {1: 2, 2: 1}),
+    ],
+)
+def test_predictions_are_of_the_images_that_coco_json_names(
+    images: dict[int, str], written: dict[int, str], own: dict[int, int], tmp_path: Path
+) -> None:
+    dataset = truth(tmp_path / "data", images)
+    results = perfect(dataset)
+    found = [one | {"image_id": own[one["image_id"]]} for one in results]
+    file = write_predicted(tmp_path / "found", written, {18: "dog", 3: "car"}, found)
+    done = evaluate_results(file, dataset)
+    assert (done.results, len(done.warnings)) == (results, int(own[1] != 1))
+
+
+@pytest.mark.parametrize(
+    ("images", "written", "message"),
+    [
+        (
+            {1: "train/0001.jpg"},
+            {1: "val/0001.jpg"},
+            "image_id 1, which is the image 'val/0001.jpg' in coco.json beside",
+        ),
+        ({1: "cam1/0001.jpg"}, {1: "cam1/0001.jpg", 2: "cam2/0001.jpg"}, "image_id 2, which is the image 'cam2/0001"),
+        ({1: "a/1.jpg", 2: "b/1.jpg"}, {1: "1.jpg"}, "image_id 1, which is the image '1.jpg' in coco.json"),
+        ({1: "a/1.jpg"}, {1: "a/1.jpg", 2: "d/a/1.jpg"}, "image_id 1 and 2, the image 'a/1.jpg' and 'd/a/1.jpg' in"),
+    ],
+)
+def test_predictions_of_other_images_are_refused(
+    images: dict[int, str], written: dict[int, str], message: str, tmp_path: Path
+) -> None:
+    """Their ids are those of the data set by chance, or would be merged."""
+    dataset = truth(tmp_path / "data", images)
+    results = [perfect(dataset)[0] | {"image_id": one} for one in written]
+    file = write_predicted(tmp_path / "found", written, {18: "dog", 3: "car"}, results)
+    with pytest.raises(ValueError, match=rf"coco_results\.json: results have {message}.*to a file of another name"):
+        evaluate_results(file, dataset)
+
+
+def test_a_class_of_another_name_keeps_its_id_if_no_other_name_has_it(tmp_path: Path) -> None:
+    images = {1: "1.jpg", 2: "2.jpg"}
+    dataset = truth(tmp_path / "data", images, {4: "motorbike", 3: "car"})
+    results = perfect(dataset)
+    file = write_predicted(tmp_path / "same", images, {4: "motorcycle", 3: "car", 9: "boat"}, results)
+    done = evaluate_results(file, dataset)
+    assert done.results == results
+    (line,) = done.warnings
+    assert line.endswith("same category_id in the data set, taken as the same: motorcycle is motorbike")
+    for names in ({4: "motorcycle", 3: "motorbike", 1: "car"}, {9: "motorcycle", 3: "car"}):
+        found = [one | {"category_id": next(iter(names))} for one in results]
+        file = write_predicted(tmp_path / "other", images, names, found)
+        with pytest.raises(
+            ValueError, match=r"category_id \d, which is the class 'motorcycle' in coco\.json beside them"
+        ):
+            evaluate_results(file, dataset)
+
+
+def test_copies_are_in_the_folder_that_predict_writes() -> None:
+    assert f"{WITH_IMAGES['coco']}/" == COPIES
 
 
 def test_results_of_predict_are_matched_by_the_names_in_coco_json(tmp_path: Path) -> None:

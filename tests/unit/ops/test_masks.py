@@ -13,9 +13,9 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from rcnn.ops import masks as masks_module
-from rcnn.ops.masks import crop_bitmaps, pasted_masks
+from rcnn.ops.masks import crop_bitmaps, paste_masks
 from tests.unit.random_boxes import random_boxes
-from tests.whole_masks import paste_masks
+from tests.whole_masks import whole_masks
 
 
 def blobs(*shape: int, seed: int = 0) -> Tensor:
@@ -46,21 +46,21 @@ def test_pasting_equals_sampling_whole_canvases(side: int, threshold: float) -> 
     expected = paste_on_canvases(masks, boxes, size, threshold)
     assert expected.any()
     assert not expected.all()
-    assert torch.equal(paste_masks(masks, boxes, size, threshold), expected)
+    assert torch.equal(whole_masks(masks, boxes, size, threshold), expected)
 
 
 def test_boxes_of_no_size_and_thinner_than_a_pixel() -> None:
     boxes = torch.tensor([[10.0, 10, 10, 20], [10, 10, 10, 10], [10.2, 10.2, 10.6, 10.6], [10.4, 5, 10.6, 15]])
-    pasted = paste_masks(torch.ones(4, 28, 28), boxes, (30, 30))
+    pasted = whole_masks(torch.ones(4, 28, 28), boxes, (30, 30))
     assert pasted.sum((1, 2)).tolist() == [0, 0, 1, 10]
     assert pasted[2, 10, 10]
     assert pasted[3, 5:15, 10].all()
     outside = torch.tensor([[-50.0, -50, -20, -20], [40, 40, 60, 60], [torch.nan, 0, 5, 5], [0, 0, torch.inf, 5]])
-    assert not paste_masks(torch.ones(4, 28, 28), outside, (30, 30)).any()
+    assert not whole_masks(torch.ones(4, 28, 28), outside, (30, 30)).any()
 
 
 def test_a_full_mask_fills_its_box_and_nothing_else() -> None:
-    pasted = paste_masks(torch.ones(1, 28, 28), torch.tensor([[3.0, 4.0, 13.0, 24.0]]), (40, 30))
+    pasted = whole_masks(torch.ones(1, 28, 28), torch.tensor([[3.0, 4.0, 13.0, 24.0]]), (40, 30))
     expected = torch.zeros(1, 40, 30, dtype=torch.bool)
     expected[:, 4:24, 3:13] = True
     assert torch.equal(pasted, expected)
@@ -70,7 +70,7 @@ def test_a_full_mask_fills_its_box_and_nothing_else() -> None:
 def test_regions_put_in_place_are_the_canvas_whatever_the_budget(max_bytes: int) -> None:
     masks, boxes, size = blobs(12, 28, 28), random_boxes(12, seed=1, extent=100) - 10, (60, 80)
     expected = paste_on_canvases(masks, boxes, size, 0.5)
-    found = list(pasted_masks(masks, boxes, size, max_bytes=max_bytes))
+    found = list(paste_masks(masks, boxes, size, max_bytes=max_bytes))
     assert len(found) == 12
     for (x0, y0, mask), canvas in zip(found, expected.numpy(), strict=True):
         height, width = mask.shape
@@ -84,7 +84,7 @@ def test_a_thousand_masks_in_a_large_image_take_less_than_one_gigabyte() -> None
     program = """
 import torch
 from rcnn.ops.coco_backend import encode_pasted, rle_area
-from rcnn.ops.masks import pasted_masks
+from rcnn.ops.masks import paste_masks
 def peak():
     # what getrusage says begins with the size of the process that began this one
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
@@ -93,7 +93,7 @@ size = (3000, 4000)
 corner = torch.rand(1000, 2) * torch.tensor([3700.0, 2700.0])
 boxes = torch.cat([corner, corner + 20 + torch.rand(1000, 2) * 280], 1)
 boxes[::250] = torch.tensor([0.0, 0.0, 4000.0, 3000.0])
-rles = [encode_pasted(*pasted, size) for pasted in pasted_masks(torch.ones(1000, 28, 28), boxes, size)]
+rles = [encode_pasted(*pasted, size) for pasted in paste_masks(torch.ones(1000, 28, 28), boxes, size)]
 assert len(rles) == 1000 and 11_900_000 < rle_area(rles[0]) < 12_000_000  # the corners fade
 print(peak() - before)
 """
@@ -102,18 +102,18 @@ print(peak() - before)
 
 
 def test_regions_are_no_larger_than_their_boxes_need() -> None:
-    [pasted] = pasted_masks(torch.ones(1, 28, 28), torch.tensor([[1000.5, 2000.5, 1010.5, 2030.5]]), (3000, 4000))
+    [pasted] = paste_masks(torch.ones(1, 28, 28), torch.tensor([[1000.5, 2000.5, 1010.5, 2030.5]]), (3000, 4000))
     assert (pasted.x0, pasted.y0, pasted.mask.shape) == (999, 1999, (33, 13))
 
 
 def test_no_masks() -> None:
-    assert list(pasted_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), (10, 10))) == []
-    assert paste_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), (10, 12)).shape == (0, 10, 12)
+    assert list(paste_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), (10, 10))) == []
+    assert whole_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), (10, 12)).shape == (0, 10, 12)
 
 
 def test_a_threshold_that_sets_everything_is_refused() -> None:
     with pytest.raises(ValueError, match=r"threshold is 0.*more than 0"):
-        paste_masks(torch.ones(1, 28, 28), torch.zeros(1, 4), (10, 10), threshold=0)
+        whole_masks(torch.ones(1, 28, 28), torch.zeros(1, 4), (10, 10), threshold=0)
 
 
 @pytest.mark.parametrize("aligned", [True, False])
