@@ -24,7 +24,7 @@ def place(images: Path, files: Path, name: str, label: str = "kite") -> None:
     (files / f"{name}.json").write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize(("images", "files"), [("imgs", "jsons"), ("img", "ann"), ("images", "json"), ("imgs", "imgs")])
+@pytest.mark.parametrize(("images", "files"), [("imgs", "jsons"), ("img", "ann"), ("images", "json"), ("imgs", "img")])
 def test_images_and_files_in_folders_beside_each_other(images: str, files: str, tmp_path: Path) -> None:
     place(tmp_path / images, tmp_path / files, "a")
     assert splits(tmp_path) == ["all"]
@@ -36,6 +36,46 @@ def test_images_and_files_in_folders_beside_each_other(images: str, files: str, 
     dataset = open_dataset(tmp_path / "set", "val")
     assert dataset[0].path == tmp_path / "set" / images / "val" / "a.png"
     assert (dataset.classes, dataset.warnings) == (("val",), ())
+
+
+def test_folders_that_are_no_pair_are_splits(tmp_path: Path) -> None:
+    place(tmp_path / "two" / "img", tmp_path / "two" / "img", "a")
+    place(tmp_path / "two" / "jsons", tmp_path / "two" / "jsons", "b")
+    assert splits(tmp_path / "two") == ["img", "jsons"]
+    assert open_dataset(tmp_path / "two", "img+jsons").image_ids == ("a", "b")
+    place(tmp_path / "same" / "imgs", tmp_path / "same" / "imgs", "a")
+    assert splits(tmp_path / "same") == ["imgs"]
+    for name, files in (("a", "jsons"), ("b", "img")):  # two folders of files for one of images
+        place(tmp_path / "files" / "images", tmp_path / "files" / files, name)
+    assert splits(tmp_path / "files") == ["img", "jsons"]
+    for name, files in (("a", "annotations"), ("b", "jsons")):
+        place(tmp_path / "old" / "images", tmp_path / "old" / files, name)
+    with pytest.raises(ValueError, match=r"contains 2 data sets: annotations \(labelme\), jsons \(labelme\); give"):
+        splits(tmp_path / "old")
+
+
+def test_files_of_a_pair_without_a_counterpart_are_noted(tmp_path: Path) -> None:
+    place(tmp_path / "imgs", tmp_path / "jsons", "a")
+    write_images(tmp_path / "imgs", ["b.png"])
+    [note] = open_dataset(tmp_path).notes
+    assert "1 image without a JSON file is not used" in note
+    for name, files in (("a", "jsons"), ("a", "json"), ("b", "jsons")):  # json/ is the first
+        place(tmp_path / "set" / "imgs" / "val", tmp_path / "set" / files / "val", name)
+    dataset = open_dataset(tmp_path / "set", "val")
+    other = tmp_path / "set" / "jsons" / "val"
+    assert dataset.image_ids == ("a",)
+    assert f"1 labelme file in {other} (b.json) without a file of that name in" in dataset.notes[-1]
+
+
+def test_a_split_with_files_in_subfolders_beside_one_without(tmp_path: Path) -> None:
+    place(tmp_path / "train", tmp_path / "train", "a")
+    place(tmp_path / "val" / "monday", tmp_path / "val" / "monday", "b")
+    place(tmp_path / "spare" / "monday", tmp_path / "spare" / "monday", "c")
+    assert splits(tmp_path) == ["train", "val"]
+    assert open_dataset(tmp_path, "val").image_ids == ("monday/b",)
+    [note] = open_dataset(tmp_path, "train").notes
+    assert f"there are labelme files in subfolders of {tmp_path / 'spare'}: not used, unless split" in note
+    assert open_dataset(tmp_path, "spare").image_ids == ("monday/c",)
 
 
 def test_files_in_subfolders_of_a_split(tmp_path: Path) -> None:

@@ -21,19 +21,24 @@ from rcnn.data.checks.ids import as_id
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import Id, RawEntry, Tables
 from rcnn.data.folders import images_in, subfolders
-from rcnn.data.formats.files import ALL
+from rcnn.data.formats.files import ALL, SPLIT_NAME
 from rcnn.data.formats.labelme_places import (
     SUBFOLDERS,
     common_root,
+    counterparts,
     holds_labelme,
     image_folders,
     image_name,
     images_beside,
     json_files,
+    nested_siblings,
     note_deeper,
+    note_nested,
+    note_others,
     note_unused,
     place_of,
     places_of,
+    subfolders_of,
 )
 from rcnn.data.formats.many_files import clean_lines, clean_name, named_tables
 from rcnn.data.formats.options import ReadOptions
@@ -68,11 +73,16 @@ class _Part:
 
 
 def splits(folder: Path, annotations: str = "") -> set[str]:
-    """Names of the subfolders with labelme files, and "all" if they are in `folder` itself."""
+    """Names of the subfolders with labelme files, and "all" if they are in `folder` itself.
+
+    Beside such, also the subfolders train, val, ... with files in subfolders only, which labelme_nested.py reads.
+    """
     if annotations:
         return set()
-    names = {one.name for place in (folder, *(folder / sub for sub in SUBFOLDERS)) for one in subfolders(place)}
-    return {name for name in (names - set(SUBFOLDERS)) | {ALL} if place_of(folder, name) is not None}
+    subs = subfolders_of(folder)
+    names = {one.name for place in (folder, *(folder / sub for sub in subs)) for one in subfolders(place)}
+    found = {name for name in (names - set(subs)) | {ALL} if place_of(folder, name) is not None}
+    return found | {one.name for one in nested_siblings(folder) if SPLIT_NAME.fullmatch(one.name)} if found else found
 
 
 def recognises(folder: Path, split: str, annotations: str = "") -> bool:
@@ -93,6 +103,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     warnings = Warnings(place)
     if split != ALL:  # the subfolders of the folder itself are splits
         note_deeper(place, others, warnings)
+        note_nested(folder, warnings)
     return read_files(folder, split, place, json_files(place), options, warnings, others)
 
 
@@ -125,10 +136,11 @@ def read_files(
         if data["shapes"] and not parts:
             warnings.all_skipped([one])
         found += [_object(group, size) | {"image_id": one} for group in _grouped(parts)]
-    note_unused(folder, beside, images, warnings)
+    note_unused(folder, beside | counterparts(folder, place, split), images, warnings)
     for other in others:
         second = {file.stem for file in json_files(other)}
         warnings.second_labels(other, place, [image["id"] for image in images if image["id"] in second])
+        note_others(other, place, {file.stem for file in files}, warnings)
     root = common_root(folder, elsewhere, images) if elsewhere else folder
     raw = named_tables(
         file=place,

@@ -1,32 +1,29 @@
 """labelme's files in subfolders of a split: train/monday/a.json, train/tuesday/a.json; see labelme.py.
 
-Only folders that no other format reads are read so: see `layouts.GROUPS`.
+Only folders that no other format reads are read so (see `layouts.GROUPS`), and train/, val/, ... beside splits that
+labelme.py reads.
 """
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 from rcnn.data.checks.tables import Tables
-from rcnn.data.folders import subfolders, walk
-from rcnn.data.formats.files import SPLIT_NAME
+from rcnn.data.folders import subfolders
 from rcnn.data.formats.labelme import NAME as LABELME
 from rcnn.data.formats.labelme import read_files
-from rcnn.data.formats.labelme_places import SUBFOLDERS, holds_labelme, json_files_below
+from rcnn.data.formats.labelme_places import holds_nested, json_files_below, subfolders_of
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.messages import Warnings
-from rcnn.outputs import MARKER
 
 NAME = LABELME
 SPLIT_FILES = "labelme's JSON files in the folders of {split}/"
-MAX_SEARCHED = 50  # folders of a split in which labelme files are searched for
 
 
 def splits(folder: Path, annotations: str = "") -> set[str]:
     """Names of the subfolders without labelme files that have subfolders with such files."""
-    tops = (folder, *(folder / sub for sub in SUBFOLDERS))
-    names = {one.name for top in tops for one in subfolders(top)} - set(SUBFOLDERS)
+    subs = subfolders_of(folder)
+    names = {one.name for top in (folder, *(folder / sub for sub in subs)) for one in subfolders(top)} - set(subs)
     return {name for name in names if recognises(folder, name, annotations)}
 
 
@@ -49,15 +46,5 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
 
 def _place(folder: Path, split: str) -> Path | None:
     """The folder of a split, the first of several; None if there is none."""
-    places = (folder / split, *(folder / sub / split for sub in SUBFOLDERS))
-    return next((place for place in places if _holds_nested(place)), None)
-
-
-def _holds_nested(place: Path) -> bool:
-    """Whether a folder has labelme files in subfolders only, and neither splits in these nor predictions of rcnn."""
-    if (place / MARKER).exists() or holds_labelme(place):
-        return False
-    searched = [inner for inner, names in islice(walk(place), MAX_SEARCHED) if any(n.endswith(".json") for n in names)]
-    deeper = [inner for inner in searched if holds_labelme(inner)]
-    names = {part for inner in deeper for part in inner.relative_to(place).parts}
-    return bool(deeper) and not any(map(SPLIT_NAME.fullmatch, names))
+    places = (folder / split, *(folder / sub / split for sub in subfolders_of(folder)))
+    return next((place for place in places if holds_nested(place)), None)

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from rcnn.data.checks.tables import RawEntry
-from rcnn.data.folders import first_files, images_in, walk
-from rcnn.data.formats.files import ALL, visible
+from rcnn.data.folders import first_files, images_in, subfolders, walk
+from rcnn.data.formats.files import ALL, SPLIT_NAME, visible
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import Warnings, counted, few
+from rcnn.outputs import MARKER
 from rcnn.text_files import contains_key
 
 # folders that may contain the files of a split
 SUBFOLDERS = ("annotations", "labels", "json", "jsons", "images", "imgs", "img", "ann")
 IMAGES = ("images", "imgs", "img")  # folders that may contain the images of a split
+PAIRED = ("jsons", "imgs", "img")  # of SUBFOLDERS, those that are splits themselves, unless they are one of a pair
 MAX_PROBED = 10  # files that are opened in search of a labelme file
 START = 1 << 16  # bytes at the start of a file, in which most files have their shapes
+MAX_SEARCHED = 50  # folders of a split in which labelme files are searched for
 MAX_BYTES = 32 << 20  # largest file that is searched as a whole: some have the embedded image before the shapes
 
 
@@ -35,10 +39,21 @@ def places_of(folder: Path, split: str) -> list[Path]:
     own = ["", ALL] if split == ALL else [split]
     places = [
         *(folder / name for name in own),
-        *(folder / sub / name for sub in SUBFOLDERS for name in own),
-        *(folder / name / sub for sub in SUBFOLDERS for name in own),
+        *(folder / sub / name for sub in subfolders_of(folder) for name in own),
+        *(folder / name / sub for name in own for sub in subfolders_of(folder / name)),
     ]
     return list(dict.fromkeys(places))
+
+
+def subfolders_of(folder: Path) -> list[str]:
+    """The names of SUBFOLDERS that are no splits of `folder`: those of PAIRED with files only if one is of a pair.
+
+    In a pair, one folder has the images, the other the only labelme files: jsons/a.json, imgs/a.jpg.
+    """
+    with_files = [sub for sub in SUBFOLDERS if holds_labelme(folder / sub)]
+    alone = len(with_files) == 1 and not any(map(holds_labelme, (folder, folder / ALL)))
+    is_pair = alone and not images_in(folder / with_files[0]) and any(images_in(folder / name) for name in IMAGES)
+    return [sub for sub in SUBFOLDERS if is_pair or sub not in PAIRED or sub not in with_files]
 
 
 def holds_labelme(place: Path) -> bool:
@@ -118,6 +133,21 @@ def _corresponding(folder: str, name: str) -> Iterable[str]:
     return [f"{images}/{inner}/{name}" for images in IMAGES] if top in SUBFOLDERS and inner and name else []
 
 
+def counterparts(folder: Path, place: Path, split: str) -> dict[Path, dict[str, str]]:
+    """The folders with the images of the files in `place`, another folder: folder -> stem -> name of the image.
+
+    imgs/ for jsons/, imgs/train/ for jsons/train/, train/imgs/ for train/jsons/.
+    """
+    path = place.relative_to(folder).parts
+    places = [
+        folder.joinpath(*path[:at], name, *path[at + 1 :])
+        for at, part in enumerate(path[:2])
+        for name in IMAGES
+        if part in SUBFOLDERS and part != split
+    ]
+    return {one: images_in(one) for one in dict.fromkeys(places) if one != place and not holds_labelme(one)}
+
+
 def common_root(folder: Path, elsewhere: Collection[str], images: Sequence[RawEntry]) -> Path:
     """The folder that contains `folder` and the files `elsewhere`; the names of the `images` become paths within it."""
     inside = os.path.realpath(folder)
@@ -134,15 +164,15 @@ def note_unused(
 ) -> None:
     """Note the images without a JSON file: they may have objects that are not annotated.
 
-    `beside` has the images beside the files, by their folders; `folder` is that of the data set.
+    `beside` has the images beside the files, or in `counterparts`, by their folders; `folder` is that of the data set.
     """
     paths = [os.path.normpath(folder / str(image["file_name"])) for image in images]
-    used, searched = set(paths), {os.path.basename(path) for path in paths if not os.path.isfile(path)}
+    used, searched = set(paths), {Path(path).stem for path in paths if not os.path.isfile(path)}
     unused = [
         name
         for place, names in beside.items()
-        for name in names.values()
-        if name not in searched and os.path.normpath(place / name) not in used
+        for stem, name in names.items()
+        if stem not in searched and os.path.normpath(place / name) not in used
     ]
     if unused:
         warnings.note(
@@ -158,6 +188,42 @@ def note_deeper(place: Path, others: Collection[Path], warnings: Warnings) -> No
         warnings.note(
             f"there are labelme files in {few(found)}, inside this folder: not used; to use them too, move all files "
             "of this folder into a subfolder beside these, or theirs into this folder"
+        )
+
+
+def note_others(other: Path, place: Path, ids: Collection[object], warnings: Warnings) -> None:
+    """Note the labelme files in the folder `other` without one of that name in `place`, which has those named `ids`."""
+    names = [file.name for file in json_files(other) if file.stem not in ids]
+    if names:
+        warnings.note(
+            f"{counted(len(names), 'labelme file')} in {other} ({few(names)}) without a file of that name in {place}: "
+            f"not used; to use them too, move them into {place}"
+        )
+
+
+def holds_nested(place: Path) -> bool:
+    """Whether a folder has labelme files in subfolders only, and neither splits in these nor predictions of rcnn."""
+    if (place / MARKER).exists() or holds_labelme(place):
+        return False
+    searched = [inner for inner, names in islice(walk(place), MAX_SEARCHED) if any(map(_is_json, names))]
+    deeper = [inner for inner in searched if holds_labelme(inner)]
+    names = {part for inner in deeper for part in inner.relative_to(place).parts}
+    return bool(deeper) and not any(map(SPLIT_NAME.fullmatch, names))
+
+
+def nested_siblings(folder: Path) -> list[Path]:
+    """The folders in the place of splits that have labelme files in subfolders only."""
+    tops = (folder, *(folder / sub for sub in subfolders_of(folder)))
+    places = [one for top in tops for one in subfolders(top) if one.name not in SUBFOLDERS]
+    return [one for one in places if place_of(folder, one.name) is None and holds_nested(one)]
+
+
+def note_nested(folder: Path, warnings: Warnings) -> None:
+    """Note the folders beside splits that have labelme files in subfolders only, and not the usual name of a split."""
+    if found := [place for place in nested_siblings(folder) if not SPLIT_NAME.fullmatch(place.name)]:
+        warnings.note(
+            f"there are labelme files in subfolders of {few([str(place) for place in found])}: not used, unless split "
+            "(--split) names that folder"
         )
 
 
