@@ -56,6 +56,7 @@ class Evaluation:
     ground_truth: GroundTruth = field(repr=False)  # in COCO's form, as it was checked
     failed: tuple[ImageResults, ...] = ()  # images that could not be read: they count as images without detections
     limit: int = 0  # only this number of images, the first ones, were evaluated; 0: all
+    split: str = ""  # of the data set; the name of a file that was opened, without its folder
     warnings: tuple[str, ...] = ()
     report: Path | None = None  # report.html, if an output folder was given ...
     thresholds: Thresholds | None = None  # ... and the score thresholds with the best F1; None for proposals
@@ -71,7 +72,8 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """The content of metrics.json; nothing in it depends on the time or the computer."""
         content = self.metrics.to_dict()
-        return content | {"counts": {**content["counts"], "failed": len(self.failed)}, "limit": self.limit}
+        counts = {**content["counts"], "failed": len(self.failed)}
+        return content | {"counts": counts, "limit": self.limit, "split": self.split}
 
 
 def evaluate_dataset(
@@ -138,7 +140,13 @@ def evaluate_dataset(
     metrics = processes.from_first(measurement.metrics)
     warnings = plan.warnings + failure_warnings(failed, len(images))
     return Evaluation(
-        metrics=metrics, results=results, ground_truth=ground_truth, failed=failed, warnings=warnings, limit=limit
+        metrics=metrics,
+        results=results,
+        ground_truth=ground_truth,
+        failed=failed,
+        limit=limit,
+        split=Path(dataset.split).name,
+        warnings=warnings,
     )
 
 

@@ -39,6 +39,7 @@ class SavedResults:
     results: list[Result]
     kinds: tuple[str, ...] = ()  # of the files that `rcnn eval` wrote; empty: a file that rcnn did not write
     limit: int = 0  # only this number of images, the first ones, were evaluated; 0: all, or unknown
+    split: str = ""  # that was evaluated; empty: unknown
 
 
 def is_results(path: Path) -> bool:
@@ -112,8 +113,8 @@ def read_results(path: Path) -> SavedResults:
                 "path of one of the files"
             )
         merged = [one | other for one, other in zip(merged, more, strict=True)]
-    limit = _images_of_lines(files[0]) or _recorded_limit(files[0])
-    return SavedResults(results=merged, kinds=kinds, limit=limit)
+    recorded, split = _recorded(files[0])
+    return SavedResults(results=merged, kinds=kinds, limit=_images_of_lines(files[0]) or recorded, split=split)
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -165,13 +166,16 @@ def _key(result: Any) -> Any:
     return [result.get(name) for name in ("image_id", "category_id", "score")] if isinstance(result, dict) else result
 
 
-def _recorded_limit(path: Path) -> int:
-    """The limit of images in the metrics.json beside a results file of `rcnn eval`; 0: all images, or unknown."""
+def _recorded(path: Path) -> tuple[int, str]:
+    """The limit of images and the split in the metrics.json beside a results file of `rcnn eval`.
+
+    The limit is 0 for all images, or if it is unknown; the split is empty if it is unknown.
+    """
     if path.name not in RESULTS.values() or not (path.parent / METRICS_FILE).is_file():
-        return 0
+        return 0, ""
     metrics = read_json_or_lines(path.parent / METRICS_FILE)
-    limit = metrics.get("limit") if isinstance(metrics, dict) else None
-    return limit if type(limit) is int and limit > 0 else 0
+    limit, split = (metrics.get(name) if isinstance(metrics, dict) else None for name in ("limit", "split"))
+    return (limit if type(limit) is int and limit > 0 else 0), (split if isinstance(split, str) else "")
 
 
 def fitted(
@@ -188,7 +192,20 @@ def fitted(
         check_results(ground_truth, results, str(dataset.annotation_file))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return replace(saved, results=results), lines + matched + box_form_warnings(dataset, results)
+    return replace(saved, results=results), lines + matched + _other_split(saved, dataset) + box_form_warnings(
+        dataset, results
+    )
+
+
+def _other_split(saved: SavedResults, dataset: Dataset) -> tuple[str, ...]:
+    """A warning if the results are those of another split, whose images may have the same ids."""
+    split = Path(dataset.split).name
+    if not saved.split or saved.split == split:
+        return ()
+    return (
+        f"the results are those of the split {saved.split!r}, but the ground truth is that of {split!r}: if that is "
+        f"not the same, choose the split (--split {saved.split})",
+    )
 
 
 def evaluate_results(
@@ -241,8 +258,9 @@ def evaluate_results(
         metrics=metrics,
         results=results,
         ground_truth=ground_truth,
-        warnings=warnings + plan.warnings,
         limit=limit,
+        split=Path(dataset.split).name,
+        warnings=warnings + plan.warnings,
     )
 
 

@@ -336,3 +336,17 @@ def test_results_of_held_out_images_are_scored_without_the_files(tmp_path: Path)
         path.unlink()
     opened = dataset_for(None, data, held_out=held_out, options=DatasetOptions(optional_files=True))
     assert opened.file_names == dataset.file_names[:2]
+
+
+def test_results_of_another_split_get_a_warning(tmp_path: Path) -> None:
+    """The images of both splits have the same ids."""
+    data = write_tiny_coco(tmp_path / "data", {"train": 1, "val": 1}, size=(64, 96))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "results.json").write_text(json.dumps(perfect(data, "bbox")))
+    scored = evaluate(tmp_path / "results.json", data, split="val", output=tmp_path / "out")
+    assert scored.split == json.loads((tmp_path / "out" / "metrics.json").read_text())["split"] == "val"
+    line = "the results are those of the split 'val', but the ground truth is that of 'train'"
+    for split, expected in (("val", 0), ("train", 1)):
+        assert sum(line in one for one in evaluate(tmp_path / "out", data, split=split).warnings) == expected
+        compared = compare(tmp_path / "out", tmp_path / "results.json", data, split=split, samples=0)
+        assert sum(line in one for one in compared.warnings) == expected
