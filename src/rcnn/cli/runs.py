@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import textwrap
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from rcnn.arguments import shown
 
 REASON = 200  # characters of the error of a run that are shown; --json has its whole first line
 
@@ -44,5 +45,5 @@ def runs(
             f"{scores}  {row.data}"
         )
         if row.failure:
-            typer.echo(f"{'':{names}}  failed: {textwrap.shorten(row.failure, REASON, placeholder=' ...')}")
+            typer.echo(f"{'':{names}}  failed: {shown(row.failure, REASON, form=str)}")
     typer.echo("box, mask, kpts: the best AP of each run on its validation set.")
