@@ -200,7 +200,7 @@ def fitted(
 def _other_split(saved: SavedResults, dataset: Dataset) -> tuple[str, ...]:
     """A warning if the results are those of another split, whose images may have the same ids."""
     split = Path(dataset.split).name
-    if not saved.split or saved.split == split:
+    if not saved.split or saved.split in (split, *split.split("+")):  # train+val: two splits as one
         return ()
     return (
         f"the results are those of the split {saved.split!r}, but the ground truth is that of {split!r}: if that is "

@@ -97,7 +97,7 @@ class _Match:
     field: str
     how: str  # which rule
     table: dict[Any, Id]  # id of the results -> id of the data set
-    missing: list[Any]  # ids of the results without a match
+    missing: list[Any]  # ids of the results that match none, or several
 
 
 def _match(
@@ -152,7 +152,9 @@ def _with_match(results: Sequence[Any], match: _Match) -> tuple[list[Result], st
         f"matched {match.how}: {example}"
     )
     if skipped := len(results) - len(kept):
-        line += f"; skipped {counted(skipped, 'result')} of images without a match ({few_ids(match.missing)})"
+        line += (
+            f"; skipped {counted(skipped, 'result')} of images that match none, or several ({few_ids(match.missing)})"
+        )
     return kept, line
 
 

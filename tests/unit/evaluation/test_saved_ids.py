@@ -176,7 +176,7 @@ def test_a_few_images_that_the_data_set_lacks_are_skipped(tmp_path: Path) -> Non
     results = [one | {"image_id": f"photo{one['image_id']}"} for one in perfect(dataset)]
     kept, (line,) = with_ids_of(dataset, [*results, results[0] | {"image_id": "other"}])
     assert kept == perfect(dataset)
-    assert line.endswith("'photo1' is 1; skipped 1 result of images without a match ('other')")
+    assert line.endswith("'photo1' is 1; skipped 1 result of images that match none, or several ('other')")
     many = [*results, *({**results[0], "image_id": f"other{one}"} for one in range(5))]
     assert with_ids_of(dataset, many) == (many, ())
 

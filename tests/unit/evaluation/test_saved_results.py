@@ -346,7 +346,7 @@ def test_results_of_another_split_get_a_warning(tmp_path: Path) -> None:
     scored = evaluate(tmp_path / "results.json", data, split="val", output=tmp_path / "out")
     assert scored.split == json.loads((tmp_path / "out" / "metrics.json").read_text())["split"] == "val"
     line = "the results are those of the split 'val', but the ground truth is that of 'train'"
-    for split, expected in (("val", 0), ("train", 1)):
+    for split, expected in (("val", 0), ("train", 1), ("val+train", 0)):
         assert sum(line in one for one in evaluate(tmp_path / "out", data, split=split).warnings) == expected
         compared = compare(tmp_path / "out", tmp_path / "results.json", data, split=split, samples=0)
         assert sum(line in one for one in compared.warnings) == expected
