@@ -86,9 +86,9 @@ class RunFolder:
             self.write_text(FAILURE, text + "\n")
 
     def forget_failure(self) -> None:
-        """Remove the message of the error that ended the run earlier."""
+        """Remove the message of the error that ended the run earlier. Call after `claim`: the name is rcnn's then."""
         if self._output is not None:
-            self._output.remove(FAILURE)
+            (self.path / FAILURE).unlink(missing_ok=True)
 
     def write_text(self, name: str, text: str) -> None:
         """Replace the file `name`."""

@@ -58,7 +58,8 @@ def test_eval_and_predict(data: Path, trained: Path, tmp_path: Path, capsys: pyt
     said = capsys.readouterr().out
     assert "person_keypoints_val.json" in said
     metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
-    assert set(metrics) == {"bbox", "keypoints", "per_class", "counts", "max_detections", "limit", "metric"}
+    assert set(metrics) == {"bbox", "keypoints", "per_class", "counts", "max_detections", "limit", "metric", "split"}
+    assert metrics["split"] == "val"
     results = json.loads((tmp_path / "e" / "results_keypoints.json").read_text())
     assert {len(result["keypoints"]) for result in results} == {12}
     assert (tmp_path / "e" / "report.html").read_text().count("data:image/jpeg") >= 2
