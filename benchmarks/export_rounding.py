@@ -8,37 +8,23 @@ The weights are random, proposals and detections few.
 from __future__ import annotations
 
 import argparse
-import copy
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from export_matrix import CPU, small
+from export_matrix import CPU, in_float64, small
 from rcnn.export.check import images_of
 from rcnn.export.compare import compare
 from rcnn.export.files import write_file
 from rcnn.export.trace import example_inputs, trace
-from rcnn.models import Detector, build_detector
+from rcnn.models import build_detector
 from rcnn.models.inference import prepare_for_inference
 from rcnn.runtime.exported import open_exported
 from rcnn.runtime.record import SUFFIXES, ExportRecord, Target, input_names, output_names
-from rcnn.structures import Detections, ImageBatch
 
 TARGETS: tuple[Target, ...] = ("onnx", "torch")
-
-
-def in_float64(detector: Detector, images: ImageBatch) -> Detections:
-    """The detections of a network in float64."""
-
-    def widened(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(value.double() for value in inputs)
-
-    wide = copy.deepcopy(detector).double()
-    wide.backbone.register_forward_pre_hook(widened)
-    return wide.predict(images)
 
 
 @torch.no_grad()

@@ -44,6 +44,21 @@ def test_unsupported_cells_are_those_that_the_export_refuses() -> None:
 def test_a_comparison_as_a_cell() -> None:
     assert cell_of(Difference(matched=3, boxes=0.001)) == {"status": "yes", "reason": ""}
     assert cell_of(Difference())["reason"] == "nothing is detected"
-    assert cell_of(Difference(matched=3), "only with a --size") == {"status": "yes", "reason": "only with a --size"}
+    assert cell_of(Difference(matched=3), fixed="only with a --size") == {
+        "status": "yes",
+        "reason": "only with a --size",
+    }
     differs = cell_of(Difference(matched=3, unmatched=1, boxes=0.074))
     assert differs == {"status": "differs", "reason": "boxes by up to 0.074 px, 1 of 4 detections have no match"}
+
+
+def test_a_file_that_is_nearly_as_near_to_float64_as_pytorch_only_rounds() -> None:
+    beside = Difference(matched=3, scores=0.00035)
+    near, far = Difference(matched=3, scores=0.0002), Difference(matched=3, scores=0.00041)
+    expected = "scores by up to 0.00035 (beside float64, the file and PyTorch: scores 0.00041 and 0.00041)"
+    assert cell_of(beside, far, far) == {"status": "rounding", "reason": expected}
+    assert cell_of(beside, far, near)["status"] == "differs"
+    assert cell_of(beside, Difference(matched=3, scores=0.0001), Difference(matched=3))["status"] == "rounding"
+    assert cell_of(beside, Difference(matched=2, unmatched=1), far)["status"] == "differs"
+    # also where the file is beyond a tolerance of which the comparison with PyTorch says nothing
+    assert cell_of(beside, Difference(matched=3, boxes=0.02), far)["status"] == "differs"
