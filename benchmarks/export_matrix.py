@@ -166,8 +166,8 @@ def cell_of(
     """What the comparisons say.
 
     `difference`: of the file from PyTorch; `file_exact` and `ours_exact`: of both from float64; `fixed`: why the file
-    has a fixed size and batch. "rounding": the file is within the tolerances of float64, or at most ROUNDING times as far
-    from it as PyTorch in float32.
+    has a fixed size and batch. "rounding": the file is within the tolerances of float64, or at most ROUNDING times as
+    far from it as PyTorch in float32.
     """
     if not difference.matched:
         return Cell(status="failed", reason="nothing is detected")
