@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 import rcnn
 from rcnn.outputs import OutputFolder, inside_data, require_apart
+from rcnn.weights.convert import checkpoint_place
 from tests.command import rcnn as command
 from tests.tiny_data import write_tiny_coco
 
@@ -54,6 +56,52 @@ def test_an_output_inside_the_data_gets_a_warning(
     monkeypatch.chdir(data)
     assert command("data", "info", data, "--output", data / "a") == 0
     assert f"warning: {line}" in capsys.readouterr().err
+
+
+def test_compare_and_browse_warn_too(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = data.with_name("results.json")
+    dataset = rcnn.open_dataset(data, "val")
+    box = {"image_id": dataset.image_ids[0], "category_id": dataset.category_ids[0], "bbox": [1, 1, 9, 9], "score": 0.5}
+    results.write_text(json.dumps([box]))
+    line = f"{data / 'a'} is inside the folder of the data set, {data}: rcnn does not read its own files as data"
+    for given in (data, dataset):
+        found = rcnn.compare(results, results, given, samples=0, output=data / "a")
+        assert found.warnings[0].startswith(line)
+    assert (data / "a" / "compare.json").is_file()
+    assert "inside" not in str(rcnn.compare(results, results, data, samples=0, output=data.with_name("b")).warnings)
+    in_images = rcnn.compare(results, results, data, samples=0, output=data / "val" / "c").warnings[0]
+    assert in_images.startswith(f"{data / 'val' / 'c'} is inside the folder of the data set, {data}")
+    assert rcnn.browse_dataset(data, data.with_name("d")).warnings == ()
+    capsys.readouterr()
+    for command_line in (("data", "browse", data), ("compare", results, results, "--data", data, "--samples", 0)):
+        assert command(*command_line, "--output", data / "a") == 0
+        assert capsys.readouterr().err.count(f"warning: {line}") == 1
+
+
+def test_a_checkpoint_is_kept_apart_from_data_too(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`rcnn convert` reads no data, so the folder itself tells whether it is a data set."""
+    file, before = data.with_name("model.pth"), sorted(data.rglob("*"))
+    file.write_bytes(b"no weights")
+    refused = "photos is the folder of the data set, and rcnn would put its files among the images and annotations"
+    with pytest.raises(ValueError, match=refused):
+        rcnn.convert(file, data)
+    assert command("convert", file, "--output", data) == 2
+    assert refused in capsys.readouterr().err
+    assert sorted(data.rglob("*")) == before
+    line = f"warning: {data / 'a'} is inside the folder of the data set, {data}"
+    logged: list[str] = []
+    with pytest.raises(ValueError, match=r"model\.pth"):
+        rcnn.convert(file, data / "a", log=logged.append)
+    assert [one.startswith(line) for one in logged] == [True]
+    assert command("convert", file, "--output", data / "a") == 2
+    assert line in capsys.readouterr().err
+    with OutputFolder(data) as output:  # a checkpoint of an earlier version of rcnn, which is replaced
+        output.write_text("config.json", "{}")
+    assert checkpoint_place(data) == ""
+    monkeypatch.chdir(data)  # outputs usually go below the current folder
+    assert checkpoint_place(Path("runs/a")) == ""
 
 
 def test_the_folders_of_the_images_count(

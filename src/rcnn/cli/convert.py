@@ -60,7 +60,7 @@ def convert(
     Example: rcnn convert model_final.pkl --config mask_rcnn_R_50_FPN_3x.yaml --output converted
     """
     from rcnn.new_outputs import output_or_new
-    from rcnn.weights.convert import ConvertOptions, convert_to_folder, list_systems
+    from rcnn.weights.convert import ConvertOptions, checkpoint_place, convert_to_folder, list_systems
     from rcnn.weights.export import default_file, export_checkpoint
 
     if list_:
@@ -97,5 +97,7 @@ def convert(
         overrides=overrides or (),
         command=as_typed(*words),
     )
+    if output is not None and (warning := checkpoint_place(output)):
+        typer.echo(f"warning: {warning}", err=True)
     with output_or_new(output, "convert", file) as path:
         convert_to_folder(file, path, options, typer.echo)

@@ -274,6 +274,8 @@ def browse(
         input_config=input_config,
         progress=progress_bar,
     )
+    for warning in page.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"wrote {page.path}")
     _report_failed(page.failed)
 

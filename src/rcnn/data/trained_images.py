@@ -152,12 +152,12 @@ def _hashes(dataset: Dataset) -> list[str]:
     for name, (height, width) in zip(dataset.file_names, dataset.sizes.tolist(), strict=True):
         size = 0
         with suppress(OSError, ImageError):  # what is missing or damaged is reported when it is read
-            size = _size_in_bytes(dataset.folder / name)
+            size = size_in_bytes(dataset.folder / name)
         key = f"{PurePosixPath(name).stem}\0{height}\0{width}\0{size}"
         found.append(hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:DIGITS])
     return found
 
 
-def _size_in_bytes(file: Path) -> int:
+def size_in_bytes(file: Path) -> int:
     """The size of an image file, or of the image embedded in a labelme file."""
     return len(embedded_image(file)) if is_embedded(file) else os.stat(file).st_size

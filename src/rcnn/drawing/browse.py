@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rcnn.arguments import DATA, OUTPUT, SPLIT, as_path, as_text, whole_number
+from rcnn.arguments import OUTPUT, SPLIT, as_path, as_text, whole_number
 from rcnn.data.defaults import default_training_split
 from rcnn.data.images import ImageError
 from rcnn.data.inspect.check import is_test_split
 from rcnn.data.loading import Batches, LoaderSettings
 from rcnn.data.messages import counted, few
 from rcnn.data.opening import open_dataset, splits
+from rcnn.data.output_place import output_warnings, require_output_apart
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import skeleton_of
 from rcnn.drawing.augmented import augmented_batches, augmented_sample, draw_augmented, with_steps
@@ -27,7 +28,7 @@ from rcnn.drawing.pages import render
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.given_steps import Given
 from rcnn.new_outputs import output_or_new
-from rcnn.outputs import OutputFolder, require_apart, require_folder
+from rcnn.outputs import OutputFolder, require_folder
 from rcnn.preprocess import InputConfig
 from rcnn.progress import Progress, no_progress
 
@@ -42,6 +43,7 @@ class BrowsePage:
 
     path: Path
     failed: tuple[str, ...]  # the error messages of images that cannot be read
+    warnings: tuple[str, ...] = ()  # about the folder of the page; those about the data are on the page
 
 
 View = tuple[InputConfig, LoaderSettings]
@@ -93,7 +95,7 @@ def browse_dataset(
     limit = whole_number("limit", limit, "0 or more images of each split (0 = all)", 0)
     if output is not None:
         require_folder(as_path(output, OUTPUT))
-        require_apart(as_path(output, OUTPUT), as_path(path, "the data set", DATA), str(images or ""), own=PAGE)
+        require_output_apart(Path(output), path, str(images or ""), own=PAGE)
     if augment is not None:
         augmented = with_steps(augmented, augment)
     opened = partial(
@@ -104,6 +106,9 @@ def browse_dataset(
     if augmented is not None and not split:
         names = [default_training_split(names) or names[0]]
     datasets = [opened(name) for name in names]
+    warnings: tuple[str, ...] = ()
+    if output is not None:
+        warnings = output_warnings(Path(output), path, str(images or ""), datasets, own=PAGE)
     view = None if augmented is None else (input_config or InputConfig(), augmented)
     with output_or_new(output, "browse", Path(path).resolve()) as folder, OutputFolder(folder) as files:
         files.require_free(PAGE)
@@ -114,7 +119,7 @@ def browse_dataset(
         lead = f"{counted(sum(map(len, datasets)), 'image')} of {counted(len(datasets), 'split')}"
         page = files.write_text(PAGE, render(PAGE, title=title, lead=lead, sections=sections))
     failed = tuple(entry.error for section in sections for entry in section.entries if entry.error)
-    return BrowsePage(path=page, failed=failed)
+    return BrowsePage(path=page, failed=failed, warnings=warnings)
 
 
 def _spread(count: int, limit: int) -> list[int]:

@@ -10,10 +10,11 @@ from typing import get_args
 
 import torch
 
-from rcnn.arguments import DATA, MODEL, OUTPUT, as_path, require_one_of, require_switches, whole_number
+from rcnn.arguments import MODEL, OUTPUT, as_path, require_one_of, require_switches, whole_number
 from rcnn.data import Dataset
 from rcnn.data.loading import Padding, require_padding
 from rcnn.data.opening import DatasetOptions
+from rcnn.data.output_place import output_warnings, require_output_apart
 from rcnn.evaluation.boundary import add_boundary, require_boundary
 from rcnn.evaluation.evaluate import Evaluation
 from rcnn.evaluation.opening import (
@@ -28,7 +29,7 @@ from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results, is_results
 from rcnn.evaluation.run import evaluate_predictor, run_evaluation
 from rcnn.models.overrides import Overrides, as_overrides
-from rcnn.outputs import METRICS_FILE, inside_data, require_apart, require_folder
+from rcnn.outputs import METRICS_FILE, require_folder
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision, choose_device
 from rcnn.runtime.launch import launch_function, require_devices
@@ -106,7 +107,8 @@ def evaluate(
     require_one_of("precision", precision, get_args(Precision))
     require_padding(padding)
     if output is not None:
-        _require_output(as_path(output, OUTPUT), data, str(images or ""))
+        require_folder(as_path(output, OUTPUT))
+        require_output_apart(Path(output), data, str(images or ""), own=METRICS_FILE)
     chosen = EvaluationOptions(
         limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
         pictures=pictures, boundary=boundary,
@@ -135,7 +137,9 @@ def evaluate(
             model, data, str(split), load=load, overrides=changes, options=options, evaluation=chosen
         )
     source, dataset = subject.source, subject.dataset
-    inside = () if output is None else _output_warnings(Path(output), data, str(images or ""), dataset)
+    inside: tuple[str, ...] = ()
+    if output is not None:
+        inside = output_warnings(Path(output), data, str(images or ""), [dataset], own=METRICS_FILE)
     with joined(source.device if isinstance(source, Predictor) else torch.device("cpu")) as processes:
         if output is not None:
             name = source.config.name if isinstance(source, Predictor) else source.name
@@ -153,25 +157,6 @@ def evaluate(
         else:
             evaluation = _evaluate(source, dataset, chosen, processes)
     return replace(evaluation, warnings=(*inside, *subject.warnings, *evaluation.warnings))
-
-
-def _require_output(output: Path, data: Dataset | str | Path, images: str) -> None:
-    """Errors as for `require_folder` and `require_apart`, before the data set is opened."""
-    require_folder(output)
-    if not isinstance(data, Dataset):
-        require_apart(output, as_path(data, "the data set", DATA), images, own=METRICS_FILE)
-
-
-def _output_warnings(output: Path, data: Dataset | str | Path, images: str, dataset: Dataset) -> tuple[str, ...]:
-    """A warning if `output` is inside the folder of the data or its images. Errors as for `require_apart`.
-
-    `dataset` is the `data` that was opened.
-    """
-    if not dataset.has_files:
-        return ()
-    place = data.root if isinstance(data, Dataset) else Path(data)
-    require_apart(output, place, images, folders=dataset.image_folders, own=METRICS_FILE)
-    return tuple(filter(None, [inside_data(output, place, images, folders=dataset.image_folders)]))
 
 
 def _subject_of(

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from rcnn.arguments import DATA, MODEL, OUTPUT, as_optional_text, as_path, whole_number
+from rcnn.arguments import MODEL, OUTPUT, as_optional_text, as_path, whole_number
 from rcnn.data import Dataset
 from rcnn.data.messages import counted, few
 from rcnn.data.opening import DatasetOptions
+from rcnn.data.output_place import output_warnings, require_output_apart
 from rcnn.evaluation.api import evaluate
 from rcnn.evaluation.evaluate import Result
 from rcnn.evaluation.opening import (
@@ -23,6 +23,7 @@ from rcnn.evaluation.opening import (
     trained_images_of,
 )
 from rcnn.evaluation.plan import limit_overrides, plan_evaluation
+from rcnn.evaluation.recorded_data import recorded_data, with_recorded
 from rcnn.evaluation.results import (
     all_have,
     fitted,
@@ -36,7 +37,7 @@ from rcnn.evaluation.results import (
 from rcnn.metrics.choice import require_metric
 from rcnn.metrics.comparison import Comparison, compare_results
 from rcnn.metrics.values import FIELDS
-from rcnn.outputs import OutputFolder, require_apart
+from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device
 from rcnn.runtime.exported import is_exported
@@ -83,16 +84,22 @@ def compare(
     options = DatasetOptions(annotations=annotations, images=images, relative_boxes=relative_boxes)
     if data is not None:
         require_path_options(data, split, options)
-        if output is not None:
-            _require_output(as_path(output, OUTPUT), data, str(images or ""))
     models = tuple(None if is_results(source) else model_record(source) for source in sources)
     options = replace(options, optional_files=not any(models))
     _require_same_classes(sources, models)
     one_class = _are_proposals(sources, models)
+    if data is None:
+        recorded = recorded_data(sources, "neither A nor B")
+        data, split, options = recorded.path, split or recorded.split, with_recorded(options, recorded.options)
+    if output is not None:
+        require_output_apart(as_path(output, OUTPUT), data, str(options.images), own=COMPARE_FILE)
     with nullcontext() if output is None else OutputFolder(output) as folder:
         if folder is not None:
             folder.require_free(COMPARE_FILE)
         dataset = _dataset(sources, models, data, str(split), replace(options, one_class=one_class))
+        inside: tuple[str, ...] = ()
+        if folder is not None:
+            inside = output_warnings(folder.path, data, str(options.images), [dataset], own=COMPARE_FILE)
         saved = [
             _saved_side(source, dataset) if model is None else None
             for source, model in zip(sources, models, strict=True)
@@ -103,17 +110,10 @@ def compare(
             for source, side in zip(sources, saved, strict=True)
         ]
         comparison = _compare(sources, sides, dataset, limit, metric, samples, seed)
+        comparison = replace(comparison, warnings=(*inside, *comparison.warnings))
         if folder is not None:
             folder.write_json(COMPARE_FILE, comparison.to_dict(), indent=2)
     return comparison
-
-
-def _require_output(output: Path, data: Dataset | str | Path, images: str) -> None:
-    """ValueError if compare.json would be among the data or its images."""
-    if not isinstance(data, Dataset):
-        require_apart(output, as_path(data, "the data set", DATA), images, own=COMPARE_FILE)
-    elif data.has_files:
-        require_apart(output, data.root, folders=data.image_folders, own=COMPARE_FILE)
 
 
 def _require_same_classes(sources: Sequence[Path], models: Sequence[Model | None]) -> None:
@@ -145,7 +145,7 @@ def _are_proposals(sources: Sequence[Path], models: Sequence[Model | None]) -> b
 def _dataset(
     sources: Sequence[Path],
     models: Sequence[Model | None],
-    data: Dataset | str | Path | None,
+    data: Dataset | str | Path,
     split: str,
     options: DatasetOptions,
 ) -> Dataset:
@@ -153,15 +153,6 @@ def _dataset(
     model = next((one for one in models if one is not None), None)
     if isinstance(data, Dataset):
         return in_one_class(data, model) if options.one_class else data
-    if data is None:
-        data, recorded, own = _recorded_data(sources)
-        split = split or recorded
-        options = replace(
-            options,
-            annotations=options.annotations or own.annotations,
-            images=options.images or own.images,
-            relative_boxes=options.relative_boxes or own.relative_boxes,
-        )
     held_out = next((part for part in map(held_out_of, sources) if part is not None), None)
     return dataset_for(model, data, split, held_out=held_out, options=options)
 
@@ -219,32 +210,6 @@ def _compare(
         failed=sum(side.failed for side in sides),
         warnings=tuple(dict.fromkeys(lines)),
     )
-
-
-def _recorded_data(sources: Sequence[Path]) -> tuple[Path, str, DatasetOptions]:
-    """The data set that the first of the models among `sources` was trained on: path, validation split, options.
-
-    The split is empty if the run had none. ValueError if no model records its data set, FileNotFoundError if that does
-    not exist here.
-    """
-    models = [source for source in sources if not is_results(source)]
-    records = [(source, model_record(source).provenance) for source in models]
-    source, record = next(((s, r) for s, r in records if isinstance(r.get("data"), str)), (None, dict[str, Any]()))
-    if source is None:
-        raise ValueError(
-            "give the data set (--data DIR): neither A nor B records one, as a model does that rcnn has trained"
-        )
-    if not Path(record["data"]).exists():
-        raise FileNotFoundError(
-            f"{source} was trained on {record['data']}, which does not exist here; give the data set (--data DIR)"
-        )
-    validations = [name for name in record.get("splits", [])[1:] if name != "none"]
-    options = DatasetOptions(
-        annotations=record.get("annotations", ""),
-        images=record.get("images", ""),
-        relative_boxes=record.get("relative_boxes", False),
-    )
-    return Path(record["data"]), validations[0] if validations else "", options
 
 
 def _trained_on(sources: Sequence[Path], dataset: Dataset) -> tuple[str, ...]:

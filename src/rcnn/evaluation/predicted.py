@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rcnn.data.images import ImageError
 from rcnn.data.messages import counted, few
 from rcnn.data.records import Dataset
+from rcnn.data.trained_images import size_in_bytes
 from rcnn.evaluation.evaluate import Result
 from rcnn.evaluation.saved_ids import by_file, path_of
 from rcnn.metrics.checks import Id
@@ -28,6 +31,7 @@ class _Table:
     names: dict[Id, str]  # id of the results -> its name in coco.json
     ids: dict[Id, Id]  # id of the results -> id of the data set; without those that have none
     renamed: dict[Id, str]  # id that both have -> its name in the data set, which is another
+    entries: dict[Id, dict[str, Any]]  # id of the results -> its entry in coco.json
 
 
 def with_ids_by_name(path: Path, results: Sequence[Any], dataset: Dataset) -> tuple[list[Result], tuple[str, ...]]:
@@ -48,6 +52,8 @@ def with_ids_by_name(path: Path, results: Sequence[Any], dataset: Dataset) -> tu
                 f"{counted(len(renamed), 'class')} of {TABLES_FILE} beside the results {has} another name than the "
                 f"class of the same {field} in the data set, taken as the same: {few(renamed)}"
             )
+        if field == "image_id":
+            lines += _other_photos(path, table, used, dataset)
         ids = table.ids
         if changed := sum(_id(result, field) in ids and ids[result[field]] != result[field] for result in kept):
             kept = [one | {field: ids[one[field]]} if _id(one, field) in ids else one for one in kept]
@@ -77,6 +83,43 @@ def _require_meanings(field: str, table: _Table, used: Iterable[Id], dataset: Da
                 f"results have {field} {first!r} and {one!r}, the {noun} {table.names[first]!r} and "
                 f"{table.names[one]!r} in {source}; both mean {table.ids[one]!r} of {dataset.annotation_file}. {advice}"
             )
+
+
+def _other_photos(path: Path, table: _Table, used: Iterable[Id], dataset: Dataset) -> list[str]:
+    """A line if some of the images `used` are other photos than those of the data set with the same names.
+
+    Names in coco.json begin below the folder that was predicted on: the photo of train/1.jpg may be called 1.jpg, as
+    one of val is. Only the height, the width and, with a copy of the photo beside coco.json, the size in bytes are
+    compared.
+    """
+    places = {one: place for place, one in enumerate(dataset.image_ids)}
+    shown = [one for one in used if table.ids[one] in places]
+    others = [
+        table.names[one] for one in shown if _differ(path.parent, table.entries[one], dataset, places[table.ids[one]])
+    ]
+    if not others:
+        return []
+    are = "are not the photos" if len(others) > 1 else "is not the photo"
+    return [
+        f"{len(others)} of {counted(len(shown), 'image')} with results {are} that the data set has under the same "
+        f"name: another size, or another file ({few(others)}). The metrics are wrong if these are photos of another "
+        "split or data set: evaluate on the one that was predicted on (--data, --split)"
+    ]
+
+
+def _differ(folder: Path, entry: dict[str, Any], dataset: Dataset, place: int) -> bool:
+    """Whether an image of coco.json in `folder` is another one than image `place` of the data set."""
+    size = [side for key in ("height", "width") if isinstance(side := entry.get(key), int)]
+    if len(size) == 2 and sorted(size) != sorted(
+        dataset.sizes[place].tolist()
+    ):  # sorted: a photo may be turned by EXIF
+        return True
+    copy = folder / entry["file_name"]
+    if not dataset.has_files or not copy.is_file():
+        return False
+    with suppress(OSError, ImageError):  # what is missing or damaged is reported when it is read
+        return copy.stat().st_size != size_in_bytes(dataset.folder / dataset.file_names[place])
+    return False
 
 
 def is_predicted(path: Path) -> bool:
@@ -116,7 +159,7 @@ def _images(entries: Sequence[dict[str, Any]], dataset: Dataset) -> _Table:
             target = one if target is None else None  # a-2.jpg: of that name, or the second copy with the name a.jpg
         if target is not None:
             ids[one] = target
-    return _Table(names=names, ids=ids, renamed={})
+    return _Table(names=names, ids=ids, renamed={}, entries={entry["id"]: entry for entry in entries})
 
 
 def _is_same(name: PurePosixPath, path: PurePosixPath, is_copy: bool) -> bool:
@@ -142,7 +185,7 @@ def _classes(entries: Sequence[dict[str, Any]], dataset: Dataset) -> _Table:
     taken = set(ids.values())
     free: dict[Id, str] = {one: name for name, one in classes.items() if one not in taken}
     renamed = {one: free[one] for one in names if one not in ids and one in free}
-    return _Table(names=names, ids=ids | {one: one for one in renamed}, renamed=renamed)
+    return _Table(names=names, ids=ids | {one: one for one in renamed}, renamed=renamed, entries={})
 
 
 def _names(entries: Sequence[dict[str, Any]], key: str) -> dict[Id, str]:

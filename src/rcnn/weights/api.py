@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rcnn.arguments import as_path, as_text, as_texts, require_switches
+from rcnn.arguments import OUTPUT, as_path, as_text, as_texts, require_switches
 from rcnn.models import Detector
 from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.new_outputs import output_or_new
 from rcnn.weights.checkpoint import load_detector
-from rcnn.weights.convert import ConvertOptions, convert_to_folder
+from rcnn.weights.convert import ConvertOptions, checkpoint_place, convert_to_folder
 
 
 def load(path: str | Path, *, allow: str | Sequence[str] = ()) -> Detector:
@@ -63,6 +63,9 @@ def convert(
         overrides=as_overrides(overrides),
         command="rcnn.convert",
     )
+    log = log or (lambda line: None)
+    if output is not None and (warning := checkpoint_place(as_path(output, OUTPUT))):
+        log(f"warning: {warning}")
     with output_or_new(output, "convert", file) as folder:
-        convert_to_folder(file, folder, options, log or (lambda line: None))
+        convert_to_folder(file, folder, options, log)
     return folder

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from rcnn.commands import as_typed
 from rcnn.data.messages import counted, few
+from rcnn.data.output_place import beside_data, require_no_data_set
 from rcnn.models import build_detector
 from rcnn.outputs import sha256_of
 from rcnn.weights.catalogue.names import is_weight_name, suggestion
 from rcnn.weights.checkpoint import write_checkpoint, writing_checkpoint
 from rcnn.weights.class_names import read_classes, require_class_names
+from rcnn.weights.files import CONFIG_FILE
 from rcnn.weights.readers.state_dict import Found, find_weights
 from rcnn.weights.readers.stored import LazyState
 from rcnn.weights.selfcheck import check_backbone, check_detector, require_same
@@ -56,6 +58,12 @@ def convert_to_folder(file: str | Path, output: str | Path, options: ConvertOpti
         result = check_backbone(folder) if kind == "backbone" else check_detector(folder)
     log(f"wrote {output}")
     log(result)
+
+
+def checkpoint_place(output: Path) -> str:
+    """A warning if the folder `output` is inside that of a data set; empty if not. ValueError if it is a data set."""
+    require_no_data_set(output, own=CONFIG_FILE)
+    return beside_data(output)
 
 
 def _require_file(file: str | Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from rcnn.cli.formats import WITH_IMAGES
+from rcnn.data.opening import open_dataset
 from rcnn.evaluation.predicted import COPIES
 from rcnn.evaluation.results import evaluate_results
 from rcnn.outputs import OutputFolder
+from tests.tiny_data import write_tiny_coco
 from tests.unit.evaluation.test_saved_ids import NAMED, Entry, perfect, truth
 
 
@@ -93,6 +96,50 @@ def test_a_class_of_another_name_keeps_its_id_if_no_other_name_has_it(tmp_path: 
             ValueError, match=r"category_id \d, which is the class 'motorcycle' in coco\.json beside them"
         ):
             evaluate_results(file, dataset)
+
+
+def test_the_advice_for_ids_that_fit_works(tmp_path: Path) -> None:
+    dataset = truth(tmp_path / "data", {1: "train/0001.jpg"})
+    file = write_predicted(tmp_path / "found", {1: "val/0001.jpg"}, {18: "dog"}, perfect(dataset))
+    with pytest.raises(
+        ValueError, match=r"copy the results to a file of another name, which is read without coco\.json"
+    ):
+        evaluate_results(file, dataset)
+    copy = shutil.copy(file, file.with_name("results.json"))
+    assert evaluate_results(Path(copy), dataset).results == perfect(dataset)
+
+
+def test_other_photos_with_the_same_names_are_reported(tmp_path: Path) -> None:
+    """Two splits have photos of the same names; predictions on one are scored on the other."""
+    data = write_tiny_coco(tmp_path / "data", {"train": 3, "val": 3}, size=(16, 24))
+    for number in (1, 2, 3):
+        for split in ("train", "val"):
+            (data / split / f"{split}_{number}.png").rename(data / split / f"{number}.png")
+    for split in ("train", "val"):
+        file = data / "annotations" / f"instances_{split}.json"
+        file.write_text(file.read_text().replace(f'"{split}_', '"'))
+    shutil.copy(data / "train" / "3.png", data / "val" / "3.png")
+    val = open_dataset(data, "val")
+    copies = tmp_path / "found" / "coco_images"
+    shutil.copytree(data / "train", copies)  # as `rcnn predict data/train` does
+    names = {number: f"coco_images/{number}.png" for number in (1, 2, 3)}
+    classes = dict(zip(val.category_ids, val.classes, strict=True))
+    file = write_predicted(tmp_path / "found", names, classes, perfect(val))
+    (line,) = evaluate_results(file, val).warnings
+    said = "2 of 3 images with results are not the photos that the data set has under the same name"
+    assert said in line
+    assert "(1.png, 2.png)" in line
+    assert evaluate_results(file, open_dataset(data, "train")).warnings == ()
+    for number in (1, 2):
+        shutil.copy(data / "val" / f"{number}.png", copies)
+    assert evaluate_results(file, val).warnings == ()
+    sizes = [{"id": one, "file_name": name, "height": 16, "width": 24 + (one == 1)} for one, name in names.items()]
+    with OutputFolder(tmp_path / "found") as output:  # without copies, their sizes tell
+        tables = {"images": [one | {"file_name": Path(str(one["file_name"])).name} for one in sizes]}
+        output.write_json("coco.json", tables | {"categories": []})
+    (line,) = evaluate_results(file, val).warnings
+    assert "1 of 3 images with results is not the photo that the data set has" in line
+    assert "(1.png)" in line
 
 
 def test_copies_are_in_the_folder_that_predict_writes() -> None:

@@ -174,11 +174,16 @@ def _offered(location: Location) -> dict[str, set[str]]:
     raise not_recognised(folder, annotations, names_of_formats())
 
 
+def format_of(folder: Path) -> str:
+    """The name of the format in which a folder is a data set; empty: it is none."""
+    return next((each.NAME for each in FORMATS if each.splits(folder)), "")
+
+
 def _data_sets_below(folder: Path) -> dict[Path, str]:
     """The data sets directly below a folder, else one level deeper, each with its format; empty: none."""
     level = subfolders(folder)[:MAX_SEARCHED]
     for places in (level, [inner for one in level for inner in subfolders(one)][:MAX_SEARCHED]):
-        formats = {one: next((each.NAME for each in FORMATS if each.splits(one)), "") for one in places}
+        formats = {one: format_of(one) for one in places}
         if found := {one: name for one, name in formats.items() if name}:
             return found
     return {}
@@ -192,8 +197,8 @@ def _require_one_data_set(folder: Path, names: set[str]) -> None:
     inside = subfolders(folder)
     if all(USUAL_SPLIT.match(name) for name in names) or names.isdisjoint(one.name for one in inside):
         return
-    formats = {one.name: next((each.NAME for each in FORMATS if each.splits(one)), None) for one in inside}
-    sets = {name: known for name, known in formats.items() if known is not None}
+    formats = {one.name: format_of(one) for one in inside}
+    sets = {name: known for name, known in formats.items() if known}
     if sets.keys() & names and sets.keys() - names:
         raise ValueError(
             f"{folder} contains {len(sets)} data sets: {few([f'{name} ({known})' for name, known in sets.items()], 20)}"

@@ -1,0 +1,57 @@
+"""The data set that a model was trained on, as its checkpoint records it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rcnn.data.opening import DatasetOptions
+from rcnn.evaluation.results import is_results
+from rcnn.runtime.open_model import model_record
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedData:
+    """A data set, and how a run read it."""
+
+    path: Path
+    split: str  # the first one that the run was evaluated on; empty: it had none
+    options: DatasetOptions
+
+
+def recorded_data(sources: Sequence[Path], missing: str) -> RecordedData:
+    """The data set that the first of the models among `sources` was trained on.
+
+    ValueError that begins with `missing` if no model records its data set, FileNotFoundError if that does not exist
+    here.
+    """
+    models = [source for source in sources if not is_results(source)]
+    records = [(source, model_record(source).provenance) for source in models]
+    source, record = next(((s, r) for s, r in records if isinstance(r.get("data"), str)), (None, dict[str, Any]()))
+    if source is None:
+        raise ValueError(
+            f"{missing} records one, as a model does that rcnn has trained: give the data set (--data DIR)"
+        )
+    if not Path(record["data"]).exists():
+        raise FileNotFoundError(
+            f"{source} was trained on {record['data']}, which does not exist here; give the data set (--data DIR)"
+        )
+    validations = [name for name in record.get("splits", [])[1:] if name != "none"]
+    options = DatasetOptions(
+        annotations=record.get("annotations", ""),
+        images=record.get("images", ""),
+        relative_boxes=record.get("relative_boxes", False),
+    )
+    return RecordedData(path=Path(record["data"]), split=validations[0] if validations else "", options=options)
+
+
+def with_recorded(given: DatasetOptions, recorded: DatasetOptions) -> DatasetOptions:
+    """The options of the user, and those of the run where the user gave none."""
+    return replace(
+        given,
+        annotations=given.annotations or recorded.annotations,
+        images=given.images or recorded.images,
+        relative_boxes=given.relative_boxes or recorded.relative_boxes,
+    )
