@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from rcnn.commands import as_typed
 from rcnn.data.messages import counted, few
 from rcnn.export.accuracy import Accuracy, measure_accuracy
 from rcnn.export.calibration import CalibrationImages, batches, spread
@@ -170,10 +171,11 @@ def compare_files(
         return how, joined([compare(*pair) for pair in pairs])
     mean = statistics.fmean(alike)
     if mean < LOW:
+        command = as_typed("rcnn", "eval", output, "--data", "DIR")
         warnings.warn(
             f"the detections of {output} agree with those of the float32 file by {mean:.2f} only (1: equal; expected "
-            f"{LOW} or more). Measure its AP (rcnn eval {output} --data DIR), calibrate on more images like those that "
-            "it will see, or use --precision float16",
+            f"{LOW} or more). Measure its AP ({command}), calibrate on more images like those that it will see, or use "
+            "--precision float16",
             stacklevel=2,
         )
     return replace(how, agreement=round(mean, 4)), joined([compare(*pair) for pair in pairs])
