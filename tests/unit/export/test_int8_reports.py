@@ -1,4 +1,4 @@
-"""int8: which images are used, what a user without annotations is told, and what the written file says about itself."""
+"""int8: the images that are used, the warnings for users without annotations, and the description of the file."""
 
 from __future__ import annotations
 
