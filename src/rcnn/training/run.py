@@ -233,6 +233,7 @@ def _run_log(plan: RunPlan, output: Path, state: TrainState, log: Log) -> Silent
         images_per_step=settings.images_per_step(state.processes.count),
         images=len(plan.dataset),
         device=plan.device,
+        extra_images=plan.extra_images,
     )
     return RunLog(
         output / LOG,

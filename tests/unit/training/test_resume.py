@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rcnn.outputs import sha256_of
+from rcnn.training.describe import describe_plan
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
@@ -148,7 +149,17 @@ def test_the_images_of_a_run_count_through_several_changes_of_the_images_per_ste
         )
         plan = plan_training(request, log=lambda line: None)
         assert (plan.settings.steps, plan.record().get("extra_images", 0)) == (steps, extra), words
+        [line] = [one for one in describe_plan(plan) if one.startswith("learning rate ")]
+        assert line.endswith(f" = {(4 + (steps - 2) * plan.settings.batch_size) / 3:.1f} epochs")
         (run / "config.json").write_text(json.dumps(plan.record()))
+
+
+def test_the_epoch_counts_the_images_of_earlier_steps(
+    data: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two steps of two images and one of one are 5 of 3 images."""
+    resume(data, run, "train.steps=3", "train.batch_size=1")
+    assert ", epoch 1.7, " in capsys.readouterr().err
 
 
 def test_changes_are_reported(data: Path, run: Path) -> None:
