@@ -162,6 +162,17 @@ def test_the_epoch_counts_the_images_of_earlier_steps(
     assert ", epoch 1.7, " in capsys.readouterr().err
 
 
+def test_lines_of_the_log_that_are_damaged_are_counted(data: Path, run: Path) -> None:
+    path = run / "log.jsonl"
+    assert not [line for line in resume(data, run, "train.steps=3") if "log.jsonl" in line]
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([first, "no JSON", '{"loss": 1.0}', *others, "", '{"step": 3, "lo']))  # cut by a kill
+    lines = [line for line in resume(data, run, "train.steps=4") if "log.jsonl" in line]
+    said = f"warning: {path}: 2 lines are not the JSON of a step, removed (line 2, 3)"
+    assert lines == [said]
+    assert "no JSON" not in path.read_text()
+
+
 def test_changes_are_reported(data: Path, run: Path) -> None:
     lines = resume(data, run, "train.steps=3", "box.score_threshold=0.2")
     assert any(
