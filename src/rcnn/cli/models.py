@@ -172,14 +172,25 @@ def show_cost(
 
 @models.command("show")
 def show_model(
-    model: Annotated[str, typer.Argument(help="A name from `rcnn models list`, or a checkpoint folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A name from `rcnn models list`, a checkpoint folder, or an exported file.")
+    ],
     allow: Allow = None,
 ) -> None:
-    """Print every setting of a model and of its training as KEY=VALUE, the form that `rcnn train` accepts."""
+    """Print every setting of a model and of its training as KEY=VALUE, the form that `rcnn train` accepts.
+
+    For an exported file: its inputs, its classes, how it was quantized (int8), and the settings of its model.
+    """
     from rcnn.models.setting_tables import settings_table
+    from rcnn.runtime.exported import exported_record, is_exported
     from rcnn.training.settings import PREFIX
     from rcnn.training.starting import starting_config, starting_settings
 
+    if is_exported(model):
+        record = exported_record(model)
+        typer.echo("\n".join(f"# {line}" for line in record.lines()))
+        _print(settings_table(record.config))
+        return
     _print(settings_table(starting_config(model, allow or ())))
     _print(setting._replace(path=PREFIX + setting.path) for setting in settings_table(starting_settings(model)))
 

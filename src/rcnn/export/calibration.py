@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from rcnn.data.loading import pad_images
 from rcnn.data.messages import counted, few
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.opening import dataset_for, validation_split
+from rcnn.outputs.marker import files_of_rcnn
 from rcnn.predictor import Predictor
 from rcnn.runtime.record import ExportRecord
 from rcnn.structures import ImageBatch
@@ -39,7 +41,7 @@ def find_calibration_images(folder: str | Path, record: ExportRecord) -> Calibra
     try:
         names = splits(folder)
     except FileNotFoundError:
-        files = tuple(path for path in sorted(folder.rglob("*")) if path.is_file() and is_image(path))
+        files = tuple(images_below(folder))
         if not files:
             raise FileNotFoundError(
                 f"--calibrate {folder} has no images; expected a data set, or a folder of images like those that the "
@@ -57,6 +59,19 @@ def find_calibration_images(folder: str | Path, record: ExportRecord) -> Calibra
     measured = {annotated.folder / name for name in annotated.file_names}
     files = tuple(file for file in files if file not in measured) or files  # the only split: both
     return CalibrationImages(files=files, annotated=annotated if len(annotated) else None)
+
+
+def images_below(folder: Path) -> Iterator[Path]:
+    """Image files in `folder` and its folders, sorted by name. Hidden files are skipped.
+
+    Files that rcnn wrote are skipped too: pictures with detections drawn are not images that the model will see.
+    """
+    written = set[Path]()
+    for here, folders, names in os.walk(folder):
+        written |= {Path(here, name) for name in files_of_rcnn(here)}
+        own = {name for name in (*folders, *names) if name.startswith(".") or Path(here, name) in written}
+        folders[:] = sorted({*folders} - own)
+        yield from (Path(here, name) for name in sorted({*names} - own) if is_image(Path(here, name)))
 
 
 def validation_images(record: ExportRecord, folder: str | Path) -> Dataset:

@@ -156,7 +156,8 @@ def export_model(
             if images is not None:
                 written = temporary / path.name
                 record, difference, accuracy = write_int8(program, record, written, prepared, images, say, path)
-                say(f"int8 compared with float32 on images of {calibrate}: {difference.text()}")
+                if not difference.is_empty:
+                    say(f"int8 compared with float32 on images of {calibrate}: {difference.text()}")
             elif record.with_resize:
                 difference = write_with_resize(program, record, temporary / path.name, prepared, say, path)
             else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from rcnn import __version__
+from rcnn.data.messages import brief, counted, few
 from rcnn.models import DetectorConfig
 from rcnn.models.legacy.file_boxes import clips_to_file
 from rcnn.models.overrides import config_from_dict, config_to_dict
@@ -48,10 +49,50 @@ class ExportRecord:
         """Whether the input is float32 in 0..255: where the checkpoint's framework resizes to fractions."""
         return self.config.input.resize not in ("antialias", "opencv")
 
+    def lines(self) -> list[str]:
+        """What `rcnn models show FILE` prints before the settings: target, inputs, classes, and how int8 was made."""
+        size = "x".join(map(str, self.size or self.least_size))
+        images = "any number of images" if self.batch is None else f"batch of {self.batch}"
+        if self.with_resize:
+            shape = "one image of any size, which the file resizes"
+        elif self.size is None:
+            shape = f"{images} of any size from {size} (height x width)"
+        else:
+            shape = f"{images} of {size} (height x width)"
+        return [
+            f"{self.target} file in {self.precision}: {shape}",
+            f"inputs: {', '.join(['image'] if self.with_resize else self.inputs)}; outputs: {', '.join(self.outputs)}",
+            f"classes: {few(self.classes)}",
+            *self._quantized(),
+        ]
+
+    def _quantized(self) -> list[str]:
+        if not self.quantization:
+            return []
+        try:
+            return _quantized(self.quantization)
+        except (KeyError, TypeError, ValueError, AttributeError):  # changed by another program
+            return [f"int8: how it was made cannot be read; {EXPORT_AGAIN}"]
+
     def text(self) -> str:
         """The record as JSON."""
         values = vars(self) | {"config": config_to_dict(self.config), "format": FORMAT, "rcnn": __version__}
         return json.dumps(values, default=str)
+
+
+def _quantized(values: Mapping[str, Any]) -> list[str]:
+    """How an int8 file was made, and the cost; the values are those of `export.int8.Quantization`."""
+    layers, kept = values["layers"], len(values["float_layers"])
+    lines = [f"int8: {layers - kept} of {layers} layers, calibrated on {counted(int(values['images']), 'image')}"]
+    if values["agreement"] is None:
+        lines += ["int8: not compared with float32, because nothing was detected"]
+    else:
+        lines += [f"int8: agreement of its detections with float32 {values['agreement']:.3f} (1: equal)"]
+    for kind, before in (values["ap_float32"] or {}).items():
+        both = ["none" if value is None else f"{value:.4f}" for value in (before, values["ap_int8"][kind])]
+        measured = counted(int(values["ap_images"]), "image")
+        lines += [f"int8: {brief(kind)} AP {both[1]}, float32 {both[0]}, on {measured}"]
+    return [*lines, f"int8: {values['seconds_int8']:.3f} s per image, float32 {values['seconds_float32']:.3f} s"]
 
 
 def read_record(text: str | None, path: Path) -> ExportRecord:

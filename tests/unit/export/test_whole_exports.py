@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,13 @@ from tests.command import rcnn as command
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 from tests.unit.export.detectors import (
     CPU,
+    annotate,
     detector_of,
     require_equal,
     require_equal_on_small_images,
 )
 
 NO_MASKS = [word for word in TINY_MODEL if not word.startswith("mask.")]
-
-
-def annotate(data: Path, predictor: rcnn.Predictor) -> None:
-    """Replace the objects of split val by some of the detections, so that AP of random weights is not 0."""
-    file = data / "annotations" / "instances_val.json"
-    content = json.loads(file.read_text())
-    content["annotations"] = []
-    for image in content["images"]:
-        found = predictor.predict(data / "val" / image["file_name"])[1:8:2]
-        for entry in found.to_coco(image["id"], [category["id"] for category in content["categories"]]):
-            more = {"id": len(content["annotations"]) + 1, "iscrowd": 0, "area": entry["bbox"][2] * entry["bbox"][3]}
-            content["annotations"].append(entry | more)
-    file.write_text(json.dumps(content))
 
 
 @pytest.mark.heavy

@@ -1,11 +1,14 @@
-"""Hostile requests: bodies that are no good images, and requests generated from the service's description."""
+"""Hostile requests among ordinary ones: bodies that are no good images, misuse, and requests from the description."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
@@ -13,12 +16,14 @@ import pytest
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
-from tests.unit.serving.hostile import corpus
+from tests.unit.serving.hostile import corpus, encoded
 from tests.unit.serving.running import ServiceOptions, request, running, tiny_predictor
 
 OPTIONS = ServiceOptions(max_pixels=250_000, seconds=20, capacity=8, log_requests=False)
 STATM = Path("/proc/self/statm")
-GROWTH = 60  # MB that the last two thirds of the requests may add
+GROWTH = 60  # MB that the last seven tenths of the requests may add
+ORDINARY = ("/predict", "/predict?score=0.2&format=picture", "/predict?format=arrays")
+MISUSED = {"/predict?score=2": 422, "/predict?format=exe": 422, "/predict?size=9": 422, "/health": 405, "/nothing": 404}
 
 
 def resident() -> float:
@@ -31,33 +36,58 @@ def compact_predictor() -> Predictor:
     return Predictor(build_detector(override(model_config("mask_rcnn_compact"), ["input.min_size=96"])))
 
 
+def mixed(count: int) -> Iterator[tuple[str, bytes, str, set[int]]]:
+    """`count` requests: name, body, path, and expected statuses. A quarter are ordinary, one in 16 is misused."""
+    bodies, photos = cycle(corpus()), cycle([encoded("PNG"), encoded("JPEG", size=(96, 64)), encoded("WEBP")])
+    paths, misused = cycle(ORDINARY), cycle(MISUSED.items())
+    for number in range(count):
+        if number % 4 == 3:
+            yield "an image", next(photos), next(paths), {200}
+        elif number % 16 == 1:
+            path, status = next(misused)
+            yield path, next(photos), path, {status}
+        else:
+            yield *next(bodies), "/predict", {200, 400}  # a mutant may still be an image
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 @pytest.mark.parametrize(
-    ("model", "requests"),
-    [(tiny_predictor, 300), pytest.param(compact_predictor, 10_000, marks=pytest.mark.exhaustive)],
+    ("model", "requests", "clients"),
+    [(tiny_predictor, 320, 1), pytest.param(compact_predictor, 10_000, 12, marks=pytest.mark.exhaustive)],
 )
-def test_hostile_bodies_are_refused_and_memory_stays_flat(model: Callable[[], Predictor], requests: int) -> None:
-    """Each of them is answered by detections or 400, and the service goes on. With -s, it prints the memory."""
-    bodies = list(corpus())
-    assert len(bodies) > 200
-    wrong: list[str] = []
-    refused, before = 0, 0.0
-    with running(model(), OPTIONS) as url:
-        for number in range(requests):
-            name, body = bodies[number % len(bodies)]
-            status, _ = request(f"{url}/predict", body, **{"Content-Type": "image/png"})
-            refused += status == 400
-            if status not in (200, 400):
-                wrong.append(f"{name}: {status}")
-            if number == requests // 3 and STATM.exists():
-                before = resident()
-            if number % (requests // 10) == 0 and STATM.exists():
-                print(f"{number} requests, {refused} refused: {resident():.0f} MB")
+def test_hostile_requests_are_refused_and_memory_stays_flat(
+    model: Callable[[], Predictor], requests: int, clients: int
+) -> None:
+    """The service answers each of them, and goes on. With more `clients` at once than it admits, it refuses some (503).
+
+    With -s, it prints the memory.
+    """
+    assert len(list(corpus())) > 200
+    busy = {503} if clients > OPTIONS.capacity else set[int]()
+    memory, wrong = list[float](), list[str]()
+    answers, ordinary = Counter[int](), Counter[int]()
+
+    def send(one: tuple[str, bytes, str, set[int]]) -> tuple[str, set[int], int]:
+        name, body, path, expected = one
+        return name, expected, request(f"{url}{path}", body, **{"Content-Type": "image/png"})[0]
+
+    waiting = mixed(requests)
+    with running(model(), OPTIONS) as url, ThreadPoolExecutor(clients) as pool:
+        for _ in range(10):
+            for name, expected, status in pool.map(send, islice(waiting, requests // 10)):
+                (ordinary if expected == {200} else answers)[status] += 1
+                if status not in expected | busy:
+                    wrong.append(f"{name}: {status}, expected {sorted(expected | busy)}")
+            memory.append(resident() if STATM.exists() else 0.0)
+            print(f"{sum(map(Counter.total, (answers, ordinary)))} requests, {dict(answers)}: {memory[-1]:.0f} MB")
         assert request(f"{url}/health")[0] == 200
     assert not wrong
-    assert refused > requests / 2
-    if STATM.exists():
-        assert resident() - before < GROWTH
+    assert answers.total() + ordinary.total() == requests
+    assert ordinary[200] > ordinary.total() / 4
+    assert answers[400] > answers[200]
+    assert answers[422] > 0
+    assert (answers[503] + ordinary[503] > 0) == bool(busy)
+    assert memory[-1] - memory[2] < GROWTH
 
 
 @pytest.mark.heavy
