@@ -36,8 +36,8 @@ def stopping_on_signals() -> Iterator[None]:
     """Within the block, a signal raises Stopped, so that temporary files are removed; see `_end_at_once` for a second
     Ctrl-C.
 
-    Training replaces these handlers by its own (training/signals.py). No effect outside the main thread, or in a process
-    that a package forks within the block, which a signal ends as usual.
+    Training replaces these handlers by its own (training/signals.py). No effect outside the main thread, or in a
+    process that a package forks within the block, which a signal ends as usual.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
