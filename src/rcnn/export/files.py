@@ -42,8 +42,10 @@ def require_packages(target: Target, *, runs_onnx: bool = False) -> None:
 def write_file(program: ExportedProgram, record: ExportRecord, path: Path) -> None:
     """Write the file `path` (OpenVINO: also .bin beside it). Raises ValueError if an operator has no translation."""
     if record.target == "torch":
+        content = io.BytesIO()  # torch's own writer of files ends the process if the disk is full
         with _quiet():
-            torch.export.save(program, path, extra_files={f"{KEY}.json": record.text()})
+            torch.export.save(program, content, extra_files={f"{KEY}.json": record.text()})
+        path.write_bytes(content.getbuffer())
     elif record.target == "onnx":
         write_onnx(program, record, path)
     else:
@@ -124,7 +126,10 @@ def convert_to_openvino(onnx_file: Path, record: ExportRecord, path: Path) -> No
     model.set_rt_info(record.text(), [KEY])
     if record.precision == "float16":
         halve_weights(model)
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+    try:
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+    except RuntimeError as error:  # of a stream, without a reason
+        raise OSError(f"OpenVINO cannot write {path.name} ({_cause(error)}): is the disk full?") from error
 
 
 def halve_weights(model: Any) -> None:

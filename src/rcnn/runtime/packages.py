@@ -38,8 +38,12 @@ def without_telemetry() -> Iterator[None]:
         return
     sender: Any = importlib.import_module(f"{TELEMETRY}.utils.sender").TelemetrySender  # openvino was imported before
     send = sender.send
-    sender.send = lambda *given: None
+    sender.send = _send_nothing
     try:
         yield
     finally:
         sender.send = send
+
+
+def _send_nothing(*given: object) -> None:
+    pass

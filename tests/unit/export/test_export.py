@@ -194,6 +194,7 @@ def test_other_kinds_give_the_same_detections(name: str, overrides: tuple[str, .
 def test_a_torch_program_of_fixed_size_and_batch(tmp_path: Path) -> None:
     detector = detector_of("fcis_compact", "fcis.max_detections=20")
     written = export_model(detector, tmp_path / "model.pt2", size=(120, 150), batch=2)
+    assert written.bytes <= file_bytes(detector, written.record) < 2 * written.bytes
     assert written.record.size == (128, 160)
     assert written.difference.boxes == 0.0
     assert b"detector.py" not in written.path.read_bytes()
