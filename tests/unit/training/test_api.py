@@ -144,7 +144,9 @@ def test_a_run_is_continued_with_its_own_model_and_data(tmp_path: Path) -> None:
     rcnn.train("mask_rcnn_compact", data, folder, overrides=words, log=lambda line: None)
     planned = rcnn.plan(output=folder, resume=True, overrides={"train.steps": 3}, log=str)
     assert (planned.values["train.steps"], planned.values["fpn.channels"]) == (3, 16)
-    assert f"{data}" in str(planned) and "mask_rcnn_compact (a model)" in str(planned)
+    assert {"mask_rcnn_compact (a model)", str(data)} <= set(
+        re.findall(r"^(?:model|data) +(.+?)(?: {3}|$)", f"{planned}", re.M)
+    )
     run = rcnn.train(output=str(folder), resume=True, overrides={"train.steps": 2}, log=lambda line: None)
     assert (run.folder, run.step) == (folder, 2)
     moved = data.rename(tmp_path / "moved")
