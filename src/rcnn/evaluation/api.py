@@ -72,7 +72,8 @@ def evaluate(
     ["box.score_threshold=0.001"] or a dict. `split` (as in `open_dataset`) defaults to the images that the run of the
     checkpoint held out from training; if it held out none, to the validation split. `annotations`: the annotation file
     within the folder, e.g. "labels/{split}.json"; default: found by its name. `images`, `relative_boxes` and
-    `ignore_other_classes` as in `open_dataset`. All these, `strict` and `allow_empty` are for a path, not for a `Dataset`, which is opened.
+    `ignore_other_classes` as in `open_dataset`. All these, `strict` and `allow_empty` are for a path, not for a
+    `Dataset`, which is opened.
     `limit`: evaluate only the first `limit` images (0 = all). `batch_size`: images per forward pass. `workers`: threads
     that read images. `max_detections`: detections per image and class that count; defaults to COCO's 100 (keypoints 20,
     proposals 1000) or LVIS' 300 per image. A checkpoint's own limit is raised to this number; a predictor that returns
@@ -126,8 +127,8 @@ def evaluate(
             evaluate, model, data, overrides=overrides, split=split, annotations=options.annotations,
             images=options.images, relative_boxes=options.relative_boxes, ignore_other_classes=ignore_other_classes,
             limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
-            strict=strict, allow_empty=allow_empty, device=device, precision=precision, padding=padding, compile=compile,
-            allow=allow, output=output, pictures=pictures, boundary=boundary,
+            strict=strict, allow_empty=allow_empty, device=device, precision=precision, padding=padding,
+            compile=compile, allow=allow, output=output, pictures=pictures, boundary=boundary,
         )  # fmt: skip
         # on a CPU, the last digits of scores depend on the number of threads
         same_threads = choose_device(device).type == "cpu"
