@@ -16,7 +16,7 @@ from rcnn.export.check import check_resize
 from rcnn.export.compare import compare
 from rcnn.export.files import store
 from rcnn.export.resize import add_resize
-from rcnn.export.write import Exported, export_model, target_of
+from rcnn.export.write import Exported, export_model, file_bytes, target_of
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.inference import prepare_for_inference
 from rcnn.runtime.exported import exported_record, open_exported
