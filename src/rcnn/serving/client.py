@@ -124,16 +124,16 @@ class Client:
             raise ConnectionError(f"{self.url} cannot be reached: {reason}. Is `rcnn serve` running?") from error
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Redirects are errors: urllib would send the token to the new host, and no image."""
-
-    def redirect_request(self, *given: object) -> None:
-        """No request, so that the answer becomes an HTTPError."""
-
-
 @cache
 def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_NoRedirects)
+    """As urllib's, but redirects are errors: urllib would send the token to the new host, and no image."""
+    opener = urllib.request.OpenerDirector()
+    for kind in (
+        urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor,
+    ):  # fmt: skip
+        opener.add_handler(kind())
+    return opener
 
 
 def _why_no_service(url: str) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from typing_extensions import override
 
 import rcnn
 from tests.unit.serving.hostile import encoded
@@ -31,6 +32,7 @@ def answering(answer: bytes) -> Iterator[tuple[str, list[str]]]:
             tokens.append(self.headers.get("Authorization", ""))
             self.wfile.write(answer)
 
+        @override
         def log_message(self, format: str, *args: object) -> None:
             pass
 
