@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 from torch.export import ExportedProgram
@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from rcnn.arguments import (
     CHECKPOINT,
     MOST_IMAGES,
+    ArgumentTypeError,
     as_path,
     as_text,
     is_one_of,
@@ -115,6 +116,12 @@ def export_model(
     """
     path, say = as_path(output, "the output file"), log or (lambda line: None)
     target = target_of(path, to)
+    calibrate, data = (
+        None if given is None else as_path(given, what, "a data set or a folder of images")
+        for given, what in ((calibrate, "calibrate (--calibrate)"), (data, "data (--data)"))
+    )
+    if log is not None and not callable(cast("object", log)):
+        raise ArgumentTypeError(f"log={shown(log, 60)}; expected a function that takes one line, e.g. print, or None")
     require_folder(path.parent)
     require_switches(with_resize=with_resize)
     require_one_of("precision", precision, get_args(ExportPrecision))
@@ -280,7 +287,7 @@ def _with_shape(record: ExportRecord, size: Size, batch: Literal["dynamic"] | in
     """The record with the size and batch of its input. Raises ValueError for values of another form."""
     config = record.config.input
     if not is_one_of(batch, ("dynamic",)) and not (is_whole_number(batch) and 1 <= batch <= MOST_IMAGES):
-        raise ValueError(f"batch={shown(batch, 60)}; expected 1 to {MOST_IMAGES:,}, or 'dynamic'")
+        raise ValueError(f"batch={shown(batch, 60)}; expected an int, 1 to {MOST_IMAGES:,}, or 'dynamic'")
     if isinstance(size, np.ndarray):
         size = tuple(np.atleast_1d(size).tolist())
     if not is_one_of(size, ("dynamic",)) and not _is_pair(size):

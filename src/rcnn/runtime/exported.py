@@ -9,7 +9,7 @@ Letters: B images, H x W padded size.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rcnn.data.messages import counted
+from rcnn.preprocess import build_preprocessor
 from rcnn.runtime.packages import import_package
-from rcnn.runtime.record import EXPORT_AGAIN, KEY, SUFFIXES, ExportRecord, read_record
+from rcnn.runtime.record import EXPORT_AGAIN, KEY, SUFFIXES, ExportRecord, read_record, require_graph
 from rcnn.runtime.torch_program import read_program, sizes_parsed_once
 from rcnn.structures import Detections, ImageBatch
 from rcnn.weights.readers.stored import Refused
@@ -41,6 +42,7 @@ class ExportedModel:
 
     def __init__(self, record: ExportRecord, run: Run, path: Path) -> None:
         self.record, self.run, self.path = record, run, path
+        self.warns = False  # if its detections can differ from those of the checkpoint, because of its size
 
     def predict(self, images: ImageBatch) -> Detections:
         """Detections (B, D) in pixels of the network input, best first.
@@ -79,6 +81,14 @@ class ExportedModel:
                 "so that their detections differ from those of the checkpoint",
                 stacklevel=2,
             )
+        if self.warns and self._is_fitted(images):
+            self.warns = False
+            warnings.warn(
+                f"{self.path} takes images of {size[0]}x{size[1]} pixels (height x width) only. Others are padded to "
+                "that or made smaller, so that their detections can differ from those of the checkpoint; a file of any "
+                "size (--size dynamic) has no such difference",
+                stacklevel=2,
+            )
         pixels = F.pad(images.pixels, (0, size[1] - width, 0, size[0] - height))
         return ImageBatch(
             pixels=pixels.float() if self.record.float_images else pixels,
@@ -86,6 +96,15 @@ class ExportedModel:
             scales=images.scales_or_one,
             originals=images.file_sizes,
         )
+
+    def _is_fitted(self, images: ImageBatch) -> bool:
+        """Whether the checkpoint would pad the images less, or resize them to another size."""
+        config = self.record.config.input
+        if self.record.size is None or config.canvas:
+            return False
+        whole = build_preprocessor(config)
+        frames = [whole.frame((height, width)).size for height, width in images.file_sizes.tolist()]
+        return tuple(images.pixels.shape[2:]) != self.record.size or frames != list(map(tuple, images.sizes.tolist()))
 
     def _run(self, images: ImageBatch) -> dict[str, Tensor]:
         """The outputs for a batch. If the file takes a larger batch, it is filled with copies of the last image."""
@@ -163,12 +182,19 @@ def _onnx_session(path: Path, device: torch.device, *, optimize: bool = True) ->
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[(provider, place)])
+        session = onnxruntime.InferenceSession(
+            str(path),
+            options,
+            providers=[(provider, place)],
+            enable_fallback=0,  # which prints a banner
+        )
     except Exception as error:  # its errors have no common class
         raise ValueError(
             f"{path} cannot be read as ONNX ({_first_line(error)}): copy it again, or {EXPORT_AGAIN}"
         ) from error
     record = read_record(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+    shapes = {one.name: [side if isinstance(side, int) else None for side in one.shape] for one in session.get_inputs()}
+    require_graph(record, path, shapes, [one.name for one in session.get_outputs()])
     return record, lambda inputs: session.run(list(record.outputs), inputs)
 
 
@@ -182,9 +208,14 @@ def _torch_program(path: Path, device: torch.device) -> tuple[ExportRecord, Run]
         raise ValueError(f"{path} was exported for the CPU; use --device cpu, or the checkpoint on {device}")
     try:
         with sizes_parsed_once():
-            module = torch.export.load(checked).module()
+            program = torch.export.load(checked)
+            module, signature = program.module(), program.graph_signature
+            shapes = {node.name: node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder"}
     except Exception as error:  # many kinds, depending on the damage
         raise _unreadable_program(path, error) from error
+    inputs = [[side if isinstance(side, int) else None for side in shapes[name]] for name in signature.user_inputs]
+    outputs = dict(_named(record.outputs, list(signature.user_outputs)))
+    require_graph(record, path, dict(_named(record.inputs, inputs)), outputs)
 
     def run(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         with torch.no_grad():
@@ -192,6 +223,11 @@ def _torch_program(path: Path, device: torch.device) -> tuple[ExportRecord, Run]
         return [value.numpy() for value in found]
 
     return record, run
+
+
+def _named(names: Sequence[str], values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Each value with its name; those of a torch.export program have only an order. More values are numbered."""
+    return ((names[index] if index < len(names) else str(index), value) for index, value in enumerate(values))
 
 
 def _checked_program(path: Path) -> tuple[str, BytesIO]:
@@ -220,16 +256,26 @@ def _openvino_model(path: Path, device: torch.device | None = None) -> tuple[Exp
         raise ImportError(f"{path} needs OpenVINO: pip install 'rcnn[openvino]'") from error
     if device is not None and device.type != "cpu":
         raise ValueError(f"{path}: OpenVINO files run on the CPU here; use --device cpu")
-    core = openvino.Core()
+    weights, core = path.with_suffix(".bin"), openvino.Core()
     try:
+        with open(path, "rb") as file:
+            if b"<net" not in file.read(512):  # else OpenVINO tries the readers of other formats, which print
+                raise ValueError("it does not begin with <net>")
+        if not weights.is_file():
+            raise ValueError(f"{weights} is missing")
         model = core.read_model(str(path))
         text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
     except Exception as error:  # its errors have no common class
         raise ValueError(
-            f"{path} cannot be read as OpenVINO ({_first_line(error)}): copy it and {path.with_suffix('.bin').name} "
-            f"again, or {EXPORT_AGAIN}"
+            f"{path} cannot be read as OpenVINO ({_last_line(error)}): copy it and {weights.name} again, or "
+            f"{EXPORT_AGAIN}"
         ) from error
     record = read_record(text, path)
+    shapes = {
+        one.any_name: [side.get_length() if side.is_static else None for side in one.partial_shape]
+        for one in model.inputs
+    }
+    require_graph(record, path, shapes, [one.any_name for one in model.outputs if one.names])
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(model, "CPU", settings) if device is not None else None
 
@@ -245,3 +291,8 @@ def _openvino_model(path: Path, device: torch.device | None = None) -> tuple[Exp
 def _first_line(error: Exception) -> str:
     """The first line of a message, shortened."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _last_line(error: Exception) -> str:
+    """The last line of a message of OpenVINO, which has the reason, shortened; the others name its source files."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]

@@ -108,6 +108,7 @@ def _opened_file(model: ExportedModel, precision: Precision) -> OpenModel:
             f"{model.path} was exported in {record.precision}; it cannot run in {precision}: use --precision auto "
             f"(precision=), or {EXPORT_AGAIN}"
         )
+    model.warns = True
     return OpenModel(
         runner=model, detector=None, config=record.config, classes=record.classes, precision=record.precision,
         preprocessor=_preprocessor_of(record),

@@ -6,12 +6,13 @@ ONNX: the metadata entry `rcnn`; torch.export: the extra file `rcnn.json`; OpenV
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from rcnn import __version__
+from rcnn.arguments import is_one_of, is_whole_number, shown
 from rcnn.data.messages import brief, counted, few
 from rcnn.models import DetectorConfig
 from rcnn.models.legacy.file_boxes import clips_to_file
@@ -19,6 +20,8 @@ from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.models.validate import validate
 
 FORMAT = 1  # increased when older versions of rcnn cannot read what this version writes
+INPUTS = ("images", "sizes", "scales", "originals")  # the first two in all files
+OUTPUTS = ("boxes", "scores", "labels", "valid", "masks", "keypoints")  # the first four in all files
 KEY = "rcnn"  # name of the record inside a file
 EXPORT_AGAIN = "export the checkpoint again with `rcnn export`"
 
@@ -95,18 +98,23 @@ def _quantized(values: Mapping[str, Any]) -> list[str]:
     return [*lines, f"int8: {values['seconds_int8']:.3f} s per image, float32 {values['seconds_float32']:.3f} s"]
 
 
+class NewerFormat(Exception):
+    """A description in a format that this version of rcnn does not read."""
+
+
 def read_record(text: str | None, path: Path) -> ExportRecord:
     """The record that file `path` contains. ValueError if it has none, or one that cannot be used."""
     if not text:
         raise ValueError(f"{path} has no description by rcnn, so its classes and input are unknown: {EXPORT_AGAIN}")
     try:
-        values = cast("dict[str, Any]", json.loads(text))
+        values = _table(json.loads(text))
+        if not is_whole_number(values["format"]) or values["format"] < 1:
+            raise ValueError(f"expected format to be a whole number from 1, got {shown(values['format'], 60)}")
         if values["format"] > FORMAT:
-            raise ValueError(f"it was written by rcnn {values['rcnn']}, this is {__version__}: upgrade rcnn")
+            raise NewerFormat(f"was written by rcnn {shown(values.get('rcnn'), 40, str)} in format {values['format']}")
         config = config_from_dict(values["config"])
         validate(config)
-        if values["target"] not in get_args(Target):
-            raise ValueError(f"expected target to be {', '.join(get_args(Target))}, got {values['target']!r}")
+        _require_forms(values)
         size = values["size"]
         return ExportRecord(
             config=config,
@@ -122,9 +130,81 @@ def read_record(text: str | None, path: Path) -> ExportRecord:
             provenance=values["provenance"],
             quantization=values["quantization"],
         )
+    except NewerFormat as error:
+        raise ValueError(
+            f"{path} {error}; this is rcnn {__version__}, which reads formats up to {FORMAT}: upgrade rcnn, or "
+            f"{EXPORT_AGAIN}"
+        ) from error
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path}: its description cannot be read ({reason}): {EXPORT_AGAIN}") from error
+
+
+def _table(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {shown(value, 60)}")
+    return cast("dict[str, Any]", value)
+
+
+def _require_forms(values: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value that `ExportRecord.text` does not write."""
+    size, pair = values["size"], "two whole numbers from 1"
+    for name, fits, expected in (
+        ("target", is_one_of(values["target"], get_args(Target)), ", ".join(get_args(Target))),
+        ("precision", is_one_of(values["precision"], get_args(ExportPrecision)), ", ".join(get_args(ExportPrecision))),
+        ("batch", values["batch"] is None or _is_count(values["batch"]), "null or a whole number from 1"),
+        ("size", size is None or _is_pair(size), f"null or {pair}"),
+        ("least_size", _is_pair(values["least_size"]), pair),
+        ("with_resize", isinstance(values["with_resize"], bool), "true or false"),
+        ("classes", isinstance(values["classes"], list), "a list of names"),
+        ("inputs", _are_names(values["inputs"], INPUTS, INPUTS[:2]), f"a list of {', '.join(INPUTS)}"),
+        ("outputs", _are_names(values["outputs"], OUTPUTS, OUTPUTS[:4]), f"a list of {', '.join(OUTPUTS)}"),
+        ("provenance", isinstance(values["provenance"], dict), "an object"),
+        ("quantization", isinstance(values["quantization"], dict), "an object"),
+    ):
+        if not fits:
+            raise ValueError(f"expected {name} to be {expected}, got {shown(values[name], 60)}")
+
+
+def _is_count(value: object) -> bool:
+    return is_whole_number(value) and cast("int", value) >= 1
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, cast("list[object]", value)))
+
+
+def _are_names(value: object, known: Sequence[str], needed: Sequence[str]) -> bool:
+    """Whether `value` is a list of `known` names, each once, with all that are `needed`."""
+    names = cast("list[object]", value) if isinstance(value, list) else []
+    return all(names.count(name) == 1 for name in names) and {*needed} <= {*map(str, names)} <= {*known}
+
+
+def require_graph(
+    record: ExportRecord, path: Path, inputs: Mapping[str, Sequence[int | None]], outputs: Collection[str]
+) -> None:
+    """Raise ValueError unless the graph in file `path` is the one that `record` describes.
+
+    `inputs`: shapes by name, None for a dimension of any size; `outputs`: names.
+    """
+    names = ("image",) if record.with_resize else record.inputs
+    described, found = {"inputs": {*names}, "outputs": {*record.outputs}}, {"inputs": {*inputs}, "outputs": {*outputs}}
+    for kind, expected in described.items():
+        if expected != found[kind]:
+            raise ValueError(
+                f"{path}: its description has the {kind} {few(sorted(expected))}, but its graph has "
+                f"{few(sorted(found[kind])) or 'none'}: {EXPORT_AGAIN}"
+            )
+    expected_shape = (record.batch, 3, *(record.size or (None, None)))
+    shape = inputs[names[0]]
+    if len(shape) != 4 or any(
+        side is not None and side != own for side, own in zip(shape, expected_shape, strict=True)
+    ):
+        sides = [" x ".join("any" if side is None else str(side) for side in one) for one in (expected_shape, shape)]
+        raise ValueError(
+            f"{path}: its description has images of {sides[0]} (images x channels x height x width), but its graph has "
+            f"{sides[1]}: {EXPORT_AGAIN}"
+        )
 
 
 def input_names(config: DetectorConfig) -> tuple[str, ...]:

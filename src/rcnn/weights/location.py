@@ -15,6 +15,7 @@ from rcnn.text_files import as_given, missing_text
 from rcnn.weights.files import CONFIG_FILE, STATE_FILE, WEIGHTS_FILE
 
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
+EXPORTED = {".onnx", ".pt2", ".xml"}
 
 
 def weights_folder(path: Path) -> Path:
@@ -28,6 +29,11 @@ def weights_folder(path: Path) -> Path:
             )
         if path.suffix.lower() in FOREIGN:
             raise ValueError(f"{path} is a file of another framework: convert it with {_conversion(path)}")
+        if path.suffix in EXPORTED:
+            raise ValueError(
+                f"{path} is an exported file, which only predicts (rcnn.Predictor, `rcnn predict`, `rcnn eval`); for "
+                "anything else, give the checkpoint that it was exported from"
+            )
         raise ValueError(f"{path} is a file; expected the folder that contains {WEIGHTS_FILE} and {CONFIG_FILE}")
     for folder in (path, path / "best", path / "last"):
         if os.path.lexists(folder / WEIGHTS_FILE):  # also a broken link, which is then reported
@@ -70,6 +76,11 @@ def _named(name: str) -> Path:
             f"{name} is the name of a model, which has no published weights{suggestion(name)}; expected a checkpoint "
             "folder, the folder of a training run, or a name from `rcnn models weights`. To train one: "
             f"{as_typed('rcnn', 'train', name, '--data', 'DATA')}"
+        )
+    if Path(name).suffix in EXPORTED:
+        pair = " (and the .bin file beside it)" if name.endswith(".xml") else ""
+        raise FileNotFoundError(
+            f"{as_given(name)} {missing_text(Path(name))}; expected a file that `rcnn export` wrote{pair}"
         )
     raise FileNotFoundError(
         f"{as_given(name)} {missing_text(Path(name))}{suggestion(name)}; expected a checkpoint folder, the folder of a "
