@@ -86,6 +86,8 @@ def test_speed_and_details_by_hand() -> None:
     assert re.fullmatch(r"epoch 2\.5, 5\.0 images/s, peak memory \d+\.\d GiB, learning rate 0\.02", epoch)
     assert loss == "loss 1.500 = mask 1.000 + box_class 0.500"
     assert evaluation == "last evaluation: segm AP 0.250"
+    metrics |= {"validation_loss": 2.25}
+    assert details(SIZE, 25, "", losses, metrics, parts=False)[1] == f"{evaluation}, validation loss 2.250"
 
 
 def test_a_line_without_a_terminal_has_the_epoch_the_learning_rate_and_the_last_evaluation(
