@@ -87,15 +87,20 @@ def _images_of(settings: TrainConfig, images: int, each: int) -> float:
 
 def _scheduled(settings: TrainConfig, each: int, *, keep_milestones: bool) -> tuple[TrainConfig, dict[str, str]]:
     """`settings` with the steps and milestones of its schedule, for `each` images per step."""
-    factor = int(settings.schedule.removesuffix("x"))
-    total = factor * IMAGES_OF_1X
+    total = int(settings.schedule.removesuffix("x")) * IMAGES_OF_1X
     steps = max(1, round(total / each))
     reasons = {"steps": f"{settings.schedule}: {total / 1e6:g} million images, {each} per step"}
     if keep_milestones:
         return replace(settings, steps=steps), reasons
-    before = BEFORE_END_OF_1X if factor == 1 else BEFORE_END
-    fractions = tuple((total - images) / total for images in before)
-    return replace(settings, steps=steps, milestones=fractions), reasons | {"milestones": settings.schedule}
+    milestones = milestones_of(settings.schedule)
+    return replace(settings, steps=steps, milestones=milestones), reasons | {"milestones": settings.schedule}
+
+
+def milestones_of(schedule: str) -> tuple[float, ...]:
+    """The milestones of a schedule of COCO, as fractions of the run; of 1x (2/3, 8/9)."""
+    factor = int(schedule.removesuffix("x"))
+    total = factor * IMAGES_OF_1X
+    return tuple((total - images) / total for images in (BEFORE_END_OF_1X if factor == 1 else BEFORE_END))
 
 
 def length_warning(settings: TrainConfig, *, images: int, processes: int) -> list[str]:

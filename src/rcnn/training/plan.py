@@ -373,6 +373,8 @@ def _setting_reasons(start: Start) -> dict[str, str]:
         reasons[PREFIX + name] = reason
     if recipe is not None:
         reasons |= dict.fromkeys((one.partition("=")[0] for one in recipe.settings), f"recipe {recipe.name}")
+        if first.schedule:
+            reasons[f"{PREFIX}milestones"] = f"recipe {recipe.name}: fractions of its schedule, {first.schedule}"
     lengths = [name for name in LENGTHS if getattr(first, name) != getattr(defaults, name)]
     if typed := [PREFIX + name for name in keys_of(request.overrides).intersection(LENGTHS)]:  # it replaces the others
         reasons |= dict.fromkeys((PREFIX + name for name in lengths), f"{typed[0]} is given")
