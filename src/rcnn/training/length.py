@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from rcnn.data.messages import counted
@@ -103,12 +103,19 @@ def milestones_of(schedule: str) -> tuple[float, ...]:
     return tuple((total - images) / total for images in (BEFORE_END_OF_1X if factor == 1 else BEFORE_END))
 
 
-def length_warning(settings: TrainConfig, *, images: int, processes: int) -> list[str]:
-    """A warning if a schedule of COCO is very long for this data set."""
+def length_warning(
+    settings: TrainConfig, *, images: int, processes: int, pace: Callable[[], float | None] = lambda: None
+) -> list[str]:
+    """A warning if a schedule of COCO is very long for this data set.
+
+    `pace`: gives the seconds per step, for a run that is resumed; None: not known.
+    """
     epochs = settings.steps * settings.images_per_step(processes) / max(1, images)
     if not settings.schedule or epochs <= MANY_EPOCHS:
         return []
+    seconds = pace()
+    time = f", about {seconds * settings.steps / 3600:,.1f} hours at the speed of the run so far" if seconds else ""
     return [
-        f"train.schedule={settings.schedule} is for COCO: on {counted(images, 'image')} it is {epochs:,.0f} epochs. "
-        "Set train.epochs or train.steps instead"
+        f"train.schedule={settings.schedule} is for COCO: on {counted(images, 'image')} it is {settings.steps:,} "
+        f"steps, about {epochs:,.0f} epochs{time}. Set train.epochs or train.steps instead"
     ]

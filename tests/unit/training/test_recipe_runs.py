@@ -44,7 +44,7 @@ def test_a_recipe_is_planned_for_the_processes_that_are_there(data: Path) -> Non
     assert one.reasons["train.lr"] == "recipe detectron2/mask_rcnn_R_50_FPN_1x"
     assert one.reasons["train.accumulate"].startswith("for the 16 images per step of recipe")
     assert one.about()["recipe"] == "detectron2/mask_rcnn_R_50_FPN_1x"
-    assert any("it is 288,000 epochs" in line for line in one.warnings)
+    assert any("it is 90,000 steps, about 288,000 epochs" in line for line in one.warnings)
     many = plan(data, "detectron2/mask_rcnn_R_50_FPN_1x", devices=16)
     assert (many.settings.accumulate, many.settings.steps, many.settings.scaled_lr(16)) == (1, 45_000, 0.04)
 
