@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +52,8 @@ class TensorDetector(nn.Module):
 def in_units(images: Tensor, unit: int) -> Tensor:
     """The images (B, 3, H, W), whose sides are multiples of `unit`, with sides that torch.export writes as such.
 
-    With H = 32 * h, it simplifies the sides of all maps, e.g. (H - 1) // 4 + 1 to 8 * h. Formulas that it cannot simplify
-    make it many times slower (lite0: more than 5 minutes in place of half a minute).
+    With H = 32 * h, it simplifies the sides of all maps, e.g. (H - 1) // 4 + 1 to 8 * h. It is slow with formulas that it
+    cannot simplify: for lite0, more than 5 minutes in place of half a minute.
     """
     count, channels, height, width = images.shape
     rows = images.view(count, channels, height // unit * unit, width)  # one side after the other: simpler to compare
@@ -111,7 +110,7 @@ def one_graph_for_all_sizes(detector: Detector) -> Iterator[None]:
 @contextlib.contextmanager
 def same_padding_in_integers() -> Iterator[None]:
     """Within the block, timm computes the width of "same" padding in integers, which torch.export can simplify."""
-    padding = sys.modules.get("timm.layers.padding")
+    padding: Any = sys.modules.get("timm.layers.padding")
     if padding is None:
         yield
         return
@@ -120,8 +119,12 @@ def same_padding_in_integers() -> Iterator[None]:
         covered = (-(-side // stride) - 1) * stride + (kernel_size - 1) * dilation + 1
         return torch.sym_max(covered - side, 0)
 
-    with mock.patch.object(padding, "get_same_padding", width):
+    before = padding.get_same_padding
+    padding.get_same_padding = width
+    try:
         yield
+    finally:
+        padding.get_same_padding = before
 
 
 def example_inputs(record: ExportRecord, batch: int | None = None, seed: int = 0) -> dict[str, Tensor]:
