@@ -52,8 +52,8 @@ class TensorDetector(nn.Module):
 def in_units(images: Tensor, unit: int) -> Tensor:
     """The images (B, 3, H, W), whose sides are multiples of `unit`, with sides that torch.export writes as such.
 
-    With H = 32 * h, it simplifies the sides of all maps, e.g. (H - 1) // 4 + 1 to 8 * h. It is slow with formulas that it
-    cannot simplify: for lite0, more than 5 minutes in place of half a minute.
+    With H = 32 * h, it simplifies the sides of all maps, e.g. (H - 1) // 4 + 1 to 8 * h. It is slow with formulas that
+    it cannot simplify: for lite0, more than 5 minutes in place of half a minute.
     """
     count, channels, height, width = images.shape
     rows = images.view(count, channels, height // unit * unit, width)  # one side after the other: simpler to compare
@@ -115,7 +115,7 @@ def same_padding_in_integers() -> Iterator[None]:
         yield
         return
 
-    def width(side: int, kernel_size: int, stride: int, dilation: int) -> int:
+    def width(side: int, kernel_size: int, stride: int, dilation: int) -> Any:
         covered = (-(-side // stride) - 1) * stride + (kernel_size - 1) * dilation + 1
         return torch.sym_max(covered - side, 0)
 
