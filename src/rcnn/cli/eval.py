@@ -53,7 +53,12 @@ def evaluate(
             "results to score again: a file in COCO's format, or the output folder of an evaluation.",
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Folder of the data set, or its annotation file.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the data set, or its annotation file. Defaults to the data set that the run was trained on."
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         settings_argument("Settings of the model, e.g. box.score_threshold=0.001."),
@@ -125,6 +130,12 @@ def evaluate(
     Example: rcnn eval runs/balloons --data balloons/ --output evaluated
     """
     require_places(data, output, images=images, own=METRICS_FILE)
+    is_recorded = data is None
+    if data is None:
+        data, split, annotations, images, relative_boxes = _recorded(
+            checkpoint, split, annotations, images, relative_boxes
+        )
+        require_places(data, output, images=images, own=METRICS_FILE)
     from rcnn.data.opening import DatasetOptions
     from rcnn.evaluation.opening import open_subject
     from rcnn.evaluation.plan import EvaluationOptions
@@ -167,6 +178,9 @@ def evaluate(
         checkpoint, data, split, load=load, overrides=overrides or (), options=dataset_options, evaluation=options
     )
     require_apart_from_images(output, data, images, subject.dataset.image_folders, METRICS_FILE)
+    if is_recorded:
+        used = f"data set: {data}, split {subject.dataset.split}"
+        typer.echo(f"{used}, as in the training of {checkpoint} (--data and --split choose others)")
     typer.echo(f"ground truth: {subject.dataset.annotation_file}")
     for line in (*subject.warnings, *subject.dataset.warnings):
         typer.echo(f"warning: {line}", err=True)
@@ -189,6 +203,19 @@ def evaluate(
     typer.echo(f"wrote {folder / 'metrics.json'}, {folder / 'report.html'}")
     if done.failed or subject.dataset.skipped_images:
         raise typer.Exit(1)
+
+
+def _recorded(
+    checkpoint: Path, split: str, annotations: str, images: str, relative_boxes: bool
+) -> tuple[Path, str, str, str, bool]:
+    """The data set that a checkpoint was trained on, with the options that it was read with where none are given."""
+    from rcnn.data.opening import DatasetOptions
+    from rcnn.evaluation.recorded_data import recorded_data, with_recorded
+
+    found = recorded_data([checkpoint], f"{checkpoint} does not record one")
+    given = DatasetOptions(annotations=annotations, images=images, relative_boxes=relative_boxes)
+    options = with_recorded(given, found.options)
+    return found.path, split or found.split, options.annotations, str(options.images), options.relative_boxes
 
 
 def _evaluate(

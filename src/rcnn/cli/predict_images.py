@@ -138,6 +138,14 @@ def _find_sources(inputs: Sequence[str] | SplitImages, folder: OutputFolder, res
     if not sources.images:
         reasons = [f"{name} {reason}" for name, reason in sources.failed]
         raise ValueError(f"no image to predict on: {few(reasons) or 'give files, folders or URLs'}")
+    if sources.damaged:
+        lines = f"{counted(len(sources.damaged), 'line')} of rcnn's lists of what it wrote among the images"
+        wrong = "is no entry and was" if len(sources.damaged) == 1 else "are no entries and were"
+        typer.echo(
+            f"warning: {lines} {wrong} skipped: {few(sources.damaged)}. A picture that such a line named is predicted "
+            "on as an image; remove it if you do not want that",
+            err=True,
+        )
     if sources.skipped:
         typer.echo(f"not images, skipped: {few(sources.skipped)}", err=True)
     for name, reason in sources.failed:

@@ -23,7 +23,7 @@ from rcnn.cli.sources import is_url
 from rcnn.data.messages import counted, few
 from rcnn.data.video import VideoFrame, VideoWriter, is_video, read_video, require_pyav, video_rate
 from rcnn.new_outputs import output_or_new
-from rcnn.outputs import PARTIAL, OutputFolder, files_of_rcnn
+from rcnn.outputs import PARTIAL, OutputFolder, readable_entries
 from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _expanded(word: str) -> list[str]:
     if not is_video(word) or is_url(word) or Path(word).exists() or not glob.has_magic(word):
         return [word]
     found = [Path(path) for path in sorted(glob.glob(word, recursive=True))]
-    videos = [str(path) for path in found if path.name not in files_of_rcnn(path.parent)]
+    videos = [str(path) for path in found if path.name not in readable_entries(path.parent)[0]]
     if found and not videos:
         raise ValueError(
             f"{word} matches only videos that rcnn wrote ({few(list(map(str, found)))}), which patterns skip; to "

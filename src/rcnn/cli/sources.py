@@ -16,7 +16,7 @@ from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import few
 from rcnn.data.video import is_video
 from rcnn.download.memory import download
-from rcnn.outputs import OutputFolder, files_of_rcnn, numbered
+from rcnn.outputs import MARKER, OutputFolder, numbered, readable_entries
 from rcnn.text_files import missing_text
 
 
@@ -46,6 +46,7 @@ class Sources:
     failed: list[tuple[str, str]] = field(default_factory=list)  # name, and what is wrong with it
     skipped: list[str] = field(default_factory=list)  # files in folders that are not images
     written: list[str] = field(default_factory=list)  # files in folders that rcnn wrote
+    damaged: list[str] = field(default_factory=list)  # lines of rcnn's lists of these that are no entries: FILE:LINE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +161,9 @@ def _images_below(folder: Path, sources: Sources, pattern: Sequence[str] = ("**"
             folders[:] = folders if len(above) + 1 < len(pattern) else []
         real = os.path.realpath(here)
         written |= {os.path.join(real, name) for name in folders} if real in written else set()
-        written |= {os.path.realpath(Path(here) / name) for name in files_of_rcnn(here)}
+        names, damaged = readable_entries(Path(here))
+        written |= {os.path.realpath(Path(here) / name) for name in names}
+        sources.damaged += [f"{Path(here) / MARKER}:{line}" for line in damaged]
         for name in sorted(files):
             path = Path(here) / name
             if name.startswith(".") or not _matches((*above, name), pattern):

@@ -80,7 +80,9 @@ def visualize(
                 picture = draw_stages(predictor, record, best=best, score=score, classes=dataset.classes)
             except (ImageError, OSError) as error:
                 failed += 1
-                typer.echo(str(error) if str(record.path) in str(error) else f"{record.path}: {error}", err=True)
+                # errors of the system have a number, and name the file only if they are about opening it
+                unnamed = isinstance(error, OSError) and error.errno is not None and error.filename is None
+                typer.echo(f"{record.path}: {error}" if unnamed else str(error), err=True)
                 advance()
                 continue
             name = folder.free_name(f"{record.path.stem}.jpg", names)

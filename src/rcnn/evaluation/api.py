@@ -26,6 +26,7 @@ from rcnn.evaluation.opening import (
     trained_on_warning,
 )
 from rcnn.evaluation.plan import EvaluationOptions
+from rcnn.evaluation.recorded_data import RecordedData, recorded_data, with_recorded
 from rcnn.evaluation.results import evaluate_results, is_results
 from rcnn.evaluation.run import evaluate_predictor, run_evaluation
 from rcnn.models.overrides import Overrides, as_overrides
@@ -38,7 +39,7 @@ from rcnn.runtime.processes import Processes, device_of_process, joined, process
 
 def evaluate(
     model: Predictor | str | Path,
-    data: Dataset | str | Path,
+    data: Dataset | str | Path | None = None,
     *,
     overrides: Overrides = (),
     split: str | Path = "",
@@ -66,11 +67,13 @@ def evaluate(
     """The metrics of a checkpoint, a predictor or saved results on a data set (or its folder).
 
     `model`: a path or a name, a predictor, or results to score again: a file in COCO's format, or the output folder of
-    an earlier evaluation. `overrides`: changes of the checkpoint's settings, e.g. ["box.score_threshold=0.001"] or a
-    dict. `split` (as in `open_dataset`) defaults to the images that the run of the checkpoint held out from training;
-    if it held out none, to the validation split. `annotations`: the annotation file within the folder, e.g.
-    "labels/{split}.json"; default: found by its name. `images`, `relative_boxes` and `ignore_other_classes`
-    as in `open_dataset`. All these, `strict` and `allow_empty` are for a path, not for a `Dataset`, which is opened.
+    an earlier evaluation. `data` defaults to the data set that the run of the checkpoint was trained on, read as the
+    run read it, and `split` then to its first validation split. `overrides`: changes of the checkpoint's settings, e.g.
+    ["box.score_threshold=0.001"] or a dict. `split` (as in `open_dataset`) defaults to the images that the run of the
+    checkpoint held out from training; if it held out none, to the validation split. `annotations`: the annotation file
+    within the folder, e.g. "labels/{split}.json"; default: found by its name. `images`, `relative_boxes` and
+    `ignore_other_classes` as in `open_dataset`. All these, `strict` and `allow_empty` are for a path, not for a
+    `Dataset`, which is opened.
     `limit`: evaluate only the first `limit` images (0 = all). `batch_size`: images per forward pass. `workers`: threads
     that read images. `max_detections`: detections per image and class that count; defaults to COCO's 100 (keypoints 20,
     proposals 1000) or LVIS' 300 per image. A checkpoint's own limit is raised to this number; a predictor that returns
@@ -101,6 +104,9 @@ def evaluate(
     )
     if not isinstance(model, Predictor):
         model = as_path(model, "the model", f"{MODEL}, saved results, or a Predictor")
+    if data is None:
+        recorded = _recorded(model)
+        data, split, options = recorded.path, split or recorded.split, with_recorded(options, recorded.options)
     require_path_options(data, split, options)
     devices = whole_number("devices", devices, "1 or more processes")
     require_switches(compile=compile)
@@ -108,7 +114,7 @@ def evaluate(
     require_padding(padding)
     if output is not None:
         require_folder(as_path(output, OUTPUT))
-        require_output_apart(Path(output), data, str(images or ""), own=METRICS_FILE)
+        require_output_apart(Path(output), data, str(options.images or ""), own=METRICS_FILE)
     chosen = EvaluationOptions(
         limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
         pictures=pictures, boundary=boundary,
@@ -118,11 +124,11 @@ def evaluate(
             raise ValueError(f"devices={devices} needs a checkpoint: give its path instead of a predictor")
         require_devices(devices, device)
         again = partial(
-            evaluate, model, data, overrides=overrides, split=split, annotations=annotations, images=images,
-            relative_boxes=relative_boxes, ignore_other_classes=ignore_other_classes, limit=limit,
-            batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric, strict=strict,
-            allow_empty=allow_empty, device=device, precision=precision, padding=padding, compile=compile,
-            allow=allow, output=output, pictures=pictures, boundary=boundary,
+            evaluate, model, data, overrides=overrides, split=split, annotations=options.annotations,
+            images=options.images, relative_boxes=options.relative_boxes, ignore_other_classes=ignore_other_classes,
+            limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
+            strict=strict, allow_empty=allow_empty, device=device, precision=precision, padding=padding,
+            compile=compile, allow=allow, output=output, pictures=pictures, boundary=boundary,
         )  # fmt: skip
         # on a CPU, the last digits of scores depend on the number of threads
         same_threads = choose_device(device).type == "cpu"
@@ -139,7 +145,7 @@ def evaluate(
     source, dataset = subject.source, subject.dataset
     inside: tuple[str, ...] = ()
     if output is not None:
-        inside = output_warnings(Path(output), data, str(images or ""), [dataset], own=METRICS_FILE)
+        inside = output_warnings(Path(output), data, str(options.images or ""), [dataset], own=METRICS_FILE)
     with joined(source.device if isinstance(source, Predictor) else torch.device("cpu")) as processes:
         if output is not None:
             name = source.config.name if isinstance(source, Predictor) else source.name
@@ -157,6 +163,13 @@ def evaluate(
         else:
             evaluation = _evaluate(source, dataset, chosen, processes)
     return replace(evaluation, warnings=(*inside, *subject.warnings, *evaluation.warnings))
+
+
+def _recorded(model: Predictor | Path) -> RecordedData:
+    """The data set that a checkpoint was trained on. ValueError for what records none."""
+    if isinstance(model, Predictor):
+        raise ValueError("data is missing: a Predictor does not record what it was trained on; give the data set")
+    return recorded_data([model], f"{model} does not record one")
 
 
 def _subject_of(

@@ -89,7 +89,7 @@ def compare(
     _require_same_classes(sources, models)
     one_class = _are_proposals(sources, models)
     if data is None:
-        recorded = recorded_data(sources, "neither A nor B")
+        recorded = recorded_data(sources, "neither A nor B records one")
         data, split, options = recorded.path, split or recorded.split, with_recorded(options, recorded.options)
     if output is not None:
         require_output_apart(as_path(output, OUTPUT), data, str(options.images), own=COMPARE_FILE)

@@ -24,16 +24,14 @@ class RecordedData:
 def recorded_data(sources: Sequence[Path], missing: str) -> RecordedData:
     """The data set that the first of the models among `sources` was trained on.
 
-    ValueError that begins with `missing` if no model records its data set, FileNotFoundError if that does not exist
+    ValueError with `missing` ("RUN does not record one") if none does, FileNotFoundError if the data set does not exist
     here.
     """
     models = [source for source in sources if not is_results(source)]
     records = [(source, model_record(source).provenance) for source in models]
     source, record = next(((s, r) for s, r in records if isinstance(r.get("data"), str)), (None, dict[str, Any]()))
     if source is None:
-        raise ValueError(
-            f"{missing} records one, as a model does that rcnn has trained: give the data set (--data DIR)"
-        )
+        raise ValueError(f"give the data set (--data DIR): {missing}, as a model does that rcnn has trained")
     if not Path(record["data"]).exists():
         raise FileNotFoundError(
             f"{source} was trained on {record['data']}, which does not exist here; give the data set (--data DIR)"

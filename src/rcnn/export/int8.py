@@ -216,7 +216,9 @@ def measure(
     """`how` with seconds per image, and AP if there are annotations, of the files `source` (float32) and `output`."""
     seconds = seconds_per_image([source, output], images)
     how = replace(how, seconds_float32=round(seconds[0], 4), seconds_int8=round(seconds[1], 4))
-    say(f"float32 {seconds[0]:.3f} s, int8 {seconds[1]:.3f} s per image ({seconds[0] / seconds[1]:.2f} times as fast)")
+    ratio = seconds[0] / seconds[1]
+    how_fast = f"{ratio:.2f} times as fast" if ratio >= 1 else "int8 is slower than float32 on this machine"
+    say(f"float32 {seconds[0]:.3f} s, int8 {seconds[1]:.3f} s per image ({how_fast})")
     if images.annotated is None:
         say("AP was not measured: the images have no annotations")
         return how

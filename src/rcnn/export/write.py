@@ -157,7 +157,8 @@ def export_model(
                 written = temporary / path.name
                 record, difference, accuracy = write_int8(program, record, written, prepared, images, say, path)
                 if not difference.is_empty:
-                    say(f"int8 compared with float32 on images of {calibrate}: {difference.text()}")
+                    alike = f"agreement {record.quantization['agreement']:.3f}"
+                    say(f"int8 compared with float32 on images of {calibrate}: {alike}; {difference.text()}")
             elif record.with_resize:
                 difference = write_with_resize(program, record, temporary / path.name, prepared, say, path)
             else:

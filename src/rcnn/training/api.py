@@ -36,7 +36,7 @@ from rcnn.runtime.launch import (
     require_devices,
     require_sendable,
 )
-from rcnn.training.found_run import is_restarted
+from rcnn.training.found_run import is_restarted, start_of_run
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest, can_continue
 from rcnn.training.run import run_training
@@ -97,8 +97,9 @@ def train(
     there are at least 10 images. `annotations`, `images` and `relative_boxes` as in `open_dataset`. `weights`, only for
     the name of a model: "imagenet", "none" (random), a name of `list_weights`, or the folder of a backbone; default:
     the model's COCO weights where they exist, else ImageNet weights of its backbone. `resume`: continue the run in
-    `output`; otherwise `output` must not contain a run. Processes that torchrun starts again after a failure always
-    resume, so they need `output`. `strict` and `allow_empty` as in `open_dataset`.
+    `output`, whose model and data are the defaults then (data that are not files must be passed again); otherwise
+    `output` must not contain a run. Processes that torchrun starts again after a failure always resume, so they need
+    `output`. `strict` and `allow_empty` as in `open_dataset`.
     `allow`: the user's code that a checkpoint, or a run that is resumed, may run, see `rcnn.load`.
     `devices`: number of processes to start on this machine, one per GPU, or on the CPU if there is none.
     `max_restarts`: if one of them fails, all are started again up to this number of times, and continue from last/;
@@ -211,14 +212,23 @@ def _request(
         val_fraction = require_fraction(val_fraction)
     if validation is not None and not isinstance(validation, Dataset):
         raise wrong_type(validation, "validation", "a Dataset; for a split of the data, give its name as val_split")
+    folder = None if output is None else as_path(output, OUTPUT)
+    if resume and folder is not None and (data == "" or not (model or recipe)):
+        started, of_recipe, recorded = start_of_run(folder, f"rcnn.train(model, data, output={str(folder)!r})")
+        if not (model or recipe):
+            model, recipe = started, of_recipe
+        data = str(recorded) if data == "" else data
     if not (model or recipe) or data == "":
-        raise ValueError("give a model or recipe=NAME, and data: rcnn.train(model, data)")
+        raise ValueError(
+            "give a model or recipe=NAME, and data: rcnn.train(model, data); or the run to continue: "
+            "rcnn.train(output=RUN, resume=True)"
+        )
     return RunRequest(
         model=CONFIG + model.name if isinstance(model, DetectorConfig) else model,
         config=model if isinstance(model, DetectorConfig) else None,
         data=data if isinstance(data, Dataset) else Path(data),
         validation=validation,
-        output=None if output is None else as_path(output, OUTPUT),
+        output=folder,
         recipe=as_optional_text(recipe, "recipe"),
         overrides=as_overrides(overrides),
         augment=None if augment is None else as_steps(augment),

@@ -191,7 +191,7 @@ def class_lines(counts: Mapping[str, int]) -> Iterator[str]:
 def _learning_rate(plan: RunPlan) -> str:
     settings, count = plan.settings, plan.processes.count
     images = settings.images_per_step(count)
-    epochs = settings.steps * images / max(1, len(plan.dataset))
+    epochs = (settings.steps * images + plan.extra_images) / max(1, len(plan.dataset))
     return (
         f"learning rate {settings.scaled_lr(count):g} = {settings.lr:g} x {counted(images, 'image')} per step"
         f"{f' ({count} processes)' if count > 1 else ''} / {settings.reference_batch}; "

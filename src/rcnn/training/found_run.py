@@ -126,14 +126,15 @@ def require_writable(path: Path) -> None:
             raise PermissionError(f"{one} cannot be written: {WRITABLE}")
 
 
-def start_of_run(path: Path) -> tuple[str, str, Path]:
+def start_of_run(path: Path, start: str = "") -> tuple[str, str, Path]:
     """What the run in `path` was started with: its model or checkpoint, its recipe (or ""), and its data.
 
-    ValueError if there is no run, or if its record is damaged.
+    ValueError if there is no run, or if its record is damaged. `start`: how the caller starts a run there, for that
+    message; empty: with the command.
     """
     record = read_record(path / RECORD, needed=True)
     if record is None:
-        start = as_typed("rcnn", "train", "MODEL_OR_CHECKPOINT", "--data", "DIR", "--output", path)
+        start = start or as_typed("rcnn", "train", "MODEL_OR_CHECKPOINT", "--data", "DIR", "--output", path)
         raise ValueError(f"{path} contains no run to resume; to start one: {start}")
     return record["started_from"], record.get("recipe", ""), Path(record["data"])
 

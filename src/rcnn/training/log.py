@@ -217,15 +217,25 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log, oldest first; empty if there is no file. Lines that were cut short or damaged are skipped."""
     if not path.exists():
         return []
-    lines = list[dict[str, Any]]()
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(line, dict) and type(line.get("step")) is int:
-            lines.append(line)
-    return lines
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line for text in texts if (line := _parsed(text)) is not None]
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """A line of a log; None for text that is none."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and type(line.get("step")) is int else None
+
+
+def damaged_lines(path: Path) -> list[int]:
+    """The numbers, from 1, of the lines of a log that `read_log` skips; without a last one that a kill cut short."""
+    if not path.exists():
+        return []
+    texts = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return [number for number, text in enumerate(texts, start=1) if text.strip() and _parsed(text) is None]
 
 
 def log_gap(path: Path, *, first_step: int, log_every: int, skips: bool = False) -> str:

@@ -55,13 +55,10 @@ def parameter_groups(detector: nn.Module, settings: TrainConfig) -> list[Paramet
     The learning rate of a parameter is the rate of the step, times `backbone_lr` in the backbone, times the factor of
     its layer (`layer_decay`), times the value of the last pattern of `lr_factors` that matches. Its weight decay is the
     value of the last pattern of `weight_decays` that matches, else `norm_weight_decay` in norm layers and
-    `weight_decay` elsewhere. ValueError for a pattern that no parameter matches.
+    `weight_decay` elsewhere. ValueError as for `require_parameters`.
     """
-    names = [name for name, parameter in detector.named_parameters() if parameter.requires_grad]
-    for setting, patterns in (("lr_factors", settings.lr_factors), ("weight_decays", settings.weight_decays)):
-        _require_matches(setting, patterns, [name for name, _ in detector.named_parameters()])
+    layers = require_parameters(detector, settings)
     norms = {id(p) for module in detector.modules() if isinstance(module, NORMS) for p in module.parameters()}
-    layers = layer_numbers(names) if settings.layer_decay != 1 else {}
     last = max(layers.values(), default=0) + 1  # what follows the backbone
     groups = dict[Kind, ParameterGroup]()
     for name, parameter in detector.named_parameters():
@@ -78,6 +75,18 @@ def parameter_groups(detector: nn.Module, settings: TrainConfig) -> list[Paramet
         group.names.append(name)
         group.parameters.append(parameter)
     return [groups[kind] for kind in sorted(groups)]
+
+
+def require_parameters(detector: nn.Module, settings: TrainConfig) -> dict[str, int]:
+    """The layers that `layer_decay` numbers, by the names of their parameters; none if it is 1.
+
+    ValueError for a pattern that no parameter matches, and for `layer_decay` with a backbone without such layers.
+    """
+    for setting, patterns in (("lr_factors", settings.lr_factors), ("weight_decays", settings.weight_decays)):
+        _require_matches(setting, patterns, [name for name, _ in detector.named_parameters()])
+    if settings.layer_decay == 1:
+        return {}
+    return layer_numbers([name for name, parameter in detector.named_parameters() if parameter.requires_grad])
 
 
 def _group(kind: Kind, settings: TrainConfig, last: int) -> ParameterGroup:

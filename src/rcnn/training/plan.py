@@ -33,6 +33,7 @@ from rcnn.training.found_run import FoundRun, find_run
 from rcnn.training.identity import data_identity
 from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
 from rcnn.training.output_place import output_warnings, require_output_apart
+from rcnn.training.parameter_groups import require_parameters
 from rcnn.training.request import RunRequest
 from rcnn.training.resume_checks import record_to_resume, require_fixed
 from rcnn.training.run_data import RunData, misspelt_classes, shared_images
@@ -139,6 +140,7 @@ def plan_training(
     require_output_apart(request, found, model.data)
     chosen = _choose_length(start, model, processes, found)
     chosen = _with_workers(chosen, start, device, devices if devices > 1 else processes_here(processes.count))
+    require_parameters(model.detector, chosen.settings)
     space = disk_space(model.detector, chosen.settings, start.request.output)
     return RunPlan(
         output=start.request.output,

@@ -11,7 +11,7 @@ import torch
 
 from rcnn import __version__
 from rcnn.data.loading import TrainingBatch, prefetched, training_batches
-from rcnn.data.messages import counted
+from rcnn.data.messages import counted, few
 from rcnn.drawing.charts import curve_page, training_svgs, write_plot
 from rcnn.drawing.run_page import run_page
 from rcnn.models import Detector, build_detector
@@ -27,7 +27,7 @@ from rcnn.training.engine import train
 from rcnn.training.finite import DivergedError
 from rcnn.training.found_run import CURVE, HELD_OUT, LOG, PICTURES, PLOT, REPORT
 from rcnn.training.identity import identity_changes, require_same_data
-from rcnn.training.log import RunLog, SilentLog, log_gap, read_log
+from rcnn.training.log import RunLog, SilentLog, damaged_lines, log_gap, read_log
 from rcnn.training.pictures import pictures_of, write_pictures
 from rcnn.training.plan import RunPlan, RunRequest, plan_training
 from rcnn.training.run_folder import RunFolder
@@ -233,6 +233,7 @@ def _run_log(plan: RunPlan, output: Path, state: TrainState, log: Log) -> Silent
         images_per_step=settings.images_per_step(state.processes.count),
         images=len(plan.dataset),
         device=plan.device,
+        extra_images=plan.extra_images,
     )
     return RunLog(
         output / LOG,
@@ -284,6 +285,9 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
     gap = log_gap(run.path / LOG, first_step=state.step, log_every=settings.log_every, skips=skips)
     if same_lines and gap:
         log(f"warning: {gap}")
+    if damaged := damaged_lines(run.path / LOG):
+        is_none = "is not the JSON of a step, removed" if len(damaged) == 1 else "are not the JSON of a step, removed"
+        log(f"warning: {run.path / LOG}: {counted(len(damaged), 'line')} {is_none} (line {few(damaged)})")
     for change in identity_changes(provenance.get("data_identity"), plan.identity):
         log(f"warning: {change}. Training continues on the current data")
     if state.best is not None and not (run.path / "best").exists():

@@ -14,12 +14,13 @@ MAIN = ("bbox_AP", "segm_AP", "keypoints_AP")  # metrics of the last evaluation 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSize:
-    """The size of a run, from which its speed is computed."""
+    """The size of a run, from which its speed and the epoch are computed."""
 
     steps: int
     images_per_step: int  # over all processes
     images: int  # of the training set
     device: torch.device
+    extra_images: int = 0  # that steps of other sizes, before the run was resumed, had in addition
 
 
 def speed(size: RunSize, steps: int, seconds: float, waiting: float) -> str:
@@ -36,7 +37,8 @@ def details(
 
     `losses` also contains `lr`.
     """
-    progress = [f"epoch {step * size.images_per_step / max(1, size.images):.1f}", pace]
+    seen = step * size.images_per_step + size.extra_images
+    progress = [f"epoch {seen / max(1, size.images):.1f}", pace]
     if (most := most_memory(size.device)) is not None:
         progress.append(f"peak memory {most / 2**30:.1f} GiB")
     progress += [f"learning rate {losses['lr']:.3g}"] if "lr" in losses else []

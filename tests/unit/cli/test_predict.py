@@ -194,6 +194,18 @@ def test_earlier_results_stay_if_every_image_fails(predictor: Predictor, photos:
     assert {name: (out / name).read_bytes() for name in names} == earlier
 
 
+def test_damaged_lines_of_a_list_of_files_among_the_images_are_counted(
+    predictor: Predictor, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marker = Path(photos[0]).with_name(".rcnn-files")
+    marker.write_text('{"file": "2.png", "sha256": "any"}\ndamaged\n')
+    options = ImageOptions(keep=Filter(score=0.0))
+    found = predict_images(predictor, [str(marker.parent)], tmp_path / "out", Path("model"), options, ALONE)
+    assert [entry["file"] for entry in found.images] == photos[:2]
+    line = "warning: 1 line of rcnn's lists of what it wrote among the images is no entry and was skipped"
+    assert f"{line}: {marker}:2. " in capsys.readouterr().err
+
+
 def test_boxes_of_a_folder_go_to_its_own_images(predictor: Predictor, photos: list[str], tmp_path: Path) -> None:
     deep = tmp_path / "photos" / "sub" / "0.png"
     deep.parent.mkdir()

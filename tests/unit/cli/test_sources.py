@@ -290,15 +290,27 @@ def test_patterns_do_not_go_round_a_loop_of_links(tmp_path: Path) -> None:
     assert found("/**/in/*") == ["/in/a.jpg"]
 
 
+def test_a_damaged_list_of_files_among_images_costs_only_its_damaged_lines(tmp_path: Path) -> None:
+    """It is not the list of the output, which must be sound."""
+    touch(tmp_path / "in" / "a.jpg", tmp_path / "in" / "drawn.jpg", tmp_path / "in" / "b.jpg")
+    marker = tmp_path / "in" / ".rcnn-files"
+    marker.write_text('{"file": "drawn.jpg", "sha256": "any"}\ndamaged\n')
+    sources = expand([str(tmp_path / "in")], tmp_path / "out")
+    assert [Path(source.name).name for source in sources.images] == ["a.jpg", "b.jpg"]
+    assert sources.damaged == [f"{marker}:2"]
+    with pytest.raises(FileExistsError, match=r"line 2, is not an entry.*choose another output \(--output\)"):
+        expand([str(tmp_path / "in")], tmp_path / "in")
+
+
 def test_each_list_of_files_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(*(tmp_path / "photos" / f"{number}.jpg" for number in range(9)))
     read: list[str] = []
 
-    def files_of(folder: str) -> set[str]:
+    def files_of(folder: Path) -> tuple[set[str], list[int]]:
         read.append(str(folder))
-        return {"3.jpg"}
+        return {"3.jpg"}, []
 
-    monkeypatch.setattr("rcnn.cli.sources.files_of_rcnn", files_of)
+    monkeypatch.setattr("rcnn.cli.sources.readable_entries", files_of)
     assert len(expand([str(tmp_path / "photos" / "*.jpg")], tmp_path / "out").images) == 8
     assert read == [str(tmp_path / "photos")]
 

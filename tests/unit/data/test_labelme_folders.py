@@ -54,6 +54,29 @@ def test_folders_that_are_no_pair_are_splits(tmp_path: Path) -> None:
         splits(tmp_path / "old")
 
 
+@pytest.mark.parametrize("written", ["a.png", "../a.png"])
+@pytest.mark.parametrize(("files", "split"), [("jsons", "all"), ("train/jsons", "train"), ("val/json", "val")])
+def test_files_in_a_folder_inside_that_of_the_images(files: str, split: str, written: str, tmp_path: Path) -> None:
+    place(tmp_path / files / "..", tmp_path / files, "a")
+    file = tmp_path / files / "a.json"
+    file.write_text(file.read_text().replace('"a.png"', json.dumps(written)))
+    assert splits(tmp_path) == [split]
+    dataset = open_dataset(tmp_path, split)
+    assert (dataset.image_ids, dataset.warnings, dataset.notes) == (("a",), (), ())
+    assert dataset[0].path == tmp_path / Path(files).parent / "a.png"
+    write_images(tmp_path / Path(files).parent, ["other.png"])
+    [note] = open_dataset(tmp_path, split).notes
+    assert ": 1 image without a JSON file is not used" in note
+
+
+def test_an_image_of_another_name_is_no_counterpart(tmp_path: Path) -> None:
+    place(tmp_path / "elsewhere", tmp_path / "jsons", "a")
+    file = tmp_path / "jsons" / "a.json"
+    file.write_text(file.read_text().replace('"a.png"', '"../elsewhere/a.png"'))
+    write_images(tmp_path, ["preview.png"])
+    assert splits(tmp_path) == ["jsons"]
+
+
 def test_files_of_a_pair_without_a_counterpart_are_noted(tmp_path: Path) -> None:
     place(tmp_path / "imgs", tmp_path / "jsons", "a")
     write_images(tmp_path / "imgs", ["b.png"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -105,6 +106,30 @@ def test_the_command_reports_an_image_that_cannot_be_read(
     assert str(broken) in shown.err
     assert "1 image failed" in shown.err
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 1
+
+
+@pytest.mark.parametrize("path", [None, "named"])
+def test_a_disk_error_names_the_image_once(
+    predictor: Predictor,
+    data: Path,
+    path: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Errors that the system raises while a file is read do not name it; those of opening it do."""
+    record = open_dataset(data)[0]
+    error = OSError(errno.EIO, "I/O error") if path is None else OSError(errno.EIO, "I/O error", str(record.path))
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("rcnn.evaluation.stages.draw_stages", fail)
+    save_checkpoint(tmp_path / "model", build_detector(predictor.config), predictor.config, CLASSES)
+    command = ("visualize", tmp_path / "model", "--data", data, "--output", tmp_path / "out", "--limit", 1)
+    assert rcnn(*command) == 1
+    expected = f"{record.path}: {error}" if path is None else str(error)
+    assert expected in capsys.readouterr().err.splitlines()
 
 
 def test_a_number_of_proposals_below_one_is_refused(predictor: Predictor, data: Path) -> None:

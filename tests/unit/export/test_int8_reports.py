@@ -156,6 +156,20 @@ def test_seconds_are_per_image_of_a_full_batch(monkeypatch: pytest.MonkeyPatch) 
     assert int8.seconds_per_image(files, CalibrationImages(files=())) == [0.25, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [((0.3, 0.2), "1.50 times as fast"), ((0.2, 0.3), "int8 is slower than float32 on this machine")],
+)
+def test_an_int8_file_that_is_slower_is_called_slower(
+    seconds: tuple[float, float], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "seconds_per_image", Mock(return_value=list(seconds)))
+    lines: list[str] = []
+    how = int8.measure(Path("a"), Path("b"), CalibrationImages(files=()), MADE, lines.append)
+    assert (how.seconds_float32, how.seconds_int8) == seconds
+    assert lines[0] == f"float32 {seconds[0]:.3f} s, int8 {seconds[1]:.3f} s per image ({words})"
+
+
 def record_of(how: dict[str, Any], **options: Any) -> ExportRecord:
     return ExportRecord(
         config=model_config("faster_rcnn_compact"), classes=("kite", "boat"), target="onnx", precision="int8",

@@ -15,7 +15,7 @@ from rcnn.runtime.exported import open_exported
 from tests.unit.export.detectors import CPU, batch_of, detector_of
 
 SHAPE = (2, 96, 160)
-SHARE = 0.9  # of the detections that have a match: NMS decides otherwise where two scores or overlaps nearly tie
+SHARE = 0.9  # of the detections that have a match: rounding can change what NMS keeps
 
 
 @pytest.fixture(scope="module", params=["float16", "bfloat16"])

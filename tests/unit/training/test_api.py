@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,28 @@ def test_settings_as_a_dict_and_a_run_that_exists(tmp_path: Path) -> None:
     assert predictor.config.box.score_threshold == 0.25
     with pytest.raises(ValueError, match=r"no setting 'box\.score_thresold'; did you mean box\.score_threshold"):
         rcnn.Predictor(run.folder, overrides={"box.score_thresold": 0.25})
+
+
+def test_a_run_is_continued_with_its_own_model_and_data(tmp_path: Path) -> None:
+    data, folder = write_tiny_coco(tmp_path / "data", {"train": 1}), tmp_path / "run"
+    words = [*TINY_MODEL, "train.steps=1", "train.batch_size=1", "train.workers=0", "train.warmup_steps=0"]
+    rcnn.train("mask_rcnn_compact", data, folder, overrides=words, log=lambda line: None)
+    planned = rcnn.plan(output=folder, resume=True, overrides={"train.steps": 3}, log=str)
+    assert (planned.values["train.steps"], planned.values["fpn.channels"]) == (3, 16)
+    assert {"mask_rcnn_compact (a model)", str(data)} <= set(
+        re.findall(r"^(?:model|data) +(.+?)(?: {3}|$)", f"{planned}", re.M)
+    )
+    run = rcnn.train(output=str(folder), resume=True, overrides={"train.steps": 2}, log=lambda line: None)
+    assert (run.folder, run.step) == (folder, 2)
+    moved = data.rename(tmp_path / "moved")
+    for given in (moved, rcnn.open_dataset(moved, "train")):  # only the model is the run's
+        assert rcnn.train(data=given, output=folder, resume=True, log=lambda line: None).step == 2
+    call = re.escape(f"rcnn.train(model, data, output={str(tmp_path / 'new')!r})")
+    for function in (rcnn.train, rcnn.plan):
+        with pytest.raises(ValueError, match=rf"new contains no run to resume; to start one: {call}$"):
+            function(output=tmp_path / "new", resume=True)
+        with pytest.raises(ValueError, match=r"or the run to continue: rcnn\.train\(output=RUN, resume=True\)"):
+            function(resume=True)
 
 
 @pytest.mark.parametrize("given", ["val.txt", Path("val.txt"), ["val.txt"], [Path("val.txt")]])

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rcnn.outputs import sha256_of
+from rcnn.training.describe import describe_plan
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
@@ -148,7 +149,28 @@ def test_the_images_of_a_run_count_through_several_changes_of_the_images_per_ste
         )
         plan = plan_training(request, log=lambda line: None)
         assert (plan.settings.steps, plan.record().get("extra_images", 0)) == (steps, extra), words
+        [line] = [one for one in describe_plan(plan) if one.startswith("learning rate ")]
+        assert line.endswith(f" = {(4 + (steps - 2) * plan.settings.batch_size) / 3:.1f} epochs")
         (run / "config.json").write_text(json.dumps(plan.record()))
+
+
+def test_the_epoch_counts_the_images_of_earlier_steps(
+    data: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two steps of two images and one of one are 5 of 3 images."""
+    resume(data, run, "train.steps=3", "train.batch_size=1")
+    assert ", epoch 1.7, " in capsys.readouterr().err
+
+
+def test_lines_of_the_log_that_are_damaged_are_counted(data: Path, run: Path) -> None:
+    path = run / "log.jsonl"
+    assert not [line for line in resume(data, run, "train.steps=3") if "log.jsonl" in line]
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([first, "no JSON", '{"loss": 1.0}', *others, "", '{"step": 3, "lo']))  # cut by a kill
+    lines = [line for line in resume(data, run, "train.steps=4") if "log.jsonl" in line]
+    said = f"warning: {path}: 2 lines are not the JSON of a step, removed (line 2, 3)"
+    assert lines == [said]
+    assert "no JSON" not in path.read_text()
 
 
 def test_changes_are_reported(data: Path, run: Path) -> None:

@@ -57,6 +57,26 @@ def test_a_plan_for_several_devices_is_not_measured(data: Path) -> None:
         rcnn.plan(data=data)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('train.lr_factors={"nothing.*": 2}', r"train\.lr_factors: no parameter of the model matches 'nothing\.\*'"),
+        ('train.weight_decays={"*.bias": 0, "x": 1}', r"train\.weight_decays: no parameter of the model matches 'x'"),
+        ("train.layer_decay=0.7", r"train\.layer_decay works with ViT and ConvNeXt backbones only"),
+    ],
+)
+def test_settings_without_a_parameter_are_refused_by_the_plan(
+    data: Path, tmp_path: Path, setting: str, message: str
+) -> None:
+    """Not only when the plan is printed, or after the folder of a run was made."""
+    words = [*TINY_MODEL, *WORDS, setting]
+    with pytest.raises(ValueError, match=message):
+        rcnn.plan("mask_rcnn_compact", data, overrides=words, device="cpu")
+    with pytest.raises(ValueError, match=message):
+        rcnn.train("mask_rcnn_compact", data, tmp_path / "run", overrides=words, device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_automatic_batch_size_is_auto_in_the_values(data: Path) -> None:
     words = [*TINY_MODEL, "train.batch_size=auto", "train.workers=0"]
     assert rcnn.plan("mask_rcnn_compact", data, overrides=words, device="cpu").values["train.batch_size"] == "auto"

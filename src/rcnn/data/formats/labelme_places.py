@@ -48,12 +48,23 @@ def places_of(folder: Path, split: str) -> list[Path]:
 def subfolders_of(folder: Path) -> list[str]:
     """The names of SUBFOLDERS that are no splits of `folder`: those of PAIRED with files only if one is of a pair.
 
-    In a pair, one folder has the images, the other the only labelme files: jsons/a.json, imgs/a.jpg.
+    In a pair, one folder has the images, the other the only labelme files: jsons/a.json, imgs/a.jpg. The images may
+    also be in `folder` itself: jsons/a.json, a.jpg.
     """
     with_files = [sub for sub in SUBFOLDERS if holds_labelme(folder / sub)]
     alone = len(with_files) == 1 and not any(map(holds_labelme, (folder, folder / ALL)))
-    is_pair = alone and not images_in(folder / with_files[0]) and any(images_in(folder / name) for name in IMAGES)
+    is_pair = (
+        alone
+        and not images_in(folder / with_files[0])
+        and (any(images_in(folder / name) for name in IMAGES) or _has_images_of(folder, folder / with_files[0]))
+    )
     return [sub for sub in SUBFOLDERS if is_pair or sub not in PAIRED or sub not in with_files]
+
+
+def _has_images_of(folder: Path, place: Path) -> bool:
+    """Whether `folder` has an image with the name of one of the JSON files in `place`."""
+    images = images_in(folder)
+    return bool(images) and any(file.stem in images for file in json_files(place))
 
 
 def holds_labelme(place: Path) -> bool:
@@ -136,7 +147,7 @@ def _corresponding(folder: str, name: str) -> Iterable[str]:
 def counterparts(folder: Path, place: Path, split: str) -> dict[Path, dict[str, str]]:
     """The folders with the images of the files in `place`, another folder: folder -> stem -> name of the image.
 
-    imgs/ for jsons/, imgs/train/ for jsons/train/, train/imgs/ for train/jsons/.
+    imgs/ for jsons/, imgs/train/ for jsons/train/, train/imgs/ or train/ for train/jsons/.
     """
     path = place.relative_to(folder).parts
     places = [
@@ -145,6 +156,8 @@ def counterparts(folder: Path, place: Path, split: str) -> dict[Path, dict[str, 
         for name in IMAGES
         if part in SUBFOLDERS and part != split
     ]
+    if path and path[-1] in SUBFOLDERS and path[-1] != split:
+        places.append(place.parent)
     return {one: images_in(one) for one in dict.fromkeys(places) if one != place and not holds_labelme(one)}
 
 

@@ -101,10 +101,14 @@ def require_room(claimed: int, size: int, free: int = FREE_BYTES) -> None:
         raise Refused(f"{claimed / 1e9:.2f} GB of data in {size / 1e6:.2f} MB; no weights compress like this (a bomb?)")
 
 
+class NamedFileError(ValueError):
+    """A file that cannot be used. The message says which one, so that callers do not add its name."""
+
+
 class LazyState(Mapping[str, Tensor]):
     """Named tensors, each read when it is used; floating-point types become float32, other types are kept.
 
-    Reading a tensor raises ValueError that names the file and the tensor if it is damaged.
+    Reading a tensor raises NamedFileError that names the file and the tensor if it is damaged.
     """
 
     def __init__(self, stored: Mapping[str, Stored], source: str) -> None:
@@ -115,13 +119,15 @@ class LazyState(Mapping[str, Tensor]):
         try:
             value = stored.read()
         except (Damaged, OSError, EOFError) as error:
-            raise ValueError(f"{self._source}: {name} cannot be read ({error}): copy the file again") from error
+            raise NamedFileError(f"{self._source}: {name} cannot be read ({error}): copy the file again") from error
         try:
             tensor = value if isinstance(value, Tensor) else torch.from_numpy(value)
         except TypeError as error:  # e.g. float128
-            raise ValueError(f"{self._source}: {name} has numbers of a type that PyTorch lacks ({error})") from error
+            raise NamedFileError(
+                f"{self._source}: {name} has numbers of a type that PyTorch lacks ({error})"
+            ) from error
         if tensor.is_complex():
-            raise ValueError(f"{self._source}: {name} holds complex numbers; expected real weights")
+            raise NamedFileError(f"{self._source}: {name} holds complex numbers; expected real weights")
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def __iter__(self) -> Iterator[str]:

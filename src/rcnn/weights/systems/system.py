@@ -17,6 +17,7 @@ from rcnn.data.messages import counted
 from rcnn.models import DetectorConfig
 from rcnn.models.unused_settings import override_used
 from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.readers.stored import NamedFileError
 from rcnn.weights.systems.converted import Assumption, Converted, Kind, expected_state, require_fit
 from rcnn.weights.systems.renaming import Placed
 from rcnn.weights.systems.settings import SettingsSource
@@ -106,8 +107,10 @@ class System:
             with self._named_errors(found, settings):
                 state = {ours: plan.tensor(ours, found.state[name], config) for name, ours in names.items()}
                 state = plan.complete(state, config)
+        except NamedFileError:
+            raise
         except ValueError as error:
-            raise ValueError(str(error) if found.source in str(error) else f"{found.source}: {error}") from error
+            raise ValueError(f"{found.source}: {error}") from error
         part = "backbone." if self.kind == "backbone" else ""
         require_fit(config, expected, state, found.source, part=part, allow_missing=allow_missing)
         given = [word.partition("=")[0] for word in overrides]
@@ -132,16 +135,18 @@ class System:
 
     @contextmanager
     def _named_errors(self, found: Found, settings: SettingsSource) -> Iterator[None]:
-        """Errors of the code that reads a file, as a ValueError that names the file and its settings."""
+        """Errors of the code that reads a file, as a NamedFileError that also names the file and its settings."""
         try:
             yield
         except KeyError as error:
-            raise ValueError(f"{found.source} looks like a file of {self.name}, but has no tensor {error}") from error
+            raise NamedFileError(
+                f"{found.source} looks like a file of {self.name}, but has no tensor {error}"
+            ) from error
         except WRONG as error:
             if _lacks_memory(error):
                 raise
             given = "" if settings is None else f" with config (--config) {str(settings)[:200]}"
-            raise ValueError(
+            raise NamedFileError(
                 f"{found.source} cannot be read as a file of {self.name}{given}: its settings, or the shapes of its "
                 f"tensors, are not those of such a network ({type(error).__name__}: {error})"
             ) from error
