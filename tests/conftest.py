@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 from unittest.mock import patch
 
 import pytest
@@ -22,6 +23,8 @@ sys.dont_write_bytecode = False
 # a shell starts background jobs with Ctrl-C ignored, and every process that a test starts would inherit that
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# openvino sends usage data when a test imports it, unless this package is missing
+sys.modules.update(cast("dict[str, Any]", {"openvino_telemetry": None}))
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 600  # seconds of a test, and of its fixtures: far more than any needs, also on a busy machine

@@ -36,7 +36,8 @@ def stopping_on_signals() -> Iterator[None]:
     """Within the block, a signal raises Stopped, so that temporary files are removed; see `_end_at_once` for a second
     Ctrl-C.
 
-    Training replaces these handlers by its own (training/signals.py). No effect outside the main thread.
+    Training replaces these handlers by its own (training/signals.py). No effect outside the main thread, or in a
+    process that a package forks within the block, which a signal ends as usual.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -48,7 +49,13 @@ def stopping_on_signals() -> Iterator[None]:
     ignored = {getattr(signal, "SIGHUP", None)}
     taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN or number not in ignored]
 
+    owner = os.getpid()
+
     def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         for each in taken:
             signal.signal(each, _end_at_once if each == signal.SIGINT else signal.SIG_IGN)
         raise Stopped(number)

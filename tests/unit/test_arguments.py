@@ -64,6 +64,12 @@ def test_the_time_of_a_client_is_a_number() -> None:
         rcnn.Client("http://localhost:8000", timeout="5")  # type: ignore[arg-type]
 
 
+def test_the_token_of_a_client_is_a_text_that_no_message_shows() -> None:
+    token: Any = b"secret"
+    with pytest.raises(ArgumentTypeError, match=r"^the token is of type bytes; expected a str$"):
+        rcnn.Client("http://localhost:8000", token=token)
+
+
 @pytest.mark.parametrize("name", FIRST)
 def test_the_first_argument_of_a_wrong_type_is_refused(name: str) -> None:
     for value in WRONG:

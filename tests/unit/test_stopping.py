@@ -112,3 +112,15 @@ def test_other_errors_that_python_discards_are_reported_as_before() -> None:
     finally:
         sys.unraisablehook = hook
     assert reported == ["division by zero"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_signal_ends_a_process_that_a_package_forked(capfd: pytest.CaptureFixture[str]) -> None:
+    with stopping_on_signals():
+        if not (child := os.fork()):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert capfd.readouterr() == ("", "")

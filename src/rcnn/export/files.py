@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
 import warnings
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
+from rcnn.runtime.packages import import_package, without_telemetry
 from rcnn.runtime.record import KEY, ExportRecord, Target
 
 OPSET = 18
@@ -34,7 +34,7 @@ def require_packages(target: Target, *, runs_onnx: bool = False) -> None:
     """
     try:
         for package in (*PACKAGES[target], *(["onnxruntime"] if runs_onnx else [])):
-            importlib.import_module(package)
+            import_package(package)
     except ImportError as error:
         raise ImportError(f"exporting to {target} needs {error.name}: pip install 'rcnn[{target}]'") from error
 
@@ -42,8 +42,10 @@ def require_packages(target: Target, *, runs_onnx: bool = False) -> None:
 def write_file(program: ExportedProgram, record: ExportRecord, path: Path) -> None:
     """Write the file `path` (OpenVINO: also .bin beside it). Raises ValueError if an operator has no translation."""
     if record.target == "torch":
+        content = io.BytesIO()  # torch's own writer of files ends the process if the disk is full
         with _quiet():
-            torch.export.save(program, path, extra_files={f"{KEY}.json": record.text()})
+            torch.export.save(program, content, extra_files={f"{KEY}.json": record.text()})
+        path.write_bytes(content.getbuffer())
     elif record.target == "onnx":
         write_onnx(program, record, path)
     else:
@@ -113,10 +115,10 @@ def store(onnx_file: Path, record: ExportRecord, path: Path) -> None:
 
 def convert_to_openvino(onnx_file: Path, record: ExportRecord, path: Path) -> None:
     """Write an ONNX file as OpenVINO files: PATH (.xml) and .bin beside it."""
-    import openvino
-
+    openvino = import_package("openvino")
     try:
-        model: Any = openvino.convert_model(str(onnx_file))
+        with without_telemetry():
+            model: Any = openvino.convert_model(str(onnx_file))
     except Exception as error:  # its errors have no common class
         raise ValueError(f"{record.config.name} cannot be converted by OpenVINO: {_cause(error)}") from error
     for output, name in zip(model.outputs, record.outputs, strict=True):
@@ -124,7 +126,10 @@ def convert_to_openvino(onnx_file: Path, record: ExportRecord, path: Path) -> No
     model.set_rt_info(record.text(), [KEY])
     if record.precision == "float16":
         halve_weights(model)
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+    try:
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+    except RuntimeError as error:  # of a stream, without a reason
+        raise OSError(f"OpenVINO cannot write {path.name} ({_cause(error)}): is the disk full?") from error
 
 
 def halve_weights(model: Any) -> None:
@@ -133,8 +138,7 @@ def halve_weights(model: Any) -> None:
     OpenVINO's own `compress_to_fp16` leaves all that sizes depend on in float32: here almost the whole network, because
     the number of candidates for NMS depends on the boxes.
     """
-    import openvino
-    from openvino import opset13
+    openvino, opset13 = import_package("openvino"), import_package("openvino.opset13")
 
     for node in model.get_ops():
         if node.get_type_name() != "Constant" or node.get_element_type() != openvino.Type.f32:

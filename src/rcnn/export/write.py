@@ -54,6 +54,7 @@ from rcnn.weights.class_names import require_class_names
 
 Size = Literal["dynamic"] | tuple[int, int]
 BYTES: dict[ExportPrecision, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}  # of a weight
+GRAPH_BYTES: dict[Target, int] = {"torch": 1_000_000, "onnx": 300_000, "openvino": 1_000_000}  # of the graph and record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +175,9 @@ def export_model(
 
 
 def file_bytes(detector: Detector, record: ExportRecord) -> int:
-    """Approximate size of the files, bytes: the weights, for OpenVINO with those of the ONNX file it is made from."""
+    """Approximate size of the files, bytes: weights and graph, for OpenVINO with those of the ONNX file before it."""
     weights = sum(value.nbytes for value in detector.state_dict().values())
-    written = int(weights * BYTES[record.precision] / 4)
+    written = int(weights * BYTES[record.precision] / 4) + GRAPH_BYTES[record.target]
     return written + (weights if record.target == "openvino" and record.precision != "int8" else 0)
 
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rcnn.data.messages import counted
+from rcnn.runtime.packages import import_package
 from rcnn.runtime.record import EXPORT_AGAIN, KEY, SUFFIXES, ExportRecord, read_record
 from rcnn.runtime.torch_program import read_program, sizes_parsed_once
 from rcnn.structures import Detections, ImageBatch
@@ -149,7 +150,7 @@ def open_exported(path: str | Path, device: torch.device) -> ExportedModel:
 def _onnx_session(path: Path, device: torch.device, *, optimize: bool = True) -> tuple[ExportRecord, Run]:
     """An ONNX file in onnxruntime, on the CPU or with its CUDA provider."""
     try:
-        import onnxruntime
+        onnxruntime = import_package("onnxruntime")
     except ImportError as error:
         raise ImportError(f"{path} needs onnxruntime: pip install 'rcnn[onnx]'") from error
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.type, "")
@@ -214,7 +215,7 @@ def _unreadable_program(path: Path, error: Exception) -> ValueError:
 def _openvino_model(path: Path, device: torch.device | None = None) -> tuple[ExportRecord, Run]:
     """An OpenVINO file (.xml, with .bin beside it) on the CPU."""
     try:
-        import openvino
+        openvino = import_package("openvino")
     except ImportError as error:
         raise ImportError(f"{path} needs OpenVINO: pip install 'rcnn[openvino]'") from error
     if device is not None and device.type != "cpu":

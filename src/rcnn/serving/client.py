@@ -12,7 +12,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import replace
-from http.client import HTTPException
+from functools import cache
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from rcnn.results import ImageDetections
 from rcnn.serving.wire import from_wire, require_token
 
 EXAMPLE = "e.g. http://localhost:8000"
+REDIRECTS = (301, 302, 303, 307, 308)
 LONGEST_HOST = 253  # characters, of a name in DNS (RFC 1035, 2.3.4: 255 bytes as they are sent)
 LONGEST = 1e8  # seconds, three years; sockets take up to 292 years in nanoseconds
 
@@ -88,15 +90,31 @@ class Client:
             headers["Authorization"] = f"Bearer {self._token}"
         request = urllib.request.Request(self.url + path, data=body, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as response:
+            with _opener().open(request, timeout=self.timeout) as response:
                 return response.read()
         except urllib.error.HTTPError as error:
+            if error.code in REDIRECTS:
+                place = urllib.parse.urljoin(request.full_url, error.headers.get("Location", "")).partition("?")[0]
+                raise ValueError(
+                    f"{self.url} redirects to {shown(place.removesuffix(path.partition('?')[0]), 200)} ({error.code}). "
+                    "rcnn.Client does not follow redirects, which could send the token to another host: if you trust "
+                    "that address, give it to rcnn.Client"
+                ) from error
             reason = _reason(error)
             if error.code in (502, 503, 504):
                 raise ConnectionError(f"{self.url} cannot answer at the moment ({error.code}): {reason}") from error
             hint = "; expected the URL that `rcnn serve` printed, without a path" if error.code == 404 else ""
             raise ValueError(f"{self.url} refused the request ({error.code}): {reason}{hint}") from error
+        except IncompleteRead as error:
+            whole = len(error.partial) + (error.expected or 0)
+            of = f" of {whole}" if error.expected else ""
+            raise ConnectionError(
+                f"{self.url} closed the connection after {len(error.partial)}{of} bytes of its answer; try again, and "
+                "look at the log of the service, or of a proxy in front of it"
+            ) from error
         except (OSError, HTTPException) as error:
+            if isinstance(error, HTTPException) and not isinstance(error, OSError):  # OSError too: no answer at all
+                raise self._other_service() from error
             reason = getattr(error, "reason", error)
             if body and isinstance(reason, ConnectionResetError | BrokenPipeError):
                 raise ConnectionError(
@@ -104,6 +122,18 @@ class Client:
                     "service accepts (--max-bytes), or the service is busy; send a smaller image, or try again"
                 ) from error
             raise ConnectionError(f"{self.url} cannot be reached: {reason}. Is `rcnn serve` running?") from error
+
+
+@cache
+def _opener() -> urllib.request.OpenerDirector:
+    """As urllib's, but redirects are errors: urllib would send the token to the new host, and no image."""
+    opener = urllib.request.OpenerDirector()
+    for kind in (
+        urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor,
+    ):  # fmt: skip
+        opener.add_handler(kind())
+    return opener
 
 
 def _why_no_service(url: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from rcnn.arguments import ArgumentTypeError
 from rcnn.ops.pasting import Pasting
 from rcnn.results import ImageDetections
 
@@ -18,7 +19,12 @@ ARRAYS = ("boxes", "scores", "labels", "box_masks", "keypoints")
 
 
 def require_token(token: str) -> None:
-    """Raise ValueError if `token` is not printable ASCII without spaces; the message does not show the token."""
+    """Raise ValueError if `token` is not printable ASCII without spaces; the message does not show the token.
+
+    Raises ArgumentTypeError if it is not a str.
+    """
+    if not isinstance(cast("object", token), str):
+        raise ArgumentTypeError(f"the token is of type {type(token).__name__}; expected a str")
     if TOKEN.fullmatch(token) is None:
         place = next(index for index, letter in enumerate(token) if not TOKEN.fullmatch(letter))
         kinds = {"\n": "a line end", "\r": "a line end", " ": "a space"}

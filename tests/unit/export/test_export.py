@@ -16,7 +16,7 @@ from rcnn.export.check import check_resize
 from rcnn.export.compare import compare
 from rcnn.export.files import store
 from rcnn.export.resize import add_resize
-from rcnn.export.write import Exported, export_model, target_of
+from rcnn.export.write import Exported, export_model, file_bytes, target_of
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.inference import prepare_for_inference
 from rcnn.runtime.exported import exported_record, open_exported
@@ -194,6 +194,7 @@ def test_other_kinds_give_the_same_detections(name: str, overrides: tuple[str, .
 def test_a_torch_program_of_fixed_size_and_batch(tmp_path: Path) -> None:
     detector = detector_of("fcis_compact", "fcis.max_detections=20")
     written = export_model(detector, tmp_path / "model.pt2", size=(120, 150), batch=2)
+    assert written.bytes <= file_bytes(detector, written.record) < 2 * written.bytes
     assert written.record.size == (128, 160)
     assert written.difference.boxes == 0.0
     assert b"detector.py" not in written.path.read_bytes()

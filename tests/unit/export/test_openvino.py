@@ -19,7 +19,14 @@ from rcnn.runtime.exported import exported_record, open_exported
 from rcnn.runtime.record import ExportRecord
 from tests.command import rcnn as command
 from tests.tiny_data import write_tiny_coco
-from tests.unit.export.detectors import CPU, annotate, detector_of, found_without_pixels, require_equal
+from tests.unit.export.detectors import (
+    CPU,
+    annotate,
+    detector_of,
+    files_of_at_most,
+    found_without_pixels,
+    require_equal,
+)
 
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 POSITIVE = """
@@ -60,6 +67,21 @@ def test_weights_of_an_openvino_file_are_float16(tmp_path: Path) -> None:
         sizes[precision] = (tmp_path / f"{precision}.bin").stat().st_size
     assert 4 * weights.size <= sizes["float32"] < 4 * weights.size + 200
     assert 2 * weights.size <= sizes["float16"] < 2 * weights.size + 200
+
+
+@pytest.mark.heavy
+def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs pip install 'rcnn[openvino]'")
+    onnx = pytest.importorskip("onnx", reason="needs pip install 'rcnn[onnx]'")
+    model = onnx.parser.parse_model(POSITIVE)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((8, 64), np.float32), "weights"))
+    onnx.save(model, tmp_path / "a.onnx")
+    record = ExportRecord(config=model_config("faster_rcnn_compact"), classes=(), target="openvino")
+    with (
+        pytest.raises(OSError, match=r"^OpenVINO cannot write a.xml \(.*\): is the disk full\?$"),
+        files_of_at_most(1000),
+    ):
+        store(tmp_path / "a.onnx", record, tmp_path / "a.xml")
 
 
 @pytest.fixture(scope="module")
