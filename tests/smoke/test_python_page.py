@@ -19,7 +19,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     sections = re.findall(
         r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
     )
-    assert len(sections) == 14
+    assert len(sections) == 15
     monkeypatch.chdir(tmp_path)
     write_tiny_coco(tmp_path / "data", {"train": 3, "val": 2}, size=(64, 96))
     shutil.copy(tmp_path / "data" / "val" / "val_1.png", "photo.jpg")  # the content decides the format

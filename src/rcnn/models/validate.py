@@ -207,8 +207,8 @@ def _require_heads(config: DetectorConfig) -> None:
         raise ValueError(f"num_classes is {config.num_classes}; expected 1 or more, without background")
     if box.class_weights and len(box.class_weights) != config.num_classes + 1:
         raise ValueError(
-            f"box.class_weights has {len(box.class_weights)} numbers for {config.num_classes} classes; expected "
-            f"{config.num_classes + 1}, one per class and the last for background"
+            f"box.class_weights has length {len(box.class_weights)}; expected {config.num_classes + 1}: one number per "
+            f"class (num_classes is {config.num_classes}), then one for the background"
         )
     selection = box.selection
     if selection.nms == "soft_gaussian" and selection.soft_nms_sigma <= 0:

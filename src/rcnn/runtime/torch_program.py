@@ -35,7 +35,7 @@ FUNCTIONS = re.compile(
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|lt|le|gt|ge|eq|ne|and_|or_|getitem)"
     r"|math\.(ceil|floor|trunc)"
 )
-NAME = re.compile(r"[\w.]*", re.ASCII)
+NAME = re.compile(r"[\w.]*|-Infinity", re.ASCII)  # torch writes infinite numbers as text
 ARITHMETIC = frozenset({
     "Add", "And", "CeilDiv", "CeilToInt", "CleanDiv", "Eq", "FloatPow", "FloatTrueDiv", "FloorDiv", "FloorToInt", "Ge",
     "Gt", "Identity", "Integer", "IntTrueDiv", "Le", "Lt", "Max", "Min", "Mod", "ModularIndexing", "Mul", "Ne", "Not",

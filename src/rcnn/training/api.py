@@ -52,7 +52,7 @@ class TrainingRun:
 
     folder: Path  # config.json, log.jsonl, last/, best/
     step: int  # steps done
-    finished: bool  # False: stopped by a signal; continue it with `resume=True`
+    finished: bool  # False: stopped by a signal or train.time_limit; continue it with `resume=True`
     best: float | None  # the best value of `train.best`, e.g. segm.AP, in 0..1; None if nothing was evaluated
 
 

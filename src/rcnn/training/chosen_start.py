@@ -12,7 +12,7 @@ from rcnn.models.overrides import override, parse_value
 from rcnn.models.own import allow_factories, own_factories
 from rcnn.models.unused_settings import require_used
 from rcnn.own_code import require_file
-from rcnn.training.length import changed_by, keys_of
+from rcnn.training.length import changed_by, keys_of, milestones_of
 from rcnn.training.own_steps import with_steps
 from rcnn.training.recipes import Recipe, find_recipe
 from rcnn.training.recipes.fitting import fitted
@@ -97,6 +97,8 @@ def choose_start(
     defaults = TrainConfig() if recipe else request.settings
     defaults = defaults or starting_settings(request.model, request.weights or NO_WEIGHTS, train_overrides)
     first = changed_by(before or defaults, () if recipe is None else recipe.training_settings)
+    if recipe is not None and first.schedule:  # a run of another length decays at the same fractions
+        first = replace(first, milestones=milestones_of(first.schedule))
     settings = with_steps(changed_by(first, train_overrides), request, before)
     given = keys_of(train_overrides)
     changed = override(config, model_overrides)  # checked before the data is read: an error comes at once

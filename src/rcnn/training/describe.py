@@ -15,7 +15,7 @@ from rcnn.models.overrides import config_to_dict
 from rcnn.models.setting_tables import settings_table
 from rcnn.models.zoo import MODELS
 from rcnn.training.keypoints import describe_keypoints
-from rcnn.training.parameter_groups import parameter_groups
+from rcnn.training.parameter_groups import describe_groups, parameter_groups
 from rcnn.training.plan import DEFAULT, RunPlan
 from rcnn.training.recipes import find_recipe
 from rcnn.training.settings import AUTO, BATCH_SIZE, PREFIX, TrainConfig
@@ -108,8 +108,8 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
         yield from textwrap.wrap(f"{title}: {listed}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     if not plan.auto_batch_size:
         yield _learning_rate(plan)
-    for group in parameter_groups(empty_detector(plan.config), plan.settings):
-        yield f"parameters: {group.describe()}"
+    groups = parameter_groups(empty_detector(plan.config), plan.settings)
+    yield from (f"parameters: {line}" for line in describe_groups(groups))
     if plan.changed:
         yield f"changed since the run was started: {'; '.join(plan.changed)}"
     if plan.download is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from rcnn.data.messages import counted
@@ -87,23 +87,35 @@ def _images_of(settings: TrainConfig, images: int, each: int) -> float:
 
 def _scheduled(settings: TrainConfig, each: int, *, keep_milestones: bool) -> tuple[TrainConfig, dict[str, str]]:
     """`settings` with the steps and milestones of its schedule, for `each` images per step."""
-    factor = int(settings.schedule.removesuffix("x"))
-    total = factor * IMAGES_OF_1X
+    total = int(settings.schedule.removesuffix("x")) * IMAGES_OF_1X
     steps = max(1, round(total / each))
     reasons = {"steps": f"{settings.schedule}: {total / 1e6:g} million images, {each} per step"}
     if keep_milestones:
         return replace(settings, steps=steps), reasons
-    before = BEFORE_END_OF_1X if factor == 1 else BEFORE_END
-    fractions = tuple((total - images) / total for images in before)
-    return replace(settings, steps=steps, milestones=fractions), reasons | {"milestones": settings.schedule}
+    milestones = milestones_of(settings.schedule)
+    return replace(settings, steps=steps, milestones=milestones), reasons | {"milestones": settings.schedule}
 
 
-def length_warning(settings: TrainConfig, *, images: int, processes: int) -> list[str]:
-    """A warning if a schedule of COCO is very long for this data set."""
+def milestones_of(schedule: str) -> tuple[float, ...]:
+    """The milestones of a schedule of COCO, as fractions of the run; of 1x (2/3, 8/9)."""
+    factor = int(schedule.removesuffix("x"))
+    total = factor * IMAGES_OF_1X
+    return tuple((total - images) / total for images in (BEFORE_END_OF_1X if factor == 1 else BEFORE_END))
+
+
+def length_warning(
+    settings: TrainConfig, *, images: int, processes: int, pace: Callable[[], float | None] = lambda: None
+) -> list[str]:
+    """A warning if a schedule of COCO is very long for this data set.
+
+    `pace`: gives the seconds per step, for a run that is resumed; None: not known.
+    """
     epochs = settings.steps * settings.images_per_step(processes) / max(1, images)
     if not settings.schedule or epochs <= MANY_EPOCHS:
         return []
+    seconds = pace()
+    time = f", about {seconds * settings.steps / 3600:,.1f} hours at the speed of the run so far" if seconds else ""
     return [
-        f"train.schedule={settings.schedule} is for COCO: on {counted(images, 'image')} it is {epochs:,.0f} epochs. "
-        "Set train.epochs or train.steps instead"
+        f"train.schedule={settings.schedule} is for COCO: on {counted(images, 'image')} it is {settings.steps:,} "
+        f"steps, about {epochs:,.0f} epochs{time}. Set train.epochs or train.steps instead"
     ]

@@ -230,6 +230,15 @@ def _parsed(text: str) -> dict[str, Any] | None:
     return line if isinstance(line, dict) and type(line.get("step")) is int else None
 
 
+def seconds_per_step(path: Path) -> float | None:
+    """The mean of a log, including evaluations; None if it has no times."""
+    times = [
+        (line["step"] + 1, time) for line in read_log(path) if isinstance(time := line.get("seconds"), int | float)
+    ]
+    steps, seconds = max(times, default=(1, 0.0))
+    return seconds / steps if seconds else None
+
+
 def damaged_lines(path: Path) -> list[int]:
     """The numbers, from 1, of the lines of a log that `read_log` skips; without a last one that a kill cut short."""
     if not path.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -41,12 +41,15 @@ class ParameterGroup:
     names: list[str] = field(default_factory=list)
     parameters: list[nn.Parameter] = field(default_factory=list)
 
-    def describe(self) -> str:
-        """A line for --dry-run."""
-        decay = f"weight decay {self.weight_decay:g}"
-        return (
-            f"learning rate x {self.lr_factor:g}, {decay}: {counted(len(self.names), 'tensor')} ({self.names[0]}, ...)"
-        )
+
+def describe_groups(groups: Sequence[ParameterGroup]) -> Iterator[str]:
+    """A line for --dry-run per learning rate and weight decay. The optimizer has more groups, e.g. for the backbone."""
+    alike = dict[tuple[float, float], list[str]]()
+    for group in groups:
+        alike.setdefault((group.lr_factor, group.weight_decay), []).extend(group.names)
+    for (factor, decay), names in alike.items():
+        shown = names[0] + (", ..." if len(names) > 1 else "")
+        yield f"learning rate x {factor:g}, weight decay {decay:g}: {counted(len(names), 'tensor')} ({shown})"
 
 
 def parameter_groups(detector: nn.Module, settings: TrainConfig) -> list[ParameterGroup]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ from rcnn.training.advice import Advice, advise_training, advise_workers
 from rcnn.training.chosen_start import Start, choose_start, setting_keys
 from rcnn.training.disk_space import DiskSpace, disk_space, require_space
 from rcnn.training.fitted_model import FittedModel, fit_model, fit_to_data
-from rcnn.training.found_run import FoundRun, find_run
+from rcnn.training.found_run import LOG, FoundRun, find_run
 from rcnn.training.identity import data_identity
 from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
+from rcnn.training.log import seconds_per_step
 from rcnn.training.output_place import output_warnings, require_output_apart
 from rcnn.training.parameter_groups import require_parameters
 from rcnn.training.request import RunRequest
@@ -273,7 +275,8 @@ def _warnings(
     yield from output_warnings(request, found, data)
     yield from require_space(space, request.output)
     yield from schedule_warnings(settings, start.given)
-    yield from length_warning(settings, images=len(data.training), processes=processes.count)
+    pace = partial(seconds_per_step, (request.output or Path()) / LOG)
+    yield from length_warning(settings, images=len(data.training), processes=processes.count, pace=pace)
     yield from _images_warning(settings, start.record, start.before, processes)
     yield from shared_images(data)
     yield from misspelt_classes(data)
@@ -373,6 +376,8 @@ def _setting_reasons(start: Start) -> dict[str, str]:
         reasons[PREFIX + name] = reason
     if recipe is not None:
         reasons |= dict.fromkeys((one.partition("=")[0] for one in recipe.settings), f"recipe {recipe.name}")
+        if first.schedule:
+            reasons[f"{PREFIX}milestones"] = f"recipe {recipe.name}: fractions of its schedule, {first.schedule}"
     lengths = [name for name in LENGTHS if getattr(first, name) != getattr(defaults, name)]
     if typed := [PREFIX + name for name in keys_of(request.overrides).intersection(LENGTHS)]:  # it replaces the others
         reasons |= dict.fromkeys((PREFIX + name for name in lengths), f"{typed[0]} is given")

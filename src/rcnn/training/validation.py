@@ -161,6 +161,6 @@ def main_metrics(metrics: Metrics) -> str:
         names = [name for name in SHOWN if name in values and (name.startswith("AP") or "AP" not in values)]
         if names:
             parts.append(f"{kind} " + " ".join(f"{name} {number(values[name])}" for name in names))
-    parts += [f"loss {number(metrics[LOSS])}"] if LOSS in metrics else []
+    parts += [f"validation loss {number(metrics[LOSS])}"] if LOSS in metrics else []
     others = [f"{split}: {main_metrics(values)}" for split, values in metrics.get(OTHERS, {}).items()]
     return "; ".join([", ".join(parts), *others])

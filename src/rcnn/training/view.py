@@ -9,7 +9,8 @@ import torch
 
 from rcnn.runtime.memory import most_memory
 
-MAIN = ("bbox_AP", "segm_AP", "keypoints_AP")  # metrics of the last evaluation that are always shown
+# metrics of the last evaluation that are always shown
+MAIN = ("bbox_AP", "segm_AP", "keypoints_AP", "validation_loss")
 
 
 @dataclass(frozen=True, kw_only=True)

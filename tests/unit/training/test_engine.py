@@ -347,6 +347,7 @@ def test_metrics_are_chosen_and_described() -> None:
     metrics: dict[str, object] = {"bbox": {"AP": 0.25, "AP50": None}, "per_class": {}}
     assert flatten(metrics) == {"bbox_AP": 0.25, "bbox_AP50": None}
     assert main_metrics(metrics) == "bbox AP 0.250 AP50 -"
+    assert main_metrics(metrics | {"validation_loss": 2.25}) == "bbox AP 0.250 AP50 -, validation loss 2.250"
     assert choose(metrics, "bbox.AP") == choose(metrics, "") == 0.25  # no masks: e.g. a data set of boxes only
     assert choose(metrics, "bbox.AP50") is None
     assert chosen_metric(metrics, "") == "bbox.AP"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from rcnn.training.length import changed_by, length_warning, with_length, with_rest
+from rcnn.training.log import seconds_per_step
 from rcnn.training.schedule import learning_rate, milestone_steps
 from rcnn.training.settings import TrainConfig
 
@@ -90,11 +92,17 @@ def test_a_cosine_by_hand() -> None:
     assert rates == pytest.approx([0.1, 0.06, 0.02])
 
 
-def test_a_schedule_of_coco_on_few_images_is_reported() -> None:
+def test_a_schedule_of_coco_on_few_images_is_reported(tmp_path: Path) -> None:
     settings = of_schedule("1x", 16)
     assert length_warning(settings, images=118_287, processes=1) == []
     [line] = length_warning(settings, images=200, processes=1)
-    assert "on 200 images it is 7,200 epochs" in line
+    assert "on 200 images it is 90,000 steps, about 7,200 epochs. Set train.epochs" in line
+    log = tmp_path / "log.jsonl"
+    [unknown] = length_warning(settings, images=200, processes=1, pace=lambda: seconds_per_step(log))
+    assert unknown == line
+    log.write_text('{"step": 0, "seconds": 9.0, "loss": 1}\n{"step": 9, "seconds": 20, "bbox_AP": 0.5}\n{"step": 12}\n')
+    [line] = length_warning(settings, images=200, processes=1, pace=lambda: seconds_per_step(log))
+    assert "about 7,200 epochs, about 50.0 hours at the speed of the run so far. Set" in line  # 90,000 x 2 s
 
 
 def test_a_range_of_scales_contains_every_size() -> None:

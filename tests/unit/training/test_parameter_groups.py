@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from rcnn.training.parameter_groups import layer_numbers, parameter_groups
+from rcnn.training.parameter_groups import describe_groups, layer_numbers, parameter_groups
 from rcnn.training.settings import TrainConfig
 
 
@@ -50,6 +50,18 @@ def test_patterns_by_hand() -> None:
         "mask_head.weight": (1, 0.5),
         "mask_head.bias": (1, 0.125),
     }
+
+
+def test_groups_with_the_same_values_are_one_line() -> None:
+    """The backbone has an optimizer group of its own, also where it has the values of the heads."""
+    settings = TrainConfig(weight_decay=0.5, norm_weight_decay=0, lr_factors={"box_head.bias": 3})
+    groups = parameter_groups(small(), settings)
+    assert list(describe_groups(groups)) == [
+        "learning rate x 1, weight decay 0.5: 5 tensors (box_head.weight, ...)",
+        "learning rate x 3, weight decay 0.5: 1 tensor (box_head.bias)",
+        "learning rate x 1, weight decay 0: 2 tensors (backbone.1.weight, ...)",
+    ]
+    assert len(groups) == 4
 
 
 def test_a_pattern_without_a_parameter_is_refused_with_names_that_exist() -> None:

@@ -12,9 +12,13 @@ from benchmarks import recipes_table
 
 from rcnn.runtime import memory
 from rcnn.training import api, batch_size
+from rcnn.training.chosen_start import choose_start
+from rcnn.training.length import changed_by, with_length
 from rcnn.training.plan import RunPlan, plan_training
 from rcnn.training.recipes import RECIPES
 from rcnn.training.request import RunRequest
+from rcnn.training.schedule import milestone_steps
+from rcnn.training.settings import TrainConfig
 from tests.command import rcnn
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 from tests.unit.training import runs
@@ -40,7 +44,7 @@ def test_a_recipe_is_planned_for_the_processes_that_are_there(data: Path) -> Non
     assert one.reasons["train.lr"] == "recipe detectron2/mask_rcnn_R_50_FPN_1x"
     assert one.reasons["train.accumulate"].startswith("for the 16 images per step of recipe")
     assert one.about()["recipe"] == "detectron2/mask_rcnn_R_50_FPN_1x"
-    assert any("it is 288,000 epochs" in line for line in one.warnings)
+    assert any("it is 90,000 steps, about 288,000 epochs" in line for line in one.warnings)
     many = plan(data, "detectron2/mask_rcnn_R_50_FPN_1x", devices=16)
     assert (many.settings.accumulate, many.settings.steps, many.settings.scaled_lr(16)) == (1, 45_000, 0.04)
 
@@ -55,6 +59,34 @@ def test_what_is_typed_wins_over_the_recipe(data: Path) -> None:
     assert (settings.lr, settings.steps, settings.batch_size, settings.accumulate) == (0.5, 7, 4, 2)
     assert settings.schedule == ""
     assert {typed.reasons[f"train.{name}"] for name in ("lr", "steps", "batch_size")} == {"given"}
+
+
+@pytest.mark.parametrize("length", ["train.steps=2700", "train.epochs=1"])
+def test_another_length_keeps_the_fractions_of_the_schedule(data: Path, length: str) -> None:
+    """Detectron2's 3x decays after 210,000 and 250,000 of 270,000 steps."""
+    name = "detectron2/faster_rcnn_R_50_FPN_3x"
+    planned = plan(data, name, length)
+    assert planned.settings.milestones == pytest.approx((210 / 270, 250 / 270))
+    assert planned.reasons["train.milestones"] == f"recipe {name}: fractions of its schedule, 3x"
+    assert plan(data, name).reasons["train.milestones"] == "3x"
+    other = plan(data, name, "train.schedule=1x")
+    assert other.settings.milestones == pytest.approx((6 / 9, 8 / 9))
+    assert other.reasons["train.milestones"] == "1x"
+    assert plan(data, name, length, "train.milestones=[0.5]").reasons["train.milestones"] == "given"
+
+
+def test_every_recipe_decays_at_the_same_fractions_in_a_run_of_another_length(data: Path) -> None:
+    for name, recipe in RECIPES.items():
+        whole = with_length(
+            changed_by(TrainConfig(), recipe.training_settings), images=118_287, processes=1, given=set()
+        )[0]
+        for length in ("train.steps=9999", "train.epochs=0.5"):
+            request = RunRequest(recipe=name, data=data, overrides=(length,), weights="none")
+            start = choose_start(request, None, print, download=False)
+            settings = with_length(start.settings, images=118_287, processes=1, given=start.given)[0]
+            fractions = [step / whole.steps for step in milestone_steps(whole)]
+            assert [step / settings.steps for step in milestone_steps(settings)] == pytest.approx(fractions, abs=1e-3)
+            assert len(fractions) in (1, 2), name
 
 
 def test_a_recipe_for_a_model_without_some_of_its_settings(data: Path) -> None:

@@ -80,12 +80,12 @@ def test_speed_and_details_by_hand() -> None:
     assert speed(SIZE, 10, 8.0, 2.0) == "5.0 images/s, 25 % waiting for images"
     assert speed(SIZE, 0, 8.0, 2.0) == ""
     losses = {"loss": 1.5, "lr": 0.02, "mask": 1.0, "box_class": 0.5}
-    metrics = {"segm_AP": 0.25, "segm_AP50": 1.0}
+    metrics = {"segm_AP": 0.25, "segm_AP50": 1.0, "validation_loss": 2.25}
     epoch, loss, evaluation = details(SIZE, 25, "5.0 images/s", losses, metrics, parts=True)
     assert details(SIZE, 25, "5.0 images/s", losses, metrics, parts=False) == [epoch, evaluation]
     assert re.fullmatch(r"epoch 2\.5, 5\.0 images/s, peak memory \d+\.\d GiB, learning rate 0\.02", epoch)
     assert loss == "loss 1.500 = mask 1.000 + box_class 0.500"
-    assert evaluation == "last evaluation: segm AP 0.250"
+    assert evaluation == "last evaluation: segm AP 0.250, validation loss 2.250"
 
 
 def test_a_line_without_a_terminal_has_the_epoch_the_learning_rate_and_the_last_evaluation(
