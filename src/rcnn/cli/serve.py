@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Allow, Compile, Device, Offline, Precision, PrecisionOption, settings_argument
+from rcnn.cli.options import Allow, Device, Offline, Precision, PrecisionOption, settings_argument
 from rcnn.cli.views import report_compilations
+
+LARGEST_PORT = 65535
 
 
 def serve(
@@ -27,7 +29,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0: all addresses of this machine.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on, 1 to 65535.")] = 8000,
     batch: Annotated[int, typer.Option(help="Maximum number of images per forward pass.", min=1, max=256)] = 4,
     queue: Annotated[
         int, typer.Option(help="Maximum number of requests in progress; others get status 503.", min=1)
@@ -46,7 +48,14 @@ def serve(
         bool, typer.Option("--log-requests/--no-log-requests", help="One JSON line per request on stderr.")
     ] = True,
     precision: PrecisionOption = Precision.float32,
-    compile: Compile = False,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the model with torch.compile: the first image of each shape waits for minutes, so use "
+            "--batch 1. For GPUs; on CPUs it is slower.",
+        ),
+    ] = False,
     allow: Allow = None,
     device: Device = "auto",
     offline: Offline = False,
@@ -57,11 +66,14 @@ def serve(
 
     Example: rcnn serve runs/balloons --port 8000
     """
+    if not 1 <= port <= LARGEST_PORT:
+        raise ValueError(f"--port {port}: expected 1 to {LARGEST_PORT}")
     origins = tuple(map(parse_origin, allow_origin or ()))
     try:
         import uvicorn
 
         from rcnn.serving.app import ServiceOptions, create_app
+        from rcnn.serving.log import LOGGING
     except ImportError as error:
         raise ImportError(f"`rcnn serve` needs {error.name}: pip install 'rcnn[web]'") from error
     from rcnn.predictor import Predictor
@@ -78,7 +90,7 @@ def serve(
     )  # fmt: skip
     report_compilations(predictor)
     config = uvicorn.Config(
-        create_app(predictor, options), log_level="warning", access_log=False,
+        create_app(predictor, options), log_config=LOGGING, log_level="warning", access_log=False,
         timeout_graceful_shutdown=int(seconds) + 1, timeout_keep_alive=10,
     )  # fmt: skip
     listen(sockets, host, port)

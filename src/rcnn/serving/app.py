@@ -12,6 +12,7 @@ import asyncio
 import hmac
 import io
 import math
+import re
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 PARAMETERS = ("score", "format")  # of /predict
+FORM = re.compile(rb"[a-z_][\w.\-\[\]]*=[^\s&=]+(&[a-z_][\w.\-\[\]]*=[^\s&=]*)*", re.IGNORECASE)  # name=value&...
 IMAGE_BODY = {
     "requestBody": {
         "required": True,
@@ -101,6 +103,7 @@ def create_app(predictor: Predictor, options: ServiceOptions) -> FastAPI:
         version=__version__,
         description=f"Detections of {predictor.config.name}.",
         lifespan=service.lifespan,
+        redoc_url=None,  # /docs is enough
     )
     if options.origins:
         app.add_middleware(
@@ -239,7 +242,7 @@ class Service:
         except MissingHeifError as error:
             raise HTTPException(400, "the body is a HEIC image; expected JPEG, PNG, WebP, TIFF, BMP or GIF") from error
         except ImageError as error:
-            if content_type.startswith("application/x-www-form-urlencoded") and body.isascii() and b"=" in body:
+            if content_type.startswith("application/x-www-form-urlencoded") and FORM.fullmatch(body):
                 raise _form() from error
             raise HTTPException(400, error.problem) from error
 

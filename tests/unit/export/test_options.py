@@ -35,10 +35,10 @@ from tests.unit.export.detectors import detector_of
         ({"size": (np.int64(800), np.int64(1333))}, "size=800x1333; faster_rcnn_compact puts images on a canvas"),
         ({"batch": True}, "batch=True; expected an int, 1 to 65,536, or 'dynamic'"),
         ({"log": 5}, "log=5; expected a function that takes one line, e.g. print, or None"),
-        ({"precision": "int8", "calibrate": 5}, r"got 5 for calibrate \(--calibrate\); expected a data set or"),
-        ({"precision": "int8", "calibrate": ["a"]}, r"got \['a'\] for calibrate \(--calibrate\); expected a data set"),
+        ({"precision": "int8", "calibrate": 5}, r"got 5 \(int\) for calibrate \(--calibrate\); expected a data set or"),
+        ({"precision": "int8", "calibrate": ["a"]}, r"got \['a'\] \(list\) for calibrate \(--calibrate\); expected"),
         ({"precision": "int8", "calibrate": ""}, r"got an empty text for calibrate \(--calibrate\); expected a data"),
-        ({"data": 5}, r"got 5 for data \(--data\); expected a data set or a folder"),
+        ({"data": 5}, r"got 5 \(int\) for data \(--data\); expected a data set or a folder"),
         ({"batch": "2"}, "batch='2'; expected an int, 1 to 65,536, or 'dynamic'"),
     ],
 )

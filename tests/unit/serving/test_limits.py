@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging.config
 import re
 import socket
 import sys
@@ -201,3 +202,20 @@ def test_each_request_is_one_line_of_json(predictor: Predictor, capsys: pytest.C
         ("POST", "/predict", 200), ("POST", "/predict", 400), ("GET", "other", 404)
     ]  # fmt: skip
     assert all(one["seconds"] >= 0 and abs(one["time"] - time.time()) < 60 for one in lines)
+
+
+def test_warnings_of_uvicorn_are_json_lines_and_errors_text() -> None:
+    from rcnn.serving.log import LOGGING
+
+    settings = LOGGING["formatters"]["default"]
+    formatter = logging.config.BaseConfigurator({}).resolve(settings["()"])(settings["fmt"], use_colors=False)
+
+    def line(level: int) -> str:
+        return formatter.format(logging.LogRecord("uvicorn.error", level, "", 0, "Invalid %s", ("request",), None))
+
+    assert json.loads(line(logging.WARNING)) | {"time": 0} == {
+        "time": 0,
+        "level": "warning",
+        "message": "Invalid request",
+    }
+    assert line(logging.ERROR) == "ERROR:    Invalid request"

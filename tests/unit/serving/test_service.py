@@ -107,6 +107,8 @@ def test_bad_requests_are_refused(url: str, body: bytes, query: str, status: int
             "the body is a form; expected the bytes of the image file, e.g. curl",
         ),
         (b"file=photo.jpg", "", "application/x-www-form-urlencoded", 415, "the body is a form; expected the bytes"),
+        (b"A=1\nB=2\n", "", "application/x-www-form-urlencoded", 400, "the image given as 8 bytes is not an image"),
+        (b"iVBORw0KGgo=", "", "application/x-www-form-urlencoded", 400, "the image given as 12 bytes is not an image"),
         (b"not an image", "", "", 400, "the image given as 12 bytes is not an image that can be read"),
     ],
 )
@@ -119,6 +121,10 @@ def test_an_error_is_one_text(url: str, body: bytes, query: str, content_type: s
 
 def test_an_image_is_accepted_as_curl_sends_it(url: str) -> None:
     assert request(f"{url}/predict", picture(), **{"Content-Type": "application/x-www-form-urlencoded"})[0] == 200
+
+
+def test_there_is_one_page_of_documentation(url: str) -> None:
+    assert [request(f"{url}/{path}")[0] for path in ("docs", "redoc")] == [200, 404]
 
 
 def test_the_root_is_the_description(url: str) -> None:

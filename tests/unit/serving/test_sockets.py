@@ -40,6 +40,12 @@ def test_an_infinite_time_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == "rcnn: inf seconds for a request (--seconds): expected a finite number, e.g. 30\n"
 
 
+@pytest.mark.parametrize("port", [70000, 0, -1])
+def test_a_port_that_does_not_exist_is_one_line(capsys: pytest.CaptureFixture[str], port: int) -> None:
+    assert command("serve", "mask_rcnn_compact", f"--port={port}") == 2
+    assert capsys.readouterr().err == f"rcnn: --port {port}: expected 1 to 65535\n"
+
+
 def test_a_privileged_port_says_which_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: socket.socket, address: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
