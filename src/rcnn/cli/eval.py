@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from rcnn.evaluation.evaluate import Evaluation
     from rcnn.evaluation.opening import Subject
     from rcnn.evaluation.plan import EvaluationOptions
+    from rcnn.evaluation.recorded_data import RecordedData
     from rcnn.predictor import Predictor
 
 
@@ -130,11 +131,11 @@ def evaluate(
     Example: rcnn eval runs/balloons --data balloons/ --output evaluated
     """
     require_places(data, output, images=images, own=METRICS_FILE)
-    is_recorded = data is None
+    recorded = None
     if data is None:
-        data, split, annotations, images, relative_boxes = _recorded(
-            checkpoint, split, annotations, images, relative_boxes
-        )
+        recorded = _recorded(checkpoint, split, annotations, images, relative_boxes)
+        data, split, used = recorded.path, recorded.split, recorded.options
+        annotations, images, relative_boxes = used.annotations, str(used.images), used.relative_boxes
         require_places(data, output, images=images, own=METRICS_FILE)
     from rcnn.data.opening import DatasetOptions
     from rcnn.evaluation.opening import open_subject
@@ -178,11 +179,13 @@ def evaluate(
         checkpoint, data, split, load=load, overrides=overrides or (), options=dataset_options, evaluation=options
     )
     require_apart_from_images(output, data, images, subject.dataset.image_folders, METRICS_FILE)
-    if is_recorded:
-        used = f"data set: {data}, split {subject.dataset.split}"
-        typer.echo(f"{used}, as in the training of {checkpoint} (--data and --split choose others)")
+    changes: tuple[str, ...] = ()
+    if recorded is not None:
+        changes = recorded.changes(subject.dataset)
+        same = "" if changes else f", as in the training of {checkpoint}"
+        typer.echo(f"data set: {data}, split {subject.dataset.split}{same} (--data and --split choose others)")
     typer.echo(f"ground truth: {subject.dataset.annotation_file}")
-    for line in (*subject.warnings, *subject.dataset.warnings):
+    for line in (*changes, *subject.warnings, *subject.dataset.warnings):
         typer.echo(f"warning: {line}", err=True)
     for line in subject.dataset.notes:
         typer.echo(line)
@@ -205,17 +208,13 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _recorded(
-    checkpoint: Path, split: str, annotations: str, images: str, relative_boxes: bool
-) -> tuple[Path, str, str, str, bool]:
+def _recorded(checkpoint: Path, split: str, annotations: str, images: str, relative_boxes: bool) -> RecordedData:
     """The data set that a checkpoint was trained on, with the options that it was read with where none are given."""
     from rcnn.data.opening import DatasetOptions
-    from rcnn.evaluation.recorded_data import recorded_data, with_recorded
+    from rcnn.evaluation.recorded_data import recorded_data
 
-    found = recorded_data([checkpoint], f"{checkpoint} does not record one")
     given = DatasetOptions(annotations=annotations, images=images, relative_boxes=relative_boxes)
-    options = with_recorded(given, found.options)
-    return found.path, split or found.split, options.annotations, str(options.images), options.relative_boxes
+    return recorded_data([checkpoint], f"{checkpoint} does not record one", split, given)
 
 
 def _evaluate(

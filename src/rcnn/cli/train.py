@@ -156,7 +156,7 @@ def train(
             f"{as_typed('rcnn', 'train', '--resume', '--output', run)}"
         )
     if resume and output is not None and (data is None or not (model or recipe)):
-        started, of_recipe, recorded = start_of_run(output)
+        started, of_recipe, recorded = start_of_run(output, needs_data=data is None)
         if not (model or recipe):
             model, recipe = started, of_recipe
         data = data or recorded

@@ -26,7 +26,7 @@ from rcnn.evaluation.opening import (
     trained_on_warning,
 )
 from rcnn.evaluation.plan import EvaluationOptions
-from rcnn.evaluation.recorded_data import RecordedData, recorded_data, with_recorded
+from rcnn.evaluation.recorded_data import RecordedData, recorded_data
 from rcnn.evaluation.results import evaluate_results, is_results
 from rcnn.evaluation.run import evaluate_predictor, run_evaluation
 from rcnn.models.overrides import Overrides, as_overrides
@@ -104,9 +104,10 @@ def evaluate(
     )
     if not isinstance(model, Predictor):
         model = as_path(model, "the model", f"{MODEL}, saved results, or a Predictor")
+    recorded = None
     if data is None:
-        recorded = _recorded(model)
-        data, split, options = recorded.path, split or recorded.split, with_recorded(options, recorded.options)
+        recorded = _recorded(model, split, options)
+        data, split, options = recorded.path, recorded.split, recorded.options
     require_path_options(data, split, options)
     devices = whole_number("devices", devices, "1 or more processes")
     require_switches(compile=compile)
@@ -124,11 +125,12 @@ def evaluate(
             raise ValueError(f"devices={devices} needs a checkpoint: give its path instead of a predictor")
         require_devices(devices, device)
         again = partial(
-            evaluate, model, data, overrides=overrides, split=split, annotations=options.annotations,
-            images=options.images, relative_boxes=options.relative_boxes, ignore_other_classes=ignore_other_classes,
-            limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
-            strict=strict, allow_empty=allow_empty, device=device, precision=precision, padding=padding,
-            compile=compile, allow=allow, output=output, pictures=pictures, boundary=boundary,
+            evaluate, model, data if recorded is None else None, overrides=overrides, split=split,
+            annotations=options.annotations, images=options.images, relative_boxes=options.relative_boxes,
+            ignore_other_classes=ignore_other_classes, limit=limit, batch_size=batch_size, workers=workers,
+            max_detections=max_detections, metric=metric, strict=strict, allow_empty=allow_empty, device=device,
+            precision=precision, padding=padding, compile=compile, allow=allow, output=output, pictures=pictures,
+            boundary=boundary,
         )  # fmt: skip
         # on a CPU, the last digits of scores depend on the number of threads
         same_threads = choose_device(device).type == "cpu"
@@ -143,9 +145,9 @@ def evaluate(
             model, data, str(split), load=load, overrides=changes, options=options, evaluation=chosen
         )
     source, dataset = subject.source, subject.dataset
-    inside: tuple[str, ...] = ()
+    inside = () if recorded is None else recorded.changes(dataset)
     if output is not None:
-        inside = output_warnings(Path(output), data, str(options.images or ""), [dataset], own=METRICS_FILE)
+        inside += output_warnings(Path(output), data, str(options.images or ""), [dataset], own=METRICS_FILE)
     with joined(source.device if isinstance(source, Predictor) else torch.device("cpu")) as processes:
         if output is not None:
             name = source.config.name if isinstance(source, Predictor) else source.name
@@ -165,11 +167,11 @@ def evaluate(
     return replace(evaluation, warnings=(*inside, *subject.warnings, *evaluation.warnings))
 
 
-def _recorded(model: Predictor | Path) -> RecordedData:
+def _recorded(model: Predictor | Path, split: str | Path, options: DatasetOptions) -> RecordedData:
     """The data set that a checkpoint was trained on. ValueError for what records none."""
     if isinstance(model, Predictor):
         raise ValueError("data is missing: a Predictor does not record what it was trained on; give the data set")
-    return recorded_data([model], f"{model} does not record one")
+    return recorded_data([model], f"{model} does not record one", split, options)
 
 
 def _subject_of(

@@ -23,7 +23,7 @@ from rcnn.evaluation.opening import (
     trained_images_of,
 )
 from rcnn.evaluation.plan import limit_overrides, plan_evaluation
-from rcnn.evaluation.recorded_data import recorded_data, with_recorded
+from rcnn.evaluation.recorded_data import recorded_data
 from rcnn.evaluation.results import (
     all_have,
     fitted,
@@ -88,18 +88,19 @@ def compare(
     options = replace(options, optional_files=not any(models))
     _require_same_classes(sources, models)
     one_class = _are_proposals(sources, models)
+    recorded = None
     if data is None:
-        recorded = recorded_data(sources, "neither A nor B records one")
-        data, split, options = recorded.path, split or recorded.split, with_recorded(options, recorded.options)
+        recorded = recorded_data(sources, "neither A nor B records one", split, options)
+        data, split, options = recorded.path, recorded.split, recorded.options
     if output is not None:
         require_output_apart(as_path(output, OUTPUT), data, str(options.images), own=COMPARE_FILE)
     with nullcontext() if output is None else OutputFolder(output) as folder:
         if folder is not None:
             folder.require_free(COMPARE_FILE)
         dataset = _dataset(sources, models, data, str(split), replace(options, one_class=one_class))
-        inside: tuple[str, ...] = ()
+        inside = () if recorded is None else recorded.changes(dataset)
         if folder is not None:
-            inside = output_warnings(folder.path, data, str(options.images), [dataset], own=COMPARE_FILE)
+            inside += output_warnings(folder.path, data, str(options.images), [dataset], own=COMPARE_FILE)
         saved = [
             _saved_side(source, dataset) if model is None else None
             for source, model in zip(sources, models, strict=True)

@@ -97,7 +97,7 @@ def train(
     there are at least 10 images. `annotations`, `images` and `relative_boxes` as in `open_dataset`. `weights`, only for
     the name of a model: "imagenet", "none" (random), a name of `list_weights`, or the folder of a backbone; default:
     the model's COCO weights where they exist, else ImageNet weights of its backbone. `resume`: continue the run in
-    `output`, whose model and data are the defaults then (data that are not files must be passed again); otherwise
+    `output`, whose model and data are the defaults then (a `Dataset` must be passed again); otherwise
     `output` must not contain a run. Processes that torchrun starts again after a failure always resume, so they need
     `output`. `strict` and `allow_empty` as in `open_dataset`.
     `allow`: the user's code that a checkpoint, or a run that is resumed, may run, see `rcnn.load`.
@@ -214,7 +214,8 @@ def _request(
         raise wrong_type(validation, "validation", "a Dataset; for a split of the data, give its name as val_split")
     folder = None if output is None else as_path(output, OUTPUT)
     if resume and folder is not None and (data == "" or not (model or recipe)):
-        started, of_recipe, recorded = start_of_run(folder, f"rcnn.train(model, data, output={str(folder)!r})")
+        start = f"rcnn.train(model, data, output={str(folder)!r})"
+        started, of_recipe, recorded = start_of_run(folder, start, needs_data=data == "")
         if not (model or recipe):
             model, recipe = started, of_recipe
         data = str(recorded) if data == "" else data

@@ -52,6 +52,7 @@ FIELDS: dict[str, type] = {  # of the record
 }
 OPTIONAL: dict[str, type] = {
     "images": str,
+    "dataset_given": bool,  # the data were a Dataset, of which "data" is only the root
     "relative_boxes": bool,
     "weights": str,
     "recipe": str,
@@ -126,16 +127,21 @@ def require_writable(path: Path) -> None:
             raise PermissionError(f"{one} cannot be written: {WRITABLE}")
 
 
-def start_of_run(path: Path, start: str = "") -> tuple[str, str, Path]:
+def start_of_run(path: Path, start: str = "", *, needs_data: bool = True) -> tuple[str, str, Path]:
     """What the run in `path` was started with: its model or checkpoint, its recipe (or ""), and its data.
 
-    ValueError if there is no run, or if its record is damaged. `start`: how the caller starts a run there, for that
-    message; empty: with the command.
+    ValueError if there is no run, if its record is damaged, or, with `needs_data`, if its data were a `Dataset`, which
+    the record cannot name. `start`: how the caller starts a run there, for that message; empty: with the command.
     """
     record = read_record(path / RECORD, needed=True)
     if record is None:
         start = start or as_typed("rcnn", "train", "MODEL_OR_CHECKPOINT", "--data", "DIR", "--output", path)
         raise ValueError(f"{path} contains no run to resume; to start one: {start}")
+    if needs_data and record.get("dataset_given", False):
+        raise ValueError(
+            f"{path} was trained on a Dataset from Python: pass data= (and validation=) again, or give the data "
+            "(--data DIR)"
+        )
     return record["started_from"], record.get("recipe", ""), Path(record["data"])
 
 

@@ -12,6 +12,7 @@ import torch
 
 from rcnn.data import Dataset
 from rcnn.data.held_out import HeldOut
+from rcnn.data.identity import data_identity
 from rcnn.data.messages import counted
 from rcnn.data.trained_images import TrainedImages
 from rcnn.data.transforms import OwnStep
@@ -31,7 +32,6 @@ from rcnn.training.chosen_start import Start, choose_start, setting_keys
 from rcnn.training.disk_space import DiskSpace, disk_space, require_space
 from rcnn.training.fitted_model import FittedModel, fit_model, fit_to_data
 from rcnn.training.found_run import LOG, FoundRun, find_run
-from rcnn.training.identity import data_identity
 from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length, with_rest
 from rcnn.training.log import seconds_per_step
 from rcnn.training.output_place import output_warnings, require_output_apart
@@ -96,9 +96,10 @@ class RunPlan:
     def about(self) -> dict[str, Any]:
         """Where the run comes from, for config.json and for the provenance of its checkpoints."""
         request = self.request
-        about: dict[str, Any] = {"started_from": request.model, "data": str(request.data_name), **self.data.record}
+        about: dict[str, Any] = {"started_from": request.model, **request.places}
+        about |= self.data.record | ({"dataset_given": True} if isinstance(request.data, Dataset) else {})
         about |= {"recipe": request.recipe} if request.recipe else {}
-        about |= {"annotations": request.annotations, "images": request.images, "weights": request.weights}
+        about |= {"annotations": request.annotations, "weights": request.weights}
         about |= {"relative_boxes": request.relative_boxes, "data_identity": self.identity}
         about |= {} if self.trained_images is None else {"trained_images": self.trained_images.to_dict()}
         return about | {"train": config_to_dict(self.settings)}

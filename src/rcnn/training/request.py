@@ -52,6 +52,15 @@ class RunRequest:
         return self.data.root if isinstance(self.data, Dataset) else self.data
 
     @property
+    def places(self) -> dict[str, str]:
+        """The data and the folder of the images for the record, which is read in other working directories."""
+        name = self.data_name
+        inside = (name if name.is_dir() else name.parent) / self.images
+        is_elsewhere = self.images and not inside.is_dir()
+        images = os.path.abspath(self.images) if is_elsewhere else self.images
+        return {"data": os.path.abspath(name), "images": images}
+
+    @property
     def record_file(self) -> str:
         """The record of the run."""
         return f"{self.output}/config.json"

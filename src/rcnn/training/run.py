@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from rcnn import __version__
+from rcnn.data.identity import identity_changes
 from rcnn.data.loading import TrainingBatch, prefetched, training_batches
 from rcnn.data.messages import counted, few
 from rcnn.drawing.charts import curve_page, training_svgs, write_plot
@@ -26,7 +27,7 @@ from rcnn.training.distributed import batch_norm_warnings
 from rcnn.training.engine import train
 from rcnn.training.finite import DivergedError
 from rcnn.training.found_run import CURVE, HELD_OUT, LOG, PICTURES, PLOT, REPORT
-from rcnn.training.identity import identity_changes, require_same_data
+from rcnn.training.identity import require_same_data
 from rcnn.training.log import RunLog, SilentLog, damaged_lines, log_gap, read_log
 from rcnn.training.pictures import pictures_of, write_pictures
 from rcnn.training.plan import RunPlan, RunRequest, plan_training

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from rcnn import Predictor, evaluate, open_dataset, save_checkpoint
+from rcnn import Predictor, compare, evaluate, open_dataset, save_checkpoint
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from tests.command import rcnn
@@ -50,7 +51,9 @@ def test_the_data_set_of_the_run_is_the_default(tmp_path: Path, capsys: pytest.C
     results = output / "results_bbox.json"
     with pytest.raises(ValueError, match="a Predictor does not record what it was trained on; give the data set"):
         evaluate(Predictor(model, device="cpu"))
-    said = f"give the data set (--data DIR): {results} does not record one, as a model does that rcnn has trained"
+    said = (
+        f"give the data set (data=, --data DIR): {results} does not record one; only models that rcnn trained record it"
+    )
     assert rcnn("eval", results) == 2
     assert said in capsys.readouterr().err
     shutil.move(data, tmp_path / "moved")
@@ -59,4 +62,28 @@ def test_the_data_set_of_the_run_is_the_default(tmp_path: Path, capsys: pytest.C
     ):
         evaluate(model, device="cpu")
     assert rcnn("eval", model) == 2
-    assert "which does not exist here; give the data set (--data DIR)" in capsys.readouterr().err
+    assert "which does not exist here; give the data set (data=, --data DIR)" in capsys.readouterr().err
+
+
+def test_changed_data_and_data_sets_from_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The record of a Dataset names no data; data that changed are not called those of the training."""
+    data = write_tiny_coco(tmp_path / "data", {"train": 1, "val": 2}, size=(64, 96))
+    config = override(model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2"])
+    record = {"data": str(data), "splits": ["train", "val"], "data_identity": {"val": {"images": 5}}}
+    detector, model = build_detector(config), tmp_path / "model"
+    save_checkpoint(model, detector, config, CLASSES, record)
+    warning = "the data of split val changed since the run was started: number of images was 5, now 2; "
+    assert evaluate(model, device="cpu").warnings[0].startswith(warning)
+    assert compare(model, model, samples=0, device="cpu").warnings[0].startswith(warning)
+    assert rcnn("eval", model, "--output", tmp_path / "out", "--pictures", 0, "--device", "cpu") == 0
+    printed = capsys.readouterr()
+    assert f"data set: {data}, split val (--data and --split choose others)" in printed.out.splitlines()
+    assert f"warning: {warning}" in printed.err
+    model = tmp_path / "other_model"
+    save_checkpoint(model, detector, config, CLASSES, {**record, "dataset_given": True})
+    said = "model was trained on a Dataset from Python: give the data (data=, --data DIR)"
+    for function in (lambda: evaluate(model), lambda: compare(model, model)):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            function()
+    assert rcnn("eval", model) == 2
+    assert said in capsys.readouterr().err

@@ -150,14 +150,39 @@ def test_a_run_is_continued_with_its_own_model_and_data(tmp_path: Path) -> None:
     run = rcnn.train(output=str(folder), resume=True, overrides={"train.steps": 2}, log=lambda line: None)
     assert (run.folder, run.step) == (folder, 2)
     moved = data.rename(tmp_path / "moved")
-    for given in (moved, rcnn.open_dataset(moved, "train")):  # only the model is the run's
-        assert rcnn.train(data=given, output=folder, resume=True, log=lambda line: None).step == 2
+    for steps, given in ((2, moved), (3, rcnn.open_dataset(moved, "train"))):  # only the model is the run's
+        more = {"train.steps": steps}
+        again = rcnn.train(data=given, output=folder, resume=True, overrides=more, log=lambda line: None)
+        assert again.step == steps
+    said = r"run was trained on a Dataset from Python: pass data= \(and validation=\) again, or give the data \(--data"
+    for function in (rcnn.train, rcnn.plan):
+        with pytest.raises(ValueError, match=said):
+            function(output=folder, resume=True)
+    assert rcnn.plan(data=moved, output=folder, resume=True).values["train.steps"] == 3
     call = re.escape(f"rcnn.train(model, data, output={str(tmp_path / 'new')!r})")
     for function in (rcnn.train, rcnn.plan):
         with pytest.raises(ValueError, match=rf"new contains no run to resume; to start one: {call}$"):
             function(output=tmp_path / "new", resume=True)
         with pytest.raises(ValueError, match=r"or the run to continue: rcnn\.train\(output=RUN, resume=True\)"):
             function(resume=True)
+
+
+def test_a_run_finds_its_data_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also data that were given relative to the working directory; they are still those of the training."""
+    write_tiny_coco(tmp_path / "data", {"train": 10}, size=(64, 96))
+    monkeypatch.chdir(tmp_path)
+    words = [*TINY_MODEL, "train.steps=1", "train.batch_size=1", "train.workers=0", "train.warmup_steps=0"]
+    run = rcnn.train("mask_rcnn_compact", "data", "run", overrides=words, log=lambda line: None)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    found = rcnn.evaluate(tmp_path / run.folder, device="cpu")
+    assert len(found.ground_truth["images"]) == 2  # held out
+    assert not [line for line in found.warnings if "changed since" in line]
+    assert re.search(rf"^data +{tmp_path}/data( |$)", f"{rcnn.plan(output=tmp_path / run.folder, resume=True)}", re.M)
+    monkeypatch.chdir(tmp_path)
+    request = RunRequest(model="mask_rcnn_compact", data=Path("data"), images="data/train")
+    assert request.places == {"data": str(tmp_path / "data"), "images": str(tmp_path / "data" / "train")}
+    assert replace(request, images="train").places["images"] == "train"  # within the folder
 
 
 @pytest.mark.parametrize("given", ["val.txt", Path("val.txt"), ["val.txt"], [Path("val.txt")]])

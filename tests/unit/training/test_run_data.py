@@ -270,7 +270,8 @@ def test_data_sets_from_python(several: Path, undivided: Path) -> None:
     training, validation = rcnn.open_dataset(several, "train"), rcnn.open_dataset(several, "val")
     plan = planned(training, validation=validation)
     assert (plan.dataset, plan.validations) == (training, (validation,))
-    assert plan.record()["data"] == str(several)
+    assert (plan.record()["data"], plan.record()["dataset_given"]) == (str(several), True)
+    assert "dataset_given" not in planned(several).record()
     assert planned(training).validations == ()
     assert any("pass a data set as validation=)" in line for line in describe_start(planned(training)))
     assert len(planned(rcnn.open_dataset(undivided, "train")).validations[0]) == 2
