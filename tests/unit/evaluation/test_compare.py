@@ -140,7 +140,7 @@ def test_the_data_set_of_a_run_is_the_default(tmp_path: Path) -> None:
     assert count == f"{model}: 1 of 2 images could not be evaluated and counts as having no detections"
     assert rcnn("compare", results, model, "--samples", 0, "--device", "cpu") == 1
     image.write_bytes(kept)
-    with pytest.raises(ValueError, match=r"^give the data set \(--data DIR\): neither A nor B records one"):
+    with pytest.raises(ValueError, match=r"^give the data set \(data=, --data DIR\): neither A nor B records one"):
         compare(results, results, samples=0)
     shutil.move(data, tmp_path / "moved")
     with pytest.raises(FileNotFoundError, match=r"model was trained on .*data, which does not exist here; give the"):
