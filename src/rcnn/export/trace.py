@@ -78,7 +78,8 @@ def trace(detector: Detector, record: ExportRecord) -> tuple[ExportedProgram, Ex
             )
     except Exception as error:  # of torch.export: many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{record.config.name} cannot be traced by torch.export: {reason}") from error
+        hint = "" if record.size else ". Try a fixed size: --size HEIGHTxWIDTH (size=) --batch 1 (batch=)"
+        raise ValueError(f"{record.config.name} cannot be traced by torch.export: {reason}{hint}") from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names the source files of this machine
     least = least_size(program)
