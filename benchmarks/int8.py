@@ -14,6 +14,7 @@ import argparse
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from fitted import fit_heads, new_detector, open_photo, set_score_threshold
 from inference import CACHE, PEERS, peers, with_masks
 from measure import alternate, write
 from rcnn.data import open_dataset
+from rcnn.export.files import convert_to_openvino
 from rcnn.export.write import export_model
 from rcnn.predictor import Predictor
 from rcnn.runtime.exported import open_exported
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=60, help="steps that fit the heads to the first photo")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--weights", type=Path, default=Path("build/benchmark"), help="folder for weights and files")
-    parser.add_argument("--again", action="store_true", help="export again where the files exist")
+    parser.add_argument("--again", action="store_true", help="export again if the ONNX file exists")
     options = parser.parse_args()
     detector = new_detector()
     photo = open_photo(options.data, options.split, 0, detector)
@@ -50,7 +52,6 @@ def main() -> None:
     detector.load_state_dict(torch.load(cache, weights_only=True))
     set_score_threshold(detector, 0.0)
     classes = [str(number) for number in range(detector.config.num_classes)]
-    quantized: dict[str, dict[str, int]] = {}
     calls = peers(detector, photo, 0.0, PEERS)
     folder = options.weights / "photos"
     shutil.rmtree(folder, ignore_errors=True)
@@ -58,16 +59,18 @@ def main() -> None:
     for record in list(open_dataset(options.data, options.split))[: options.photos]:
         shutil.copy(record.path, folder)
     height, width = photo.images.pixels.shape[2:]
+    source = options.weights / FILES["onnx"]
+    if options.again or not source.exists():
+        export_model(
+            detector, source, size=(height, width), batch=1, precision="int8", calibrate=folder, classes=classes,
+            log=lambda line: print(line, file=sys.stderr, flush=True),
+        )  # fmt: skip
+    record = open_exported(source, torch.device("cpu")).record
+    # of the same quantized ONNX file, as `rcnn export --to openvino` does
+    convert_to_openvino(source, replace(record, target="openvino"), options.weights / FILES["openvino"])
+    quantized = {"layers": record.quantization["layers"], "float": len(record.quantization["float_layers"])}
     for target, name in FILES.items():
-        file = options.weights / name
-        if options.again or not file.exists():
-            export_model(
-                detector, file, to=target, size=(height, width), batch=1, precision="int8", calibrate=folder,
-                classes=classes, log=lambda line: print(line, file=sys.stderr, flush=True),
-            )  # fmt: skip
-        how = open_exported(file, torch.device("cpu")).record.quantization
-        quantized[target] = {"layers": how["layers"], "float_layers": len(how["float_layers"])}
-        predictor = Predictor(file)
+        predictor = Predictor(options.weights / name)
         calls[f"rcnn int8, {target}"] = lambda predictor=predictor: with_masks(predictor, photo)
     times = alternate(calls, options.repeats)
     seconds = {name: values["median_s"] for name, values in times.items()}

@@ -53,7 +53,7 @@ def in_units(images: Tensor, unit: int) -> Tensor:
     """The images (B, 3, H, W), whose sides are multiples of `unit`, with sides that torch.export writes as such.
 
     With H = 32 * h, it simplifies the sides of all maps, e.g. (H - 1) // 4 + 1 to 8 * h. It is slow with formulas that
-    it cannot simplify: for lite0, more than 5 minutes in place of half a minute.
+    it cannot simplify.
     """
     count, channels, height, width = images.shape
     rows = images.view(count, channels, height // unit * unit, width)  # one side after the other: simpler to compare

@@ -22,9 +22,10 @@ def import_package(name: str) -> Any:
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Within the block, openvino sends no usage data, also not when it is imported, and writes nothing to ~/intel.
+    """Within the block, openvino sends no usage data, also not when it is imported.
 
-    openvino has no other switch for one program: its `opt_in_out` writes to the user's home, and sends that.
+    It writes nothing to ~/intel either, unless the program has imported openvino before. openvino has no other switch
+    for one program: its `opt_in_out` writes to the user's home, and sends that.
     """
     modules: dict[str, Any] = sys.modules
     if modules.get(TELEMETRY) is None:  # None: cannot be imported, so openvino takes its stub

@@ -126,11 +126,11 @@ class Client:
 
 @cache
 def _opener() -> urllib.request.OpenerDirector:
-    """As urllib's, but redirects are errors: urllib would send the token to the new host, and no image."""
+    """As urllib's, but redirects are errors: urllib would ask the new host, with the token but without the image."""
     opener = urllib.request.OpenerDirector()
     for kind in (
-        urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
-        urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor,
+        urllib.request.ProxyHandler, urllib.request.UnknownHandler, urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler, urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor,
     ):  # fmt: skip
         opener.add_handler(kind())
     return opener

@@ -12,6 +12,7 @@ import pytest
 from typing_extensions import override
 
 import rcnn
+from rcnn.serving import client as client_module
 from tests.unit.serving.hostile import encoded
 
 PHOTO = encoded("PNG", size=(8, 8))
@@ -59,6 +60,19 @@ def test_redirects_are_not_followed(code: int) -> None:
             with pytest.raises(ValueError, match="does not follow redirects"):
                 client.models()
     assert (received, tokens) == ([], ["Bearer secret"] * 2)
+
+
+def test_a_proxy_of_another_kind_receives_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """urllib knows no SOCKS; it must not speak HTTP to such a proxy."""
+    with answering(b"HTTP/1.0 200 OK\r\n\r\n{}") as (url, received):
+        monkeypatch.setenv("http_proxy", url.replace("http:", "socks5:"))
+        client_module._opener.cache_clear()
+        try:
+            with pytest.raises(ConnectionError, match="unknown url type: socks5"):
+                rcnn.Client("http://example.invalid:8000", token="secret").models()
+        finally:
+            client_module._opener.cache_clear()
+    assert received == []
 
 
 def test_an_answer_that_ends_early() -> None:
