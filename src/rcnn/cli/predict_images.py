@@ -139,7 +139,7 @@ def _find_sources(inputs: Sequence[str] | SplitImages, folder: OutputFolder, res
         reasons = [f"{name} {reason}" for name, reason in sources.failed]
         raise ValueError(f"no image to predict on: {few(reasons) or 'give files, folders or URLs'}")
     if sources.damaged:
-        lines = f"{counted(len(sources.damaged), 'line')} of rcnn's lists of what it wrote among the images"
+        lines = f"{counted(len(sources.damaged), 'line')} of `.rcnn-files` among the images"
         wrong = "is no entry and was" if len(sources.damaged) == 1 else "are no entries and were"
         typer.echo(
             f"warning: {lines} {wrong} skipped: {few(sources.damaged)}. A picture that such a line named is predicted "

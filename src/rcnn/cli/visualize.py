@@ -80,8 +80,8 @@ def visualize(
                 picture = draw_stages(predictor, record, best=best, score=score, classes=dataset.classes)
             except (ImageError, OSError) as error:
                 failed += 1
-                # errors of the system have a number, and name the file only if they are about opening it
-                unnamed = isinstance(error, OSError) and error.errno is not None and error.filename is None
+                # errors of the system name the file only if they are about opening it
+                unnamed = not isinstance(error, ImageError) and error.filename is None
                 typer.echo(f"{record.path}: {error}" if unnamed else str(error), err=True)
                 advance()
                 continue

@@ -15,7 +15,7 @@ from rcnn.data.loading import pad_images
 from rcnn.data.messages import counted, few
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.opening import dataset_for, validation_split
-from rcnn.outputs.marker import files_of_rcnn
+from rcnn.outputs import readable_entries
 from rcnn.predictor import Predictor
 from rcnn.runtime.record import ExportRecord
 from rcnn.structures import ImageBatch
@@ -68,7 +68,7 @@ def images_below(folder: Path) -> Iterator[Path]:
     """
     written = set[Path]()
     for here, folders, names in os.walk(folder):
-        written |= {Path(here, name) for name in files_of_rcnn(here)}
+        written |= {Path(here, name) for name in readable_entries(Path(here))[0]}
         own = {name for name in (*folders, *names) if name.startswith(".") or Path(here, name) in written}
         folders[:] = sorted({*folders} - own)
         yield from (Path(here, name) for name in sorted({*names} - own) if is_image(Path(here, name)))

@@ -23,7 +23,7 @@ class Difference:
     masks: float | None = None  # None: no masks
     keypoints: float | None = None  # pixels; None: no keypoints
     matched: int = 0
-    unmatched: int = 0  # without a match, except those with the lowest scores if the other set has any detection
+    unmatched: int = 0  # without a match; if others match, except those with the lowest scores
 
     @property
     def is_empty(self) -> bool:
@@ -91,9 +91,9 @@ def _image(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Difference:
         part["scores"][~torch.isin(torch.arange(len(part["scores"])), used)]
         for part, used in ((expected, rows), (found, columns))
     ]
-    if not len(expected["scores"]) or not len(found["scores"]):
+    if not len(pairs):  # not because of the limit per image, which drops only the lowest scores
         return Difference(unmatched=max(map(len, missing)))
-    lowest = min((float(part["scores"].min()) for part in (expected, found) if len(part["scores"])), default=0.0)
+    lowest = min(float(part["scores"].min()) for part in (expected, found))
     unmatched = max(int((scores > lowest + EDGE).sum()) for scores in missing)
     return Difference(**differences, matched=len(pairs), unmatched=unmatched)
 

@@ -115,7 +115,7 @@ def quantize(source: Path, output: Path, images: CalibrationImages, say: Callabl
     """
     predictor = Predictor(source, device="cpu")
     model = open_exported(source, torch.device("cpu"))
-    files = spread(images.files, CALIBRATED)
+    files = calibrated_files(images)
     say(f"calibrating on {counted(len(files), 'image')}")
     failed = list[str]()
     quantizer = Quantizer(source, (model.inputs(one) for one in batches(predictor, files, failed)))
@@ -132,7 +132,7 @@ def quantize(source: Path, output: Path, images: CalibrationImages, say: Callabl
             f"model will see (up to {CALIBRATED} are used). Give more images with --calibrate (calibrate=)",
             stacklevel=2,
         )
-    compared = [(one, model.predict(one)) for one in batches(predictor, spread(images.files, COMPARED))]
+    compared = [(one, model.predict(one)) for one in batches(predictor, compared_files(images))]
     compared = [(one, expected) for one, expected in compared if bool(expected.valid.any())]
     float_layers: tuple[str, ...] = ()
     with tempfile.TemporaryDirectory(prefix="rcnn-int8-") as folder:
@@ -149,6 +149,16 @@ def quantize(source: Path, output: Path, images: CalibrationImages, say: Callabl
     return Quantization(images=used, layers=len(quantizer.layers), float_layers=float_layers)
 
 
+def calibrated_files(images: CalibrationImages) -> list[Path]:
+    """CALIBRATED of the images: those from which the ranges are computed."""
+    return spread(images.files, CALIBRATED)
+
+
+def compared_files(images: CalibrationImages) -> list[Path]:
+    """COMPARED of the images that are calibrated on."""
+    return spread(calibrated_files(images), COMPARED)
+
+
 def compare_files(
     source: Path, written: Path, images: CalibrationImages, how: Quantization, output: Path
 ) -> tuple[Quantization, Difference]:
@@ -159,7 +169,7 @@ def compare_files(
     """
     predictor, device = Predictor(source, device="cpu"), torch.device("cpu")
     first, second = (open_exported(file, device) for file in (source, written))
-    pairs = [(first.predict(one), second.predict(one)) for one in batches(predictor, spread(images.files, COMPARED))]
+    pairs = [(first.predict(one), second.predict(one)) for one in batches(predictor, compared_files(images))]
     alike = [agreement(a, b) for a, b in pairs if bool(a.valid.any() | b.valid.any())]
     if not alike:
         warnings.warn(
@@ -173,9 +183,9 @@ def compare_files(
     if mean < LOW:
         command = as_typed("rcnn", "eval", output, "--data", "DIR")
         warnings.warn(
-            f"the detections of {output} agree with those of the float32 file by {mean:.2f} only (1: equal; expected "
-            f"{LOW} or more). Measure its AP ({command}), calibrate on more images like those that it will see, or use "
-            "--precision float16",
+            f"the agreement of the detections of {output} with those of the float32 file is only {mean:.2f} (1: equal; "
+            f"expected {LOW} or more). Measure its AP ({command}), calibrate on more images like those that it will "
+            "see, or use --precision float16 (precision=)",
             stacklevel=2,
         )
     return replace(how, agreement=round(mean, 4)), joined([compare(*pair) for pair in pairs])

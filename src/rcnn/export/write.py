@@ -164,9 +164,9 @@ def export_model(
             if images is not None:
                 written = temporary / path.name
                 record, difference, accuracy = write_int8(program, record, written, prepared, images, say, path)
-                if not difference.is_empty:
-                    alike = f"agreement {record.quantization['agreement']:.3f}"
-                    say(f"int8 compared with float32 on images of {calibrate}: {alike}; {difference.text()}")
+                if (alike := record.quantization["agreement"]) is not None:
+                    compared = f"agreement {alike:.3f}; {difference.text()}"
+                    say(f"int8 compared with float32 on images of {calibrate}: {compared}")
             elif record.with_resize:
                 difference = write_with_resize(program, record, temporary / path.name, prepared, say, path)
             else:

@@ -287,8 +287,9 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
     if same_lines and gap:
         log(f"warning: {gap}")
     if damaged := damaged_lines(run.path / LOG):
-        is_none = "is not the JSON of a step, removed" if len(damaged) == 1 else "are not the JSON of a step, removed"
-        log(f"warning: {run.path / LOG}: {counted(len(damaged), 'line')} {is_none} (line {few(damaged)})")
+        one = f"line {damaged[0]} is damaged and is removed; its step is missing in the curves"
+        several = f"lines {few(damaged)} are damaged and are removed; their steps are missing in the curves"
+        log(f"warning: {run.path / LOG}: {one if len(damaged) == 1 else several}")
     for change in identity_changes(provenance.get("data_identity"), plan.identity):
         log(f"warning: {change}. Training continues on the current data")
     if state.best is not None and not (run.path / "best").exists():

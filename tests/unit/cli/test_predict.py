@@ -202,7 +202,7 @@ def test_damaged_lines_of_a_list_of_files_among_the_images_are_counted(
     options = ImageOptions(keep=Filter(score=0.0))
     found = predict_images(predictor, [str(marker.parent)], tmp_path / "out", Path("model"), options, ALONE)
     assert [entry["file"] for entry in found.images] == photos[:2]
-    line = "warning: 1 line of rcnn's lists of what it wrote among the images is no entry and was skipped"
+    line = "warning: 1 line of `.rcnn-files` among the images is no entry and was skipped"
     assert f"{line}: {marker}:2. " in capsys.readouterr().err
 
 

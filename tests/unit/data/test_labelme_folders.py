@@ -69,6 +69,13 @@ def test_files_in_a_folder_inside_that_of_the_images(files: str, split: str, wri
     assert ": 1 image without a JSON file is not used" in note
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_image_above_the_files_comes_before_that_of_the_data_set(split: str, tmp_path: Path) -> None:
+    place(tmp_path / split, tmp_path / split / "jsons", "a")
+    write_images(tmp_path, ["a.png"])
+    assert open_dataset(tmp_path, split)[0].path == tmp_path / split / "a.png"
+
+
 def test_an_image_of_another_name_is_no_counterpart(tmp_path: Path) -> None:
     place(tmp_path / "elsewhere", tmp_path / "jsons", "a")
     file = tmp_path / "jsons" / "a.json"

@@ -108,18 +108,23 @@ def test_the_command_reports_an_image_that_cannot_be_read(
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 1
 
 
-@pytest.mark.parametrize("path", [None, "named"])
+@pytest.mark.parametrize("kind", ["unnamed", "named", "without number"])
 def test_a_disk_error_names_the_image_once(
     predictor: Predictor,
     data: Path,
-    path: str | None,
+    kind: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Errors that the system raises while a file is read do not name it; those of opening it do."""
+    """Errors of the system and of decoders while a file is read do not name it; those of opening it do."""
     record = open_dataset(data)[0]
-    error = OSError(errno.EIO, "I/O error") if path is None else OSError(errno.EIO, "I/O error", str(record.path))
+    errors = {
+        "unnamed": OSError(errno.EIO, "I/O error"),
+        "named": OSError(errno.EIO, "I/O error", str(record.path)),
+        "without number": OSError("image file is truncated"),
+    }
+    error = errors[kind]
 
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -128,7 +133,7 @@ def test_a_disk_error_names_the_image_once(
     save_checkpoint(tmp_path / "model", build_detector(predictor.config), predictor.config, CLASSES)
     command = ("visualize", tmp_path / "model", "--data", data, "--output", tmp_path / "out", "--limit", 1)
     assert rcnn(*command) == 1
-    expected = f"{record.path}: {error}" if path is None else str(error)
+    expected = str(error) if kind == "named" else f"{record.path}: {error}"
     assert expected in capsys.readouterr().err.splitlines()
 
 

@@ -72,6 +72,49 @@ def test_hidden_files_and_pictures_of_rcnn_do_not_calibrate(tmp_path: Path) -> N
     assert [path.relative_to(tmp_path).as_posix() for path in images_below(tmp_path)] == ["b.png", "a/c.png"]
 
 
+def test_a_damaged_list_of_files_costs_only_the_damaged_line(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png", "drawn.png", "b.png"])
+    (tmp_path / ".rcnn-files").write_text('{"file": "drawn.png", "sha256": "any"}\ndamaged\n')
+    assert [path.name for path in images_below(tmp_path)] == ["a.png", "b.png"]
+
+
+def test_the_images_that_are_compared_are_among_those_that_calibrate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 images, some of 12 evenly spaced ones are not among 64 evenly spaced ones."""
+    images = CalibrationImages(files=tuple(Path(f"{number}.png") for number in range(100)))
+    given: list[list[Path]] = []
+
+    def batches(predictor: object, files: Sequence[Path], failed: list[str] | None = None) -> Iterator[int]:
+        given.append([*files])
+        yield from range(12)
+
+    def opened(path: Path, device: torch.device) -> Mock:
+        return Mock(
+            inputs=Mock(return_value=()), record=Mock(batch=None), predict=Mock(return_value=detections(NOTHING))
+        )
+
+    quantizer = Mock(side_effect=lambda path, inputs: Mock(layers=("a",), read=list(inputs)))
+    monkeypatch.setattr(int8, "Predictor", Mock())
+    monkeypatch.setattr(int8, "Quantizer", quantizer)
+    monkeypatch.setattr(int8, "open_exported", opened)
+    monkeypatch.setattr(int8, "batches", batches)
+    quantize(Path("float32.onnx"), Path("int8.onnx"), images, print)
+    with pytest.warns(UserWarning, match="nothing is detected on 12 images"):
+        compare_files(Path("float32.onnx"), Path("int8.onnx"), images, MADE, Path("a.onnx"))
+    calibrated, *compared = given
+    assert len({*calibrated}) == 64
+    assert [len({*files} & {*calibrated}) for files in compared] == [12, 12]
+
+
+def test_detections_that_all_moved_are_not_called_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    files_that_detect(monkeypatch, [ONE], [HALF])  # HALF is 5 pixels from ONE, its score the same
+    with pytest.warns(UserWarning, match=r"is only 0\.50 "):
+        how, difference = compare_files(
+            Path("float32.onnx"), Path("int8.onnx"), CalibrationImages(files=()), MADE, Path("a.onnx")
+        )
+    assert how.agreement == 0.5
+    assert (difference.is_empty, difference.matched, difference.unmatched) == (False, 0, 1)
+
+
 def test_the_agreement_is_that_of_the_written_file_on_images_with_detections(monkeypatch: pytest.MonkeyPatch) -> None:
     """An image on which neither file detects anything would count as 1, one with only a new detection counts as 0."""
     files_that_detect(monkeypatch, [ONE, NOTHING, ONE], [ONE, NOTHING, HALF])
@@ -82,7 +125,7 @@ def test_the_agreement_is_that_of_the_written_file_on_images_with_detections(mon
     assert how == replace(MADE, agreement=0.75)
     assert difference.matched == 1
     files_that_detect(monkeypatch, [ONE, NOTHING], [HALF, HALF])
-    with pytest.warns(UserWarning, match=r"^the detections of a\.onnx agree with .* file by 0\.25 only"):
+    with pytest.warns(UserWarning, match=r"^the agreement of .* a\.onnx with .* file is only 0\.25"):
         how, _ = compare_files(Path("float32.onnx"), Path("int8.onnx"), images, MADE, Path("a.onnx"))
     assert how.agreement == 0.25
 
@@ -209,8 +252,10 @@ def test_models_show_describes_a_file(tmp_path: Path, capsys: pytest.CaptureFixt
     onnx = pytest.importorskip("onnx", reason="needs pip install 'rcnn[onnx]'")
     pytest.importorskip("onnxruntime", reason="needs pip install 'rcnn[onnx]'")
     record, path = record_of(MADE.to_dict()), tmp_path / "kites.onnx"
-    graph = '<ir_version: 10, opset_import: ["" : 18]> g (float[1] images) => (float[1] boxes) { boxes = Abs (images) }'
-    model = onnx.parser.parse_model(graph)
+    shape = "float[N, 3, H, W]"
+    given, found = (", ".join(f"{shape} {name}" for name in names) for names in (record.inputs, record.outputs))
+    body = " ".join(f"{name} = Abs (images)" for name in record.outputs)
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]> g ({given}) => ({found}) {{ {body} }}')
     onnx.helper.set_model_props(model, {"rcnn": record.text()})
     onnx.save(model, path)
     assert command("models", "show", path) == 0

@@ -168,7 +168,7 @@ def test_lines_of_the_log_that_are_damaged_are_counted(data: Path, run: Path) ->
     first, *others = path.read_text().splitlines()
     path.write_text("\n".join([first, "no JSON", '{"loss": 1.0}', *others, "", '{"step": 3, "lo']))  # cut by a kill
     lines = [line for line in resume(data, run, "train.steps=4") if "log.jsonl" in line]
-    said = f"warning: {path}: 2 lines are not the JSON of a step, removed (line 2, 3)"
+    said = f"warning: {path}: lines 2, 3 are damaged and are removed; their steps are missing in the curves"
     assert lines == [said]
     assert "no JSON" not in path.read_text()
 

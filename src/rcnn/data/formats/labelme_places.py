@@ -100,9 +100,10 @@ def _is_json(name: str) -> bool:
 
 
 def image_folders(root: Path, folder: Path, place: Path, split: str) -> tuple[Path, ...]:
-    """Where the images of a split with the files in `place` may be, in order."""
+    """Where the images of a split with the files in `place` may be, in order: train/ is the first for train/jsons/."""
     named = [inner for name in IMAGES for inner in (folder / name, folder / name / split, folder / split / name)]
-    first = [root, folder, place, folder / IMAGES[0], folder / split]
+    above = [place.parent] if place.name in SUBFOLDERS and place.name != split and place.parent != folder else []
+    first = [*above, root, folder, place, folder / IMAGES[0], folder / split]
     return tuple(dict.fromkeys((*first, *named)))
 
 
