@@ -92,7 +92,10 @@ def test_the_images_that_are_compared_are_among_those_that_calibrate(monkeypatch
             inputs=Mock(return_value=()), record=Mock(batch=None), predict=Mock(return_value=detections(NOTHING))
         )
 
-    quantizer = Mock(side_effect=lambda path, inputs: Mock(layers=("a",), read=list(inputs)))
+    def quantizer(path: Path, inputs: Iterable[object]) -> Mock:
+        list(inputs)
+        return Mock(layers=("a",))
+
     monkeypatch.setattr(int8, "Predictor", Mock())
     monkeypatch.setattr(int8, "Quantizer", quantizer)
     monkeypatch.setattr(int8, "open_exported", opened)
