@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def convert(
     )
     log = log or (lambda line: None)
     if output is not None and (warning := checkpoint_place(as_path(output, OUTPUT))):
-        log(f"warning: {warning}")
+        warnings.warn(warning, stacklevel=2)
     with output_or_new(output, "convert", file) as folder:
         convert_to_folder(file, folder, options, log)
     return folder
