@@ -103,7 +103,7 @@ def _other_photos(path: Path, table: _Table, used: Iterable[Id], dataset: Datase
     return [
         f"{len(others)} of {counted(len(shown), 'image')} with results {are} that the data set has under the same "
         f"name: another size, or another file ({few(others)}). The metrics are wrong if these are photos of another "
-        "split or data set: evaluate on the one that was predicted on (--data, --split)"
+        "split or data set: evaluate on those that were predicted on: data (--data), split (--split)"
     ]
 
 

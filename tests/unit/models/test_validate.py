@@ -44,7 +44,11 @@ from rcnn.models.validate import validate
             r"mask\.pooler\.kind=image_affine is defined for one map",
         ),
         ("mask_rcnn_r50_c4", ["backbone.stages=[2, 3, 4, 5]"], r"this backbone already has res5"),
-        ("mask_rcnn_compact", ["box.class_weights=[1, 2]"], r"has 2 numbers for 6 classes; expected 7, .*background"),
+        (
+            "mask_rcnn_compact",
+            ["box.class_weights=[1, 2]"],
+            r"has length 2; expected 7: .*num_classes is 6.*background",
+        ),
         (
             "mask_rcnn_compact",
             ["box.sampling.min_negative_iou=0.6"],

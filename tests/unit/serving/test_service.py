@@ -283,7 +283,7 @@ def test_an_answer_that_breaks_off_is_named_by_its_status(monkeypatch: pytest.Mo
     def fail(*words: object, **options: object) -> None:
         raise urllib.error.HTTPError("http://host:80/models", 500, "Internal Server Error", Message(), Reset())
 
-    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", fail)
     with pytest.raises(ValueError, match=r"refused the request \(500\): Internal Server Error"):
         rcnn.Client("http://host:80").models()
 
