@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection import FasterRCNN, keypointrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 
 from rcnn.data import open_dataset
@@ -23,6 +24,7 @@ from rcnn.data.transforms import Sample, preprocess
 from rcnn.models import Detector, build_detector
 from rcnn.models.config import DetectorConfig, Norm, ResNetConfig
 from rcnn.models.heads.box import BoxHead
+from rcnn.models.layers import FrozenBatchNorm2d
 from rcnn.preprocess import build_preprocessor
 from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.readers.state_dict import Found
@@ -75,20 +77,25 @@ def with_norm(config: DetectorConfig, norm: Norm) -> DetectorConfig:
     return replace(config, backbone=replace(config.backbone, norm=norm))
 
 
-def settle_norms(detector: Detector, photo: Photo) -> None:
-    """Set the backbone's frozen norms to the photo's statistics, so that random features differ from place to place."""
-    for name, value in detector.named_buffers():
+def settle_norms(detector: Detector, images: ImageBatch) -> None:
+    """Set the norms' statistics to those of `images`, so that random features are neither alike nor endless.
+
+    As drawn, each block of a deep network enlarges its input, until the last maps overflow.
+    """
+    for name, value in [*detector.named_buffers(), *detector.named_parameters()]:
         if name.endswith("conv3.norm.weight"):
-            value.fill_(0.1)  # blocks add little to their shortcut, as trained ones: else every layer enlarges rounding
-    learning = build_detector(with_norm(detector.config, "bn"))
-    learning.load_state_dict(detector.state_dict(), strict=False)
-    for module in learning.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        learning.train().features(photo.images)
-    statistics = {name: value for name, value in learning.state_dict().items() if ".running_" in name}
-    detector.load_state_dict(statistics, strict=False)
+            value.detach().fill_(0.1)  # blocks add little to their shortcut, as trained ones: rounding stays small
+
+    def settle(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3))
+        norm.get_buffer("running_mean").copy_(mean)
+        norm.get_buffer("running_var").copy_(variance)
+
+    norms = [module for module in detector.modules() if isinstance(module, FrozenBatchNorm2d | _BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(settle) for norm in norms]
+    detector.eval().predict(images)
+    for hook in hooks:
+        hook.remove()
 
 
 def fit_heads(detector: Detector, photo: Photo, steps: int, objects: float = 0.25) -> float:
@@ -96,7 +103,7 @@ def fit_heads(detector: Detector, photo: Photo, steps: int, objects: float = 0.2
 
     `objects` is the largest part of the 128 regions that are objects.
     """
-    settle_norms(detector, photo)
+    settle_norms(detector, photo.images)
     config = detector.config
     learning = build_detector(
         replace(
