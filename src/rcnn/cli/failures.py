@@ -81,7 +81,7 @@ def has_launcher() -> bool:
 def quiet_unless_first() -> None:
     """Print nothing but errors in all processes except the first, because their messages are the same.
 
-    Nor does torch then print the stack of its C++ functions before an error of rcnn; called before torch is imported.
+    torch does not print the stack of its C++ functions before an error of rcnn. Called before torch is imported.
     """
     if is_one_of_several():
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

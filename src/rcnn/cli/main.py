@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(CLOSED_PIPE)
         text = _lost_output(error) or _message(error)
         if (debug or text is None) and not has_launcher():
-            raise
+            _exit_with_traceback(error, ended, 2)
         with suppress(OSError):  # stderr is full or closed, too
             report_failure(error, text or f"{type(error).__name__}: {error}", expected=not debug and text is not None)
             sys.stderr.flush()
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except Exception as error:  # a bug in rcnn
         if not has_launcher():
-            raise
+            _exit_with_traceback(error, ended, 2)
         report_failure(error, f"{type(error).__name__}: {error}", expected=False)
         sys.exit(2)
     except (Stopped, KeyboardInterrupt) as stop:  # while the command was imported
@@ -148,9 +148,9 @@ def _exit_stopped(
     """Say that a signal or the end of its launcher has stopped the command, and how to go on, and exit."""
     from rcnn.commands import AGAIN, as_typed  # imported here, because `rcnn --help` does not need it
 
-    if debug:
-        raise stop
     number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+    if debug:
+        _exit_with_traceback(stop, ended, 128 + number)
     if words[0] == "train" or is_launched():
         stop.add_note(f"{AGAIN}: {os.environ.get(TYPED) or as_typed('rcnn', *words)}")  # after what the run has noted
     try:
@@ -165,6 +165,17 @@ def _exit_stopped(
         discard_output()
     ended.append(128 + number)
     sys.exit(128 + number)
+
+
+def _exit_with_traceback(error: BaseException, ended: list[int], status: int) -> NoReturn:
+    """Exit with `status` after the traceback: Python's own status 1 means "finished, but some inputs failed"."""
+    import traceback  # imported here, because `rcnn --help` does not need it
+
+    with suppress(OSError):  # stderr is full or closed, too
+        traceback.print_exception(error)
+        sys.stderr.flush()
+    ended.append(status)
+    sys.exit(status)
 
 
 def _end_at_once(ended: Sequence[int]) -> None:

@@ -139,13 +139,8 @@ def decode(
         return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
     except ImageError:
         raise
-    except MemoryError as error:
-        width, height = image.size
-        raise ImageError(
-            f"{name} ({width} x {height} pixels) does not fit in memory: shrink it or cut it into tiles"
-        ) from error
     except Exception as error:  # decoders raise many types of errors for damaged files
-        raise _damaged(name, error) from error
+        raise _unreadable(name, error, image) from error
 
 
 def image_size(source: Source, *, max_pixels: int = MAX_PIXELS, late_exif: bool = True) -> tuple[int, int]:
@@ -181,7 +176,7 @@ def read_ids(source: Source, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             image.load()
             values = np.asarray(image).astype(np.int64)
         except Exception as error:  # decoders raise many types of errors for damaged files
-            raise _damaged(name, error) from error
+            raise _unreadable(name, error, image) from error
         if image.mode in ("RGB", "RGBA", "RGBX"):
             return values[..., 0] + 256 * values[..., 1] + 65536 * values[..., 2]
         return values[..., 0] if values.ndim == 3 else values  # grey or palette, with or without transparency
@@ -253,7 +248,7 @@ def _open(source: Source, max_pixels: float) -> Image.Image:
             f"{name} is not an image that can be read", "save it as JPEG or PNG (`rcnn doctor` lists the formats)"
         ) from error
     except Exception as error:  # decoders raise many types of errors for damaged files
-        raise _damaged(name, error) from error
+        raise _unreadable(name, error) from error
     pixels = image.width * image.height
     if max_pixels and pixels > max_pixels:
         image.close()
@@ -388,7 +383,11 @@ def _has_late_exif(source: Source) -> bool:
     return b"eXIf" in data or b"Raw profile type exif" in data or b"XML:com.adobe.xmp" in data
 
 
-def _damaged(name: str, error: Exception) -> ImageError:
+def _unreadable(name: str, error: Exception, image: Image.Image | None = None) -> ImageError:
+    """What an error of a decoder means; `image`: the image, if its header was read."""
+    if isinstance(error, MemoryError):
+        size = "" if image is None else f" ({image.width} x {image.height} pixels)"
+        return ImageError(f"{name}{size} does not fit in memory: shrink it or cut it into tiles")
     reason = str(error) or type(error).__name__
     return ImageError(f"{name} is truncated or damaged ({reason})", "copy or download it again, or remove it")
 

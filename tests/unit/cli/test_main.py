@@ -202,15 +202,6 @@ def test_a_current_folder_that_was_removed(tmp_path: Path) -> None:
     assert answer.stderr == "rcnn: the current folder no longer exists: change to another one (cd)\n"
 
 
-def test_a_fault_of_rcnn_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("sizes do not match")
-
-    monkeypatch.setattr(app, "app", fail)
-    with pytest.raises(RuntimeError, match="sizes do not match"):
-        main(["doctor"])
-
-
 @pytest.mark.parametrize("words", [("models", "list"), ("--help",), ("doctor",)])
 def test_a_closed_stdout_is_no_traceback(words: tuple[str, ...]) -> None:
     process = subprocess.Popen([*RCNN, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -333,6 +324,37 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (status, printed)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "status", "last"),
+    [
+        ("KeyError('x')", ["doctor"], 2, "KeyError: 'x'"),  # a bug; 1 would mean: finished, but some inputs failed
+        ("RuntimeError('sizes do not match')", ["doctor"], 2, "RuntimeError: sizes do not match"),
+        ("ValueError('x')", ["doctor"], 2, "rcnn: x"),
+        ("ValueError('x')", ["--debug", "doctor"], 2, "ValueError: x"),
+        ("Stopped(15)", ["--debug", "doctor"], 143, "rcnn.stopping.Stopped"),
+    ],
+)
+def test_the_status_of_an_error_is_the_same_with_its_traceback(
+    error: str, words: list[str], status: int, last: str
+) -> None:
+    script = f"""
+import sys, types
+from rcnn.cli.main import main
+from rcnn.stopping import Stopped
+
+def app(*_, **__):
+    raise {error}
+
+sys.modules["rcnn.cli.app"] = types.SimpleNamespace(app=app)
+sys.argv = ["rcnn", *{words}]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert done.stderr.splitlines()[-1].startswith(last)
+    assert ("Traceback" in done.stderr) == (not last.startswith("rcnn: "))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
-from rcnn.data.images import ImageError, image_size, is_image, read_image, read_resized
+from rcnn.data.images import ImageError, image_size, is_image, read_ids, read_image, read_resized
 
 Read = Callable[..., object]  # read_image or image_size
 COLOURS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
@@ -198,6 +199,20 @@ def test_first_frame_of_an_animation(tmp_path: Path) -> None:
         image = read_image(tmp_path / name)
         assert image.shape == (3, 4, 6)
         assert image[:, 0, 0].tolist() == [255, 0, 0], name
+
+
+@pytest.mark.parametrize("read", [read_image, read_ids])
+def test_a_lack_of_memory_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+
+    def load(self: Image.Image) -> None:
+        raise MemoryError("Unable to allocate 1.34 GiB")
+
+    monkeypatch.setattr(PngImageFile, "load", load)
+    with pytest.raises(ImageError, match=r"a\.png \(40 x 30 pixels\) does not fit in memory: shrink it"):
+        read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp", "gif", "bmp"])

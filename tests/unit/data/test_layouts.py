@@ -253,7 +253,8 @@ def test_images_without_ground_truth(tmp_path: Path) -> None:
     assert splits(root) == ["test-dev2017"]
     with pytest.raises(ValueError, match=r"2 images without ground truth.*rcnn predict .* --split test-dev2017"):
         open_dataset(root)
-    assert len(open_dataset(root, allow_empty=True)) == 2
+    assert len(dataset := open_dataset(root, allow_empty=True)) == 2
+    assert "there is no list annotations: the images are read as test images" in " ".join(dataset.notes)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,8 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         raise FileNotFoundError(f"{folder} has no COCO annotation file of split {split!r}")
     content, warnings = read_json(file), Warnings(file)
     tables = _tables(content, file)
+    if isinstance(content, dict) and "annotations" not in content:
+        warnings.note("there is no list annotations: the images are read as test images, without ground truth")
     names = [one.get("file_name") for one in tables["images"] if isinstance(one, dict)]
     if edits := later_edits(content, file, [name for name in names if isinstance(name, str)]):
         warnings.note(edits)
