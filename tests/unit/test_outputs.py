@@ -236,6 +236,22 @@ def test_claimed_files_may_grow(tmp_path: Path) -> None:
     assert (tmp_path / "log.jsonl").read_text() == "ab"
 
 
+def test_a_later_file_with_the_name_of_a_discarded_one_is_the_users(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path) as output:
+        output.claim("results.jsonl").write_text("rcnn's")
+        output.discard("results.jsonl")
+        output.discard("never.jsonl")
+        assert not (tmp_path / "results.jsonl").exists()
+        output.claim("results.jsonl").write_text("again")
+        output.discard("results.jsonl")
+    (tmp_path / "results.jsonl").write_text("the user's")
+    with OutputFolder(tmp_path) as output:
+        output.discard("results.jsonl")
+        with pytest.raises(FileExistsError, match=r"results\.jsonl exists and was not written by rcnn"):
+            output.claim("results.jsonl")
+    assert (tmp_path / "results.jsonl").read_text() == "the user's"
+
+
 @pytest.mark.parametrize("name", ["../a", "/a", ".", "a/../../b"])
 def test_a_name_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     with OutputFolder(tmp_path) as output, pytest.raises(ValueError, match="not a name inside the output folder"):

@@ -106,11 +106,11 @@ def predict_images(
         if images:
             others = outputs_of_others(folder, options.formats)
             if options.pictures:
-                earlier -= {source.picture for source in succeeded}
+                earlier -= {source.picture for source in sources.images}
             else:
                 others += sorted(earlier)
                 earlier = set[str]()
-            remove_stale_files(folder, options.formats, succeeded, earlier, copies=options.copies)
+            remove_stale_files(folder, options.formats, sources.images, earlier, copies=options.copies)
             if others:
                 typer.echo(f"{path}: of an earlier prediction, not written again: {few(others)}", err=True)
         if images and options.features is not None:
@@ -240,5 +240,5 @@ def _write_results(folder: OutputFolder, images: Sequence[dict[str, Any]], faile
         folder.write_text(PREDICTIONS, text + "\n")
     else:
         typer.echo(f"kept the earlier {folder.path / PREDICTIONS}: no image could be processed", err=True)
-    (folder.path / PARTIAL).unlink()
+    folder.discard(PARTIAL)
     return text

@@ -172,14 +172,14 @@ def _predict_one(
         except (ValueError, OSError) as error:
             if not frames:
                 lines.close()
-                partial_results.unlink()
+                folder.discard(PARTIAL)
                 raise
             if isinstance(error, OSError):  # of the output: nothing more can be written
                 raise
             problem = error
     with folder.writing(Path(name).with_suffix(".jsonl")) as path:
         shutil.copyfile(partial_results, path)
-    partial_results.unlink()
+    folder.discard(PARTIAL)
     return frames, objects, f"{problem} ({counted(frames, 'frame')} written)" if problem else ""
 
 

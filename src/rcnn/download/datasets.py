@@ -13,8 +13,8 @@ from pathlib import Path
 from rcnn.arguments import as_text, as_texts
 from rcnn.download.catalogue import DOWNLOADS, Archive
 from rcnn.download.extract import extract
-from rcnn.download.fetch import DownloadError, fetch, file_digest, megabytes, remove_download
-from rcnn.outputs import TEMPORARY, OutputFolder, files_of_rcnn
+from rcnn.download.fetch import DownloadError, downloaded_size, fetch, file_digest, megabytes, remove_note
+from rcnn.outputs import TEMPORARY, OutputFolder, free_space
 from rcnn.progress import DownloadProgress, no_download_progress
 
 RECORD = "rcnn-download.json"  # which archives are unpacked
@@ -63,11 +63,12 @@ def download_dataset(
                 _fetch(archive, packed, progress or no_download_progress, on_complete=adopt)
             if log is not None:
                 log(f"unpacking {archive.name}")
-            _unpack(folder, archive, packed)
+            if (kept := _unpack(folder, archive, packed)) and log is not None:
+                log(f"{archive.name}: files that existed already were kept ({kept:,})")
             done = list(dict.fromkeys([*done, archive.name]))
             folder.write_json(RECORD, {"dataset": name, "archives": done}, indent=2, durable=True)
-            if f"{PACKED}/{archive.name}" in files_of_rcnn(folder.path):
-                remove_download(packed)
+            folder.discard(f"{PACKED}/{archive.name}")  # unless it is the user's
+            remove_note(packed)
         with suppress(OSError):  # it does not exist, or it contains files of the user
             archives.rmdir()
         return folder.path / known.data
@@ -126,19 +127,27 @@ def _is_there(folder: Path, archive: Archive) -> bool:
 
 
 def _require_space(folder: Path, archives: Sequence[Archive]) -> None:
-    """Raise DownloadError unless the archives fit: unpacked, plus the largest of them packed."""
+    """Raise DownloadError unless the archives fit: unpacked, plus the largest of them that is not there yet."""
     sizes = [archive.size or 0 for archive in archives]
-    needed, free = sum(sizes) + max(sizes, default=0), shutil.disk_usage(folder).free
+    left = [
+        max(0, size - downloaded_size(folder / PACKED / archive.name))
+        for size, archive in zip(sizes, archives, strict=True)
+    ]
+    needed, free = sum(sizes) + max(left, default=0), free_space(folder)
     if needed > free:
         raise DownloadError(
             f"{', '.join(archive.name for archive in archives)}: needs about {megabytes(needed)} in {folder}, "
-            f"which has {megabytes(free)} free: free some space, choose another output (--output), or fewer splits "
-            "with split (--split)"
+            f"which has {megabytes(int(free))} free: free some space, choose another output (--output), or "
+            "fewer splits with split (--split)"
         )
 
 
-def _unpack(folder: OutputFolder, archive: Archive, packed: Path) -> None:
-    """Unpack to a temporary folder, then move the created entries into place; existing folders are merged."""
+def _unpack(folder: OutputFolder, archive: Archive, packed: Path) -> int:
+    """Unpack to a temporary folder, then move the created entries into place; existing folders are merged.
+
+    Returns the number of files that existed already: they are kept, because the user may have corrected them.
+    """
+    kept = 0
     new = folder.path / f"{TEMPORARY}unpacked"
     shutil.rmtree(new, ignore_errors=True)
     try:
@@ -151,17 +160,23 @@ def _unpack(folder: OutputFolder, archive: Archive, packed: Path) -> None:
                 )
             target = folder.claim(entry)
             if target.is_dir():
-                _merge(new / entry, target)
+                kept += _merge(new / entry, target)
             else:
                 os.replace(new / entry, target)
+        return kept
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _merge(source: Path, target: Path) -> None:
-    """Move every file below `source` to its place below `target`."""
+def _merge(source: Path, target: Path) -> int:
+    """Move each file below `source` to its place below `target` if there is none; returns the number of the others."""
+    kept = 0
     for folder, _, files in os.walk(source):
         destination = target / Path(folder).relative_to(source)
         destination.mkdir(exist_ok=True)
         for name in files:
-            os.replace(Path(folder) / name, destination / name)
+            if os.path.lexists(destination / name):
+                kept += 1
+            else:
+                os.replace(Path(folder) / name, destination / name)
+    return kept

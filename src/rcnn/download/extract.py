@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from rcnn.download.fetch import megabytes
+from rcnn.outputs import free_space
 
 MAX_RATIO, ALLOWANCE = 25, 1 << 26  # unpacked bytes: up to 25 per byte of the archive, plus 64 MiB
 MAX_FILES = 1_000_000
@@ -34,7 +34,7 @@ def extract(archive: Path, folder: Path, *, advance: Callable[[], None] | None =
     written outside `folder`. Files that were unpacked before the error remain in `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    limit = min(MAX_RATIO * archive.stat().st_size + ALLOWANCE, shutil.disk_usage(folder).free)
+    limit = int(min(MAX_RATIO * archive.stat().st_size + ALLOWANCE, free_space(folder)))
     seen: set[str] = set()
     total = 0
     try:

@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import queue
-import shutil
 import socket
 import ssl
 import threading
@@ -31,11 +30,13 @@ from rcnn.download.http import (
     open_url,
     status_text,
 )
+from rcnn.outputs import free_space
 from rcnn.progress import ByteCounter
 
 PATIENCE = 16.0  # seconds without MIN_BYTES new bytes, over all attempts; so a command ends within 30 seconds
 MIN_BYTES = 16 * 1024
 NAME_PATIENCE = 5.0  # seconds to resolve the name of a server, over all attempts; after that, there is no network
+MAX_RESTARTS = 4  # from the first byte on, of servers that end connections early and do not say which version they have
 TIMEOUT = 10.0  # seconds for a connection or one read
 _BLOCK = 1 << 16
 
@@ -71,7 +72,7 @@ def fetch(
             left.remove(url)
         except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
             reasons[url] = failure_text(error) + _through(url)
-            wait = min(0.5 * 2**attempt, 8.0)
+            wait = 0.5 * 2 ** min(attempt, 4)
             longest = min(patience, NAME_PATIENCE) if isinstance(error, UnknownHostError) else patience
             if transfer.idle() + wait > longest:
                 break
@@ -106,10 +107,12 @@ class _Transfer:
         on_complete: Callable[[], object] | None,
     ) -> None:
         self.target, self.digest, self.size, self.progress = target, digest, size, progress
-        self.part = target.with_name(f"{target.name}.part")
+        self.part = _part_of(target)
         self.note = _note_of(target)
         self.patience, self.on_complete = patience, on_complete
         self.last = time.monotonic()
+        self.received = 0  # bytes of the last attempt
+        self.restarts = 0  # attempts that could not continue the one before
 
     def prepare_places(self) -> None:
         """Raise IsADirectoryError if a folder is where a file is written, before anything is downloaded.
@@ -138,6 +141,12 @@ class _Transfer:
         if scheme not in ("http", "https"):
             raise RefusedError(f"the URL starts with {scheme}:, expected https: or http:")
         start = self._resumable(url)
+        if not start and self.received:
+            if self.restarts == MAX_RESTARTS:
+                raise RefusedError(
+                    f"the server ended {MAX_RESTARTS + 1} downloads before the end, and cannot continue one"
+                )
+            self.restarts += 1
         if start and start == self.size:  # complete: a run was stopped while it computed the hash
             self._finish(resumed=True)
             return
@@ -185,10 +194,10 @@ class _Transfer:
             raise RefusedError(
                 f"the server offers {total:,} bytes, expected {self.size:,}: the file on the server has changed"
             )
-        free = shutil.disk_usage(self.target.parent).free
+        free = free_space(self.target.parent)
         if total is not None and total - offset > free:
             raise DownloadError(
-                f"{self.target.name} needs {megabytes(total - offset)}, but only {megabytes(free)} are free in "
+                f"{self.target.name} needs {megabytes(total - offset)}, but only {megabytes(int(free))} are free in "
                 f"{self.target.parent}: free some space, or choose another --output"
             )
         if response.status != 206:
@@ -207,6 +216,7 @@ class _Transfer:
             while block := response.read1(_BLOCK):
                 file.write(block)
                 received += len(block)
+                self.received = received
                 if received - marked >= MIN_BYTES or received == total:
                     marked, self.last = received, time.monotonic()
                 elif self.idle() > self.patience:
@@ -255,10 +265,24 @@ class _Transfer:
         self.note.unlink(missing_ok=True)
 
 
+def downloaded_size(target: Path) -> int:
+    """The bytes of a download to `target` that are on the disk, complete or not; 0 if there are none."""
+    return next((path.stat().st_size for path in (target, _part_of(target)) if path.is_file()), 0)
+
+
 def remove_download(target: Path) -> None:
-    """Delete a file that `fetch` downloaded, and its NAME.part.json, which remains if the process was killed."""
+    """Delete a file that `fetch` downloaded, and its NAME.part.json."""
     target.unlink()
+    remove_note(target)
+
+
+def remove_note(target: Path) -> None:
+    """Delete the NAME.part.json of a complete download; it remains if the process was killed."""
     _note_of(target).unlink(missing_ok=True)
+
+
+def _part_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
 
 
 def _note_of(target: Path) -> Path:

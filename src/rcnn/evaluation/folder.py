@@ -65,7 +65,7 @@ def require_free(folder: OutputFolder, files: Sequence[str] = FILES) -> None:
 def remove_unfinished(folder: OutputFolder) -> None:
     """Remove the results of an evaluation that was stopped, or that is now complete."""
     for name in (UNFINISHED, UNFINISHED_RECORD):
-        (folder.path / name).unlink(missing_ok=True)
+        folder.discard(name)
 
 
 def write_evaluation(
@@ -93,22 +93,22 @@ def write_evaluation(
     if analysis is not None:
         folder.write_json(ANALYSIS_FILE, analysis.to_dict())
     else:
-        (folder.path / ANALYSIS_FILE).unlink(missing_ok=True)  # of an earlier evaluation
+        folder.remove(ANALYSIS_FILE)  # of an earlier evaluation
     if analysis is not None and analysis.thresholds.within_0_to_1:
         folder.write_json(THRESHOLDS_FILE, {"kind": analysis.kind, **analysis.thresholds.to_dict()}, indent=2)
     else:
-        (folder.path / THRESHOLDS_FILE).unlink(missing_ok=True)
+        folder.remove(THRESHOLDS_FILE)
     for kind, name in RESULTS.items():
         if kind in evaluation.metrics.kinds:
             fields = ("image_id", "category_id", "score", FIELDS[kind])
             folder.write_json(name, [{field: result[field] for field in fields} for result in evaluation.results])
         else:
-            (folder.path / name).unlink(missing_ok=True)  # of an earlier evaluation; a file of the user is refused
+            folder.remove(name)  # of an earlier evaluation
     failures = [image.error for image in evaluation.failed[:_LISTED]]
     if held_out is not None:
         folder.write_json(HELD_OUT_FILE, held_out.to_dict())
     else:
-        (folder.path / HELD_OUT_FILE).unlink(missing_ok=True)  # of an earlier evaluation
+        folder.remove(HELD_OUT_FILE)  # of an earlier evaluation
     with folder.writing(REPORT) as path:
         write_report(
             path,

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rcnn.data.images import ImageError
-from rcnn.data.messages import counted, few
+from rcnn.data.messages import counted, excerpt, few
 from rcnn.data.records import Dataset
 from rcnn.data.trained_images import size_in_bytes
 from rcnn.evaluation.evaluate import Result
@@ -21,6 +21,7 @@ from rcnn.outputs import files_of_rcnn
 
 PREDICTED_FILE, TABLES_FILE = "coco_results.json", "coco.json"
 COPIES = "coco_images/"  # folder of the copies of the images; coco.json has their names
+REPAIR = "Repair it, or predict again"
 NOUNS = {"image_id": "image", "category_id": "class"}
 
 
@@ -136,13 +137,30 @@ def predicted_images(path: Path, dataset: Dataset) -> set[Id] | None:
 
 def _tables(path: Path, dataset: Dataset) -> dict[str, _Table]:
     """The meaning of image_id and category_id; empty if `path` is not from `rcnn predict`."""
-    content = read_json_or_lines(path.parent / TABLES_FILE) if is_predicted(path) else None
+    file = path.parent / TABLES_FILE
+    content = read_json_or_lines(file) if is_predicted(path) else None
     if not (isinstance(content, dict) and isinstance(content.get("images"), list)):
         return {}
     return {
-        "image_id": _images(content["images"], dataset),
-        "category_id": _classes(content.get("categories") or [], dataset),
+        "image_id": _images(_entries(content, "images", file), dataset),
+        "category_id": _classes(_entries(content, "categories", file), dataset),
     }
+
+
+def _entries(content: dict[str, Any], table: str, file: Path) -> list[dict[str, Any]]:
+    """The entries of a table of coco.json. Raises ValueError for one without an id: somebody has changed the file."""
+    entries = content.get(table) or []
+    if not isinstance(entries, list):
+        raise ValueError(f"{file}: {table} is {excerpt(entries)}; expected a list. {REPAIR}")
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{file}: entry {index} of {table} is {excerpt(entry)}; expected an object. {REPAIR}")
+        if not isinstance(entry.get("id"), int | str):
+            raise ValueError(
+                f"{file}: entry {index} of {table} has the id {excerpt(entry.get('id'))}; expected an integer or text. "
+                f"{REPAIR}"
+            )
+    return entries
 
 
 def _images(entries: Sequence[dict[str, Any]], dataset: Dataset) -> _Table:

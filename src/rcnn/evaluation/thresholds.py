@@ -15,9 +15,11 @@ from rcnn.evaluation.folder import THRESHOLDS_FILE
 from rcnn.metrics import analysis
 from rcnn.metrics.analysis import analysed_kind
 from rcnn.metrics.choice import metric_for
+from rcnn.outputs import RUN_LOG
 from rcnn.prediction_arguments import require_score
 from rcnn.text_files import read_json
 
+PARTS = ("best", "last")  # the checkpoints in a run's folder
 _EXPECTED = "expected the thresholds.json that `rcnn eval` writes"
 
 
@@ -36,11 +38,21 @@ def measure_thresholds(evaluation: Evaluation, dataset: Dataset) -> dict[str, An
 def find_thresholds(checkpoint: Path) -> Path:
     """The newest thresholds.json in a checkpoint's or a run's folder, or in the folders directly inside it.
 
+    For best/ or last/ of a run, also in the run's folder, but not in that of its other checkpoint.
     `rcnn train` writes one to best/, `rcnn eval RUN --data DIR --output RUN/eval` one to RUN/eval. Raises
     FileNotFoundError if there is none.
     """
-    folders = [checkpoint, checkpoint.parent] if checkpoint.name in ("best", "last") else [checkpoint]
-    found = [path for folder in folders for pattern in ("", "*/") for path in folder.glob(pattern + THRESHOLDS_FILE)]
+    run = checkpoint.parent
+    is_part = checkpoint.name in PARTS and (run / RUN_LOG).is_file()
+    folders = [checkpoint, run] if is_part else [checkpoint]
+    others = [run / name for name in PARTS if is_part and name != checkpoint.name]
+    found = [
+        path
+        for folder in folders
+        for pattern in ("", "*/")
+        for path in folder.glob(pattern + THRESHOLDS_FILE)
+        if path.parent not in others
+    ]
     if not found:
         command = ("rcnn", "eval", checkpoint, "--data", "DIR", "--output")
         if checkpoint.is_dir():

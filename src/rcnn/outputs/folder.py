@@ -29,7 +29,7 @@ from typing import IO, Any, Self
 
 from rcnn.arguments import OUTPUT, as_path
 from rcnn.outputs.durable import DISK_FULL, TEMPORARY, naming, sha256_of, sync
-from rcnn.outputs.marker import CHOOSE, CHOOSE_FOLDER, MARKER, drop_unfinished_line, locked_marker, read_marker
+from rcnn.outputs.marker import CHOOSE, CHOOSE_FOLDER, MARKER, REMOVED, drop_unfinished_line, locked_marker, read_marker
 
 COMPLETE = ".rcnn-complete-"  # start of the names of folders with complete files that are still to be moved
 NAME_BYTES = 255  # limit of a file name on Linux, macOS and Windows
@@ -212,6 +212,13 @@ class OutputFolder:
         path.unlink()
         return True
 
+    def discard(self, name: str | PurePath) -> None:
+        """Remove a file as `remove` does, also one of `claim`. A later file of its name is not taken for rcnn's."""
+        relative = _relative(name)
+        if self._written.get(str(relative)) and self._obstacle(relative) is None:
+            (self.path / relative).unlink(missing_ok=True)
+            self._record(relative, REMOVED)
+
     def _move_out_of(self, complete: Path) -> None:
         """Move the files of a folder of `writing_together` here, but do not replace files that a user has changed."""
         sync(self.path)
@@ -252,7 +259,7 @@ class OutputFolder:
         with naming(self.path / MARKER):
             self._marker.write(json.dumps({"file": str(relative), "sha256": digest}) + "\n")
             self._marker.flush()
-        self._written.setdefault(str(relative), set()).add(digest)
+        self._written[str(relative)] = set() if digest == REMOVED else {*self._written.get(str(relative), ()), digest}
 
 
 def numbered(path: PurePosixPath, number: int) -> PurePosixPath:

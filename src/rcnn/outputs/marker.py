@@ -13,6 +13,7 @@ RUN_LOG = "log.jsonl"  # listed by the marker of a training run only
 METRICS_FILE = "metrics.json"  # listed by the marker of an evaluation only
 PREDICTIONS = "predictions.json"  # listed by the marker of predictions, as is PARTIAL
 PARTIAL = "predictions.partial.jsonl"  # one line per image while they are made
+REMOVED = "removed"  # in place of a digest: rcnn removed the file, so a later file of this name is not its own
 ENTRY = '{"file": '  # start of each line of the marker
 CHOOSE_FOLDER = "choose another output (--output)"
 CHOOSE = f"{CHOOSE_FOLDER}, or move it away"
@@ -74,9 +75,9 @@ def _holder(path: Path) -> str:
 
 
 def read_marker(path: Path) -> dict[str, set[str]]:
-    """Name -> digests of the contents that rcnn wrote. FileExistsError for a file that is not a marker.
+    """Name -> digests of the contents that rcnn wrote; none for a file that it removed.
 
-    An incomplete last line (of a process that was killed) is skipped.
+    FileExistsError for a file that is not a marker. An incomplete last line (of a process that was killed) is skipped.
     """
     written: dict[str, set[str]] = {}
     if not path.is_file() or path.is_symlink():
@@ -88,7 +89,7 @@ def read_marker(path: Path) -> dict[str, set[str]]:
             raise FileExistsError(
                 f"{path}, line {number}, is not an entry of rcnn's list of files: remove that line, or {CHOOSE_FOLDER}"
             )
-        written.setdefault(entry[0], set()).add(entry[1])
+        written[entry[0]] = set() if entry[1] == REMOVED else {*written.get(entry[0], ()), entry[1]}
     if unfinished and not unfinished.startswith(ENTRY[: len(unfinished)]):
         raise FileExistsError(f"{path} is not rcnn's list of files: {CHOOSE_FOLDER}")
     return written

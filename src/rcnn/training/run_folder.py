@@ -88,7 +88,7 @@ class RunFolder:
     def forget_failure(self) -> None:
         """Remove the message of the error that ended the run earlier. Call after `claim`: the name is rcnn's then."""
         if self._output is not None:
-            (self.path / FAILURE).unlink(missing_ok=True)
+            self._output.discard(FAILURE)
 
     def write_text(self, name: str, text: str) -> None:
         """Replace the file `name`."""

@@ -83,7 +83,7 @@ def pull(name: str) -> Path:
             raise FileNotFoundError(
                 f"{name} is not in the cache, and --offline (RCNN_OFFLINE) forbids downloads. {_by_hand(repository)}"
             ) from error
-        reason = str(unknown or error).strip().splitlines()[0]
+        reason = _first_line(unknown or error)
         raise ConnectionError(f"{name} cannot be downloaded: {reason}. {_by_hand(repository)}") from error
     if missing := [file for file in (CONFIG_FILE, WEIGHTS_FILE) if file not in files]:
         raise ValueError(f"{name} has no {' and '.join(missing)}: it is not a checkpoint of rcnn")
@@ -125,19 +125,19 @@ def _downloaded(hub: Any, repository: str, revision: str | None, *, cached: bool
             )
         )
         with suppress(hub.errors.RemoteEntryNotFoundError):
-            files[file] = Path(_while_it_grows(download, cache / f"models--{repository.replace('/', '--')}"))
+            files[file] = Path(while_it_grows(download, cache / f"models--{repository.replace('/', '--')}"))
     return files
 
 
-def _while_it_grows(download: Future[str], folder: Path) -> str:
+def while_it_grows(download: Future[str], folder: Path) -> str:
     """The result of a download to `folder`. Raises TimeoutError if the folder grows too slowly."""
     changed, before, patience = time.monotonic(), _size(folder), PATIENCE
     while True:
         try:
             return download.result(timeout=0.2)
         except TimeoutError:
-            if download.done():
-                raise
+            if download.done():  # since the wait ended; or this is an error of the download itself
+                return download.result()
         if (size := _size(folder)) >= before + MIN_BYTES:
             changed, before, patience = time.monotonic(), size, STALLED
         elif time.monotonic() - changed > patience:
@@ -183,15 +183,18 @@ def push(
     except hub.errors.HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         cure = "log in with `hf auth login`, or set HF_TOKEN" if status in (401, 403) else "try again later"
-        raise ConnectionError(
-            f"{repository} cannot be written: {str(error).strip().splitlines()[0]}; {cure}"
-        ) from error
+        raise ConnectionError(f"{repository} cannot be written: {_first_line(error)}; {cure}") from error
     except _connection_errors() as error:
         raise ConnectionError(
             f"{repository} cannot be written: {api.endpoint} cannot be reached ({error}). Check the network and the "
             "proxy settings (HTTPS_PROXY)"
         ) from error
     return f"{api.endpoint}/{repository}"
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of a message; the type of an error without one."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:

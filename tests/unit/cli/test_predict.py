@@ -269,6 +269,25 @@ def test_pictures_of_an_earlier_call_are_removed_and_files_of_other_formats_are_
     assert f"{out}: of an earlier prediction, not written again: 2.jpg\n" in error
 
 
+def test_what_an_earlier_call_wrote_for_an_image_that_fails_now_is_kept(
+    predictor: Predictor, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+
+    def predict() -> None:
+        options = ImageOptions(keep=Filter(score=0.0), formats=("labelme",))
+        predict_images(predictor, photos, out, Path("run"), options, ALONE)
+
+    predict()
+    before = sorted(path.relative_to(out) for path in out.rglob("1.*"))
+    Path(photos[1]).write_bytes(b"not readable for a moment")
+    capsys.readouterr()
+    predict()
+    assert sorted(path.relative_to(out) for path in out.rglob("1.*")) == before
+    assert len(before) == 3, "the picture, the labels and the copy"
+    assert "removed" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("copies", [True, False])
 def test_a_labelme_file_without_an_image_is_failed_only(
     predictor: Predictor, photos: list[str], tmp_path: Path, copies: bool

@@ -54,6 +54,7 @@ def test_best_takes_the_newest_thresholds_of_the_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     old, new = thresholds(run / "a" / "thresholds.json", dog=0.1), thresholds(run / "b" / "thresholds.json", dog=0.65)
     os.utime(old, (1, 1))
+    (run / "log.jsonl").touch()
     for checkpoint in (run, run / "best"):
         found = chosen_filter("best", "", checkpoint, CLASSES)
         assert found.score == {"person": 0.35, "dog": 0.65, "kite": 0.35}

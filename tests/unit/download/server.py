@@ -207,12 +207,13 @@ class Behaviour(BaseHTTPRequestHandler):
 
 
 class _Usage(NamedTuple):
+    total: int
     free: int
 
 
 def full_disk(path: Path) -> _Usage:
     """In place of shutil.disk_usage: 1000 bytes are left."""
-    return _Usage(free=1000)
+    return _Usage(total=1000, free=1000)
 
 
 @contextmanager

@@ -148,6 +148,59 @@ def test_an_archive_that_was_put_there_by_hand_is_used_and_kept(served: list[str
     assert len(open_dataset(tmp_path / "out", "val")) == 2
 
 
+def test_an_archive_put_there_after_a_download_is_kept(served: list[str], tmp_path: Path) -> None:
+    out = download_dataset("tiny", tmp_path / "out", split=["val"])
+    shutil.rmtree(out / "val")
+    (out / "downloads").mkdir()
+    shutil.copy(tmp_path / "served" / "val.zip", out / "downloads")
+    download_dataset("tiny", out, split=["val"])
+    assert (out / "downloads" / "val.zip").is_file()
+    assert len(open_dataset(out, "val")) == 2
+
+
+def test_corrected_annotations_are_kept_when_others_are_unpacked_again(
+    served: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = DOWNLOADS["tiny"]
+    contains = tuple(f"annotations/instances_{name}.json" for name in ("train", "val"))
+    both = replace(tiny.splits["train"][0], contains=contains)
+    splits: dict[str, tuple[Archive, ...]] = {name: (both, *archives[1:]) for name, archives in tiny.splits.items()}
+    monkeypatch.setitem(DOWNLOADS, "tiny", replace(tiny, splits=splits))
+    out = download_dataset("tiny", tmp_path / "out")
+    corrected, removed = (out / "annotations" / f"instances_{name}.json" for name in ("val", "train"))
+    corrected.write_text("{}")
+    removed.unlink()
+    lines = list[str]()
+    download_dataset("tiny", out, log=lines.append)
+    assert corrected.read_text() == "{}"
+    assert removed.is_file()
+    assert lines == ["unpacking annotations.zip", "annotations.zip: files that existed already were kept (1)"]
+
+
+@pytest.mark.parametrize("is_complete", [False, True])
+def test_what_is_downloaded_already_needs_no_space(
+    served: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_complete: bool
+) -> None:
+    archives = DOWNLOADS["tiny"].splits["val"]
+    size = max(archive.size or 0 for archive in archives)
+    largest = next(archive for archive in archives if archive.size == size)
+    total = sum(archive.size or 0 for archive in archives)
+    place = tmp_path / "out" / "downloads"
+    place.mkdir(parents=True)
+    content = (tmp_path / "served" / largest.name).read_bytes()
+    name = largest.name if is_complete else f"{largest.name}.part"
+    (place / name).write_bytes(content)
+
+    def free_space(path: Path) -> float:
+        return 2 * total - size  # it fits without the largest archive
+
+    monkeypatch.setattr(module, "free_space", free_space)
+    assert len(open_dataset(download_dataset("tiny", tmp_path / "out", split=["val"]), "val")) == 2
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(DownloadError, match="free some space"):
+        download_dataset("tiny", tmp_path / "out", split=["val"])
+
+
 def test_what_two_archives_share_does_not_hide_what_is_missing(
     served: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +224,7 @@ def test_what_is_refused(
     assert "no data set is called 'coco'; expected one of coco2017, coco2014" in capsys.readouterr().err
     assert rcnn("data", "download", "tiny", "--split", "test", "--output", tmp_path / "out") == 2
     assert "tiny has no split 'test'; expected one of train, val" in capsys.readouterr().err
-    monkeypatch.setattr(module.shutil, "disk_usage", full_disk)
+    monkeypatch.setattr(shutil, "disk_usage", full_disk)
     assert rcnn("data", "download", "tiny", "--output", tmp_path / "out") == 2
     assert "needs about 0.2 MB in" in capsys.readouterr().err
 

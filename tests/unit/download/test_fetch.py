@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import socket
 import threading
 import time
@@ -287,6 +288,20 @@ def test_a_proxy_that_requires_a_password_is_asked_once(
         assert len(asked) == 1
 
 
+def test_a_server_that_always_ends_early_is_not_asked_for_ever(
+    server: tuple[str, list[tuple[str, str]]],
+    ranges: list[tuple[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each attempt brings new bytes, but starts again: without ETag, no attempt can continue another."""
+    waits = list[float]()
+    monkeypatch.setattr(module.time, "sleep", waits.append)
+    with pytest.raises(DownloadError, match=r"the server ended 5 downloads before the end, and cannot continue one"):
+        fetch(f"{server[0]}/long/a.bin", tmp_path / "a.bin")
+    assert len(ranges) == 5
+
+
 @pytest.mark.parametrize("name", ["a.bin", "a.bin.part", "a.bin.part.json"])
 def test_a_folder_in_the_place_of_the_file_is_refused_before_the_download(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
@@ -297,7 +312,7 @@ def test_a_folder_in_the_place_of_the_file_is_refused_before_the_download(tmp_pa
 def test_a_full_disk_is_noticed_before(
     server: tuple[str, list[tuple[str, str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.shutil, "disk_usage", full_disk)
+    monkeypatch.setattr(shutil, "disk_usage", full_disk)
     with pytest.raises(DownloadError, match=r"a\.bin needs 0\.3 MB, but only 0\.0 MB are free in"):
         fetch(f"{server[0]}/good/a.bin", tmp_path / "a.bin", patience=PATIENCE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -140,6 +141,25 @@ def test_other_photos_with_the_same_names_are_reported(tmp_path: Path) -> None:
     (line,) = evaluate_results(file, val).warnings
     assert "1 of 3 images with results is not the photo that the data set has" in line
     assert "(1.png)" in line
+
+
+@pytest.mark.parametrize(
+    ("images", "categories", "message"),
+    [
+        ([{"file_name": "a.jpg"}], [], r"coco\.json: entry 0 of images has the id None; expected an integer or text"),
+        ([{"id": 1}, 5], [], r"coco\.json: entry 1 of images is 5; expected an object\. Repair it, or predict again"),
+        ([{"id": 1}], [{"id": [2]}], r"coco\.json: entry 0 of categories has the id \[2\]; expected an integer"),
+        ([{"id": 1}], {"id": 2}, r"coco\.json: categories is .*; expected a list"),
+    ],
+)
+def test_a_coco_json_that_was_changed_is_refused(
+    images: object, categories: object, message: str, tmp_path: Path
+) -> None:
+    dataset = truth(tmp_path / "data", {1: "0001.jpg"})
+    file = write_predicted(tmp_path / "found", {1: "0001.jpg"}, {18: "dog"}, perfect(dataset))
+    (tmp_path / "found" / "coco.json").write_text(json.dumps({"images": images, "categories": categories}))
+    with pytest.raises(ValueError, match=message):
+        evaluate_results(file, dataset)
 
 
 def test_copies_are_in_the_folder_that_predict_writes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,28 @@ def test_thresholds_that_no_prediction_can_use_are_not_written(tmp_path: Path) -
     )
     assert done.thresholds is not None
     assert set(done.thresholds.scores().values()) == {7.5}
+
+
+def test_thresholds_of_another_checkpoint_are_not_taken(tmp_path: Path) -> None:
+    def write(folder: Path, age: float) -> Path:
+        folder.mkdir(exist_ok=True)
+        (folder / "thresholds.json").write_text("{}")
+        os.utime(folder / "thresholds.json", (age, age))
+        return folder / "thresholds.json"
+
+    models, run = tmp_path / "models", tmp_path / "run"
+    (models / "best").mkdir(parents=True)
+    own = write(models / "best", 1)
+    write(models / "other", 2)
+    assert find_thresholds(models / "best") == own, "the folder of several models is no run"
+    (run / "last").mkdir(parents=True)
+    (run / "log.jsonl").touch()
+    best = write(run / "best", 1)
+    with pytest.raises(FileNotFoundError):
+        find_thresholds(run / "last")
+    assert find_thresholds(run / "best") == find_thresholds(run) == best
+    newer = write(run / "eval", 2)
+    assert find_thresholds(run / "best") == find_thresholds(run / "last") == newer
 
 
 @pytest.mark.parametrize("form", ["a result per line", "all in one line", "indented"])

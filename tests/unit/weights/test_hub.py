@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from typing_extensions import override as overriding
 
 import rcnn
 from rcnn.models import build_detector, model_config
@@ -24,7 +26,7 @@ from rcnn.models.config import OwnBackboneConfig
 from rcnn.models.overrides import override
 from rcnn.training.found_run import FIELDS
 from rcnn.training.publish import best_metrics
-from rcnn.weights.hub import MARK, pull
+from rcnn.weights.hub import MARK, pull, while_it_grows
 from tests.command import rcnn as command
 from tests.tiny_data import TINY_MODEL
 from tests.unit.weights.hub_server import Hub, hub_serving
@@ -197,6 +199,30 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(tmp_path: Path, mon
         ):
             pull(f"hf:{REPOSITORY}")
         assert time.monotonic() - start < 30  # the server sends for 60 seconds
+
+
+def test_a_download_that_ends_just_after_the_wait_is_complete(tmp_path: Path) -> None:
+    class Late(Future[str]):
+        @overriding
+        def result(self, timeout: float | None = None) -> str:
+            if timeout is None:
+                return "the file"
+            raise TimeoutError
+
+        @overriding
+        def done(self) -> bool:
+            return True
+
+    assert while_it_grows(Late(), tmp_path) == "the file"
+
+
+def test_an_error_without_text_is_named_by_its_type(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", broken)
+    with pytest.raises(ConnectionError, match=r"me/balloons cannot be downloaded: TimeoutError\. If this computer"):
+        pull(f"hf:{REPOSITORY}")
 
 
 def test_a_hub_that_cannot_be_reached_is_named(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
