@@ -36,7 +36,7 @@ from rcnn.progress import ByteCounter
 PATIENCE = 16.0  # seconds without MIN_BYTES new bytes, over all attempts; so a command ends within 30 seconds
 MIN_BYTES = 16 * 1024
 NAME_PATIENCE = 5.0  # seconds to resolve the name of a server, over all attempts; after that, there is no network
-MAX_RESTARTS = 4  # from the first byte on, of servers that end connections early and do not say which version they have
+MAX_RESTARTS = 4  # from the first byte on, if connections end early and the server names no version or ignores Range
 TIMEOUT = 10.0  # seconds for a connection or one read
 _BLOCK = 1 << 16
 
@@ -111,8 +111,7 @@ class _Transfer:
         self.note = _note_of(target)
         self.patience, self.on_complete = patience, on_complete
         self.last = time.monotonic()
-        self.received = 0  # bytes of the last attempt
-        self.restarts = 0  # attempts that could not continue the one before
+        self.starts = 0  # answers with the file from its first byte on
 
     def prepare_places(self) -> None:
         """Raise IsADirectoryError if a folder is where a file is written, before anything is downloaded.
@@ -141,15 +140,11 @@ class _Transfer:
         if scheme not in ("http", "https"):
             raise RefusedError(f"the URL starts with {scheme}:, expected https: or http:")
         start = self._resumable(url)
-        if not start and self.received:
-            if self.restarts == MAX_RESTARTS:
-                raise RefusedError(
-                    f"the server ended {MAX_RESTARTS + 1} downloads before the end, and cannot continue one"
-                )
-            self.restarts += 1
         if start and start == self.size:  # complete: a run was stopped while it computed the hash
             self._finish(resumed=True)
             return
+        if self.starts > MAX_RESTARTS:
+            raise RefusedError(f"the server ended {MAX_RESTARTS + 1} downloads before the end, and cannot continue one")
         require_host(url, self.timeout)
         headers = {"User-Agent": "rcnn (https://github.com/rcnn/rcnn)", "Accept-Encoding": "identity"}
         if start:
@@ -215,8 +210,9 @@ class _Transfer:
             file.seek(start)
             while block := response.read1(_BLOCK):
                 file.write(block)
+                if received == 0:
+                    self.starts += 1
                 received += len(block)
-                self.received = received
                 if received - marked >= MIN_BYTES or received == total:
                     marked, self.last = received, time.monotonic()
                 elif self.idle() > self.patience:

@@ -135,6 +135,12 @@ class Behaviour(BaseHTTPRequestHandler):
         self.wfile.write(CONTENT)
         self._close()
 
+    def do_always_half(self, first: bool) -> None:
+        """The first half with a tag, whatever was asked for."""
+        self._head(200, Content_Length=str(len(CONTENT)), ETag='"v1"')
+        self.wfile.write(CONTENT[: len(CONTENT) // 2])
+        self._close()
+
     def do_endless(self, first: bool) -> None:
         """Chunks without end."""
         self._head(200, Transfer_Encoding="chunked")
