@@ -5,7 +5,6 @@ Letters: B images, G ground-truth objects, R regions, N masks of one image, m th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from rcnn.ops.torchvision_operators import load_operators
 
 MAX_CROP_BYTES = 64 * 2**20  # of ground-truth bitmaps converted to float32 at a time
 _PASTE_BYTES_PER_PIXEL = 12  # the grid and the result
+_COORDINATES = 2**20  # of pixels in the frames of boxes that are computed at once
 
 
 class PastedMask(NamedTuple):
@@ -94,36 +94,46 @@ def paste_masks(
     if threshold <= 0:
         raise ValueError(f"threshold is {threshold}; expected more than 0, the value outside a mask")
     height, width = size
-    masks, corners = masks.detach().float().cpu(), boxes.detach().float().cpu().numpy()
-    centres = np.arange(max(height, width), dtype=np.float32) + np.float32(0.5)
-    for mask, box in zip(masks, corners, strict=True):
-        left, top, right, bottom = box
-        x0, x1 = _span(float(left), float(right), width, mask.shape[1], threshold)
-        y0, y1 = _span(float(top), float(bottom), height, mask.shape[0], threshold)
-        pasted = np.zeros((y1 - y0, x1 - x0), dtype=np.bool_)
-        x = _to_grid(centres[x0:x1], left, right)
-        strip = max(1, max_bytes // (_PASTE_BYTES_PER_PIXEL * max(1, x1 - x0)))  # rows at a time
-        for start in range(y0, y1 if x1 > x0 else y0, strip):
-            end = min(start + strip, y1)
-            grid = np.empty((1, end - start, len(x), 2), dtype=np.float32)
-            grid[..., 0] = x
-            grid[..., 1] = _to_grid(centres[start:end], top, bottom)[:, None]
-            value = F.grid_sample(mask[None, None], torch.from_numpy(grid), align_corners=False)[0, 0]  # (h, w)
-            np.greater_equal(value.numpy(), threshold, out=pasted[start - y0 : end - y0])
-        yield PastedMask(x0, y0, pasted)
+    corners = boxes.detach().float().cpu().numpy()
+    together = max(1, _COORDINATES // max(1, height + width))  # masks whose coordinates are computed at once
+    for first in range(0, len(corners), together):
+        left, top, right, bottom = corners[first : first + together].T
+        parts = masks[first : first + together].detach().float().cpu()
+        spans = zip(
+            _spans(left, right, width, parts.shape[2], threshold),
+            _spans(top, bottom, height, parts.shape[1], threshold),
+            strict=True,
+        )
+        grids = zip(_to_grid(width, left, right), _to_grid(height, top, bottom), strict=True)
+        for mask, ((x0, x1), (y0, y1)), (x, y) in zip(parts[:, None, None], spans, grids, strict=True):
+            pasted = np.empty((y1 - y0, x1 - x0), dtype=np.bool_)
+            strip = max(1, max_bytes // (_PASTE_BYTES_PER_PIXEL * max(1, x1 - x0)))  # rows at a time
+            for start in range(y0, y1 if x1 > x0 else y0, strip):
+                end = min(start + strip, y1)
+                grid = np.empty((1, end - start, x1 - x0, 2), dtype=np.float32)
+                grid[..., 0] = x[x0:x1]
+                grid[..., 1] = y[start:end, None]
+                value = F.grid_sample(mask, torch.from_numpy(grid), align_corners=False)[0, 0]  # (h, w)
+                np.greater_equal(value.numpy(), threshold, out=pasted[start - y0 : end - y0])
+            yield PastedMask(x0, y0, pasted)
 
 
-def _span(low: float, high: float, limit: int, side: int, threshold: float) -> tuple[int, int]:
-    """The pixels [first, last) of one axis that a mask of `side` pixels over [low, high] may set."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return 0, 0  # a box outside the image, or not finite, sets nothing
+def _spans(
+    low: npt.NDArray[np.float32], high: npt.NDArray[np.float32], limit: int, side: int, threshold: float
+) -> list[list[int]]:
+    """The pixels [first, last) of one axis that each mask of `side` pixels over [low, high] (N,) may set."""
+    finite = np.isfinite(low) & np.isfinite(high)  # a box outside the image, or not finite, sets nothing
+    lows, highs = (np.where(finite, end, -1).astype(np.float64) for end in (low, high))
     # Beyond the box, a mask falls from half its value to 0 over half a mask pixel: only thresholds below 0.5 reach it.
-    margin = 1 if threshold >= 0.5 else 1 + math.ceil(max(0.0, high - low) / (2 * side))
-    first = min(max(math.floor(low) - margin, 0), limit)
-    return first, max(first, min(math.ceil(high) + margin, limit))
+    margin = 1 if threshold >= 0.5 else 1 + np.ceil(np.maximum(0.0, highs - lows) / (2 * side))
+    first = np.clip(np.floor(lows) - margin, 0, limit)
+    last = np.maximum(first, np.minimum(np.ceil(highs) + margin, limit))
+    return np.where(finite, (first, last), 0).astype(np.int64).T.tolist()
 
 
-def _to_grid(centres: npt.NDArray[np.float32], low: np.float32, high: np.float32) -> npt.NDArray[np.float32]:
-    """The centres of pixels in the frame of a box's [low, high], as -1..1."""
+def _to_grid(count: int, low: npt.NDArray[np.float32], high: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The centres of `count` pixels of one axis in the frame of each [low, high] (N,), as -1..1: (N, count)."""
+    centres = np.arange(count, dtype=np.float32) + np.float32(0.5)
     with np.errstate(divide="ignore", invalid="ignore"):  # of a box without area, whose values set no pixel
-        return (centres - low) / (high - low) * np.float32(2) - np.float32(1)
+        scaled = (centres - low[:, None]) / (high - low)[:, None] * np.float32(2) - np.float32(1)
+    return np.asarray(scaled, dtype=np.float32)

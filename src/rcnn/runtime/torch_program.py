@@ -14,6 +14,7 @@ import json
 import re
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +76,7 @@ def read_program(path: Path) -> tuple[str, io.BytesIO]:
         archive.writestr(f"program/{INPUTS}", b"")  # a pickle of the example inputs, which are not needed
         for name, member in members.items():
             if TENSORS.fullmatch(name) or name in VERSIONS:
-                archive.writestr(f"program/{name}", member.read())
+                archive.writestr(f"program/{name}", _unchanged(name, member))
     copy.seek(0)
     return (members[RECORD].read().decode() if RECORD in members else ""), copy
 
@@ -91,6 +92,14 @@ def _members(path: Path) -> dict[str, Member]:
             raise Refused(f"two members with the name {below!r}")
         members[below] = member
     return members
+
+
+def _unchanged(name: str, member: Member) -> bytes:
+    """The bytes of a member. Raises Damaged unless they have the checksum in the directory of the file."""
+    content = member.read()
+    if zlib.crc32(content) != member.crc:
+        raise Damaged(f"{name} has another checksum than the directory says")
+    return content
 
 
 def _json(members: dict[str, Member], name: str) -> dict[str, Any]:

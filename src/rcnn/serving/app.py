@@ -64,7 +64,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         504: "The model took too long.",
     }.items()
 }
-PARAMETERS = ("score", "format")  # of /predict
+EXPECTED = {"score": "expected a number from 0 to 1", "format": "expected json, arrays or picture"}  # of /predict
 FORM = re.compile(rb"[a-z_][\w.\-\[\]]*=[^\s&=]+(&[a-z_][\w.\-\[\]]*=[^\s&=]*)*", re.IGNORECASE)  # name=value&...
 IMAGE_BODY = {
     "requestBody": {
@@ -303,12 +303,12 @@ def _unavailable(reason: str) -> HTTPException:
 
 async def _require_image_request(request: Request) -> None:
     """422 for query parameters that /predict does not have or that are given twice, 415 for a form with the image."""
-    unknown = [name for name in request.query_params if name not in PARAMETERS]
+    unknown = [name for name in request.query_params if name not in EXPECTED]
     if unknown:
         plural = "s" if len(unknown) > 1 else ""
-        raise HTTPException(422, f"unknown parameter{plural} {', '.join(unknown)}; expected {' or '.join(PARAMETERS)}")
+        raise HTTPException(422, f"unknown parameter{plural} {', '.join(unknown)}; expected {' or '.join(EXPECTED)}")
     given = [name for name, _ in request.query_params.multi_items()]
-    if twice := [name for name in PARAMETERS if given.count(name) > 1]:
+    if twice := [name for name in EXPECTED if given.count(name) > 1]:
         raise HTTPException(422, f"{twice[0]} is given {given.count(twice[0])} times; expected once")
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise _form()
@@ -321,9 +321,9 @@ def _form() -> HTTPException:
 
 
 async def _wrong_values(request: Request, error: Exception) -> JSONResponse:
-    """422 with a one-line message, e.g. "score=2: input should be less than or equal to 1"."""
+    """422 with a one-line message, e.g. "score=2: expected a number from 0 to 1"."""
     problems = error.errors() if isinstance(error, RequestValidationError) else []
-    texts = [f"{one['loc'][-1]}={one['input']}: {one['msg'][:1].lower()}{one['msg'][1:]}" for one in problems]
+    texts = [f"{one['loc'][-1]}={one['input']}: {EXPECTED.get(one['loc'][-1], one['msg'])}" for one in problems]
     return JSONResponse({"detail": "; ".join(texts)}, 422)
 
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import replace
 from functools import cache
-from http.client import HTTPException, IncompleteRead
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
 from rcnn.arguments import as_text, real_number, shown
+from rcnn.background import in_background
 from rcnn.data.image_inputs import Channels, ImageInput, ImageSource, as_image, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.data.messages import cut
@@ -31,13 +33,16 @@ EXAMPLE = "e.g. http://localhost:8000"
 REDIRECTS = (301, 302, 303, 307, 308)
 LONGEST_HOST = 253  # characters, of a name in DNS (RFC 1035, 2.3.4: 255 bytes as they are sent)
 LONGEST = 1e8  # seconds, three years; sockets take up to 292 years in nanoseconds
+MOST_BYTES = 2**30  # of an answer; 1,000 detections with masks of 56 x 56 have 17 MB
+MOST_TEXT = 2**16  # bytes of the message of a refusal
+BLOCK = 2**16
 
 
 class Client:
     """A client of the service at `url`, e.g. http://localhost:8000; `token`: the service's token, if it has one."""
 
     def __init__(self, url: str, *, token: str = "", timeout: float | None = 60.0) -> None:
-        """`timeout`: seconds to wait for an answer; None: without a limit.
+        """`timeout`: seconds to wait for the whole answer; None: without a limit.
 
         Raises ValueError if `url` is not an http(s) URL or no host can have its name, `token` is not printable ASCII,
         or `timeout` is not above 0.
@@ -78,7 +83,7 @@ class Client:
     def _json(self, path: str, body: bytes | None = None) -> Any:
         try:
             return json.loads(self._request(path, body))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._other_service() from error
 
     def _other_service(self) -> ValueError:
@@ -90,21 +95,26 @@ class Client:
             headers["Authorization"] = f"Bearer {self._token}"
         request = urllib.request.Request(self.url + path, data=body, headers=headers)
         try:
-            with _opener().open(request, timeout=self.timeout) as response:
-                return response.read()
-        except urllib.error.HTTPError as error:
+            if self.timeout is None:
+                return _answer(request, None)
+            # a socket's timeout limits each read, but not the whole of an answer that comes byte by byte
+            return in_background(_answer, request, self.timeout).result(self.timeout)
+        except Refusal as error:
             if error.code in REDIRECTS:
-                place = urllib.parse.urljoin(request.full_url, error.headers.get("Location", "")).partition("?")[0]
+                place = urllib.parse.urljoin(request.full_url, error.location).partition("?")[0]
                 raise ValueError(
                     f"{self.url} redirects to {shown(place.removesuffix(path.partition('?')[0]), 200)} ({error.code}). "
                     "rcnn.Client does not follow redirects, which could send the token to another host: if you trust "
                     "that address, give it to rcnn.Client"
                 ) from error
-            reason = _reason(error)
             if error.code in (502, 503, 504):
-                raise ConnectionError(f"{self.url} cannot answer at the moment ({error.code}): {reason}") from error
+                raise ConnectionError(
+                    f"{self.url} cannot answer at the moment ({error.code}): {error.reason}"
+                ) from error
             hint = "; expected the URL that `rcnn serve` printed, without a path" if error.code == 404 else ""
-            raise ValueError(f"{self.url} refused the request ({error.code}): {reason}{hint}") from error
+            raise ValueError(f"{self.url} refused the request ({error.code}): {error.reason}{hint}") from error
+        except MemoryError as error:  # more than MOST_BYTES, or than this machine has
+            raise self._other_service() from error
         except IncompleteRead as error:
             whole = len(error.partial) + (error.expected or 0)
             of = f" of {whole}" if error.expected else ""
@@ -116,12 +126,56 @@ class Client:
             if isinstance(error, HTTPException) and not isinstance(error, OSError):  # OSError too: no answer at all
                 raise self._other_service() from error
             reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):
+                raise ConnectionError(
+                    f"{self.url} has not answered completely within {self.timeout:g} seconds: wait longer "
+                    "(rcnn.Client(url, timeout=...)), or look at its load"
+                ) from error
             if body and isinstance(reason, ConnectionResetError | BrokenPipeError):
                 raise ConnectionError(
                     f"{self.url} closed the connection while {len(body)} bytes were sent: the image is larger than the "
                     "service accepts (--max-bytes), or the service is busy; send a smaller image, or try again"
                 ) from error
             raise ConnectionError(f"{self.url} cannot be reached: {reason}. Is `rcnn serve` running?") from error
+
+
+class Refusal(Exception):
+    """An answer with a status that is no success."""
+
+    def __init__(self, code: int, reason: str, location: str) -> None:
+        """`reason`: the message of the service; `location`: of a redirect."""
+        super().__init__(reason)
+        self.code, self.reason, self.location = code, reason, location
+
+
+def _answer(request: urllib.request.Request, timeout: float | None) -> bytes:
+    """The content of the answer to `request`. `timeout`: seconds for each read, and about for all of them together.
+
+    Raises Refusal for a status that is no success, MemoryError for more than MOST_BYTES, TimeoutError, IncompleteRead,
+    and the other errors of urllib.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    try:
+        with _opener().open(request, timeout=timeout) as response:
+            content = _read(response, MOST_BYTES + 1, deadline)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise Refusal(error.code, _reason(error, deadline), error.headers.get("Location", "")) from error
+    if len(content) > MOST_BYTES:
+        raise MemoryError(f"the answer has more than {MOST_BYTES:,} bytes")
+    return content
+
+
+def _read(response: HTTPResponse, most: int, deadline: float | None) -> bytes:
+    """The rest of an answer, or its first `most` bytes. Raises TimeoutError after `deadline`, as time.monotonic()."""
+    content = bytearray()
+    while len(content) < most and (block := response.read1(min(BLOCK, most - len(content)))):
+        content += block
+        if deadline is not None and time.monotonic() > deadline:
+            raise TimeoutError
+    if len(content) < most and response.length:  # read1 does not raise it
+        raise IncompleteRead(bytes(content), response.length)
+    return bytes(content)
 
 
 @cache
@@ -184,13 +238,13 @@ def _content(image: ImageInput, channels: Channels) -> tuple[bytes, ImageSource]
     return file.getvalue(), ImageSource(image=pixels)
 
 
-def _reason(error: urllib.error.HTTPError) -> str:
+def _reason(error: urllib.error.HTTPError, deadline: float | None) -> str:
     """The message of the service; the standard text of the status if its answer cannot be read completely."""
     try:
-        text = error.read().decode("utf-8", errors="replace")
+        text = _read(cast("HTTPResponse", error.fp), MOST_TEXT, deadline).decode("utf-8", errors="replace")
     except (OSError, HTTPException):
         return error.reason
     try:
         return str(json.loads(text)["detail"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return text[:200] or error.reason

@@ -34,6 +34,10 @@ def weights_folder(path: Path) -> Path:
                 f"{path} is an exported file, which only predicts (rcnn.Predictor, `rcnn predict`, `rcnn eval`); for "
                 "anything else, give the checkpoint that it was exported from"
             )
+        if path.suffix.lower() in EXPORTED:
+            raise ValueError(
+                f"{path}: the suffix of an exported file is {path.suffix.lower()}, in lower case: rename it"
+            )
         raise ValueError(f"{path} is a file; expected the folder that contains {WEIGHTS_FILE} and {CONFIG_FILE}")
     for folder in (path, path / "best", path / "last"):
         if os.path.lexists(folder / WEIGHTS_FILE):  # also a broken link, which is then reported

@@ -124,6 +124,9 @@ def test_where_exported_files_are_not_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").touch()
     with pytest.raises(ValueError, match=r"a.onnx is an exported file, which only predicts \(rcnn.Predictor"):
         rcnn.load(tmp_path / "a.onnx")
+    (tmp_path / "a.PT2").touch()
+    with pytest.raises(ValueError, match=r"a.PT2: exported files end with .pt2, in lower case: rename it"):
+        rcnn.Predictor(tmp_path / "a.PT2")
     expected = r"b.xml .*; expected a file that `rcnn export` wrote \(and the .bin file beside it\)$"
     with pytest.raises(FileNotFoundError, match=expected):
         rcnn.Predictor(tmp_path / "b.xml")

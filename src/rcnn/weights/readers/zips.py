@@ -28,6 +28,7 @@ class Member:
 
     name: str
     size: int  # bytes, unpacked
+    crc: int  # CRC-32 of its bytes, as the zip file states it
     start: int  # offset of its bytes in the zip file if they are not compressed, else -1
     read: Callable[[], bytes]
     head: Callable[[int], bytes]  # number of bytes -> that many first bytes
@@ -67,7 +68,7 @@ def _member(path: Path, info: zipfile.ZipInfo, start: int) -> Member:
         def head(count: int) -> bytes:
             return file_bytes(path, start, min(count, info.file_size))
 
-        return Member(info.filename, info.file_size, start, lambda: _whole(head(info.file_size), info), head)
+        return Member(info.filename, info.file_size, info.CRC, start, lambda: _whole(head(info.file_size), info), head)
     if info.compress_type != zipfile.ZIP_DEFLATED:
         raise Refused(f"compression method {info.compress_type}; expected deflate or none")
 
@@ -80,7 +81,7 @@ def _member(path: Path, info: zipfile.ZipInfo, start: int) -> Member:
         except (zipfile.BadZipFile, EOFError, OSError, ValueError, zlib.error) as error:
             raise Damaged(f"{info.filename[:100]!r}: {error}") from error
 
-    return Member(info.filename, info.file_size, -1, lambda: _whole(unpacked(info.file_size), info), unpacked)
+    return Member(info.filename, info.file_size, info.CRC, -1, lambda: _whole(unpacked(info.file_size), info), unpacked)
 
 
 def _whole(content: bytes, info: zipfile.ZipInfo) -> bytes:
