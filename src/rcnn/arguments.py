@@ -19,6 +19,7 @@ LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, on Linux
 LARGEST = 2**63 - 1  # of whole numbers; torch and Python's sizes have 64 bits
 MOST_WORKERS = 512  # processes or threads; more is a mistake on any machine
 MOST_IMAGES = 65_536  # per forward pass or step
+MOST_EXPORTED = 1024  # images in a run of an exported file
 OUTPUT = "the output folder"
 CHECKPOINT = "a checkpoint, a run folder or a name of published weights, as str or Path"
 MODEL = "a checkpoint, a run folder, an exported file or a name of published weights, as str or Path"

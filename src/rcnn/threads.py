@@ -31,7 +31,7 @@ def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
 def set_by_user(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the user has set the number of threads, and to another number than `prepare` sets."""
     cores = available_cores()
-    return environment.get(NUMBER) not in (None, str(cores) if cores < usable_cores() else None)
+    return environment.get(NUMBER) not in (None, "", str(cores) if cores < usable_cores() else None)
 
 
 def per_process(processes: int) -> int:

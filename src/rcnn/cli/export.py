@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from rcnn.arguments import MOST_EXPORTED
 from rcnn.cli.options import Allow, Offline, settings_argument
 
 Dynamic: TypeAlias = Literal["dynamic"]
@@ -109,6 +110,6 @@ def parse_batch(text: str) -> int | Dynamic:
     """A number of images, or "dynamic". ValueError for another text."""
     if text == "dynamic":
         return text
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise ValueError(f"--batch {text}: expected a number of images from 1 to 1024, or dynamic")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_EXPORTED:
+        raise ValueError(f"--batch {text}: expected a number of images from 1 to {MOST_EXPORTED:,}, or dynamic")
     return int(text)

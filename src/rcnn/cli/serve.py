@@ -105,9 +105,12 @@ def serve(
 
 def parse_origin(text: str) -> str:
     """The origin of a web page as browsers send it, or "*". ValueError for another text, which no page would match."""
-    if text != "*" and re.fullmatch(r"https?://[^/\s?#]+", text) is None:
+    text = text.lower()
+    match = re.fullmatch(r"(https?)://[^/\s?#@]+?(:\d+)?", text)
+    usual = {"http": ":80", "https": ":443"}  # browsers leave these ports out
+    if text != "*" and (match is None or match[2] == usual[match[1]]):
         raise ValueError(
             f"--allow-origin {text}: expected scheme, host and port alone, e.g. https://example.org or "
-            "http://localhost:3000, or * for all pages"
+            "http://localhost:3000 (without :80 and :443), or * for all pages"
         )
     return text

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
+from rcnn.runtime.memory import is_out_of_memory
 from rcnn.runtime.packages import import_package, without_telemetry
 from rcnn.runtime.record import KEY, ExportRecord, Target
 
@@ -57,14 +58,17 @@ def write_onnx(program: ExportedProgram, record: ExportRecord, path: Path) -> No
     try:
         converted = translate(program, record.inputs, record.outputs)
     except Exception as error:  # of torch.onnx: many kinds
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"{record.config.name} cannot be translated to ONNX: {_cause(error)}") from error
     drop_metadata(converted.model)
     converted.model.metadata_props[KEY] = record.text()
     size = sum(value.const_value.nbytes for value in converted.model.graph.initializers.values())
     if size > ONNX_BYTES:
+        smaller = record.target == "onnx" and record.precision == "float32"  # the others are made from such a file
         raise ValueError(
-            f"{record.config.name} has {size / 1e9:.1f} GB of weights; one ONNX file has at most 2 GB. Use --precision "
-            "float16, or --to torch"
+            f"{record.config.name} has {size / 1e9:.1f} GB of weights; one ONNX file has at most 2 GB. Use "
+            f"{'--precision float16, or ' if smaller else ''}--to torch"
         )
     converted.save(path, external_data=False)
 
@@ -120,6 +124,8 @@ def convert_to_openvino(onnx_file: Path, record: ExportRecord, path: Path) -> No
         with without_telemetry():
             model: Any = openvino.convert_model(str(onnx_file))
     except Exception as error:  # its errors have no common class
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"{record.config.name} cannot be converted by OpenVINO: {_cause(error)}") from error
     for output, name in zip(model.outputs, record.outputs, strict=True):
         output.get_tensor().set_names({name})

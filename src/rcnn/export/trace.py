@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from typing_extensions import override
 
+from rcnn.arguments import MOST_EXPORTED
 from rcnn.export.windows import window_masks_without_slices
 from rcnn.models import Detector, DetectorConfig
+from rcnn.runtime.memory import is_out_of_memory
 from rcnn.runtime.record import ExportRecord
 from rcnn.structures import ImageBatch
 
 LARGEST = 8192  # longest side of an image, pixels
-MOST_IMAGES = 1024
 EXAMPLE_SIDE = 192  # smallest side of the image that is traced; a multiple of the usual divisors
 
 
@@ -77,6 +78,8 @@ def trace(detector: Detector, record: ExportRecord) -> tuple[ExportedProgram, Ex
                 TensorDetector(detector).eval(), tuple(example.values()), dynamic_shapes=dynamic_shapes(record)
             )
     except Exception as error:  # of torch.export: many kinds
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         hint = "" if record.size else ". Try a fixed size: --size HEIGHTxWIDTH (size=) --batch 1 (batch=)"
         raise ValueError(f"{record.config.name} cannot be traced by torch.export: {reason}{hint}") from error
@@ -156,7 +159,7 @@ def dynamic_shapes(record: ExportRecord) -> dict[str, Any]:
     """Which axes of the inputs are dynamic, for torch.export."""
     images: dict[int, Any] = {}
     if record.batch is None:
-        images[0] = Dim("batch", min=1, max=MOST_IMAGES)
+        images[0] = Dim("batch", min=1, max=MOST_EXPORTED)
     if record.size is None and not record.config.input.canvas:
         unit = record.config.input.divisor
         for axis, name in ((2, "height"), (3, "width")):

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 from rcnn.arguments import (
     CHECKPOINT,
-    MOST_IMAGES,
+    MOST_EXPORTED,
     ArgumentTypeError,
     as_path,
     as_text,
@@ -286,8 +286,8 @@ def _with_resize(record: ExportRecord) -> ExportRecord:
 def _with_shape(record: ExportRecord, size: Size, batch: Literal["dynamic"] | int) -> ExportRecord:
     """The record with the size and batch of its input. Raises ValueError for values of another form."""
     config = record.config.input
-    if not is_one_of(batch, ("dynamic",)) and not (is_whole_number(batch) and 1 <= batch <= MOST_IMAGES):
-        raise ValueError(f"batch={shown(batch, 60)}; expected an int, 1 to {MOST_IMAGES:,}, or 'dynamic'")
+    if not is_one_of(batch, ("dynamic",)) and not (is_whole_number(batch) and 1 <= batch <= MOST_EXPORTED):
+        raise ValueError(f"batch={shown(batch, 60)}; expected an int, 1 to {MOST_EXPORTED:,}, or 'dynamic'")
     if isinstance(size, np.ndarray):
         size = tuple(np.atleast_1d(size).tolist())
     if not is_one_of(size, ("dynamic",)) and not _is_pair(size):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rcnn.data.messages import counted
 from rcnn.preprocess import build_preprocessor
+from rcnn.runtime.memory import is_out_of_memory
 from rcnn.runtime.packages import import_package
 from rcnn.runtime.record import EXPORT_AGAIN, KEY, SUFFIXES, ExportRecord, read_record, require_graph
 from rcnn.runtime.torch_program import read_program, sizes_parsed_once
@@ -189,6 +190,7 @@ def _onnx_session(path: Path, device: torch.device, *, optimize: bool = True) ->
             enable_fallback=0,  # which prints a banner
         )
     except Exception as error:  # its errors have no common class
+        _require_memory(error, path)
         raise ValueError(
             f"{path} cannot be read as ONNX ({_first_line(error)}): copy it again, or {EXPORT_AGAIN}"
         ) from error
@@ -212,6 +214,7 @@ def _torch_program(path: Path, device: torch.device) -> tuple[ExportRecord, Run]
             module, signature = program.module(), program.graph_signature
             shapes = {node.name: node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder"}
     except Exception as error:  # many kinds, depending on the damage
+        _require_memory(error, path)
         raise _unreadable_program(path, error) from error
     inputs = [[side if isinstance(side, int) else None for side in shapes[name]] for name in signature.user_inputs]
     outputs = dict(_named(record.outputs, list(signature.user_outputs)))
@@ -266,6 +269,7 @@ def _openvino_model(path: Path, device: torch.device | None = None) -> tuple[Exp
         model = core.read_model(str(path))
         text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
     except Exception as error:  # its errors have no common class
+        _require_memory(error, path)
         raise ValueError(
             f"{path} cannot be read as OpenVINO ({_last_line(error)}): copy it and {weights.name} again, or "
             f"{EXPORT_AGAIN}"
@@ -286,6 +290,12 @@ def _openvino_model(path: Path, device: torch.device | None = None) -> tuple[Exp
         return [np.array(found[name]) for name in record.outputs]
 
     return record, run
+
+
+def _require_memory(error: Exception, path: Path) -> None:
+    """Raise MemoryError if `error` is about a lack of memory, which is no damage of the file."""
+    if is_out_of_memory(error):
+        raise MemoryError(f"{path} does not fit in memory: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

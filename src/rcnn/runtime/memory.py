@@ -12,15 +12,16 @@ import torch
 
 STATUS, REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 OUT_OF_MEMORY = re.compile(
-    "out of memory|can't allocate memory|Storage size calculation overflowed", re.IGNORECASE
+    "out of memory|can't allocate memory|bad alloc|Storage size calculation overflowed", re.IGNORECASE
 )  # as torch says it
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that the memory of the machine or of a GPU was not enough."""
+    """Whether `error`, of torch or of onnxruntime, says that the memory of the machine or of a GPU was not enough."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+    is_native = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    return is_native and OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def free_memory() -> int:

@@ -2,7 +2,7 @@
 
 `torch.export.load` trusts its file: it unpickles what the file marks as pickled, evaluates its expressions of sizes
 and its guards as Python, and looks up the functions of the graph by name anywhere in torch. Therefore it is given a
-copy in memory that has only what this module has checked: tensors as bytes, calls of the operators of torch and of
+copy in memory that has only what this module has checked: tensors as bytes, calls of operators of networks and of
 rcnn, names, and arithmetic of sizes. Metadata and guards are left out; torch still checks the ranges of the sizes.
 """
 
@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from rcnn.runtime.record import KEY
 from rcnn.weights.readers.stored import Damaged, Refused
 from rcnn.weights.readers.zips import Member, zip_members
@@ -30,12 +32,27 @@ TENSOR_TABLES = ("data/weights/model_weights_config.json", "data/constants/model
 TENSORS = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
 VERSIONS = ("archive_format", "archive_version", "byteorder", ".data/version", ".data/serialization_id", "version")
 
+OPERATOR = re.compile(r"torch\.ops\.(aten|rcnn)\.(\w+)\.(\w+)", re.ASCII)
 FUNCTIONS = re.compile(
-    r"torch\.ops\.(aten|rcnn)\.(?!from_file\b)(_?[a-z]\w*|__i?(and|or|xor|lshift|rshift)__)\.[A-Za-z]\w*"
-    r"|torch\.sym_(min|max|int|float|not|ite)"
+    r"torch\.sym_(min|max|int|float|not|ite)"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|lt|le|gt|ge|eq|ne|and_|or_|getitem)"
     r"|math\.(ceil|floor|trunc)"
 )
+# operators of networks besides those that torch tags as core or as pointwise. Others of torch read and write memory
+# without checks (sparse and "unsafe" ones), or files
+KNOWN = frozenset({
+    "__and__", "__or__", "__xor__", "_assert_tensor_metadata", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_max_pool2d", "all", "any", "arange", "baddbmm", "batch_norm", "bmm", "broadcast_to", "celu_", "chunk",
+    "concat", "contiguous", "conv1d", "conv2d", "conv_transpose2d", "cumsum", "detach", "dropout", "einsum", "elu_",
+    "expand_as", "flatten", "floor_divide", "full", "glu", "group_norm", "hardsigmoid_", "hardswish_", "hardtanh_",
+    "instance_norm", "layer_norm", "leaky_relu_", "lift_fresh_copy", "linear", "log_softmax", "matmul", "max",
+    "max_pool1d", "max_pool2d", "mean", "meshgrid", "movedim", "narrow", "new_full", "new_ones", "new_zeros",
+    "ones", "ones_like", "pad", "pixel_shuffle", "pixel_unshuffle", "prelu", "relu6", "repeat_interleave",
+    "reshape", "rms_norm", "roll", "scaled_dot_product_attention", "silu_", "softmax", "sort", "split",
+    "split_with_sizes", "square", "squeeze", "stack", "std", "sum", "swapaxes", "t", "tensor_split", "tile", "to",
+    "transpose", "tril", "triu", "unbind", "unflatten", "upsample_bicubic2d", "upsample_bilinear2d",
+    "upsample_nearest2d", "var", "view_as", "where", "zeros", "zeros_like",
+})  # fmt: skip
 NAME = re.compile(r"[\w.]*|-Infinity", re.ASCII)  # torch writes infinite numbers as text
 ARITHMETIC = frozenset({
     "Add", "And", "CeilDiv", "CeilToInt", "CleanDiv", "Eq", "FloatPow", "FloatTrueDiv", "FloorDiv", "FloorToInt", "Ge",
@@ -136,8 +153,21 @@ def _require_data(value: object, key: str = "") -> None:
 
 
 def _require_operator(text: str) -> None:
-    if not FUNCTIONS.fullmatch(text):
-        raise Refused(f"a call of {text[:100]!r}, which is not an operator of torch or rcnn")
+    if not (FUNCTIONS.fullmatch(text) or _is_known(text)):
+        raise Refused(f"a call of {text[:100]!r}, which is not an operator of networks, nor of rcnn")
+
+
+def _is_known(text: str) -> bool:
+    """Whether `text` is an operator of rcnn, or one of torch's that networks need and that checks its arguments."""
+    match = OPERATOR.fullmatch(text)
+    if match is None:
+        return False
+    library, name, overload = match.groups()
+    if library == "rcnn" or name in KNOWN:
+        return True
+    found = getattr(getattr(torch.ops.aten, name, None), overload, None)
+    tags = found.tags if isinstance(found, torch._ops.OpOverload) else []
+    return torch.Tag.core in tags or torch.Tag.pointwise in tags
 
 
 def _require_name(text: str) -> None:

@@ -21,20 +21,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.security import HTTPBearer
 from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from rcnn import __version__
+from rcnn.arguments import whole_number
 from rcnn.data.image_inputs import as_image
 from rcnn.data.images import ImageError, MissingHeifError
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame
 from rcnn.results import ImageDetections
 from rcnn.runtime.compiled import CompiledDetector
+from rcnn.runtime.exported import ExportedModel
 from rcnn.serving.batching import Batcher, Busy, Closed
 from rcnn.serving.metrics import CountRequests, Metrics
 from rcnn.serving.thread_count import limit_threads
@@ -42,6 +45,7 @@ from rcnn.serving.wire import require_token, to_wire
 from rcnn.threads import available_cores
 
 RETRY_SECONDS = 1
+LARGEST_JPEG = 65_500  # pixels per side (libjpeg's JPEG_MAX_DIMENSION)
 SWITCH_SECONDS = 0.0002  # for which a thread keeps Python's lock while the thread of the model waits for it
 EXAMPLE = {
     "width": 640, "height": 480, "model": "mask_rcnn_compact",
@@ -60,6 +64,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         413: "The body has too many bytes.",
         415: "The body is a form; expected the bytes of the image.",
         422: "A parameter is unknown or has an invalid value.",
+        500: "The service failed on this request; its log says why.",
         503: "Too many requests are waiting, or the service is stopping; try again after Retry-After seconds.",
         504: "The model took too long.",
     }.items()
@@ -89,8 +94,10 @@ class ServiceOptions:
     log_requests: bool = True  # one JSON line per request on stderr
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a token that clients cannot send, and for an infinite time."""
+        """Raises ValueError for a limit below 1, a token that clients cannot send, and an infinite time."""
         require_token(self.token)
+        for name in ("max_bytes", "max_pixels", "max_batch", "capacity"):
+            whole_number(name, getattr(self, name), "a whole number from 1")
         if not math.isfinite(self.seconds):
             raise ValueError(f"{self.seconds} seconds for a request (--seconds): expected a finite number, e.g. 30")
 
@@ -114,6 +121,8 @@ def create_app(predictor: Predictor, options: ServiceOptions) -> FastAPI:
     app.exception_handler(RequestValidationError)(_wrong_values)
     app.exception_handler(Exception)(_failure)
     allowed = [Depends(service.require_token)]
+    if options.token:  # for "Authorize" on /docs
+        allowed += [Security(HTTPBearer(auto_error=False))]
     content: dict[str, dict[str, Any]] = {"application/json": {"example": EXAMPLE}, "image/jpeg": {}}
     responses: dict[int | str, dict[str, Any]] = {200: {"description": "The detections.", "content": content}, **ERRORS}
     checks = [*allowed, Depends(_require_image_request)]
@@ -167,10 +176,15 @@ class Service:
         """Run the model once, and on a CPU choose the number of its threads."""
         black = torch.zeros(3, 64, 64, dtype=torch.uint8)
         is_compiled = isinstance(self.predictor.runner, CompiledDetector)  # for one number of threads
-        if self.predictor.device.type == "cpu" and not is_compiled:
+        if self.predictor.device.type == "cpu" and not is_compiled and not self._has_own_threads():
             limit_threads(lambda: self.predictor.predict(black))
         else:
             self.predictor.predict(black)
+
+    def _has_own_threads(self) -> bool:
+        """Whether the model runs in onnxruntime or OpenVINO, whose threads were chosen when the file was opened."""
+        runner = self.predictor.runner
+        return isinstance(runner, ExportedModel) and runner.record.target != "torch"
 
     async def require_token(self, request: Request) -> None:
         """401 unless the request has the token."""
@@ -196,7 +210,7 @@ class Service:
                 body = await self._body(request)
                 run = asyncio.get_running_loop().run_in_executor
                 content_type = request.headers.get("content-type", "")
-                pixels, image, frame = await run(self._images, self._prepare, body, content_type)
+                pixels, image, frame = await run(self._images, self._prepare, body, content_type, format)
                 found = await self._detect(image, frame, score)
                 threads = self._pictures if format == "picture" else self._answers
                 return await run(threads, self._answer, found, score, format, pixels)
@@ -227,10 +241,20 @@ class Service:
             raise HTTPException(400, "the body is empty; expected the bytes of an image file")
         return bytes(parts)
 
-    def _prepare(self, body: bytes, content_type: str) -> tuple[Tensor, Tensor, Frame]:
-        """The image of `_decode`, the same resized for the network, and its frame."""
+    def _prepare(self, body: bytes, content_type: str, format: str) -> tuple[Tensor | None, Tensor, Frame]:
+        """The image of `_decode` if a picture needs it, the same resized for the network, and its frame.
+
+        400 for a picture that is larger than a JPEG can be.
+        """
         pixels = self._decode(body, content_type)
-        return pixels, *self.predictor.preprocessor(pixels)
+        height, width = pixels.shape[1:]
+        if format == "picture" and max(height, width) > LARGEST_JPEG:
+            raise HTTPException(
+                400,
+                f"the image has {width} x {height} pixels, and format=picture is a JPEG of up to {LARGEST_JPEG:,} per "
+                "side: ask for format=json",
+            )
+        return pixels if format == "picture" else None, *self.predictor.preprocessor(pixels)
 
     def _decode(self, body: bytes, content_type: str) -> Tensor:
         """The image (3, H, W) uint8 RGB; 400 for a body that is not an image, 415 for a form.
@@ -258,12 +282,12 @@ class Service:
         except Closed as error:
             raise _unavailable("the service is stopping") from error
 
-    def _answer(self, found: ImageDetections, score: float, format: str, pixels: Tensor) -> Response:
+    def _answer(self, found: ImageDetections, score: float, format: str, pixels: Tensor | None) -> Response:
         """The answer in the format that the client asked for, without detections below `score`."""
         found = found.above(score)
         if format == "arrays":
             return JSONResponse(to_wire(found))
-        if format == "picture":
+        if pixels is not None:
             file = io.BytesIO()
             found.draw(pixels).save(file, "JPEG", quality=90)
             return Response(file.getvalue(), media_type="image/jpeg")
@@ -291,7 +315,7 @@ class Service:
         return {"status": "ok"}
 
     async def ready(self) -> dict[str, str]:
-        """Status 200 if the model is loaded and the service is not stopping, else 503."""
+        """Status 200 once the model is loaded and has run; before that, connections wait, and at a stop they close."""
         if not self.is_ready:
             raise _unavailable("the model is not ready")
         return {"status": "ready"}

@@ -107,10 +107,12 @@ class Client:
                     "rcnn.Client does not follow redirects, which could send the token to another host: if you trust "
                     "that address, give it to rcnn.Client"
                 ) from error
-            if error.code in (502, 503, 504):
+            if error.code in (408, 502, 503, 504):
                 raise ConnectionError(
                     f"{self.url} cannot answer at the moment ({error.code}): {error.reason}"
                 ) from error
+            if error.code >= 500:
+                raise ConnectionError(f"{self.url} failed on this request ({error.code}): {error}") from error
             hint = "; expected the URL that `rcnn serve` printed, without a path" if error.code == 404 else ""
             raise ValueError(f"{self.url} refused the request ({error.code}): {error.reason}{hint}") from error
         except MemoryError as error:  # more than MOST_BYTES, or than this machine has
@@ -203,6 +205,10 @@ def _why_no_service(url: str) -> str:
         return "it does not begin with http:// or https://"
     if not host:
         return "it has no host"
+    if "@" in parts.netloc:
+        return "it has a user name"
+    if parts.query or parts.fragment:
+        return "it has a query or a fragment (? or #)"
     if port == 0:
         return "port 0 is none that a service listens on"
     try:

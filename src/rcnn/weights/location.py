@@ -27,17 +27,17 @@ def weights_folder(path: Path) -> Path:
                 f"{path} is the state of a training run, to resume it, and not a checkpoint: give the folder that "
                 f"contains {WEIGHTS_FILE}, e.g. {path.parent}"
             )
+        if path.suffix == ".bin" and path.with_suffix(".xml").is_file():
+            raise ValueError(f"{path} has the weights of an OpenVINO file: give {path.with_suffix('.xml')}")
         if path.suffix.lower() in FOREIGN:
             raise ValueError(f"{path} is a file of another framework: convert it with {_conversion(path)}")
         if path.suffix in EXPORTED:
             raise ValueError(
-                f"{path} is an exported file, which only predicts (rcnn.Predictor, `rcnn predict`, `rcnn eval`); for "
-                "anything else, give the checkpoint that it was exported from"
+                f"{path} is an exported file, which only predicts (rcnn.Predictor, `rcnn predict`, `rcnn eval`, "
+                "`rcnn serve`); for anything else, give the checkpoint that it was exported from"
             )
         if path.suffix.lower() in EXPORTED:
-            raise ValueError(
-                f"{path}: the suffix of an exported file is {path.suffix.lower()}, in lower case: rename it"
-            )
+            raise ValueError(f"{path}: exported files end with {path.suffix.lower()}, in lower case: rename it")
         raise ValueError(f"{path} is a file; expected the folder that contains {WEIGHTS_FILE} and {CONFIG_FILE}")
     for folder in (path, path / "best", path / "last"):
         if os.path.lexists(folder / WEIGHTS_FILE):  # also a broken link, which is then reported

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 
 import rcnn
 from rcnn.export.check import check_resize
@@ -106,7 +107,9 @@ def test_a_file_is_served(mask_model: tuple[Detector, Exported], tmp_path: Path)
     detector, written = mask_model
     photo = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(photo)
+    threads = torch.get_num_threads()  # those of the file's runtime were chosen when it was opened
     with running(rcnn.Predictor(written.path), ServiceOptions(log_requests=False)) as url:
+        assert torch.get_num_threads() == threads
         status, text = request(f"{url}/predict", photo.read_bytes())
     assert status == 200
     expected = rcnn.Predictor(detector, classes=written.record.classes).predict(photo).to_json()
@@ -215,7 +218,7 @@ def test_a_torch_program_of_fixed_size_and_batch(tmp_path: Path) -> None:
         (("--output", "a"), "a has no suffix; expected .onnx (onnx), .pt2 (torch), .xml (openvino)"),
         (("--output", "a.bin"), "a.bin has the suffix '.bin'; expected .onnx (onnx)"),
         (("--output", "a.onnx", "--size", "800"), "--size 800: expected height x width, e.g. 800x1333, or dynamic"),
-        (("--output", "a.onnx", "--batch", "0"), "--batch 0: expected a number of images from 1 to 1024, or dynamic"),
+        (("--output", "a.onnx", "--batch", "0"), "--batch 0: expected a number of images from 1 to 1,024, or dynamic"),
         (("--output", "a.pt2", "--with-resize"), "cannot be used for fcis_compact: it is a part of ONNX graphs"),
         (
             ("--output", "a.onnx", "--with-resize"),

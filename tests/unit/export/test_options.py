@@ -33,13 +33,13 @@ from tests.unit.export.detectors import detector_of
         ({"size": np.array([800, 1333])}, "size=800x1333; faster_rcnn_compact puts images on a canvas"),
         ({"size": np.array(800)}, r"size=\(800,\); expected \(height, width\)"),
         ({"size": (np.int64(800), np.int64(1333))}, "size=800x1333; faster_rcnn_compact puts images on a canvas"),
-        ({"batch": True}, "batch=True; expected an int, 1 to 65,536, or 'dynamic'"),
+        ({"batch": True}, "batch=True; expected an int, 1 to 1,024, or 'dynamic'"),
         ({"log": 5}, "log=5; expected a function that takes one line, e.g. print, or None"),
         ({"precision": "int8", "calibrate": 5}, r"got 5 \(int\) for calibrate \(--calibrate\); expected a data set or"),
         ({"precision": "int8", "calibrate": ["a"]}, r"got \['a'\] \(list\) for calibrate \(--calibrate\); expected"),
         ({"precision": "int8", "calibrate": ""}, r"got an empty text for calibrate \(--calibrate\); expected a data"),
         ({"data": 5}, r"got 5 \(int\) for data \(--data\); expected a data set or a folder"),
-        ({"batch": "2"}, "batch='2'; expected an int, 1 to 65,536, or 'dynamic'"),
+        ({"batch": "2"}, "batch='2'; expected an int, 1 to 1,024, or 'dynamic'"),
     ],
 )
 def test_options_of_another_form_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:

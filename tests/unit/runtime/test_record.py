@@ -127,6 +127,10 @@ def test_where_exported_files_are_not_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "a.PT2").touch()
     with pytest.raises(ValueError, match=r"a.PT2: exported files end with .pt2, in lower case: rename it"):
         rcnn.Predictor(tmp_path / "a.PT2")
+    (tmp_path / "c.bin").touch()
+    (tmp_path / "c.xml").touch()
+    with pytest.raises(ValueError, match=r"c.bin has the weights of an OpenVINO file: give .*c\.xml"):
+        rcnn.Predictor(tmp_path / "c.bin")
     expected = r"b.xml .*; expected a file that `rcnn export` wrote \(and the .bin file beside it\)$"
     with pytest.raises(FileNotFoundError, match=expected):
         rcnn.Predictor(tmp_path / "b.xml")

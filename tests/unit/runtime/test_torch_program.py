@@ -113,6 +113,21 @@ ATTACKS: dict[str, tuple[str, bytes | Edit, str]] = {
     "function": (GRAPH, first_node("target", "torch.os.system"), "a call of 'torch.os.system'"),
     "attribute of an operator": (GRAPH, first_node("target", "torch.ops.aten.__init__.__globals__"), "a call of"),
     "file": (GRAPH, first_node("target", "torch.ops.aten.from_file.default"), "a call of 'torch.ops.aten.from_file"),
+    "memory": (
+        GRAPH,
+        first_node("target", "torch.ops.aten._sparse_coo_tensor_unsafe.default"),
+        "a call of .*, which is not an operator of networks, nor of rcnn",
+    ),
+    "dense": (
+        GRAPH,
+        first_node("target", "torch.ops.aten._to_dense.default"),
+        "a call of .*, which is not an operator",
+    ),
+    "set_data": (
+        GRAPH,
+        first_node("target", "torch.ops.aten.set_data.default"),
+        "a call of .*, which is not an operator",
+    ),
     "size": (GRAPH, every_expression("__import__('os').getcwd()"), "in place of an expression of sizes"),
     "attribute": (GRAPH, every_expression("s0.__class__"), "in place of an expression of sizes"),
     "comprehension": (GRAPH, every_expression("[s0 for s0 in s1]"), "in place of an expression of sizes"),
@@ -182,6 +197,20 @@ def test_a_damaged_program_says_what_is_missing(program: Path, tmp_path: Path) -
             if not name.endswith("model.json"):
                 new.writestr(name, old.read(name))
     with pytest.raises(Damaged, match=r"it has no models/model\.json"):
+        read_program(path)
+
+
+def test_a_changed_byte_of_a_weight_is_noticed(program: Path, tmp_path: Path) -> None:
+    """The directory of the file has a checksum of each member, which torch does not compare."""
+    with zipfile.ZipFile(program) as archive:
+        weight = next(name for name in archive.namelist() if name.endswith("/data/weights/weight_0"))
+        values = archive.read(weight)
+    content = bytearray(program.read_bytes())
+    content[content.index(values)] ^= 64
+    path = tmp_path / "a.pt2"
+    path.write_bytes(content)
+    torch.export.load(path)  # without a word
+    with pytest.raises(Damaged, match=r"data/weights/weight_0 has another checksum than the directory says"):
         read_program(path)
 
 

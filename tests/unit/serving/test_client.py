@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -83,7 +85,50 @@ def test_an_answer_that_ends_early() -> None:
         rcnn.Client(url).models()
 
 
-@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/1.0 200 OK\r\n\r\n\xff\xfe", b"\0" * 70_000])
+def test_an_answer_that_says_more_bytes_than_fit_into_memory() -> None:
+    with (
+        answering(b"HTTP/1.0 200 OK\r\nContent-Length: 99999999999\r\n\r\n{}") as (url, _),
+        pytest.raises(ConnectionError, match=" closed the connection after 2 of 99999999999 bytes of its answer"),
+    ):
+        rcnn.Client(url).models()
+
+
+def test_an_answer_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "MOST_BYTES", 1000)
+    with (
+        answering(b"HTTP/1.0 200 OK\r\n\r\n" + b" " * 100_000) as (url, _),
+        pytest.raises(ValueError, match="did not answer like `rcnn serve`"),
+    ):
+        rcnn.Client(url).models()
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.0 200 OK\r\nX: ", b"HTTP/1.0 200 OK\r\n\r\n", b"HTTP/1.0 503 Busy\r\n\r\n"])
+def test_an_answer_that_comes_byte_by_byte_ends_with_the_timeout(start: bytes) -> None:
+    """In its headers, in its body, and in the body of an error."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                connection.sendall(start)
+                for _ in range(600):
+                    connection.sendall(b"x")
+                    time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        started = time.monotonic()
+        with pytest.raises(ConnectionError, match=r"has not answered completely within 0\.3 seconds|at the moment"):
+            rcnn.Client(f"http://127.0.0.1:{server.getsockname()[1]}", timeout=0.3).models()
+        assert time.monotonic() - started < 15  # the server sends for 30 seconds
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/1.0 200 OK\r\n\r\n\xff\xfe", b"\0" * 70_000,
+        b"HTTP/1.0 200 OK\r\n\r\n" + b"[" * 200_000,
+    ],
+)  # fmt: skip
 def test_an_answer_of_another_program(answer: bytes) -> None:
     with answering(answer) as (url, _), pytest.raises(ValueError, match=f"{url} did not answer like `rcnn serve`"):
         rcnn.Client(url).models()

@@ -169,12 +169,15 @@ def test_web_pages_may_call_the_service_only_if_named(predictor: Predictor, orig
                 assert answer.headers.get("access-control-allow-origin") == (page if page in origins else None)
 
 
-@pytest.mark.parametrize("origin", ["example.org", "https://example.org/", "https://example.org/page"])
+@pytest.mark.parametrize(
+    "origin",
+    ["example.org", "https://example.org/", "https://example.org/page", "https://example.org:443", "http://a@b"],
+)
 def test_an_origin_that_no_page_has_is_refused(origin: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("serve", "no_such_model", "--allow-origin", origin) == 2
     assert capsys.readouterr().err == (
         f"rcnn: --allow-origin {origin}: expected scheme, host and port alone, e.g. https://example.org or "
-        "http://localhost:3000, or * for all pages\n"
+        "http://localhost:3000 (without :80 and :443), or * for all pages\n"
     )
 
 

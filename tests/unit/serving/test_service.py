@@ -119,6 +119,22 @@ def test_an_error_is_one_text(url: str, body: bytes, query: str, content_type: s
     assert not re.search("--max-pixels|rcnn doctor|pip install", text.decode())
 
 
+def test_a_picture_larger_than_a_jpeg_is_refused_before_the_model_runs(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rcnn.serving.app.LARGEST_JPEG", 50)
+    status, text = request(f"{url}/predict?format=picture", picture(60, 20))
+    assert status == 400
+    assert "format=picture is a JPEG of up to 50 per side: ask for format=json" in json.loads(text)["detail"]
+    assert request(f"{url}/predict", picture(60, 20))[0] == 200
+
+
+def test_limits_below_one_are_refused() -> None:
+    for name in ("max_bytes", "max_pixels", "max_batch", "capacity"):
+        with pytest.raises(ValueError, match=f"{name}=0; expected a whole number from 1"):
+            ServiceOptions(**{name: 0})  # type: ignore[arg-type]
+
+
 def test_an_image_is_accepted_as_curl_sends_it(url: str) -> None:
     assert request(f"{url}/predict", picture(), **{"Content-Type": "application/x-www-form-urlencoded"})[0] == 200
 
@@ -284,7 +300,7 @@ def test_an_answer_that_breaks_off_is_named_by_its_status(monkeypatch: pytest.Mo
         raise urllib.error.HTTPError("http://host:80/models", 500, "Internal Server Error", Message(), Reset())
 
     monkeypatch.setattr(urllib.request.OpenerDirector, "open", fail)
-    with pytest.raises(ValueError, match=r"refused the request \(500\): Internal Server Error"):
+    with pytest.raises(ConnectionError, match=r"http://host:80 failed on this request \(500\): Internal Server Error"):
         rcnn.Client("http://host:80").models()
 
 
@@ -320,10 +336,13 @@ def test_no_service_is_a_connection_error() -> None:
         ("http://:80", "it has no host"),
         ("http://a:99999", "Port out of range"),
         ("http://[::1", "Invalid IPv6 URL"),
+        ("http://user:word@my_host/", "it has a user name"),
+        ("http://a:80#b", "it has a query or a fragment"),
+        ("http://a:80/?b", "it has a query or a fragment"),
     ):
         with pytest.raises(ValueError, match=f"is not the URL of a service: {reason}"):
             rcnn.Client(url)
-    for url in ("https://bücher.example.", "http://[::1]:80", "http://user:word@my_host/"):
+    for url in ("https://bücher.example.", "http://[::1]:80", "http://my_host/"):
         assert rcnn.Client(url).url == url.rstrip("/")
     for timeout in (-1, "60", float("nan"), 1e10, float("inf")):
         with pytest.raises(ValueError, match=re.escape(f"timeout={timeout!r}; expected a number of seconds above 0")):
