@@ -128,7 +128,7 @@ def test_the_commands_of_the_splits_run(
     assert "(labels), evaluated on 1 image with 2 objects (held out of labels)" in said
     best = re.search(r"^best (?:bbox|segm)\.AP (0\.\d{4}), in run/best$", said, re.MULTILINE)
     assert best is not None
-    assert ("no object of the validation set was found" in said) == (best[1] == "0.0000")
+    assert ("is 0: train longer" in said) == (best[1] == "0.0000")
     assert rcnn(*third, "--output", "eval", "--device", "cpu") == 0
     assert "evaluating on the 1 image of labels that the run held out" in capsys.readouterr().out
     assert rcnn("eval", "eval", "--data", "labels.json", "--output", "again") == 0

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -153,6 +154,15 @@ def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path, monke
             OutputFolder(tmp_path)
         other.kill()
     OutputFolder(tmp_path).close()
+
+
+def test_processes_that_only_look_exclude_nobody(tmp_path: Path) -> None:
+    OutputFolder(tmp_path).claim("a")
+    with (tmp_path / marker.MARKER).open("r+", encoding="utf-8") as looking:
+        marker.lock_file(looking, shared=True)
+        require_not_in_use(tmp_path)
+        threading.Timer(0.1, looking.close).start()
+        OutputFolder(tmp_path).close()  # waits for it
 
 
 def test_a_lock_on_a_marker_that_was_removed_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -285,8 +285,8 @@ def _outcome_lines(outcome: Outcome, plan: RunPlan, data: Path) -> Iterator[str]
         yield f"best {outcome.best_metric} {outcome.best:.4f}, in {outcome.output / 'best'}"
     if outcome.best == 0:
         yield (
-            "no object of the validation set was found: train longer (--resume train.steps=N), or look at the "
-            f"data: {as_typed('rcnn', 'data', 'browse', data, '--output', 'browse')}"
+            f"the best {outcome.best_metric} is 0: train longer (--resume train.steps=N), or look at the data: "
+            f"{as_typed('rcnn', 'data', 'browse', data, '--output', 'browse')}"
         )
 
 

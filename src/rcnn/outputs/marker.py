@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -18,6 +19,7 @@ ENTRY = '{"file": '  # start of each line of the marker
 CHOOSE_FOLDER = "choose another output (--output)"
 CHOOSE = f"{CHOOSE_FOLDER}, or move it away"
 LOCKS = Path("/proc/locks")  # of Linux: the processes that hold locks, with the inodes of the locked files
+PATIENCE = 0.5  # seconds to wait for processes that only look whether the folder is in use
 LOCKED_BYTE = 2**30  # position of the byte that is locked on Windows
 
 
@@ -31,6 +33,7 @@ def locked_marker(folder: Path) -> IO[str]:
         raise FileExistsError(f"{path} is a symbolic link, which rcnn does not follow: {CHOOSE}")
     if path.exists() and not path.is_file():
         raise FileExistsError(f"{path} is a folder, a pipe or a device; expected rcnn's list of files: {CHOOSE}")
+    deadline = time.monotonic() + PATIENCE
     while True:
         file = path.open("a+", encoding="utf-8")
         try:
@@ -40,6 +43,9 @@ def locked_marker(folder: Path) -> IO[str]:
                     return file
         except BlockingIOError as error:
             file.close()
+            if time.monotonic() < deadline:  # it may only look
+                time.sleep(PATIENCE / 20)
+                continue
             raise _in_use(folder) from error
         file.close()  # the process that held the lock has removed this marker
 
@@ -51,7 +57,7 @@ def require_not_in_use(folder: Path) -> None:
         return
     try:
         with path.open("r+", encoding="utf-8") as file:
-            lock_file(file)
+            lock_file(file, shared=True)  # several processes may look at once
     except BlockingIOError as error:
         raise _in_use(folder) from error
     except OSError:  # no permission: `locked_marker` reports it when the folder is to be written
@@ -137,15 +143,18 @@ def files_of_rcnn(folder: str | Path) -> set[str]:
     return set(read_marker(Path(folder) / MARKER))
 
 
-def lock_file(file: IO[str]) -> None:
-    """Lock an open file until it is closed or its process ends. BlockingIOError if another process has locked it."""
+def lock_file(file: IO[str], *, shared: bool = False) -> None:
+    """Lock an open file until it is closed or its process ends. BlockingIOError if another process has locked it.
+
+    `shared`: others that do so may lock it, too (not on Windows).
+    """
     try:
         if os.name == "nt":
             _lock_byte(file.fileno())
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
         raise BlockingIOError(f"{file.name} is locked by another process") from error
     except OSError:

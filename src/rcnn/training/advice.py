@@ -80,7 +80,7 @@ def advise_model(config: DetectorConfig, dataset: Dataset, given: Collection[str
     if not own.any():
         return Advice()
     values, reasons = dict[str, Any](), dict[str, str]()
-    if not {"input.min_size", "input.max_size"}.intersection(given):
+    if not {"input.min_size", "input.max_size"}.intersection(given) and not config.input.canvas:
         chosen, reason = _input_size(config, dataset)
         if chosen:
             size, limit = config.input.min_size, config.input.max_size

@@ -34,7 +34,7 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
     yield from (f"warning: {line}" for line in plan.warnings[:SHOWN_WARNINGS])
     more = len(plan.warnings) - SHOWN_WARNINGS
     if more > 0:
-        yield f"warning: {counted(more, 'more warning')} about the data; --dry-run prints all of them"
+        yield f"warning: {counted(more, 'more warning')}; --dry-run prints all of them"
     yield from _notes(plan)
     classes = counted(plan.config.num_classes, "class")
     yield f"{plan.config.name}: {classes}, training on {_data(plan.dataset)}, {_validation(plan)}"

@@ -215,7 +215,7 @@ def _is_nonfinite(value: object) -> bool:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log, oldest first; empty if there is no file. Lines that were cut short or damaged are skipped."""
-    if not path.exists():
+    if not path.is_file():
         return []
     texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return [line for text in texts if (line := _parsed(text)) is not None]

@@ -57,9 +57,15 @@ def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
 def pictures_of(folder: Path) -> dict[str, list[tuple[int, str]]]:
     """The latest pictures of each image, in the order of the steps: name -> [(step, path relative to the run)]."""
     found: dict[str, list[tuple[int, str]]] = {}
-    for own in sorted(folder.iterdir()) if folder.is_dir() else []:
+    for own in sorted(folder.iterdir(), key=_number) if folder.is_dir() else []:
         names = (re.fullmatch(r"step-(\d+)\.jpg", path.name) for path in own.glob("step-*.jpg"))
         steps = sorted(int(name[1]) for name in names if name is not None)  # not e.g. the user's copies
         if steps:
             found[own.name] = [(step, f"{folder.name}/{own.name}/step-{step}.jpg") for step in steps[-SHOWN_STEPS:]]
     return found
+
+
+def _number(path: Path) -> tuple[int, str]:
+    """The number with which the name of an image's folder begins, to sort by; 0 for other folders."""
+    number = path.name.partition("-")[0]
+    return int(number) if number.isdecimal() else 0, path.name

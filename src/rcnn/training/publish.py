@@ -7,6 +7,7 @@ from pathlib import Path
 from rcnn.arguments import CHECKPOINT, as_path
 from rcnn.training.found_run import LOG, RECORD, read_record
 from rcnn.training.log import read_log
+from rcnn.training.validation import SINCE_BEST
 from rcnn.weights.hub import push
 
 METRICS = ("bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50", "keypoints_AP")  # of log.jsonl, shown on the card
@@ -25,7 +26,7 @@ def push_to_hub(run: str | Path, repository: str, *, private: bool = False) -> s
 
 
 def best_metrics(run: Path) -> dict[str, float]:
-    """The metrics of the evaluation of `run` with the highest value of train.best; empty without one."""
+    """The metrics of the evaluation of `run` that wrote best/; empty without one."""
     log = run / LOG
     if not log.is_file():
         return {}
@@ -35,5 +36,6 @@ def best_metrics(run: Path) -> dict[str, float]:
     measured = [(line, value) for line, value in values if value is not None]
     if not measured:
         return {}
-    best, _ = max(measured, key=lambda one: one[1])
+    wrote = [line for line, _ in measured if line.get(SINCE_BEST) == 0]  # else of another version
+    best = wrote[-1] if wrote else max(measured, key=lambda one: one[1])[0]
     return {name: float(best[name]) for name in METRICS if best.get(name) is not None}

@@ -173,6 +173,9 @@ def _train(
             )
         done = "finished" if state.step == plan.settings.steps else "stopped early by train.patience"
         how = done if outcome.finished else f"stopped by {outcome.stopped_by}"
+    except KeyboardInterrupt:
+        how = "stopped by a second Ctrl-C"
+        raise
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -197,7 +200,7 @@ def _out_of_memory(plan: RunPlan, error: BaseException) -> str:
     batch = (
         f"train.batch_size={settings.batch_size} (train.accumulate={2 * settings.accumulate} with half of it keeps the "
         "images per step), "
-        if settings.batch_size > 1
+        if settings.batch_size % 2 == 0
         else ""
     )
     return (

@@ -14,6 +14,7 @@ from rcnn.models.overrides import config_from_dict
 from rcnn.outputs import files_of_rcnn, require_not_in_use
 from rcnn.training.found_run import FAILURE, FIELDS, LOG, RECORD
 from rcnn.training.log import read_log
+from rcnn.training.run_data import NO_SPLIT
 from rcnn.training.settings import TrainConfig
 from rcnn.training.validation import SINCE_BEST, ends_run
 
@@ -30,6 +31,7 @@ class RunRow:
     step: int  # of the last line of the log, from 1; 0: none
     steps: int
     hours: float  # of training
+    evaluated: bool  # after the last step, or the run has no validation set
     stopped_early: bool  # by train.patience
     running: bool  # a process writes to the folder now
     failure: str  # first line of the error that ended the run; empty: none
@@ -43,8 +45,9 @@ class RunRow:
         """`finished`, `early` (stopped early), `starting`, or `running`, `stopped`, `failed` with the progress in %."""
         if self.running and not self.step:
             return "starting"
-        if not self.running and not self.failure and (self.step >= self.steps or self.stopped_early):
-            return "finished" if self.step >= self.steps else "early"
+        done = self.step >= self.steps and self.evaluated
+        if not self.running and not self.failure and (done or self.stopped_early):
+            return "finished" if done else "early"
         what = "running" if self.running else "failed" if self.failure else "stopped"
         return f"{what} {100 * self.step // max(1, self.steps)} %"
 
@@ -68,6 +71,8 @@ def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any], TrainConfig]]
     A checkpoint also has a config.json, but without these fields.
     """
     for path in folder.rglob(RECORD):
+        if not path.is_file():  # a pipe would never end
+            continue
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -120,6 +125,7 @@ def _row(folder: Path, run: Path, record: dict[str, Any], settings: TrainConfig)
         data=record["data"],
         step=step,
         steps=settings.steps,
+        evaluated=evaluated >= step or (record.get("held_out") is None and record["splits"][1:] == [NO_SPLIT]),
         hours=max(seconds, default=0.0) / 3600,
         stopped_early=ends_run(evaluated, since_best, settings),
         running=running,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -44,7 +45,7 @@ class TensorBoard(Tracker):
         from torch.utils.tensorboard import SummaryWriter
 
         # the steps after last/ are done again: their earlier values are hidden
-        self._writer = SummaryWriter(str(folder / EVENTS), purge_step=first_step or None)
+        self._writer = SummaryWriter(str(folder / EVENTS), purge_step=first_step)
 
     @override
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -94,7 +95,8 @@ class MLflow(Tracker):
 
     @override
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._mlflow.log_metrics(dict(values), step=step)
+        values = {re.sub(r"[^\w\-. :/]", "_", name): value for name, value in values.items()}  # MLflow refuses others
+        self._mlflow.log_metrics(values, step=step)
 
     @override
     def close(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from rcnn.data import Dataset
 from rcnn.models import model_config
+from rcnn.models.overrides import override
 from rcnn.training.advice import advise_model, advise_training
 from rcnn.training.describe import describe_start
 from rcnn.training.plan import RunPlan, plan_training
@@ -118,6 +119,12 @@ def test_small_objects_get_a_larger_input(size: tuple[int, int], side: float, ex
     for word in ("input.min_size", "input.max_size"):
         typed = advise_model(model, photos(20, size, [side] * 3), {word}, pretrained=True)
         assert not [key for key in typed.model if key.startswith("input.")]
+
+
+def test_a_canvas_keeps_its_size() -> None:
+    model = override(model_config("mask_rcnn_fbnetv3a_c4"), ["input.canvas=640", "input.divisor=0"])
+    advice = advise_model(model, photos(20, (1280, 1920), [120.0] * 3), (), pretrained=True)
+    assert not [key for key in advice.model if key.startswith("input.")]
 
 
 def test_many_objects_get_more_proposals_and_few_images_frozen_blocks() -> None:

@@ -136,6 +136,10 @@ def test_the_metrics_on_the_card_are_those_of_the_best_checkpoint(tmp_path: Path
         (tmp_path / "config.json").write_text(json.dumps(record | {"train": {"best": best}}))
         expected = {name: value for name, value in lines[number].items() if name != "step" and value is not None}
         assert best_metrics(tmp_path) == expected
+    replaced = [{"step": 9, "bbox_AP": 0.5, "since_best": 0}, {"step": 19, "bbox_AP": 0.3, "since_best": 0}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in replaced))  # best/ was deleted
+    (tmp_path / "config.json").write_text(json.dumps(record | {"train": {"best": ""}}))
+    assert best_metrics(tmp_path) == {"bbox_AP": 0.3}
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 9, "bbox_AP": None, "bbox_AP50": None}) + "\n")
     assert best_metrics(tmp_path) == {}
 

@@ -22,7 +22,17 @@ from rcnn.data.transforms.colour import jitter
 from rcnn.data.transforms.cutting import cut
 from rcnn.data.transforms.geometry import Colour, filled, flip, preprocess, to_input
 from rcnn.data.transforms.sample import Sample
-from rcnn.data.transforms.steps import OwnStep, RandomCrop, ScaleJitter, Scene, Step, scale_jitter_of, within
+from rcnn.data.transforms.steps import (
+    Blur,
+    ColourJitter,
+    OwnStep,
+    RandomCrop,
+    ScaleJitter,
+    Scene,
+    Step,
+    scale_jitter_of,
+    within,
+)
 from rcnn.preprocess import Frame, InputConfig, build_preprocessor
 from rcnn.preprocess.resizing import resize_for_training, resize_image
 
@@ -77,9 +87,12 @@ def augment(
     sample, frame = _resize(sample, settings, drawn_input, seed)
     if settings.jitter:  # after the resize, because the resized image is usually much smaller
         sample = replace(sample, image=within(sample.image, frame, lambda image: jitter(image, *factors)))
+    place: Frame | None = frame
     for step, step_generator in _steps_of_stage(settings, seed, before_resize=False):
-        scene = Scene(frame=frame, fill=fill, other=lambda random: other([*seed, int(random.integers(2**63))]))
+        scene = Scene(frame=place, fill=fill, other=lambda random: other([*seed, int(random.integers(2**63))]))
         sample = step(sample, step_generator, scene)
+        if not isinstance(step, ColourJitter | Blur):
+            place = None  # the photo may be elsewhere now, and other objects beside it
     return flip(sample, pairs) if flipped else sample, frame
 
 
