@@ -234,21 +234,6 @@ def test_scale_jitter_fills_with_the_mean_colour() -> None:
     assert sorted(differences)[0] <= 1 < sorted(differences)[1]
 
 
-def test_colours_change_everywhere_after_a_step_that_moves_the_photo() -> None:
-    """The photo of half size, with the mean colour beside it; what `affine` moves out of its place changes, too."""
-    before = random_sample(np.random.default_rng(0))
-    before = replace(before, image=torch.full_like(before.image, 100))
-    jitter = ScaleJitter(scale=(0.5, 0.5), size=90)
-    moved = Affine(probability=1, degrees=0, shift=0.3, scale=(1.0, 1.0), shear=0)
-    colour = ColourJitter(brightness=0.5, contrast=0, saturation=0, hue=0, probability=1)
-    for seed in range(5):
-        plain = run(before, jitter, moved, seed=seed).image
-        photo = (plain == 100).all(0)
-        changed = run(before, jitter, moved, colour, seed=seed).image[:, photo]
-        assert changed.unique(dim=1).shape[1] == 1, "one colour, without an edge"
-        assert not (changed == 100).all()
-
-
 def scene_of(other: Sample) -> Scene:
     return Scene(frame=None, other=lambda random: other)
 
