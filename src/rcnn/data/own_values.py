@@ -214,7 +214,7 @@ def _numbers(values: Any, key: str, where: str) -> np.ndarray:
     """Numbers of any shape as an array of float64."""
     try:
         return np.asarray(_numpy(values), dtype=np.float64)
-    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a list of tensors with gradients
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: tensors with gradients
         raise ValueError(f"{where} has {key} {excerpt(values)}; expected {FORMS[key]}") from error
 
 

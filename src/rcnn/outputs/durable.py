@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,13 +51,14 @@ def require_space(path: Path, size: int) -> None:
         raise _full(errno.ENOSPC, path, size)
 
 
-def replace_folder(folder: Path, fill: Callable[[Path], object], size: int = 0) -> None:
+def replace_folder(folder: Path, fill: Callable[[Path], object], size: int = 0, *, names: Collection[str] = ()) -> None:
     """Let `fill` write the files of a new folder, then replace `folder` by it.
 
     A kill or a power failure at any moment leaves either the earlier or the new folder complete; see `recover_folder`.
-    `size`: approximate size of the new folder in bytes; OSError if less space is free, before anything is written.
+    `names`: of all files that `fill` may write. What else is in `folder`, e.g. notes of the user, is moved to the new
+    one. `size`: approximate size of the new folder in bytes; OSError if less space is free, before anything is written.
     """
-    recover_folder(folder)
+    recover_folder(folder, names=names)
     folder.parent.mkdir(parents=True, exist_ok=True)
     require_space(folder, size)
     new, replaced = (folder.with_name(start + folder.name) for start in (TEMPORARY, REPLACED))
@@ -74,14 +75,26 @@ def replace_folder(folder: Path, fill: Callable[[Path], object], size: int = 0) 
         os.rename(folder, replaced)
     os.rename(new, folder)
     sync(folder.parent)
+    _move_others(replaced, folder, names)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def recover_folder(folder: Path) -> None:
-    """Finish a `replace_folder` that was killed: restore the earlier folder if the new one is not in place yet."""
+def _move_others(source: Path, target: Path, names: Collection[str]) -> None:
+    """Move what is in the folder `source` to `target`, except what has one of the `names` or is there already."""
+    for path in source.iterdir() if source.is_dir() else ():
+        if path.name not in names and not os.path.lexists(target / path.name):
+            os.rename(path, target / path.name)
+
+
+def recover_folder(folder: Path, *, names: Collection[str] = ()) -> None:
+    """Finish a `replace_folder` that was killed: restore the earlier folder if the new one is not in place yet.
+
+    `names` as there.
+    """
     new, replaced = (folder.with_name(start + folder.name) for start in (TEMPORARY, REPLACED))
     if not folder.exists() and replaced.exists():
         os.rename(replaced, folder)
+    _move_others(replaced, folder, names)
     for leftover in (new, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
 

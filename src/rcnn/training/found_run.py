@@ -29,6 +29,7 @@ from typing import Any
 
 from rcnn.commands import as_typed
 from rcnn.outputs import MARKER, REPLACED, RUN_LOG, files_of_rcnn, require_folder, require_not_in_use
+from rcnn.text_files import require_regular
 from rcnn.weights.files import WEIGHTS_FILE
 
 RECORD, LOG, CURVE, PLOT, REPORT = "config.json", RUN_LOG, "curve.html", "curve.png", "report.html"
@@ -84,8 +85,8 @@ class FoundRun:
 def find_run(path: Path) -> FoundRun:
     """What `path` contains. Nothing is written.
 
-    ValueError or FileExistsError if it contains files that do not belong to a run, NotADirectoryError if it is a file,
-    BlockingIOError if another process writes to it.
+    ValueError or FileExistsError if it contains a pipe, or files that do not belong to a run, NotADirectoryError if it
+    is a file, BlockingIOError if another process writes to it.
     """
     require_folder(path)
     if not path.exists():
@@ -96,6 +97,8 @@ def find_run(path: Path) -> FoundRun:
             f"{path / links[0]} is a symbolic link, which rcnn neither follows nor replaces where it writes: put a "
             "copy of its target there, or choose another output (--output)"
         )
+    for name in NAMES:
+        require_regular(path / name)
     if WEIGHTS_FILE in files_of_rcnn(path):
         raise FileExistsError(f"{path} is a checkpoint; a run needs its own folder: choose another output (--output)")
     checkpoints = tuple(

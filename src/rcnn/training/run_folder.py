@@ -22,8 +22,10 @@ from rcnn.training.found_run import CHECKPOINTS, FAILURE, NAMES, RECORD, WRITABL
 from rcnn.training.sharding import divided_state, whole_state
 from rcnn.training.state import TrainState, read_state, write_state
 from rcnn.weights.checkpoint import load_state, nonfinite, read_checkpoint, write_checkpoint
-from rcnn.weights.files import STATE_FILE, WEIGHTS_FILE
+from rcnn.weights.files import CONFIG_FILE, STATE_FILE, WEIGHTS_FILE
 from rcnn.weights.record import require_digest
+
+CHECKPOINT_FILES = (WEIGHTS_FILE, CONFIG_FILE, STATE_FILE, THRESHOLDS_FILE)  # what a run writes to last/ and best/
 
 
 class RunFolder:
@@ -46,7 +48,7 @@ class RunFolder:
         self.path, self.classes, self.provenance = path, classes, provenance
         self._output = OutputFolder(path, advice=WRITABLE if resumes else CHOOSE_FOLDER) if writes else None
         for name in CHECKPOINTS if writes else ():
-            recover_folder(path / name)  # after a process that was killed
+            recover_folder(path / name, names=CHECKPOINT_FILES)  # after a process that was killed
 
     def __enter__(self) -> Self:
         return self
@@ -71,6 +73,8 @@ class RunFolder:
                 "output (--output)"
             )
         for name in NAMES:
+            if name == FAILURE:  # rarely written: if it is the user's, it stays
+                continue
             self._output.adopt(name) if resumes else self._output.claim(name)
 
     def write_record(self, record: Mapping[str, Any]) -> None:
@@ -86,7 +90,7 @@ class RunFolder:
             self.write_text(FAILURE, text + "\n")
 
     def forget_failure(self) -> None:
-        """Remove the message of the error that ended the run earlier. Call after `claim`: the name is rcnn's then."""
+        """Remove the message of the error that ended the run earlier."""
         if self._output is not None:
             self._output.discard(FAILURE)
 
@@ -131,9 +135,9 @@ class RunFolder:
         write_checkpoint(folder, weights, config, self.classes, self.provenance)
 
     def _replace(self, name: str, fill: Callable[[Path], object], size: int) -> None:
-        """Replace the checkpoint `name` by the files of `fill`, about `size` bytes."""
+        """Replace the checkpoint `name` by the files of `fill`, about `size` bytes; other files in it are kept."""
         if self._output is not None:
-            replace_folder(self.path / name, fill, size)
+            replace_folder(self.path / name, fill, size, names=CHECKPOINT_FILES)
 
     def load_last(self, state: TrainState) -> Mapping[str, Any]:
         """Restore `state` from last/, and return the provenance of last/. ValueError if last/ does not fit `state`."""

@@ -116,6 +116,7 @@ def test_faulty_outlines_and_missing_labels_are_refused_by_the_number_of_their_r
         ({"boxes": [1, 2, 3, 4]}, r" has 4 boxes for 1 label; expected one per object: \[x1, y1, x2, y2\] in pixels"),
         ({"boxes": 5}, " has boxes 5; expected a list, one per object"),
         ({"boxes": [["x", 2, 3, 4]]}, r", object 0 has boxes \['x', 2, 3, 4\]; expected \[x1, y1, x2, y2\]"),
+        ({"boxes": [[1, 2, 10**400, 4]]}, r", object 0 has boxes \[1, 2, 10000.*; expected \[x1, y1, x2, y2\]"),
         ({"boxes": [[1, 2, 3, 4]], "crowd": ["x"]}, ", object 0 has crowd or difficult 'x'; expected 0 or 1"),
         ({}, " has labels, but neither boxes nor segmentations"),
     ]

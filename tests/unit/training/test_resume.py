@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -360,3 +361,22 @@ def test_the_error_that_ended_a_run_is_kept_until_it_is_resumed(
     monkeypatch.undo()
     resume(data, run, "train.steps=3")
     assert [(row.state, row.failure) for row in list_runs(run.parent)] == [("finished", "")]
+
+
+def test_what_the_user_put_into_a_run_is_kept(data: Path, run: Path) -> None:
+    """best/ and last/ are replaced as a whole when they are saved."""
+    kept = [run / "last" / "notes.txt", run / "best" / "eval" / "report.html", run / "failed.txt"]
+    for path in kept:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    resume(data, run, "train.steps=4")
+    assert [path.read_text() for path in kept] == ["mine"] * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_in_a_run_is_refused(data: Path, run: Path) -> None:
+    """A read would wait for ever."""
+    (run / "log.jsonl").unlink()
+    os.mkfifo(run / "log.jsonl")
+    with pytest.raises(ValueError, match=r"log\.jsonl is not a regular file \(a pipe or a device\?\)"):
+        resume(data, run, "train.steps=4")
