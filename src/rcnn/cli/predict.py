@@ -196,6 +196,7 @@ def predict(
     from rcnn.cli.predict_images import predict_images, share_images
     from rcnn.cli.predict_video import predict_videos, videos_of
     from rcnn.data.messages import counted
+    from rcnn.runtime.exported import is_exported
     from rcnn.runtime.processes import joined
 
     given = given_boxes(boxes, features, score or classes, tta)
@@ -226,7 +227,7 @@ def predict(
         return
     keep = chosen_filter(score, classes, checkpoint, predictor.classes)
     if given is None:
-        warn_of_dropped_scores(predictor.config, keep)
+        warn_of_dropped_scores(predictor.config, keep, is_fixed=is_exported(checkpoint))
     require_masks(chosen, predictor.config)
     found: Sequence[str] | SplitImages = inputs
     skipped = 0  # images of the split

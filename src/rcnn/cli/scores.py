@@ -54,14 +54,17 @@ def chosen_filter(
     return Filter(score=default if score is None else _scores(score, checkpoint, known, default), classes=names)
 
 
-def warn_of_dropped_scores(config: DetectorConfig, keep: Filter) -> None:
-    """Print a warning if the model itself drops detections that --score would keep."""
+def warn_of_dropped_scores(config: DetectorConfig, keep: Filter, *, is_fixed: bool) -> None:
+    """Print a warning if the model itself drops detections that --score would keep.
+
+    `is_fixed`: the model is an exported file, which takes no settings.
+    """
     key, lowest = lowest_score(config)
     score = keep.lowest
     if score < lowest:
         typer.echo(
             f"warning: the model drops detections with a score below {key}={lowest:g}, which is higher than --score "
-            f"{score:g}; add {key}={score:g}",
+            f"{score:g}; {'export it again with' if is_fixed else 'add'} {key}={score:g}",
             err=True,
         )
 

@@ -11,7 +11,7 @@ from rcnn.commands import as_typed
 from rcnn.data.messages import few
 from rcnn.models import MODELS
 from rcnn.outputs import RUN_LOG, readable_entries
-from rcnn.text_files import as_given, missing_text
+from rcnn.text_files import as_given, missing_text, require_regular
 from rcnn.weights.files import CONFIG_FILE, STATE_FILE, WEIGHTS_FILE
 
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
@@ -21,6 +21,7 @@ EXPORTED = {".onnx", ".pt2", ".xml"}
 def weights_folder(path: Path) -> Path:
     """The folder that contains the weights; published weights are downloaded and converted on first use."""
     path = path if path.exists() else _named(str(path))
+    require_regular(path)
     if path.is_file():
         if path.name == STATE_FILE:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,10 @@ def test_where_exported_files_are_not_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "a.PT2").touch()
     with pytest.raises(ValueError, match=r"a.PT2: exported files end with .pt2, in lower case: rename it"):
         rcnn.Predictor(tmp_path / "a.PT2")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "d.onnx")
+        with pytest.raises(ValueError, match=r"d\.onnx is not a regular file \(a pipe or a device\?\)"):
+            rcnn.Predictor(tmp_path / "d.onnx")
     (tmp_path / "c.bin").touch()
     (tmp_path / "c.xml").touch()
     with pytest.raises(ValueError, match=r"c.bin has the weights of an OpenVINO file: give .*c\.xml"):
