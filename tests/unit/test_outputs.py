@@ -161,8 +161,12 @@ def test_processes_that_only_look_exclude_nobody(tmp_path: Path) -> None:
     with (tmp_path / marker.MARKER).open("r+", encoding="utf-8") as looking:
         marker.lock_file(looking, shared=True)
         require_not_in_use(tmp_path)
+        with pytest.raises(BlockingIOError):  # the lock is real
+            marker.lock_file((tmp_path / marker.MARKER).open("r+", encoding="utf-8"))
         threading.Timer(0.1, looking.close).start()
-        OutputFolder(tmp_path).close()  # waits for it
+        with OutputFolder(tmp_path) as output:  # waits for it
+            assert looking.closed
+            assert output.is_free("a")
 
 
 def test_a_lock_on_a_marker_that_was_removed_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

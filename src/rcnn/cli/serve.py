@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rcnn.cli.options import Allow, Device, Offline, Precision, PrecisionOption, settings_argument
 from rcnn.cli.views import report_compilations
+
+if TYPE_CHECKING:
+    import uvicorn
 
 LARGEST_PORT = 65535
 
@@ -98,9 +105,36 @@ def serve(
         f"serving {predictor.config.name} at {url_of(host, port)} (process {os.getpid()}); Ctrl-C stops", err=True
     )
     server = uvicorn.Server(config)
-    server.run(sockets=sockets)
+    with stopping_on_hangup(server):
+        server.run(sockets=sockets)
     if not server.started:  # uvicorn has printed the reason
         raise typer.Exit(2)
+
+
+@contextmanager
+def stopping_on_hangup(server: uvicorn.Server) -> Iterator[None]:
+    """Within the block, SIGHUP (of a terminal that is closed) stops `server` as SIGTERM does: requests are finished.
+
+    uvicorn itself handles SIGINT and SIGTERM only. At the end of the block, a SIGHUP that came goes to the handler
+    before. No effect where it is ignored (nohup), or where there is none (Windows).
+    """
+    number = getattr(signal, "SIGHUP", None)
+    if number is None or signal.getsignal(number) is signal.SIG_IGN:
+        yield
+        return
+    received = list[int]()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        server.should_exit = True
+
+    before = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+    if received:
+        signal.raise_signal(number)
 
 
 def parse_origin(text: str) -> str:

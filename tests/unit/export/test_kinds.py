@@ -49,7 +49,8 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_each_kind_gives_the_same_detections_at_full_capacity(kind: Kind) -> None:
     """At three sizes, in batches of 1, 4 and 2: every row is a detection."""
     detector, model, capacity = kind
-    require_equal(detector, model, *SHAPES, capacity=capacity)
+    matched = require_equal(detector, model, *SHAPES, capacity=capacity)
+    assert matched == capacity * sum(images for images, _, _ in SHAPES)
 
 
 @pytest.mark.heavy
