@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
+from rcnn.runtime.checksum import seal
 from rcnn.runtime.memory import is_out_of_memory
 from rcnn.runtime.packages import import_package, without_telemetry
 from rcnn.runtime.record import KEY, ExportRecord, Target
@@ -71,6 +72,7 @@ def write_onnx(program: ExportedProgram, record: ExportRecord, path: Path) -> No
             f"{'--precision float16, or ' if smaller else ''}--to torch"
         )
     converted.save(path, external_data=False)
+    seal(path)
 
 
 def drop_metadata(model: Any) -> None:
@@ -115,6 +117,7 @@ def store(onnx_file: Path, record: ExportRecord, path: Path) -> None:
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {KEY: record.text()})
     onnx.save(model, str(path))
+    seal(path)
 
 
 def convert_to_openvino(onnx_file: Path, record: ExportRecord, path: Path) -> None:
@@ -136,6 +139,7 @@ def convert_to_openvino(onnx_file: Path, record: ExportRecord, path: Path) -> No
         openvino.save_model(model, str(path), compress_to_fp16=False)
     except RuntimeError as error:  # of a stream, without a reason
         raise OSError(f"OpenVINO cannot write {path.name} ({_cause(error)}): is the disk full?") from error
+    seal(path)
 
 
 def halve_weights(model: Any) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy.typing as npt
 
+from rcnn.runtime.checksum import seal
+
 Inputs = dict[str, npt.NDArray[Any]]
 LAYERS = ("Conv", "Gemm", "MatMul")  # operators with int8 kernels in onnxruntime; they contain most of the FLOPs
 
@@ -62,6 +64,7 @@ class Quantizer:
         finally:
             logging.disable(disabled)
         quantizer.model.save_model_to_file(str(path), use_external_data_format=False)
+        seal(path)  # its record is that of the float file
 
 
 class _Reader:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rcnn.data.messages import counted
 from rcnn.preprocess import build_preprocessor
+from rcnn.runtime.checksum import is_changed
 from rcnn.runtime.memory import is_out_of_memory
 from rcnn.runtime.packages import import_package
 from rcnn.runtime.record import EXPORT_AGAIN, KEY, SUFFIXES, ExportRecord, read_record, require_graph
@@ -159,6 +160,12 @@ def open_exported(path: str | Path, device: torch.device) -> ExportedModel:
         record, run = _torch_program(path, device)
     else:
         record, run = _openvino_model(path, device)
+    if path.suffix != SUFFIXES["torch"] and is_changed(path):  # torch.export's files have checksums of their own
+        warnings.warn(
+            f"{path} has changed since rcnn wrote it: its checksum differs. Unless another program edited it on "
+            f"purpose, copy it again, or {EXPORT_AGAIN}",
+            stacklevel=2,
+        )
     if len(record.classes) != record.config.num_classes:
         raise ValueError(
             f"{path} has {counted(len(record.classes), 'class name')} for {record.config.num_classes} classes: "

@@ -18,6 +18,7 @@ from rcnn.models import DetectorConfig
 from rcnn.models.legacy.file_boxes import clips_to_file
 from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.models.validate import validate
+from rcnn.runtime.checksum import UNSEALED
 
 FORMAT = 1  # increased when older versions of rcnn cannot read what this version writes
 INPUTS = ("images", "sizes", "scales", "originals")  # the first two in all files
@@ -80,6 +81,7 @@ class ExportRecord:
     def text(self) -> str:
         """The record as JSON."""
         values = vars(self) | {"config": config_to_dict(self.config), "format": FORMAT, "rcnn": __version__}
+        values["checksum"] = UNSEALED
         return json.dumps(values, default=str)
 
 

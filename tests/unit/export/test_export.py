@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -95,6 +96,17 @@ def test_the_predictor_runs_a_file_like_the_checkpoint(mask_model: tuple[Detecto
         predictor.predict(image, boxes=np.array([[0.0, 0.0, 20.0, 20.0]]))
     with pytest.raises(ValueError, match=r"an exported file with fixed settings, so box\.score_threshold=0\.1"):
         rcnn.Predictor(written.path, overrides=["box.score_threshold=0.1"])
+
+
+def test_changed_bytes_of_a_file_are_named(mask_model: tuple[Detector, Exported], tmp_path: Path) -> None:
+    content = bytearray(mask_model[1].path.read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "a.onnx").write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_exported(mask_model[1].path, CPU)
+    with pytest.warns(UserWarning, match=r"a\.onnx has changed since rcnn wrote it: its checksum differs\. Unless"):
+        open_exported(tmp_path / "a.onnx", CPU)
 
 
 def test_a_file_is_served(mask_model: tuple[Detector, Exported], tmp_path: Path) -> None:
