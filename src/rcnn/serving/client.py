@@ -112,7 +112,7 @@ class Client:
                     f"{self.url} cannot answer at the moment ({error.code}): {error.reason}"
                 ) from error
             if error.code >= 500:
-                raise ConnectionError(f"{self.url} failed on this request ({error.code}): {error}") from error
+                raise ConnectionError(f"{self.url} failed on this request ({error.code}): {error.reason}") from error
             hint = "; expected the URL that `rcnn serve` printed, without a path" if error.code == 404 else ""
             raise ValueError(f"{self.url} refused the request ({error.code}): {error.reason}{hint}") from error
         except MemoryError as error:  # more than MOST_BYTES, or than this machine has

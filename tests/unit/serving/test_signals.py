@@ -47,14 +47,15 @@ def test_a_signal_stops_the_service_after_the_request_in_progress(tmp_path: Path
                 time.sleep(0.1)
         head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(PHOTO)}\r\nConnection: close\r\n\r\n"
         with connection:
-            connection.sendall(b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")  # answered when the model is warm
-            assert b" 200 OK" in connection.recv(4096)
+            connection.sendall(b"GET /ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert b" 200 OK" in connection.makefile("rb").read()  # to its end: the model is warm
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             connection.sendall(head.encode() + PHOTO[:20])
             time.sleep(0.5)  # the request is in progress
             process.send_signal(number)
             time.sleep(0.5)
             connection.sendall(PHOTO[20:])
-            answer = connection.recv(4096)
+            answer = connection.makefile("rb").read()
         _, error = process.communicate(timeout=60)
     assert answer.startswith(b"HTTP/1.1 200 OK"), (answer, error)
     assert process.returncode == 128 + number
